@@ -1,0 +1,217 @@
+"""What the local stack remembers between runs: ports, passwords, and where they are kept."""
+
+import json
+import os
+import random
+import secrets
+import socket
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+HOST = "127.0.0.1"
+SERVICES = ("postgres", "broker", "s3")
+# Each is a SeaweedFS option of the same name: a port left out opens at a well-known number of its own.
+SEAWEED_PORTS = (
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+    "s3.port.grpc",
+    "admin.port",
+    "admin.port.grpc",
+)
+# Below the ranges from which Linux and macOS take the source ports of outgoing connections, so that
+# no passing connection can hold a kept port at the moment of a restart.
+PORT_RANGE = range(20_000, 30_000)
+
+
+class StackError(Exception):
+    """The local stack cannot do what was asked; the message says what a person can do about it."""
+
+
+@dataclass(frozen=True)
+class StackState:
+    """What is needed to reach the parts; kept in ``root/stack.json``, readable by its owner only."""
+
+    postgres_port: int
+    postgres_password: str = field(repr=False)
+    broker_port: int
+    broker_password: str = field(repr=False)
+    s3_port: int
+    s3_access_key_id: str
+    s3_secret_access_key: str = field(repr=False)
+    s3_bucket: str
+    seaweed_ports: Mapping[str, int]
+
+    @property
+    def postgres_url(self) -> str:
+        """SQLAlchemy URL of the database ``darkroom``."""
+        return f"postgresql+psycopg://postgres:{self.postgres_password}@{HOST}:{self.postgres_port}/darkroom"
+
+    @property
+    def broker_url(self) -> str:
+        """Celery broker URL."""
+        return f"redis://:{self.broker_password}@{HOST}:{self.broker_port}/0"
+
+    @property
+    def s3_endpoint_url(self) -> str:
+        """Endpoint for any S3 client."""
+        return f"http://{HOST}:{self.s3_port}"
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Every port of the stack, by the name of its service or SeaweedFS option."""
+        return {
+            "postgres": self.postgres_port,
+            "broker": self.broker_port,
+            "s3": self.s3_port,
+            **self.seaweed_ports,
+        }
+
+    def with_ports(self, ports: Mapping[str, int]) -> "StackState":
+        """The same stack on other ports."""
+        return replace(
+            self,
+            postgres_port=ports["postgres"],
+            broker_port=ports["broker"],
+            s3_port=ports["s3"],
+            seaweed_ports={name: ports[name] for name in SEAWEED_PORTS},
+        )
+
+
+def create(ports: Mapping[str, int]) -> StackState:
+    """A new stack with fresh passwords."""
+    return StackState(
+        postgres_port=ports["postgres"],
+        postgres_password=secrets.token_urlsafe(32),
+        broker_port=ports["broker"],
+        broker_password=secrets.token_urlsafe(32),
+        s3_port=ports["s3"],
+        s3_access_key_id=secrets.token_hex(10).upper(),
+        s3_secret_access_key=secrets.token_urlsafe(32),
+        s3_bucket="darkroom",
+        seaweed_ports={name: ports[name] for name in SEAWEED_PORTS},
+    )
+
+
+def read(root: Path) -> StackState | None:
+    """The state kept in ``root``, or None if the stack was never started there."""
+    path = root / "stack.json"
+    try:
+        return _parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StackError(
+            f"{path} cannot be read ({error.strerror}). Run as the user who started the stack."
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise StackError(
+            f"{path} is damaged ({error}). Put a good copy back, or run `darkroom down` and delete {root} "
+            "to begin anew without its database and objects."
+        ) from None
+
+
+def _parse(text: str) -> StackState:
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError("it holds no JSON object")
+    state = StackState(**data)
+    for item in fields(state):
+        value = getattr(state, item.name)
+        expected = item.type if item.type in (int, str) else dict
+        # An empty password would not merely be wrong: it would switch the check off.
+        if type(value) is not expected or not value:
+            raise ValueError(f"{item.name} holds no usable value")
+    if set(state.seaweed_ports) != set(SEAWEED_PORTS):
+        raise ValueError("seaweed_ports does not name the expected ports")
+    if any(type(port) is not int or not 0 < port < 65536 for port in state.ports.values()):
+        raise ValueError("a port is no number from 1 to 65535")
+    return state
+
+
+def write(root: Path, state: StackState) -> None:
+    """Replace the kept state in one step: a crash leaves either the old or the new file."""
+    descriptor, name = tempfile.mkstemp(prefix=".stack-", dir=root)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(asdict(state), file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, root / "stack.json")
+    except BaseException:
+        os.unlink(name)
+        raise
+    sync_directory(root)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename inside ``path`` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def choose_ports(
+    kept: Mapping[str, int], asked: Mapping[str, int], running: Collection[str]
+) -> dict[str, int]:
+    """A port for every name: as asked, else as kept where still free, else a new free one."""
+    if unknown := sorted(set(asked) - set(SERVICES)):
+        raise StackError(
+            f"No service is called {', '.join(unknown)}; ports can be set for {', '.join(SERVICES)}."
+        )
+    if len(set(asked.values())) < len(asked):
+        raise StackError(f"Two services were given the same port ({dict(asked)}); give each its own.")
+    ports: dict[str, int] = {}
+    for name, port in asked.items():
+        if name not in running and (refusal := _refusal(port)):
+            raise StackError(
+                f"{name}: port {port} cannot be used ({refusal}). "
+                f"Stop the program that holds it, or ask for another port."
+            )
+        if name in running and kept[name] != port:
+            raise StackError(
+                f"{name}: already runs on port {kept[name]}. "
+                f"Run `darkroom down` first, then start it on port {port}."
+            )
+        ports[name] = port
+    for name in (*SERVICES, *SEAWEED_PORTS):
+        if name in ports:
+            continue
+        service = name if name in SERVICES else "s3"
+        previous = kept.get(name)
+        if previous is not None and (
+            service in running or (previous not in ports.values() and _refusal(previous) is None)
+        ):
+            ports[name] = previous
+        else:
+            ports[name] = _free_port(exclude={*kept.values(), *ports.values()})
+    return ports
+
+
+def _free_port(exclude: Collection[int]) -> int:
+    for port in random.sample(PORT_RANGE, len(PORT_RANGE)):
+        if port not in exclude and _refusal(port) is None:
+            return port
+    raise StackError(
+        f"No port from {PORT_RANGE.start} to {PORT_RANGE.stop - 1} is free; close some programs."
+    )
+
+
+def _refusal(port: int) -> str | None:
+    if not 0 < port < 65536:
+        return "ports are numbers from 1 to 65535"
+    with socket.socket() as probe:
+        # Without it, connections that linger after a restart would make a free port look taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None

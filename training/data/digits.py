@@ -1,0 +1,34 @@
+"""1,797 handwritten digits that scikit-learn ships (UCI, Alpaydin & Kaynak 1998), brought to 32x32 grey."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from training.data.image_set import ImageSet, to_bytes, write
+
+HELD_OUT = 360  # a fifth, drawn evenly from the classes
+
+
+def prepare(root: Path) -> ImageSet:
+    """Write the digits under `root`, held-out images last. The same bytes every time."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    order = np.concatenate(
+        train_test_split(
+            np.arange(len(bunch.target)), test_size=HELD_OUT, random_state=0, shuffle=True, stratify=bunch.target
+        )
+    )
+    small = torch.from_numpy(bunch.images[order]).float()[:, None] / 8 - 1  # 0..16 -> [-1, 1]
+    large = F.interpolate(small, size=(32, 32), mode="bicubic", align_corners=False)
+    return write(
+        root,
+        name="digits",
+        images=to_bytes(large),
+        labels=bunch.target[order].astype(np.int64),
+        classes=10,
+        train_count=len(order) - HELD_OUT,
+    )

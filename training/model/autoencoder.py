@@ -1,0 +1,169 @@
+"""The perceptual autoencoder: pixels to scaled latents and back (Rombach et al. 2022, section 3.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.model.layers import Downsample, ResidualBlock, SpatialAttention, Upsample, group_norm
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The shape of a KL-regularised autoencoder. Its factor is 2^(levels - 1)."""
+
+    image_channels: int = 3
+    latent_channels: int = 4
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 2, 4)  # channels of each level, finest first
+    res_blocks: int = 2  # per level; the decoder has one more
+    attention_levels: Sequence[int] = ()  # 0 is the finest
+    middle_attention: bool = True
+    dropout: float = 0.0
+
+    @property
+    def factor(self) -> int:
+        """Image height over latent height."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+class Posterior:
+    """A diagonal Gaussian over latents, in the network's own (unscaled) units: moments [R, 2C, h, w]."""
+
+    def __init__(self, moments: Tensor) -> None:
+        self.mean, logvar = moments.chunk(2, dim=1)
+        self.logvar = logvar.clamp(-30.0, 20.0)  # the bounds of the released models
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """mean + std * noise, [R, C, h, w]; noise is drawn when it is not given."""
+        noise = torch.randn_like(self.mean) if noise is None else noise
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+    def kl(self) -> Tensor:
+        """KL(posterior || N(0, I)) of each image, summed over its latent: [R], in nats."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).flatten(1).sum(1)
+
+
+class Middle(nn.Module):
+    """The coarsest level: a residual block, attention, a residual block."""
+
+    def __init__(self, channels: int, *, attention: bool, dropout: float) -> None:
+        super().__init__()
+        self.block1 = ResidualBlock(channels, channels, eps=EPS, dropout=dropout)
+        self.attention = SpatialAttention(channels, heads=1, eps=EPS) if attention else nn.Identity()
+        self.block2 = ResidualBlock(channels, channels, eps=EPS, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, C, h, w] -> [R, C, h, w]."""
+        return torch.as_tensor(self.block2(self.attention(self.block1(x))))
+
+
+def level(in_channels: int, out_channels: int, blocks: int, *, attention: bool, dropout: float) -> list[nn.Module]:
+    """The residual blocks of one resolution, each followed by attention where the level has it."""
+    layers: list[nn.Module] = []
+    for i in range(blocks):
+        layers.append(ResidualBlock(in_channels if i == 0 else out_channels, out_channels, eps=EPS, dropout=dropout))
+        if attention:
+            layers.append(SpatialAttention(out_channels, heads=1, eps=EPS))
+    return layers
+
+
+class Encoder(nn.Module):
+    """Pixels to moments, finest level first."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = [config.channels * m for m in config.multipliers]
+        self.conv_in = nn.Conv2d(config.image_channels, config.channels, 3, padding=1)
+        layers: list[nn.Module] = []
+        for i, (before, width) in enumerate(zip([config.channels, *widths], widths, strict=False)):
+            attention = i in config.attention_levels
+            layers += level(before, width, config.res_blocks, attention=attention, dropout=config.dropout)
+            if i < len(widths) - 1:
+                layers.append(Downsample(width, asymmetric=True))
+        self.down = nn.Sequential(*layers)
+        self.middle = Middle(widths[-1], attention=config.middle_attention, dropout=config.dropout)
+        self.norm_out = group_norm(widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, 3, H, W] -> [R, 2C, H/f, W/f]."""
+        h = self.middle(self.down(self.conv_in(x)))
+        return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
+
+
+class Decoder(nn.Module):
+    """Latents to pixels, coarsest level first."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = [config.channels * m for m in reversed(config.multipliers)]
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.middle = Middle(widths[0], attention=config.middle_attention, dropout=config.dropout)
+        layers: list[nn.Module] = []
+        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
+            attention = len(widths) - 1 - i in config.attention_levels
+            layers += level(before, width, config.res_blocks + 1, attention=attention, dropout=config.dropout)
+            if i < len(widths) - 1:
+                layers.append(Upsample(width))
+        self.up = nn.Sequential(*layers)
+        self.norm_out = group_norm(widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], config.image_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """[R, C, h, w] -> [R, 3, h f, w f]."""
+        h = self.up(self.middle(self.conv_in(z)))
+        return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight that the adaptive adversarial weight compares gradients at (Esser et al. 2021, eq. 7)."""
+        return self.conv_out.weight
+
+
+class Autoencoder(nn.Module):
+    """Images in [-1, 1] to latents of unit standard deviation and back. It owns the latent scale.
+
+    The diffusion model needs latents of about unit variance (Rombach et al. 2022, appendix G), so `encode`
+    multiplies by `latent_scale` = 1 / std(latents), measured after training, and `decode` divides by it.
+    """
+
+    latent_scale: Tensor
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.decoder = Decoder(config)
+        self.register_buffer("latent_scale", torch.ones(()))
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """images [R, channels, H, W] in [-1, 1] -> the unscaled posterior over [R, C, H/f, W/f].
+
+        Raises ValueError when the images have other channels or a side that f does not divide.
+        """
+        channels, height, width = images.shape[1:]
+        f = self.config.factor
+        if channels != self.config.image_channels:
+            raise ValueError(f"images: {channels} channels; this autoencoder takes {self.config.image_channels}")
+        if height % f or width % f:
+            raise ValueError(f"images: {height}x{width} pixels; both sides must be multiples of {f}")
+        return Posterior(self.quant_conv(self.encoder(images)))
+
+    def reconstruct_unscaled(self, z: Tensor) -> Tensor:
+        """Unscaled latents [R, C, h, w] -> images [R, channels, h f, w f], about [-1, 1], not clamped."""
+        return torch.as_tensor(self.decoder(self.post_quant_conv(z)))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The mean latent of each image, scaled: [R, channels, H, W] -> [R, C, H/f, W/f]."""
+        return self.posterior(images).mean * self.latent_scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents [R, C, h, w] -> images [R, channels, h f, w f], about [-1, 1], not clamped."""
+        return self.reconstruct_unscaled(latents / self.latent_scale)

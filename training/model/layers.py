@@ -1,0 +1,224 @@
+"""The blocks that the autoencoder and the U-Net are made of.
+
+Numerics follow the released latent diffusion models (Rombach et al. 2022), so that their checkpoints
+can be read: group norm over 32 groups, nearest-neighbour upsampling, GEGLU with the erf GELU.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_GROUPS = 32
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """Group norm over 32 groups. The released autoencoders use eps 1e-6, the U-Nets 1e-5."""
+    if channels % NORM_GROUPS:
+        raise ValueError(f"channels: {channels} is not a multiple of {NORM_GROUPS}, which group norm needs")
+    return nn.GroupNorm(NORM_GROUPS, channels, eps=eps)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Zero a layer's parameters, so that a residual branch starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def sinusoidal_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+    """Embed timesteps: [R] -> [R, width] = cat(cos(t w), sin(t w)), w_i = max_period^(-i / half).
+
+    Vaswani et al. 2017, section 3.5, in the order (cos, sin) of the released models. Computed in float32.
+    """
+    half = width // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t.float()[:, None] * frequencies
+    embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return F.pad(embedding, (0, width % 2))
+
+
+class ResidualBlock(nn.Module):
+    """norm-SiLU-conv twice plus a skip; in a U-Net the timestep embedding enters in between.
+
+    embedding_width: width of the timestep embedding, None in an autoencoder.
+    scale_shift: the embedding scales and shifts the second norm, instead of being added before it
+        (Dhariwal & Nichol 2021, "adaptive group normalisation").
+    resample: "down" or "up" resamples both branches by 2 inside the block.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        eps: float,
+        embedding_width: int | None = None,
+        scale_shift: bool = False,
+        resample: str | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.resample = resample
+        self.norm1 = group_norm(in_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.embedding: nn.Linear | None = None
+        if embedding_width is not None:
+            self.embedding = nn.Linear(embedding_width, out_channels * (2 if scale_shift else 1))
+        self.norm2 = group_norm(out_channels, eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if embedding_width is not None:
+            zero_init(self.conv2)
+        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """x [R, C, H, W], embedding [R, E] (already through SiLU) -> [R, C', H', W']."""
+        h = F.silu(self.norm1(x))
+        h, x = self._resampled(h), self._resampled(x)
+        h = self.conv1(h)
+        shift = None
+        if self.embedding is not None:
+            assert embedding is not None, "this block was built to take an embedding"
+            shift = self.embedding(embedding)[:, :, None, None]  # [R, C' or 2C', 1, 1]
+        if shift is None:
+            h = self.norm2(h)
+        elif self.scale_shift:
+            scale, shift = shift.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + shift)
+        h = self.conv2(self.dropout(F.silu(h)))
+        return torch.as_tensor(self.skip(x) + h)
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "down":
+            return F.avg_pool2d(x, 2)
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        return x
+
+
+class Downsample(nn.Module):
+    """A 3x3 convolution with stride 2. The autoencoder pads right and below only, the U-Net all around."""
+
+    def __init__(self, channels: int, *, asymmetric: bool) -> None:
+        super().__init__()
+        self.asymmetric = asymmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, C, H, W] -> [R, C, H/2, W/2]."""
+        if self.asymmetric:
+            x = F.pad(x, (0, 1, 0, 1))
+        return torch.as_tensor(self.conv(x))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour, then a 3x3 convolution (Odena et al. 2016: no checkerboard)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, C, H, W] -> [R, C, 2H, 2W]."""
+        return torch.as_tensor(self.conv(F.interpolate(x, scale_factor=2, mode="nearest")))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens to themselves or to a context: softmax(Q K^T / sqrt(d)) V."""
+
+    def __init__(self, width: int, *, heads: int, context_width: int | None = None, qkv_bias: bool = False) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads: {heads} does not divide the width {width}")
+        self.heads = heads
+        source = width if context_width is None else context_width
+        self.query = nn.Linear(width, width, bias=qkv_bias)
+        self.key = nn.Linear(source, width, bias=qkv_bias)
+        self.value = nn.Linear(source, width, bias=qkv_bias)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x [R, N, width], context [R, M, context_width] or None (self-attention) -> [R, N, width]."""
+        source = x if context is None else context
+        q, k, v = (self._split(w) for w in (self.query(x), self.key(source), self.value(source)))
+        h = F.scaled_dot_product_attention(q, k, v)  # [R, heads, N, d]
+        return torch.as_tensor(self.out(h.transpose(1, 2).flatten(2)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [R, N, width] -> [R, heads, N, d]
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention over the positions of a feature map, with a residual."""
+
+    def __init__(self, channels: int, *, heads: int, eps: float) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, eps)
+        self.attention = Attention(channels, heads=heads, qkv_bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, C, H, W] -> [R, C, H, W]."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [R, HW, C]
+        h = self.attention(tokens)
+        return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class FeedForward(nn.Module):
+    """GEGLU (Shazeer 2020): (x W1) * gelu(x W2), then back to the width."""
+
+    def __init__(self, width: int, *, expansion: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, 2 * expansion * width)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(expansion * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, N, width] -> [R, N, width]."""
+        value, gate = self.gate(x).chunk(2, dim=-1)
+        return torch.as_tensor(self.out(self.dropout(value * F.gelu(gate))))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention, cross-attention to the conditions, feed-forward; each with a residual."""
+
+    def __init__(self, width: int, *, heads: int, context_width: int | None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads=heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.cross_attention = Attention(width, heads=heads, context_width=context_width)
+        self.norm3 = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, dropout=dropout)
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """x [R, N, width], context [R, M, context_width] -> [R, N, width]."""
+        x = x + self.self_attention(self.norm1(x))
+        x = x + self.cross_attention(self.norm2(x), context)
+        return x + self.feed_forward(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of a feature map (Rombach et al. 2022, section 3.3)."""
+
+    def __init__(
+        self, channels: int, *, heads: int, depth: int, context_width: int | None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, eps=1e-6)
+        self.project_in = nn.Conv2d(channels, channels, 1)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(channels, heads=heads, context_width=context_width, dropout=dropout) for _ in range(depth)
+        )
+        self.project_out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """x [R, C, H, W], context [R, M, context_width] -> [R, C, H, W]."""
+        h = self.project_in(self.norm(x)).flatten(2).transpose(1, 2)  # [R, HW, C]
+        for block in self.blocks:
+            h = block(h, context)
+        return torch.as_tensor(x + self.project_out(h.transpose(1, 2).unflatten(2, x.shape[2:])))

@@ -1,0 +1,127 @@
+"""A release is a folder: `release.json`, safetensors, a card and a sample sheet.
+
+`release.json` says what the files are and their sha256. A release's identity is the content of its weights
+and architecture; lineage and metrics describe it and do not change it. This module reads JSON and hashes
+files; it never loads a tensor, so a service without torch can use it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+FORMAT = 1
+MANIFEST = "release.json"
+WEIGHTS_SUFFIX = ".safetensors"
+Kind = Literal["autoencoder", "diffusion"]
+
+
+class ReleaseError(Exception):
+    """A release folder that cannot be trusted or used; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a release."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """What `release.json` holds. Shapes are [channels, height, width]."""
+
+    name: str
+    kind: Kind
+    architecture: dict[str, Any]
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int]
+    conditions: dict[str, Any]  # JSON Schema of an item's conditions
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    lineage: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over kind, architecture, shapes, conditions and weights: the same model, the same digest."""
+        identity = {
+            "kind": self.kind,
+            "architecture": self.architecture,
+            "image_shape": list(self.image_shape),
+            "latent_shape": list(self.latent_shape),
+            "conditions": self.conditions,
+            "weights": {n: r.sha256 for n, r in self.files.items() if n.endswith(WEIGHTS_SUFFIX)},
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `release.json`."""
+        return {"format": FORMAT, "digest": self.digest, **asdict(self)}
+
+
+def parse(document: Mapping[str, Any]) -> Release:
+    """Read the content of `release.json`. Raises ReleaseError naming the field that does not fit."""
+    if document.get("format") != FORMAT:
+        raise ReleaseError(f"format: {document.get('format')!r} is not known; this version reads format {FORMAT}")
+    try:
+        release = Release(
+            name=document["name"],
+            kind=document["kind"],
+            architecture=document["architecture"],
+            image_shape=tuple(document["image_shape"]),
+            latent_shape=tuple(document["latent_shape"]),
+            conditions=document["conditions"],
+            files={name: FileRecord(**record) for name, record in document["files"].items()},
+            lineage=document["lineage"],
+            metrics=document["metrics"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReleaseError(f"{MANIFEST}: a field is missing or malformed ({error}); write the release again") from None
+    if document.get("digest") != release.digest:
+        raise ReleaseError(f"{MANIFEST}: the digest does not match its content; it was edited by hand")
+    return release
+
+
+def sha256_of(path: Path) -> str:
+    """The hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(folder: Path, release: Release) -> Release:
+    """Record every file of `folder` in its `release.json`. Returns the release with its file records."""
+    files = {
+        path.name: FileRecord(sha256_of(path), path.stat().st_size)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != MANIFEST
+    }
+    complete = Release(**{**release.__dict__, "files": files})
+    (folder / MANIFEST).write_text(json.dumps(complete.to_json(), indent=2) + "\n")
+    return complete
+
+
+def read(folder: Path) -> Release:
+    """Read and verify a release folder: every recorded file is there with the recorded sha256, and no others.
+
+    Raises ReleaseError naming the file.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise ReleaseError(f"{folder}: not a release, {MANIFEST} is missing")
+    try:
+        release = parse(json.loads(manifest.read_text()))
+    except json.JSONDecodeError as error:
+        raise ReleaseError(f"{manifest}: not JSON ({error})") from None
+    present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    if unexpected := present - release.files.keys():
+        raise ReleaseError(f"{folder}: files that {MANIFEST} does not list: {', '.join(sorted(unexpected))}")
+    for name, record in release.files.items():
+        path = folder / name
+        if name not in present:
+            raise ReleaseError(f"{path}: missing; fetch the release again")
+        if sha256_of(path) != record.sha256:
+            raise ReleaseError(f"{path}: sha256 differs from {MANIFEST}; the file was damaged, fetch the release again")
+    return release

@@ -1,0 +1,172 @@
+"""The denoising U-Net (Rombach et al. 2022, section 3.3; after Dhariwal & Nichol 2021)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.model.layers import (
+    Downsample,
+    ResidualBlock,
+    SpatialAttention,
+    SpatialTransformer,
+    Upsample,
+    group_norm,
+    sinusoidal_embedding,
+    zero_init,
+)
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The shape of a U-Net. `context_width` None means no cross-attention: plain spatial self-attention."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: int = 192
+    multipliers: Sequence[int] = (1, 2, 4)
+    res_blocks: int = 2  # per level on the way down; one more on the way up
+    attention_factors: Sequence[int] = (4, 2, 1)  # the downsampling factors at which a level attends
+    heads: int | None = None  # a fixed number of heads, or
+    head_width: int | None = 32  # a fixed width of each
+    transformer_depth: int = 1
+    context_width: int | None = None
+    scale_shift: bool = False
+    resample_in_blocks: bool = False  # residual blocks resample, instead of convolutions
+    dropout: float = 0.0
+
+
+class Stage(nn.Module):
+    """A residual block, attention where the level has it, and the change of resolution where the level ends."""
+
+    def __init__(
+        self, block: nn.Module | None = None, attention: nn.Module | None = None, resample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.block, self.attention, self.resample = block, attention, resample
+
+    def forward(self, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+        """[R, C, h, w] -> [R, C', h', w']."""
+        if self.block is not None:
+            h = self.block(h, embedding)
+        if isinstance(self.attention, SpatialTransformer):
+            h = self.attention(h, context)
+        elif self.attention is not None:
+            h = self.attention(h)
+        if isinstance(self.resample, ResidualBlock):
+            h = self.resample(h, embedding)
+        elif self.resample is not None:
+            h = self.resample(h)
+        return h
+
+
+class UNet(nn.Module):
+    """Predicts eps (or v, or x0) from a noisy latent, its timestep and a context."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        c, width = config, config.channels
+        self.embedding_width = 4 * width
+        self.time = nn.Sequential(
+            nn.Linear(width, self.embedding_width), nn.SiLU(), nn.Linear(self.embedding_width, self.embedding_width)
+        )
+        self.conv_in = nn.Conv2d(c.in_channels, width, 3, padding=1)
+
+        channels, factor, skips = width, 1, [width]
+        self.down = nn.ModuleList()
+        for i, multiplier in enumerate(c.multipliers):
+            for _ in range(c.res_blocks):
+                self.down.append(Stage(self._block(channels, multiplier * width), self._attention(multiplier, factor)))
+                channels = multiplier * width
+                skips.append(channels)
+            if i < len(c.multipliers) - 1:
+                self.down.append(Stage(resample=self._resample(channels, "down")))
+                skips.append(channels)
+                factor *= 2
+
+        self.middle = nn.ModuleList(
+            [
+                Stage(self._block(channels, channels), self._attention_of(channels)),
+                Stage(self._block(channels, channels)),
+            ]
+        )
+
+        self.up = nn.ModuleList()
+        for i, multiplier in reversed(list(enumerate(c.multipliers))):
+            for j in range(c.res_blocks + 1):
+                last = i > 0 and j == c.res_blocks
+                stage = Stage(
+                    self._block(channels + skips.pop(), multiplier * width),
+                    self._attention(multiplier, factor),
+                    self._resample(multiplier * width, "up") if last else None,
+                )
+                self.up.append(stage)
+                channels = multiplier * width
+            factor //= 2
+        self.norm_out = group_norm(channels, EPS)
+        self.conv_out = zero_init(nn.Conv2d(channels, c.out_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        """x [R, in_channels, h, w], t [R] in [0, 1000), context [R, M, context_width] -> [R, out_channels, h, w].
+
+        Raises ValueError when the shapes do not fit the configuration.
+        """
+        self._check(x, context)
+        embedding = F.silu(self.time(sinusoidal_embedding(t, self.config.channels).to(x.dtype)))  # [R, 4 channels]
+        h = self.conv_in(x)
+        skips = [h]
+        for stage in self.down:
+            h = stage(h, embedding, context)
+            skips.append(h)
+        for stage in self.middle:
+            h = stage(h, embedding, context)
+        for stage in self.up:
+            h = stage(torch.cat([h, skips.pop()], dim=1), embedding, context)
+        return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
+
+    def _check(self, x: Tensor, context: Tensor | None) -> None:
+        c = self.config
+        factor = 2 ** (len(c.multipliers) - 1)
+        if x.shape[1] != c.in_channels:
+            raise ValueError(f"x: {x.shape[1]} channels; this U-Net takes {c.in_channels}")
+        if x.shape[2] % factor or x.shape[3] % factor:
+            raise ValueError(f"x: {x.shape[2]}x{x.shape[3]} latent; both sides must be multiples of {factor}")
+        if (context is None) != (c.context_width is None):
+            wanted = "a context" if c.context_width is not None else "no context"
+            raise ValueError(f"context: this U-Net takes {wanted}")
+        if context is not None and context.shape[-1] != c.context_width:
+            raise ValueError(f"context: width {context.shape[-1]}; this U-Net takes {c.context_width}")
+
+    def _block(self, in_channels: int, out_channels: int, resample: str | None = None) -> ResidualBlock:
+        return ResidualBlock(
+            in_channels,
+            out_channels,
+            eps=EPS,
+            embedding_width=self.embedding_width,
+            scale_shift=self.config.scale_shift,
+            resample=resample,
+            dropout=self.config.dropout,
+        )
+
+    def _attention(self, multiplier: int, factor: int) -> nn.Module | None:
+        at = factor in self.config.attention_factors
+        return self._attention_of(multiplier * self.config.channels) if at else None
+
+    def _attention_of(self, channels: int) -> nn.Module:
+        c = self.config
+        heads = c.heads if c.heads is not None else channels // (c.head_width or channels)
+        if c.context_width is None:
+            return SpatialAttention(channels, heads=heads, eps=EPS)
+        return SpatialTransformer(
+            channels, heads=heads, depth=c.transformer_depth, context_width=c.context_width, dropout=c.dropout
+        )
+
+    def _resample(self, channels: int, direction: str) -> nn.Module:
+        if self.config.resample_in_blocks:
+            return self._block(channels, channels, direction)
+        return Downsample(channels, asymmetric=False) if direction == "down" else Upsample(channels)
