@@ -41,9 +41,7 @@ def _silent(message: str) -> None:
     pass
 
 
-def start(
-    root: Path, *, ports: Mapping[str, int] | None = None, report: Callable[[str], None] = _silent
-) -> StackState:
+def start(root: Path, *, ports: Mapping[str, int] | None = None, report: Callable[[str], None] = _silent) -> StackState:
     """Start every part that does not run yet, and return once all of them do their work.
 
     ``ports`` asks for particular ports, by ``postgres``, ``broker`` or ``s3``; the others keep the
@@ -70,9 +68,7 @@ def stop(root: Path) -> list[str]:
         with _lock(root, _silent):
             return _stop(root)
     except (OSError, psutil.AccessDenied) as error:
-        raise StackError(
-            f"The stack in {root} cannot be stopped ({error}). Run as the user who started it."
-        ) from error
+        raise StackError(f"The stack in {root} cannot be stopped ({error}). Run as the user who started it.") from error
 
 
 def status(root: Path) -> list[ServiceStatus]:

@@ -188,9 +188,7 @@ class Broker(Part):
             # A rewritten title would hide the command line by which the process is recognised.
             "set-proc-title no\n"
         )
-        processes.launch(
-            self.root, self.name, [str(server), str(settings)], cwd=self.directory, environment={}
-        )
+        processes.launch(self.root, self.name, [str(server), str(settings)], cwd=self.directory, environment={})
 
     def probe(self, state: StackState) -> None:
         with redis.Redis(
@@ -231,6 +229,9 @@ class ObjectStore(Part):
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",
+            # A master that resumes is not yet its own leader for a moment; a volume server that calls
+            # in that moment calls again only 5 s later. The volumes tell a fresh master all it needs.
+            "master.resumeState": "false",
             # Relative to the working folder: the system allows a socket's path only some 100 bytes.
             "filer.localSocket": "filer.sock",
             "s3.localSocket": "s3.sock",

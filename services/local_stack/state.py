@@ -24,9 +24,11 @@ SEAWEED_PORTS = (
     "admin.port",
     "admin.port.grpc",
 )
-# Below the ranges from which Linux and macOS take the source ports of outgoing connections, so that
-# no passing connection can hold a kept port at the moment of a restart.
-PORT_RANGE = range(20_000, 30_000)
+# SeaweedFS's worker looks for the admin server's gRPC port at this distance, whatever it is told.
+ADMIN_GRPC_OFFSET = 10_000
+# With and without that offset below the ranges from which Linux and macOS take the source ports of
+# outgoing connections, so that no passing connection holds a kept port at the moment of a restart.
+PORT_RANGE = range(20_000, 22_768)
 
 
 class StackError(Exception):
@@ -106,9 +108,7 @@ def read(root: Path) -> StackState | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StackError(
-            f"{path} cannot be read ({error.strerror}). Run as the user who started the stack."
-        ) from None
+        raise StackError(f"{path} cannot be read ({error.strerror}). Run as the user who started the stack.") from None
     except (ValueError, TypeError) as error:
         raise StackError(
             f"{path} is damaged ({error}). Put a good copy back, or run `darkroom down` and delete {root} "
@@ -158,14 +158,10 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def choose_ports(
-    kept: Mapping[str, int], asked: Mapping[str, int], running: Collection[str]
-) -> dict[str, int]:
+def choose_ports(kept: Mapping[str, int], asked: Mapping[str, int], running: Collection[str]) -> dict[str, int]:
     """A port for every name: as asked, else as kept where still free, else a new free one."""
     if unknown := sorted(set(asked) - set(SERVICES)):
-        raise StackError(
-            f"No service is called {', '.join(unknown)}; ports can be set for {', '.join(SERVICES)}."
-        )
+        raise StackError(f"No service is called {', '.join(unknown)}; ports can be set for {', '.join(SERVICES)}.")
     if len(set(asked.values())) < len(asked):
         raise StackError(f"Two services were given the same port ({dict(asked)}); give each its own.")
     ports: dict[str, int] = {}
@@ -173,35 +169,36 @@ def choose_ports(
         if name not in running and (refusal := _refusal(port)):
             raise StackError(
                 f"{name}: port {port} cannot be used ({refusal}). "
-                f"Stop the program that holds it, or ask for another port."
+                "Stop the program that holds it, or ask for another port."
             )
         if name in running and kept[name] != port:
             raise StackError(
-                f"{name}: already runs on port {kept[name]}. "
-                f"Run `darkroom down` first, then start it on port {port}."
+                f"{name}: already runs on port {kept[name]}. Run `darkroom down` first, then start it on port {port}."
             )
         ports[name] = port
     for name in (*SERVICES, *SEAWEED_PORTS):
-        if name in ports:
+        if name in ports or name == "admin.port.grpc":
             continue
         service = name if name in SERVICES else "s3"
         previous = kept.get(name)
-        if previous is not None and (
-            service in running or (previous not in ports.values() and _refusal(previous) is None)
-        ):
+        if previous is not None and (service in running or _is_usable(name, previous, ports.values())):
             ports[name] = previous
         else:
-            ports[name] = _free_port(exclude={*kept.values(), *ports.values()})
+            ports[name] = _new_port(name, {*kept.values(), *ports.values()})
+    ports["admin.port.grpc"] = ports["admin.port"] + ADMIN_GRPC_OFFSET
     return ports
 
 
-def _free_port(exclude: Collection[int]) -> int:
+def _new_port(name: str, exclude: Collection[int]) -> int:
     for port in random.sample(PORT_RANGE, len(PORT_RANGE)):
-        if port not in exclude and _refusal(port) is None:
+        if _is_usable(name, port, exclude):
             return port
-    raise StackError(
-        f"No port from {PORT_RANGE.start} to {PORT_RANGE.stop - 1} is free; close some programs."
-    )
+    raise StackError(f"{name}: no port from {PORT_RANGE.start} to {PORT_RANGE.stop} is free; close some programs.")
+
+
+def _is_usable(name: str, port: int, exclude: Collection[int]) -> bool:
+    needed = (port, port + ADMIN_GRPC_OFFSET) if name == "admin.port" else (port,)
+    return all(number not in exclude and _refusal(number) is None for number in needed)
 
 
 def _refusal(port: int) -> str | None:

@@ -333,10 +333,9 @@ def test_part_that_cannot_start_shows_its_log(
 
 def test_first_start_cut_short_is_made_good_by_two_starts_at_once(fresh_root: Path) -> None:
     code = "import pathlib, sys; from services.local_stack import start; start(pathlib.Path(sys.argv[1]))"
-    source = Path(local_stack.__file__).parents[2]
     first = subprocess.Popen(
         [sys.executable, "-c", code, str(fresh_root)],
-        env={**os.environ, "PYTHONPATH": str(source)},
+        cwd=Path(local_stack.__file__).parents[2],
         start_new_session=True,
     )
     deadline = time.monotonic() + 20

@@ -122,6 +122,17 @@ def test_kept_port_taken_by_another_program_is_given_up(name: str, taken_port: i
     assert {changed for changed in ports if ports[changed] != kept[changed]} == {name}
 
 
+def test_admin_port_of_seaweed_is_given_up_with_its_fixed_partner() -> None:
+    kept = kept_state.choose_ports({}, {}, ())
+    assert kept["admin.port.grpc"] == kept["admin.port"] + 10_000
+    with socket.create_server(("127.0.0.1", kept["admin.port.grpc"])):
+        ports = kept_state.choose_ports(kept, {}, ())
+    partners = {"admin.port", "admin.port.grpc"}
+
+    assert {changed for changed in ports if ports[changed] != kept[changed]} == partners
+    assert ports["admin.port.grpc"] == ports["admin.port"] + 10_000
+
+
 def test_ports_of_a_running_service_stay_although_they_are_taken(taken_port: int) -> None:
     kept = {**kept_state.choose_ports({}, {}, ()), "master.port": taken_port}
 
@@ -201,7 +212,7 @@ def test_server_gets_nothing_from_the_shell_it_is_started_in(
     monkeypatch.setenv("SOME_TOKEN", "secret-of-the-shell")
 
     processes.launch(tmp_path, "broker", ["/usr/bin/env"], cwd=tmp_path, environment={"GIVEN": "1"})
-    os.wait()
+    os.waitpid(json.loads((tmp_path / "run" / "broker.pid").read_text())["pid"], 0)
 
     lines = processes.last_log_lines(tmp_path, "broker").splitlines()
     assert "GIVEN=1" in lines
@@ -282,14 +293,13 @@ def test_closed_folder_above_the_stack_is_named(tmp_path: Path) -> None:
 
 def test_importing_the_module_opens_nothing(tmp_path: Path) -> None:
     code = (
-        "import os, sys; before = set(os.listdir('/dev/fd')); import services.local_stack; "
+        "import os, sys; sys.path.insert(0, sys.argv[1]); "
+        "before = set(os.listdir('/dev/fd')); import services.local_stack; "
         "sys.exit(sorted(set(os.listdir('/dev/fd')) - before) != [])"
     )
-    source = Path(local_stack.__file__).parents[2]
+    source = str(Path(local_stack.__file__).parents[2])
 
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(source)}, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code, source], cwd=tmp_path, check=False)
 
     assert done.returncode == 0
     assert list(tmp_path.iterdir()) == []

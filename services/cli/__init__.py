@@ -1,0 +1,62 @@
+"""The `darkroom` command: the composition root. Settings are built here, and nowhere below."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from services.cli import demo, jobs, pipeline, releases, serving, stack
+
+app = typer.Typer(
+    help="Train latent diffusion models in Kubeflow pipelines and develop images from them in bulk.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(stack.up)
+app.command()(stack.down)
+app.command()(stack.status)
+app.add_typer(stack.db, name="db")
+app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(releases.app, name="releases")
+app.add_typer(jobs.app, name="jobs")
+app.command()(serving.worker)
+app.command()(serving.dispatcher)
+app.command()(demo.demo)
+
+
+def main() -> None:
+    """Run the command. A mistake that a person can mend is one message and exit code 1, never a stack trace."""
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    from services.database import DatabaseError, brief
+    from services.job_request import RequestError
+    from services.local_stack import StackError
+    from services.object_store import ObjectStoreError
+    from services.registry import RegistryError
+    from services.settings import SettingsError
+    from training.model.release import ReleaseError
+
+    mistakes = (StackError, SettingsError, DatabaseError, ObjectStoreError, RegistryError, ReleaseError, RequestError)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app()
+    except (*mistakes, stack.CommandError) as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(1)
+    except OperationalError as error:
+        hint = "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
+        console.print(f"[bold red]error:[/] Postgres does not answer ({escape(brief(error))}). {hint}")
+        sys.exit(1)
+    except DBAPIError as error:
+        console.print(f"[bold red]error:[/] {escape(brief(error))}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def escape(message: str) -> str:
+    """A message as it is, for rich."""
+    from rich.markup import escape as escape_markup
+
+    return escape_markup(message)

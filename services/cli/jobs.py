@@ -1,0 +1,238 @@
+"""`darkroom jobs`: submit work and look at what became of it."""
+
+import json
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sqlalchemy import Engine, text
+
+from services.cli.stack import AsJson, CommandError
+from services.settings import Settings, load
+
+app = typer.Typer(help="Submit jobs and see what became of them.", no_args_is_help=True)
+console = Console(highlight=False, soft_wrap=True)
+
+ENDED = ("succeeded", "partial", "failed", "rejected")
+EXIT_NOT_SUCCEEDED = 3
+JobId = Annotated[str, typer.Argument(help="The id that submitting returned.")]
+COLUMNS = "id, model, queue, state, reason, total, succeeded, failed, manifest_key, created_at, started_at, finished_at"
+
+
+def _connect() -> tuple[Settings, Engine]:
+    from services import database
+
+    settings = load("submitter")
+    engine = database.connect(settings.database_url.get_secret_value())
+    database.check(engine)
+    return settings, engine
+
+
+def find(engine: Engine, job_id: str) -> Any:
+    """A job's row. Raises CommandError for an id that is malformed or not this tenant's."""
+    try:
+        identifier = uuid.UUID(job_id)
+    except ValueError:
+        raise CommandError(f"job: {job_id!r} is not a job id; list them with: darkroom jobs list") from None
+    with engine.connect() as connection:
+        row = connection.execute(
+            text(f"SELECT {COLUMNS}, plan, request FROM jobs WHERE id = :id"), {"id": identifier}
+        ).first()
+    if row is None:
+        raise CommandError(f"job: you have no job {job_id}; list them with: darkroom jobs list")
+    return row
+
+
+def described(row: Any) -> dict[str, Any]:
+    """A job as JSON has it."""
+    return {
+        key: value if value is None or isinstance(value, int | dict) else str(value)
+        for key, value in row._mapping.items()
+        if key != "plan"
+    }
+
+
+@app.command()
+def submit(
+    model: Annotated[str, typer.Option(help="name, name@alias or name@version")],
+    request: Annotated[str, typer.Option(help="The request as JSON, or - to read it from standard input.")],
+    queue: Annotated[str, typer.Option(help="The queue.")] = "default",
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher runs sooner.")] = 0,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key again returns the same job.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job: the INSERT that any language can do. Prints the job's id at once."""
+    body = sys.stdin.read() if request == "-" else request
+    try:
+        parsed = json.loads(body)
+    except json.JSONDecodeError as error:
+        raise CommandError(
+            f'--request: not JSON ({error}); an example: \'{{"items": [{{"class_label": 3}}]}}\''
+        ) from None
+    if not isinstance(parsed, dict):
+        raise CommandError('--request: not a JSON object; an example: \'{"items": [{"class_label": 3}]}\'')
+    _, engine = _connect()
+    values = {
+        "model": model,
+        "request": json.dumps(parsed),
+        "queue": queue,
+        "priority": priority,
+        "key": idempotency_key,
+    }
+    with engine.begin() as connection:
+        # An idempotency key that is taken leaves the first job as it is.
+        job_id = connection.scalar(
+            text("""
+                INSERT INTO jobs (model, request, queue, priority, idempotency_key)
+                VALUES (:model, CAST(:request AS jsonb), :queue, :priority, :key)
+                ON CONFLICT (tenant, idempotency_key) DO NOTHING RETURNING id
+            """),
+            values,
+        )
+        if job_id is None:
+            first = connection.execute(
+                text("SELECT id, model, request FROM jobs WHERE idempotency_key = :key"), values
+            ).one()
+            if (first.model, first.request) != (model, parsed):
+                raise CommandError(
+                    f"--idempotency-key: {idempotency_key!r} is taken by job {first.id}, which asks for something else"
+                )
+            job_id = first.id
+    typer.echo(json.dumps({"id": str(job_id)}) if as_json else str(job_id))
+
+
+@app.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20, as_json: AsJson = False
+) -> None:
+    """List jobs, newest first."""
+    _, engine = _connect()
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text(f"SELECT {COLUMNS} FROM jobs ORDER BY id DESC LIMIT :limit"), {"limit": limit}
+        ).all()
+    if as_json:
+        typer.echo(json.dumps([described(row) for row in rows]))
+        return
+    table = Table("job", "model", "state", "images", "submitted", "reason", box=None)
+    for row in rows:
+        done = f"{row.succeeded}/{row.total}" + (f" ({row.failed} failed)" if row.failed else "")
+        table.add_row(str(row.id), row.model, row.state, done, f"{row.created_at:%Y-%m-%d %H:%M:%S}", row.reason or "")
+    console.print(table if rows else "No jobs yet. Submit one with: darkroom jobs submit --help")
+
+
+@app.command()
+def show(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show a job: its state, counts, and why it was rejected if it was."""
+    settings, engine = _connect()
+    row = find(engine, job_id)
+    if as_json:
+        typer.echo(json.dumps(described(row)))
+        return
+    table = Table(box=None, show_header=False)
+    for key, value in described(row).items():
+        if key == "manifest_key" and value:
+            value = f"s3://{settings.s3_bucket}/{value}"
+        table.add_row(key.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value or ""))
+    console.print(table)
+
+
+@app.command()
+def watch(job_id: JobId, as_json: AsJson = False) -> None:
+    """Follow a job to its end. Exit code 0 if it succeeded, 3 if it did not."""
+    _, engine = _connect()
+    row = follow(engine, job_id, show=not as_json)
+    if as_json:
+        typer.echo(json.dumps(described(row)))
+    else:
+        console.print(f"{row.state}: {row.succeeded} of {row.total} images" + (f"\n{row.reason}" if row.reason else ""))
+    if row.state != "succeeded":
+        raise typer.Exit(EXIT_NOT_SUCCEEDED)
+
+
+def follow(engine: Engine, job_id: str, *, show: bool = True) -> Any:
+    """Wait until a job has ended, with a progress bar. Returns its row."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
+        bar = progress.add_task("submitted", total=None)
+        while True:
+            row = find(engine, job_id)
+            progress.update(bar, description=row.state, total=row.total or None, completed=row.succeeded + row.failed)
+            if row.state in ENDED:
+                return row
+            time.sleep(0.25)
+
+
+def _images(engine: Engine, row: Any) -> list[Any]:
+    with engine.connect() as connection:
+        return list(
+            connection.execute(
+                text("SELECT index, item, seed, key, sha256, bytes, profile, error FROM outputs "
+                     "WHERE job_id = :id ORDER BY index"),
+                {"id": row.id},
+            )
+        )  # fmt: skip
+
+
+@app.command()
+def outputs(
+    job_id: JobId,
+    download: Annotated[Path | None, typer.Option(help="A folder to copy the images to.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a job's images and errors; with --download, fetch the images and check their sha256."""
+    import hashlib
+
+    from services.object_store import ObjectStore
+
+    settings, engine = _connect()
+    rows = _images(engine, find(engine, job_id))
+    store = ObjectStore.connect(settings)
+    if download is not None:
+        download.mkdir(parents=True, exist_ok=True)
+        for row in rows:
+            if row.key:
+                body = store.get(row.key)
+                if hashlib.sha256(body).hexdigest() != row.sha256:
+                    raise CommandError(f"{store.uri(row.key)}: sha256 differs from the record; the object was changed")
+                (download / Path(row.key).name).write_bytes(body)
+    if as_json:
+        typer.echo(json.dumps([dict(row._mapping) for row in rows]))
+        return
+    for row in rows:
+        typer.echo(f"{row.index}\t{store.uri(row.key) if row.key else 'failed: ' + row.error}")
+    if download is not None:
+        console.print(f"{sum(bool(row.key) for row in rows)} images in {download}")
+
+
+@app.command()
+def sheet(
+    job_id: JobId,
+    output: Annotated[Path | None, typer.Option(help="The PNG to write; default: JOB_ID.png")] = None,
+    scale: Annotated[int, typer.Option(min=1, max=16, help="Screen pixels a pixel.")] = 2,
+) -> None:
+    """Write a contact sheet of a job's images: a row for each item."""
+    settings, engine = _connect()
+    path = output or Path(f"{job_id}.png")
+    write_sheet(settings, engine, find(engine, job_id), path, scale=scale)
+    console.print(str(path.resolve()))
+
+
+def write_sheet(settings: Settings, engine: Engine, row: Any, path: Path, *, scale: int = 2) -> None:
+    """A contact sheet of a job on disk. Raises CommandError when the job has no image."""
+    from services.object_store import ObjectStore
+    from services.outputs import contact_sheet
+
+    store = ObjectStore.connect(settings)
+    images = [(image.index, store.get(image.key)) for image in _images(engine, row) if image.key]
+    if not images:
+        raise CommandError(f"job {row.id} has no images ({row.state}{': ' + row.reason if row.reason else ''})")
+    columns = row.plan["images_per_item"] if len(row.plan["items"]) > 1 else min(16, len(images))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(images, columns=columns, scale=scale).save(path, format="PNG")

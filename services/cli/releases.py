@@ -1,0 +1,104 @@
+"""`darkroom releases`: what has been published and what its aliases point at."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Connection, text
+
+from services.cli.stack import AsJson
+from services.settings import load
+
+app = typer.Typer(help="Published releases and their aliases.", no_args_is_help=True)
+console = Console(highlight=False, soft_wrap=True)
+Reference = Annotated[str, typer.Argument(help="name, name@alias or name@version")]
+
+
+def _connect() -> Any:
+    from services import database
+
+    engine = database.connect(load("publisher").database_url.get_secret_value())
+    database.check(engine)
+    return engine
+
+
+def _aliases(connection: Connection, release_id: int) -> list[str]:
+    return list(
+        connection.scalars(text("SELECT alias FROM aliases WHERE release_id = :id ORDER BY alias"), {"id": release_id})
+    )
+
+
+@app.command("list")
+def list_releases(as_json: AsJson = False) -> None:
+    """List every release, newest last."""
+    with _connect().connect() as connection:
+        rows = connection.execute(text("SELECT * FROM releases ORDER BY id")).all()
+        described = [
+            {
+                "name": row.name,
+                "version": row.version,
+                "kind": row.kind,
+                "aliases": _aliases(connection, row.id),
+                "digest": row.digest,
+                "created_at": row.created_at.isoformat(timespec="seconds"),
+            }
+            for row in rows
+        ]
+    if as_json:
+        typer.echo(json.dumps(described))
+    elif not described:
+        console.print("No release has been published. Train and publish one with: darkroom pipeline run")
+    else:
+        table = Table("release", "kind", "aliases", "digest", "published", box=None)
+        for row in described:
+            name = f"{row['name']}@{row['version']}"
+            table.add_row(name, row["kind"], ", ".join(row["aliases"]), row["digest"][:12], row["created_at"])
+        console.print(table)
+
+
+@app.command()
+def show(reference: Reference, as_json: AsJson = False) -> None:
+    """Show a release: shapes, conditions, metrics, lineage and files."""
+    from services import registry
+
+    with _connect().connect() as connection:
+        row = registry.find(connection, reference)
+        aliases = _aliases(connection, row.id)
+        evaluations = connection.execute(
+            text("SELECT fingerprint, metrics, created_at FROM evaluations WHERE release_id = :id ORDER BY id"),
+            {"id": row.id},
+        ).all()
+    manifest = row.manifest
+    if as_json:
+        scores = [{"fingerprint": e.fingerprint, "metrics": e.metrics} for e in evaluations]
+        typer.echo(json.dumps({"version": row.version, "aliases": aliases, "evaluations": scores, **manifest}))
+        return
+    table = Table(box=None, show_header=False)
+    table.add_row("release", f"{row.name}@{row.version} ({row.kind})")
+    table.add_row("aliases", ", ".join(aliases) or "none")
+    table.add_row("digest", row.digest)
+    for field in ("image_shape", "latent_shape"):
+        table.add_row(field.replace("_", " "), " x ".join(map(str, manifest[field])))
+    for name, rule in manifest["conditions"].get("properties", {}).items():
+        table.add_row("condition", f"{name}: {json.dumps(rule)}")
+    for score in evaluations:
+        for name, value in score.metrics.items():
+            table.add_row("evaluation", f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    for name, record in manifest["files"].items():
+        table.add_row("file", f"{name}  {record['bytes']:,} bytes  sha256 {record['sha256'][:12]}")
+    console.print(table)
+
+
+@app.command()
+def promote(
+    reference: Reference, alias: Annotated[str, typer.Option(help="The alias to point at it.")] = "production"
+) -> None:
+    """Point an alias at a release; the move is written down."""
+    from services import registry
+
+    with _connect().begin() as connection:
+        registry.promote(connection, reference, alias)
+        row = registry.find(connection, reference)
+    console.print(f"{row.name}@{alias} is now version {row.version}.")

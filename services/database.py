@@ -1,0 +1,100 @@
+"""Connections to Postgres, its schema, and its logins: one for each tenant or service."""
+
+import re
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg import sql
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+import migrations
+
+GROUPS = ("submitter", "dispatcher", "worker", "publisher")
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+class DatabaseError(Exception):
+    """The database cannot be used as asked; the message says what to do."""
+
+
+def connect(url: str) -> Engine:
+    """An engine for `url` (postgresql+psycopg://...). Opens nothing yet.
+
+    Prepared statements are off, so that a transaction-pooling PgBouncer may stand between.
+    """
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=5,
+        connect_args={"prepare_threshold": None, "connect_timeout": 5, "application_name": "darkroom"},
+    )
+
+
+def check(engine: Engine) -> None:
+    """Raise DatabaseError unless the database answers and has the schema of this version."""
+    try:
+        with engine.connect() as connection:
+            present = connection.scalar(text("SELECT to_regclass('public.jobs') IS NOT NULL"))
+    except OperationalError as error:
+        raise DatabaseError(unreachable(engine, error)) from None
+    if not present:
+        raise DatabaseError("The database has no Darkroom tables yet. Make them with: darkroom db upgrade")
+
+
+def unreachable(engine: Engine, error: OperationalError) -> str:
+    """One line about a database that does not answer, without its password."""
+    return (
+        f"Postgres at {engine.url.render_as_string(hide_password=True)} does not answer ({brief(error)}). "
+        "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
+    )
+
+
+def upgrade(engine: Engine) -> str:
+    """Bring the schema to the newest revision and return it. Running it again changes nothing."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    try:
+        with engine.begin() as connection:
+            # Two upgrades at once would both try to create the tables.
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('darkroom migrations'))"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except OperationalError as error:
+        raise DatabaseError(unreachable(engine, error)) from None
+    head = ScriptDirectory.from_config(config).get_current_head()
+    assert head is not None
+    return head
+
+
+def ensure_login(connection: Connection, login: str, *, group: str, password: str) -> None:
+    """Create `login` or set its password; it belongs to the role darkroom_<group> and to nothing else."""
+    if not NAME.fullmatch(login):
+        raise DatabaseError(f"login: {login!r} is not allowed; permitted: a-z, 0-9, _ and -, at most 63")
+    cursor = connection.connection.cursor()
+    exists = cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (login,)).fetchone() is not None
+    verb = sql.SQL("ALTER" if exists else "CREATE")
+    cursor.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(login), sql.Literal(password)))
+    cursor.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(f"darkroom_{group}"), sql.Identifier(login)))
+
+
+def ensure_tenant(connection: Connection, name: str, *, login: str) -> None:
+    """Create a tenant or give it another login; it writes under outputs/<name>."""
+    if not NAME.fullmatch(name):
+        raise DatabaseError(f"tenant: {name!r} is not allowed; permitted: a-z, 0-9, _ and -, at most 63")
+    connection.execute(
+        text("""
+            INSERT INTO tenants (name, login, write_prefixes) VALUES (:name, :login, ARRAY['outputs/' || :name])
+            ON CONFLICT (name) DO UPDATE SET login = excluded.login
+        """),
+        {"name": name, "login": login},
+    )
+
+
+def brief(error: BaseException) -> str:
+    """The first line of an error, for a log."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__

@@ -1,0 +1,167 @@
+"""The dispatcher: listens, plans and finalizes jobs, sends hints, takes back what lost processes held.
+
+Any number may run; each does whatever piece it claims first. It needs no GPU and no torch.
+"""
+
+import logging
+import threading
+import time
+import uuid
+
+import psycopg
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy import Connection, text
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import DBAPIError
+
+from services import job_queue, outputs, planner, tasks
+from services.database import brief
+from services.job_queue import Lease, LeaseLost
+from services.object_store import ObjectStore
+from services.settings import Settings
+
+log = logging.getLogger("darkroom.dispatcher")
+
+CHANNEL = "darkroom_work"
+CLAIM_COUNT = 16
+RECONCILE_S = 2.0
+
+
+class Dispatcher:
+    """`run` returns after `stop`, with the work at hand completed."""
+
+    def __init__(self, settings: Settings, database: Database, store: ObjectStore, app: Celery) -> None:
+        self.settings, self.database, self.store, self.app = settings, database, store, app
+        self.id = uuid.UUID(int=0)
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._reconciled = 0.0
+        self._broker_is_silent = False
+
+    def stop(self) -> None:
+        """End after the work at hand; safe in a signal handler."""
+        self._stopping.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        with self.database.begin() as connection:
+            self.id = job_queue.register(connection, "dispatcher")
+        threads = [
+            threading.Thread(target=self._listen, name="listen", daemon=True),
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        log.info("dispatcher %s serves", self.id)
+        while not self._stopping.is_set():
+            try:
+                self._wake.clear()
+                self._reconcile()
+                busy = self._work()
+                self._hint()
+            except DBAPIError as error:
+                log.warning("database: %s; trying again", brief(error))
+                self._stopping.wait(2.0)
+                continue
+            if not busy:
+                self._wake.wait(self.settings.poll_s)
+        try:
+            with self.database.begin() as connection:
+                job_queue.retire(connection, self.id)
+        except DBAPIError as error:
+            log.warning("could not retire: %s", brief(error))
+        log.info("dispatcher %s stopped", self.id)
+
+    # -- planning and finalizing -----------------------------------------------------------------
+
+    def _work(self) -> bool:
+        with self.database.begin() as connection:
+            leases = job_queue.claim(
+                connection,
+                self.id,
+                kinds=["plan", "finalize"],
+                queues=job_queue.queue_names(connection),
+                count=CLAIM_COUNT,
+            )
+        for lease in leases:
+            self._do(lease)
+        return bool(leases)
+
+    def _do(self, lease: Lease) -> None:
+        """One piece of work in one transaction; an error spends an attempt of it and of nothing else."""
+        try:
+            with self.database.begin() as connection:
+                if lease.kind == "plan":
+                    reason = planner.plan_job(connection, lease)
+                    log.info("job %s %s", lease.job_id, f"rejected: {reason}" if reason else "planned")
+                else:
+                    state = outputs.finalize(connection, self.store, lease)
+                    log.info("job %s %s", lease.job_id, state)
+        except LeaseLost:
+            log.warning("lease lost: work %d", lease.id)
+        except Exception as error:
+            log.warning("work %d (%s of job %s) failed: %s", lease.id, lease.kind, lease.job_id, brief(error))
+            with self.database.begin() as connection:
+                if not job_queue.retry_later(connection, lease, f"{type(error).__name__}: {brief(error)}"):
+                    job_queue.fail_job(connection, lease.job_id, f"{lease.kind} failed: {brief(error)}")
+
+    # -- hints and rescue --------------------------------------------------------------------------
+
+    def _hint(self) -> None:
+        with self.database.begin() as connection:
+            queues = job_queue.queues_to_hint(connection)
+        for queue in queues:
+            try:
+                tasks.send_hint(self.app, queue)
+                self._broker_is_silent = False
+            except (BrokerError, OSError) as error:
+                if not self._broker_is_silent:
+                    log.warning("the broker does not answer (%s); workers find work by polling", brief(error))
+                self._broker_is_silent = True
+
+    def _reconcile(self) -> None:
+        """Put back what is due and what lost processes held; one dispatcher at a time is enough."""
+        if time.monotonic() - self._reconciled < RECONCILE_S:
+            return
+        self._reconciled = time.monotonic()
+        with self.database.begin() as connection:
+            if not connection.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext('darkroom reconcile'))")):
+                return
+            job_queue.wake_delayed(connection)
+            ready, failed = job_queue.rescue(connection, stale_s=self.settings.stale_s)
+            for lease in failed:
+                self._fail(connection, lease)
+        for lease in ready:
+            log.warning("work %d of job %s taken back from a lost process", lease.id, lease.job_id)
+
+    def _fail(self, connection: Connection, lease: Lease) -> None:
+        error = f"{job_queue.MAX_LOSSES} processes were lost while they held it"
+        if lease.kind == "sample":
+            job_queue.fail_images(connection, lease, error)
+        else:
+            job_queue.fail_job(connection, lease.job_id, f"{lease.kind}: {error}")
+
+    # -- threads ------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Wake on NOTIFY. A pooler or a half-open connection may swallow it, so the loop polls as well."""
+        url = self.database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        while not self._stopping.is_set():
+            try:
+                with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+                    connection.execute(f"LISTEN {CHANNEL}")
+                    while not self._stopping.is_set():
+                        for _ in connection.notifies(timeout=1.0, stop_after=1):
+                            self._wake.set()
+            except psycopg.Error:
+                self._stopping.wait(2.0)
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(self.settings.heartbeat_s):
+            try:
+                with self.database.begin() as connection:
+                    job_queue.heartbeat(connection, self.id)
+            except DBAPIError as error:
+                log.warning("heartbeat: %s", brief(error))

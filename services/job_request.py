@@ -1,0 +1,173 @@
+"""What a client may ask for: one JSON Schema a release, limits, and errors that say what is permitted.
+
+A request is checked whole, so that its author sees every mistake at once. What passes becomes a plan:
+every default filled in and the seed drawn, so that the plan alone reproduces each image.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+MAX_IMAGES = 100_000  # a job
+MAX_ITEMS = 10_000
+MAX_PER_ITEM = 1_000
+MAX_SEED = 2**62  # leaves room for seed + index in 63 bits
+MAX_STEPS = 1_000
+MAX_GUIDANCE = 50
+SOLVERS = ("ddim", "ddpm", "dpm_solver_2m")
+FORMATS = ("png", "jpeg", "webp")
+DEFAULTS = {"images_per_item": 1, "steps": 30, "solver": "ddim", "guidance_scale": 2.0, "format": "png"}
+SHOWN_MISTAKES = 10
+
+SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
+STEPS = {"type": "integer", "minimum": 1, "maximum": MAX_STEPS}
+GUIDANCE = {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE}
+
+
+class RequestError(Exception):
+    """A request that does not fit; each line names a field, its value and what is permitted."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Everything that one image depends on, beside the release."""
+
+    index: int
+    item: int
+    seed: int
+    steps: int
+    solver: str
+    guidance_scale: float
+    conditions: dict[str, Any]
+
+
+def schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema of a request for a release with these `conditions` (its own JSON Schema)."""
+    item = {
+        "type": "object",
+        "properties": {
+            **conditions.get("properties", {}),
+            "id": {"type": "string", "minLength": 1, "maxLength": 200},
+            "metadata": {"type": "object"},
+            "seed": SEED,
+            "steps": STEPS,
+            "guidance_scale": GUIDANCE,
+        },
+        "required": conditions.get("required", []),
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "items": {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": item},
+            "images_per_item": {"type": "integer", "minimum": 1, "maximum": MAX_PER_ITEM},
+            "seed": SEED,
+            "steps": STEPS,
+            "solver": {"enum": list(SOLVERS)},
+            "guidance_scale": GUIDANCE,
+            "format": {"enum": list(FORMATS)},
+            "output_prefix": {"type": "string", "pattern": r"^[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)*$", "maxLength": 500},
+        },
+        "required": ["items"],
+        "additionalProperties": False,
+    }
+
+
+def plan(request: Mapping[str, Any], conditions: Mapping[str, Any], write_prefixes: list[str]) -> dict[str, Any]:
+    """The request with every default filled in. Raises RequestError with a line for each mistake.
+
+    conditions: the release's JSON Schema. write_prefixes: where the tenant may write; the first is the default.
+    """
+    errors = sorted(Draft202012Validator(schema(conditions)).iter_errors(request), key=lambda e: list(map(str, e.path)))
+    if errors:
+        lines = [line for error in errors[:SHOWN_MISTAKES] for line in describe(error)]
+        if len(errors) > SHOWN_MISTAKES:
+            lines.append(f"and {len(errors) - SHOWN_MISTAKES} more mistakes")
+        raise RequestError("\n".join(lines))
+    planned = {"output_prefix": write_prefixes[0], **DEFAULTS, **request}
+    if "seed" not in planned:
+        planned["seed"] = secrets.randbelow(2**32)
+    prefix = planned["output_prefix"]
+    if ".." in prefix.split("/") or not any(f"{prefix}/".startswith(f"{allowed}/") for allowed in write_prefixes):
+        raise RequestError(f"output_prefix: {prefix!r} is not allowed; permitted: under {', '.join(write_prefixes)}")
+    images = len(planned["items"]) * planned["images_per_item"]
+    if images > MAX_IMAGES:
+        raise RequestError(f"items x images_per_item: {images} images are not allowed; permitted: at most {MAX_IMAGES}")
+    ids = [item["id"] for item in planned["items"] if "id" in item]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise RequestError(f"items: the id {twice!r} is given twice; each must be its item's own")
+    return planned
+
+
+def image_spec(planned: Mapping[str, Any], condition_names: list[str], index: int) -> ImageSpec:
+    """Image `index` of a planned request: its item's seed + k, else the job's seed + index."""
+    position, k = divmod(index, int(planned["images_per_item"]))
+    item = planned["items"][position]
+    return ImageSpec(
+        index=index,
+        item=position,
+        seed=int(item["seed"]) + k if "seed" in item else int(planned["seed"]) + index,
+        steps=int(item.get("steps", planned["steps"])),
+        solver=planned["solver"],
+        guidance_scale=float(item.get("guidance_scale", planned["guidance_scale"])),
+        # JSON has one kind of number: 3.0 is the class 3.
+        conditions={name: _integral(item[name]) for name in condition_names},
+    )
+
+
+def evaluations(spec: ImageSpec) -> int:
+    """Network evaluations that an image costs: two a step with guidance."""
+    return spec.steps * (2 if spec.guidance_scale != 1.0 else 1)
+
+
+def describe(error: ValidationError) -> list[str]:
+    """What is wrong, in one line a mistake: the field, the value, what is permitted."""
+    rule: Any = error.schema
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
+    match error.validator:
+        case "required":
+            name = error.message.split("'")[1]  # one error a missing field; only its message says which
+            field = f"{path}.{name}".lstrip(".")
+            return [f"{field}: missing; give {permitted(rule['properties'][name])}"]
+        case "additionalProperties":
+            known = rule["properties"]
+            unknown = sorted(set(error.instance) - known.keys())
+            return [
+                f"{f'{path}.{name}'.lstrip('.')}: not a known field; permitted: {', '.join(sorted(known))}"
+                for name in unknown
+            ]
+    field = path or "request"
+    return [f"{field}: {shown(error.instance)} is not allowed; permitted: {permitted(rule)}"]
+
+
+def shown(value: Any) -> str:
+    """A value in an error: short, whatever was sent."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def permitted(rule: Mapping[str, Any]) -> str:
+    """A JSON Schema in words."""
+    if "enum" in rule:
+        return ", ".join(map(str, rule["enum"]))
+    match rule.get("type"):
+        case "integer" | "number" as kind:
+            noun = "an integer" if kind == "integer" else "a number"
+            return f"{noun} from {rule['minimum']} to {rule['maximum']}"
+        case "array":
+            return f"a list of {rule['minItems']} to {rule['maxItems']} items"
+        case "string" if "pattern" in rule:
+            return "names of letters, digits, '_', '-' and '.', joined by '/'"
+        case "string":
+            return f"text of {rule.get('minLength', 0)} to {rule['maxLength']} characters"
+        case _:
+            return "a JSON object"
+
+
+def _integral(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,111 @@
+"""One S3 bucket: conditional writes, reads, and errors that a person can act on."""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from services.settings import Settings
+
+ATTEMPTS_ON_CONFLICT = 5
+
+
+class ObjectStoreError(Exception):
+    """S3 does not do what was asked; the message names the bucket and what to check."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The object that is under a key now, whoever wrote it."""
+
+    sha256: str
+    bytes: int
+
+
+class ObjectStore:
+    """A bucket. Objects carry their sha256 as metadata, and the first one written under a key stays."""
+
+    def __init__(self, client: Any, bucket: str) -> None:
+        self.client, self.bucket = client, bucket
+
+    @classmethod
+    def connect(cls, settings: Settings) -> "ObjectStore":
+        """Opens nothing yet."""
+        key, secret = settings.s3_access_key_id, settings.s3_secret_access_key
+        client = boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint_url,
+            region_name=settings.s3_region,
+            aws_access_key_id=key.get_secret_value() if key else None,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            config=Config(
+                connect_timeout=5,
+                read_timeout=60,
+                retries={"mode": "standard", "max_attempts": 4},
+                max_pool_connections=32,
+                # Stores on an own endpoint rarely have a host name for each bucket.
+                s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
+                # Many S3-compatible stores refuse the checksums that newer SDKs send unasked.
+                request_checksum_calculation="when_required",
+            ),
+        )
+        return cls(client, settings.s3_bucket)
+
+    def check(self) -> None:
+        """Raise ObjectStoreError unless the bucket is there and may be used."""
+        try:
+            self.client.head_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            why = {404: "does not exist; create it", 403: "may not be used with these credentials"}
+            raise ObjectStoreError(
+                f"bucket {self.bucket!r} {why.get(status, f'answers {status}')}, or set DARKROOM_S3_BUCKET to another"
+            ) from None
+        except BotoCoreError as error:
+            raise ObjectStoreError(
+                f"S3 at {self.client.meta.endpoint_url} does not answer ({error}). "
+                "Start the local stack with `darkroom up`, or check DARKROOM_S3_ENDPOINT_URL."
+            ) from None
+
+    def put_if_absent(self, key: str, body: bytes, *, sha256: str | None = None, content_type: str = "") -> Stored:
+        """Write once: the object that is there already stays, and its sha256 is returned."""
+        sha256 = sha256 or hashlib.sha256(body).hexdigest()
+        arguments = {"ContentType": content_type} if content_type else {}
+        for attempt in range(ATTEMPTS_ON_CONFLICT):
+            try:
+                self.client.put_object(
+                    Bucket=self.bucket,
+                    Key=key,
+                    Body=body,
+                    IfNoneMatch="*",
+                    Metadata={"sha256": sha256},
+                    ContentMD5=base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(),
+                    **arguments,
+                )
+                return Stored(sha256, len(body))
+            except ClientError as error:
+                match error.response["ResponseMetadata"]["HTTPStatusCode"]:
+                    case 412:
+                        head = self.client.head_object(Bucket=self.bucket, Key=key)
+                        return Stored(head["Metadata"]["sha256"], head["ContentLength"])
+                    case 409 if attempt + 1 < ATTEMPTS_ON_CONFLICT:  # two writers at the same moment
+                        continue
+                    case _:
+                        raise
+        raise AssertionError("unreachable")
+
+    def put(self, key: str, body: bytes, *, content_type: str) -> None:
+        """Write, over what is there."""
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
+
+    def get(self, key: str) -> bytes:
+        """Read a whole object."""
+        return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+
+    def uri(self, key: str) -> str:
+        """s3://bucket/key."""
+        return f"s3://{self.bucket}/{key}"

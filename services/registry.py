@@ -1,0 +1,160 @@
+"""Releases: rows in Postgres, files in S3 as blobs named by their sha256.
+
+So publishing again is a no-op, and an autoencoder that ten diffusion releases share is stored once.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from services.object_store import ObjectStore
+from training.model import release as release_format
+
+REFERENCE = re.compile(
+    r"(?P<name>[a-z][a-z0-9_-]{0,62})(@((?P<version>[1-9][0-9]{0,8})|(?P<alias>[a-z][a-z_-]{0,62})))?"
+)
+DEFAULT_ALIAS = "production"
+
+
+class RegistryError(Exception):
+    """A release that cannot be found or stored; the message names it and says what there is."""
+
+
+def blob_key(sha256: str) -> str:
+    """Where a file of a release lies in the bucket."""
+    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+
+
+def find(connection: Connection, reference: str) -> Any:
+    """The release row of `name`, `name@alias` or `name@version`; a bare name means its production alias.
+
+    Raises RegistryError that says what exists.
+    """
+    match = REFERENCE.fullmatch(reference)
+    if match is None:
+        raise RegistryError(f"model: {reference!r} is not allowed; permitted: name, name@alias or name@version")
+    name, version, alias = match["name"], match["version"], match["alias"] or DEFAULT_ALIAS
+    if version is not None:
+        row = connection.execute(
+            text("SELECT * FROM releases WHERE name = :name AND version = :version"),
+            {"name": name, "version": int(version)},
+        ).first()
+    else:
+        row = connection.execute(
+            text("SELECT releases.* FROM aliases JOIN releases ON releases.id = aliases.release_id "
+                 "WHERE aliases.name = :name AND alias = :alias"),
+            {"name": name, "alias": alias},
+        ).first()  # fmt: skip
+    if row is not None:
+        return row
+    raise RegistryError(_missing(connection, name, version, alias))
+
+
+def _missing(connection: Connection, name: str, version: str | None, alias: str) -> str:
+    names = list(connection.scalars(text("SELECT DISTINCT name FROM releases ORDER BY name")))
+    if name not in names:
+        return f"model: no release is called {name!r}; there are: {', '.join(names) or 'none yet, publish one first'}"
+    versions = connection.scalars(text("SELECT version FROM releases WHERE name = :n ORDER BY version"), {"n": name})
+    if version is not None:
+        return f"model: {name!r} has no version {version}; there are: {', '.join(map(str, versions))}"
+    aliases = list(connection.scalars(text("SELECT alias FROM aliases WHERE name = :n ORDER BY alias"), {"n": name}))
+    return (
+        f"model: {name!r} has no alias {alias!r}; there are: {', '.join(aliases) or 'none'} "
+        f"(and versions {', '.join(map(str, versions))})"
+    )
+
+
+def publish(connection: Connection, store: ObjectStore, folder: Path) -> tuple[str, int]:
+    """Store a release folder and give it the next version of its name. Returns name and version.
+
+    Content that was published before under this name keeps its version. Raises ReleaseError for a bad folder.
+    """
+    release = release_format.read(folder)
+    for name, record in release.files.items():
+        store.put_if_absent(blob_key(record.sha256), (folder / name).read_bytes(), sha256=record.sha256)
+    # Two publishers of one name take their versions one after the other.
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('release ' || :name))"), {"name": release.name})
+    known = connection.scalar(
+        text("SELECT version FROM releases WHERE name = :name AND digest = :digest"),
+        {"name": release.name, "digest": release.digest},
+    )
+    if known is not None:
+        return release.name, int(known)
+    version = connection.scalar(
+        text("""
+            INSERT INTO releases (name, version, kind, digest, manifest)
+            SELECT :name, coalesce(max(version), 0) + 1, :kind, :digest, CAST(:manifest AS jsonb)
+            FROM releases WHERE name = :name RETURNING version
+        """),
+        {
+            "name": release.name,
+            "kind": release.kind,
+            "digest": release.digest,
+            "manifest": json.dumps(release.to_json()),
+        },
+    )
+    return release.name, int(version)
+
+
+def evaluate(connection: Connection, reference: str, fingerprint: str, metrics: dict[str, Any]) -> None:
+    """Keep what a release scored on the data set with this fingerprint."""
+    connection.execute(
+        text("INSERT INTO evaluations (release_id, fingerprint, metrics) VALUES (:id, :fp, CAST(:metrics AS jsonb))"),
+        {"id": find(connection, reference).id, "fp": fingerprint, "metrics": json.dumps(metrics)},
+    )
+
+
+def promote(connection: Connection, reference: str, alias: str) -> None:
+    """Point an alias of the release's name at it, and write down that it moved."""
+    if not re.fullmatch(r"[a-z][a-z_-]{0,62}", alias):
+        raise RegistryError(f"alias: {alias!r} is not allowed; permitted: a-z, _ and -, at most 63")
+    row = find(connection, reference)
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('release ' || :name))"), {"name": row.name})
+    before = connection.scalar(
+        text("SELECT release_id FROM aliases WHERE name = :name AND alias = :alias"), {"name": row.name, "alias": alias}
+    )
+    if before == row.id:
+        return
+    connection.execute(
+        text("""
+            INSERT INTO aliases (name, alias, release_id) VALUES (:name, :alias, :id)
+            ON CONFLICT (name, alias) DO UPDATE SET release_id = excluded.release_id
+        """),
+        {"name": row.name, "alias": alias, "id": row.id},
+    )
+    connection.execute(
+        text("INSERT INTO promotions (name, alias, from_release, to_release) VALUES (:name, :alias, :before, :id)"),
+        {"name": row.name, "alias": alias, "before": before, "id": row.id},
+    )
+
+
+def fetch(store: ObjectStore, manifest: dict[str, Any], cache_dir: Path) -> Path:
+    """The folder of a release in the cache, fetched from S3 unless it is there already.
+
+    The folder appears by a rename once it is complete, so that a killed fetch leaves nothing half-done.
+    """
+    release = release_format.parse(manifest)
+    folder = cache_dir / "releases" / release.digest
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    workplace = Path(tempfile.mkdtemp(prefix="fetch-", dir=folder.parent))
+    try:
+        for name, record in release.files.items():
+            (workplace / Path(name).name).write_bytes(store.get(blob_key(record.sha256)))
+        (workplace / release_format.MANIFEST).write_text(json.dumps(manifest))
+        release_format.read(workplace)
+        try:
+            os.rename(workplace, folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process fetched it first
+                raise
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+    return folder

@@ -1,0 +1,97 @@
+"""All settings of a process, read from DARKROOM_* variables. Built only by the commands of services/cli."""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.local_stack.state import HOST, StackState, read
+
+Role = Literal["submitter", "dispatcher", "worker", "publisher", "migrator"]
+ROOT_VARIABLE = "DARKROOM_ROOT"
+
+
+class SettingsError(Exception):
+    """A setting is missing or malformed; the message names its variable."""
+
+
+class Settings(BaseSettings):
+    """What a process needs to reach the rest. Secrets are shown as asterisks."""
+
+    model_config = SettingsConfigDict(env_prefix="DARKROOM_", frozen=True)
+
+    database_url: SecretStr = Field(description="postgresql+psycopg://login:password@host:port/database")
+    broker_url: SecretStr = Field(description="redis://:password@host:port/0")
+    s3_bucket: str = Field(description="the bucket of releases and outputs")
+    s3_endpoint_url: str | None = Field(None, description="for stores other than AWS")
+    s3_region: str = "us-east-1"
+    s3_access_key_id: SecretStr | None = Field(None, description="unset: boto3's own chain (roles, profiles)")
+    s3_secret_access_key: SecretStr | None = None
+    cache_dir: Path = Field(Path("~/.cache/darkroom").expanduser(), description="releases fetched from S3")
+
+    queues: list[str] = Field(["default"], description="the queues a worker serves")
+    rows: int = Field(32, ge=2, le=1024, description="network rows of every denoising step")
+    device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
+    drain_s: float = Field(25.0, ge=0, description="seconds a stopping worker may finish images in")
+    poll_s: float = Field(1.0, gt=0, le=60, description="seconds between looks at the queue when no hint comes")
+    heartbeat_s: float = Field(5.0, gt=0, le=60)
+    stale_s: float = Field(30.0, gt=0, description="seconds without a heartbeat after which leases are taken back")
+
+
+def root() -> Path:
+    """The folder of the local stack."""
+    return Path(os.environ.get(ROOT_VARIABLE, ".darkroom")).resolve()
+
+
+def local_login(role: Role) -> str:
+    """The login that the local stack makes for a role."""
+    return "postgres" if role == "migrator" else f"local_{role}"
+
+
+def local_password(state: StackState, role: Role) -> str:
+    """A login's password, derived from the superuser's, so that one secret file is enough."""
+    if role == "migrator":
+        return state.postgres_password
+    return hmac.new(state.postgres_password.encode(), local_login(role).encode(), hashlib.sha256).hexdigest()
+
+
+def local_values(state: StackState, role: Role, folder: Path) -> dict[str, str]:
+    """The settings under which a process of `role` reaches the local stack."""
+    login, password = local_login(role), local_password(state, role)
+    return {
+        "database_url": f"postgresql+psycopg://{login}:{password}@{HOST}:{state.postgres_port}/darkroom",
+        "broker_url": state.broker_url,
+        "s3_bucket": state.s3_bucket,
+        "s3_endpoint_url": state.s3_endpoint_url,
+        "s3_access_key_id": state.s3_access_key_id,
+        "s3_secret_access_key": state.s3_secret_access_key,
+        "cache_dir": str(folder / "cache"),
+    }
+
+
+def load(role: Role, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of a process: DARKROOM_* variables, else the local stack's. Raises SettingsError."""
+    folder = root()
+    state = read(folder)
+    values: dict[str, str] = local_values(state, role, folder) if state else {}
+    missing = values.keys() - {key for key in values if f"DARKROOM_{key.upper()}" in environ}
+    try:
+        return Settings(**{key: values[key] for key in missing})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError(_explain(error, folder)) from None
+
+
+def _explain(error: ValidationError, folder: Path) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name = str(problem["loc"][0])
+        hint = Settings.model_fields[name].description if name in Settings.model_fields else None
+        lines.append(f"DARKROOM_{name.upper()}: {problem['msg'].lower()}" + (f" ({hint})" if hint else ""))
+    if any(problem["type"] == "missing" for problem in error.errors()):
+        lines.append(f"There is no local stack in {folder} either: start one with `darkroom up`, or set the variables.")
+    return "\n".join(lines)

@@ -1,0 +1,170 @@
+"""The tables of Darkroom. The migrations make them; a test holds that both agree.
+
+What the columns mean is told in docs/sql.md, and which states follow which in docs/state_machine.md.
+"""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, DateTime, ForeignKey, Identity, Integer, MetaData, SmallInteger, Text
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+metadata = MetaData()
+
+
+class Table(DeclarativeBase):
+    """Python types and the Postgres types that they are kept as."""
+
+    metadata = metadata
+    type_annotation_map = {  # noqa: RUF012
+        str: Text(),
+        int: Integer(),
+        uuid.UUID: UUID(),
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB(),
+        list[str]: ARRAY(Text()),
+    }
+
+
+class Tenant(Table):
+    """Who may submit jobs: one database login, the releases and the key prefixes it may use."""
+
+    __tablename__ = "tenants"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    login: Mapped[str | None] = mapped_column(unique=True)
+    permitted_releases: Mapped[list[str]]
+    write_prefixes: Mapped[list[str]]
+
+
+class Queue(Table):
+    """A named line of work; a paused one is not claimed from."""
+
+    __tablename__ = "queues"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    paused: Mapped[bool]
+
+
+class ReleaseRow(Table):
+    """A published release: version n of a name, and its `release.json`."""
+
+    __tablename__ = "releases"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    name: Mapped[str]
+    version: Mapped[int]
+    kind: Mapped[str]
+    digest: Mapped[str]
+    manifest: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Evaluation(Table):
+    """What a release scored on one data set."""
+
+    __tablename__ = "evaluations"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    release_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("releases.id"))
+    fingerprint: Mapped[str]
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Alias(Table):
+    """A movable name, such as production, for one release of a name."""
+
+    __tablename__ = "aliases"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    release_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("releases.id"))
+
+
+class Promotion(Table):
+    """One move of an alias, kept for ever."""
+
+    __tablename__ = "promotions"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    name: Mapped[str]
+    alias: Mapped[str]
+    from_release: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("releases.id"))
+    to_release: Mapped[int] = mapped_column(BigInteger, ForeignKey("releases.id"))
+    promoted_by: Mapped[str]
+    promoted_at: Mapped[datetime]
+
+
+class Job(Table):
+    """What a client asked for, and how far it has come."""
+
+    __tablename__ = "jobs"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
+    queue: Mapped[str] = mapped_column(ForeignKey("queues.name"))
+    model: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    idempotency_key: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    release_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("releases.id"))
+    plan: Mapped[dict[str, Any] | None]
+    total: Mapped[int]
+    succeeded: Mapped[int]
+    failed: Mapped[int]
+    manifest_key: Mapped[str | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class WorkerRow(Table):
+    """A process that holds leases: a fresh id for each start."""
+
+    __tablename__ = "workers"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    profile: Mapped[str | None]
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+    stopped_at: Mapped[datetime | None]
+
+
+class Work(Table):
+    """Anything that can crash half-way: planning a job, sampling images [start, stop), finalizing."""
+
+    __tablename__ = "work"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    start: Mapped[int]
+    stop: Mapped[int]
+    queue: Mapped[str]
+    pack_key: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    cost: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str]
+    attempts: Mapped[int]
+    losses: Mapped[int]
+    token: Mapped[int | None] = mapped_column(BigInteger)
+    owner: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("workers.id"))
+    lease_until: Mapped[datetime | None]
+    run_after: Mapped[datetime | None]
+    dispatched_at: Mapped[datetime | None]
+    error: Mapped[str | None]
+
+
+class Output(Table):
+    """One image of a job, by its index: where it is stored, or why it is not."""
+
+    __tablename__ = "outputs"
+    job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True)
+    item: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    key: Mapped[str | None]
+    sha256: Mapped[str | None]
+    bytes: Mapped[int | None] = mapped_column(BigInteger)
+    profile: Mapped[str | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime]
