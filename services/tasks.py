@@ -4,9 +4,12 @@ A hint says "this queue has work". It is acknowledged at once; a duplicate finds
 one is sent again. So the broker may be wiped at any moment.
 """
 
+import logging
+import warnings
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.platforms import SecurityWarning
 from kombu.entity import Exchange, Queue
 
 from services.settings import Settings
@@ -79,5 +82,9 @@ def serve(app: Celery, worker: Any, *, concurrency: int = 1) -> None:
         terminate = stop
 
     app.steps["worker"].add(EngineStep)
-    app.worker_main(["worker", "--pool=threads", f"--concurrency={concurrency}", "--loglevel=WARNING",
-                     "--without-gossip", "--without-mingle"])  # fmt: skip
+    for name in ("celery", "kombu"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Celery fears root because of pickle, which this app does not accept.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    options = ["worker", "--pool=threads", f"--concurrency={concurrency}", "--without-gossip", "--without-mingle"]
+    app.worker_main(["--quiet", *options, "--loglevel=INFO"])

@@ -139,7 +139,9 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
     for key, value in described(row).items():
         if key == "manifest_key" and value:
             value = f"s3://{settings.s3_bucket}/{value}"
-        table.add_row(key.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value or ""))
+        table.add_row(
+            key.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str("" if value is None else value)
+        )
     console.print(table)
 
 

@@ -19,7 +19,9 @@ class Batches(IterableDataset[dict[str, Tensor]]):
         self.tensors = dict(tensors)
         self.count = len(next(iter(self.tensors.values())))
         if not 1 <= batch_size <= self.count:
-            raise ValueError(f"batch_size: {batch_size} is not allowed; permitted: 1 to {self.count}, the images there are")
+            raise ValueError(
+                f"batch_size: {batch_size} is not allowed; permitted: 1 to {self.count}, the images there are"
+            )
         self.batch_size, self.seed, self.start = batch_size, seed, start
 
     def indices(self, step: int) -> Tensor:

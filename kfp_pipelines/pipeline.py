@@ -1,0 +1,48 @@
+"""The training pipeline. The same definition compiles for a cluster and runs on a laptop."""
+
+from pathlib import Path
+
+from kfp import compiler, dsl
+
+from kfp_pipelines import components
+
+
+@dsl.pipeline(
+    name="train-latent-diffusion",
+    description="prepare data, train and evaluate an autoencoder, encode latents, train and evaluate a diffusion model, "
+    "publish both",
+)
+def train_latent_diffusion(
+    data: str = "digits",
+    autoencoder_experiment: str = "digits_autoencoder",
+    diffusion_experiment: str = "digits_diffusion",
+    autoencoder_overrides: list[str] = [],  # noqa: B006  (KFP compiles the default, it is never changed)
+    diffusion_overrides: list[str] = [],  # noqa: B006
+    alias: str = "production",
+) -> None:
+    """Data to two published releases. Overrides are Hydra's, such as steps=500."""
+    images = components.prepare_data(name=data).outputs["images"]
+    autoencoder = components.train_autoencoder(
+        experiment=autoencoder_experiment, overrides=autoencoder_overrides, images=images
+    ).outputs["training"]
+    first = components.evaluate(training=autoencoder, images=images).set_display_name("evaluate-autoencoder")
+    latents = components.encode_latents(training=autoencoder, images=images).outputs["latents"]
+    diffusion = components.train_diffusion(
+        experiment=diffusion_experiment,
+        overrides=diffusion_overrides,
+        images=images,
+        autoencoder=autoencoder,
+        latents=latents,
+    ).outputs["training"]
+    second = components.evaluate(training=diffusion, images=images).set_display_name("evaluate-diffusion")
+    components.publish(alias=alias, training=autoencoder, evaluation=first.outputs["evaluation"]).set_display_name(
+        "publish-autoencoder"
+    ).after(second)
+    components.publish(alias=alias, training=diffusion, evaluation=second.outputs["evaluation"]).set_display_name(
+        "publish-diffusion"
+    )
+
+
+def compile_to(path: Path) -> None:
+    """Write the pipeline package, YAML, for a Kubeflow cluster."""
+    compiler.Compiler().compile(train_latent_diffusion, str(path))

@@ -1,0 +1,117 @@
+"""Step-level batching: companions never change an image."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from services.engine import Engine
+from services.job_request import ImageSpec
+from training.data.image_set import to_bytes
+
+
+def spec(seed: int, *, steps: int = 4, guidance: float = 2.0, label: int = 3, solver: str = "ddim") -> ImageSpec:
+    return ImageSpec(seed, 0, seed, steps, solver, guidance, {"class_label": label})
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_release: Path) -> Engine:
+    return Engine(tiny_release, rows=8, device="cpu")
+
+
+def develop(engine: Engine, specs: list[ImageSpec]) -> dict[int, bytes]:
+    for each in specs:
+        engine.add("owner", each)
+    done = {}
+    while engine.busy:
+        for image in engine.step():
+            done[image.spec.seed] = image.pixels.tobytes()
+    assert len(done) == len(specs)
+    return done
+
+
+MIX = [
+    spec(1),
+    spec(2, steps=7, guidance=1.0, label=9),
+    spec(3, solver="dpm_solver_2m", steps=5),
+    spec(4, solver="ddpm", steps=6, guidance=3.5, label=0),
+    spec(5, steps=1),
+    *(spec(seed, steps=3, label=seed % 10) for seed in range(6, 20)),
+]
+
+
+def test_an_image_is_the_same_alone_and_in_any_company(engine: Engine) -> None:
+    together = develop(engine, MIX)
+    shuffled = MIX.copy()
+    random.Random(0).shuffle(shuffled)
+    assert develop(engine, shuffled) == together
+    for each in MIX[:5]:
+        assert develop(engine, [each])[each.seed] == together[each.seed]
+    assert len(set(together.values())) == len(MIX)
+
+
+def test_images_that_join_midway_change_nothing(engine: Engine) -> None:
+    together = develop(engine, MIX[:3])
+    engine.add("early", MIX[1])
+    engine.step()
+    engine.step()
+    done = {}
+    for each in (MIX[0], MIX[2]):
+        engine.add("late", each)
+    while engine.busy:
+        done |= {image.spec.seed: image.pixels.tobytes() for image in engine.step()}
+    assert done == together
+
+
+@pytest.mark.parametrize("each", MIX[:5], ids=lambda each: f"{each.solver}-{each.steps}-{each.guidance_scale}")
+def test_agrees_with_generate(engine: Engine, each: ImageSpec) -> None:
+    pixels = np.frombuffer(develop(engine, [each])[each.seed], np.uint8).reshape(32, 32, 1)
+    expected = engine.model.generate(
+        [each.conditions],
+        [each.seed],
+        latent_shape=engine.release.latent_shape,
+        steps=each.steps,
+        solver=each.solver,
+        guidance_scale=each.guidance_scale,
+    )
+    assert np.abs(pixels.astype(int) - to_bytes(expected)[0].astype(int)).max() <= 1
+
+
+def test_an_unguided_image_asks_for_one_row(engine: Engine) -> None:
+    engine.add("owner", spec(1, guidance=1.0))
+    assert engine.free_rows == 7
+    engine.add("owner", spec(2))
+    assert engine.free_rows == 5
+    engine.remove("owner")
+    assert engine.free_rows == 8
+
+
+def test_removing_an_owner_leaves_the_others(engine: Engine) -> None:
+    mine, theirs = object(), object()
+    for seed in range(3):
+        engine.add(mine, spec(seed))
+        engine.add(theirs, spec(seed + 10))
+    engine.step()
+    engine.remove(mine)
+    done = []
+    while engine.busy:
+        done += engine.step()
+    assert sorted(image.spec.seed for image in done) == [10, 11, 12]
+
+
+def test_more_images_than_rows_are_taken_in_their_order(engine: Engine) -> None:
+    for seed in range(10):
+        engine.add("owner", spec(seed, steps=2))
+    assert engine.free_rows == 0
+    order = []
+    while engine.busy:
+        order += [image.spec.seed for image in engine.step()]
+    assert order == list(range(10))
+
+
+def test_the_profile_tells_row_counts_and_threads_apart(tiny_release: Path) -> None:
+    profile = Engine(tiny_release, rows=4, device="cpu").profile
+    assert profile != Engine(tiny_release, rows=8, device="cpu").profile
+    assert torch.__version__ in profile

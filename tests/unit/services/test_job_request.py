@@ -1,0 +1,100 @@
+"""What a request may say, and what its author is told when it does not fit."""
+
+import pytest
+
+from services import job_request
+from services.job_request import MAX_SEED, RequestError, image_spec, plan
+from training.model.solvers import SOLVERS
+
+CONDITIONS = {
+    "type": "object",
+    "properties": {"class_label": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["class_label"],
+}
+ITEM = {"class_label": 3}
+
+
+def planned(**request: object) -> dict:
+    return plan({"items": [ITEM], **request}, CONDITIONS, ["outputs/default"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "line"),
+    [
+        ({}, "items: missing; give a list of 1 to 10000 items"),
+        ({"items": []}, "items: [] is not allowed; permitted: a list of 1 to 10000 items"),
+        ({"items": [ITEM], "steps": 0}, "steps: 0 is not allowed; permitted: an integer from 1 to 1000"),
+        ({"items": [ITEM], "steps": 1_000_000}, "steps: 1000000 is not allowed; permitted: an integer from 1 to 1000"),
+        ({"items": [ITEM], "steps": True}, "steps: True is not allowed; permitted: an integer from 1 to 1000"),
+        ({"items": [ITEM], "steps": 1.5}, "steps: 1.5 is not allowed; permitted: an integer from 1 to 1000"),
+        ({"items": [ITEM], "guidance_scale": -1}, "guidance_scale: -1 is not allowed; permitted: a number from 0 to 50"),
+        ({"items": [ITEM], "seed": -1}, f"seed: -1 is not allowed; permitted: an integer from 0 to {MAX_SEED}"),
+        ({"items": [ITEM], "solver": "magic"}, "solver: 'magic' is not allowed; permitted: ddim, ddpm, dpm_solver_2m"),
+        ({"items": [ITEM], "format": "gif"}, "format: 'gif' is not allowed; permitted: png, jpeg, webp"),
+        ({"items": [ITEM], "images_per_item": 0}, "images_per_item: 0 is not allowed; permitted: an integer from 1 to"),
+        ({"items": [ITEM], "stepz": 3}, "stepz: not a known field; permitted: format, guidance_scale, images_per_item"),
+        ({"items": [{}]}, "items[0].class_label: missing; give an integer from 0 to 9"),
+        ({"items": [ITEM, {"class_label": 10}]}, "items[1].class_label: 10 is not allowed; permitted: an integer from 0"),
+        ({"items": [{"class_label": "3"}]}, "items[0].class_label: '3' is not allowed; permitted: an integer from 0 to 9"),
+        ({"items": [3]}, "items[0]: 3 is not allowed; permitted: a JSON object"),
+        ({"items": [{**ITEM, "prompt": "x"}]}, "items[0].prompt: not a known field; permitted: class_label, guidance"),
+        ({"items": "all"}, "items: 'all' is not allowed; permitted: a list of 1 to 10000 items"),
+        ({"items": [ITEM], "output_prefix": "../other"}, "output_prefix: '../other' is not allowed; permitted: under"),
+        ({"items": [ITEM], "output_prefix": "outputs/other"}, "output_prefix: 'outputs/other' is not allowed"),
+        ({"items": [ITEM], "output_prefix": "outputs/defaults"}, "output_prefix: 'outputs/defaults' is not allowed"),
+        ({"items": [ITEM], "output_prefix": "outputs/default/../x"}, "output_prefix: 'outputs/default/../x' is not"),
+        ({"items": [ITEM], "output_prefix": "/etc"}, "output_prefix: '/etc' is not allowed"),
+        ({"items": [{**ITEM, "id": "a"}, {**ITEM, "id": "a"}]}, "items: the id 'a' is given twice"),
+        ({"items": [ITEM] * 101, "images_per_item": 1000}, "101000 images are not allowed; permitted: at most 100000"),
+    ],
+)
+def test_a_mistake_names_the_field_the_value_and_what_is_permitted(request_: dict, line: str) -> None:
+    with pytest.raises(RequestError) as error:
+        plan(request_, CONDITIONS, ["outputs/default"])
+    assert line in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_every_mistake_is_told_at_once_but_not_without_end() -> None:
+    with pytest.raises(RequestError) as error:
+        plan({"items": [{"class_label": 99}] * 50, "steps": 0}, CONDITIONS, ["outputs/default"])
+    lines = str(error.value).splitlines()
+    assert len(lines) == job_request.SHOWN_MISTAKES + 1
+    assert lines[-1] == "and 41 more mistakes"
+
+
+def test_a_huge_value_is_shown_short() -> None:
+    with pytest.raises(RequestError) as error:
+        planned(solver="x" * 100_000)
+    assert len(str(error.value)) < 200
+
+
+def test_defaults_are_filled_in_and_a_seed_left_out_is_drawn() -> None:
+    first, second = planned(), planned()
+    assert first["steps"] == 30
+    assert first["output_prefix"] == "outputs/default"
+    assert first["seed"] != second["seed"]
+
+
+def test_a_planned_request_submitted_again_plans_the_same() -> None:
+    first = planned()
+    assert plan(first, CONDITIONS, ["outputs/default"]) == first
+
+
+def test_seeds_are_the_items_plus_k_else_the_jobs_plus_index() -> None:
+    request = plan(
+        {"items": [ITEM, {"class_label": 4, "seed": 100}], "images_per_item": 3, "seed": 7}, CONDITIONS, ["o"]
+    )
+    assert [image_spec(request, ["class_label"], i).seed for i in range(6)] == [7, 8, 9, 100, 101, 102]
+
+
+def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() -> None:
+    request = plan({"items": [{"class_label": 4.0, "steps": 5.0, "guidance_scale": 1}]}, CONDITIONS, ["o"])
+    spec = image_spec(request, ["class_label"], 0)
+    assert (spec.steps, spec.guidance_scale, spec.conditions) == (5, 1.0, {"class_label": 4})
+    assert isinstance(spec.conditions["class_label"], int)
+    assert job_request.evaluations(spec) == 5
+
+
+def test_every_solver_that_may_be_asked_for_exists() -> None:
+    assert set(job_request.SOLVERS) == set(SOLVERS)

@@ -1,0 +1,21 @@
+"""What importing costs and opens."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "module", ["services.job_queue", "services.dispatcher", "services.planner", "services.cli", "services.registry"]
+)
+def test_the_torch_free_parts_load_no_torch(module: str) -> None:
+    code = f"import {module}, sys; print(sorted({{'torch', 'lightning', 'hydra', 'kfp'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_model_loads_neither_lightning_nor_hydra() -> None:
+    code = "import training.model.latent_diffusion, sys; print(sorted({'lightning', 'hydra'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
