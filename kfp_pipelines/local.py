@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-ERROR_LINES = 30
+WORDS = re.compile(r"^\s*(?P<kind>(\w+\.)*\w*(Error|Exception))(: (?P<message>.*))?$")  # a traceback's last line
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 TASK = re.compile(r"Executing task '(?P<name>[^']+)'")
-DONE = re.compile(r"Task '(?P<name>[^']+)' finished with status (?P<status>\w+)")
 
 
 class PipelineError(Exception):
@@ -37,7 +36,7 @@ def run(
     pipeline_root.mkdir(parents=True, exist_ok=True)
     log = pipeline_root / "pipeline.log"
     command = [sys.executable, "-m", "kfp_pipelines.local", str(pipeline_root), json.dumps(dict(arguments))]
-    last: list[str] = []
+    stage, words = "the pipeline", "it said nothing"
     with (
         log.open("w") as file,
         subprocess.Popen(
@@ -54,12 +53,14 @@ def run(
             line = ANSI.sub("", raw.rstrip())
             file.write(line + "\n")
             file.flush()
-            last = [*last[-ERROR_LINES:], line]
             if match := TASK.search(line):
-                on_stage(match["name"])
+                stage = match["name"]
+                on_stage(stage)
+            elif match := WORDS.match(line):
+                words = match["message"] or match["kind"]
             on_line(line)
     if process.returncode:
-        raise PipelineError(f"The pipeline failed. Its whole log is in {log}; it ends:\n" + "\n".join(last))
+        raise PipelineError(f"{stage}: {words}\nThe whole log is in {log}")
 
 
 def main() -> None:
@@ -72,8 +73,8 @@ def main() -> None:
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
     try:
         train_latent_diffusion(**json.loads(arguments))
-    except Exception as error:  # the stage's own words are above
-        print(f"{type(error).__name__}: {error}")
+    except RuntimeError as error:  # says only which stage failed; the stage's own words are above
+        print(f"({error})")
         sys.exit(1)
 
 

@@ -1,0 +1,102 @@
+"""Releases in Postgres and S3."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from services import registry
+from services.registry import RegistryError
+from tests.conftest import Stack, make_tiny_release
+from training.model.release import ReleaseError
+
+
+def publish(stack: Stack, folder: Path) -> tuple[str, int]:
+    with stack.engine("publisher").begin() as connection:
+        return registry.publish(connection, stack.store(), folder)
+
+
+def test_publishing_again_is_a_no_op_and_other_content_is_the_next_version(stack: Stack, tmp_path: Path) -> None:
+    first = make_tiny_release(tmp_path / "a", seed=1, name="versions")
+    second = make_tiny_release(tmp_path / "b", seed=2, name="versions")
+    assert publish(stack, first) == ("versions", 1)
+    assert publish(stack, first) == ("versions", 1)
+    assert publish(stack, second) == ("versions", 2)
+    assert publish(stack, first) == ("versions", 1)
+
+
+def test_publishers_at_once_get_versions_of_their_own(stack: Stack, tmp_path: Path) -> None:
+    folders = [make_tiny_release(tmp_path / str(seed), seed=seed, name="racing") for seed in range(4)]
+    versions: list[int] = []
+    threads = [threading.Thread(target=lambda f=f: versions.append(publish(stack, f)[1])) for f in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(versions) == [1, 2, 3, 4]
+
+
+def test_an_alias_moves_and_every_move_is_written_down(stack: Stack, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        publish(stack, make_tiny_release(tmp_path / str(seed), seed=seed, name="moving"))
+    with stack.engine("publisher").begin() as connection:
+        for reference in ("moving@1", "moving@2", "moving@2", "moving@1"):
+            registry.promote(connection, reference, "production")
+        assert registry.find(connection, "moving").version == 1
+        assert registry.find(connection, "moving@production").version == 1
+        assert registry.find(connection, "moving@2").version == 2
+        moves = connection.execute(
+            text("""
+                SELECT a.version AS before, b.version AS after, promoted_by FROM promotions
+                LEFT JOIN releases a ON a.id = from_release JOIN releases b ON b.id = to_release
+                WHERE promotions.name = 'moving' ORDER BY promotions.id
+            """)
+        ).all()
+    assert [(move.before, move.after) for move in moves] == [(None, 1), (1, 2), (2, 1)]
+    assert {move.promoted_by for move in moves} == {"local_publisher"}
+
+
+@pytest.mark.parametrize("reference", ["", "Upper", "a@", "a@0", "a@b@c", "a b", "../a", "a@1;drop", "x" * 70])
+def test_what_is_no_reference_says_what_is(stack: Stack, reference: str) -> None:
+    with stack.engine("publisher").connect() as connection, pytest.raises(RegistryError, match="permitted: name, name@"):
+        registry.find(connection, reference)
+
+
+def test_a_fetched_release_is_the_published_one(stack: Stack, tmp_path: Path) -> None:
+    folder = make_tiny_release(tmp_path / "a", seed=3, name="fetched")
+    publish(stack, folder)
+    with stack.engine("publisher").connect() as connection:
+        manifest = registry.find(connection, "fetched@1").manifest
+    copy = registry.fetch(stack.store(), manifest, tmp_path / "cache")
+    assert {p.name: p.read_bytes() for p in copy.iterdir() if p.suffix == ".safetensors"} == {
+        p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"
+    }
+    assert registry.fetch(stack.store(), manifest, tmp_path / "cache") == copy
+
+
+def test_a_tampered_blob_is_refused_and_nothing_stays_in_the_cache(stack: Stack, tmp_path: Path) -> None:
+    folder = make_tiny_release(tmp_path / "a", seed=4, name="tampered")
+    publish(stack, folder)
+    with stack.engine("publisher").connect() as connection:
+        manifest = registry.find(connection, "tampered@1").manifest
+    store = stack.store()
+    store.put(
+        registry.blob_key(manifest["files"]["unet.safetensors"]["sha256"]), b"other bytes", content_type="text/plain"
+    )
+    with pytest.raises(ReleaseError, match=r"unet\.safetensors: sha256 differs"):
+        registry.fetch(store, manifest, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "releases").iterdir()) == []
+
+
+def test_objects_are_written_once(stack: Stack) -> None:
+    store = stack.store()
+    first = store.put_if_absent("once/object", b"first")
+    second = store.put_if_absent("once/object", b"the second, longer")
+    assert second == first
+    assert store.get("once/object") == b"first"
+
+
+def test_the_publisher_can_touch_no_job(stack: Stack) -> None:
+    with stack.engine("publisher").connect() as connection, pytest.raises(Exception, match="permission denied"):
+        connection.execute(text("SELECT * FROM jobs"))
