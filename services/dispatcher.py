@@ -81,7 +81,7 @@ class Dispatcher:
             leases = job_queue.claim(
                 connection,
                 self.id,
-                kinds=["plan", "finalize"],
+                sampling=False,
                 queues=job_queue.queue_names(connection),
                 count=CLAIM_COUNT,
             )

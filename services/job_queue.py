@@ -90,11 +90,12 @@ def retire(connection: Connection, worker: uuid.UUID) -> None:
 
 # -- leases ------------------------------------------------------------------------------------
 
-# The one claim. SKIP LOCKED lets claimers pass each other; the partial index work_to_claim gives the order.
-CLAIM = text(f"""
+# The one claim. SKIP LOCKED lets claimers pass each other. The condition on the kind is part of the text, not a
+# parameter, because it chooses between two partial indexes whose order is the order of the claim.
+CLAIM = f"""
     WITH chosen AS (
         SELECT work.id FROM work
-        WHERE work.kind = ANY(:kinds) AND work.state = 'ready' AND work.queue = ANY(:queues)
+        WHERE work.kind {{kind}} AND work.state = 'ready' AND work.queue = ANY(:queues)
           AND NOT EXISTS (SELECT FROM queues WHERE queues.name = work.queue AND queues.paused)
         ORDER BY work.priority DESC, work.id
         LIMIT :count
@@ -105,16 +106,17 @@ CLAIM = text(f"""
         lease_until = now() + interval '{LEASE_S} seconds'
     FROM chosen WHERE work.id = chosen.id
     RETURNING work.id, work.token, work.job_id, work.kind, work.start, work.stop, work.pack_key, work.attempts
-""")
+"""
+CLAIM_SAMPLING = text(CLAIM.format(kind="= 'sample'"))  # by work_to_sample
+CLAIM_PLANNING = text(CLAIM.format(kind="<> 'sample'"))  # and finalizing, by work_to_dispatch
 
 
 def claim(
-    connection: Connection, worker: uuid.UUID, *, kinds: Sequence[str], queues: Sequence[str], count: int = 1
+    connection: Connection, worker: uuid.UUID, *, sampling: bool, queues: Sequence[str], count: int = 1
 ) -> list[Lease]:
-    """Lease up to `count` pieces of ready work, the most urgent first."""
-    rows = connection.execute(
-        CLAIM, {"kinds": list(kinds), "queues": list(queues), "worker": worker, "count": count}
-    ).all()
+    """Lease up to `count` pieces of ready work, the most urgent first: sampling, or planning and finalizing."""
+    statement = CLAIM_SAMPLING if sampling else CLAIM_PLANNING
+    rows = connection.execute(statement, {"queues": list(queues), "worker": worker, "count": count}).all()
     return sorted((Lease(**row._mapping) for row in rows), key=lambda lease: lease.id)
 
 

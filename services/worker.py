@@ -131,7 +131,7 @@ class Worker:
         """Lease work while the next step has room for it."""
         while self._waiting is None and (self._engine is None or self._engine.free_rows > 0):
             with self.database.begin() as connection:
-                leases = job_queue.claim(connection, self.id, kinds=["sample"], queues=self.settings.queues)
+                leases = job_queue.claim(connection, self.id, sampling=True, queues=self.settings.queues)
                 if not leases:
                     return
                 (lease,) = leases

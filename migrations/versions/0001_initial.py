@@ -44,7 +44,7 @@ END $$;
 TABLES = """
 CREATE TABLE tenants (
     name               text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_-]{0,62}$'),
-    login              name UNIQUE,
+    login              text UNIQUE,
     permitted_releases text[] NOT NULL DEFAULT '{*}',
     write_prefixes     text[] NOT NULL CHECK (cardinality(write_prefixes) > 0)
 );
@@ -87,7 +87,7 @@ CREATE TABLE promotions (
     alias         text NOT NULL,
     from_release  bigint REFERENCES releases,
     to_release    bigint NOT NULL REFERENCES releases,
-    promoted_by   name NOT NULL DEFAULT session_user,
+    promoted_by   text NOT NULL DEFAULT session_user,
     promoted_at   timestamptz NOT NULL DEFAULT now()
 );
 
@@ -154,7 +154,8 @@ CREATE TABLE work (
     CHECK ((state = 'delayed') = (run_after IS NOT NULL))
 );
 -- Each index serves one statement of services/job_queue.py and holds only the rows that it looks for.
-CREATE INDEX work_to_claim ON work (kind, priority DESC, id) WHERE state = 'ready';
+CREATE INDEX work_to_sample ON work (priority DESC, id) WHERE state = 'ready' AND kind = 'sample';
+CREATE INDEX work_to_dispatch ON work (priority DESC, id) WHERE state = 'ready' AND kind <> 'sample';
 CREATE INDEX work_by_owner ON work (owner) WHERE state = 'leased';
 CREATE INDEX work_delayed ON work (run_after) WHERE state = 'delayed';
 CREATE INDEX work_open_by_job ON work (job_id) WHERE state IN ('ready', 'delayed', 'leased');

@@ -31,9 +31,9 @@ def worker(engine: Engine) -> uuid.UUID:
         return job_queue.register(connection, "worker")
 
 
-def claim(engine: Engine, worker: uuid.UUID, *kinds: str, count: int = 100) -> list[Lease]:
+def claim(engine: Engine, worker: uuid.UUID, kind: str = "sample", count: int = 100) -> list[Lease]:
     with engine.begin() as connection:
-        return job_queue.claim(connection, worker, kinds=kinds or ["sample"], queues=["default"], count=count)
+        return job_queue.claim(connection, worker, sampling=kind == "sample", queues=["default"], count=count)
 
 
 def submit_planned(stack: Stack, engine: Engine, worker: uuid.UUID, **columns: Any) -> uuid.UUID:
@@ -226,21 +226,28 @@ def test_a_hint_is_sent_once_and_again_only_when_it_is_old(stack: Stack, engine:
         assert job_queue.queues_to_hint(connection) == ["default"]
 
 
-def test_the_claim_uses_its_index(stack: Stack, engine: Engine, worker: uuid.UUID) -> None:
-    """A regression test of the plan: with much settled work, a claim must not read it."""
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [(job_queue.CLAIM_SAMPLING, "work_to_sample"), (job_queue.CLAIM_PLANNING, "work_to_dispatch")],
+)
+def test_the_claim_reads_its_index_in_order(
+    stack: Stack, engine: Engine, worker: uuid.UUID, statement: Any, index: str
+) -> None:
+    """A regression test of the plan: a claim must neither read settled work nor sort what is ready."""
     job_id = submit_planned(stack, engine, worker)
     with engine.begin() as connection:
-        connection.execute(
-            text("INSERT INTO work (job_id, kind, queue, state, stop) "
-                 "SELECT :id, 'sample', 'default', 'done', 1 FROM generate_series(1, 50000)"),
-            {"id": job_id},
-        )  # fmt: skip
+        for kind, state_, count in (("sample", "done", 30_000), ("sample", "ready", 20_000), ("plan", "ready", 5_000)):
+            connection.execute(
+                text("INSERT INTO work (job_id, kind, queue, state, stop) "
+                     "SELECT :id, :kind, 'default', :state, 1 FROM generate_series(1, :count)"),
+                {"id": job_id, "kind": kind, "state": state_, "count": count},
+            )  # fmt: skip
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE work"))
         explained = connection.execute(
-            text(f"EXPLAIN {job_queue.CLAIM.text}"),
-            {"kinds": ["sample"], "queues": ["default"], "worker": worker, "count": 1},
+            text(f"EXPLAIN {statement.text}"), {"queues": ["default"], "worker": worker, "count": 1}
         )
         plan = "\n".join(explained.scalars())
-    assert "work_to_claim" in plan
+    assert f"Index Scan using {index} on work" in plan
     assert "Seq Scan on work" not in plan
+    assert "Sort" not in plan

@@ -123,9 +123,7 @@ def test_every_part_answers_at_its_url(root: Path, state: StackState) -> None:
     objects(state).delete_object(**item)
     listing = objects(state).list_objects_v2(Bucket=state.s3_bucket, Prefix=".darkroom")
     assert listing["KeyCount"] == 0, "the check at start left an object behind"
-    assert [(service.name, service.running) for service in local_stack.status(root)] == [
-        (name, True) for name in NAMES
-    ]
+    assert [(service.name, service.running) for service in local_stack.status(root)] == [(name, True) for name in NAMES]
 
 
 def test_no_part_opens_without_its_password(state: StackState) -> None:

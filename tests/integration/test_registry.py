@@ -59,7 +59,10 @@ def test_an_alias_moves_and_every_move_is_written_down(stack: Stack, tmp_path: P
 
 @pytest.mark.parametrize("reference", ["", "Upper", "a@", "a@0", "a@b@c", "a b", "../a", "a@1;drop", "x" * 70])
 def test_what_is_no_reference_says_what_is(stack: Stack, reference: str) -> None:
-    with stack.engine("publisher").connect() as connection, pytest.raises(RegistryError, match="permitted: name, name@"):
+    with (
+        stack.engine("publisher").connect() as connection,
+        pytest.raises(RegistryError, match="permitted: name, name@"),
+    ):
         registry.find(connection, reference)
 
 

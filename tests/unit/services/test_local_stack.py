@@ -204,9 +204,7 @@ def test_process_is_found_only_under_the_command_it_was_started_with(tmp_path: P
     assert processes.find(tmp_path, "broker") is None
 
 
-def test_server_gets_nothing_from_the_shell_it_is_started_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_gets_nothing_from_the_shell_it_is_started_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "logs").mkdir()
     monkeypatch.setenv("SOME_TOKEN", "secret-of-the-shell")
@@ -219,9 +217,7 @@ def test_server_gets_nothing_from_the_shell_it_is_started_in(
     assert "secret-of-the-shell" not in "\n".join(lines)
 
 
-def test_large_log_is_set_aside_and_the_end_of_a_log_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_log_is_set_aside_and_the_end_of_a_log_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "LOG_LIMIT_BYTES", 10)
     (tmp_path / "logs").mkdir()
     path = processes.log_path(tmp_path, "s3")
@@ -241,9 +237,7 @@ def test_program_of_a_package_that_is_not_installed_says_what_to_install() -> No
         processes.installed_program("seaweed-of-nowhere", "/weed")
 
 
-def test_second_command_waits_for_the_first_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_command_waits_for_the_first_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_stack, "LOCK_TIMEOUT_S", 0.3)
     messages: list[str] = []
     with (tmp_path / "lock").open("w") as file:
@@ -282,9 +276,7 @@ def test_closed_folder_above_the_stack_is_named(tmp_path: Path) -> None:
     closed.chmod(0o700)
     account = processes.account_for(tmp_path / "no data yet")
     assert account is not None
-    shut = next(
-        folder for folder in (*reversed(closed.parents), closed) if not folder.stat().st_mode & stat.S_IXOTH
-    )
+    shut = next(folder for folder in (*reversed(closed.parents), closed) if not folder.stat().st_mode & stat.S_IXOTH)
 
     with pytest.raises(local_stack.StackError, match=rf"cannot enter {shut} on the way.*chmod o\+x {shut}"):
         account.check_access(open_below)
