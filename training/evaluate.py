@@ -1,92 +1,154 @@
-"""Score a release on held-out images.
+"""Score a release on a set of images: `python -m training.evaluate RELEASE DATA OUTPUT`."""
 
-python -m training.evaluate RELEASE IMAGE_SET OUTPUT
-"""
-
+import argparse
 import json
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training import metrics
+from training import metrics, sheet
 from training.data import image_set
-from training.data.image_set import ImageSet, to_bytes
-from training.model import release as release_format
-from training.model.latent_diffusion import load_autoencoder, load_diffusion
-from training.sheets import grid
+from training.data.image_set import DataError, ImageSet
+from training.model.autoencoder import Autoencoder
+from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion
+from training.model.release import Release, ReleaseError
+from training.model.release import read as read_release
 
-PER_CLASS, STEPS, GUIDANCE = 16, 30, 2.0
-PAIRS = 16
-BATCH = 160
+PAIRS = 16  # reconstructions shown
+BATCH = 40
 
 
-def run(release: Path, data: Path, output: Path) -> dict[str, Any]:
-    """Score a release of either kind; metrics.json and a sheet go under `output`. Returns the metrics."""
+@dataclass(frozen=True)
+class Sampling:
+    """How a diffusion release is sampled. Two evaluations compare only where these are equal."""
+
+    per_class: int = 16
+    solver: str = "ddim"
+    steps: int = 30
+    guidance: float = 2.0
+    seed: int = 0
+
+
+def run(release: Path, data: Path, output: Path, sampling: Sampling | None = None) -> dict[str, Any]:
+    """Score the release folder on the set in `data`; write metrics.json and a sheet of images under `output`.
+
+    Raises ReleaseError or DataError.
+    """
+    sampling = sampling or Sampling()
     images = image_set.read(data)
     output.mkdir(parents=True, exist_ok=True)
-    score = score_autoencoder if release_format.read(release).kind == "autoencoder" else score_diffusion
-    scores = {**score(release, images, output), "data_fingerprint": images.description.fingerprint}
-    (output / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n")
-    for name, value in scores.items():
-        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}", flush=True)
-    return scores
+    if read_release(release).kind == "autoencoder":
+        autoencoder, description = load_autoencoder(release)
+        check(images, description)
+        scores = score_autoencoder(autoencoder, images, output)
+    else:
+        model, description = load_diffusion(release)
+        check(images, description)
+        scores = score_diffusion(model, description, images, output, sampling)
+    about = {
+        "release": description.name,
+        "release_digest": description.digest,
+        "data": images.description.name,
+        "data_fingerprint": images.description.fingerprint,
+    }
+    complete = {**about, **scores}
+    (output / "metrics.json").write_text(json.dumps(complete, indent=2) + "\n")
+    return complete
+
+
+def check(images: ImageSet, description: Release) -> None:
+    """Raise DataError unless the images have the release's shape and some are held out."""
+    size, channels = images.image_size, images.images.shape[3]
+    if (channels, size, size) != description.image_shape:
+        raise DataError(f"data.root: images of {channels}x{size}x{size}; the release makes {description.image_shape}")
+    if images.description.train_count == len(images.images):
+        raise DataError("data.root: no image is held out; prepare the set with some to evaluate on")
 
 
 @torch.inference_mode()
-def score_autoencoder(folder: Path, images: ImageSet, output: Path) -> dict[str, Any]:
-    """PSNR in dB and SSIM of held-out reconstructions, and pairs to look at."""
-    model, _ = load_autoencoder(folder)
+def score_autoencoder(autoencoder: Autoencoder, images: ImageSet, output: Path) -> dict[str, Any]:
+    """PSNR (dB) and SSIM of the held-out images' reconstructions; `reconstructions.png`: images above theirs."""
     held_out, _ = images.split("held_out")
-    again = torch.cat([model.decode(model.encode(batch)).clamp(-1, 1) for batch in held_out.split(BATCH)])
-    pairs = torch.cat([held_out[:PAIRS], again[:PAIRS]])
-    grid(to_bytes(pairs), PAIRS, scale=2).save(output / "reconstructions.png")
-    return {
-        "psnr_db": float(metrics.psnr(held_out, again).mean()),
-        "ssim": float(metrics.ssim(held_out, again).mean()),
-        "held_out_images": len(held_out),
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    autoencoder = autoencoder.to(device)
+    batches = (x.to(device) for x in held_out.split(BATCH))
+    reconstructed = torch.cat([autoencoder.decode(autoencoder.encode(x)).clamp(-1, 1).cpu() for x in batches])
+    shown = torch.cat([held_out[:PAIRS], reconstructed[:PAIRS]])
+    sheet.save(output / "reconstructions.png", shown, columns=min(PAIRS, len(held_out)))
+    psnr = metrics.psnr(reconstructed, held_out)
+    scores = {"psnr": float(psnr.mean()), "psnr_worst": float(psnr.min()), "images": len(held_out)}
+    if images.image_size >= 11:
+        scores["ssim"] = float(metrics.ssim(reconstructed, held_out).mean())
+    return scores
+
+
+def score_diffusion(
+    model: LatentDiffusion, description: Release, images: ImageSet, output: Path, sampling: Sampling
+) -> dict[str, Any]:
+    """Whether samples show what was asked for, judged by a classifier fitted on the real training images only."""
+    conditional = len(model.conditioners) > 0
+    classes = range(images.description.classes) if conditional else range(1)
+    asked = [label for label in classes for _ in range(sampling.per_class)]
+    requests = [{name: label for name in model.conditioners} for label in asked]
+    samples = generate(model, description, requests, sampling)
+    sheet.save(output / "samples.png", samples, columns=sampling.per_class)
+    scores: dict[str, Any] = {
+        "sampling": asdict(sampling),
+        "images": len(samples),
+        "distinct_share": metrics.distinct_share(samples),
     }
+    if conditional and len(classes) > 1:
+        judge = metrics.DigitJudge(*images.split("train"))
+        scores["condition_accuracy"] = metrics.condition_accuracy(judge, samples, asked)
+        scores["judge_accuracy"] = judge.accuracy(*images.split("held_out"))
+    return scores
 
 
-def score_diffusion(folder: Path, images: ImageSet, output: Path) -> dict[str, Any]:
-    """Share of samples that a judge, fitted on real images only, recognises as the class asked for."""
-    model, description = load_diffusion(folder)
-    labels = torch.arange(images.description.classes).repeat_interleave(PER_CLASS)
-    requests = [dict.fromkeys(model.conditioners, int(label)) for label in labels]
-    parts: list[Tensor] = []
+def generate(
+    model: LatentDiffusion, description: Release, requests: Sequence[dict[str, int]], sampling: Sampling
+) -> Tensor:
+    """One image a request, with seeds counted up from `sampling.seed`: [R, C, H, W] in [-1, 1]."""
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    parts = []
     for start in range(0, len(requests), BATCH):
-        part = requests[start : start + BATCH]
-        seeds = list(range(start, start + len(part)))
+        batch = requests[start : start + BATCH]
+        seeds = range(sampling.seed + start, sampling.seed + start + len(batch))
         parts.append(
             model.generate(
-                part, seeds, latent_shape=description.latent_shape, steps=STEPS, guidance_scale=GUIDANCE
-            ).clone()
+                batch,
+                seeds,
+                latent_shape=description.latent_shape,
+                steps=sampling.steps,
+                solver=sampling.solver,
+                guidance_scale=sampling.guidance,
+            ).cpu()
         )
-    samples = torch.cat(parts)
-    grid(to_bytes(samples), PER_CLASS, scale=2).save(output / "samples.png")
-    judge = metrics.ClassJudge(*images.split("train"))
-    return {
-        "class_accuracy": judge.accuracy(samples, labels),
-        "judge_accuracy_on_held_out_images": judge.accuracy(*images.split("held_out")),
-        "distinct_share": metrics.distinct_share(samples),
-        "samples": len(samples),
-        "sampling": {"solver": "ddim", "steps": STEPS, "guidance_scale": GUIDANCE},
-    }
+    return torch.cat(parts)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command line."""
-    from training.configuration import ConfigurationError
-
-    if len(arguments) != 3:
-        raise ConfigurationError("usage: python -m training.evaluate RELEASE IMAGE_SET OUTPUT")
-    release, data, output = map(Path, arguments)
-    run(release, data, output)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. A mistake is one line on standard error and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    parser.add_argument("release", type=Path, help="release folder of an autoencoder or a diffusion model")
+    parser.add_argument("data", type=Path, help="folder of an image set")
+    parser.add_argument("output", type=Path, help="folder to write")
+    defaults = Sampling()
+    for field, value in asdict(defaults).items():
+        parser.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value, help=f"default {value}")
+    parsed = vars(parser.parse_args(arguments))
+    folders = [parsed.pop(name) for name in ("release", "data", "output")]
+    try:
+        print(json.dumps(run(*folders, Sampling(**parsed)), indent=2))
+    except (ReleaseError, DataError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    from training.train import entry_point
-
-    entry_point(main)
+    sys.exit(main())

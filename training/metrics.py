@@ -1,65 +1,81 @@
-"""How good images are, and whether they are what was asked for."""
+"""How good images are. All images are [R, C, H, W] in [-1, 1]."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of images in [-1, 1]: [N, C, H, W] twice -> [N]."""
-    mean_squared_error = (a - b).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / mean_squared_error)  # the peak-to-peak range is 2
+PEAK = 2.0  # the range of [-1, 1]
 
 
-def ssim(a: Tensor, b: Tensor, *, sigma: float = 1.5, size: int = 11) -> Tensor:
-    """Structural similarity (Wang et al. 2004, eq. 13) of images in [-1, 1]: [N, C, H, W] twice -> [N].
+def psnr(images: Tensor, references: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image, 10 log10(peak^2 / MSE): [R], in dB, inf for equal images."""
+    error = (images.double() - references.double()).square().flatten(1).mean(1)
+    return 10 * torch.log10(PEAK**2 / error)
 
-    Gaussian window of 11 pixels, only where it fits into the image.
+
+def ssim(images: Tensor, references: Tensor) -> Tensor:
+    """Structural similarity of each image, at most 1 (Wang et al. 2004, eq. 13): [R].
+
+    Gaussian window of 11 pixels, sigma 1.5, K1 0.01, K2 0.03; only windows that lie wholly inside count. The
+    luminance term is not free of an offset, so images are brought to [0, 1], black at 0, as published figures are.
+    Raises ValueError for images smaller than the window.
     """
-    offset = torch.arange(size, dtype=torch.float64) - size // 2
-    weights = torch.exp(-offset.square() / (2 * sigma**2))
-    weights = weights / weights.sum()
-    window = torch.outer(weights, weights)[None, None]
+    if min(images.shape[2:]) < 11:
+        raise ValueError(f"images: {images.shape[2]}x{images.shape[3]} pixels; SSIM needs at least 11x11")
+    offsets = torch.arange(11, dtype=torch.float64) - 5
+    window = torch.exp(-offsets.square() / (2 * 1.5**2))
+    window = window / window.sum()
 
     def local_mean(x: Tensor) -> Tensor:
-        return F.conv2d(x.flatten(0, 1)[:, None].double(), window)
+        flat = x.flatten(0, 1)[:, None]  # [R C, 1, H, W]
+        blurred = F.conv2d(F.conv2d(flat, window[None, None, :, None]), window[None, None, None, :])
+        return blurred.unflatten(0, x.shape[:2])  # [R, C, H - 10, W - 10]
 
-    mean_a, mean_b = local_mean(a), local_mean(b)
-    var_a = local_mean(a.double().square()) - mean_a.square()
-    var_b = local_mean(b.double().square()) - mean_b.square()
-    covariance = local_mean(a.double() * b.double()) - mean_a * mean_b
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
-        (mean_a.square() + mean_b.square() + c1) * (var_a + var_b + c2)
+    x, y = ((i.double().cpu() + 1) / 2 for i in (images, references))
+    mean_x, mean_y = local_mean(x), local_mean(y)
+    variance_x = local_mean(x * x) - mean_x.square()
+    variance_y = local_mean(y * y) - mean_y.square()
+    covariance = local_mean(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x.square() + mean_y.square() + c1) * (variance_x + variance_y + c2)
     )
-    return similarity.flatten(1).mean(1).reshape(a.shape[:2]).mean(1)
+    return similarity.flatten(1).mean(1)
 
 
-class ClassJudge:
-    """A classifier fitted on real images only, to tell whether generated ones show the class asked for.
+class DigitJudge:
+    """A classifier that never saw a generated image: a support vector machine on 2x2-pooled pixels.
 
-    A support vector machine on 2x2-pooled pixels: fast, deterministic, and not a network like the one it judges.
+    Enough for digits and other small, centred drawings; `accuracy` on held-out images says how far to trust it.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         from sklearn.svm import SVC
 
-        self._model: Any = SVC(C=10.0, gamma="scale").fit(self._features(images), labels.numpy())
+        self.classifier = SVC(C=10, gamma="scale").fit(self._features(images), labels.numpy())
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The most likely label of each image: [R] int64."""
+        return torch.from_numpy(self.classifier.predict(self._features(images)))
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Share of images [N, C, H, W] in [-1, 1] recognised as their label, 0 to 1."""
-        return float(self._model.score(self._features(images), labels.numpy()))
+        """The share of images [R, C, H, W] recognised as their labels [R]."""
+        return float((self.predict(images) == labels).double().mean())
 
     @staticmethod
-    def _features(images: Tensor) -> Any:
-        return F.avg_pool2d(images, 2).flatten(1).numpy()
+    def _features(images: Tensor) -> object:
+        return F.avg_pool2d(images.float().cpu(), 2).flatten(1).numpy()
+
+
+def condition_accuracy(judge: DigitJudge, images: Tensor, asked: Sequence[int]) -> float:
+    """The share of generated images that the judge recognises as what was asked for."""
+    return judge.accuracy(images, torch.tensor(asked))
 
 
 def distinct_share(images: Tensor) -> float:
-    """Share of images that equal no other, 0 to 1, after rounding to 8 bits."""
+    """Distinct images over all images, compared as bytes; 1 where nothing repeats."""
     from training.data.image_set import to_bytes
 
-    rows = [image.tobytes() for image in to_bytes(images)]
-    return sum(rows.count(row) == 1 for row in rows) / len(rows)
+    return len({image.tobytes() for image in to_bytes(images)}) / len(images)

@@ -1,79 +1,110 @@
-"""What a person sees of a training run: a bar on a terminal, lines in a log, and a loss curve afterwards."""
+"""What a training run shows and records: a bar on a terminal, plain lines in a log, every loss in a CSV file."""
 
 import csv
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
-LINE_EVERY_S = 3.0
+from training.experiment import Diverged
 
-
-class TrainingError(Exception):
-    """Training cannot go on; the message says at which step and what to try."""
+LINE_SECONDS = 5.0
+READ_EVERY = 20  # steps; reading a loss makes a GPU wait, so it is not done at each
 
 
 class ProgressReport(Callback):
-    """Shows step, loss and speed; stops at a loss that is not a number."""
+    """Records every step's loss terms in `losses.csv`, shows the latest, stops a run whose loss is not finite."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, steps: int, table: Path, console: Console | None = None) -> None:
+        self.steps, self.table = steps, table
+        self.console = Console() if console is None else console
+        self.unread: list[tuple[int, dict[str, Tensor]]] = []
         self.losses: list[float] = []
-        self._began = time.monotonic()
-        self._said = 0.0
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, disable=not sys.stdout.isatty())
+        self.began = self.next_line = time.monotonic()
+        self.bar: Progress | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._began = time.monotonic()
-        self._bar.start()
-        self._task = self._bar.add_task("training", total=self.steps)
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock, the table and the bar."""
+        self.began = time.monotonic()
+        self.next_line = self.began + LINE_SECONDS
+        self.table.unlink(missing_ok=True)
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
+            self.task = self.bar.add_task("training", total=self.steps)
+            self.bar.start()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One step is done."""
-        loss = float(trainer.callback_metrics["loss"])
-        self.losses.append(loss)
-        step = len(self.losses)
-        if not math.isfinite(loss):
-            raise TrainingError(f"step {step}: the loss is {loss}; try a smaller optimiser.learning_rate")
-        self._bar.update(self._task, completed=step, description=f"loss {loss:.4f}")
+        """Keep the terms of the step; read them now and then. Raises Diverged."""
+        step = batch_idx + 1
+        self.unread.append((step, dict(outputs)))
+        if step % READ_EVERY == 0 or step == self.steps or module.device.type == "cpu":
+            self._read()
+            self._show(step)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the bar down."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Take the bar down before the error is told."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _read(self) -> None:
+        if not self.unread:
+            return
+        names = list(self.unread[0][1])
+        values = torch.stack([torch.stack([terms[n].float() for n in names]) for _, terms in self.unread]).tolist()
+        with self.table.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if not self.losses:
+                writer.writerow(["step", *names])
+            for (step, _), row in zip(self.unread, values, strict=True):
+                writer.writerow([step, *(f"{value:.6g}" for value in row)])
+        steps, self.unread = [step for step, _ in self.unread], []
+        for step, row in zip(steps, values, strict=True):
+            loss = row[names.index("loss")]
+            if not math.isfinite(loss):
+                raise Diverged(f"The loss became {loss} at step {step}; lower optimiser.learning_rate")
+            self.losses.append(loss)
+
+    def _show(self, step: int) -> None:
         now = time.monotonic()
-        if not sys.stdout.isatty() and (now - self._said > LINE_EVERY_S or step == self.steps):
-            print(f"step {step}/{self.steps}  loss {loss:.4f}  {step / (now - self._began):.1f} steps/s", flush=True)
-            self._said = now
+        recent = self.losses[-50:]
+        loss = sum(recent) / len(recent)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, description=f"loss {loss:.4f}")
+        elif now >= self.next_line or step == self.steps:
+            elapsed = now - self.began
+            left = elapsed / step * (self.steps - step)
+            print(f"step {step}/{self.steps}  loss {loss:.4f}  {elapsed:.0f} s, {left:.0f} s to go", flush=True)
+            self.next_line = now + max(LINE_SECONDS, elapsed / 100)  # a long run does not fill its log
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End of the run."""
-        self._bar.stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The terminal is given back whatever happens."""
-        self._bar.stop()
+def draw(losses: list[float], path: Path) -> None:
+    """The loss over the steps, each and as a running mean, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    def write(self, folder: Path) -> None:
-        """losses.csv and loss.png."""
-        with (folder / "losses.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("step", "loss"), *enumerate(self.losses, start=1)])
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-        losses = torch.tensor(self.losses)
-        axes.plot(range(1, len(losses) + 1), losses, alpha=0.3, linewidth=0.8)
-        window = max(1, len(losses) // 50)
-        smooth = losses.unfold(0, window, 1).mean(1)
-        axes.plot(range(window, len(losses) + 1), smooth, label=f"mean of {window} steps")
-        axes.set(xlabel="step", ylabel="loss", yscale="log")
-        axes.legend()
-        figure.savefig(folder / "loss.png", dpi=120)
-        pyplot.close(figure)
+    running, mean = [], losses[0]
+    for loss in losses:
+        mean = 0.95 * mean + 0.05 * loss
+        running.append(mean)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="step", ylabel="loss", yscale="log" if min(losses) > 0 else "linear")
+    steps = range(1, len(losses) + 1)
+    axes.plot(steps, losses, color="lightgrey", linewidth=0.8, label="each step")
+    axes.plot(steps, running, label="running mean")
+    axes.legend()
+    figure.savefig(path, dpi=100)

@@ -1,225 +1,270 @@
-"""Train an autoencoder or a diffusion model and write its release.
+"""Train a model: `python -m training.train experiment=digits_autoencoder [field=value ...]`."""
 
-python -m training.train experiment=digits_autoencoder steps=500 optimiser.learning_rate=1e-3
-python -m training.train experiment=digits_diffusion autoencoder=outputs/digits_autoencoder/release
-"""
-
-import logging
-import os
+import argparse
+import shutil
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from training import configuration
-from training.configuration import AutoencoderTraining, ConfigurationError, DiffusionTraining, Training
+from training import card, encode_latents, experiment, sheet
 from training.data import built_in, image_set, latents
 from training.data.batches import Batches
-from training.data.image_set import DataError, ImageSet, to_bytes
-from training.encode_latents import encode
-from training.model import conditioners
+from training.data.image_set import DataError, ImageSet
+from training.experiment import AutoencoderExperiment, DiffusionExperiment, Diverged, Experiment, ExperimentError
 from training.model.autoencoder import Autoencoder
-from training.model.diffusion import Diffusion
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, save_autoencoder, save_diffusion
 from training.model.release import ReleaseError
-from training.model.unet import UNet
-from training.sheets import grid
 
-SHEET_ROWS, SHEET_COLUMNS = 10, 8
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+SHOWN = 10  # images of a sample sheet's row
+SHOWN_SAMPLES = 4  # of each class
+LABEL_FIELD = "class_label"  # the condition that an image set's labels give
 
 
-def run(experiment: str, overrides: Sequence[str], output: Path) -> Path:
-    """Train as an experiment says; everything goes under `output`. Returns the release folder.
+def run(name: str, overrides: Sequence[str] = (), output: Path | None = None) -> Path:
+    """Train the experiment `name` into `output` and return the release folder, `output/release`.
 
-    Raises ConfigurationError, DataError, ReleaseError or TrainingError with a message for a person.
+    Raises ExperimentError, DataError, ReleaseError or Diverged: each of one line, saying what to change.
     """
-    config = configuration.read(experiment, [*overrides, f"output={output}"])
+    config = experiment.load(name, overrides)
+    if output is not None:
+        config = replace(config, output=str(output))
+    return train(config)
+
+
+def train(config: Experiment) -> Path:
+    """Train a checked experiment; see `run`."""
+    output = Path(config.output)
+    images = prepared(config.data)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(yaml.safe_dump(plain(asdict(config)), sort_keys=False))
-    images = open_images(config)
-    torch.manual_seed(config.seed)
-    try:
-        match config:
-            case AutoencoderTraining():
-                return train_autoencoder(config, images, output)
-            case DiffusionTraining():
-                return train_diffusion(config, images, output)
-            case _:
-                raise AssertionError("configuration.check permits the two above")
-    except ValueError as error:  # the model's and the loader's own words name the field
-        raise ConfigurationError(str(error)) from None
+    (output / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
+    torch.manual_seed(config.seed)  # the initial weights
+    unfinished = output / "release.unfinished"  # a finished release stays until the next one is whole
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    if isinstance(config, AutoencoderExperiment):
+        train_autoencoder(config, images, output, unfinished)
+    else:
+        train_diffusion(config, images, output, unfinished)
+    release = output / "release"
+    shutil.rmtree(release, ignore_errors=True)
+    return unfinished.rename(release)
 
 
-def open_images(config: Training) -> ImageSet:
-    """The image set under data.root; a built-in one is written there first."""
-    root = Path(config.data.root)
-    return image_set.read(root) if root.exists() else built_in.prepare(config.data.name, root)
+def prepared(config: experiment.DataConfig) -> ImageSet:
+    """The image set of `data.root`; a built-in one is written there if the folder does not exist."""
+    root = Path(config.root)
+    if not root.exists() and config.name in built_in.SETS:
+        return built_in.prepare(config.name, root)
+    return image_set.read(root)
 
 
-def train_autoencoder(config: AutoencoderTraining, images: ImageSet, output: Path) -> Path:
-    """Train a first stage and measure its latent scale."""
+def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, output: Path, release: Path) -> None:
+    """The first stage: train, measure the latent scale, write the release."""
+    model = built("model", lambda: Autoencoder(config.model))
+    channels, size = images.images.shape[3], images.image_size
+    if config.model.image_channels != channels:
+        raise ExperimentError(f"model.image_channels: {config.model.image_channels}; the images have {channels}")
+    if size % config.model.factor:
+        raise ExperimentError(f"model.multipliers: make latents 1/{config.model.factor} of {size} pixels, not whole")
+    pixels, _ = images.split("train")
+    batches = batched({"image": pixels}, config)
     from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale
 
-    train, _ = images.split("train")
-    model = Autoencoder(config.model)
-    recipe = AutoencoderRecipe(
-        model, loss=config.loss, optimiser=config.optimiser, steps=config.steps, seed=config.seed
+    recipe = built(
+        "loss",
+        lambda: AutoencoderRecipe(model, config.loss, config.optimiser, steps=config.steps, seed=config.seed),
     )
-    fit(recipe, Batches({"images": train}, batch_size=config.batch_size, seed=config.seed), config, output)
-    model.eval()
-    scale = measure_latent_scale(model, train, batch_size=256, seed=config.seed)
-    print(f"latent scale {scale:.4f}", flush=True)
-    release = output / "release"
-    release.mkdir(exist_ok=True)
-    held_out, _ = images.split("held_out")
-    shown = held_out[:SHEET_COLUMNS]
+    loss = fit(recipe, batches, config, output)
+    model.eval().to(recipe.device)
+    measure_latent_scale(model, iter(pixels.split(config.batch_size)), seed=config.seed)
+    model.cpu()
+
+    shown, _ = images.split("held_out") if images.description.train_count < len(images.images) else (pixels, None)
+    shown = shown[:SHOWN]
     with torch.inference_mode():
-        again = model.decode(model.encode(shown))
-    grid(to_bytes(torch.cat([shown, again])), SHEET_COLUMNS, scale=3).save(release / "samples.png")
-    write_card(release, config, images, "First row: held-out images; second row: their reconstructions.")
-    save_autoencoder(release, model, name=config.name, image_size=images.image_size, lineage=lineage(config, images))
-    return release
+        reconstructed = model.decode(model.encode(shown)).clamp(-1, 1)
+    sheet.save(release / "samples.png", torch.cat([shown, reconstructed]), columns=len(shown))
+    (release / "card.md").write_text(card.autoencoder(config, images.description, loss))
+    lineage = lineage_of(config, images)
+    save_autoencoder(release, model, name=config.name, image_size=size, lineage=lineage)
 
 
-def train_diffusion(config: DiffusionTraining, images: ImageSet, output: Path) -> Path:
-    """Train a second stage on latents."""
+def train_diffusion(config: DiffusionExperiment, images: ImageSet, output: Path, release: Path) -> None:
+    """The second stage: encode the images unless that is done, train, write the release."""
+    autoencoder, first_stage = load_autoencoder(Path(config.autoencoder))
+    fingerprint = images.description.fingerprint
+    if config.data.latents is None:
+        encoded = encode_latents.encode(autoencoder, images, output / "latents", digest=first_stage.digest)
+    else:
+        encoded = latents.read(Path(config.data.latents))
+    latents.check(encoded, data_fingerprint=fingerprint, autoencoder=first_stage.digest)
+    check_model(config, images, encoded)
+    # not the release's constructor: it would build a second autoencoder
+    model = built("model", lambda: LatentDiffusion.build({**plain(config.model), **first_stage.architecture}))
+    model.autoencoder = autoencoder.cpu()
+    batches = batched({"moments": encoded.moments, "label": encoded.labels}, config)
     from training.recipes.diffusion import DiffusionRecipe
 
-    if not Path(config.autoencoder).is_dir():
-        raise ConfigurationError(f"autoencoder: {config.autoencoder} is not a release folder; train one first")
-    autoencoder, first = load_autoencoder(Path(config.autoencoder))
-    if config.data.latents is not None:
-        encoded = latents.read(Path(config.data.latents), autoencoder_digest=first.digest)
-    else:
-        encoded = encode(autoencoder, first.digest, images)
-    channels = autoencoder.config.latent_channels
-    model = LatentDiffusion(
-        autoencoder,
-        UNet(replace(config.model, in_channels=channels, out_channels=channels)),
-        conditioners.Conditioners({name: conditioners.build(c) for name, c in config.conditioners.items()}),
-        Diffusion(config.diffusion),
-    )
     recipe = DiffusionRecipe(
-        model, optimiser=config.optimiser, steps=config.steps, seed=config.seed, **asdict(config.loss)
-    )
-    tensors = {"moments": encoded.moments, "labels": encoded.labels}
-    fit(recipe, Batches(tensors, batch_size=config.batch_size, seed=config.seed), config, output)
-    recipe.use_average()
-    model.eval()
-    release = output / "release"
-    release.mkdir(exist_ok=True)
-    labels = [row % images.description.classes for row in range(SHEET_ROWS) for _ in range(SHEET_COLUMNS)]
-    samples = model.generate(
-        [dict.fromkeys(model.conditioners, label) for label in labels],
-        list(range(len(labels))),
-        latent_shape=first.latent_shape,
-        steps=15,
-        solver="dpm_solver_2m",
-        guidance_scale=2.0,
-    )
-    grid(to_bytes(samples), SHEET_COLUMNS, scale=2).save(release / "samples.png")
-    write_card(release, config, images, "Samples: DPM-Solver++(2M), 15 steps, guidance 2; a row for each class.")
-    save_diffusion(
-        release,
         model,
-        name=config.name,
-        image_size=images.image_size,
-        lineage={**lineage(config, images), "autoencoder": first.digest},
+        config.optimiser,
+        steps=config.steps,
+        seed=config.seed,
+        min_snr_gamma=config.loss.min_snr_gamma,
+        condition_dropout=config.loss.condition_dropout,
+        ema_decay=config.ema_decay,
     )
-    return release
+    loss = fit(recipe, batches, config, output)
+    model = recipe.released(model).cpu()
+
+    classes = range(min(images.description.classes, SHOWN)) if len(model.conditioners) else range(SHOWN)
+    requests = [{field: label for field in model.conditioners} for _ in range(SHOWN_SAMPLES) for label in classes]
+    samples = model.generate(
+        requests, range(len(requests)), latent_shape=first_stage.latent_shape, steps=15, solver="dpm_solver_2m",
+        guidance_scale=2.0,
+    )  # fmt: skip
+    sheet.save(release / "samples.png", samples, columns=len(classes))
+    (release / "card.md").write_text(card.diffusion(config, images.description, loss))
+    lineage = {**lineage_of(config, images), "autoencoder": first_stage.digest}
+    save_diffusion(release, model, name=config.name, image_size=images.image_size, lineage=lineage)
 
 
-def fit(recipe: Any, batches: Batches, config: Training, output: Path) -> None:
-    """Run a recipe for `config.steps` steps and write its loss curve."""
-    from lightning import Trainer
+def check_model(config: DiffusionExperiment, images: ImageSet, encoded: latents.Latents) -> None:
+    """Raise ExperimentError unless the U-Net takes these latents and the conditioners these labels."""
+    unet, (channels, height, width) = config.model.unet, encoded.description.shape
+    for field in ("in_channels", "out_channels"):
+        if (found := getattr(unet, field)) != channels:
+            raise ExperimentError(f"model.unet.{field}: {found}; the latents have {channels} channels")
+    factor = 2 ** (len(unet.multipliers) - 1)
+    if height % factor or width % factor:
+        raise ExperimentError(
+            f"model.unet.multipliers: halve {height}x{width} latents {len(unet.multipliers) - 1} times"
+        )
+    for field, conditioner in config.model.conditioners.items():
+        where = f"model.conditioners.{field}"
+        if field != LABEL_FIELD:
+            raise ExperimentError(f"{where}: an image set gives no such condition; permitted: {LABEL_FIELD}")
+        if conditioner.classes != images.description.classes:
+            raise ExperimentError(
+                f"{where}.classes: {conditioner.classes}; the images have {images.description.classes}"
+            )
+        if conditioner.width != unet.context_width:
+            raise ExperimentError(
+                f"{where}.width: {conditioner.width}; model.unet.context_width is {unet.context_width}"
+            )
+    if unet.context_width is not None and not config.model.conditioners:
+        raise ExperimentError("model.unet.context_width: set, but model.conditioners is empty; set it to null")
 
-    from training.progress import ProgressReport
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    gpu = torch.cuda.is_available()
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and gpu)
-    report = ProgressReport(config.steps)
+def fit(recipe: "LightningModule", batches: Batches, config: Experiment, output: Path) -> float:
+    """Run `config.steps` steps; write losses.csv and loss.png. Returns the mean loss of the last steps."""
+    import logging
+    import warnings
+
+    from lightning.pytorch import Trainer
+
+    from training.progress import ProgressReport, draw
+
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise ExperimentError(
+            "device: cuda was asked for, and this machine has no usable GPU; permitted here: auto, cpu"
+        )
+    on_gpu = cuda and config.device != "cpu"
+    precision = config.precision if config.precision != "auto" else "bf16" if on_gpu else "fp32"
+    report = ProgressReport(config.steps, output / "losses.csv")
+    for logger in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.ERROR)  # device lists and tips
     with warnings.catch_warnings():
-        # The batches are slices of tensors in memory: worker processes would only copy them.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # what it warns of is on purpose: one device, whole batches from memory, one endless epoch
+        warnings.filterwarnings("ignore", module="lightning")
         trainer = Trainer(
-            max_epochs=1,
-            limit_train_batches=config.steps,
-            accelerator="gpu" if gpu else "cpu",
+            accelerator="cuda" if on_gpu else "cpu",
             devices=1,
-            precision="bf16-mixed" if bf16 else "32-true",
-            # The autoencoder's two optimisers clip by themselves, each its own part.
-            gradient_clip_val=config.optimiser.clip if recipe.automatic_optimization else None,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            max_epochs=1,
+            limit_train_batches=config.steps,  # max_steps would count the discriminator's steps too
             callbacks=[report],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            default_root_dir=output,
+            num_sanity_val_steps=0,
         )
-        trainer.fit(recipe, DataLoader(batches, batch_size=None))
-    recipe.cpu()
-    report.write(output)
+        trainer.fit(recipe, batches)
+    draw(report.losses, output / "loss.png")
+    recent = report.losses[-50:]
+    return sum(recent) / len(recent)
 
 
-def lineage(config: Training, images: ImageSet) -> dict[str, Any]:
-    """Where a release comes from: its data and every setting but the paths, which mean nothing elsewhere."""
-    settings = plain(asdict(config))
-    for name in ("output", "data", "autoencoder"):
-        settings.pop(name, None)
-    return {
-        "data": {"name": images.description.name, "fingerprint": images.description.fingerprint},
-        "config": settings,
-    }
+def batched(tensors: Mapping[str, Tensor], config: Experiment) -> Batches:
+    """Batches by (seed, step). Raises ExperimentError for a batch size larger than the set."""
+    return built("data", lambda: Batches(tensors, batch_size=config.batch_size, seed=config.seed))
 
 
-def write_card(folder: Path, config: Training, images: ImageSet, caption: str) -> None:
-    """What a person should know of a release."""
-    d = images.description
-    (folder / "card.md").write_text(
-        f"# {config.name}\n\n"
-        f"Trained for {config.steps:,} steps of {config.batch_size} on {d.train_count:,} images of `{d.name}` "
-        f"({images.image_size} x {images.image_size}, fingerprint `{d.fingerprint[:12]}`), seed {config.seed}.\n\n"
-        f"![samples](samples.png)\n\n{caption}\n"
-    )
-
-
-def plain(value: Any) -> Any:
-    """A configuration as YAML and JSON have it: no tuples."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def main(arguments: Sequence[str]) -> None:
-    """The command line: `experiment=NAME` and Hydra overrides."""
-    named = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if "experiment" not in named:
-        raise ConfigurationError(
-            "experiment: missing; for example: python -m training.train experiment=digits_autoencoder"
-        )
-    overrides = [a for a in arguments if not a.startswith(("experiment=", "output="))]
-    output = Path(named.get("output", f"outputs/{named['experiment']}"))
-    print(run(named["experiment"], overrides, output))
-
-
-def entry_point(function: Any) -> None:
-    """Run a command; what a person can mend is told in one message with exit code 2."""
-    from training.progress import TrainingError
-
+def built(field: str, build: Any) -> Any:
+    """What `build` returns; its ValueError or FileNotFoundError as an ExperimentError of the field."""
     try:
-        function(sys.argv[1:])
-    except (ConfigurationError, DataError, ReleaseError, TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(2)  # Lightning's threads must not hold up the answer
+        return build()
+    except (ValueError, FileNotFoundError) as error:
+        raise ExperimentError(f"{field}: {error}") from None
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as YAML and JSON have it."""
+    return yaml_safe(asdict(config))
+
+
+def yaml_safe(value: Any) -> Any:
+    """Tuples as lists, at every depth."""
+    if isinstance(value, dict):
+        return {key: yaml_safe(inner) for key, inner in value.items()}
+    return [yaml_safe(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+def lineage_of(config: Experiment, images: ImageSet) -> dict[str, Any]:
+    """Where a release comes from: its images, and every setting but the paths, which mean nothing elsewhere."""
+    settings = plain(config)
+    for path in ("output", "data", "autoencoder"):
+        settings.pop(path, None)
+    return {"data": asdict(images.description), "experiment": settings}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. A person's mistake is one line on standard error and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description="Train a model. Fields are documented in training/configs/.",
+        epilog=f"experiments: {', '.join(experiment.names())}",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="experiment=NAME, then fields to change")
+    parser.add_argument("--show", action="store_true", help="print the resolved configuration and stop")
+    parsed = parser.parse_args(arguments)
+    chosen = [
+        override.removeprefix("experiment=") for override in parsed.overrides if override.startswith("experiment=")
+    ]
+    others = [override for override in parsed.overrides if not override.startswith("experiment=")]
+    try:
+        if len(chosen) != 1:
+            raise ExperimentError(f"experiment: give one, experiment=NAME; permitted: {', '.join(experiment.names())}")
+        if parsed.show:
+            print(yaml.safe_dump(plain(experiment.load(chosen[0], others)), sort_keys=False), end="")
+        else:
+            print(run(chosen[0], others))
+    except (ExperimentError, DataError, ReleaseError, Diverged) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    entry_point(main)
+    sys.exit(main())

@@ -72,11 +72,18 @@ def write(
 
 
 def read(root: Path) -> ImageSet:
-    """Read a set. Raises DataError when `root` does not hold one."""
+    """Read a set. Raises DataError when `root` does not hold one, or a damaged one."""
     if not (root / DESCRIPTION).is_file():
         raise DataError(f"data.root: {root} holds no image set ({DESCRIPTION} is missing); prepare the data first")
-    return ImageSet(
-        np.load(root / IMAGES, mmap_mode="r"),
-        np.load(root / LABELS),
-        Description(**json.loads((root / DESCRIPTION).read_text())),
-    )
+    try:
+        images = np.load(root / IMAGES, mmap_mode="r")
+        labels = np.load(root / LABELS)
+        description = Description(**json.loads((root / DESCRIPTION).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"data.root: {root} holds a damaged image set ({error}); prepare the data again") from None
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] != images.shape[2]:
+        raise DataError(f"data.root: {root / IMAGES} is {images.dtype} {images.shape}; [N, S, S, C] uint8 is needed")
+    if len(labels) != len(images) or not 0 < description.train_count <= len(images):
+        raise DataError(f"data.root: {root} holds {len(images)} images, {len(labels)} labels and a train_count of "
+                        f"{description.train_count}, which do not fit; prepare the data again")  # fmt: skip
+    return ImageSet(images, labels, description)

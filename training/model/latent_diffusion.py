@@ -1,9 +1,9 @@
 """The assembled model: autoencoder, denoising U-Net, conditioners and diffusion process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,7 @@ from training.model.unet import UNet, UNetConfig
 AUTOENCODER_FILE = "autoencoder.safetensors"
 UNET_FILE = "unet.safetensors"
 CONDITIONERS_FILE = "conditioners.safetensors"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class LatentDiffusion(nn.Module):
@@ -124,7 +125,7 @@ def save_autoencoder(folder: Path, model: Autoencoder, *, name: str, image_size:
     """Write an autoencoder release for square images. `about`: lineage and metrics."""
     c = model.config
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(contiguous(model), folder / AUTOENCODER_FILE)
+    save_weights(model, folder / AUTOENCODER_FILE)
     return release.write(
         folder,
         release.Release(
@@ -144,8 +145,8 @@ def save_diffusion(
 ) -> release.Release:
     """Write a diffusion release; its autoencoder's file has the bytes of the autoencoder's own release."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(contiguous(model.unet), folder / UNET_FILE)
-    save_file(contiguous(model.conditioners), folder / CONDITIONERS_FILE)
+    save_weights(model.unet, folder / UNET_FILE)
+    save_weights(model.conditioners, folder / CONDITIONERS_FILE)
     described = save_autoencoder(folder, model.autoencoder, name=name, image_size=image_size, **about)
     return release.write(
         folder,
@@ -158,9 +159,12 @@ def save_diffusion(
     )
 
 
-def contiguous(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state as safetensors wants it."""
-    return {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's state, with the permissions of the folder's other files (safetensors makes its own private)."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}, path)
+    path.chmod(mode)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -170,13 +174,22 @@ def load_weights(module: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise release.ReleaseError(f"{path}: not a readable safetensors file ({error})") from None
     except RuntimeError as error:
-        raise release.ReleaseError(f"{path}: the weights do not fit the architecture: {error}") from None
+        reason = " ".join(str(error).split())
+        raise release.ReleaseError(f"{path}: the weights do not fit the architecture: {reason}") from None
+
+
+def built(folder: Path, build: Callable[[], Model]) -> Model:
+    """The model that a release's architecture describes. Raises ReleaseError when this version cannot build it."""
+    try:
+        return build()
+    except (KeyError, TypeError, ValueError) as error:
+        raise release.ReleaseError(f"{folder / release.MANIFEST}: architecture: cannot be built ({error})") from None
 
 
 def load_autoencoder(folder: Path) -> tuple[Autoencoder, release.Release]:
     """The autoencoder of a verified release of either kind, in eval mode."""
     description = release.read(folder)
-    model = Autoencoder(AutoencoderConfig(**description.architecture["autoencoder"]))
+    model = built(folder, lambda: Autoencoder(AutoencoderConfig(**description.architecture["autoencoder"])))
     load_weights(model, folder / AUTOENCODER_FILE)
     return model.eval(), description
 
@@ -186,7 +199,7 @@ def load_diffusion(folder: Path) -> tuple[LatentDiffusion, release.Release]:
     description = release.read(folder)
     if description.kind != "diffusion":
         raise release.ReleaseError(f"{folder}: a release of kind {description.kind}; a diffusion release is needed")
-    model = LatentDiffusion.build(description.architecture)
+    model = built(folder, lambda: LatentDiffusion.build(description.architecture))
     load_weights(model.autoencoder, folder / AUTOENCODER_FILE)
     load_weights(model.unet, folder / UNET_FILE)
     load_weights(model.conditioners, folder / CONDITIONERS_FILE)

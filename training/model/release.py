@@ -64,8 +64,9 @@ class Release:
 
 def parse(document: Mapping[str, Any]) -> Release:
     """Read the content of `release.json`. Raises ReleaseError naming the field that does not fit."""
-    if document.get("format") != FORMAT:
-        raise ReleaseError(f"format: {document.get('format')!r} is not known; this version reads format {FORMAT}")
+    found = document.get("format") if isinstance(document, Mapping) else None
+    if found != FORMAT:
+        raise ReleaseError(f"{MANIFEST}: format {found!r} is not known; this version reads format {FORMAT}")
     try:
         release = Release(
             name=document["name"],
@@ -113,7 +114,7 @@ def read(folder: Path) -> Release:
         raise ReleaseError(f"{folder}: not a release, {MANIFEST} is missing")
     try:
         release = parse(json.loads(manifest.read_text()))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even UTF-8
         raise ReleaseError(f"{manifest}: not JSON ({error})") from None
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     if unexpected := present - release.files.keys():

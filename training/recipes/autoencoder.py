@@ -1,94 +1,115 @@
-"""How an autoencoder is trained (Rombach et al. 2022, appendix G; Esser et al. 2021)."""
+"""Training the first stage: L1, perceptual, KL and adversarial losses (Rombach et al. 2022, eq. 25)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning import LightningModule
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from training import discriminator
+from training.discriminator import PatchDiscriminator, hinge
 from training.losses import AutoencoderLossConfig, ReconstructionLoss, adaptive_weight
 from training.model.autoencoder import Autoencoder
-from training.recipes import optimisation
-from training.recipes.optimisation import OptimiserConfig
+from training.randomness import step_generator
+from training.recipes import optimiser
 
 
 class AutoencoderRecipe(LightningModule):
-    """L1 + LPIPS + KL, and an adversarial term that begins after `adversarial_start` steps of the autoencoder.
+    """The autoencoder against its reconstruction loss and, from `adversarial_start` on, a patch discriminator.
 
-    Steps are counted here: Lightning's global_step counts every optimiser, so that with two of them a
-    discriminator would start at half its time.
+    Optimisation is manual, with a step count of its own: Lightning's global_step counts the steps of every
+    optimiser, so a start or a schedule read from it would move when the discriminator joins.
     """
 
     def __init__(
-        self, model: Autoencoder, *, loss: AutoencoderLossConfig, optimiser: OptimiserConfig, steps: int, seed: int
+        self,
+        autoencoder: Autoencoder,
+        loss: AutoencoderLossConfig,
+        optimiser_config: optimiser.OptimiserConfig,
+        *,
+        steps: int,
+        seed: int,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.optimiser_config, self.steps, self.seed = model, optimiser, steps, seed
-        self.loss_config = loss
-        self.loss = ReconstructionLoss(loss)
-        self.discriminator: discriminator.PatchDiscriminator | None = None
+        self.autoencoder, self.config = autoencoder.train(), loss
+        self.reconstruction_loss = ReconstructionLoss(loss)
+        self.discriminator: PatchDiscriminator | None = None
         if loss.adversarial_weight > 0:
-            self.discriminator = discriminator.PatchDiscriminator(model.config.image_channels)
-        self.step = 0
+            self.discriminator = PatchDiscriminator(autoencoder.config.image_channels)
+        self.optimiser_config, self.steps, self.seed = optimiser_config, steps, seed
+        self.step = 0  # optimiser steps of the autoencoder taken so far
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser for the autoencoder and one for the discriminator."""
-        parts = [self.model, *([self.discriminator] if self.discriminator else [])]
-        return [optimisation.make(self.optimiser_config, part.parameters()) for part in parts]
+    def configure_optimizers(self) -> Any:
+        """One optimiser and schedule for each network."""
+        networks = [network for network in (self.autoencoder, self.discriminator) if network is not None]
+        built = [optimiser.build(n.parameters(), self.optimiser_config, self.steps) for n in networks]
+        return [pair[0] for pair in built], [pair[1] for pair in built]
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        """batch["images"] [B, C, H, W] in [-1, 1]."""
-        images = batch["images"]
-        optimisers: Any = self.optimizers(use_pl_optimizer=True)
-        generator_optimiser, *rest = optimisers if isinstance(optimisers, list) else [optimisers]
-        posterior = self.model.posterior(images)
-        generator = optimisation.step_generator(self.seed, self.step, images.device)
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
+        """One step of each network on images [R, C, H, W] in [-1, 1] -> the terms of the loss."""
+        images = batch["image"]
+        optimisers, schedules = as_list(self.optimizers()), as_list(self.lr_schedulers())
+        generator = step_generator(self.seed, self.step, rank=self.global_rank, device=images.device)
+        posterior = self.autoencoder.posterior(images)
         noise = torch.randn(posterior.mean.shape, generator=generator, device=images.device)
-        reconstructions = self.model.reconstruct_unscaled(posterior.sample(noise))
-        terms = self.loss(images, reconstructions, posterior)
-        total = terms["total"]
-        adversarial = self.discriminator is not None and self.step >= self.loss_config.adversarial_start
-        if adversarial:
-            assert self.discriminator is not None
-            generator_loss = -self.discriminator(reconstructions).mean()
-            weight = adaptive_weight(terms["reconstruction"], generator_loss, self.model.decoder.last_layer)
-            total = total + self.loss_config.adversarial_weight * weight * generator_loss
-        self._update(generator_optimiser, self.model, total)
-        if adversarial:
-            assert self.discriminator is not None
-            real, fake = self.discriminator(images), self.discriminator(reconstructions.detach())
-            self._update(rest[0], self.discriminator, discriminator.hinge(real, fake))
-        self.log("loss", terms["total"].detach())
-        self.step += 1
+        reconstructions = self.autoencoder.reconstruct_unscaled(posterior.sample(noise))
 
-    def _update(self, optimiser: Any, module: torch.nn.Module, loss: Tensor) -> None:
-        config = self.optimiser_config
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * optimisation.factor(self.step, steps=self.steps, warmup=config.warmup)
-        optimiser.zero_grad()
+        terms = self.reconstruction_loss(images, reconstructions, posterior)
+        loss = terms["total"]
+        if self.discriminator is not None:  # the same terms at every step: they are the columns of a table
+            terms |= {"adversarial": loss.new_zeros(()), "discriminator": loss.new_zeros(())}
+        adversary = self.discriminator if self.step >= self.config.adversarial_start else None
+        if adversary is not None:
+            adversary.requires_grad_(False)
+            adversarial = -adversary(reconstructions).mean()
+            weight = adaptive_weight(terms["reconstruction"], adversarial, self.autoencoder.decoder.last_layer)
+            terms["adversarial"] = adversarial
+            loss = loss + self.config.adversarial_weight * weight * adversarial
+        self._descend(loss, self.autoencoder, optimisers[0], schedules[0])
+
+        if adversary is not None:
+            adversary.requires_grad_(True)
+            terms["discriminator"] = hinge(adversary(images), adversary(reconstructions.detach()))
+            self._descend(terms["discriminator"], adversary, optimisers[1], schedules[1])
+        self.step += 1
+        return {name: term.detach() for name, term in terms.items()} | {"loss": loss.detach()}
+
+    def _descend(self, loss: Tensor, network: torch.nn.Module, optim: Optimizer, schedule: LRScheduler) -> None:
+        optim.zero_grad()
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip)
-        optimiser.step()
+        clip_grad_norm_(network.parameters(), self.optimiser_config.clip_norm)
+        optim.step()
+        schedule.step()
+
+
+def as_list(one_or_many: Any) -> list[Any]:
+    """Lightning gives a single optimiser or schedule bare."""
+    return one_or_many if isinstance(one_or_many, list) else [one_or_many]
 
 
 @torch.no_grad()
-def measure_latent_scale(model: Autoencoder, images: Tensor, *, batch_size: int, seed: int) -> float:
-    """Set `latent_scale` to 1 / std of posterior samples over all images and all ranks. Returns it.
+def measure_latent_scale(autoencoder: Autoencoder, images: Iterator[Tensor], *, seed: int) -> float:
+    """Set `latent_scale` to 1 / std of posterior samples over every image that the iterator yields, on all ranks.
 
-    images [N, C, H, W]: this rank's share. The released models took one batch, on one rank (appendix G).
+    images: batches [R, C, H, W] in [-1, 1]; each rank brings its own. The standard deviation is over images,
+    channels and positions together, as in Rombach et al. 2022, appendix G, which takes it from one batch.
     """
-    sums = torch.zeros(3, dtype=torch.float64, device=images.device)  # count, sum, sum of squares
-    for i, batch in enumerate(images.split(batch_size)):
-        posterior = model.posterior(batch)
-        generator = optimisation.step_generator(seed, i, images.device)
-        noise = torch.randn(posterior.mean.shape, generator=generator, device=images.device)
-        z = posterior.sample(noise).double()
-        sums += torch.stack([torch.tensor(z.numel(), dtype=torch.float64).to(z), z.sum(), z.square().sum()])
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(sums)
+    device = autoencoder.latent_scale.device
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # count, sum, sum of squares
+    for index, batch in enumerate(images):
+        posterior = autoencoder.posterior(batch.to(device))
+        generator = step_generator(seed, index, rank=rank, device=device)
+        z = posterior.sample(torch.randn(posterior.mean.shape, generator=generator, device=device)).double()
+        sums += torch.stack([torch.tensor(z.numel(), device=device).double(), z.sum(), z.square().sum()])
+    if dist.is_initialized():
+        dist.all_reduce(sums)
     count, total, squares = sums.tolist()
-    std = (squares / count - (total / count) ** 2) ** 0.5
-    model.latent_scale.fill_(1 / std)
-    return 1 / std
+    variance = squares / count - (total / count) ** 2
+    autoencoder.latent_scale.fill_(max(variance, 1e-12) ** -0.5)
+    return float(autoencoder.latent_scale)

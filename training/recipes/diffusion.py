@@ -1,82 +1,102 @@
-"""How a latent diffusion model is trained: on latents that were encoded once (Rombach et al. 2022, eq. 2)."""
+"""Training the second stage: denoising in latent space (Rombach et al. 2022, eq. 2)."""
+
+import copy
+from typing import Any, cast
 
 import torch
-from lightning import LightningModule
-from torch import Tensor
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from training.losses import diffusion_loss
+from training.model.conditioners import Conditioners
 from training.model.latent_diffusion import LatentDiffusion
-from training.recipes import optimisation
-from training.recipes.optimisation import OptimiserConfig
+from training.model.unet import UNet
+from training.randomness import step_generator
+from training.recipes import optimiser
+
+LABEL_FIELD = "class_label"  # the condition that an image set's labels give
 
 
 class DiffusionRecipe(LightningModule):
-    """Denoising with condition dropout, min-SNR weights and an exponential moving average of the weights."""
+    """The U-Net and the conditioners; the autoencoder only lends its latents and is not touched.
+
+    condition_dropout: the share of rows trained without condition (Ho & Salimans 2022, algorithm 1).
+    ema_decay: of the weights' moving average, which is what a release holds; warmed up as min(decay, (1+n)/(10+n)).
+    """
 
     def __init__(
         self,
         model: LatentDiffusion,
+        optimiser_config: optimiser.OptimiserConfig,
         *,
-        optimiser: OptimiserConfig,
         steps: int,
         seed: int,
-        condition_dropout: float = 0.1,
         min_snr_gamma: float | None = None,
+        condition_dropout: float = 0.1,
         ema_decay: float = 0.9999,
     ) -> None:
         super().__init__()
-        self.model, self.optimiser_config, self.steps, self.seed = model, optimiser, steps, seed
-        self.condition_dropout, self.min_snr_gamma, self.ema_decay = condition_dropout, min_snr_gamma, ema_decay
-        # The first stage is finished.
-        model.autoencoder.requires_grad_(False)
-        self.trained = [*model.unet.parameters(), *model.conditioners.parameters()]
-        self.average = [parameter.detach().clone() for parameter in self.trained]
+        self.automatic_optimization = False  # clip, step, average: three lines, in sight
+        self.trained = nn.ModuleDict({"unet": model.unet, "conditioners": model.conditioners}).train()
+        self.average = copy.deepcopy(self.trained).requires_grad_(False)
+        self.diffusion = model.diffusion
+        self.optimiser_config, self.steps, self.seed = optimiser_config, steps, seed
+        self.min_snr_gamma, self.condition_dropout, self.ema_decay = min_snr_gamma, condition_dropout, ema_decay
+        self.step = 0
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         """AdamW over the U-Net and the conditioners."""
-        config = self.optimiser_config
-        optimiser = optimisation.make(config, self.trained)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: optimisation.factor(step, steps=self.steps, warmup=config.warmup)
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        built, schedule = optimiser.build(self.trained.parameters(), self.optimiser_config, self.steps)
+        return [built], [schedule]
 
-    def on_fit_start(self) -> None:
-        """The average follows the weights to their device."""
-        self.average = [average.to(self.device) for average in self.average]
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
+        """One step on moments [R, 2, C, h, w] and labels [R] -> the loss."""
+        generator = step_generator(self.seed, self.step, rank=self.global_rank, device=self.device)
+        loss = self.loss(batch["moments"], batch["label"], generator)
+        optim, schedule = cast(Optimizer, self.optimizers()), cast(LRScheduler, self.lr_schedulers())
+        optim.zero_grad()
+        self.manual_backward(loss)
+        clip_grad_norm_(self.trained.parameters(), self.optimiser_config.clip_norm)
+        optim.step()
+        schedule.step()
+        self.step += 1
+        update_average(self.average, self.trained, self.step, self.ema_decay)
+        return {"loss": loss.detach()}
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """batch["moments"] [B, 2, C, h, w], batch["labels"] [B]. Returns the loss."""
-        mean, std = batch["moments"].unbind(1)
-        generator = optimisation.step_generator(self.seed, self.global_step, mean.device)
+    def loss(self, moments: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Moments [R, 2, C, h, w] in scaled units, labels [R] -> scalar. All randomness is the generator's."""
+        mean, std = moments.unbind(1)  # [R, C, h, w] each
 
         def normal() -> Tensor:
             return torch.randn(mean.shape, generator=generator, device=mean.device)
 
-        z0, eps = mean + std * normal(), normal()
-        diffusion = self.model.diffusion
-        t = torch.randint(diffusion.config.timesteps, (len(z0),), generator=generator, device=mean.device)
-        dropped = torch.rand(len(z0), generator=generator, device=mean.device) < self.condition_dropout
-        # The null condition in place of some: classifier-free guidance needs both (Ho & Salimans 2022, algorithm 1).
-        requests = [
-            None if drop else dict.fromkeys(self.model.conditioners, label)
-            for drop, label in zip(dropped.tolist(), batch["labels"].tolist(), strict=True)
-        ]
-        z_t = diffusion.diffuse(z0, eps, t)
-        output = self.model.unet(z_t, t, self.model.context(requests))
-        loss = diffusion_loss(diffusion, output, diffusion.target(z0, eps, t), t, min_snr_gamma=self.min_snr_gamma)
-        self.log("loss", loss.detach())
-        return loss
+        z0 = mean + std * normal()
+        t = torch.randint(self.diffusion.config.timesteps, (len(z0),), generator=generator, device=z0.device)
+        eps = normal()
+        context = self._context(labels, generator)
+        output = self.trained["unet"](self.diffusion.diffuse(z0, eps, t), t, context)
+        target = self.diffusion.target(z0, eps, t)
+        return diffusion_loss(self.diffusion, output, target, t, min_snr_gamma=self.min_snr_gamma)
 
-    @torch.no_grad()
-    def on_train_batch_end(self, outputs: object, batch: object, batch_index: int) -> None:
-        """Move the average; early on it forgets faster, min(decay, (1 + n) / (10 + n)), as the authors' does."""
-        n = self.global_step
-        decay = min(self.ema_decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.trained], 1 - decay)
+    def _context(self, labels: Tensor, generator: torch.Generator) -> Tensor | None:
+        conditioners = cast(Conditioners, self.trained["conditioners"])
+        if not len(conditioners):
+            return None
+        dropped = torch.rand(len(labels), generator=generator, device=labels.device) < self.condition_dropout
+        pairs = zip(labels.tolist(), dropped.tolist(), strict=True)
+        return conditioners.context([None if drop else {LABEL_FIELD: label} for label, drop in pairs])
 
-    @torch.no_grad()
-    def use_average(self) -> None:
-        """Put the averaged weights into the model: they are what is released."""
-        for parameter, average in zip(self.trained, self.average, strict=True):
-            parameter.copy_(average)
+    def released(self, model: LatentDiffusion) -> LatentDiffusion:
+        """`model`'s autoencoder with the averaged U-Net and conditioners, in eval mode."""
+        unet, conditioners = cast(UNet, self.average["unet"]), cast(Conditioners, self.average["conditioners"])
+        return LatentDiffusion(model.autoencoder, unet, conditioners, self.diffusion).eval()
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, trained: nn.Module, n: int, decay: float) -> None:
+    """Average <- d average + (1 - d) trained, d = min(decay, (1 + n) / (10 + n)), after n optimiser steps."""
+    d = min(decay, (1 + n) / (10 + n))
+    torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - d)

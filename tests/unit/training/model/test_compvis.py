@@ -1,0 +1,112 @@
+"""Our networks against answers recorded from the authors' code, where those recordings are at hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from training.model.autoencoder import Autoencoder
+from training.model.interop import compvis
+
+GOLDENS = Path(__file__).parents[5] / "shared" / "goldens"
+TOLERANCE = 1e-5
+
+
+def golden(name: str) -> tuple[dict[str, object], dict[str, Tensor], dict[str, Tensor]]:
+    if not (GOLDENS / f"{name}.json").is_file():
+        pytest.skip(f"{GOLDENS / name} is absent: recorded answers of the authors' code are not part of the project")
+    config = json.loads((GOLDENS / f"{name}.json").read_text())["config"]
+    tensors = load_file(GOLDENS / f"{name}.safetensors")
+    weights = {key.removeprefix("weights/"): t.float() for key, t in tensors.items() if key.startswith("weights/")}
+    return config, weights, {key: tensor for key, tensor in tensors.items() if not key.startswith("weights/")}
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", ["autoencoder_kl_f4", "autoencoder_kl_f8_attn"])
+@torch.inference_mode()
+def test_autoencoders_answer_as_the_authors_do(name: str) -> None:
+    config, weights, recorded = golden(name)
+    model = compvis.build(config, weights)
+    assert isinstance(model, Autoencoder)
+    posterior = model.posterior(recorded["input/image"])
+    assert relative_error(posterior.mean, recorded["output/mode"]) < TOLERANCE
+    assert relative_error(posterior.logvar, recorded["output/moments"].chunk(2, 1)[1].clamp(-30, 20)) < TOLERANCE
+    assert relative_error(model.reconstruct_unscaled(recorded["output/mode"]), recorded["output/decoded"]) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet_cross_attention",
+        "unet_class_crossattn_1head",
+        "unet_unconditional",
+        "unet_updown_scaleshift",
+        "unet_concat_inpaint",
+    ],
+)
+@torch.inference_mode()
+def test_unets_answer_as_the_authors_do(name: str) -> None:
+    config, weights, recorded = golden(name)
+    model = compvis.build(config, weights)
+    found = model(recorded["input/x"], recorded["input/t"], recorded.get("input/context"))
+    assert relative_error(found, recorded["output/eps"]) < TOLERANCE
+
+
+SMALL = {
+    "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+    "params": {
+        "image_size": 8,
+        "in_channels": 2,
+        "out_channels": 2,
+        "model_channels": 32,
+        "attention_resolutions": [1],
+        "num_res_blocks": 1,
+        "channel_mult": [1],
+        "num_heads": 2,
+    },
+}
+
+
+def their_state(config: dict[str, object]) -> dict[str, Tensor]:
+    """A state dict of the authors' layout: each source of ours at its shape."""
+    model, names = compvis.READERS[str(config["target"]).rpartition(".")[2]](config["params"])  # type: ignore[arg-type]
+    sources, state = dict(names), {}
+    for name, tensor in model.state_dict().items():
+        prefix, _, leaf = name.rpartition(".")
+        source = sources[prefix]
+        state[f"{source.prefix}.{leaf}"] = tensor if source.third is None else torch.cat([tensor] * 3)
+    return state
+
+
+def test_every_key_is_needed_and_none_may_be_left_over() -> None:
+    state = their_state(SMALL)
+    assert isinstance(compvis.build(SMALL, state), nn.Module)
+    del state["middle_block.1.qkv.weight"]
+    state["stray.weight"] = torch.zeros(1)
+    state["out.2.bias"] = torch.zeros(5)
+    with pytest.raises(compvis.CompVisError) as caught:
+        compvis.build(SMALL, state)
+    message = str(caught.value)
+    assert "missing: middle_block.1.qkv.weight" in message
+    assert "unexpected: stray.weight" in message
+    assert "of another shape: out.2.bias (5,)" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"target": "ldm.models.autoencoder.VQModel", "params": {}}, "target: ldm.models.autoencoder.VQModel"),
+        ({**SMALL, "params": {**SMALL["params"], "dims": 3}}, "dims: 3 cannot be read; permitted: 2"),  # type: ignore[dict-item]
+        ({**SMALL, "params": {**SMALL["params"], "depth": 3}}, "depth: is not known"),  # type: ignore[dict-item]
+        ({**SMALL, "params": {**SMALL["params"], "context_dim": 3}}, "context_dim: needed with"),  # type: ignore[dict-item]
+    ],
+)
+def test_what_cannot_be_read_is_named(config: dict[str, object], told: str) -> None:
+    with pytest.raises(compvis.CompVisError, match=told):
+        compvis.build(config, {})

@@ -1,0 +1,185 @@
+"""Training and evaluation from end to end, for a few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from training import encode_latents, evaluate, train
+from training.data.image_set import ImageSet
+from training.model import release
+from training.model.latent_diffusion import load_autoencoder, load_diffusion, save_diffusion
+from training.model.latent_diffusion import LatentDiffusion
+
+pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
+
+SMALL_FIRST = [
+    "steps=5", "batch_size=8", "model.multipliers=[1,1]", "device=cpu",
+]  # fmt: skip
+SMALL_SECOND = [
+    "steps=3", "batch_size=8", "model.unet.channels=32", "model.unet.multipliers=[1]",
+    "model.conditioners.class_label.classes=3", "device=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first_stage(bars_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("first")
+    return train.run("digits_autoencoder", [f"data.root={bars_root}", *SMALL_FIRST], output)
+
+
+def test_the_first_stage_is_a_release_with_all_about_it(first_stage: Path, bars: ImageSet) -> None:
+    output = first_stage.parent
+    assert sorted(path.name for path in output.iterdir()) == ["config.yaml", "loss.png", "losses.csv", "release"]
+    model, description = load_autoencoder(first_stage)
+    assert sorted(description.files) == ["autoencoder.safetensors", "card.md", "samples.png"]
+    assert description.lineage["data"]["fingerprint"] == bars.description.fingerprint
+    assert description.lineage["experiment"]["steps"] == 5
+    assert str(output) not in json.dumps(description.lineage), "paths mean nothing elsewhere"
+    assert yaml.safe_load((output / "config.yaml").read_text())["model"]["multipliers"] == [1, 1]
+    assert len((output / "losses.csv").read_text().splitlines()) == 6
+    assert Image.open(first_stage / "samples.png").size == (10 * 66 + 2, 2 * 66 + 2)
+    with torch.inference_mode():
+        latents = model.encode(bars.split("train")[0])
+    assert float(latents.std()) == pytest.approx(1.0, abs=0.3)
+    assert (first_stage / "autoencoder.safetensors").stat().st_mode == (first_stage / "card.md").stat().st_mode
+
+
+def test_the_second_stage_trains_on_given_latents_or_its_own_alike(
+    first_stage: Path, bars_root: Path, tmp_path: Path
+) -> None:
+    latents = encode_latents.run(first_stage, bars_root, tmp_path / "latents")
+    given = [f"data.root={bars_root}", f"autoencoder={first_stage}", *SMALL_SECOND]
+    one = train.run("digits_diffusion", [*given, f"data.latents={latents}"], tmp_path / "one")
+    two = train.run("digits_diffusion", given, tmp_path / "two")
+    model, description = load_diffusion(one)
+    assert description.digest == release.read(two).digest
+    assert description.lineage["autoencoder"] == release.read(first_stage).digest
+    assert description.latent_shape == (2, 8, 8)
+    assert description.conditions["required"] == ["class_label"]
+    assert (one / "autoencoder.safetensors").read_bytes() == (first_stage / "autoencoder.safetensors").read_bytes()
+    assert len(model.conditioners) == 1
+
+    scores = evaluate.run(one, bars_root, tmp_path / "scores", evaluate.Sampling(per_class=2, steps=2))
+    assert scores["images"] == 6
+    assert scores["judge_accuracy"] == 1.0
+    assert 0 <= scores["condition_accuracy"] <= 1
+
+
+def test_training_again_replaces_the_release(first_stage: Path, bars_root: Path, tmp_path: Path) -> None:
+    overrides = [f"data.root={bars_root}", *SMALL_FIRST]
+    again = train.run("digits_autoencoder", overrides, tmp_path)
+    assert release.read(again).digest == release.read(first_stage).digest, "the same seed, the same release"
+    other = train.run("digits_autoencoder", [*overrides, "seed=1"], tmp_path)
+    assert other == again
+    assert release.read(other).digest != release.read(first_stage).digest
+
+
+def test_evaluating_a_first_stage_scores_its_reconstructions(
+    first_stage: Path, bars: ImageSet, bars_root: Path, tmp_path: Path
+) -> None:
+    scores = evaluate.run(first_stage, bars_root, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == scores
+    assert scores["release_digest"] == release.read(first_stage).digest
+    assert scores["data_fingerprint"] == bars.description.fingerprint
+    assert scores["images"] == 12
+    assert 0 < scores["psnr_worst"] <= scores["psnr"] < 60
+    assert -1 <= scores["ssim"] < 1
+    assert (tmp_path / "reconstructions.png").is_file()
+
+
+def test_evaluation_is_the_same_every_time(latent_diffusion: LatentDiffusion, bars_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    save_diffusion(folder, latent_diffusion, name="tiny", image_size=16)
+    sampling = evaluate.Sampling(per_class=2, steps=3)
+    one = evaluate.run(folder, bars_root, tmp_path / "1", sampling)
+    assert one == evaluate.run(folder, bars_root, tmp_path / "2", sampling)
+    assert (tmp_path / "1" / "samples.png").read_bytes() == (tmp_path / "2" / "samples.png").read_bytes()
+    assert one["distinct_share"] == 1.0
+    assert one["sampling"]["steps"] == 3
+    assert Image.open(tmp_path / "1" / "samples.png").size == (2 * 66 + 2, 3 * 66 + 2), "a row for each class"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "experiment: give one, experiment=NAME; permitted: digits_autoencoder, digits_diffusion"),
+        (["experiment=digits"], "experiment: 'digits' is not known"),
+        (["experiment=digits_autoencoder", "data.root={bars}", "batch_size=99"], "permitted: 1 to 36"),
+        (["experiment=digits_autoencoder", "data.root={bars}", "model.channels=33"], "model: channels: 33 is not a mul"),
+        (["experiment=digits_autoencoder", "data.root={bars}", "model.image_channels=3"], "the images have 1"),
+        (
+            ["experiment=digits_autoencoder", "data.root={bars}", "model.multipliers=[1,1,1,1,1,1]"],
+            "model.multipliers: make latents 1/32 of 16 pixels",
+        ),
+        (
+            ["experiment=digits_autoencoder", "data.root={bars}", "loss.perceptual_weight=1"],
+            "loss: loss.vgg_weights: (vgg_weights is not set) does not exist",
+        ),
+        (["experiment=digits_autoencoder", "data.root={tmp}"], "holds no image set"),
+        (["experiment=digits_autoencoder", "data.root={tmp}/new", "data.name=faces"], "holds no image set"),
+        (["experiment=digits_diffusion", "data.root={bars}"], "autoencoder: needed and not set"),
+        (["experiment=digits_diffusion", "data.root={bars}", "autoencoder={tmp}"], "not a release"),
+        (
+            ["experiment=digits_diffusion", "data.root={bars}", "autoencoder={first}", "data.latents={tmp}"],
+            "data.latents: {tmp} holds no latents",
+        ),
+        (
+            ["experiment=digits_diffusion", "data.root={bars}", "autoencoder={first}"],
+            "model.conditioners.class_label.classes: 10; the images have 3",
+        ),
+        (
+            ["experiment=digits_diffusion", "data.root={bars}", "autoencoder={first}", "model.unet.in_channels=4"],
+            "model.unet.in_channels: 4; the latents have 2 channels",
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    arguments: list[str],
+    told: str,
+    first_stage: Path,
+    bars_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def placed(text: str) -> str:
+        return text.replace("{bars}", str(bars_root)).replace("{tmp}", str(tmp_path)).replace("{first}", str(first_stage))
+
+    output = [f"output={tmp_path / 'out'}"] if arguments else []
+    assert train.main([*map(placed, arguments), *output]) == 2
+    said = capsys.readouterr()
+    assert placed(told) in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out" / "release").exists()
+
+
+def test_the_command_works_from_any_folder_and_prepares_the_digits(tmp_path: Path) -> None:
+    root = Path(train.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "training.train", "experiment=digits_autoencoder", "steps=1", "batch_size=2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("step 1/1  loss ")
+    assert lines[-1] == "runs/digits-autoencoder/release"
+    load_autoencoder(tmp_path / lines[-1])
+    assert (tmp_path / "data" / "digits" / "images.json").is_file()
+
+
+def test_show_prints_the_resolved_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["experiment=digits_autoencoder", "steps=9", "--show"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["steps"] == 9
+    assert shown["output"] == "runs/digits-autoencoder"

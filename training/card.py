@@ -1,0 +1,36 @@
+"""The card of a release: what it is, in a page of Markdown."""
+
+from training.data.image_set import Description
+from training.experiment import AutoencoderExperiment, DiffusionExperiment
+
+
+def autoencoder(config: AutoencoderExperiment, data: Description, loss: float) -> str:
+    """The card of a first stage; `loss` is the mean of its last steps."""
+    m = config.model
+    return f"""# {config.name}
+
+An autoencoder: images in [-1, 1] to {m.latent_channels} latent channels at 1/{m.factor} of their size, and back.
+`samples.png` shows images above their reconstructions.
+
+{_training(config, data, loss)}"""
+
+
+def diffusion(config: DiffusionExperiment, data: Description, loss: float) -> str:
+    """The card of a second stage; `loss` is the mean of its last steps."""
+    conditions = ", ".join(f"`{name}`" for name in config.model.conditioners) or "none"
+    return f"""# {config.name}
+
+A latent diffusion model that predicts {config.model.diffusion.parameterisation}. Conditions: {conditions}.
+The weights are a moving average of the trained ones. `samples.png` has a column for each class.
+
+{_training(config, data, loss)}"""
+
+
+def _training(config: AutoencoderExperiment | DiffusionExperiment, data: Description, loss: float) -> str:
+    return f"""| | |
+|---|---|
+| Images | {data.name}, {data.train_count} for training, sha256 {data.fingerprint[:12]} |
+| Steps | {config.steps} of {config.batch_size} images |
+| Seed | {config.seed} |
+| Final loss | {loss:.4f} |
+"""
