@@ -9,8 +9,7 @@ from kfp_pipelines import components
 
 @dsl.pipeline(
     name="train-latent-diffusion",
-    description="prepare data, train and evaluate an autoencoder, encode latents, train and evaluate a diffusion model, "
-    "publish both",
+    description="Train and evaluate an autoencoder and a diffusion model in its latent space; publish both.",
 )
 def train_latent_diffusion(
     data: str = "digits",

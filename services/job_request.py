@@ -128,6 +128,7 @@ def evaluations(spec: ImageSpec) -> int:
 def describe(error: ValidationError) -> list[str]:
     """What is wrong, in one line a mistake: the field, the value, what is permitted."""
     rule: Any = error.schema
+    instance: Any = error.instance
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
     match error.validator:
         case "required":
@@ -136,13 +137,13 @@ def describe(error: ValidationError) -> list[str]:
             return [f"{field}: missing; give {permitted(rule['properties'][name])}"]
         case "additionalProperties":
             known = rule["properties"]
-            unknown = sorted(set(error.instance) - known.keys())
+            unknown = sorted(set(instance) - known.keys())
             return [
                 f"{f'{path}.{name}'.lstrip('.')}: not a known field; permitted: {', '.join(sorted(known))}"
                 for name in unknown
             ]
     field = path or "request"
-    return [f"{field}: {shown(error.instance)} is not allowed; permitted: {permitted(rule)}"]
+    return [f"{field}: {shown(instance)} is not allowed; permitted: {permitted(rule)}"]
 
 
 def shown(value: Any) -> str:

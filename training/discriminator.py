@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+SMALLEST_IMAGE = 24  # pixels a side: three layers leave a single patch of it
+
 
 class PatchDiscriminator(nn.Sequential):
     """Judges each patch: [R, C, H, W] in [-1, 1] -> logits [R, 1, h, w], positive for real."""

@@ -76,7 +76,7 @@ def score_autoencoder(autoencoder: Autoencoder, images: ImageSet, output: Path) 
     held_out, _ = images.split("held_out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = autoencoder.to(device)
-    batches = (x.to(device) for x in held_out.split(BATCH))
+    batches = (x.to(device) for x in torch.split(held_out, BATCH))
     reconstructed = torch.cat([autoencoder.decode(autoencoder.encode(x)).clamp(-1, 1).cpu() for x in batches])
     shown = torch.cat([held_out[:PAIRS], reconstructed[:PAIRS]])
     sheet.save(output / "reconstructions.png", shown, columns=min(PAIRS, len(held_out)))
@@ -140,11 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     defaults = Sampling()
     for field, value in asdict(defaults).items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value, help=f"default {value}")
-    parsed = vars(parser.parse_args(arguments))
-    folders = [parsed.pop(name) for name in ("release", "data", "output")]
+    parsed = parser.parse_args(arguments)
+    sampling = Sampling(**{field: getattr(parsed, field) for field in asdict(defaults)})
     try:
-        print(json.dumps(run(*folders, Sampling(**parsed)), indent=2))
-    except (ReleaseError, DataError, ValueError) as error:
+        print(json.dumps(run(parsed.release, parsed.data, parsed.output, sampling), indent=2))
+    except (ReleaseError, DataError, ValueError) as error:  # a ValueError names a field of the sampling
         print(error, file=sys.stderr)
         return 2
     return 0

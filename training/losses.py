@@ -55,7 +55,8 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     """lambda = |grad reconstruction| / |grad adversarial| at the decoder's last layer (Esser et al. 2021, eq. 7)."""
     (by_reconstruction,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (by_adversary,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    return (by_reconstruction.norm() / (by_adversary.norm() + 1e-4)).clamp(0.0, 1e4).detach()
+    ratio: Tensor = by_reconstruction.norm() / (by_adversary.norm() + 1e-4)
+    return ratio.clamp(0.0, 1e4).detach()
 
 
 def diffusion_loss(

@@ -57,7 +57,8 @@ def load(vgg_path: Path, heads_path: Path) -> LPIPS:
     for field, path in (("loss.vgg_weights", vgg_path), ("loss.lpips_weights", heads_path)):
         if not path.is_file():
             raise FileNotFoundError(
-                f"{field}: {path} does not exist; give the path of the published weights, or set loss.perceptual_weight=0"
+                f"{field}: {path} does not exist; give the path of the published weights, "
+                "or set loss.perceptual_weight=0"
             )
     vgg = torch.load(vgg_path, map_location="cpu", weights_only=True)
     heads = torch.load(heads_path, map_location="cpu", weights_only=True)

@@ -31,7 +31,7 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
     def local_mean(x: Tensor) -> Tensor:
         flat = x.flatten(0, 1)[:, None]  # [R C, 1, H, W]
         blurred = F.conv2d(F.conv2d(flat, window[None, None, :, None]), window[None, None, None, :])
-        return blurred.unflatten(0, x.shape[:2])  # [R, C, H - 10, W - 10]
+        return blurred.reshape(*x.shape[:2], *blurred.shape[2:])  # [R, C, H - 10, W - 10]
 
     x, y = ((i.double().cpu() + 1) / 2 for i in (images, references))
     mean_x, mean_y = local_mean(x), local_mean(y)

@@ -3,10 +3,10 @@
 import argparse
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import yaml
@@ -15,18 +15,24 @@ from torch import Tensor
 from training import card, encode_latents, experiment, sheet
 from training.data import built_in, image_set, latents
 from training.data.batches import Batches
-from training.data.image_set import DataError, ImageSet
+from training.data.image_set import LABEL_FIELD, DataError, ImageSet
+from training.discriminator import SMALLEST_IMAGE
 from training.experiment import AutoencoderExperiment, DiffusionExperiment, Diverged, Experiment, ExperimentError
+from training.model import conditioners
 from training.model.autoencoder import Autoencoder
+from training.model.conditioners import Conditioners
+from training.model.diffusion import Diffusion
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, save_autoencoder, save_diffusion
 from training.model.release import ReleaseError
+from training.model.unet import UNet
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
+Built = TypeVar("Built")
+MEASURED = 32  # images of a batch when the latent scale is measured
 SHOWN = 10  # images of a sample sheet's row
 SHOWN_SAMPLES = 4  # of each class
-LABEL_FIELD = "class_label"  # the condition that an image set's labels give
 
 
 def run(name: str, overrides: Sequence[str] = (), output: Path | None = None) -> Path:
@@ -75,6 +81,11 @@ def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, output: P
         raise ExperimentError(f"model.image_channels: {config.model.image_channels}; the images have {channels}")
     if size % config.model.factor:
         raise ExperimentError(f"model.multipliers: make latents 1/{config.model.factor} of {size} pixels, not whole")
+    if config.loss.adversarial_weight > 0 and size < SMALLEST_IMAGE:
+        raise ExperimentError(
+            f"loss.adversarial_weight: the discriminator needs images of at least {SMALLEST_IMAGE} pixels; "
+            f"these have {size}"
+        )
     pixels, _ = images.split("train")
     batches = batched({"image": pixels}, config)
     from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale
@@ -85,7 +96,7 @@ def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, output: P
     )
     loss = fit(recipe, batches, config, output)
     model.eval().to(recipe.device)
-    measure_latent_scale(model, iter(pixels.split(config.batch_size)), seed=config.seed)
+    measure_latent_scale(model, iter(torch.split(pixels, MEASURED)), seed=config.seed)
     model.cpu()
 
     shown, _ = images.split("held_out") if images.description.train_count < len(images.images) else (pixels, None)
@@ -108,9 +119,12 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, output: Path,
         encoded = latents.read(Path(config.data.latents))
     latents.check(encoded, data_fingerprint=fingerprint, autoencoder=first_stage.digest)
     check_model(config, images, encoded)
-    # not the release's constructor: it would build a second autoencoder
-    model = built("model", lambda: LatentDiffusion.build({**plain(config.model), **first_stage.architecture}))
-    model.autoencoder = autoencoder.cpu()
+    model = LatentDiffusion(
+        autoencoder.cpu(),
+        built("model.unet", lambda: UNet(config.model.unet)),
+        Conditioners({field: conditioners.build(asdict(c)) for field, c in config.model.conditioners.items()}),
+        Diffusion(config.model.diffusion),
+    )
     batches = batched({"moments": encoded.moments, "label": encoded.labels}, config)
     from training.recipes.diffusion import DiffusionRecipe
 
@@ -211,7 +225,7 @@ def batched(tensors: Mapping[str, Tensor], config: Experiment) -> Batches:
     return built("data", lambda: Batches(tensors, batch_size=config.batch_size, seed=config.seed))
 
 
-def built(field: str, build: Any) -> Any:
+def built(field: str, build: Callable[[], Built]) -> Built:
     """What `build` returns; its ValueError or FileNotFoundError as an ExperimentError of the field."""
     try:
         return build()
@@ -220,15 +234,15 @@ def built(field: str, build: Any) -> Any:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A configuration as YAML and JSON have it."""
-    return yaml_safe(asdict(config))
+    """A configuration as YAML and JSON have it: no tuples."""
+    return {key: without_tuples(value) for key, value in asdict(config).items()}
 
 
-def yaml_safe(value: Any) -> Any:
+def without_tuples(value: Any) -> Any:
     """Tuples as lists, at every depth."""
     if isinstance(value, dict):
-        return {key: yaml_safe(inner) for key, inner in value.items()}
-    return [yaml_safe(inner) for inner in value] if isinstance(value, tuple | list) else value
+        return {key: without_tuples(inner) for key, inner in value.items()}
+    return [without_tuples(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
 def lineage_of(config: Experiment, images: ImageSet) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import Process, Stack
 
@@ -98,9 +99,8 @@ def test_a_jobs_life_by_commands(
     assert len(json.loads(darkroom("jobs", "outputs", job_id, "--json").stdout)) == 6
     sheet = darkroom("jobs", "sheet", job_id, "--output", str(tmp_path / "sheet.png"), "--scale", "1")
     assert sheet.returncode == 0
-    from PIL import Image
-
-    assert Image.open(tmp_path / "sheet.png").size == (3 * 34 + 2, 2 * 34 + 2)
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.size == (3 * 34 + 2, 2 * 34 + 2)
 
 
 def test_a_rejected_job_exits_3_and_says_why(stack: Stack, darkroom: Darkroom, dispatcher: Process) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 IMAGES, LABELS, DESCRIPTION = "images.npy", "labels.npy", "images.json"
+LABEL_FIELD = "class_label"  # the condition that a model is given as a set's labels
 
 
 class DataError(Exception):

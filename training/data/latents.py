@@ -48,7 +48,7 @@ def write(
     for mean, std in batches:
         if table is None:
             channels, height, width = shape = (mean.shape[1], mean.shape[2], mean.shape[3])
-            table = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            table = np.lib.format.open_memmap(
                 root / MOMENTS, mode="w+", dtype=np.float32, shape=(len(labels), 2, channels, height, width)
             )
         table[row : row + len(mean)] = torch.stack([mean, std], dim=1).float().cpu().numpy()

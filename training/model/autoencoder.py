@@ -28,7 +28,7 @@ class AutoencoderConfig:
     @property
     def factor(self) -> int:
         """Image height over latent height."""
-        return 2 ** (len(self.multipliers) - 1)
+        return int(2 ** (len(self.multipliers) - 1))
 
 
 class Posterior:

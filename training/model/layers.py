@@ -150,7 +150,7 @@ class Attention(nn.Module):
         return torch.as_tensor(self.out(h.transpose(1, 2).flatten(2)))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [R, N, width] -> [R, heads, N, d]
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)  # [R, N, width] -> [R, heads, N, d]
 
 
 class SpatialAttention(nn.Module):
@@ -165,7 +165,7 @@ class SpatialAttention(nn.Module):
         """[R, C, H, W] -> [R, C, H, W]."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [R, HW, C]
         h = self.attention(tokens)
-        return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+        return torch.as_tensor(x + h.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 class FeedForward(nn.Module):
@@ -199,7 +199,7 @@ class TransformerBlock(nn.Module):
         """x [R, N, width], context [R, M, context_width] -> [R, N, width]."""
         x = x + self.self_attention(self.norm1(x))
         x = x + self.cross_attention(self.norm2(x), context)
-        return x + self.feed_forward(self.norm3(x))
+        return torch.as_tensor(x + self.feed_forward(self.norm3(x)))
 
 
 class SpatialTransformer(nn.Module):

@@ -12,6 +12,7 @@ different solvers and step counts share one batch, and one fused product-and-sum
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -64,9 +65,12 @@ def noise_std(a: Level, b: Level, eta: float) -> float:
 
 
 def towards(a: Level, b: Level, eta: float = 0.0) -> Vector:
-    """Song et al. 2021, eq. 12: x_b = alpha_b D + sqrt(sigma_b^2 - n^2) eps + n noise, eps = (x - alpha_a D) / sigma_a."""
+    """Song et al. 2021, eq. 12, with eps = (x - alpha_a D) / sigma_a.
+
+    x_b = alpha_b D + sqrt(sigma_b^2 - n^2) eps + n noise
+    """
     n = noise_std(a, b, eta)
-    keep = np.sqrt(b.sigma**2 - n**2) / a.sigma
+    keep = float(np.sqrt(b.sigma**2 - n**2)) / a.sigma
     return keep * X + (b.alpha - a.alpha * keep) * DENOISED + n * NOISE
 
 
@@ -74,7 +78,7 @@ def second_order(before: Level, a: Level, b: Level) -> Vector:
     """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: towards b along D + (h / 2 h_before) (D - D_before)."""
     h, h_before = b.half_log_snr - a.half_log_snr, a.half_log_snr - before.half_log_snr
     answer = DENOISED + h / (2 * h_before) * (DENOISED - H1)
-    return b.sigma / a.sigma * X - b.alpha * np.expm1(-h) * answer
+    return b.sigma / a.sigma * X - b.alpha * float(np.expm1(-h)) * answer
 
 
 # -- builders: noise levels in, a trajectory out -----------------------------------------------
@@ -92,7 +96,7 @@ def table(levels: Sequence[Level], rows: Sequence[Vector]) -> Trajectory:
 
 def ddim(levels: Sequence[Level], eta: float = 0.0) -> Trajectory:
     """DDIM (Song et al. 2021); eta 0 is deterministic."""
-    return table(levels, [towards(a, b, eta) for a, b in zip(levels, levels[1:], strict=False)])
+    return table(levels, [towards(a, b, eta) for a, b in pairwise(levels)])
 
 
 def ddpm(levels: Sequence[Level]) -> Trajectory:
@@ -104,7 +108,7 @@ def dpm_solver_2m(levels: Sequence[Level]) -> Trajectory:
     """DPM-Solver++(2M): second order from the second step on, first order into the data, where lambda is infinite."""
     rows = [
         towards(a, b) if i == 0 or b.sigma == 0 else second_order(levels[i - 1], a, b)
-        for i, (a, b) in enumerate(zip(levels, levels[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(levels))
     ]
     return table(levels, rows)
 

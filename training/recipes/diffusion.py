@@ -10,14 +10,13 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from training.data.image_set import LABEL_FIELD
 from training.losses import diffusion_loss
 from training.model.conditioners import Conditioners
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
 from training.randomness import step_generator
 from training.recipes import optimiser
-
-LABEL_FIELD = "class_label"  # the condition that an image set's labels give
 
 
 class DiffusionRecipe(LightningModule):

@@ -18,9 +18,9 @@ from training.model.unet import UNet, UNetConfig
 CLASSES, SIZE = 3, 16
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
-    """Tensors here are too small to share out, and other tests want the other cores."""
+    """Tensors here are too small to share out, and sums over other thread counts end in other last digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -62,5 +62,5 @@ def test_missing_files_are_named_with_the_field(weights: tuple[Path, Path], tmp_
         lpips.load(tmp_path / "nowhere", weights[1])
     with pytest.raises(FileNotFoundError, match=r"loss\.lpips_weights: .*nowhere"):
         lpips.load(weights[0], tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="'lin0.model.1.weight' is missing"):
+    with pytest.raises(ValueError, match=r"'lin0\.model\.1\.weight' is missing"):
         lpips.load(weights[0], weights[0])

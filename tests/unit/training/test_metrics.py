@@ -45,7 +45,9 @@ def test_ssim_is_that_of_its_definition_on_the_0_to_255_scale() -> None:
     # The published constants are for 0..255; ours is computed there too, so that the offset of [-1, 1] would show.
     x, y = images()
     a, b = ((i.double().numpy() + 1) * 127.5 for i in (x, y))
-    expected = [np.mean([ssim_by_definition(*pair) for pair in zip(p, q, strict=True)]) for p, q in zip(a, b, strict=True)]
+    expected = [
+        np.mean([ssim_by_definition(*pair) for pair in zip(p, q, strict=True)]) for p, q in zip(a, b, strict=True)
+    ]
     found = metrics.ssim(x, y).tolist()
     assert found == pytest.approx(expected, abs=1e-10)
     assert found[0] > found[1] > found[2]

@@ -58,7 +58,7 @@ def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str,
             continue
         value = state_dict[key]
         if source.third is not None:  # rows of a fused qkv are ordered head, then q k v, then channel
-            value = value.unflatten(0, (source.heads, 3, -1))[:, source.third].flatten(0, 1)
+            value = value.reshape(source.heads, 3, -1, *value.shape[1:])[:, source.third].flatten(0, 1)
         if value.dim() > tensor.dim():  # their projections are 1x1 convolutions, ours linear layers
             value = value.flatten(1)
         if value.shape != tensor.shape:
@@ -98,7 +98,9 @@ def autoencoder_kl(params: Mapping[str, Any]) -> tuple[nn.Module, Names]:
     if d["out_ch"] != d["in_channels"]:
         raise ValueError(f"out_ch: {d['out_ch']} cannot be read; permitted: {d['in_channels']}, as in_channels")
     if params["embed_dim"] != d["z_channels"]:
-        raise ValueError(f"embed_dim: {params['embed_dim']} cannot be read; permitted: {d['z_channels']}, as z_channels")
+        raise ValueError(
+            f"embed_dim: {params['embed_dim']} cannot be read; permitted: {d['z_channels']}, as z_channels"
+        )
     if d.get("attn_type", "vanilla") not in ("vanilla", "none"):
         raise ValueError(f"attn_type: {d['attn_type']!r} cannot be read; permitted: 'vanilla', 'none'")
     attentive = d.get("attn_type", "vanilla") == "vanilla"
@@ -125,7 +127,7 @@ def autoencoder_names(model: Autoencoder) -> Names:
         part, direction = ours.split(".")
         remaining = iter(levels)
         at, blocks, attentions = next(remaining), 0, 0
-        for index, layer in enumerate(model.get_submodule(ours)):  # type: ignore[arg-type]
+        for index, layer in enumerate(model.get_submodule(ours).children()):
             if isinstance(layer, ResidualBlock):
                 yield from autoencoder_block(f"{ours}.{index}", f"{part}.{direction}.{at}.block.{blocks}")
                 blocks += 1
@@ -202,7 +204,7 @@ def unet_names(model: UNet) -> Names:
     yield "conv_in", Source("input_blocks.0.0")
     middle = 0
     for ours, theirs in (("down", "input_blocks"), ("middle", "middle_block"), ("up", "output_blocks")):
-        for index, stage in enumerate(model.get_submodule(ours)):  # type: ignore[arg-type]
+        for index, stage in enumerate(model.get_submodule(ours).children()):
             parts = [(n, part) for n in ("block", "attention", "resample") if (part := getattr(stage, n)) is not None]
             for position, (name, part) in enumerate(parts):
                 if ours == "middle":  # one flat sequence: block, attention, block

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def test_a_perfect_answer_gives_the_image_back(parameterisation: Parameterisatio
 def test_targets_differ_between_parameterisations() -> None:
     z0, eps, t = drawn()
     targets = [Diffusion(DiffusionConfig(parameterisation=p)).target(z0, eps, t) for p in PARAMETERISATIONS]
-    assert not any(torch.equal(a, b) for a, b in zip(targets, targets[1:], strict=False))
+    assert not any(torch.equal(a, b) for a, b in pairwise(targets))
 
 
 def test_the_schedule_is_the_released_one() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_any_step_count_gives_as_many_evaluations_at_falling_timesteps() -> None
         assert len(timesteps) == steps
         assert timesteps[0] == 999
         assert timesteps[-1] >= 0
-        assert all(a > b for a, b in zip(timesteps, timesteps[1:], strict=False))
+        assert all(a > b for a, b in pairwise(timesteps))
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
@@ -174,7 +175,7 @@ def error_of(builder: Callable[[list[Level]], Trajectory], steps: int) -> float:
 def test_ddim_is_first_order_and_2m_second_order() -> None:
     def ratios(builder: Callable[[list[Level]], Trajectory]) -> list[float]:
         errors = [error_of(builder, steps) for steps in (100, 200, 400)]
-        return [a / b for a, b in zip(errors, errors[1:], strict=False)]
+        return [a / b for a, b in pairwise(errors)]
 
     assert ratios(solvers.ddim) == pytest.approx([2, 2], rel=0.1)
     assert ratios(solvers.dpm_solver_2m) == pytest.approx([4, 4], rel=0.1)
