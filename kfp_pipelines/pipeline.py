@@ -34,12 +34,12 @@ def train_latent_diffusion(
         latents=latents,
     ).outputs["training"]
     second = components.evaluate(training=diffusion, images=images).set_display_name("evaluate-diffusion")
-    components.publish(alias=alias, training=autoencoder, evaluation=first.outputs["evaluation"]).set_display_name(
-        "publish-autoencoder"
-    ).after(second)
+    published = components.publish(alias=alias, training=autoencoder, evaluation=first.outputs["evaluation"])
+    published.set_display_name("publish-autoencoder").after(second)
+    # A diffusion release points at its autoencoder's, which must be there first.
     components.publish(alias=alias, training=diffusion, evaluation=second.outputs["evaluation"]).set_display_name(
         "publish-diffusion"
-    )
+    ).after(published)
 
 
 def compile_to(path: Path) -> None:

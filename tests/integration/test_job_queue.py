@@ -17,9 +17,14 @@ REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 2, "se
 
 @pytest.fixture
 def engine(stack: Stack) -> Iterator[Engine]:
-    """A queue of its own, emptied afterwards, with the rights of its owner."""
+    """An empty queue, before and after, with the rights of its owner."""
     engine = stack.engine("migrator")
+    empty(engine)
     yield engine
+    empty(engine)
+
+
+def empty(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM outputs"))
         connection.execute(text("DELETE FROM jobs"))

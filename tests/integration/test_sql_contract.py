@@ -150,7 +150,7 @@ def test_an_idempotency_key_names_one_job(client: psycopg.Connection) -> None:
     ("model", "request_", "reason"),
     [
         ("nobody", {"items": [{"class_label": 1}]}, "model: no release is called 'nobody'; there are: "),
-        ("tiny@staging", {"items": [{"class_label": 1}]}, "'tiny' has no alias 'staging'; there are: production"),
+        ("tiny@staging", {"items": [{"class_label": 1}]}, "'tiny' has no alias 'staging'; there are: "),
         ("tiny@99", {"items": [{"class_label": 1}]}, "'tiny' has no version 99; there are: 1"),
         ("Tiny!", {"items": [{"class_label": 1}]}, "'Tiny!' is not allowed; permitted: name, name@alias or"),
         (
