@@ -36,7 +36,7 @@ def train_autoencoder(
 
     from training.train import run
 
-    run(experiment, [f"data.root={images.path}", *overrides], Path(training.path))
+    run(experiment, [f"data.root='{images.path}'", *overrides], Path(training.path))  # quoted: a path may hold commas
 
 
 @component
@@ -83,7 +83,12 @@ def train_diffusion(
 
     from training.train import run
 
-    inputs = [f"data.root={images.path}", f"data.latents={latents.path}", f"autoencoder={autoencoder.path}/release"]
+    paths = {
+        "data.root": images.path,
+        "data.latents": latents.path,
+        "autoencoder": f"{autoencoder.path}/release",
+    }
+    inputs = [f"{field}='{path}'" for field, path in paths.items()]  # quoted: a path may hold commas
     run(experiment, [*inputs, *overrides], Path(training.path))
 
 

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import typer
 
 from services.cli.stack import CommandError
-from services.settings import ROOT_VARIABLE, load
+from services.settings import ROOT_VARIABLE, Settings, load
 
 
 def worker(
@@ -21,40 +21,40 @@ def worker(
     rows: Annotated[int | None, typer.Option(min=2, max=1024, help="Network rows of every denoising step.")] = None,
 ) -> None:
     """Develop images until SIGTERM; then finish or give back what is under way."""
-    from services import database, tasks
-    from services.object_store import ObjectStore
+    from services import tasks
     from services.worker import Worker
 
-    _log_to_stderr()
     changes = {name: value for name, value in {"queues": queue, "rows": rows}.items() if value}
     settings = load("worker").model_copy(update=changes)
-    engine = database.connect(settings.database_url.get_secret_value())
-    database.check(engine)
-    store = ObjectStore.connect(settings)
-    store.check()
-    app = tasks.make_app(settings)
-    _check_broker(app)
+    engine, store, app = _connect(settings)
     tasks.serve(app, Worker(settings, engine, store))
 
 
 def dispatcher() -> None:
     """Plan jobs, send hints, take back what lost workers held, until SIGTERM."""
-    from services import database, tasks
     from services.dispatcher import Dispatcher
+
+    settings = load("dispatcher")
+    engine, store, app = _connect(settings)
+    service = Dispatcher(settings, engine, store, app)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    service.run()
+
+
+def _connect(settings: Settings) -> tuple[Any, Any, Any]:
+    """Database, bucket and broker, each of which has answered: a process that cannot work says so at its start."""
+    from services import database, tasks
     from services.object_store import ObjectStore
 
     _log_to_stderr()
-    settings = load("dispatcher")
     engine = database.connect(settings.database_url.get_secret_value())
     database.check(engine)
     store = ObjectStore.connect(settings)
     store.check()
     app = tasks.make_app(settings)
     _check_broker(app)
-    service = Dispatcher(settings, engine, store, app)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
-    service.run()
+    return engine, store, app
 
 
 def _log_to_stderr() -> None:
@@ -63,15 +63,15 @@ def _log_to_stderr() -> None:
     )
 
 
-def _check_broker(app: object) -> None:
+def _check_broker(app: Any) -> None:
     """Fail at the start rather than retry in silence; once running, a broker may come and go."""
     from kombu.exceptions import OperationalError
 
     try:
-        with app.connection_for_write(connect_timeout=3) as connection:  # type: ignore[attr-defined]
+        with app.connection_for_write(connect_timeout=3) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=3)
     except (OperationalError, OSError) as error:
-        address = app.connection_for_write().as_uri()  # type: ignore[attr-defined]
+        address = app.connection_for_write().as_uri()
         lines = str(error).strip().splitlines()
         raise CommandError(
             f"The broker at {address} does not answer ({lines[0] if lines else error}). "
