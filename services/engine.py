@@ -8,8 +8,7 @@ leave at every step. This module is the one door from the services to the model.
 import hashlib
 import platform
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,24 @@ from torch import Tensor
 from services.job_request import ImageSpec
 from training.data.image_set import to_bytes
 from training.model import solvers
-from training.model.latent_diffusion import LatentDiffusion, load_diffusion
+from training.model.batch import Batch, Run
+from training.model.guidance import Guidance
+from training.model.latent_diffusion import LatentDiffusion, Prepared, load_diffusion
 from training.model.release import Release
+from training.model.sampling import Sampler, trajectory
 from training.model.solvers import Trajectory
 
 DECODE_WAIT_STEPS = 4  # a finished image waits so long for company before it is decoded
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A sampled latent [C, h, w] that waits for company before it is decoded."""
+
+    owner: Any
+    spec: ImageSpec
+    latent: Tensor
+    at: int  # the engine's step
 
 
 @dataclass(frozen=True)
@@ -35,24 +47,6 @@ class Developed:
     owner: Any
     spec: ImageSpec
     pixels: NDArray[np.uint8]
-
-
-@dataclass
-class Latent:
-    """An image on its way: its solver state and where it stands in its trajectory."""
-
-    owner: Any
-    spec: ImageSpec
-    trajectory: Trajectory
-    contexts: list[Tensor]  # [M, width] of the condition, then of the null condition if guided
-    state: Tensor  # [5, C, h, w]
-    position: int = 0
-    finished_at: int = field(default=0)
-
-    @property
-    def rows(self) -> int:
-        """Network rows it asks for at each step."""
-        return max(1, len(self.contexts))
 
 
 class Engine:
@@ -71,126 +65,90 @@ class Engine:
         self.rows = rows
         self.profile = profile(self.device, rows)
         self.condition_names = sorted(release.conditions.get("properties", {}))
-        self._active: deque[Latent] = deque()
-        self._finished: list[Latent] = []
+        self._batch = Batch(self.model, rows=rows, shape=release.latent_shape)
+        self._waiting: deque[tuple[Any, ImageSpec]] = deque()
+        self._finished: list[Finished] = []
         self._steps = 0
-        self._trajectories: dict[tuple[str, int], Trajectory] = {}
-        self._contexts: dict[str, Tensor] = {}
+        self._trajectories: dict[Sampler, Trajectory] = {}
+        self._conditions: dict[str, Prepared] = {}
 
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._active or self._finished)
+        return bool(self._waiting or self._batch.runs or self._finished)
 
     @property
     def free_rows(self) -> int:
         """Network rows that the next step would leave empty."""
-        return max(0, self.rows - sum(latent.rows for latent in self._active))
+        waiting = sum(2 if self._is_guided(spec) else 1 for _, spec in self._waiting)
+        return max(0, self._batch.free_rows - waiting)
 
     def add(self, owner: Any, spec: ImageSpec) -> None:
-        """Let an image join at the next step."""
-        guided = spec.guidance_scale != 1.0 and bool(self.condition_names)
-        contexts = []
-        if self.condition_names:
-            contexts = [self._context(spec.conditions), *([self._context(None)] if guided else [])]
-        key = (spec.solver, spec.steps)
-        if key not in self._trajectories:
-            self._trajectories[key] = self.model.trajectory(*key)
-        state = torch.zeros(5, *self.release.latent_shape, device=self.device)
-        state[0] = solvers.seeded_noise(spec.seed, 0, self.release.latent_shape).to(self.device)
-        self._active.append(Latent(owner, spec, self._trajectories[key], contexts, state))
+        """Let an image join as soon as there is room."""
+        self._waiting.append((owner, spec))
 
     def remove(self, owner: Any) -> None:
         """Drop an owner's images, wherever they stand."""
-        self._active = deque(latent for latent in self._active if latent.owner is not owner)
-        self._finished = [latent for latent in self._finished if latent.owner is not owner]
+        self._waiting = deque(pair for pair in self._waiting if pair[0] is not owner)
+        for run in [run for run in self._batch.runs if run.owner[0] is owner]:
+            self._batch.leave(run)
+        self._finished = [finished for finished in self._finished if finished.owner is not owner]
 
     @torch.inference_mode()
     def step(self) -> list[Developed]:
         """One network evaluation for the oldest images that fit, and the decoding of those that are due."""
-        batch = self._next_batch()
-        if batch:
-            self._denoise(batch)
+        while self._waiting and self._batch.free_rows >= (2 if self._is_guided(self._waiting[0][1]) else 1):
+            self._batch.join(self._run(*self._waiting.popleft()))
+        if self._batch.runs:
+            self._batch.step()
         self._steps += 1
-        for latent in batch:
-            if latent.position == len(latent.trajectory):
-                latent.finished_at = self._steps
-                self._finished.append(latent)
-        self._active = deque(latent for latent in self._active if latent.position < len(latent.trajectory))
+        for run in [run for run in self._batch.runs if run.finished]:
+            owner, spec = run.owner
+            self._finished.append(Finished(owner, spec, self._batch.leave(run), self._steps))
         return self._decode() if self._decode_is_due() else []
 
-    def _next_batch(self) -> list[Latent]:
-        batch, rows = [], 0
-        for latent in self._active:
-            if rows + latent.rows > self.rows:
-                break  # not skipped: an image never waits for a later one
-            batch.append(latent)
-            rows += latent.rows
-        return batch
+    def _is_guided(self, spec: ImageSpec) -> bool:
+        return spec.guidance_scale != 1.0 and bool(self.condition_names)
 
-    def _denoise(self, batch: Sequence[Latent]) -> None:
-        """Advance each image of the batch by one evaluation. Everything is padded to the fixed row count."""
-        shape = self.release.latent_shape
-        x = torch.zeros(self.rows, *shape, device=self.device)
-        t = torch.zeros(self.rows, device=self.device)
-        context = None
-        if self.condition_names:
-            context = torch.zeros(self.rows, *batch[0].contexts[0].shape, device=self.device)
-        state = torch.zeros(self.rows, 5, *shape, device=self.device)
-        noise = torch.zeros(self.rows, *shape, device=self.device)
-        A = torch.zeros(self.rows, 5, 7, dtype=torch.float64)
-        first = []  # of each image's rows
-        row = 0
-        for i, latent in enumerate(batch):
-            first.append(row)
-            state[i] = latent.state
-            A[i] = torch.from_numpy(latent.trajectory.A[latent.position])
-            if latent.trajectory.noisy(latent.position):
-                noise[i] = solvers.seeded_noise(latent.spec.seed, latent.position + 1, shape).to(self.device)
-            for k in range(latent.rows):
-                x[row], t[row] = latent.state[0], float(latent.trajectory.t[latent.position])
-                if context is not None:
-                    context[row] = latent.contexts[k]
-                row += 1
-        answers = self.model.denoise(x, t, context)
-        denoised = torch.zeros_like(noise)
-        for i, latent in enumerate(batch):
-            conditional = answers[first[i]]
-            if latent.rows == 2:
-                # Ho & Salimans 2022, eq. 6, on the denoised estimate.
-                null = answers[first[i] + 1]
-                conditional = null + latent.spec.guidance_scale * (conditional - null)
-            denoised[i] = conditional
-        state = solvers.step(state, denoised, noise, A.to(self.device, torch.float32))
-        for i, latent in enumerate(batch):
-            latent.state = state[i].clone()
-            latent.position += 1
+    def _run(self, owner: Any, spec: ImageSpec) -> Run:
+        """The sampling run of an image."""
+        sampler = Sampler(spec.solver, spec.steps, spec.spacing)
+        if sampler not in self._trajectories:
+            self._trajectories[sampler] = trajectory(self.model, sampler)
+        return Run(
+            spec.seed,
+            self._trajectories[sampler],
+            start=solvers.seeded_noise(spec.seed, 0, self.release.latent_shape).to(self.device),
+            conditions=self._prepared(spec.conditions),
+            null=self._prepared(None) if self.condition_names else None,
+            guidance=Guidance(spec.guidance_scale, spec.guidance_interval, spec.guidance_rescale),
+            owner=(owner, spec),
+        )
 
     def _decode_is_due(self) -> bool:
         if not self._finished:
             return False
-        waited = self._steps - self._finished[0].finished_at
-        return len(self._finished) >= self.rows or not self._active or waited >= DECODE_WAIT_STEPS
+        waited = self._steps - self._finished[0].at
+        return len(self._finished) >= self.rows or not self._batch.runs or waited >= DECODE_WAIT_STEPS
 
     def _decode(self) -> list[Developed]:
         group, self._finished = self._finished[: self.rows], self._finished[self.rows :]
         latents = torch.zeros(self.rows, *self.release.latent_shape, device=self.device)
-        for i, latent in enumerate(group):
-            latents[i] = latent.state[0]
+        for i, finished in enumerate(group):
+            latents[i] = finished.latent
         pixels = to_bytes(self.model.autoencoder.decode(latents))
-        return [Developed(latent.owner, latent.spec, pixels[i]) for i, latent in enumerate(group)]
+        return [Developed(finished.owner, finished.spec, pixels[i]) for i, finished in enumerate(group)]
 
-    def _context(self, conditions: dict[str, Any] | None) -> Tensor:
-        """Tokens [M, width] of one request, computed once and with the same row count as all others."""
+    def _prepared(self, conditions: dict[str, Any] | None) -> Prepared:
+        """One request's conditions, computed once and with the same row count as all others."""
         key = repr(sorted(conditions.items())) if conditions is not None else "null"
-        if key not in self._contexts:
-            if len(self._contexts) >= 4096:
-                self._contexts.clear()
-            with torch.inference_mode():
-                tokens = self.model.context([conditions] * self.rows)
-            assert tokens is not None
-            self._contexts[key] = tokens[0].clone()
-        return self._contexts[key]
+        if key not in self._conditions:
+            if len(self._conditions) >= 4096:
+                self._conditions.clear()
+            _, height, width = self.release.latent_shape
+            prepared = self.model.conditions([conditions] * self.rows, (height, width))
+            self._conditions[key] = prepared.row(0)
+        return self._conditions[key]
 
 
 def profile(device: torch.device, rows: int) -> str:

@@ -15,9 +15,12 @@ from training import metrics, sheet
 from training.data import image_set
 from training.data.image_set import DataError, ImageSet
 from training.model.autoencoder import Autoencoder
+from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion
 from training.model.release import Release, ReleaseError
 from training.model.release import read as read_release
+from training.model.sampling import Sampler
+from training.model.sampling import generate as sample
 
 PAIRS = 16  # reconstructions shown
 BATCH = 40
@@ -119,13 +122,13 @@ def generate(
         batch = requests[start : start + BATCH]
         seeds = range(sampling.seed + start, sampling.seed + start + len(batch))
         parts.append(
-            model.generate(
+            sample(
+                model,
                 batch,
                 seeds,
                 latent_shape=description.latent_shape,
-                steps=sampling.steps,
-                solver=sampling.solver,
-                guidance_scale=sampling.guidance,
+                sampler=Sampler(sampling.solver, sampling.steps),
+                guidance=Guidance(sampling.guidance),
             ).cpu()
         )
     return torch.cat(parts)

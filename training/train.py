@@ -18,10 +18,11 @@ from training.data.batches import Batches
 from training.data.image_set import LABEL_FIELD, DataError, ImageSet
 from training.discriminator import SMALLEST_IMAGE
 from training.experiment import AutoencoderExperiment, DiffusionExperiment, Diverged, Experiment, ExperimentError
-from training.model import conditioners
+from training.model import conditioners, sampling
 from training.model.autoencoder import Autoencoder
 from training.model.conditioners import Conditioners
 from training.model.diffusion import Diffusion
+from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, save_autoencoder, save_diffusion
 from training.model.release import ReleaseError
 from training.model.unet import UNet
@@ -142,9 +143,9 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, output: Path,
 
     classes = range(min(images.description.classes, SHOWN)) if len(model.conditioners) else range(SHOWN)
     requests = [{field: label for field in model.conditioners} for _ in range(SHOWN_SAMPLES) for label in classes]
-    samples = model.generate(
-        requests, range(len(requests)), latent_shape=first_stage.latent_shape, steps=15, solver="dpm_solver_2m",
-        guidance_scale=2.0,
+    samples = sampling.generate(
+        model, requests, range(len(requests)), latent_shape=first_stage.latent_shape, guidance=Guidance(2.0),
+        sampler=sampling.Sampler(solver="dpm_solver_2m", steps=15),
     )  # fmt: skip
     sheet.save(release / "samples.png", samples, columns=len(classes))
     (release / "card.md").write_text(card.diffusion(config, images.description, loss))

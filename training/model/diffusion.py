@@ -1,63 +1,126 @@
 """The forward process, its noise schedule and what the network is asked to predict.
 
-    z_t = alpha_t z_0 + sigma_t eps,    alpha_t^2 = prod_{s <= t} (1 - beta_s),    alpha_t^2 + sigma_t^2 = 1
+    z_t = alpha_t z_0 + sigma_t eps
 
-Ho et al. 2020, eq. 4; the schedule of Rombach et al. 2022.
+Variance preserving: alpha_t^2 = prod_{s <= t} (1 - beta_s), alpha_t^2 + sigma_t^2 = 1 (Ho et al. 2020, eq. 4).
+Flow: alpha_t = 1 - s, sigma_t = s with s = (t + 1) / T, a straight line from data to noise (Liu et al. 2023).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from training.model.solvers import Level
 
-Parameterisation = Literal["eps", "x0", "v"]
+Schedule = Literal["scaled_linear", "linear", "cosine", "flow"]
+Parameterisation = Literal["eps", "x0", "v", "flow"]
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Noise schedule and parameterisation. The betas are those of most released models."""
+    """Noise schedule and parameterisation. The betas are those of most released models.
 
-    schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
+    zero_terminal_snr: the last timestep is pure noise (Lin et al. 2024, algorithm 1).
+    Raises ValueError naming the field that does not fit.
+    """
+
+    schedule: Schedule = "scaled_linear"
     beta_start: float = 0.0015
     beta_end: float = 0.0195
     timesteps: int = 1000
     parameterisation: Parameterisation = "eps"
+    zero_terminal_snr: bool = False
+
+    def __post_init__(self) -> None:
+        if self.timesteps < 2:
+            raise ValueError(f"timesteps: {self.timesteps} is not allowed; permitted: at least 2")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            given = f"{self.beta_start}, {self.beta_end}"
+            raise ValueError(f"beta_start, beta_end: {given} are not allowed; permitted: 0 < start <= end < 1")
+        flow = self.schedule == "flow"
+        if flow != (self.parameterisation == "flow"):
+            raise ValueError(
+                f"parameterisation: {self.parameterisation!r} is not allowed with the schedule {self.schedule!r}; "
+                f"permitted: {'flow' if flow else 'eps, x0, v'}"
+            )
+        if self.zero_terminal_snr and flow:
+            raise ValueError("zero_terminal_snr: true is not allowed with the schedule 'flow', whose end is pure noise")
+        if self.zero_terminal_snr and self.parameterisation == "eps":
+            raise ValueError(
+                "parameterisation: 'eps' is not allowed with zero_terminal_snr, for pure noise says nothing of the "
+                "data; permitted: v, x0"
+            )
+
+
+def alpha_sigma(config: DiffusionConfig) -> tuple[Tensor, Tensor]:
+    """alpha_t and sigma_t for t = 0 ... T - 1, [T] each, float64."""
+    if config.schedule == "flow":
+        s = torch.arange(1, config.timesteps + 1, dtype=torch.float64) / config.timesteps
+        return 1 - s, s
+    alpha = torch.cumprod(1 - betas(config), dim=0).sqrt()
+    if config.zero_terminal_snr:  # shifted to end at 0, scaled to start where it did
+        alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    return alpha, (1 - alpha**2).sqrt()
 
 
 def betas(config: DiffusionConfig) -> Tensor:
-    """[T] in float64. "scaled_linear" is linear in sqrt(beta), as in the authors' code (which calls it linear)."""
-    if config.schedule == "linear":
-        return torch.linspace(config.beta_start, config.beta_end, config.timesteps, dtype=torch.float64)
-    return torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps, dtype=torch.float64) ** 2
+    """[T], float64. "scaled_linear" is linear in sqrt(beta), as in the authors' code (which calls it linear)."""
+    T = config.timesteps
+    match config.schedule:
+        case "linear":
+            return torch.linspace(config.beta_start, config.beta_end, T, dtype=torch.float64)
+        case "cosine":  # Nichol & Dhariwal 2021, eq. 17
+            f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2) ** 2
+            return (1 - f[1:] / f[:-1]).clamp(max=0.999)
+        case _:
+            return torch.linspace(config.beta_start**0.5, config.beta_end**0.5, T, dtype=torch.float64) ** 2
 
 
 class Diffusion:
     """alpha_t and sigma_t for every timestep, and the algebra between z_0, eps and the network's answer.
 
-    Rows are independent: every function takes one timestep per row.
+    Rows are independent: every function takes one timestep per row. Between two integer timesteps log(sigma / alpha)
+    is linear in t; alpha and sigma follow from it, so a level and its t always agree.
     """
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
-        alpha_squared = torch.cumprod(1 - betas(config), dim=0)
-        self.alpha = alpha_squared.sqrt()  # [T], float64
-        self.sigma = (1 - alpha_squared).sqrt()
+        self.alpha, self.sigma = alpha_sigma(config)  # [T] each, float64
+        self._log_ratio = self.sigma.log() - self.alpha.log()  # increasing; +inf at pure noise
+        self._known = self._log_ratio[self._log_ratio.isfinite()].numpy()
+        self._tables: dict[torch.device, Tensor] = {}
+
+    @property
+    def noisiest(self) -> int:
+        """The last timestep at which something of the data is left."""
+        return len(self._known) - 1
+
+    def noise_to_signal(self, t: float) -> float:
+        """sigma / alpha at t."""
+        return float(np.exp(np.interp(t, np.arange(len(self._known)), self._known)))
 
     def level(self, t: int) -> Level:
-        """The noise level of timestep t, for the solvers."""
+        """The noise level of an integer timestep, for the solvers."""
         return Level(float(t), float(self.alpha[t]), float(self.sigma[t]))
+
+    def level_of(self, ratio: float) -> Level:
+        """The noise level where sigma / alpha is `ratio`; its t lies between two timesteps."""
+        t = float(np.interp(np.log(ratio), self._known, np.arange(len(self._known))))
+        alpha, sigma = self.at(torch.tensor([t], dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+        return Level(t, float(alpha), float(sigma))
 
     def diffuse(self, z0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """q(z_t | z_0): z0, eps [R, ...], t [R] -> z_t [R, ...]."""
-        alpha, sigma = self._at(t, z0)
+        alpha, sigma = self.at(t, z0)
         return alpha * z0 + sigma * eps
 
     def target(self, z0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the network should answer: eps, z_0, or v = alpha eps - sigma z_0 (Salimans & Ho 2022)."""
-        alpha, sigma = self._at(t, z0)
+        """What the network should answer: eps, z_0, v = alpha eps - sigma z_0 (Salimans & Ho 2022), or eps - z_0."""
+        alpha, sigma = self.at(t, z0)
         match self.config.parameterisation:
             case "eps":
                 return eps
@@ -65,10 +128,12 @@ class Diffusion:
                 return z0
             case "v":
                 return alpha * eps - sigma * z0
+            case "flow":
+                return eps - z0
 
     def denoised(self, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
         """The estimate of z_0 that the network's answer amounts to: all [R, ...], t [R]."""
-        alpha, sigma = self._at(t, z_t)
+        alpha, sigma = self.at(t, z_t)
         match self.config.parameterisation:
             case "eps":
                 return (z_t - sigma * output) / alpha
@@ -76,12 +141,30 @@ class Diffusion:
                 return output
             case "v":
                 return alpha * z_t - sigma * output
+            case "flow":
+                return z_t - sigma * output
 
     def signal_to_noise(self, t: Tensor) -> Tensor:
         """alpha^2 / sigma^2 of each row: [R] -> [R], float32."""
-        return (self.alpha[t.cpu()] / self.sigma[t.cpu()]).square().float().to(t.device)
+        alpha, sigma = self.at(t, torch.zeros(1, device=t.device))
+        return (alpha / sigma).square()
 
-    def _at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        index = t.long().cpu()
+    def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t, [R, 1, ...] with the dimensions and dtype of `like`; t [R] may be fractional."""
+        if t.device not in self._tables:
+            self._tables[t.device] = torch.stack([self.alpha, self.sigma, self._log_ratio]).to(t.device)
+        alpha, sigma, log_ratio = self._tables[t.device]
         shape = (-1, *[1] * (like.dim() - 1))
-        return tuple(table[index].to(like).reshape(shape) for table in (self.alpha, self.sigma))  # type: ignore[return-value]
+        below = t.long()
+        if not t.is_floating_point():
+            return alpha[below].to(like).reshape(shape), sigma[below].to(like).reshape(shape)
+        share = t.double() - below
+        above = (below + 1).clamp(max=len(alpha) - 1)
+        # at share 0 the tables' own values, also where the ratio is infinite
+        ratio = torch.exp(torch.where(share > 0, log_ratio[below] + share * (log_ratio[above] - log_ratio[below]), 0.0))
+        # alpha + sigma = 1 of the flow, alpha^2 + sigma^2 = 1 of the others
+        scale = 1 / (1 + ratio) if self.config.schedule == "flow" else torch.rsqrt(1 + ratio.square())
+        between = share > 0
+        a = torch.where(between, scale, alpha[below])
+        s = torch.where(between, ratio * scale, sigma[below])
+        return a.to(like).reshape(shape), s.to(like).reshape(shape)

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.model import conditioners, release, solvers
+from training.model import conditioners, release
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
+from training.model.conditioners import Conditioners, Conditions
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.unet import UNet, UNetConfig
 
@@ -21,84 +22,78 @@ CONDITIONERS_FILE = "conditioners.safetensors"
 Model = TypeVar("Model", bound=nn.Module)
 
 
+class Prepared(NamedTuple):
+    """Conditions in the form that every evaluation of a run reads; None where the model has no such entry.
+
+    Of R rows each tensor is [R, ...]; of one row it lacks that dimension.
+    """
+
+    keys_values: Tensor | None  # [R, M, all cross-attentions' keys and values]
+    maps: Tensor | None  # [R, K, h, w]
+    embedding: Tensor | None  # [R, E]
+
+    def row(self, i: int) -> "Prepared":
+        """Row i, in memory of its own."""
+        return Prepared(*(None if part is None else part[i].clone() for part in self))
+
+
 class LatentDiffusion(nn.Module):
     """A diffusion model in the latent space of an autoencoder (Rombach et al. 2022, section 3)."""
 
-    def __init__(
-        self,
-        autoencoder: Autoencoder,
-        unet: UNet,
-        conditioners: conditioners.Conditioners,
-        diffusion: Diffusion,
-    ) -> None:
+    def __init__(self, autoencoder: Autoencoder, unet: UNet, conditioners: Conditioners, diffusion: Diffusion) -> None:
         super().__init__()
         self.autoencoder, self.unet, self.conditioners, self.diffusion = autoencoder, unet, conditioners, diffusion
 
     @classmethod
-    def build(cls, architecture: Mapping[str, Any]) -> Self:
-        """A model with fresh weights from the `architecture` of a release or a training configuration."""
+    def build(cls, architecture: Mapping[str, Any], assets: Mapping[str, Mapping[str, bytes]] | None = None) -> Self:
+        """A model with fresh weights from the `architecture` of a release or a training configuration.
+
+        assets: the files of each conditioner that has any, by its field. Raises KeyError, TypeError or ValueError.
+        """
+        assets = assets or {}
         return cls(
             Autoencoder(AutoencoderConfig(**architecture["autoencoder"])),
             UNet(UNetConfig(**architecture["unet"])),
-            conditioners.Conditioners(
-                {name: conditioners.build(config) for name, config in architecture["conditioners"].items()}
+            Conditioners(
+                {
+                    name: conditioners.build(config, assets.get(name))
+                    for name, config in architecture["conditioners"].items()
+                }
             ),
             Diffusion(DiffusionConfig(**architecture["diffusion"])),
         )
 
-    def context(self, requests: Sequence[Mapping[str, Any] | None]) -> Tensor | None:
-        """R requests' conditions, None for the null condition -> tokens [R, M, width]; None if unconditional."""
-        return self.conditioners.context(requests) if len(self.conditioners) else None
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return next(self.unet.parameters()).device
 
-    def denoise(self, x: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
-        """x [R, C, h, w], t [R], context [R, M, width] -> the estimate of z_0, [R, C, h, w]. Rows are independent."""
-        return self.diffusion.denoised(x, self.unet(x, t, context), t)
+    def conditions(self, requests: Sequence[Mapping[str, Any] | None], size: tuple[int, int]) -> Prepared:
+        """R requests' conditions, None for the null condition, for latents of `size` (h, w); computed once a run.
 
-    def trajectory(self, solver: str, steps: int) -> solvers.Trajectory:
-        """The matrices of `steps` steps of a solver. Raises ValueError naming what is permitted."""
-        if solver not in solvers.SOLVERS:
-            raise ValueError(f"solver: {solver!r} is not known; permitted: {', '.join(sorted(solvers.SOLVERS))}")
-        timesteps = solvers.trailing(steps, self.diffusion.config.timesteps)
-        return solvers.SOLVERS[solver]([*map(self.diffusion.level, timesteps), solvers.DATA])
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        requests: Sequence[Mapping[str, Any]],
-        seeds: Sequence[int],
-        *,
-        latent_shape: Sequence[int],
-        steps: int = 30,
-        solver: str = "ddim",
-        guidance_scale: float = 1.0,
-    ) -> Tensor:
-        """One image for each request and seed: [R, channels, H, W] in [-1, 1].
-
-        Classifier-free guidance (Ho & Salimans 2022): D = D_null + scale (D_condition - D_null).
+        Raises ValueError naming the field that does not fit.
         """
-        device = next(self.unet.parameters()).device
-        guided = guidance_scale != 1.0 and len(self.conditioners) > 0
-        trajectory = self.trajectory(solver, steps)
-        context = self.context([*requests, *([None] * len(requests) if guided else [])])
+        return self.prepare(self.conditioners(requests, size, self.autoencoder.encode))
 
-        def noise(index: int) -> Tensor:
-            return torch.stack([solvers.seeded_noise(seed, index, latent_shape) for seed in seeds]).to(device)
+    def prepare(self, conditions: Conditions) -> Prepared:
+        """What the U-Net reads at every evaluation: the tokens' keys and values, not the tokens."""
+        keys_values = None if conditions.tokens is None else self.unet.keys_values(conditions.tokens)
+        return Prepared(keys_values, conditions.maps, conditions.embedding)
 
-        x = noise(0)
-        state = torch.zeros(len(x), 5, *latent_shape, device=device)
-        state[:, 0] = x
-        for i in range(len(trajectory)):
-            x = state[:, 0]
-            t = torch.full((len(x),), trajectory.t[i], device=device)
-            if guided:
-                conditional, null = self.denoise(torch.cat([x, x]), torch.cat([t, t]), context).chunk(2)
-                denoised = null + guidance_scale * (conditional - null)
-            else:
-                denoised = self.denoise(x, t, context)
-            fresh = noise(i + 1) if trajectory.noisy(i) else torch.zeros_like(x)
-            A = torch.from_numpy(trajectory.A[i]).expand(len(x), 5, 7)
-            state = solvers.step(state, denoised, fresh, A)
-        return self.autoencoder.decode(state[:, 0]).clamp(-1, 1)
+    def predict(self, x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
+        """What the parameterisation says of x: [R, C, h, w], t [R] -> eps, x0, v or the flow, [R, C, h, w].
+
+        Rows are independent. The network runs in the dtype of its weights; the answer has that of x.
+        """
+        weights = next(self.unet.parameters()).dtype
+        seen = x if conditions.maps is None else torch.cat([x, conditions.maps], dim=1)
+        rest = (None if part is None else part.to(weights) for part in (conditions.keys_values, conditions.embedding))
+        keys_values, embedding = rest
+        return torch.as_tensor(self.unet(seen.to(weights), t, keys_values=keys_values, embedding=embedding)).to(x.dtype)
+
+    def denoise(self, x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
+        """The estimate of z_0: x [R, C, h, w], t [R] -> [R, C, h, w]. Rows are independent."""
+        return self.diffusion.denoised(x, self.predict(x, t, conditions), t)
 
     def architecture(self) -> dict[str, Any]:
         """What `build` needs to make this model again."""
@@ -106,7 +101,7 @@ class LatentDiffusion(nn.Module):
             "autoencoder": plain(asdict(self.autoencoder.config)),
             "unet": plain(asdict(self.unet.config)),
             "conditioners": {
-                name: {"type": "class", "classes": conditioner.classes, "width": conditioner.width}
+                name: conditioner.config()  # type: ignore[operator]
                 for name, conditioner in self.conditioners.items()
             },
             "diffusion": plain(asdict(self.diffusion.config)),
@@ -147,6 +142,9 @@ def save_diffusion(
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model.unet, folder / UNET_FILE)
     save_weights(model.conditioners, folder / CONDITIONERS_FILE)
+    for field, conditioner in model.conditioners.items():
+        for name, content in conditioner.assets().items():  # type: ignore[operator]
+            (folder / f"{field}.{name}").write_bytes(content)
     described = save_autoencoder(folder, model.autoencoder, name=name, image_size=image_size, **about)
     return release.write(
         folder,
@@ -199,8 +197,18 @@ def load_diffusion(folder: Path) -> tuple[LatentDiffusion, release.Release]:
     description = release.read(folder)
     if description.kind != "diffusion":
         raise release.ReleaseError(f"{folder}: a release of kind {description.kind}; a diffusion release is needed")
-    model = built(folder, lambda: LatentDiffusion.build(description.architecture))
+    model = built(folder, lambda: LatentDiffusion.build(description.architecture, read_assets(folder, description)))
     load_weights(model.autoencoder, folder / AUTOENCODER_FILE)
     load_weights(model.unet, folder / UNET_FILE)
     load_weights(model.conditioners, folder / CONDITIONERS_FILE)
     return model.eval(), description
+
+
+def read_assets(folder: Path, description: release.Release) -> dict[str, dict[str, bytes]]:
+    """The files of each conditioner, by its field: those that `save_diffusion` wrote as FIELD.NAME."""
+    assets: dict[str, dict[str, bytes]] = {}
+    for field in description.architecture["conditioners"]:
+        for path in folder.glob(f"{field}.*"):
+            if path.suffix != ".safetensors":  # a field may be named as a file of weights is
+                assets.setdefault(field, {})[path.name.removeprefix(f"{field}.")] = path.read_bytes()
+    return assets

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.model.attention import attend
+
 NORM_GROUPS = 32
+CACHED_TOKENS = 512  # whose activations inside a feed-forward, 8 times as wide, stay in a CPU's cache
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
@@ -72,7 +75,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if embedding_width is not None:
             zero_init(self.conv2)
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.skip = nn.Identity() if in_channels == out_channels else Pointwise(in_channels, out_channels)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """x [R, C, H, W], embedding [R, E] (already through SiLU) -> [R, C', H', W']."""
@@ -128,29 +131,83 @@ class Upsample(nn.Module):
         return torch.as_tensor(self.conv(F.interpolate(x, scale_factor=2, mode="nearest")))
 
 
-class Attention(nn.Module):
-    """Multi-head attention of tokens to themselves or to a context: softmax(Q K^T / sqrt(d)) V."""
+class Pointwise(nn.Linear):
+    """A 1x1 convolution, as one matrix product over the positions: no copy where the map is channels-last."""
 
-    def __init__(self, width: int, *, heads: int, context_width: int | None = None, qkv_bias: bool = False) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, C, H, W] -> [R, C', H, W]."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """The positions of a feature map as a sequence: [R, C, H, W] -> [R, HW, C], a view if channels-last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def map_of(tokens: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `tokens_of`: [R, HW, C] -> [R, C, H, W], channels-last."""
+    rows, _, height, width = like.shape
+    return tokens.reshape(rows, height, width, -1).permute(0, 3, 1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of tokens to each other: softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1)."""
+
+    def __init__(self, width: int, *, heads: int, qkv_bias: bool = False) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"heads: {heads} does not divide the width {width}")
-        self.heads = heads
-        source = width if context_width is None else context_width
+        self.heads = checked_heads(heads, width)
         self.query = nn.Linear(width, width, bias=qkv_bias)
-        self.key = nn.Linear(source, width, bias=qkv_bias)
-        self.value = nn.Linear(source, width, bias=qkv_bias)
+        self.key = nn.Linear(width, width, bias=qkv_bias)
+        self.value = nn.Linear(width, width, bias=qkv_bias)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x [R, N, width], context [R, M, context_width] or None (self-attention) -> [R, N, width]."""
-        source = x if context is None else context
-        q, k, v = (self._split(w) for w in (self.query(x), self.key(source), self.value(source)))
-        h = F.scaled_dot_product_attention(q, k, v)  # [R, heads, N, d]
-        return torch.as_tensor(self.out(h.transpose(1, 2).flatten(2)))
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, N, width] -> [R, N, width]."""
+        parts = (self.query, self.key, self.value)
+        bias = None if self.query.bias is None else torch.cat([part.bias for part in parts])
+        qkv = F.linear(x, torch.cat([part.weight for part in parts]), bias)  # one product instead of three
+        q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, dim=2))
+        return torch.as_tensor(self.out(merge_heads(attend(q, k, v))))
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)  # [R, N, width] -> [R, heads, N, d]
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to a context (Rombach et al. 2022, section 3.3).
+
+    Keys and values depend on the context alone, so the U-Net computes those of all its layers at once, and a
+    request's only once: `columns` says which of them are this layer's.
+    """
+
+    def __init__(self, width: int, *, heads: int, context_width: int) -> None:
+        super().__init__()
+        self.heads, self.width = checked_heads(heads, width), width
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(context_width, width, bias=False)
+        self.value = nn.Linear(context_width, width, bias=False)
+        self.out = nn.Linear(width, width)
+        self.columns = slice(0, 2 * width)
+
+    def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
+        """x [R, N, width], keys_values [R, M, all layers' keys and values] -> [R, N, width]."""
+        k, v = keys_values[..., self.columns].chunk(2, dim=2)
+        q, k, v = (split_heads(part, self.heads) for part in (self.query(x), k, v))
+        return torch.as_tensor(self.out(merge_heads(attend(q, k, v))))
+
+
+def checked_heads(heads: int, width: int) -> int:
+    """`heads`, if it divides the width. Raises ValueError."""
+    if heads < 1 or width % heads:
+        raise ValueError(f"heads: {heads} does not divide the width {width}")
+    return heads
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[R, N, heads d] -> [R, heads, N, d]."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[R, heads, N, d] -> [R, N, heads d]."""
+    return x.transpose(1, 2).flatten(2)
 
 
 class SpatialAttention(nn.Module):
@@ -159,13 +216,11 @@ class SpatialAttention(nn.Module):
     def __init__(self, channels: int, *, heads: int, eps: float) -> None:
         super().__init__()
         self.norm = group_norm(channels, eps)
-        self.attention = Attention(channels, heads=heads, qkv_bias=True)
+        self.attention = SelfAttention(channels, heads=heads, qkv_bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """[R, C, H, W] -> [R, C, H, W]."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [R, HW, C]
-        h = self.attention(tokens)
-        return torch.as_tensor(x + h.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return x + map_of(self.attention(tokens_of(self.norm(x))), like=x)
 
 
 class FeedForward(nn.Module):
@@ -179,6 +234,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[R, N, width] -> [R, N, width]."""
+        size = math.gcd(x.shape[0] * x.shape[1], CACHED_TOKENS)  # equal slices: a row's place must not matter
+        if x.device.type != "cpu" or torch.is_grad_enabled() or size < CACHED_TOKENS // 4:
+            return self._of(x)
+        return torch.cat([self._of(part) for part in torch.split(x.flatten(0, 1), size)]).view(x.shape)
+
+    def _of(self, x: Tensor) -> Tensor:
         value, gate = self.gate(x).chunk(2, dim=-1)
         return torch.as_tensor(self.out(self.dropout(value * F.gelu(gate))))
 
@@ -186,39 +247,37 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention, cross-attention to the conditions, feed-forward; each with a residual."""
 
-    def __init__(self, width: int, *, heads: int, context_width: int | None, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, *, heads: int, context_width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.self_attention = Attention(width, heads=heads)
+        self.self_attention = SelfAttention(width, heads=heads)
         self.norm2 = nn.LayerNorm(width)
-        self.cross_attention = Attention(width, heads=heads, context_width=context_width)
+        self.cross_attention = CrossAttention(width, heads=heads, context_width=context_width)
         self.norm3 = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, dropout=dropout)
 
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """x [R, N, width], context [R, M, context_width] -> [R, N, width]."""
+    def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
+        """x [R, N, width], keys_values [R, M, all layers' keys and values] -> [R, N, width]."""
         x = x + self.self_attention(self.norm1(x))
-        x = x + self.cross_attention(self.norm2(x), context)
+        x = x + self.cross_attention(self.norm2(x), keys_values)
         return torch.as_tensor(x + self.feed_forward(self.norm3(x)))
 
 
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of a feature map (Rombach et al. 2022, section 3.3)."""
 
-    def __init__(
-        self, channels: int, *, heads: int, depth: int, context_width: int | None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, channels: int, *, heads: int, depth: int, context_width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = group_norm(channels, eps=1e-6)
-        self.project_in = nn.Conv2d(channels, channels, 1)
+        self.project_in = nn.Linear(channels, channels)
         self.blocks = nn.ModuleList(
             TransformerBlock(channels, heads=heads, context_width=context_width, dropout=dropout) for _ in range(depth)
         )
-        self.project_out = zero_init(nn.Conv2d(channels, channels, 1))
+        self.project_out = zero_init(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """x [R, C, H, W], context [R, M, context_width] -> [R, C, H, W]."""
-        h = self.project_in(self.norm(x)).flatten(2).transpose(1, 2)  # [R, HW, C]
+    def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
+        """x [R, C, H, W], keys_values [R, M, all layers' keys and values] -> [R, C, H, W]."""
+        h = self.project_in(tokens_of(self.norm(x)))  # [R, HW, C]
         for block in self.blocks:
-            h = block(h, context)
-        return torch.as_tensor(x + self.project_out(h.transpose(1, 2).unflatten(2, x.shape[2:])))
+            h = block(h, keys_values)
+        return x + map_of(self.project_out(h), like=x)

@@ -5,12 +5,13 @@ evaluations is linear in them, in the network's answer and in fresh noise:
 
     state <- A[i] @ [x, kept, h1, h2, h3, denoised, noise]          A[i]: 5 x 7, computed in float64
 
-`x` is what the network sees next, `kept` the start of a multi-stage step, h1..h3 earlier answers, newest first.
-A builder is the paper's update written on the seven unit vectors; it never touches a tensor. So rows with
-different solvers and step counts share one batch, and one fused product-and-sum steps them all.
+`x` is what the network sees next, `kept` the start of a step of several evaluations, h1..h3 earlier answers in the
+solver's own space (denoised, or eps), newest first. A builder is the paper's update written on the seven unit
+vectors; it never touches a tensor. So rows with different solvers and step counts share one batch, and one
+product-and-sum steps them all. Nowhere is alpha^2 + sigma^2 = 1 assumed: flow matching is served as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -22,23 +23,24 @@ from torch import Tensor
 
 Vector = NDArray[np.float64]
 X, KEPT, H1, H2, H3, DENOISED, NOISE = np.eye(7)
+PAST = (H1, H2, H3)
 
 
 class Level(NamedTuple):
     """One noise level: z = alpha z_0 + sigma eps."""
 
-    t: float  # what the network is told
+    t: float  # what the network is told; fractional where a spacing asks for it
     alpha: float
     sigma: float
 
     @property
     def half_log_snr(self) -> float:
-        """lambda = log(alpha / sigma); +inf at the data."""
+        """lambda = log(alpha / sigma): +inf at the data, -inf where nothing of them is left."""
         with np.errstate(divide="ignore"):
             return float(np.log(self.alpha) - np.log(self.sigma))
 
 
-DATA = Level(0.0, 1.0, 0.0)  # where every trajectory ends
+DATA = Level(0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,33 @@ class Trajectory:
         return bool(self.A[i, :, 6].any())
 
 
-# -- the two updates everything is made of -----------------------------------------------------
+Row = tuple[float, NDArray[np.float64]]  # an evaluation's timestep and matrix
+Answer = Callable[[Level], Vector]  # the network's answer in a solver's space
+
+
+def denoised(at: Level) -> Vector:
+    """D, the estimate of z_0."""
+    return DENOISED
+
+
+def eps(at: Level) -> Vector:
+    """The noise that D implies: eps = (x - alpha D) / sigma."""
+    return (X - at.alpha * DENOISED) / at.sigma
+
+
+def evaluation(at: Level, x: Vector, kept: Vector = KEPT, push: Vector | None = None) -> Row:
+    """Ask at a level, then go to x. `push` is the answer that enters the history; without it the history stays."""
+    past = (H1, H2, H3) if push is None else (push, H1, H2)
+    return at.t, np.stack([x, kept, *past])
+
+
+def table(rows: Iterable[Row]) -> Trajectory:
+    """A trajectory of its evaluations."""
+    t, A = zip(*rows, strict=True)
+    return Trajectory(np.array(t), np.stack(A))
+
+
+# -- one answer: along a straight line ----------------------------------------------------------
 
 
 def noise_std(a: Level, b: Level, eta: float) -> float:
@@ -64,70 +92,190 @@ def noise_std(a: Level, b: Level, eta: float) -> float:
     return float(eta * b.sigma * np.sqrt(max(0.0, 1 - (a.alpha * b.sigma / (a.sigma * b.alpha)) ** 2)))
 
 
-def towards(a: Level, b: Level, eta: float = 0.0) -> Vector:
-    """Song et al. 2021, eq. 12, with eps = (x - alpha_a D) / sigma_a.
+def towards(x: Vector, D: Vector, a: Level, b: Level, eta: float = 0.0) -> Vector:
+    """Song et al. 2021, eq. 12, from level a to b; finite at alpha_a = 0 and at sigma_b = 0.
 
-    x_b = alpha_b D + sqrt(sigma_b^2 - n^2) eps + n noise
+    x_b = alpha_b D + sqrt(sigma_b^2 - n^2) eps + n noise,  n = noise_std
     """
     n = noise_std(a, b, eta)
     keep = float(np.sqrt(b.sigma**2 - n**2)) / a.sigma
-    return keep * X + (b.alpha - a.alpha * keep) * DENOISED + n * NOISE
+    return keep * x + (b.alpha - a.alpha * keep) * D + n * NOISE
 
 
-def second_order(before: Level, a: Level, b: Level) -> Vector:
-    """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: towards b along D + (h / 2 h_before) (D - D_before)."""
-    h, h_before = b.half_log_snr - a.half_log_snr, a.half_log_snr - before.half_log_snr
-    answer = DENOISED + h / (2 * h_before) * (DENOISED - H1)
-    return b.sigma / a.sigma * X - b.alpha * float(np.expm1(-h)) * answer
-
-
-# -- builders: noise levels in, a trajectory out -----------------------------------------------
-
-
-def evaluation(x: Vector) -> NDArray[np.float64]:
-    """One matrix: the next x; the answer enters the history."""
-    return np.stack([x, KEPT, DENOISED, H1, H2])
-
-
-def table(levels: Sequence[Level], rows: Sequence[Vector]) -> Trajectory:
-    """The trajectory that evaluates at each level but the last."""
-    return Trajectory(np.array([level.t for level in levels[:-1]]), np.stack([evaluation(x) for x in rows]))
+def along(x: Vector, e: Vector, a: Level, b: Level) -> Vector:
+    """The same for a given eps: x / alpha moves along eps by the change of sigma / alpha. Needs alpha_a > 0."""
+    return b.alpha * (x / a.alpha + (b.sigma / b.alpha - a.sigma / a.alpha) * e)
 
 
 def ddim(levels: Sequence[Level], eta: float = 0.0) -> Trajectory:
-    """DDIM (Song et al. 2021); eta 0 is deterministic."""
-    return table(levels, [towards(a, b, eta) for a, b in pairwise(levels)])
+    """DDIM (Song et al. 2021). With eta 0 it is Euler's method, also for flow matching; with eta 1 it is ancestral."""
+    return table(evaluation(a, x=towards(X, DENOISED, a, b, eta)) for a, b in pairwise(levels))
 
 
-def ddpm(levels: Sequence[Level]) -> Trajectory:
-    """Ancestral sampling (Ho et al. 2020), which is DDIM with eta 1."""
+def ancestral(levels: Sequence[Level]) -> Trajectory:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2) = DDIM with eta 1 = Euler-ancestral in sigma / alpha."""
     return ddim(levels, eta=1.0)
 
 
-def dpm_solver_2m(levels: Sequence[Level]) -> Trajectory:
-    """DPM-Solver++(2M): second order from the second step on, first order into the data, where lambda is infinite."""
-    rows = [
-        towards(a, b) if i == 0 or b.sigma == 0 else second_order(levels[i - 1], a, b)
-        for i, (a, b) in enumerate(pairwise(levels))
-    ]
-    return table(levels, rows)
+def heun(levels: Sequence[Level]) -> Trajectory:
+    """Karras et al. 2022, algorithm 1, in y = x / alpha with dy / d(sigma / alpha) = eps.
 
-
-SOLVERS: dict[str, Callable[[Sequence[Level]], Trajectory]] = {
-    "ddim": ddim,
-    "ddpm": ddpm,
-    "dpm_solver_2m": dpm_solver_2m,
-}
-
-
-def trailing(steps: int, timesteps: int) -> list[int]:
-    """Exactly `steps` timesteps, evenly spaced, from the last one down (Lin et al. 2024, "trailing").
-
-    Raises ValueError unless 1 <= steps <= timesteps.
+    y' = y_a + (s_b - s_a) eps_a,   y_b = y_a + (s_b - s_a) (eps_a + eps_b(y')) / 2,   s = sigma / alpha
     """
-    if not 1 <= steps <= timesteps:
-        raise ValueError(f"steps: {steps} is not allowed; permitted: an integer from 1 to {timesteps}")
-    return [round(timesteps - i * timesteps / steps) - 1 for i in range(steps)]
+
+    def rows() -> Iterator[Row]:
+        for a, b in pairwise(levels):
+            yield evaluation(a, x=towards(X, DENOISED, a, b), kept=X, push=eps(a))
+            if b.sigma > 0 and a.alpha > 0:  # the data, and pure noise, take one answer
+                yield evaluation(b, x=along(KEPT, (H1 + eps(b)) / 2, a, b))
+
+    return table(rows())
+
+
+# Adams and Bashforth 1883, on equal steps, newest answer first
+ADAMS_BASHFORTH = [(1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24)]
+
+
+def plms(levels: Sequence[Level]) -> Trajectory:
+    """Pseudo linear multistep (Liu et al. 2022, eq. 12), as released with latent diffusion.
+
+    eps' = Adams-Bashforth of the last four answers, then a DDIM step along eps'. The first step is a pseudo improved
+    Euler step, whose second answer is not remembered.
+    """
+
+    def rows() -> Iterator[Row]:
+        for i, (a, b) in enumerate(pairwise(levels)):
+            if i == 0:
+                yield evaluation(a, x=towards(X, DENOISED, a, b), kept=X, push=eps(a))
+                again = b if len(levels) > 2 else a  # a run of one step asks again where it stands
+                if a.alpha > 0 and again.sigma > 0:
+                    yield evaluation(again, x=along(KEPT, (H1 + eps(again)) / 2, a, b))
+            else:
+                e = sum((w * v for w, v in zip(ADAMS_BASHFORTH[min(i, 3)], (eps(a), *PAST), strict=False)), 0 * X)
+                yield evaluation(a, x=along(X, e, a, b), push=eps(a))
+
+    return table(rows())
+
+
+# -- several answers: exponential integrators in the half log-SNR -------------------------------
+
+Moments = Callable[[float, float, int], Vector]
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(48)
+
+
+def exact(h: float, k: float, order: int) -> Vector:
+    """M_m = int_0^h exp(-k (h - u)) u^m du for m < order, by Gauss-Legendre: no cancellation at small h."""
+    u = (NODES + 1) * h / 2
+    return np.array([np.sum(WEIGHTS * h / 2 * np.exp(-k * (h - u)) * u**m) for m in range(order)])
+
+
+def midpoint(h: float, k: float, order: int) -> Vector:
+    """As published for DPM-Solver++(2M) and UniPC's B_2: with two answers M_1 is h / 2 M_0."""
+    M = exact(h, k, order)
+    return np.array([M[0], h / 2 * M[0]]) if order == 2 else M
+
+
+def published_third(h: float, k: float, order: int) -> Vector:
+    """As published for DPM-Solver++(3M): with three answers M_2 is halved, which leaves it at second order."""
+    return midpoint(h, k, order) * ([1.0, 1.0, 0.5] if order == 3 else 1.0)
+
+
+def integrate(
+    x: Vector, a: Level, b: Level, answers: Sequence[Vector], at: Sequence[Level], *, space: Answer, sde: bool,
+    moments: Moments,
+) -> Vector:  # fmt: skip
+    """From level a to b by variation of constants, the answers interpolated by a polynomial in lambda.
+
+    denoised: x_b = sigma_b / sigma_a e^{-sde h} x + (1 + sde) alpha_b int e^{-(1 + sde)(lambda_b - l)} D(l) dl + noise
+    eps:      x_b = alpha_b / alpha_a x - sigma_b int e^{lambda_b - l} eps(l) dl
+
+    Lu et al. 2022 (DPM-Solver++, eq. 8 and 18), Zhang & Chen 2023 (DEIS, eq. 15), Zhao et al. 2023 (UniPC, where b is
+    among `at`). An end of the schedule, where lambda is infinite, takes one answer.
+    """
+    if not np.isfinite([a.half_log_snr, b.half_log_snr]).all():
+        return towards(x, DENOISED, a, b, float(sde))
+    known = [(level.half_log_snr - a.half_log_snr, v) for level, v in zip(at, answers, strict=False)]
+    known = [(node, v) for node, v in known if np.isfinite(node)]
+    h, k, order = b.half_log_snr - a.half_log_snr, (-1.0 if space is eps else 1.0 + sde), len(known)
+    vandermonde = np.vander(np.array([node for node, _ in known]) / h, order, increasing=True).T
+    weights = np.linalg.solve(vandermonde, moments(h, k, order) / h ** np.arange(order))
+    integral = sum((w * v for w, (_, v) in zip(weights, known, strict=True)), 0 * X)
+    if space is eps:
+        return b.alpha / a.alpha * x - b.sigma * integral
+    decay = b.sigma / a.sigma * float(np.exp(-sde * h))
+    return decay * x + k * b.alpha * integral + noise_std(a, b, float(sde)) * NOISE
+
+
+def multistep(
+    levels: Sequence[Level],
+    order: int,
+    *,
+    moments: Moments,
+    space: Answer = denoised,
+    sde: bool = False,
+    corrector: bool = False,
+) -> Trajectory:
+    """Predict from the answers so far, of which there are up to `order`; towards the data fewer are used again.
+
+    A corrector first redoes the step that led here, now that the answer at its end is known (Zhao et al. 2023).
+    """
+    steps = len(levels) - 1
+    orders = [min(order, i + 1, steps - i) for i in range(steps)]
+
+    def rows() -> Iterator[Row]:
+        for i, (a, b) in enumerate(pairwise(levels)):
+            answers, at, x = (space(a), *PAST), levels[i::-1], X
+            if corrector and i > 0 and np.isfinite(levels[i - 1].half_log_snr):
+                p = orders[i - 1] + 1
+                x = integrate(KEPT, levels[i - 1], a, answers[:p], at[:p], space=space, sde=False, moments=moments)
+            p = orders[i]
+            ahead = integrate(x, a, b, answers[:p], at[:p], space=space, sde=sde, moments=moments)
+            yield evaluation(a, x=ahead, kept=x, push=space(a))
+
+    return table(rows())
+
+
+def dpm_solver_2m(levels: Sequence[Level]) -> Trajectory:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): D + h / (2 h_before) (D - D_before), integrated exactly."""
+    return multistep(levels, 2, moments=midpoint)
+
+
+def dpm_solver_3m(levels: Sequence[Level]) -> Trajectory:
+    """DPM-Solver++(3M) (Lu et al. 2022, appendix B) with the exact moments, which make it third order.
+
+    The published program halves the third one.
+    """
+    return multistep(levels, 3, moments=exact)
+
+
+def dpm_solver_2m_sde(levels: Sequence[Level]) -> Trajectory:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, eq. 18): the same for the reverse stochastic equation."""
+    return multistep(levels, 2, moments=midpoint, sde=True)
+
+
+def deis(levels: Sequence[Level]) -> Trajectory:
+    """DEIS of third order (Zhang & Chen 2023, eq. 15): eps interpolated in lambda."""
+    return multistep(levels, 3, moments=exact, space=eps)
+
+
+def unipc(levels: Sequence[Level]) -> Trajectory:
+    """UniPC of third order with B_2(h) (Zhao et al. 2023, algorithms 5 to 8): a corrector at no further evaluation."""
+    return multistep(levels, 3, moments=midpoint, corrector=True)
+
+
+SOLVERS: dict[str, Callable[..., Trajectory]] = {
+    "ddim": ddim,
+    "ddpm": ancestral,
+    "deis": deis,
+    "dpm_solver_2m": dpm_solver_2m,
+    "dpm_solver_2m_sde": dpm_solver_2m_sde,
+    "dpm_solver_3m": dpm_solver_3m,
+    "euler": ddim,
+    "euler_ancestral": ancestral,
+    "heun": heun,
+    "plms": plms,
+    "unipc": unipc,
+}
 
 
 # -- running -----------------------------------------------------------------------------------
@@ -138,9 +286,12 @@ def step(state: Tensor, denoised: Tensor, noise: Tensor, A: Tensor) -> Tensor:
 
     A product and a sum, not a matrix product: no TF32, and a row's result is the same for any R.
     """
-    basis = torch.cat([state, denoised[:, None], noise[:, None]], dim=1)  # [R, 7, ...]
-    weights = A.to(basis).reshape(*A.shape, *[1] * (basis.dim() - 2))  # [R, 5, 7, 1, ...]
-    return (weights * basis[:, None]).sum(dim=2)
+    A = A.to(state).reshape(*A.shape, *[1] * (state.dim() - 2))  # [R, 5, 7, 1, ...]
+    basis = [*state.unbind(1), denoised, noise]
+    after = A[:, :, 0] * basis[0][:, None]
+    for column, latent in enumerate(basis[1:], start=1):
+        after += A[:, :, column] * latent[:, None]  # not addcmul: whether that fuses depends on where a row lies
+    return after
 
 
 def seeded_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:

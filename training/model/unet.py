@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from training.model.layers import (
+    CrossAttention,
     Downsample,
     ResidualBlock,
     SpatialAttention,
@@ -49,12 +51,12 @@ class Stage(nn.Module):
         super().__init__()
         self.block, self.attention, self.resample = block, attention, resample
 
-    def forward(self, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor, keys_values: Tensor | None) -> Tensor:
         """[R, C, h, w] -> [R, C', h', w']."""
         if self.block is not None:
             h = self.block(h, embedding)
         if isinstance(self.attention, SpatialTransformer):
-            h = self.attention(h, context)
+            h = self.attention(h, keys_values)
         elif self.attention is not None:
             h = self.attention(h)
         if isinstance(self.resample, ResidualBlock):
@@ -110,26 +112,63 @@ class UNet(nn.Module):
             factor //= 2
         self.norm_out = group_norm(channels, EPS)
         self.conv_out = zero_init(nn.Conv2d(channels, c.out_channels, 3, padding=1))
+        self.gradient_checkpointing = False  # recompute activations in the backward pass, to train in less memory
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        """x [R, in_channels, h, w], t [R] in [0, 1000), context [R, M, context_width] -> [R, out_channels, h, w].
+        column = 0
+        for layer in self.cross_attentions():
+            layer.columns = slice(column, column + 2 * layer.width)
+            column += 2 * layer.width
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # attention then takes feature maps as they lie
 
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor | None = None,
+        *,
+        keys_values: Tensor | None = None,
+        embedding: Tensor | None = None,
+    ) -> Tensor:
+        """x [R, in_channels, h, w], t [R] in [0, 1000) -> [R, out_channels, h, w].
+
+        context: [R, M, context_width] where the configuration asks for one, or its `keys_values`.
+        embedding: [R, 4 channels], added to the timestep embedding.
         Raises ValueError when the shapes do not fit the configuration.
         """
-        self._check(x, context)
-        embedding = F.silu(self.time(sinusoidal_embedding(t, self.config.channels).to(x.dtype)))  # [R, 4 channels]
-        h = self.conv_in(x)
+        self._check(x, context if keys_values is None else keys_values, keys_values is not None, embedding)
+        if context is not None and keys_values is None:
+            keys_values = self.keys_values(context)
+        time = self.time(sinusoidal_embedding(t, self.config.channels).to(x.dtype))
+        embedding = F.silu(time if embedding is None else time + embedding)  # [R, 4 channels]
+        h = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for stage in self.down:
-            h = stage(h, embedding, context)
+            h = self._run(stage, h, embedding, keys_values)
             skips.append(h)
         for stage in self.middle:
-            h = stage(h, embedding, context)
+            h = self._run(stage, h, embedding, keys_values)
         for stage in self.up:
-            h = stage(torch.cat([h, skips.pop()], dim=1), embedding, context)
+            h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding, keys_values)
         return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
 
-    def _check(self, x: Tensor, context: Tensor | None) -> None:
+    def keys_values(self, context: Tensor) -> Tensor:
+        """The keys and values of every cross-attention: [R, M, context_width] -> [R, M, 2 x sum of their widths].
+
+        They depend on nothing else, so a sampling run computes them once for all its steps.
+        """
+        projections = [part.weight for layer in self.cross_attentions() for part in (layer.key, layer.value)]
+        return F.linear(context, torch.cat(projections))
+
+    def cross_attentions(self) -> list[CrossAttention]:
+        """All of them, in the order of the packed keys and values."""
+        return [module for module in self.modules() if isinstance(module, CrossAttention)]
+
+    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, keys_values: Tensor | None) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return torch.as_tensor(checkpoint(stage, h, embedding, keys_values, use_reentrant=False))
+        return torch.as_tensor(stage(h, embedding, keys_values))
+
+    def _check(self, x: Tensor, context: Tensor | None, projected: bool, embedding: Tensor | None) -> None:
         c = self.config
         factor = 2 ** (len(c.multipliers) - 1)
         if x.shape[1] != c.in_channels:
@@ -139,8 +178,10 @@ class UNet(nn.Module):
         if (context is None) != (c.context_width is None):
             wanted = "a context" if c.context_width is not None else "no context"
             raise ValueError(f"context: this U-Net takes {wanted}")
-        if context is not None and context.shape[-1] != c.context_width:
+        if context is not None and not projected and context.shape[-1] != c.context_width:
             raise ValueError(f"context: width {context.shape[-1]}; this U-Net takes {c.context_width}")
+        if embedding is not None and embedding.shape[-1] != self.embedding_width:
+            raise ValueError(f"embedding: width {embedding.shape[-1]}; this U-Net takes {self.embedding_width}")
 
     def _block(self, in_channels: int, out_channels: int, resample: str | None = None) -> ResidualBlock:
         return ResidualBlock(

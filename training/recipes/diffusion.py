@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from training.data.image_set import LABEL_FIELD
 from training.losses import diffusion_loss
-from training.model.conditioners import Conditioners
+from training.model.conditioners import Conditioners, Conditions
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
 from training.randomness import step_generator
@@ -41,15 +41,19 @@ class DiffusionRecipe(LightningModule):
         self.automatic_optimization = False  # clip, step, average: three lines, in sight
         self.trained = nn.ModuleDict({"unet": model.unet, "conditioners": model.conditioners}).train()
         self.average = copy.deepcopy(self.trained).requires_grad_(False)
-        self.diffusion = model.diffusion
+        self.diffusion, self.encode = model.diffusion, model.autoencoder.encode
         self.optimiser_config, self.steps, self.seed = optimiser_config, steps, seed
         self.min_snr_gamma, self.condition_dropout, self.ema_decay = min_snr_gamma, condition_dropout, ema_decay
         self.step = 0
 
     def configure_optimizers(self) -> Any:
         """AdamW over the U-Net and the conditioners."""
-        built, schedule = optimiser.build(self.trained.parameters(), self.optimiser_config, self.steps)
+        built, schedule = optimiser.build(self.parameters_trained(), self.optimiser_config, self.steps)
         return [built], [schedule]
+
+    def parameters_trained(self) -> list[nn.Parameter]:
+        """Those with a gradient: a frozen text encoder has none."""
+        return [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
         """One step on moments [R, 2, C, h, w] and labels [R] -> the loss."""
@@ -58,7 +62,7 @@ class DiffusionRecipe(LightningModule):
         optim, schedule = cast(Optimizer, self.optimizers()), cast(LRScheduler, self.lr_schedulers())
         optim.zero_grad()
         self.manual_backward(loss)
-        clip_grad_norm_(self.trained.parameters(), self.optimiser_config.clip_norm)
+        clip_grad_norm_(self.parameters_trained(), self.optimiser_config.clip_norm)
         optim.step()
         schedule.step()
         self.step += 1
@@ -75,18 +79,23 @@ class DiffusionRecipe(LightningModule):
         z0 = mean + std * normal()
         t = torch.randint(self.diffusion.config.timesteps, (len(z0),), generator=generator, device=z0.device)
         eps = normal()
-        context = self._context(labels, generator)
-        output = self.trained["unet"](self.diffusion.diffuse(z0, eps, t), t, context)
+        conditions = self.conditions(labels, (mean.shape[2], mean.shape[3]), generator)
+        seen = self.diffusion.diffuse(z0, eps, t)
+        if conditions.maps is not None:
+            seen = torch.cat([seen, conditions.maps], dim=1)
+        output = self.trained["unet"](seen, t, conditions.tokens, embedding=conditions.embedding)
         target = self.diffusion.target(z0, eps, t)
         return diffusion_loss(self.diffusion, output, target, t, min_snr_gamma=self.min_snr_gamma)
 
-    def _context(self, labels: Tensor, generator: torch.Generator) -> Tensor | None:
+    def conditions(self, labels: Tensor, size: tuple[int, int], generator: torch.Generator) -> Conditions:
+        """The conditions of R rows, some of them dropped (Ho & Salimans 2022, algorithm 1)."""
         conditioners = cast(Conditioners, self.trained["conditioners"])
         if not len(conditioners):
-            return None
+            return Conditions()
         dropped = torch.rand(len(labels), generator=generator, device=labels.device) < self.condition_dropout
         pairs = zip(labels.tolist(), dropped.tolist(), strict=True)
-        return conditioners.context([None if drop else {LABEL_FIELD: label} for label, drop in pairs])
+        requests = [None if drop else {LABEL_FIELD: label} for label, drop in pairs]
+        return cast(Conditions, conditioners(requests, size, self.encode))
 
     def released(self, model: LatentDiffusion) -> LatentDiffusion:
         """`model`'s autoencoder with the averaged U-Net and conditioners, in eval mode."""

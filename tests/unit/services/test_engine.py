@@ -1,6 +1,7 @@
 """Step-level batching: companions never change an image."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from services.engine import Engine
 from services.job_request import ImageSpec
 from training.data.image_set import to_bytes
+from training.model.guidance import Guidance
+from training.model.sampling import Sampler, generate
 
 
 def spec(seed: int, *, steps: int = 4, guidance: float = 2.0, label: int = 3, solver: str = "ddim") -> ImageSpec:
@@ -38,6 +41,7 @@ MIX = [
     spec(3, solver="dpm_solver_2m", steps=5),
     spec(4, solver="ddpm", steps=6, guidance=3.5, label=0),
     spec(5, steps=1),
+    replace(spec(20, solver="unipc", steps=6), spacing="karras", guidance_interval=(0.2, 0.8), guidance_rescale=0.5),
     *(spec(seed, steps=3, label=seed % 10) for seed in range(6, 20)),
 ]
 
@@ -47,7 +51,7 @@ def test_an_image_is_the_same_alone_and_in_any_company(engine: Engine) -> None:
     shuffled = MIX.copy()
     random.Random(0).shuffle(shuffled)
     assert develop(engine, shuffled) == together
-    for each in MIX[:5]:
+    for each in MIX[:6]:
         assert develop(engine, [each])[each.seed] == together[each.seed]
     assert len(set(together.values())) == len(MIX)
 
@@ -65,16 +69,16 @@ def test_images_that_join_midway_change_nothing(engine: Engine) -> None:
     assert done == together
 
 
-@pytest.mark.parametrize("each", MIX[:5], ids=lambda each: f"{each.solver}-{each.steps}-{each.guidance_scale}")
+@pytest.mark.parametrize("each", MIX[:6], ids=lambda each: f"{each.solver}-{each.steps}-{each.guidance_scale}")
 def test_agrees_with_generate(engine: Engine, each: ImageSpec) -> None:
     pixels = np.frombuffer(develop(engine, [each])[each.seed], np.uint8).reshape(32, 32, 1)
-    expected = engine.model.generate(
+    expected = generate(
+        engine.model,
         [each.conditions],
         [each.seed],
         latent_shape=engine.release.latent_shape,
-        steps=each.steps,
-        solver=each.solver,
-        guidance_scale=each.guidance_scale,
+        sampler=Sampler(each.solver, each.steps, each.spacing),
+        guidance=Guidance(each.guidance_scale, each.guidance_interval, each.guidance_rescale),
     )
     assert np.abs(pixels.astype(int) - to_bytes(expected)[0].astype(int)).max() <= 1
 

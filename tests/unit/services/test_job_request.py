@@ -5,6 +5,7 @@ import pytest
 from services import job_request
 from services.job_request import MAX_SEED, RequestError, image_spec, plan
 from training.model.solvers import SOLVERS
+from training.model.spacing import SPACINGS
 
 CONDITIONS = {
     "type": "object",
@@ -32,10 +33,25 @@ def planned(**request: object) -> dict:
             "guidance_scale: -1 is not allowed; permitted: a number from 0 to 50",
         ),
         ({"items": [ITEM], "seed": -1}, f"seed: -1 is not allowed; permitted: an integer from 0 to {MAX_SEED}"),
-        ({"items": [ITEM], "solver": "magic"}, "solver: 'magic' is not allowed; permitted: ddim, ddpm, dpm_solver_2m"),
+        (
+            {"items": [ITEM], "solver": "magic"},
+            "solver: 'magic' is not allowed; permitted: ddim, ddpm, deis, dpm_solver_2m",
+        ),
+        (
+            {"items": [ITEM], "guidance_interval": [0.9, 0.1]},
+            "guidance_interval: [0.9, 0.1] is not allowed; permitted: the lower number first",
+        ),
+        (
+            {"items": [ITEM], "guidance_interval": [0.5]},
+            "guidance_interval: [0.5] is not allowed; permitted: a list of 2, each a number from 0 to 1",
+        ),
+        ({"items": [ITEM], "spacing": "odd"}, "spacing: 'odd' is not allowed; permitted: ays, karras, leading"),
         ({"items": [ITEM], "format": "gif"}, "format: 'gif' is not allowed; permitted: png, jpeg, webp"),
         ({"items": [ITEM], "images_per_item": 0}, "images_per_item: 0 is not allowed; permitted: an integer from 1 to"),
-        ({"items": [ITEM], "stepz": 3}, "stepz: not a known field; permitted: format, guidance_scale, images_per_item"),
+        (
+            {"items": [ITEM], "stepz": 3},
+            "stepz: not a known field; permitted: format, guidance_interval, guidance_rescale",
+        ),
         ({"items": [{}]}, "items[0].class_label: missing; give an integer from 0 to 9"),
         (
             {"items": [ITEM, {"class_label": 10}]},
@@ -105,5 +121,17 @@ def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() 
     assert job_request.evaluations(spec) == 5
 
 
-def test_every_solver_that_may_be_asked_for_exists() -> None:
+def test_every_solver_and_spacing_that_may_be_asked_for_exists() -> None:
     assert set(job_request.SOLVERS) == set(SOLVERS)
+    assert set(job_request.SPACINGS) == set(SPACINGS)
+
+
+def test_a_guidance_interval_costs_its_share() -> None:
+    def cost(**fields: object) -> int:
+        planned = plan({"items": [ITEM], "steps": 20, **fields}, CONDITIONS, ["o"])
+        return job_request.evaluations(image_spec(planned, ["class_label"], 0))
+
+    assert cost() == 40
+    assert cost(guidance_interval=[0.25, 0.75]) == 30
+    assert cost(guidance_scale=1) == 20
+    assert cost(solver="heun", guidance_scale=1) == 40

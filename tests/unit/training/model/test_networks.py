@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from training.model import conditioners
 from training.model.autoencoder import Autoencoder, AutoencoderConfig, Posterior
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.layers import group_norm
@@ -67,44 +66,63 @@ def test_unet_names_what_does_not_fit(x: tuple[int, ...], context: tuple[int, ..
 
 def test_context_and_timestep_matter_row_by_row(latent_diffusion: LatentDiffusion) -> None:
     x, t = torch.randn(1, 2, 8, 8).expand(3, -1, -1, -1), torch.tensor([100, 100, 800])
-    context = latent_diffusion.context([{"class_label": 0}, None, {"class_label": 0}])
     with torch.inference_mode():
-        a, null, late = latent_diffusion.denoise(x, t, context)
+        conditions = latent_diffusion.conditions([{"class_label": 0}, None, {"class_label": 0}], (8, 8))
+        a, null, late = latent_diffusion.denoise(x, t, conditions)
     assert not torch.allclose(a, null)
     assert not torch.allclose(a, late)
 
 
-def test_class_conditioner_keeps_a_row_for_no_condition() -> None:
-    conditioner = conditioners.ClassConditioner(4, 8)
-    assert conditioner.indices([0, None, 3]).tolist() == [0, 4, 3]
-    assert conditioner(conditioner.indices([0, None])).shape == (2, 1, 8)
-    assert conditioner.schema() == {"type": "integer", "minimum": 0, "maximum": 3}
+def cross_attention_unet() -> UNet:
+    torch.manual_seed(0)
+    unet = UNet(UNetConfig(in_channels=2, out_channels=2, channels=32, multipliers=(1, 2), res_blocks=1, heads=2,
+                           attention_factors=(1, 2), context_width=16, transformer_depth=2))  # fmt: skip
+    for parameter in unet.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return unet
 
 
-def test_an_unknown_conditioner_is_named() -> None:
-    with pytest.raises(ValueError, match="conditioner type: 'smell' is not known; permitted: class"):
-        conditioners.build({"type": "smell"})
+def test_keys_and_values_once_are_those_of_every_evaluation() -> None:
+    unet, x, context = cross_attention_unet(), torch.randn(2, 2, 8, 8), torch.randn(2, 5, 16)
+    t = torch.tensor([3, 700])
+    kept = unet.keys_values(context)
+    layers = unet.cross_attentions()
+    assert kept.shape == (2, 5, sum(2 * layer.width for layer in layers))
+    for layer in layers:
+        torch.testing.assert_close(kept[..., layer.columns], torch.cat([layer.key(context), layer.value(context)], -1))
+    assert torch.equal(unet(x, t, keys_values=kept), unet(x, t, context))
 
 
-def test_images_do_not_depend_on_their_companions(latent_diffusion: LatentDiffusion) -> None:
-    requests = [{"class_label": k} for k in range(3)]
+def test_gradient_checkpointing_changes_memory_and_nothing_else() -> None:
+    unet, x, context = cross_attention_unet(), torch.randn(2, 2, 8, 8), torch.randn(2, 5, 16)
+    t, saved = torch.tensor([3, 700]), []
 
-    def generate(rows: list[int]) -> torch.Tensor:
-        return latent_diffusion.generate(
-            [requests[k] for k in rows], [10 + k for k in rows], latent_shape=(2, 8, 8), steps=3, solver="ddpm",
-            guidance_scale=2.0,
-        )  # fmt: skip
+    def gradients(checkpointing: bool) -> tuple[list[torch.Tensor], int]:
+        unet.gradient_checkpointing = checkpointing
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: saved.append(tensor.numel()) or tensor, lambda x: x
+        ):
+            loss = unet(x, t, context).square().sum()
+        held = sum(saved)
+        return list(torch.autograd.grad(loss, list(unet.parameters()))), held
 
-    together = generate([0, 1, 2])
-    assert together.shape == (3, 1, 16, 16)
-    assert float(together.abs().max()) <= 1
-    torch.testing.assert_close(together[1:2], generate([1]), rtol=0, atol=1e-4)
-    assert not torch.allclose(together[0], together[1])
+    (plain, much), (again, little) = gradients(False), gradients(True)
+    for a, b in zip(plain, again, strict=True):
+        torch.testing.assert_close(a, b)
+    assert little < much / 3
 
 
-def test_an_unknown_solver_is_named(latent_diffusion: LatentDiffusion) -> None:
-    with pytest.raises(ValueError, match="solver: 'magic' is not known; permitted: ddim, ddpm, dpm_solver_2m"):
-        latent_diffusion.trajectory("magic", 10)
+def test_an_embedding_is_added_to_that_of_the_timestep() -> None:
+    unet, x, t, context = cross_attention_unet(), torch.randn(2, 2, 8, 8), torch.zeros(2), torch.randn(2, 5, 16)
+    still = unet(x, t, context)
+    assert torch.equal(unet(x, t, context, embedding=torch.zeros(2, 128)), still)
+    moved = unet(x, t, context, embedding=torch.cat([torch.zeros(1, 128), torch.ones(1, 128)]))
+    torch.testing.assert_close(moved[0], still[0])
+    assert not torch.allclose(moved[1], still[1])
+    with pytest.raises(ValueError, match="embedding: width 64; this U-Net takes 128"):
+        unet(x, t, context, embedding=torch.zeros(2, 64))
 
 
 def test_config_factor_is_image_over_latent() -> None:

@@ -177,11 +177,9 @@ def test_dropped_conditions_are_the_null_condition(latent_diffusion: LatentDiffu
 
     def nulls(share: float) -> float:
         recipe = diffusion_recipe(latent_diffusion, 1, condition_dropout=share)
-        context = recipe._context(labels, torch.Generator().manual_seed(0))
-        null = latent_diffusion.context([None])
-        assert context is not None
-        assert null is not None
-        return float((context == null).all(-1).double().mean())
+        tokens = recipe.conditions(labels, (8, 8), torch.Generator().manual_seed(0)).tokens
+        null = latent_diffusion.conditioners([None], (8, 8), latent_diffusion.autoencoder.encode).tokens
+        return float((tokens == null).all(-1).double().mean())
 
     assert nulls(0.0) == 0.0
     assert nulls(0.4) == pytest.approx(0.4, abs=0.08)

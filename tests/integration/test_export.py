@@ -1,0 +1,47 @@
+"""`darkroom export diffusers`, run as a person runs it."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.model.autoencoder import Autoencoder, AutoencoderConfig
+from training.model.latent_diffusion import save_autoencoder
+
+Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = Autoencoder(AutoencoderConfig(channels=32, multipliers=(1, 1), res_blocks=1))
+    save_autoencoder(tmp_path / "release", model, name="small", image_size=16)
+    return tmp_path / "release"
+
+
+def test_a_release_becomes_a_folder_of_diffusers(darkroom: Darkroom, release: Path, tmp_path: Path) -> None:
+    done = darkroom("export", "diffusers", str(release), str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "AutoencoderKL" in done.stdout
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"README.md", "config.json", "diffusion_pytorch_model.safetensors"}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["sample_size"] == 16
+
+
+def test_mistakes_are_one_message(darkroom: Darkroom, release: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    for source, out, told in (
+        (release, tmp_path / "full", "not empty"),
+        (release, release / "release.json" / "out", "cannot be written"),
+        (tmp_path / "full", tmp_path / "out", "not a release"),
+        (tmp_path / "nowhere", tmp_path / "out", "not a release"),
+    ):
+        done = darkroom("export", "diffusers", str(source), str(out))
+        assert done.returncode == 1, done
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "out").exists()

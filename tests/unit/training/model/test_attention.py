@@ -1,0 +1,50 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.model import attention
+from training.model.attention import NarrowAttention, attend
+
+
+def inputs(n: int, m: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    packed = torch.randn(2, max(n, m), 3 * 4 * d, generator=generator, dtype=dtype)
+    q, k, v = (part.unflatten(2, (4, d)).transpose(1, 2) for part in packed.chunk(3, dim=2))  # strided, as in the U-Net
+    return (q[:, :, :n].requires_grad_(), k[:, :, :m].requires_grad_(), v[:, :, :m].requires_grad_())
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(1024, 1024, 8), (300, 77, 8), (5, 1, 3), (7, 2000, 1)])
+def test_narrow_heads_give_what_the_fused_kernel_gives(n: int, m: int, d: int) -> None:
+    q, k, v = inputs(n, m, d)
+    expected = F.scaled_dot_product_attention(q, k, v)
+    found = attend(q, k, v)
+    assert "Narrow" in type(found.grad_fn).__name__
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=3e-6)
+    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    pairs = zip(
+        torch.autograd.grad(found, (q, k, v), upstream), torch.autograd.grad(expected, (q, k, v), upstream), strict=True
+    )
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
+
+
+def test_its_gradient_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK", 12)  # several blocks, the last ones partial
+    assert torch.autograd.gradcheck(NarrowAttention.apply, inputs(5, 7, 2, torch.float64))
+
+
+def test_large_scores_neither_overflow_nor_vanish() -> None:
+    q, k, v = (part.detach() for part in inputs(64, 64, 8))
+    found = attend(100 * q, 100 * k, v)
+    torch.testing.assert_close(found, F.scaled_dot_product_attention(100 * q, 100 * k, v), rtol=1e-3, atol=1e-3)
+
+
+def test_a_row_does_not_depend_on_its_companions() -> None:
+    q, k, v = (part.detach() for part in inputs(256, 256, 8))
+    assert torch.equal(attend(q, k, v)[1], attend(q.flip(0), k.flip(0), v.flip(0))[0])
+
+
+def test_wide_heads_use_the_fused_kernel() -> None:
+    q, k, v = inputs(16, 16, 16)
+    assert "ScaledDotProduct" in type(attend(q, k, v).grad_fn).__name__

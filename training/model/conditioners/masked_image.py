@@ -1,0 +1,81 @@
+"""An image with a hole, to be filled in."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.model.conditioners.conditioner import Encode, MapConditioner
+from training.model.conditioners.images import png_schema, read_image, read_mask
+
+
+class MaskedImageConditioner(MapConditioner):
+    """The latent of an image without its hole, and the hole itself: [encode(masked image), mask].
+
+    The recipe of the released inpainting model (Rombach et al. 2022, section 4.5; its scripts/inpaint.py): the
+    hole's pixels are -1, which is black; the mask is 1 in the hole and -1 elsewhere, resized to the latent by
+    nearest neighbour. The null condition is all hole.
+
+    channels: of the image. factor: the autoencoder's pixels for each position of the latent, in height and width.
+    K is the number of latent channels, and one more.
+    """
+
+    def __init__(self, factor: int, channels: int = 3) -> None:
+        super().__init__()
+        self.factor, self.channels = factor, channels
+
+    def config(self) -> dict[str, Any]:
+        """See `Conditioner.config`."""
+        return {"type": "masked_image", "factor": self.factor, "channels": self.channels}
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of one value: {"image": ..., "mask": ...}."""
+        return {
+            "type": "object",
+            "properties": {
+                "image": png_schema(f"{self.channels} channels, of the height and width of the output."),
+                "mask": png_schema("Greyscale, of the image's height and width; white (128 and more) is the hole."),
+            },
+            "required": ["image", "mask"],
+            "additionalProperties": False,
+        }
+
+    def read(self, value: Any) -> tuple[Tensor, Tensor]:
+        """{"image", "mask"} (see `images`) -> image [C, H, W] with its hole at -1, mask [1, H, W] of 0 and 1.
+
+        Raises ValueError.
+        """
+        if not isinstance(value, Mapping) or not {"image", "mask"} <= set(value):
+            raise ValueError('is not a masked image; permitted: {"image": ..., "mask": ...}')
+        try:
+            image = read_image(value["image"], self.channels)
+        except ValueError as error:
+            raise ValueError(f"image: {error}") from None
+        try:
+            mask = read_mask(value["mask"])
+        except ValueError as error:
+            raise ValueError(f"mask: {error}") from None
+        if image.shape[1:] != mask.shape[1:]:
+            raise ValueError(
+                f"mask: {mask.shape[1]}x{mask.shape[2]} is not allowed; "
+                f"permitted: {image.shape[1]}x{image.shape[2]}, as the image"
+            )
+        return image.masked_fill(mask.to(image.device).bool(), -1.0), mask
+
+    def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
+        """R masked images, None for the null condition -> [R, c + 1, h, w]. Raises ValueError."""
+        height, width = size[0] * self.factor, size[1] * self.factor
+        null = torch.full((self.channels, height, width), -1.0), torch.ones(1, height, width)
+        pairs = [null if value is None else self.read(value) for value in values]
+        for image, _ in pairs:
+            if tuple(image.shape[1:]) != (height, width):
+                raise ValueError(
+                    f"image: {image.shape[1]}x{image.shape[2]} does not fit a latent of {size[0]}x{size[1]}; "
+                    f"permitted: {height}x{width}"
+                )
+        images, masks = (torch.stack([part.to(self.device) for part in parts]) for parts in zip(*pairs, strict=True))
+        with torch.no_grad():  # the first stage is not trained here
+            latents = encode(images)
+        return torch.cat([latents, F.interpolate(2 * masks - 1, size=size)], dim=1)

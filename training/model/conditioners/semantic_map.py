@@ -1,0 +1,106 @@
+"""Semantic maps: a class for each pixel."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.model.conditioners.conditioner import Encode, MapConditioner
+from training.model.conditioners.images import plane, png_schema, told
+
+Method = Literal["nearest", "bilinear", "bicubic", "area"]
+METHODS = ("nearest", "bilinear", "bicubic", "area")
+
+
+class SpatialRescaler(nn.Module):
+    """Halve maps `stages` times, then mix their channels by a 1x1 convolution without bias.
+
+    As the released models have it; out_channels None leaves the channels alone.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int | None, stages: int, method: Method = "bilinear") -> None:
+        if method not in METHODS:
+            raise ValueError(f"method: {method!r} is not known; permitted: {', '.join(METHODS)}")
+        super().__init__()
+        self.in_channels, self.out_channels, self.stages, self.method = in_channels, out_channels, stages, method
+        self.project = None if out_channels is None else nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[R, C, H, W] -> [R, C', H / 2^stages, W / 2^stages]."""
+        halved = self._halved(maps)
+        return halved if self.project is None else torch.as_tensor(self.project(halved))
+
+    def of_labels(self, labels: Tensor) -> Tensor:
+        """The same for one-hot maps of labels: [R, H, W] -> [R, C', H / 2^stages, W / 2^stages].
+
+        Both steps are linear, one over positions and one over channels, so their order is free: looking up the
+        convolution's columns first never builds the C maps.
+        """
+        if self.project is None:
+            columns = torch.eye(self.in_channels, device=labels.device)
+        else:
+            columns = self.project.weight.flatten(1).t()  # [C, C']
+        return self._halved(F.embedding(labels, columns).permute(0, 3, 1, 2))
+
+    def _halved(self, maps: Tensor) -> Tensor:
+        halve = partial(F.interpolate, scale_factor=0.5, mode=self.method)
+        for _ in range(self.stages):
+            maps = halve(maps)
+        return maps
+
+
+class SemanticMapConditioner(MapConditioner):
+    """Labels of pixels, rescaled to the latent and concatenated to it (Rombach et al. 2022, section 4.3.2).
+
+    classes: labels are in [0, classes). channels: maps K that the U-Net gets. stages: halvings between the labels'
+    size and the latent's. The null condition is a map of zeros.
+    """
+
+    def __init__(self, classes: int, channels: int, stages: int, method: Method = "bilinear") -> None:
+        super().__init__()
+        self.classes, self.channels = classes, channels
+        self.rescaler = SpatialRescaler(classes, channels, stages, method)
+
+    def config(self) -> dict[str, Any]:
+        """See `Conditioner.config`."""
+        return {
+            "type": "semantic_map", "classes": self.classes, "channels": self.channels,
+            "stages": self.rescaler.stages, "method": self.rescaler.method,
+        }  # fmt: skip
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of one value."""
+        factor = 2**self.rescaler.stages
+        return png_schema(
+            f"Greyscale; a pixel's value is its class, from 0 to {self.classes - 1}. "
+            f"{factor} times the latent's height and width."
+        )
+
+    def read(self, value: Any) -> Tensor:
+        """Integer labels, an array or tensor [H, W] or [H, W, 1] -> int64 [H, W]. Raises ValueError."""
+        labels = plane(value)
+        if labels.dim() != 2 or labels.is_floating_point() or labels.dtype == torch.bool or not labels.numel():
+            raise ValueError(f"{told(labels)} are not labels; permitted: integers [H, W]")
+        labels = labels.to(torch.int64)
+        low, high = (int(x) for x in labels.aminmax())
+        if low < 0 or high >= self.classes:
+            worst = low if low < 0 else high
+            raise ValueError(f"label {worst} is not allowed; permitted: an integer from 0 to {self.classes - 1}")
+        return labels
+
+    def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
+        """R maps of labels, None for the null condition -> [R, K, h, w]. Raises ValueError."""
+        factor = 2**self.rescaler.stages
+        needed = (size[0] * factor, size[1] * factor)
+        labels = [torch.zeros(needed, dtype=torch.int64) if value is None else self.read(value) for value in values]
+        for one in labels:
+            if tuple(one.shape) != needed:
+                raise ValueError(
+                    f"a map of {one.shape[0]}x{one.shape[1]} does not fit a latent of {size[0]}x{size[1]}; "
+                    f"permitted: {needed[0]}x{needed[1]}"
+                )
+        present = torch.tensor([value is not None for value in values], device=self.device)[:, None, None, None]
+        return self.rescaler.of_labels(torch.stack(labels).to(self.device)) * present

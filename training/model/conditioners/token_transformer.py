@@ -1,0 +1,107 @@
+"""A transformer over token ids: the trained encoder of the text and layout models.
+
+Numerics follow the released models' `BERTEmbedder`, an encoder of x-transformers (github.com/lucidrains), so that
+their checkpoints can be read.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.model.attention import attend
+from training.model.conditioners.conditioner import Entry, TokenConditioner
+from training.model.layers import merge_heads, split_heads
+
+
+class TokenTransformer(nn.Module):
+    """Embeddings of tokens and positions, pre-norm blocks, a last layer norm (Rombach et al. 2022, section 4.3.1).
+
+    vocabulary: number of token ids. length: most tokens of a sequence.
+    No token is masked, padding included: the released models were trained so.
+    """
+
+    def __init__(
+        self, vocabulary: int, length: int, width: int, depth: int, *, heads: int = 8, head_width: int = 64
+    ) -> None:
+        super().__init__()
+        self.vocabulary, self.length, self.width, self.depth = vocabulary, length, width, depth
+        self.heads, self.head_width = heads, head_width
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.position_embedding = nn.Embedding(length, width)
+        for embedding in (self.token_embedding, self.position_embedding):
+            nn.init.normal_(embedding.weight, std=0.02)
+        self.blocks = nn.ModuleList(EncoderBlock(width, heads=heads, head_width=head_width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids [R, M], M <= length -> [R, M, width]."""
+        x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return torch.as_tensor(self.norm(x))
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention, then a feed-forward layer with the erf GELU; each after a norm and with a residual."""
+
+    def __init__(self, width: int, *, heads: int, head_width: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = TokenAttention(width, heads=heads, head_width=head_width)
+        self.norm2 = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, expansion * width)
+        self.outer = nn.Linear(expansion * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, M, width] -> [R, M, width]."""
+        x = x + self.attention(self.norm1(x))
+        return torch.as_tensor(x + self.outer(F.gelu(self.inner(self.norm2(x)))))
+
+
+class TokenAttention(nn.Module):
+    """Multi-head self-attention; the heads together may be wider or narrower than the tokens."""
+
+    def __init__(self, width: int, *, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, heads * head_width, bias=False)
+        self.key = nn.Linear(width, heads * head_width, bias=False)
+        self.value = nn.Linear(width, heads * head_width, bias=False)
+        self.out = nn.Linear(heads * head_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, M, width] -> [R, M, width]."""
+        q, k, v = (split_heads(part(x), self.heads) for part in (self.query, self.key, self.value))
+        return torch.as_tensor(self.out(merge_heads(attend(q, k, v))))
+
+
+class TransformerConditioner(TokenConditioner):
+    """Values that become token ids, always as many, which a trained transformer reads.
+
+    Every row is computed, equal ones too: fewer rows for some batches would give an image other last digits
+    with other companions.
+    """
+
+    null: Any  # the value that None stands for
+
+    def __init__(self, transformer: TokenTransformer, entry: Entry) -> None:
+        super().__init__(entry)
+        self.transformer = transformer
+
+    @abstractmethod
+    def read(self, value: Any) -> list[int]:
+        """One value -> its `length` token ids. Raises ValueError."""
+
+    def embed(self, values: Sequence[Any]) -> Tensor:
+        """R values, None for the null condition -> tokens [R, length, width]. Raises ValueError."""
+        ids = [self.read(self.null if value is None else value) for value in values]
+        return torch.as_tensor(self.transformer(torch.tensor(ids, dtype=torch.int64, device=self.device)))
+
+    def sizes(self) -> dict[str, Any]:
+        """What every configuration of such a conditioner says."""
+        t = self.transformer
+        return {"width": t.width, "depth": t.depth, "heads": t.heads, "head_width": t.head_width, "entry": self.entry}

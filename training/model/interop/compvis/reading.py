@@ -1,0 +1,59 @@
+"""How their tensors find their place in our modules: by name, strictly."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class CompVisError(Exception):
+    """A configuration or a state dict that cannot be read; the message names the parameter or the keys."""
+
+
+class Source(NamedTuple):
+    """Where a layer of ours finds its weight and bias: their prefix, and which third of a fused qkv."""
+
+    prefix: str
+    third: int | None = None
+    heads: int = 1
+
+
+Names = Iterator[tuple[str, Source]]  # (our prefix, theirs)
+
+
+def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str, Tensor]) -> None:
+    """Copy their tensors into ours. Raises CompVisError listing missing, unexpected and misshapen keys."""
+    unused, missing, misshapen = set(state_dict), [], []
+    for name, tensor in model.state_dict().items():
+        prefix, _, leaf = name.rpartition(".")
+        if prefix not in names:
+            continue  # latent_scale: theirs lies outside the module
+        source = names[prefix]
+        key = f"{source.prefix}.{leaf}"
+        unused.discard(key)
+        if key not in state_dict:
+            missing.append(key)
+            continue
+        value = state_dict[key]
+        if source.third is not None:  # rows of a fused qkv are ordered head, then q k v, then channel
+            value = value.reshape(source.heads, 3, -1, *value.shape[1:])[:, source.third].flatten(0, 1)
+        if value.dim() > tensor.dim():  # their projections are 1x1 convolutions, ours linear layers
+            value = value.flatten(1)
+        if value.shape != tensor.shape:
+            misshapen.append(f"{key} {tuple(state_dict[key].shape)}")
+            continue
+        tensor.copy_(value)
+    problems = {"missing": sorted(set(missing)), "unexpected": sorted(unused), "of another shape": misshapen}
+    if any(problems.values()):
+        told = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+        raise CompVisError(f"The state dict does not fit the configuration. Keys {told}")
+
+
+def permitted(params: Mapping[str, Any], fields: Sequence[str], fixed: Mapping[str, Any]) -> None:
+    """Raise ValueError for a parameter that is neither among `fields` nor at the only value that is read."""
+    for name, value in params.items():
+        if name in fixed:
+            if value != fixed[name]:
+                raise ValueError(f"{name}: {value!r} cannot be read; permitted: {fixed[name]!r}")
+        elif name not in fields:
+            raise ValueError(f"{name}: is not known")

@@ -1,0 +1,94 @@
+"""Their U-Net."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from training.model.interop.compvis.reading import Names, Source, permitted
+from training.model.layers import Downsample, ResidualBlock, SpatialAttention, SpatialTransformer
+from training.model.unet import UNet, UNetConfig
+
+
+def unet_model(params: Mapping[str, Any]) -> tuple[nn.Module, Names]:
+    """`ldm.modules.diffusionmodules.openaimodel.UNetModel`."""
+    permitted(
+        params,
+        ("image_size", "in_channels", "out_channels", "model_channels", "attention_resolutions", "num_res_blocks",
+         "channel_mult", "num_heads", "num_head_channels", "use_spatial_transformer", "transformer_depth",
+         "context_dim", "use_scale_shift_norm", "resblock_updown", "dropout", "use_checkpoint", "use_fp16"),
+        {"conv_resample": True, "dims": 2, "num_classes": None, "num_heads_upsample": -1,
+         "use_new_attention_order": False, "n_embed": None, "legacy": True},
+    )  # fmt: skip
+    head_width = params.get("num_head_channels", -1)
+    transformer = params.get("use_spatial_transformer", False)
+    if transformer != (params.get("context_dim") is not None):
+        raise ValueError("context_dim: needed with use_spatial_transformer, and only then")
+    model = UNet(
+        UNetConfig(
+            in_channels=params["in_channels"],
+            out_channels=params["out_channels"],
+            channels=params["model_channels"],
+            multipliers=tuple(params.get("channel_mult", (1, 2, 4, 8))),
+            res_blocks=params["num_res_blocks"],
+            attention_factors=tuple(params["attention_resolutions"]),
+            heads=params["num_heads"] if head_width == -1 else None,
+            head_width=None if head_width == -1 else head_width,
+            transformer_depth=params.get("transformer_depth", 1),
+            context_width=params.get("context_dim"),
+            scale_shift=params.get("use_scale_shift_norm", False),
+            resample_in_blocks=params.get("resblock_updown", False),
+            dropout=params.get("dropout", 0.0),
+        )
+    )
+    return model, unet_names(model)
+
+
+def unet_names(model: UNet) -> Names:
+    """Our stages are their input, middle and output blocks, in the same order; parts are counted in each."""
+    yield "time.0", Source("time_embed.0")
+    yield "time.2", Source("time_embed.2")
+    yield "conv_in", Source("input_blocks.0.0")
+    middle = 0
+    for ours, theirs in (("down", "input_blocks"), ("middle", "middle_block"), ("up", "output_blocks")):
+        for index, stage in enumerate(model.get_submodule(ours).children()):
+            parts = [(n, part) for n in ("block", "attention", "resample") if (part := getattr(stage, n)) is not None]
+            for position, (name, part) in enumerate(parts):
+                if ours == "middle":  # one flat sequence: block, attention, block
+                    where = f"{theirs}.{middle}"
+                    middle += 1
+                else:
+                    where = f"{theirs}.{index + 1 if ours == 'down' else index}.{position}"
+                yield from unet_part(f"{ours}.{index}.{name}", where, part)
+    yield "norm_out", Source("out.0")
+    yield "conv_out", Source("out.2")
+
+
+def unet_part(ours: str, theirs: str, part: nn.Module) -> Names:
+    """A residual block, an attention or a change of resolution."""
+    if isinstance(part, ResidualBlock):
+        pairs = {"norm1": "in_layers.0", "conv1": "in_layers.2", "embedding": "emb_layers.1", "norm2": "out_layers.0",
+                 "conv2": "out_layers.3", "skip": "skip_connection"}  # fmt: skip
+    elif isinstance(part, SpatialAttention):
+        for third, name in enumerate(("query", "key", "value")):
+            yield f"{ours}.attention.{name}", Source(f"{theirs}.qkv", third, part.attention.heads)
+        pairs = {"norm": "norm", "attention.out": "proj_out"}
+    elif isinstance(part, SpatialTransformer):
+        for i, block in enumerate(part.blocks):
+            yield from transformer_block(f"{ours}.blocks.{i}", f"{theirs}.transformer_blocks.{i}", block)
+        pairs = {"norm": "norm", "project_in": "proj_in", "project_out": "proj_out"}
+    else:
+        pairs = {"conv": "op" if isinstance(part, Downsample) else "conv"}
+    for mine, name in pairs.items():
+        yield f"{ours}.{mine}", Source(f"{theirs}.{name}")
+
+
+def transformer_block(ours: str, theirs: str, block: nn.Module) -> Names:
+    """Their BasicTransformerBlock."""
+    for mine, name in (("self_attention", "attn1"), ("cross_attention", "attn2")):
+        for layer, theirs_layer in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("out", "to_out.0")):
+            yield f"{ours}.{mine}.{layer}", Source(f"{theirs}.{name}.{theirs_layer}")
+    for name in ("norm1", "norm2", "norm3"):
+        yield f"{ours}.{name}", Source(f"{theirs}.{name}")
+    yield f"{ours}.feed_forward.gate", Source(f"{theirs}.ff.net.0.proj")
+    yield f"{ours}.feed_forward.out", Source(f"{theirs}.ff.net.2")

@@ -1,0 +1,98 @@
+"""Export to diffusers: a folder that its `from_pretrained` loads and its pipelines sample.
+
+Weights are renamed, configurations translated; nothing is approximated. What diffusers cannot express is refused
+by the name of the field. diffusers itself is not needed to write the folder.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.model import release
+from training.model.autoencoder import Autoencoder
+from training.model.interop.huggingface.component import Component, ExportError, model_config, write_json
+from training.model.interop.huggingface.conditions import exported
+from training.model.interop.huggingface.first_stage import autoencoder_component
+from training.model.interop.huggingface.pipelines import (
+    STABLE_DIFFUSION,
+    autoencoder_example,
+    pipeline_of,
+    readme,
+    sampling_example,
+)
+from training.model.interop.huggingface.scheduler import scheduler_component
+from training.model.interop.huggingface.unet import unet_component
+from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion
+
+__all__ = ["ExportError", "export", "export_autoencoder", "export_diffusion"]
+
+
+def export(source: Path, folder: Path) -> str:
+    """Export a release folder of either kind into a new or empty folder. Returns the diffusers class that loads it.
+
+    Raises ReleaseError for a release that cannot be read, ExportError for one that diffusers cannot express or a
+    folder that holds something.
+    """
+    description = release.read(source)
+    _, height, width = description.image_shape
+    if height != width:
+        raise ExportError(f"image_shape: {height}x{width} pixels cannot be exported; permitted: square images")
+    if description.kind == "autoencoder":
+        model, _ = load_autoencoder(source)
+        return export_autoencoder(model, folder, name=description.name, image_size=height)
+    diffusion, _ = load_diffusion(source)
+    return export_diffusion(diffusion, folder, name=description.name, image_size=height)
+
+
+def export_autoencoder(model: Autoencoder, folder: Path, *, name: str, image_size: int) -> str:
+    """An autoencoder alone lies in the folder itself. Returns and raises as `export`."""
+    component = autoencoder_component(model, image_size=image_size)
+    prepare(folder)
+    component.write(folder)
+    (folder / "README.md").write_text(readme(name, autoencoder_example(component)))
+    return component.class_name
+
+
+def export_diffusion(model: LatentDiffusion, folder: Path, *, name: str, image_size: int) -> str:
+    """Every part in its own folder, and `model_index.json` where a stock pipeline puts them together.
+
+    Returns and raises as `export`.
+    """
+    conditions = exported(model.conditioners)
+    autoencoder = autoencoder_component(model.autoencoder, image_size=image_size)
+    denoiser = unet_component(
+        model.unet,
+        latent_size=image_size // model.autoencoder.config.factor,
+        tokens=conditions.table if conditions.kind == "tokens" else None,
+        labels=conditions.table if conditions.kind == "labels" else None,
+    )
+    pipeline = pipeline_of(conditions, autoencoder, denoiser)
+    parts = {
+        "vae" if pipeline == "StableDiffusionPipeline" else "vqvae": autoencoder,
+        "unet": denoiser,
+        "scheduler": scheduler_component(model.diffusion.config),
+        **conditions.components,
+    }
+    prepare(folder)
+    for part, component in parts.items():
+        component.write(folder / part)
+    if pipeline is not None:
+        write_json(folder / "model_index.json", model_index(pipeline, parts))
+    (folder / "README.md").write_text(readme(name, sampling_example(pipeline, conditions, parts)))
+    return pipeline or denoiser.class_name
+
+
+def model_index(pipeline: str, parts: Mapping[str, Component]) -> dict[str, Any]:
+    """What `DiffusionPipeline.from_pretrained` reads first."""
+    named = {part: [component.library, component.class_name] for part, component in parts.items()}
+    return model_config(pipeline, **named, **(STABLE_DIFFUSION if pipeline == "StableDiffusionPipeline" else {}))
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder. Raises ExportError when it holds something."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ExportError(f"{folder}: not empty; name a folder that does not exist yet")
+    except OSError as error:
+        raise ExportError(f"{folder}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,165 @@
+"""The programs that the README of an export shows. Braces are filled in by `pipelines`."""
+
+PAGE = """\
+# {name}
+
+The layout is that of diffusers {version}. In this folder:
+
+```python
+{example}
+```
+"""
+
+AUTOENCODER = """
+import torch
+from diffusers import {autoencoder}
+
+autoencoder = {autoencoder}.from_pretrained(".")
+scale = autoencoder.config.scaling_factor
+images = torch.rand(1, {image_channels}, {image_size}, {image_size}) * 2 - 1  # in [-1, 1]
+with torch.inference_mode():
+    latents = autoencoder.encode(images).{encoded} * scale
+    images = autoencoder.decode(latents / scale).sample
+"""
+
+PIPELINES = {
+    "LDMPipeline": """
+from diffusers import LDMPipeline
+
+pipeline = LDMPipeline.from_pretrained(".")
+images = pipeline(batch_size=4, num_inference_steps=50).images
+""",
+    "LDMTextToImagePipeline": """
+from diffusers import LDMTextToImagePipeline
+
+pipeline = LDMTextToImagePipeline.from_pretrained(".")
+size = 8 * {size}  # eight times the latent's, whatever the images' is: the pipeline divides by eight
+prompts = ["a photograph", "a drawing"]
+images = pipeline(prompts, height=size, width=size, num_inference_steps=50, guidance_scale=2.0).images
+""",
+    "LDMSuperResolutionPipeline": """
+import torch
+from diffusers import LDMSuperResolutionPipeline
+
+pipeline = LDMSuperResolutionPipeline.from_pretrained(".")
+low_resolution = torch.rand(1, {maps}, {size}, {size}) * 2 - 1  # in [-1, 1], of the latents' size
+images = pipeline(low_resolution, num_inference_steps=50).images
+""",
+    "StableDiffusionPipeline": """
+import torch
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained(".", text_encoder=None, tokenizer=None)
+
+
+def context(rows):  # the U-Net projects one-hot rows to class tokens
+    return torch.nn.functional.one_hot(rows, {rows})[:, None].float()
+
+
+labels = torch.arange({count})
+images = pipeline(
+    prompt_embeds=context(labels),
+    negative_prompt_embeds=context(torch.full_like(labels, {null})),
+    num_inference_steps=50,
+    guidance_scale=2.0,
+).images
+""",
+}
+
+PARTS = """
+import torch
+from diffusers import {autoencoder}, DDIMScheduler, {unet}
+
+unet = {unet}.from_pretrained(".", subfolder="unet")
+autoencoder = {autoencoder}.from_pretrained(".", subfolder="vqvae")
+scheduler = DDIMScheduler.from_pretrained(".", subfolder="scheduler")
+
+{conditions}
+
+scheduler.set_timesteps(50)
+with torch.inference_mode():
+    latents = torch.randn(count, {channels}, {size}, {size})
+    for t in scheduler.timesteps:
+        latents = scheduler.step(output(latents, t), t, latents).prev_sample
+    images = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample.clamp(-1, 1)
+"""
+
+GUIDED = """
+
+def output(latents, t, guidance_scale=2.0):
+    conditional, unconditional = (unet(latents, t, **given).sample for given in (condition, null))
+    return unconditional + guidance_scale * (conditional - unconditional)
+"""
+
+CONCATENATED = """
+
+def output(latents, t):
+    return unet(torch.cat([latents, maps], dim=1), t).sample
+"""
+
+CONDITIONS = {
+    "labels": """
+count = {count}
+condition = {{"class_labels": torch.arange(count)}}
+null = {{"class_labels": torch.full((count,), {null})}}
+"""
+    + GUIDED,
+    "tokens": """
+
+def context(rows):  # the U-Net projects one-hot rows to class tokens
+    return {{"encoder_hidden_states": torch.nn.functional.one_hot(rows, {rows})[:, None].float()}}
+
+
+count = {count}
+condition, null = context(torch.arange(count)), context(torch.full((count,), {null}))
+"""
+    + GUIDED,
+    "text": """
+from diffusers.pipelines.latent_diffusion import LDMBertModel
+from transformers import PreTrainedTokenizerFast
+
+bert = LDMBertModel.from_pretrained("bert")
+tokenizer = PreTrainedTokenizerFast.from_pretrained("tokenizer")
+
+
+def context(prompts):
+    ids = tokenizer(prompts, padding="max_length", max_length={length}, truncation=True, return_tensors="pt").input_ids
+    return {{"encoder_hidden_states": bert(ids)[0].detach()}}
+
+
+count = 2
+condition, null = context(["a photograph", "a drawing"]), context([""] * count)
+"""
+    + GUIDED,
+    "ids": """
+from diffusers.pipelines.latent_diffusion import LDMBertModel
+
+bert = LDMBertModel.from_pretrained("bert")
+
+
+def context(ids):
+    return {{"encoder_hidden_states": bert(torch.tensor(ids))[0].detach()}}
+
+
+ids = [[0] * {length}, [1] * {length}]  # put yours here: {length} token ids for each image
+count = len(ids)
+condition, null = context(ids), context([{null}] * count)
+"""
+    + GUIDED,
+    "low_resolution": """
+count = 1
+maps = torch.rand(count, {maps}, {size}, {size}) * 2 - 1  # the low-resolution image in [-1, 1], of the latents' size
+"""
+    + CONCATENATED,
+    "masked_image": """
+count = 1
+pictures = torch.rand(count, {image_channels}, {image_size}, {image_size}) * 2 - 1  # in [-1, 1]
+hole = torch.zeros(count, 1, {image_size}, {image_size}, dtype=torch.bool)
+hole[..., {image_size} // 4 : {image_size} // 2] = True
+with torch.inference_mode():
+    known = autoencoder.encode(pictures.masked_fill(hole, -1.0)).{encoded} * autoencoder.config.scaling_factor
+mask = torch.nn.functional.interpolate(2 * hole.float() - 1, size=({size}, {size}))
+maps = torch.cat([known, mask], dim=1)
+"""
+    + CONCATENATED,
+}

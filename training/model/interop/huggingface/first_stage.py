@@ -1,0 +1,80 @@
+"""The autoencoder, as AutoencoderKL or, with a codebook, as VQModel: both decode what the pipelines give them.
+
+VQModel quantises on decoding, as we do: the latents of the diffusion model lie before the codebook.
+"""
+
+from typing import Any
+
+from training.model.autoencoder import Autoencoder
+from training.model.interop.huggingface.component import (
+    Component,
+    ExportError,
+    Names,
+    expressible,
+    model_config,
+    renamed,
+)
+from training.model.interop.huggingface.unet import part_names
+from training.model.layers import ResidualBlock, SpatialAttention
+
+HANDLED = ("image_channels", "latent_channels", "channels", "multipliers", "res_blocks", "attention_levels",
+           "middle_attention", "dropout", "regularisation", "codebook_size", "z_channels")  # fmt: skip
+
+
+CODEBOOK = "quantize.embedding.weight"  # their name of it
+
+
+def autoencoder_component(model: Autoencoder, *, image_size: int) -> Component:
+    """The autoencoder with its latent scale. Raises ExportError naming the field that diffusers cannot express."""
+    c = model.config
+    expressible("autoencoder", c, HANDLED)
+    attends = [i in c.attention_levels for i in range(len(c.multipliers))]
+    tensors = renamed(model, first_stage_names(model), leave_out=("latent_scale",))
+    # What encoder and decoder speak, and what lies between; VQModel calls the former its latent channels.
+    z_channels, latent_channels = model.post_quant_conv.out_channels, model.post_quant_conv.in_channels
+    config: dict[str, Any] = {
+        "in_channels": c.image_channels,
+        "out_channels": c.image_channels,
+        "down_block_types": [f"{'Attn' if a else ''}DownEncoderBlock2D" for a in attends],
+        "up_block_types": [f"{'Attn' if a else ''}UpDecoderBlock2D" for a in reversed(attends)],
+        "block_out_channels": [c.channels * multiplier for multiplier in c.multipliers],
+        "layers_per_block": c.res_blocks,
+        "act_fn": "silu",
+        "latent_channels": z_channels,
+        "norm_num_groups": 32,
+        "sample_size": image_size,
+        "scaling_factor": float(model.latent_scale),
+        "mid_block_add_attention": c.middle_attention,
+    }
+    class_name = "AutoencoderKL"
+    if CODEBOOK in tensors:
+        class_name = "VQModel"
+        config |= {"num_vq_embeddings": len(tensors[CODEBOOK]), "vq_embed_dim": latent_channels}
+    elif z_channels != latent_channels:
+        raise ExportError(f"autoencoder.z_channels: {z_channels} cannot be exported; permitted: {latent_channels}")
+    return Component("diffusers", class_name, model_config(class_name, **config), tensors)
+
+
+def first_stage_names(model: Autoencoder) -> Names:
+    """Encoder and decoder; both count their levels in the order of execution, as we do."""
+    for part, direction in (("encoder", "down"), ("decoder", "up")):
+        level = blocks = 0
+        for index, layer in enumerate(model.get_submodule(f"{part}.{direction}").children()):
+            ours, theirs = f"{part}.{direction}.{index}", f"{part}.{direction}_blocks.{level}"
+            if isinstance(layer, ResidualBlock):
+                yield from part_names(model, ours, f"{theirs}.resnets.{blocks}")
+                blocks += 1
+            elif isinstance(layer, SpatialAttention):  # it follows its block
+                yield from part_names(model, ours, f"{theirs}.attentions.{blocks - 1}")
+            else:
+                yield from part_names(model, ours, f"{theirs}.{direction}samplers.0")
+                level, blocks = level + 1, 0
+        yield from part_names(model, f"{part}.middle.block1", f"{part}.mid_block.resnets.0")
+        if model.config.middle_attention:
+            yield from part_names(model, f"{part}.middle.attention", f"{part}.mid_block.attentions.0")
+        yield from part_names(model, f"{part}.middle.block2", f"{part}.mid_block.resnets.1")
+        for mine, theirs in (("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out")):
+            yield f"{part}.{mine}", f"{part}.{theirs}"
+    for name in ("quant_conv", "post_quant_conv"):
+        yield name, name
+    yield "quantiser.codebook", "quantize.embedding"

@@ -1,0 +1,40 @@
+"""The noise schedule and the solver of the released models, as DDIMScheduler."""
+
+from training.model.diffusion import DiffusionConfig
+from training.model.interop.huggingface.component import Component, ExportError, expressible, model_config
+
+HANDLED = ("schedule", "beta_start", "beta_end", "timesteps", "parameterisation", "zero_terminal_snr")
+SCHEDULES = {"scaled_linear": "scaled_linear", "linear": "linear", "cosine": "squaredcos_cap_v2"}
+PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+
+
+def scheduler_component(config: DiffusionConfig) -> Component:
+    """DDIM as the released models were sampled with: timesteps i (T // S) + 1, and the last step ends at timestep 0.
+
+    With zero_terminal_snr timesteps are trailing instead: a trajectory has to start in the pure noise that such a
+    schedule ends in (Lin et al. 2024, section 3.3). Raises ExportError naming the field that diffusers cannot express.
+    """
+    expressible("diffusion", config, HANDLED)
+    if config.schedule not in SCHEDULES:
+        raise ExportError(
+            f"diffusion.schedule: {config.schedule!r} cannot be exported: diffusers' flow matching counts timesteps "
+            f"from 1, these count from 0; permitted: {', '.join(SCHEDULES)}"
+        )
+    return Component(
+        "diffusers",
+        "DDIMScheduler",
+        model_config(
+            "DDIMScheduler",
+            num_train_timesteps=config.timesteps,
+            beta_schedule=SCHEDULES[config.schedule],
+            beta_start=config.beta_start,
+            beta_end=config.beta_end,
+            rescale_betas_zero_snr=config.zero_terminal_snr,
+            prediction_type=PREDICTIONS[config.parameterisation],
+            clip_sample=False,  # latents have no bounds
+            set_alpha_to_one=config.zero_terminal_snr,
+            steps_offset=1,
+            timestep_spacing="trailing" if config.zero_terminal_snr else "leading",
+        ),
+        config_file="scheduler_config.json",
+    )

@@ -1,0 +1,184 @@
+"""The U-Net, as UNet2DModel or, with cross-attention, as UNet2DConditionModel.
+
+Both are the released models' U-Net; what either cannot express is refused.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from training.model.interop.huggingface.component import (
+    Component,
+    ExportError,
+    Names,
+    expressible,
+    model_config,
+    renamed,
+)
+from training.model.layers import Downsample, ResidualBlock, SpatialAttention, SpatialTransformer, Upsample
+from training.model.unet import UNet
+
+HANDLED = ("in_channels", "out_channels", "channels", "multipliers", "res_blocks", "attention_factors", "heads",
+           "head_width", "transformer_depth", "context_width", "scale_shift", "resample_in_blocks",
+           "dropout")  # fmt: skip
+
+
+def unet_component(
+    model: UNet, *, latent_size: int, tokens: Tensor | None = None, labels: Tensor | None = None
+) -> Component:
+    """The U-Net for square latents.
+
+    tokens: [K, context_width], a table of context tokens. It goes out as the projection of the context
+        (`encoder_hid_proj`): a one-hot context of width K selects a row, so no part is needed beside diffusers' own.
+    labels: [K, 4 channels], a table of embeddings that `class_labels` selects from, added to the time embedding.
+    Raises ExportError naming the field that diffusers cannot express.
+    """
+    c = model.config
+    expressible("unet", c, HANDLED)
+    widths = [multiplier * c.channels for multiplier in c.multipliers]
+    attends = [2**level in c.attention_factors for level in range(len(widths))]
+    conditional = c.context_width is not None
+    config: dict[str, Any] = {
+        "sample_size": latent_size,
+        "in_channels": c.in_channels,
+        "out_channels": c.out_channels,
+        "down_block_types": [block_type(attends[i], "Down", c) for i in range(len(widths))],
+        "up_block_types": [block_type(attends[i], "Up", c) for i in reversed(range(len(widths)))],
+        "block_out_channels": widths,
+        "layers_per_block": c.res_blocks,
+        "dropout": c.dropout,
+        "norm_num_groups": 32,
+        "norm_eps": 1e-5,
+        "resnet_time_scale_shift": "scale_shift" if c.scale_shift else "default",
+        "flip_sin_to_cos": True,  # their order is (sin, cos)
+        "freq_shift": 0,
+    }
+    tensors = renamed(model, unet_names(model))
+    if conditional:
+        if c.resample_in_blocks and any(attends) and len(widths) > 1:
+            raise ExportError(
+                f"unet.resample_in_blocks: True cannot be exported with attention at the factors "
+                f"{list(c.attention_factors)} to a context: UNet2DConditionModel's attention blocks resample by "
+                "convolution"
+            )
+        heads = level_heads(model, widths)
+        config |= {
+            "cross_attention_dim": c.context_width,
+            "transformer_layers_per_block": c.transformer_depth,
+            "attention_head_dim": heads,  # the *number* of heads, by an old misnomer of theirs
+        }
+    else:
+        config |= {
+            "attention_head_dim": head_width(model),
+            "attn_norm_num_groups": 32,  # else the middle attention loses its norm with scale-shift
+            "downsample_type": "resnet" if c.resample_in_blocks else "conv",
+            "upsample_type": "resnet" if c.resample_in_blocks else "conv",
+        }
+    if tokens is not None:
+        config |= {"encoder_hid_dim": tokens.shape[0], "encoder_hid_dim_type": "text_proj"}
+        tensors |= {"encoder_hid_proj.weight": tokens.T, "encoder_hid_proj.bias": tokens.new_zeros(tokens.shape[1])}
+    if labels is not None:
+        config["num_class_embeds"] = labels.shape[0]
+        tensors["class_embedding.weight"] = labels
+    class_name = "UNet2DConditionModel" if conditional else "UNet2DModel"
+    return Component("diffusers", class_name, model_config(class_name, **config), tensors)
+
+
+def block_type(attends: bool, direction: str, config: Any) -> str:
+    """Their name for one level, on the way "Down" or "Up"."""
+    if attends:
+        return f"{'CrossAttn' if config.context_width is not None else 'Attn'}{direction}Block2D"
+    return f"Resnet{direction}sampleBlock2D" if config.resample_in_blocks else f"{direction}Block2D"
+
+
+def head_width(model: UNet) -> int | None:
+    """The one width of all heads of a UNet2DModel; None is one head as wide as its level."""
+    found = [
+        (module.norm.num_channels, module.attention.heads)
+        for module in model.modules()
+        if isinstance(module, SpatialAttention)
+    ]
+    if all(heads == 1 for _, heads in found):
+        return None
+    head_widths = sorted({channels // heads for channels, heads in found})
+    if len(head_widths) == 1:
+        return head_widths[0]
+    c = model.config
+    field = f"heads: {c.heads}" if c.heads is not None else f"head_width: {c.head_width}"
+    told = ", ".join(map(str, head_widths))
+    raise ExportError(
+        f"unet.{field} cannot be exported: heads would be {told} wide, and UNet2DModel has one width for all"
+    )
+
+
+def level_heads(model: UNet, widths: list[int]) -> int | list[int]:
+    """The number of heads at each level of a UNet2DConditionModel, finest first."""
+    c = model.config
+    if c.heads is not None:
+        return c.heads
+    return [max(1, width // (c.head_width or width)) for width in widths]
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+def unet_names(model: UNet) -> Names:
+    """Their levels hold residual blocks, attentions and the change of resolution apart; ours follow one another."""
+    yield from {
+        "time.0": "time_embedding.linear_1",
+        "time.2": "time_embedding.linear_2",
+        "conv_in": "conv_in",
+        "norm_out": "conv_norm_out",
+        "conv_out": "conv_out",
+    }.items()
+    for direction in ("down", "up"):
+        level = blocks = 0
+        for index, stage in enumerate(model.get_submodule(direction).children()):
+            ours, theirs = f"{direction}.{index}", f"{direction}_blocks.{level}"
+            if stage.block is not None:
+                yield from part_names(model, f"{ours}.block", f"{theirs}.resnets.{blocks}")
+                if stage.attention is not None:
+                    yield from part_names(model, f"{ours}.attention", f"{theirs}.attentions.{blocks}")
+                blocks += 1
+            if stage.resample is not None:
+                yield from part_names(model, f"{ours}.resample", f"{theirs}.{direction}samplers.0")
+                level, blocks = level + 1, 0
+    yield from part_names(model, "middle.0.block", "mid_block.resnets.0")
+    yield from part_names(model, "middle.0.attention", "mid_block.attentions.0")
+    yield from part_names(model, "middle.1.block", "mid_block.resnets.1")
+
+
+def part_names(model: nn.Module, ours: str, theirs: str) -> Names:
+    """A residual block, an attention or a change of resolution, of a U-Net or an autoencoder."""
+    part = model.get_submodule(ours)
+    if isinstance(part, ResidualBlock):
+        pairs = {"norm1": "norm1", "conv1": "conv1", "embedding": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
+                 "skip": "conv_shortcut"}  # fmt: skip
+    elif isinstance(part, SpatialAttention):
+        pairs = {"norm": "group_norm", **attention_names("attention.", "")}
+    elif isinstance(part, SpatialTransformer):
+        pairs = {"norm": "norm", "project_in": "proj_in", "project_out": "proj_out"}
+        for i in range(len(part.blocks)):
+            pairs |= transformer_names(f"blocks.{i}.", f"transformer_blocks.{i}.")
+    elif isinstance(part, Downsample | Upsample):
+        pairs = {"conv": "conv"}
+    else:
+        raise ExportError(f"{ours}: a {type(part).__name__} has no equivalent in diffusers")
+    yield from ((f"{ours}.{mine}", f"{theirs}.{name}") for mine, name in pairs.items())
+
+
+def transformer_names(ours: str, theirs: str) -> dict[str, str]:
+    """Their BasicTransformerBlock."""
+    return {
+        **{f"{ours}{norm}": f"{theirs}{norm}" for norm in ("norm1", "norm2", "norm3")},
+        **attention_names(f"{ours}self_attention.", f"{theirs}attn1."),
+        **attention_names(f"{ours}cross_attention.", f"{theirs}attn2."),
+        f"{ours}feed_forward.gate": f"{theirs}ff.net.0.proj",
+        f"{ours}feed_forward.out": f"{theirs}ff.net.2",
+    }
+
+
+def attention_names(ours: str, theirs: str) -> dict[str, str]:
+    """Their Attention."""
+    pairs = {"query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+    return {f"{ours}{mine}": f"{theirs}{name}" for mine, name in pairs.items()}

@@ -1,0 +1,117 @@
+"""Sampling: requests and seeds in, images out; from noise or from an image, whole or in part."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.model import solvers, spacing
+from training.model.batch import Batch, Known, Run
+from training.model.guidance import Guidance, ImageGuider
+from training.model.latent_diffusion import LatentDiffusion
+from training.model.solvers import Trajectory
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Which trajectory: see `solvers.SOLVERS` and `spacing.SPACINGS`.
+
+    eta: of "ddim" alone, 0 deterministic to 1 ancestral. strength: the share of the steps that are run, from the
+    middle of the schedule to the data; below 1 it needs an image to start from (Meng et al. 2022, SDEdit).
+    """
+
+    solver: str = "ddim"
+    steps: int = 30
+    spacing: str = "trailing"
+    eta: float = 0.0
+    strength: float = 1.0
+
+
+def trajectory(model: LatentDiffusion, sampler: Sampler) -> Trajectory:
+    """The matrices of a sampler. Raises ValueError naming the field and what is permitted."""
+    if sampler.solver not in solvers.SOLVERS:
+        known = ", ".join(sorted(solvers.SOLVERS))
+        raise ValueError(f"solver: {sampler.solver!r} is not known; permitted: {known}")
+    if not 0 <= sampler.eta <= 1 or (sampler.eta and sampler.solver != "ddim"):
+        raise ValueError(f"eta: {sampler.eta} is not allowed; permitted: 0 to 1, and 0 unless the solver is ddim")
+    if not 0 < sampler.strength <= 1:
+        raise ValueError(f"strength: {sampler.strength} is not allowed; permitted: above 0, to 1")
+    levels = spacing.levels(model.diffusion, sampler.steps, sampler.spacing)
+    kept = max(1, round(sampler.strength * sampler.steps))
+    options = {"eta": sampler.eta} if sampler.solver == "ddim" else {}
+    return solvers.SOLVERS[sampler.solver](levels[-kept - 1 :], **options)
+
+
+def generate(
+    model: LatentDiffusion,
+    requests: Sequence[Mapping[str, Any]],
+    seeds: Sequence[int],
+    *,
+    latent_shape: Sequence[int],
+    sampler: Sampler | None = None,
+    guidance: Guidance | None = None,
+    start: Tensor | None = None,
+    images: Tensor | None = None,
+    keep: Tensor | None = None,
+    guider: ImageGuider | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """One image for each request and seed: [R, channels, H, W] in [-1, 1].
+
+    latent_shape: (C, h, w); h and w may differ from training, for the networks are convolutional (Rombach et al.
+        2022, section 4.3.2; the latent scale keeps the signal-to-noise ratio right for it, appendix D.1).
+    start: the noise to begin with, [R, *latent_shape]; drawn from the seeds when it is not given.
+    images: [R, channels, H, W] in [-1, 1], where the run begins if the sampler's strength is below 1.
+    keep: [R, 1, h, w], 1 where the images' latent stays as it is: inpainting by an unconditional model.
+    guider: of an unconditional model, with a target for each request.
+    on_step: called with the number of evaluations done and the present estimates of z_0, [R, C, h, w].
+    Raises ValueError naming what does not fit.
+    """
+    sampler, guidance = sampler or Sampler(), guidance or Guidance()
+    path = trajectory(model, sampler)
+    if images is None and (keep is not None or sampler.strength < 1):
+        raise ValueError("images: missing; strength below 1 and keep need images to start from")
+    size = (int(latent_shape[1]), int(latent_shape[2]))
+    device = model.device
+    with torch.no_grad():
+        conditions = model.conditions(requests, size)
+        null = model.conditions([None], size).row(0) if len(model.conditioners) else None
+        known = None if images is None else model.autoencoder.encode(images.to(device))
+        if known is not None and tuple(known.shape[1:]) != tuple(latent_shape):
+            raise ValueError(f"images: their latents are {tuple(known.shape[1:])}; wanted {tuple(latent_shape)}")
+        if start is None:
+            start = torch.stack([solvers.seeded_noise(seed, 0, latent_shape) for seed in seeds])
+        x = start.to(device)
+        if known is not None and sampler.strength < 1:
+            t = torch.full((len(x),), float(path.t[0]), dtype=torch.float64, device=device)
+            x = model.diffusion.diffuse(known, x, t)
+        guided = null is not None and guidance.scale != 1.0
+        batch = Batch(model, rows=max(2, len(requests) * (2 if guided else 1)), shape=latent_shape)
+        runs = []
+        for i, seed in enumerate(seeds):
+            stays = None if known is None or keep is None else Known(known[i], keep[i].to(known))
+            run = Run(seed, path, x[i], conditions.row(i), null, guidance, stays)
+            batch.join(run)
+            runs.append(run)
+        for done in range(1, len(path) + 1):
+            denoised = batch.step(guider)
+            if on_step is not None:
+                on_step(done, denoised[: len(runs)])
+        latents = torch.stack([batch.leave(run) for run in runs])
+        return model.autoencoder.decode(latents).clamp(-1, 1)
+
+
+def slerp(a: Tensor, b: Tensor, shares: Sequence[float]) -> Tensor:
+    """Noise between two noises, on the great circle: a, b [...], shares in [0, 1] -> [len(shares), ...].
+
+    A straight line would leave the shell where Gaussian noise lies (Shoemake 1985; Song et al. 2021, section 5.3).
+    """
+    cosine = F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0)
+    angle = torch.acos(cosine.clamp(-1, 1))
+    if float(angle) < 1e-4:
+        return torch.stack([torch.lerp(a, b, share) for share in shares])
+    parts = [(torch.sin((1 - s) * angle) * a + torch.sin(s * angle) * b) / torch.sin(angle) for s in shares]
+    return torch.stack(parts).to(a.dtype)
