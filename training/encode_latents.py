@@ -44,9 +44,7 @@ def encode(autoencoder: Autoencoder, images: ImageSet, output: Path, *, digest: 
     def moments() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, count, BATCH):
             pixels = torch.from_numpy(images.images[start : min(start + BATCH, count)].copy())
-            posterior = autoencoder.posterior(image_set.to_unit(pixels).to(device))
-            scale = autoencoder.latent_scale
-            yield posterior.mean * scale, torch.exp(0.5 * posterior.logvar) * scale
+            yield autoencoder.moments(image_set.to_unit(pixels).to(device))
 
     labels = torch.from_numpy(images.labels[:count].copy())
     fingerprint = images.description.fingerprint

@@ -148,7 +148,8 @@ def test_releases_by_commands(stack: Stack, darkroom: Darkroom) -> None:
     [[], ["up"], ["down"], ["status"], ["db"], ["db", "upgrade"], ["db", "add-tenant"], ["pipeline"],
      ["pipeline", "compile"], ["pipeline", "run"], ["releases"], ["releases", "list"], ["releases", "show"],
      ["releases", "promote"], ["jobs"], ["jobs", "submit"], ["jobs", "list"], ["jobs", "show"], ["jobs", "watch"],
-     ["jobs", "outputs"], ["jobs", "sheet"], ["worker"], ["dispatcher"], ["demo"]],
+     ["jobs", "outputs"], ["jobs", "sheet"], ["worker"], ["dispatcher"], ["demo"],
+     ["export"], ["export", "diffusers"]],
 )  # fmt: skip
 def test_every_command_has_help(command: list[str]) -> None:
     import typer.testing

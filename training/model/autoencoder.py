@@ -2,19 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.model.layers import Downsample, ResidualBlock, SpatialAttention, Upsample, group_norm
+from training.model.quantiser import Quantised, VectorQuantiser
 
 EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The shape of a KL-regularised autoencoder. Its factor is 2^(levels - 1)."""
+    """The shape of an autoencoder. Its factor is 2^(levels - 1): 1, 2, 4 ... 32.
+
+    regularisation: "kl", a Gaussian posterior; "vq", a codebook, applied when decoding (Rombach et al. 2022, section
+    3.1); "identity", none at all: the latents are the pixels, and of the other fields only the channels count.
+    """
 
     image_channels: int = 3
     latent_channels: int = 4
@@ -24,11 +30,21 @@ class AutoencoderConfig:
     attention_levels: Sequence[int] = ()  # 0 is the finest
     middle_attention: bool = True
     dropout: float = 0.0
+    regularisation: Literal["kl", "vq", "identity"] = "kl"
+    z_channels: int | None = None  # what encoder and decoder speak; None: latent_channels
+    codebook_size: int = 8192  # of "vq"
+    codebook_used: Sequence[int] | None = None  # the entries that occur, where indices are renumbered
+    codebook_unknown: str | int = "random"  # see VectorQuantiser
 
     @property
     def factor(self) -> int:
         """Image height over latent height."""
-        return int(2 ** (len(self.multipliers) - 1))
+        return 1 if self.regularisation == "identity" else int(2 ** (len(self.multipliers) - 1))
+
+    @property
+    def spoken_channels(self) -> int:
+        """Channels between the networks and the convolutions around the latent."""
+        return self.latent_channels if self.z_channels is None else self.z_channels
 
 
 class Posterior:
@@ -88,11 +104,12 @@ class Encoder(nn.Module):
         self.down = nn.Sequential(*layers)
         self.middle = Middle(widths[-1], attention=config.middle_attention, dropout=config.dropout)
         self.norm_out = group_norm(widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        moments = 2 if config.regularisation == "kl" else 1
+        self.conv_out = nn.Conv2d(widths[-1], moments * config.spoken_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, 3, H, W] -> [R, 2C, H/f, W/f]."""
-        h = self.middle(self.down(self.conv_in(x)))
+        """[R, 3, H, W] -> [R, 2C, H/f, W/f], or C channels without moments."""
+        h = self.middle(self.down(self.conv_in(x.contiguous(memory_format=torch.channels_last))))
         return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
 
 
@@ -102,7 +119,7 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths = [config.channels * m for m in reversed(config.multipliers)]
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.spoken_channels, widths[0], 3, padding=1)
         self.middle = Middle(widths[0], attention=config.middle_attention, dropout=config.dropout)
         layers: list[nn.Module] = []
         for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
@@ -116,7 +133,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """[R, C, h, w] -> [R, 3, h f, w f]."""
-        h = self.up(self.middle(self.conv_in(z)))
+        h = self.up(self.middle(self.conv_in(z.contiguous(memory_format=torch.channels_last))))
         return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
 
     @property
@@ -137,33 +154,85 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
-        self.decoder = Decoder(config)
+        c, latent, spoken = config, config.latent_channels, config.spoken_channels
+        self.encoder: nn.Module = nn.Identity()
+        self.decoder: nn.Module = nn.Identity()
+        self.quant_conv: nn.Module = nn.Identity()
+        self.post_quant_conv: nn.Module = nn.Identity()
+        if c.regularisation == "identity":
+            if latent != c.image_channels:
+                raise ValueError(
+                    f"latent_channels: {latent} is not allowed; permitted: {c.image_channels}, the image's"
+                )
+        else:
+            moments = 2 if c.regularisation == "kl" else 1
+            self.encoder = Encoder(c)
+            self.quant_conv = nn.Conv2d(moments * spoken, moments * latent, 1)
+            self.post_quant_conv = nn.Conv2d(latent, spoken, 1)
+            self.decoder = Decoder(c)
+        if c.regularisation == "vq":
+            self.quantiser = VectorQuantiser(c.codebook_size, latent, used=c.codebook_used, unknown=c.codebook_unknown)
         self.register_buffer("latent_scale", torch.ones(()))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def posterior(self, images: Tensor) -> Posterior:
         """images [R, channels, H, W] in [-1, 1] -> the unscaled posterior over [R, C, H/f, W/f].
 
+        Raises ValueError when the images have other channels or a side that f does not divide, and without "kl".
+        """
+        if self.config.regularisation != "kl":
+            raise ValueError(f"regularisation: {self.config.regularisation} has no posterior; only kl has one")
+        return Posterior(self._encoded(images))
+
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each image's latents, scaled: two of [R, C, H/f, W/f].
+
+        Only the posterior of "kl" spreads; the other regularisations have one latent for an image.
+        """
+        if self.config.regularisation != "kl":
+            latents = self.encode(images)
+            return latents, torch.zeros_like(latents)
+        posterior = self.posterior(images)
+        return posterior.mean * self.latent_scale, torch.exp(0.5 * posterior.logvar) * self.latent_scale
+
+    def quantise(self, z: Tensor) -> Quantised:
+        """Unscaled latents [R, C, h, w] -> their nearest codebook entries. Raises ValueError without "vq"."""
+        if self.config.regularisation != "vq":
+            raise ValueError(f"regularisation: {self.config.regularisation} has no codebook; only vq has one")
+        return cast(Quantised, self.quantiser(z))
+
+    def reconstruct_unscaled(self, z: Tensor, *, quantise: bool = True) -> Tensor:
+        """Unscaled latents [R, C, h, w] -> images [R, channels, h f, w f], about [-1, 1], not clamped.
+
+        quantise: with "vq", take the codebook's nearest entries first. Raises ValueError for other channels.
+        """
+        if z.dim() != 4 or z.shape[1] != self.config.latent_channels:
+            raise ValueError(
+                f"latents: shape {list(z.shape)}; this autoencoder takes [R, {self.config.latent_channels}, h, w]"
+            )
+        if quantise and self.config.regularisation == "vq":
+            z = self.quantise(z).latents
+        return torch.as_tensor(self.decoder(self.post_quant_conv(z)))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The latent of each image, scaled; with "kl" the mean: [R, channels, H, W] -> [R, C, H/f, W/f].
+
         Raises ValueError when the images have other channels or a side that f does not divide.
         """
+        z = self.posterior(images).mean if self.config.regularisation == "kl" else self._encoded(images)
+        return z * self.latent_scale
+
+    def decode(self, latents: Tensor, *, quantise: bool = True) -> Tensor:
+        """Scaled latents [R, C, h, w] -> images [R, channels, h f, w f], about [-1, 1], not clamped."""
+        return self.reconstruct_unscaled(latents / self.latent_scale, quantise=quantise)
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        if images.dim() != 4:
+            raise ValueError(f"images: shape {list(images.shape)}; permitted: [R, {self.config.image_channels}, H, W]")
         channels, height, width = images.shape[1:]
         f = self.config.factor
         if channels != self.config.image_channels:
             raise ValueError(f"images: {channels} channels; this autoencoder takes {self.config.image_channels}")
         if height % f or width % f:
             raise ValueError(f"images: {height}x{width} pixels; both sides must be multiples of {f}")
-        return Posterior(self.quant_conv(self.encoder(images)))
-
-    def reconstruct_unscaled(self, z: Tensor) -> Tensor:
-        """Unscaled latents [R, C, h, w] -> images [R, channels, h f, w f], about [-1, 1], not clamped."""
-        return torch.as_tensor(self.decoder(self.post_quant_conv(z)))
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The mean latent of each image, scaled: [R, channels, H, W] -> [R, C, H/f, W/f]."""
-        return self.posterior(images).mean * self.latent_scale
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents [R, C, h, w] -> images [R, channels, h f, w f], about [-1, 1], not clamped."""
-        return self.reconstruct_unscaled(latents / self.latent_scale)
+        return torch.as_tensor(self.quant_conv(self.encoder(images)))

@@ -8,7 +8,7 @@ Flow: alpha_t = 1 - s, sigma_t = s with s = (t + 1) / T, a straight line from da
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ class DiffusionConfig:
     zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
+        for field, permitted in (("schedule", get_args(Schedule)), ("parameterisation", get_args(Parameterisation))):
+            if getattr(self, field) not in permitted:
+                raise ValueError(f"{field}: {getattr(self, field)!r} is not known; permitted: {', '.join(permitted)}")
         if self.timesteps < 2:
             raise ValueError(f"timesteps: {self.timesteps} is not allowed; permitted: at least 2")
         if not 0 < self.beta_start <= self.beta_end < 1:

@@ -143,8 +143,8 @@ def save_diffusion(
     save_weights(model.unet, folder / UNET_FILE)
     save_weights(model.conditioners, folder / CONDITIONERS_FILE)
     for field, conditioner in model.conditioners.items():
-        for name, content in conditioner.assets().items():  # type: ignore[operator]
-            (folder / f"{field}.{name}").write_bytes(content)
+        for asset, content in conditioner.assets().items():  # type: ignore[operator]
+            (folder / f"{field}.{asset}").write_bytes(content)
     described = save_autoencoder(folder, model.autoencoder, name=name, image_size=image_size, **about)
     return release.write(
         folder,

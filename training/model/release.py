@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 FORMAT = 1
 MANIFEST = "release.json"
-WEIGHTS_SUFFIX = ".safetensors"
+WEIGHTS_SUFFIXES = (".safetensors", ".tokenizer.json")  # a vocabulary decides as much as weights
 Kind = Literal["autoencoder", "diffusion"]
 
 
@@ -53,7 +53,7 @@ class Release:
             "image_shape": list(self.image_shape),
             "latent_shape": list(self.latent_shape),
             "conditions": self.conditions,
-            "weights": {n: r.sha256 for n, r in self.files.items() if n.endswith(WEIGHTS_SUFFIX)},
+            "weights": {n: r.sha256 for n, r in self.files.items() if n.endswith(WEIGHTS_SUFFIXES)},
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -58,6 +58,7 @@ def generate(
     keep: Tensor | None = None,
     guider: ImageGuider | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
+    on_latents: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """One image for each request and seed: [R, channels, H, W] in [-1, 1].
 
@@ -68,6 +69,7 @@ def generate(
     keep: [R, 1, h, w], 1 where the images' latent stays as it is: inpainting by an unconditional model.
     guider: of an unconditional model, with a target for each request.
     on_step: called with the number of evaluations done and the present estimates of z_0, [R, C, h, w].
+    on_latents: called with the latents before they are decoded, [R, C, h, w].
     Raises ValueError naming what does not fit.
     """
     sampler, guidance = sampler or Sampler(), guidance or Guidance()
@@ -101,6 +103,8 @@ def generate(
             if on_step is not None:
                 on_step(done, denoised[: len(runs)])
         latents = torch.stack([batch.leave(run) for run in runs])
+        if on_latents is not None:
+            on_latents(latents)
         return model.autoencoder.decode(latents).clamp(-1, 1)
 
 

@@ -39,6 +39,7 @@ class UNetConfig:
     context_width: int | None = None
     scale_shift: bool = False
     resample_in_blocks: bool = False  # residual blocks resample, instead of convolutions
+    resample_convolution: bool = True  # without it a resampling is pooling, or repetition, alone
     dropout: float = 0.0
 
 
@@ -210,4 +211,6 @@ class UNet(nn.Module):
     def _resample(self, channels: int, direction: str) -> nn.Module:
         if self.config.resample_in_blocks:
             return self._block(channels, channels, direction)
+        if not self.config.resample_convolution:
+            return nn.AvgPool2d(2) if direction == "down" else nn.Upsample(scale_factor=2, mode="nearest")
         return Downsample(channels, asymmetric=False) if direction == "down" else Upsample(channels)

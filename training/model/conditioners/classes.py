@@ -48,4 +48,8 @@ class ClassConditioner(TokenConditioner):
         """R labels, None for the null condition -> one token each, [R, 1, width]. Raises ValueError."""
         null = self.classes if self.null is None else self.null
         labels = [null if value is None else self.read(value) for value in values]
-        return torch.as_tensor(self.embedding(torch.tensor(labels, device=self.device))[:, None])
+        return self.forward(torch.tensor(labels, device=self.device))
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Labels [R] int64 -> one token each, [R, 1, width]."""
+        return torch.as_tensor(self.embedding(labels)[:, None])

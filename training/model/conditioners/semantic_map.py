@@ -91,6 +91,10 @@ class SemanticMapConditioner(MapConditioner):
             raise ValueError(f"label {worst} is not allowed; permitted: an integer from 0 to {self.classes - 1}")
         return labels
 
+    def forward(self, maps: Tensor) -> Tensor:
+        """One-hot maps of labels [R, classes, H, W] -> [R, K, H / 2^stages, W / 2^stages]."""
+        return torch.as_tensor(self.rescaler(maps))
+
     def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
         """R maps of labels, None for the null condition -> [R, K, h, w]. Raises ValueError."""
         factor = 2**self.rescaler.stages

@@ -99,7 +99,11 @@ class TransformerConditioner(TokenConditioner):
     def embed(self, values: Sequence[Any]) -> Tensor:
         """R values, None for the null condition -> tokens [R, length, width]. Raises ValueError."""
         ids = [self.read(self.null if value is None else value) for value in values]
-        return torch.as_tensor(self.transformer(torch.tensor(ids, dtype=torch.int64, device=self.device)))
+        return self.forward(torch.tensor(ids, dtype=torch.int64, device=self.device))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids [R, M], M <= length -> tokens [R, M, width]."""
+        return torch.as_tensor(self.transformer(ids))
 
     def sizes(self) -> dict[str, Any]:
         """What every configuration of such a conditioner says."""

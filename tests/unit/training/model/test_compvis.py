@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training.model.autoencoder import Autoencoder
+from training.model.conditioners.semantic_map import SemanticMapConditioner
+from training.model.conditioners.token_ids import TokenIdsConditioner
 from training.model.interop import compvis
 
 GOLDENS = Path(__file__).parents[5] / "shared" / "goldens"
@@ -30,14 +32,52 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("name", ["autoencoder_kl_f4", "autoencoder_kl_f8_attn"])
 @torch.inference_mode()
-def test_autoencoders_answer_as_the_authors_do(name: str) -> None:
+def test_kl_autoencoders_answer_as_the_authors_do(name: str) -> None:
     config, weights, recorded = golden(name)
     model = compvis.build(config, weights)
     assert isinstance(model, Autoencoder)
     posterior = model.posterior(recorded["input/image"])
     assert relative_error(posterior.mean, recorded["output/mode"]) < TOLERANCE
     assert relative_error(posterior.logvar, recorded["output/moments"].chunk(2, 1)[1].clamp(-30, 20)) < TOLERANCE
-    assert relative_error(model.reconstruct_unscaled(recorded["output/mode"]), recorded["output/decoded"]) < TOLERANCE
+    assert relative_error(model.encode(recorded["input/image"]), recorded["output/mode"]) < TOLERANCE
+    assert relative_error(model.decode(recorded["output/mode"]), recorded["output/decoded"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["autoencoder_vq_f4", "autoencoder_vq_f4_noattn"])
+@torch.inference_mode()
+def test_vq_autoencoders_answer_as_the_authors_do(name: str) -> None:
+    config, weights, recorded = golden(name)
+    model = compvis.build(config, weights)
+    assert isinstance(model, Autoencoder)
+    latents = model.encode(recorded["input/image"])
+    assert relative_error(latents, recorded["output/latent"]) < TOLERANCE
+    quantised = model.quantise(latents)
+    assert torch.equal(quantised.indices.flatten(), recorded["output/indices"])
+    assert relative_error(quantised.latents, recorded["output/quantized"]) < TOLERANCE
+    assert relative_error(quantised.loss, recorded["output/codebook_loss"][0]) < TOLERANCE
+    assert relative_error(model.decode(latents), recorded["output/decoded"]) < TOLERANCE
+    assert relative_error(model.decode(quantised.latents, quantise=False), recorded["output/decoded"]) < TOLERANCE
+
+
+@torch.inference_mode()
+def test_the_token_transformer_answers_as_the_authors_does() -> None:
+    config, weights, recorded = golden("bert_embedder")
+    model = compvis.build(config, weights)
+    assert isinstance(model, TokenIdsConditioner)
+    ids = recorded["input/token_ids"]
+    assert relative_error(model(ids), recorded["output/context"]) < TOLERANCE
+    assert relative_error(model.embed(ids.tolist()), recorded["output/context"]) < TOLERANCE
+
+
+@torch.inference_mode()
+def test_the_spatial_rescaler_answers_as_the_authors_does() -> None:
+    config, weights, recorded = golden("spatial_rescaler")
+    model = compvis.build(config, weights)
+    assert isinstance(model, SemanticMapConditioner)
+    assert relative_error(model(recorded["input/segmentation"]), recorded["output/latent"]) < TOLERANCE
+    labels = torch.randint(12, (2, 32, 32), generator=torch.Generator().manual_seed(0))
+    one_hot = torch.nn.functional.one_hot(labels, 12).permute(0, 3, 1, 2).float()
+    assert relative_error(model.embed(list(labels), (8, 8), lambda x: x), model(one_hot)) < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -75,7 +115,7 @@ SMALL = {
 
 def their_state(config: dict[str, object]) -> dict[str, Tensor]:
     """A state dict of the authors' layout: each source of ours at its shape."""
-    model, names = compvis.READERS[str(config["target"]).rpartition(".")[2]](config["params"])  # type: ignore[arg-type]
+    model, names = compvis.READERS[str(config["target"]).rpartition(".")[2]](config["params"], {})
     sources, state = dict(names), {}
     for name, tensor in model.state_dict().items():
         prefix, _, leaf = name.rpartition(".")
@@ -101,7 +141,10 @@ def test_every_key_is_needed_and_none_may_be_left_over() -> None:
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"target": "ldm.models.autoencoder.VQModel", "params": {}}, "target: ldm.models.autoencoder.VQModel"),
+        ({"target": "ldm.models.autoencoder.VQModel", "params": {}}, "VQModel: params: n_embed is missing"),
+        ({"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"}, "FrozenCLIPEmbedder cannot be read; permitted"),
+        ({**SMALL, "params": {**SMALL["params"], "num_classes": 10}}, "num_classes: 10 cannot be read"),  # type: ignore[dict-item]
+        ({**SMALL, "params": {**SMALL["params"], "num_heads": 5}}, "heads: 5 does not divide the width 32"),  # type: ignore[dict-item]
         ({**SMALL, "params": {**SMALL["params"], "dims": 3}}, "dims: 3 cannot be read; permitted: 2"),  # type: ignore[dict-item]
         ({**SMALL, "params": {**SMALL["params"], "depth": 3}}, "depth: is not known"),  # type: ignore[dict-item]
         ({**SMALL, "params": {**SMALL["params"], "context_dim": 3}}, "context_dim: needed with"),  # type: ignore[dict-item]
@@ -110,3 +153,23 @@ def test_every_key_is_needed_and_none_may_be_left_over() -> None:
 def test_what_cannot_be_read_is_named(config: dict[str, object], told: str) -> None:
     with pytest.raises(compvis.CompVisError, match=told):
         compvis.build(config, {})
+
+
+@torch.inference_mode()
+def test_other_ways_to_write_a_unet_are_the_same_function() -> None:
+    """The newer order of a fused qkv, heads given by their width, resampling without a convolution."""
+    torch.manual_seed(0)
+    params = {**SMALL["params"], "channel_mult": [1, 2], "attention_resolutions": (1, 2), "conv_resample": False}  # type: ignore[dict-item]
+    config = {**SMALL, "params": {**params, "num_heads": 4}}
+    state = {key: torch.randn(value.shape) * 0.1 for key, value in their_state(config).items()}
+    x, t = torch.randn(2, 2, 8, 8), torch.tensor([1, 500])
+    expected = compvis.build(config, state)(x, t)
+    reordered = {
+        key: value.unflatten(0, (4, 3, -1)).transpose(0, 1).flatten(0, 2) if ".qkv." in key else value
+        for key, value in state.items()
+    }
+    newer = {**SMALL, "params": {**params, "num_heads": 4, "use_new_attention_order": True, "legacy": False}}
+    torch.testing.assert_close(compvis.build(newer, reordered)(x, t), expected)
+    wide = {"target": SMALL["target"], "params": {**params, "num_head_channels": 8}}
+    narrow = {"target": SMALL["target"], "params": {**params, "num_heads": -1, "num_head_channels": 8}}
+    torch.testing.assert_close(compvis.build(wide, state)(x, t), compvis.build(narrow, state)(x, t))

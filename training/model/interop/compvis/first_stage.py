@@ -1,32 +1,60 @@
 """Their first stages."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor
 
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.interop.compvis.reading import Names, Source, permitted
 from training.model.layers import ResidualBlock, SpatialAttention
 
+TRAINING = (  # parameters that say how it was trained
+    "lossconfig", "monitor", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels", "batch_resize_range",
+    "scheduler_config", "lr_g_factor", "use_ema", "sane_index_shape", "learn_logvar",
+)  # fmt: skip
 
-def autoencoder_kl(params: Mapping[str, Any]) -> tuple[nn.Module, Names]:
+
+def autoencoder_kl(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Autoencoder, Names]:
     """`ldm.models.autoencoder.AutoencoderKL`."""
-    ignored = ("lossconfig", "monitor", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels")
-    permitted(params, ("embed_dim", "ddconfig", *ignored), {})
+    permitted(params, ("embed_dim", "ddconfig", *TRAINING), {})
+    return autoencoder(params, "kl", {})
+
+
+def autoencoder_vq(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Autoencoder, Names]:
+    """`ldm.models.autoencoder.VQModel` and `VQModelInterface`. A remapped codebook's entries lie in the state dict."""
+    permitted(params, ("embed_dim", "n_embed", "ddconfig", "remap", *TRAINING), {})
+    used = state_dict.get("quantize.used")
+    if params.get("remap") and used is None:
+        raise ValueError("remap: the state dict lacks quantize.used, which says what the codebook was remapped to")
+    return autoencoder(
+        params, "vq", {"codebook_size": params["n_embed"], "codebook_used": None if used is None else used.tolist()}
+    )
+
+
+def identity(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Autoencoder, Names]:
+    """`ldm.models.autoencoder.IdentityFirstStage`: the pixels are the latents. Theirs never says how many channels."""
+    channels = params.get("channels", 3)
+    config = AutoencoderConfig(regularisation="identity", image_channels=channels, latent_channels=channels)
+    return Autoencoder(config), iter(())
+
+
+def autoencoder(
+    params: Mapping[str, Any], regularisation: Literal["kl", "vq"], codebook: Mapping[str, Any]
+) -> tuple[Autoencoder, Names]:
+    """Their encoder and decoder."""
     d = params["ddconfig"]
     permitted(
         d,
         ("z_channels", "resolution", "in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "attn_resolutions",
          "dropout", "attn_type"),
-        {"double_z": True, "resamp_with_conv": True, "give_pre_end": False, "tanh_out": False},
+        {"double_z": regularisation == "kl", "resamp_with_conv": True, "give_pre_end": False, "tanh_out": False,
+         "use_linear_attn": False},
     )  # fmt: skip
     if d["out_ch"] != d["in_channels"]:
         raise ValueError(f"out_ch: {d['out_ch']} cannot be read; permitted: {d['in_channels']}, as in_channels")
-    if params["embed_dim"] != d["z_channels"]:
-        raise ValueError(
-            f"embed_dim: {params['embed_dim']} cannot be read; permitted: {d['z_channels']}, as z_channels"
-        )
+    if d.get("double_z", True) != (regularisation == "kl"):
+        raise ValueError(f"double_z: {d.get('double_z', True)} cannot be read; permitted: {regularisation == 'kl'}")
     if d.get("attn_type", "vanilla") not in ("vanilla", "none"):
         raise ValueError(f"attn_type: {d['attn_type']!r} cannot be read; permitted: 'vanilla', 'none'")
     attentive = d.get("attn_type", "vanilla") == "vanilla"
@@ -34,13 +62,16 @@ def autoencoder_kl(params: Mapping[str, Any]) -> tuple[nn.Module, Names]:
     model = Autoencoder(
         AutoencoderConfig(
             image_channels=d["in_channels"],
-            latent_channels=d["z_channels"],
+            latent_channels=params["embed_dim"],
             channels=d["ch"],
             multipliers=tuple(d["ch_mult"]),
             res_blocks=d["num_res_blocks"],
             attention_levels=tuple(i for i in levels if attentive and d["resolution"] >> i in d["attn_resolutions"]),
             middle_attention=attentive,
             dropout=d.get("dropout", 0.0),
+            regularisation=regularisation,
+            z_channels=None if d["z_channels"] == params["embed_dim"] else d["z_channels"],
+            **codebook,
         )
     )
     return model, autoencoder_names(model)
@@ -70,6 +101,8 @@ def autoencoder_names(model: Autoencoder) -> Names:
             yield f"{part}.{name}", Source(f"{part}.{name}")
     for name in ("quant_conv", "post_quant_conv"):
         yield name, Source(name)
+    yield "quantiser.codebook", Source("quantize.embedding")
+    yield "quantiser", Source("quantize")  # `used`, of a remapped codebook
 
 
 def autoencoder_block(ours: str, theirs: str) -> Names:

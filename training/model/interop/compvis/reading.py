@@ -21,9 +21,13 @@ class Source(NamedTuple):
 Names = Iterator[tuple[str, Source]]  # (our prefix, theirs)
 
 
+STRAYS = ("loss.", "model_ema.", "transformer.to_logits.")  # in released files, and in no module that we read
+
+
 def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str, Tensor]) -> None:
     """Copy their tensors into ours. Raises CompVisError listing missing, unexpected and misshapen keys."""
-    unused, missing, misshapen = set(state_dict), [], []
+    unused = {key for key in state_dict if not key.startswith(STRAYS)}
+    missing, misshapen = [], []
     for name, tensor in model.state_dict().items():
         prefix, _, leaf = name.rpartition(".")
         if prefix not in names:
@@ -36,17 +40,26 @@ def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str,
             continue
         value = state_dict[key]
         if source.third is not None:  # rows of a fused qkv are ordered head, then q k v, then channel
+            if len(value) % (3 * source.heads):
+                misshapen.append(f"{key} {tuple(value.shape)}")
+                continue
             value = value.reshape(source.heads, 3, -1, *value.shape[1:])[:, source.third].flatten(0, 1)
-        if value.dim() > tensor.dim():  # their projections are 1x1 convolutions, ours linear layers
-            value = value.flatten(1)
+        if value.dim() > tensor.dim() and value.shape[tensor.dim() :].numel() == 1:
+            value = value.flatten(1)  # their projections are 1x1 convolutions, ours linear layers
         if value.shape != tensor.shape:
             misshapen.append(f"{key} {tuple(state_dict[key].shape)}")
             continue
         tensor.copy_(value)
     problems = {"missing": sorted(set(missing)), "unexpected": sorted(unused), "of another shape": misshapen}
     if any(problems.values()):
-        told = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+        told = "; ".join(f"{what}: {listed(keys)}" for what, keys in problems.items() if keys)
         raise CompVisError(f"The state dict does not fit the configuration. Keys {told}")
+
+
+def listed(keys: Sequence[str], most: int = 12) -> str:
+    """Keys in one line; of very many the first."""
+    rest = len(keys) - most
+    return ", ".join(keys[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def permitted(params: Mapping[str, Any], fields: Sequence[str], fixed: Mapping[str, Any]) -> None:

@@ -3,27 +3,37 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from training.model.interop.compvis.reading import Names, Source, permitted
 from training.model.layers import Downsample, ResidualBlock, SpatialAttention, SpatialTransformer
 from training.model.unet import UNet, UNetConfig
 
 
-def unet_model(params: Mapping[str, Any]) -> tuple[nn.Module, Names]:
-    """`ldm.modules.diffusionmodules.openaimodel.UNetModel`."""
+def unet_model(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[UNet, Names]:
+    """`ldm.modules.diffusionmodules.openaimodel.UNetModel`. `legacy` chooses between equal ways to say the heads."""
     permitted(
         params,
         ("image_size", "in_channels", "out_channels", "model_channels", "attention_resolutions", "num_res_blocks",
          "channel_mult", "num_heads", "num_head_channels", "use_spatial_transformer", "transformer_depth",
-         "context_dim", "use_scale_shift_norm", "resblock_updown", "dropout", "use_checkpoint", "use_fp16"),
-        {"conv_resample": True, "dims": 2, "num_classes": None, "num_heads_upsample": -1,
-         "use_new_attention_order": False, "n_embed": None, "legacy": True},
+         "context_dim", "use_scale_shift_norm", "resblock_updown", "dropout", "use_checkpoint", "use_fp16", "legacy",
+         "num_heads_upsample", "use_new_attention_order", "conv_resample"),
+        {"dims": 2, "num_classes": None, "n_embed": None},
     )  # fmt: skip
-    head_width = params.get("num_head_channels", -1)
-    transformer = params.get("use_spatial_transformer", False)
-    if transformer != (params.get("context_dim") is not None):
+    head_width, heads = params.get("num_head_channels", -1), params.get("num_heads", -1)
+    transformer, context_width = params.get("use_spatial_transformer", False), params.get("context_dim")
+    if transformer != (context_width is not None):
         raise ValueError("context_dim: needed with use_spatial_transformer, and only then")
+    if isinstance(context_width, list | tuple):
+        if len(set(context_width)) != 1:
+            raise ValueError(f"context_dim: {context_width} cannot be read; permitted: one width")
+        context_width = context_width[0]
+    if head_width == heads == -1:
+        raise ValueError("num_heads: missing; give it, or num_head_channels")
+    if params.get("num_heads_upsample", -1) not in (-1, heads) and head_width == -1 and not transformer:
+        raise ValueError(f"num_heads_upsample: {params['num_heads_upsample']} cannot be read; permitted: -1, {heads}")
+    if not isinstance(params["num_res_blocks"], int):
+        raise ValueError(f"num_res_blocks: {params['num_res_blocks']} cannot be read; permitted: one number")
     model = UNet(
         UNetConfig(
             in_channels=params["in_channels"],
@@ -32,20 +42,24 @@ def unet_model(params: Mapping[str, Any]) -> tuple[nn.Module, Names]:
             multipliers=tuple(params.get("channel_mult", (1, 2, 4, 8))),
             res_blocks=params["num_res_blocks"],
             attention_factors=tuple(params["attention_resolutions"]),
-            heads=params["num_heads"] if head_width == -1 else None,
+            heads=heads if head_width == -1 else None,
             head_width=None if head_width == -1 else head_width,
             transformer_depth=params.get("transformer_depth", 1),
-            context_width=params.get("context_dim"),
+            context_width=context_width,
             scale_shift=params.get("use_scale_shift_norm", False),
             resample_in_blocks=params.get("resblock_updown", False),
+            resample_convolution=params.get("conv_resample", True),
             dropout=params.get("dropout", 0.0),
         )
     )
-    return model, unet_names(model)
+    return model, unet_names(model, by_head=not params.get("use_new_attention_order", False))
 
 
-def unet_names(model: UNet) -> Names:
-    """Our stages are their input, middle and output blocks, in the same order; parts are counted in each."""
+def unet_names(model: UNet, *, by_head: bool) -> Names:
+    """Our stages are their input, middle and output blocks, in the same order; parts are counted in each.
+
+    by_head: the rows of a fused qkv are split into heads first, then into q, k and v (their legacy order).
+    """
     yield "time.0", Source("time_embed.0")
     yield "time.2", Source("time_embed.2")
     yield "conv_in", Source("input_blocks.0.0")
@@ -59,19 +73,20 @@ def unet_names(model: UNet) -> Names:
                     middle += 1
                 else:
                     where = f"{theirs}.{index + 1 if ours == 'down' else index}.{position}"
-                yield from unet_part(f"{ours}.{index}.{name}", where, part)
+                yield from unet_part(f"{ours}.{index}.{name}", where, part, by_head=by_head)
     yield "norm_out", Source("out.0")
     yield "conv_out", Source("out.2")
 
 
-def unet_part(ours: str, theirs: str, part: nn.Module) -> Names:
+def unet_part(ours: str, theirs: str, part: nn.Module, *, by_head: bool) -> Names:
     """A residual block, an attention or a change of resolution."""
     if isinstance(part, ResidualBlock):
         pairs = {"norm1": "in_layers.0", "conv1": "in_layers.2", "embedding": "emb_layers.1", "norm2": "out_layers.0",
                  "conv2": "out_layers.3", "skip": "skip_connection"}  # fmt: skip
     elif isinstance(part, SpatialAttention):
         for third, name in enumerate(("query", "key", "value")):
-            yield f"{ours}.attention.{name}", Source(f"{theirs}.qkv", third, part.attention.heads)
+            heads = part.attention.heads if by_head else 1
+            yield f"{ours}.attention.{name}", Source(f"{theirs}.qkv", third, heads)
         pairs = {"norm": "norm", "attention.out": "proj_out"}
     elif isinstance(part, SpatialTransformer):
         for i, block in enumerate(part.blocks):

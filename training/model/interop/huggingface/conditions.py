@@ -59,6 +59,6 @@ def exported(conditioners: Conditioners) -> ExportedConditions:
     if isinstance(conditioner, MaskedImageConditioner):
         return ExportedConditions("masked_image")
     raise ExportError(
-        f"conditioners.{name}: a {type(conditioner).__name__} that enters by {conditioner.entry} has no equivalent in "
-        "diffusers"
+        f"conditioners.{name}: a {type(conditioner).__name__} that enters by {conditioner.entry} cannot be exported; "
+        "permitted: class labels, low-resolution and masked images, and by cross-attention text and token ids"
     )

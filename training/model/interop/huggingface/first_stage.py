@@ -18,20 +18,24 @@ from training.model.interop.huggingface.unet import part_names
 from training.model.layers import ResidualBlock, SpatialAttention
 
 HANDLED = ("image_channels", "latent_channels", "channels", "multipliers", "res_blocks", "attention_levels",
-           "middle_attention", "dropout", "regularisation", "codebook_size", "z_channels")  # fmt: skip
-
-
-CODEBOOK = "quantize.embedding.weight"  # their name of it
+           "middle_attention", "dropout", "regularisation", "z_channels", "codebook_size", "codebook_used",
+           "codebook_unknown")  # fmt: skip
+CLASSES = {"kl": "AutoencoderKL", "vq": "VQModel"}
 
 
 def autoencoder_component(model: Autoencoder, *, image_size: int) -> Component:
     """The autoencoder with its latent scale. Raises ExportError naming the field that diffusers cannot express."""
     c = model.config
     expressible("autoencoder", c, HANDLED)
+    if c.regularisation not in CLASSES:
+        told = ", ".join(CLASSES)
+        raise ExportError(f"autoencoder.regularisation: {c.regularisation!r} cannot be exported; permitted: {told}")
+    if c.regularisation == "kl" and c.spoken_channels != c.latent_channels:
+        raise ExportError(
+            f"autoencoder.z_channels: {c.z_channels} cannot be exported; permitted: {c.latent_channels}, for "
+            "AutoencoderKL's encoder and latent have as many channels"
+        )
     attends = [i in c.attention_levels for i in range(len(c.multipliers))]
-    tensors = renamed(model, first_stage_names(model), leave_out=("latent_scale",))
-    # What encoder and decoder speak, and what lies between; VQModel calls the former its latent channels.
-    z_channels, latent_channels = model.post_quant_conv.out_channels, model.post_quant_conv.in_channels
     config: dict[str, Any] = {
         "in_channels": c.image_channels,
         "out_channels": c.image_channels,
@@ -40,18 +44,16 @@ def autoencoder_component(model: Autoencoder, *, image_size: int) -> Component:
         "block_out_channels": [c.channels * multiplier for multiplier in c.multipliers],
         "layers_per_block": c.res_blocks,
         "act_fn": "silu",
-        "latent_channels": z_channels,
+        "latent_channels": c.spoken_channels,  # of VQModel those of encoder and decoder
         "norm_num_groups": 32,
         "sample_size": image_size,
         "scaling_factor": float(model.latent_scale),
         "mid_block_add_attention": c.middle_attention,
     }
-    class_name = "AutoencoderKL"
-    if CODEBOOK in tensors:
-        class_name = "VQModel"
-        config |= {"num_vq_embeddings": len(tensors[CODEBOOK]), "vq_embed_dim": latent_channels}
-    elif z_channels != latent_channels:
-        raise ExportError(f"autoencoder.z_channels: {z_channels} cannot be exported; permitted: {latent_channels}")
+    if c.regularisation == "vq":
+        config |= {"num_vq_embeddings": c.codebook_size, "vq_embed_dim": c.latent_channels}
+    class_name = CLASSES[c.regularisation]
+    tensors = renamed(model, first_stage_names(model), leave_out=("latent_scale", "quantiser.used"))
     return Component("diffusers", class_name, model_config(class_name, **config), tensors)
 
 

@@ -1,0 +1,199 @@
+"""What the README of an export samples with diffusers is what we sample."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import BertWordPieceTokenizer
+from torch import Tensor
+
+from tests.unit.training.model.comparison import random_weights, relative_error
+from training.model import conditioners, solvers
+from training.model.autoencoder import Autoencoder, AutoencoderConfig
+from training.model.conditioners.classes import ClassConditioner
+from training.model.conditioners.low_resolution import LowResolutionConditioner
+from training.model.conditioners.masked_image import MaskedImageConditioner
+from training.model.conditioners.text import TextConditioner
+from training.model.conditioners.token_ids import TokenIdsConditioner
+from training.model.diffusion import Diffusion, DiffusionConfig
+from training.model.interop import huggingface
+from training.model.latent_diffusion import LatentDiffusion
+from training.model.spacing import levels
+from training.model.unet import UNet, UNetConfig
+
+diffusers = pytest.importorskip("diffusers")
+
+CLASSES, STEPS, SCALE = 5, 10, 2.0  # SCALE is that of the README
+SIZE, LATENT = 32, 16
+GUIDED = ("class", "class_time", "text", "short_text", "ids")
+V = {"parameterisation": "v"}
+VQ = {"regularisation": "vq", "codebook_size": 64}
+
+
+def word_pieces() -> bytes:
+    """A BERT tokenizer of few pieces, whose [PAD] is not the first."""
+    pieces = ["[UNK]", "[CLS]", "[SEP]", "a", "photo", "##graph", "drawing", "[PAD]"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    return BertWordPieceTokenizer(vocabulary, lowercase=True).to_str().encode()
+
+
+def model(kind: str, autoencoder: dict[str, Any], diffusion: dict[str, Any]) -> LatentDiffusion:
+    """A latent diffusion model over 2x16x16 latents."""
+    torch.manual_seed(0)
+    shape = {"image_channels": 3, "latent_channels": 2, "channels": 32, "multipliers": (1, 1), "res_blocks": 1}
+    first = random_weights(Autoencoder(AutoencoderConfig(**{**shape, **autoencoder})))
+    first.latent_scale.fill_(0.7)
+    fields: dict[str, conditioners.Conditioner] = {}
+    match kind:
+        case "class":
+            fields["class_label"] = ClassConditioner(CLASSES, 24)
+        case "class_time":
+            fields["class_label"] = ClassConditioner(CLASSES, 128, entry="time_embedding")
+        case "text" | "short_text":
+            length = 77 if kind == "text" else 6
+            assets = {"tokenizer.json": word_pieces()}
+            fields["caption"] = TextConditioner(24, 2, length, heads=2, head_width=8, assets=assets)
+        case "ids":
+            fields["ids"] = TokenIdsConditioner(11, 4, 24, 1, heads=2, head_width=8, padding=3)
+        case "low_resolution":
+            fields["image"] = LowResolutionConditioner(channels=2)
+            first.latent_scale.fill_(1.0)  # which the pipeline for it takes for granted
+        case "masked_image":
+            fields["image"] = MaskedImageConditioner(factor=2)
+    context_width = 24 if kind in ("class", "text", "short_text", "ids") else None
+    maps = {"low_resolution": 2, "masked_image": 3}.get(kind, 0)
+    denoiser = UNet(
+        UNetConfig(
+            in_channels=2 + maps, out_channels=2, channels=32, multipliers=(1, 2), res_blocks=1, attention_factors=(2,),
+            head_width=16, context_width=context_width,
+        )
+    )  # fmt: skip
+
+    return LatentDiffusion(
+        first,
+        random_weights(denoiser),
+        random_weights(conditioners.Conditioners(fields)),
+        Diffusion(DiffusionConfig(**diffusion)),
+    ).eval()
+
+
+@torch.inference_mode()
+def sampled(model: LatentDiffusion, noise: Tensor, values: list[Any] | None, scale: float) -> Tensor:
+    """Our own DDIM at the released models' timesteps, ending at the level of timestep 0; with guidance."""
+    spacing = "trailing" if model.diffusion.config.zero_terminal_snr else "leading"
+    trajectory = solvers.ddim(levels(model.diffusion, STEPS, spacing))
+    state = torch.zeros(len(noise), trajectory.A.shape[1], *noise.shape[1:])
+    state[:, 0] = noise
+
+    def denoised(x: Tensor, t: Tensor, requests: list[dict[str, Any] | None]) -> Tensor:
+        return model.denoise(x, t, model.conditions(requests, (LATENT, LATENT)))
+
+    for i in range(len(trajectory)):
+        x, t = state[:, 0], torch.full((len(noise),), trajectory.t[i])
+        if values is None:
+            answer = denoised(x, t, [{}] * len(noise))
+        else:
+            (field,) = model.conditioners
+            null = denoised(x, t, [None] * len(noise))
+            answer = null + scale * (denoised(x, t, [{field: value} for value in values]) - null)
+        A = torch.from_numpy(trajectory.A[i]).expand(len(noise), -1, -1)
+        state = solvers.step(state, answer, torch.zeros_like(x), A)
+    return state[:, 0]
+
+
+def values_of(kind: str, program: dict[str, Any]) -> list[Any] | None:
+    """What the README's example asked for."""
+    match kind:
+        case "class" | "class_time":
+            return [0, 1, 2, 3]
+        case "text" | "short_text":
+            return ["a photograph", "a drawing"]
+        case "ids":
+            return [[0] * 4, [1] * 4]
+        case "low_resolution":
+            return list(program["low_resolution"])
+        case "masked_image":
+            return [{"image": program["pictures"][0], "mask": program["hole"][0, 0]}]
+    return None
+
+
+@dataclass
+class Recorded:
+    """What passed through diffusers."""
+
+    steps: list[Tensor]  # what the scheduler was given, the start noise first
+    decoded: list[tuple[Tensor, Tensor]]  # by an autoencoder: unscaled latents, images
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    seen = Recorded([], [])
+
+    def watch(owner: Any, name: str, note: Callable[[tuple[Any, ...], Any], None]) -> None:
+        original = getattr(owner, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            answer = original(*args, **kwargs)
+            note(args, answer)
+            return answer
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(diffusers.DDIMScheduler, "step", lambda args, _: seen.steps.append(args[3]))
+    for each in (diffusers.AutoencoderKL, diffusers.VQModel):
+        watch(each, "decode", lambda args, answer: seen.decoded.append((args[1], answer[0])))
+    return seen
+
+
+def example(folder: Path) -> str:
+    """The program of the export's README, with fewer steps."""
+    (found,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert found.count("50") == 1
+    return str(found.replace("50", str(STEPS)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "diffusion", "autoencoder", "loads"),
+    [
+        ("none", {}, {}, "LDMPipeline"),
+        ("class", {"parameterisation": "v", "zero_terminal_snr": True}, {}, "StableDiffusionPipeline"),
+        ("class_time", {"parameterisation": "x0"}, {}, "UNet2DModel"),
+        ("text", V, {}, "LDMTextToImagePipeline"),
+        ("short_text", V, {}, "UNet2DConditionModel"),
+        ("ids", V, {}, "UNet2DConditionModel"),
+        ("low_resolution", V, {}, "LDMSuperResolutionPipeline"),
+        ("masked_image", V, {}, "UNet2DModel"),
+        ("none", V, VQ, "LDMPipeline"),
+        ("class", V, VQ, "UNet2DConditionModel"),
+        ("text", V, VQ, "LDMTextToImagePipeline"),
+    ],
+)
+@torch.inference_mode()
+def test_what_the_readme_samples_is_what_we_sample(
+    kind: str,
+    diffusion: dict[str, Any],
+    autoencoder: dict[str, Any],
+    loads: str,
+    tmp_path: Path,
+    recorded: Recorded,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = model(kind, autoencoder, diffusion)
+    assert huggingface.export_diffusion(ours, tmp_path, name="small", image_size=SIZE) == loads
+    monkeypatch.chdir(tmp_path)
+    program: dict[str, Any] = {}
+    torch.manual_seed(1)
+    exec(example(tmp_path), program)
+
+    noise, ((latents, images),) = recorded.steps[0], recorded.decoded
+    values = values_of(kind, program)
+    expected = sampled(ours, noise, values, SCALE if kind in GUIDED else 1.0)
+    if values is not None:  # else an answer that ignores the condition would pass too
+        assert relative_error(sampled(ours, noise, [None] * len(noise), 1.0), expected) > 1e-3
+    assert relative_error(latents * ours.autoencoder.latent_scale, expected) < 1e-4
+    assert relative_error(images, ours.autoencoder.decode(expected)) < 1e-4
+    assert len(program["images"]) == len(noise)

@@ -1,0 +1,76 @@
+"""Their embedders of conditions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from training.model.conditioners import Conditioner
+from training.model.conditioners.classes import ClassConditioner
+from training.model.conditioners.semantic_map import SemanticMapConditioner
+from training.model.conditioners.text import TextConditioner
+from training.model.conditioners.token_ids import TokenIdsConditioner
+from training.model.conditioners.token_transformer import TransformerConditioner
+from training.model.interop.compvis.reading import Names, Source, permitted
+
+
+def class_embedder(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Conditioner, Names]:
+    """`ClassEmbedder`. The last class is the null condition, as it is for `cin256-v2`: 1000 of 1001.
+
+    A model that was trained without one (`cin256`, 1000 classes) keeps its last class and has no use for guidance.
+    """
+    permitted(params, ("embed_dim", "n_classes", "key"), {})
+    classes = params.get("n_classes", 1000)
+    return ClassConditioner(classes, params["embed_dim"], null=classes - 1), iter([("embedding", Source("embedding"))])
+
+
+def bert_embedder(
+    params: Mapping[str, Any], state_dict: Mapping[str, Tensor], assets: Mapping[str, bytes] | None = None
+) -> tuple[Conditioner, Names]:
+    """`BERTEmbedder` and `TransformerEmbedder`: of texts with a tokenizer in `assets`, else of token ids."""
+    permitted(
+        params,
+        ("n_embed", "n_layer", "vocab_size", "max_seq_len", "device", "use_tokenizer", "embedding_dropout"),
+        {},
+    )
+    width, depth, length = params["n_embed"], params["n_layer"], params.get("max_seq_len", 77)
+    vocabulary = params.get("vocab_size", 30522)
+    model: TransformerConditioner
+    if assets:
+        model = TextConditioner(width, depth, length, assets=assets)
+        if model.transformer.vocabulary != vocabulary:
+            found = model.transformer.vocabulary
+            raise ValueError(f"vocab_size: {vocabulary}; the tokenizer has {found} word pieces, take the model's own")
+    else:
+        model = TokenIdsConditioner(vocabulary, length, width, depth)
+    return model, transformer_names(depth)
+
+
+def transformer_names(depth: int) -> Names:
+    """Their x-transformers encoder: attention and feed-forward layers in one list, each with its norm."""
+    yield "transformer.token_embedding", Source("transformer.token_emb")
+    yield "transformer.position_embedding", Source("transformer.pos_emb.emb")
+    yield "transformer.norm", Source("transformer.norm")
+    for i in range(depth):
+        ours = f"transformer.blocks.{i}"
+        attention, feed_forward = (f"transformer.attn_layers.layers.{2 * i + k}" for k in (0, 1))
+        yield f"{ours}.norm1", Source(f"{attention}.0")
+        for mine, theirs in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("out", "to_out")):
+            yield f"{ours}.attention.{mine}", Source(f"{attention}.1.{theirs}")
+        yield f"{ours}.norm2", Source(f"{feed_forward}.0")
+        yield f"{ours}.inner", Source(f"{feed_forward}.1.net.0.0")
+        yield f"{ours}.outer", Source(f"{feed_forward}.1.net.2")
+
+
+def spatial_rescaler(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Conditioner, Names]:
+    """`SpatialRescaler` over one-hot maps of labels."""
+    permitted(params, ("n_stages", "method", "in_channels", "out_channels"), {"multiplier": 0.5, "bias": False})
+    if params.get("out_channels") is None:
+        raise ValueError("out_channels: missing; a rescaler that mixes no channels cannot be read")
+    model = SemanticMapConditioner(
+        params.get("in_channels", 3),
+        params["out_channels"],
+        params.get("n_stages", 1),
+        params.get("method", "bilinear"),
+    )
+    return model, iter([("rescaler.project", Source("channel_mapper"))])

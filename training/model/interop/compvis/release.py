@@ -1,0 +1,43 @@
+"""A checkpoint of theirs as a release folder of ours."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from training.model.autoencoder import Autoencoder
+from training.model.interop.compvis.checkpoint import Weights, default_weights, model_of, read_config, read_state
+from training.model.latent_diffusion import load_autoencoder, load_diffusion, save_autoencoder, save_diffusion
+from training.model.release import Release, sha256_of
+
+
+def release_of(
+    checkpoint: Path, config: Path, folder: Path, *, name: str, weights: Weights | None, tokenizer: Path | None
+) -> tuple[Release, dict[str, int]]:
+    """Read, write to `folder` and load again. Returns the release and each part's number of parameters.
+
+    Raises CompVisError.
+    """
+    block, state = read_config(config), read_state(checkpoint)
+    weights = weights or default_weights(state)
+    model = model_of(block, state, weights, tokenizer)
+    about: dict[str, Any] = {
+        "lineage": {
+            "imported_from": checkpoint.name,
+            "sha256": sha256_of(checkpoint),
+            "layout": "CompVis/latent-diffusion",
+            "weights": weights,
+        }
+    }
+    parts: dict[str, nn.Module]
+    if isinstance(model, Autoencoder):
+        size = block["params"]["ddconfig"]["resolution"]
+        release = save_autoencoder(folder, model, name=name, image_size=size, **about)
+        load_autoencoder(folder)
+        parts = {"autoencoder": model}
+    else:
+        size = int(block["params"].get("image_size", 32)) * model.autoencoder.config.factor
+        release = save_diffusion(folder, model, name=name, image_size=size, **about)
+        load_diffusion(folder)
+        parts = {"autoencoder": model.autoencoder, "unet": model.unet, "conditioners": model.conditioners}
+    return release, {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}

@@ -1,0 +1,44 @@
+"""Which of our modules their classes are."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from training.model.interop.compvis.conditioners import bert_embedder, class_embedder, spatial_rescaler
+from training.model.interop.compvis.first_stage import autoencoder_kl, autoencoder_vq, identity
+from training.model.interop.compvis.reading import CompVisError, Names, fill
+from training.model.interop.compvis.unet import unet_model
+
+READERS: dict[str, Callable[..., tuple[nn.Module, Names]]] = {
+    "AutoencoderKL": autoencoder_kl,
+    "BERTEmbedder": bert_embedder,
+    "ClassEmbedder": class_embedder,
+    "IdentityFirstStage": identity,
+    "SpatialRescaler": spatial_rescaler,
+    "TransformerEmbedder": bert_embedder,
+    "UNetModel": unet_model,
+    "VQModel": autoencoder_vq,
+    "VQModelInterface": autoencoder_vq,
+}
+
+
+def build(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], **options: Any) -> nn.Module:
+    """The module that `config` describes, with the weights of `state_dict`, in eval mode.
+
+    An autoencoder has `encode` and `decode`, a U-Net is called as (x, t, context), a conditioner with what theirs
+    takes: labels [R], token ids [R, M], one-hot maps [R, C, H, W]. options: of the reader. Raises CompVisError.
+    """
+    target = str(config.get("target"))
+    kind = target.rpartition(".")[2]
+    if kind not in READERS:
+        raise CompVisError(f"target: {target} cannot be read; permitted: {', '.join(sorted(READERS))}")
+    params = config.get("params") or {}
+    try:
+        model, names = READERS[kind](params, state_dict, **options)
+    except KeyError as error:
+        raise CompVisError(f"{kind}: params: {error.args[0]} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise CompVisError(f"{kind}: params: {error}") from None
+    fill(model, dict(names), state_dict)
+    return model.eval()

@@ -1,0 +1,76 @@
+"""The codebook of a VQ-regularised autoencoder (van den Oord et al. 2017; Esser et al. 2021)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+COMMITMENT = 0.25  # beta; as in the released models it weighs the codebook's term, not the encoder's
+
+
+class Quantised(NamedTuple):
+    """What quantisation makes of latents [R, C, h, w]."""
+
+    latents: Tensor  # [R, C, h, w]: the nearest entries; their gradient is passed on to the latents, straight through
+    indices: Tensor  # [R, h, w] int64, of the entries; renumbered where the codebook is remapped
+    loss: Tensor  # scalar: |sg(entry) - z|^2 + beta |entry - sg(z)|^2, means
+
+
+class VectorQuantiser(nn.Module):
+    """Replaces each latent vector by the nearest of `size` learned ones.
+
+    used: the entries that occur, in the order of their new numbers, for a model of indices that knows only those
+        (taming-transformers' remap); it changes the indices alone. unknown: the number of an entry that is not among
+        them: "extra", one more than the last; "random"; or a number.
+    """
+
+    used: Tensor
+
+    def __init__(
+        self, size: int, channels: int, *, used: Sequence[int] | None = None, unknown: str | int = "random"
+    ) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"codebook_size: {size} is not allowed; permitted: at least 1")
+        if used is not None and (len(set(used)) < len(used) or not all(0 <= i < size for i in used)):
+            raise ValueError(f"codebook_used: permitted: different numbers from 0 to {size - 1}")
+        if isinstance(unknown, str) and unknown not in ("extra", "random"):
+            raise ValueError(f"codebook_unknown: {unknown!r} is not allowed; permitted: 'extra', 'random' or a number")
+        self.codebook = nn.Embedding(size, channels)
+        nn.init.uniform_(self.codebook.weight, -1 / size, 1 / size)
+        self.unknown = unknown
+        self.remaps = used is not None
+        if used is not None:
+            self.register_buffer("used", torch.tensor(list(used), dtype=torch.int64))
+
+    def forward(self, z: Tensor) -> Quantised:
+        """Latents [R, C, h, w] -> their nearest entries. Raises ValueError for other channels."""
+        entries = self.codebook.weight
+        if z.shape[1] != entries.shape[1]:
+            raise ValueError(f"latents: {z.shape[1]} channels; this codebook has {entries.shape[1]}")
+        rows = z.permute(0, 2, 3, 1)
+        vectors = rows.reshape(-1, z.shape[1])
+        # |z - e|^2 = |z|^2 + |e|^2 - 2 z e, summed in this order, so that ties fall as they do for the authors
+        distance = vectors.square().sum(1, keepdim=True) + entries.square().sum(1) - 2 * vectors @ entries.T
+        indices = distance.argmin(1)
+        nearest = self.codebook(indices).view(rows.shape).permute(0, 3, 1, 2)
+        loss = (nearest.detach() - z).square().mean() + COMMITMENT * (nearest - z.detach()).square().mean()
+        return Quantised(z + (nearest - z).detach(), self._renumbered(indices).view(rows.shape[:3]), loss)
+
+    def entries(self, indices: Tensor) -> Tensor:
+        """The vectors of indices as `forward` gave them: [R, h, w] -> [R, C, h, w]."""
+        if self.remaps:  # "extra", which stands for all entries that are not used, reads the first of them
+            indices = self.used[torch.where(indices < len(self.used), indices, 0)]
+        return torch.as_tensor(self.codebook(indices).permute(0, 3, 1, 2))
+
+    def _renumbered(self, indices: Tensor) -> Tensor:
+        if not self.remaps:
+            return indices
+        match = indices[:, None] == self.used
+        known, number = match.any(1), match.int().argmax(1)
+        if self.unknown == "random":
+            other = torch.randint(len(self.used), indices.shape, device=indices.device)
+        else:
+            other = torch.full_like(indices, len(self.used) if self.unknown == "extra" else int(self.unknown))
+        return torch.where(known, number, other)
