@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from training.losses import AutoencoderLossConfig
+from training.losses import AutoencoderLossConfig, TimestepSampling
 from training.model.autoencoder import AutoencoderConfig
 from training.model.diffusion import DiffusionConfig
 from training.model.unet import UNetConfig
@@ -55,6 +55,7 @@ class ClassCondition:
     type: Literal["class"]
     classes: Positive
     width: Positive
+    entry: Literal["cross_attention", "time_embedding"] = "cross_attention"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class DiffusionLossConfig:
     """See `losses.diffusion_loss` and `recipes.diffusion`."""
 
     min_snr_gamma: Annotated[float, Field(gt=0)] | None
+    timestep_sampling: TimestepSampling
     condition_dropout: Share
 
 
@@ -107,6 +109,7 @@ class DiffusionExperiment(Shared):
     model: DiffusionModelConfig
     loss: DiffusionLossConfig
     ema_decay: Share
+    gradient_checkpointing: bool
 
 
 Experiment = AutoencoderExperiment | DiffusionExperiment
@@ -174,13 +177,17 @@ def checked(content: Mapping[str, Any]) -> Experiment:
     if recipe not in RECIPES:
         raise ExperimentError(f"recipe: {recipe!r} is not known; permitted: {', '.join(sorted(RECIPES))}")
     try:
-        return TypeAdapter[Experiment](RECIPES[recipe]).validate_python(content)
+        experiment = TypeAdapter[Experiment](RECIPES[recipe]).validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
         if first["type"] == "unexpected_keyword_argument":
             raise ExperimentError(f"{field}: there is no such field") from None
         raise ExperimentError(f"{field}: {first['input']!r} is not allowed; {first['msg']}") from None
+    if isinstance(experiment, AutoencoderExperiment) and experiment.model.regularisation != "kl":
+        given = experiment.model.regularisation
+        raise ExperimentError(f"model.regularisation: {given!r} is not trained yet; permitted: 'kl'")
+    return experiment
 
 
 def first_line(error: Exception) -> str:

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from training import lpips
@@ -59,13 +61,32 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     return ratio.clamp(0.0, 1e4).detach()
 
 
+@dataclass(frozen=True)
+class TimestepSampling:
+    """Which timesteps are trained on: all alike, or by the sigmoid of N(mean, std) (Esser et al. 2024, eq. 19)."""
+
+    distribution: Literal["uniform", "logit_normal"] = "uniform"
+    mean: float = 0.0  # above 0: more noise
+    std: Annotated[float, Field(gt=0)] = 1.0
+
+
+def drawn_timesteps(rows: int, timesteps: int, generator: torch.Generator, sampling: TimestepSampling) -> Tensor:
+    """[R] int64 in [0, timesteps), on the generator's device."""
+    device = generator.device
+    if sampling.distribution == "uniform":
+        return torch.randint(timesteps, (rows,), generator=generator, device=device)
+    u = torch.sigmoid(sampling.mean + sampling.std * torch.randn(rows, generator=generator, device=device))
+    return (u * timesteps).long().clamp(max=timesteps - 1)
+
+
 def diffusion_loss(
     diffusion: Diffusion, output: Tensor, target: Tensor, t: Tensor, *, min_snr_gamma: float | None
 ) -> Tensor:
     """Mean squared error of the network's answer, [R, ...] -> scalar.
 
     min_snr_gamma caps each timestep's weight on z_0 at gamma (Hang et al. 2023, eq. 5): for eps the factor is
-    min(SNR, gamma) / SNR. None weighs all timesteps equally (Ho et al. 2020, L_simple).
+    min(SNR, gamma) / SNR, for v min(SNR, gamma) / (SNR + 1).
+    None weighs all timesteps equally (Ho et al. 2020, L_simple).
     """
     error = (output - target).square().flatten(1).mean(1)
     if min_snr_gamma is None:
@@ -77,6 +98,7 @@ def diffusion_loss(
             weight = capped / snr
         case "x0":
             weight = capped
-        case "v":
-            weight = capped / (snr + 1)
+        case "v" | "flow":  # both are linear in z_0 by 1 / sigma; of v it is capped / (SNR + 1)
+            _, sigma = diffusion.at(t, error)
+            weight = capped * sigma.square()
     return (weight * error).mean()

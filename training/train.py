@@ -135,6 +135,8 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, output: Path,
         steps=config.steps,
         seed=config.seed,
         min_snr_gamma=config.loss.min_snr_gamma,
+        timestep_sampling=config.loss.timestep_sampling,
+        gradient_checkpointing=config.gradient_checkpointing,
         condition_dropout=config.loss.condition_dropout,
         ema_decay=config.ema_decay,
     )
@@ -172,12 +174,19 @@ def check_model(config: DiffusionExperiment, images: ImageSet, encoded: latents.
             raise ExperimentError(
                 f"{where}.classes: {conditioner.classes}; the images have {images.description.classes}"
             )
-        if conditioner.width != unet.context_width:
+        if conditioner.entry == "time_embedding":
+            if conditioner.width != 4 * unet.channels:
+                raise ExperimentError(
+                    f"{where}.width: {conditioner.width}; permitted: {4 * unet.channels}, 4 x channels"
+                )
+        elif conditioner.width != unet.context_width:
             raise ExperimentError(
                 f"{where}.width: {conditioner.width}; model.unet.context_width is {unet.context_width}"
             )
-    if unet.context_width is not None and not config.model.conditioners:
-        raise ExperimentError("model.unet.context_width: set, but model.conditioners is empty; set it to null")
+    if unet.context_width is not None and all(
+        conditioner.entry != "cross_attention" for conditioner in config.model.conditioners.values()
+    ):
+        raise ExperimentError("model.unet.context_width: set, but no conditioner enters there; set it to null")
 
 
 def fit(recipe: "LightningModule", batches: Batches, config: Experiment, output: Path) -> float:

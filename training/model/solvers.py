@@ -147,8 +147,8 @@ def plms(levels: Sequence[Level]) -> Trajectory:
         for i, (a, b) in enumerate(pairwise(levels)):
             if i == 0:
                 yield evaluation(a, x=towards(X, DENOISED, a, b), kept=X, push=eps(a))
-                again = b if len(levels) > 2 else a  # a run of one step asks again where it stands
-                if a.alpha > 0 and again.sigma > 0:
+                again = b if len(levels) > 2 else a  # a run of one step asks again at its only level, as released
+                if a.alpha > 0 and b.sigma > 0:
                     yield evaluation(again, x=along(KEPT, (H1 + eps(again)) / 2, a, b))
             else:
                 e = sum((w * v for w, v in zip(ADAMS_BASHFORTH[min(i, 3)], (eps(a), *PAST), strict=False)), 0 * X)
@@ -159,6 +159,7 @@ def plms(levels: Sequence[Level]) -> Trajectory:
 
 # -- several answers: exponential integrators in the half log-SNR -------------------------------
 
+SHORT_RUN = 15  # steps below which the order falls towards the data, as published
 Moments = Callable[[float, float, int], Vector]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(48)
 
@@ -176,7 +177,7 @@ def midpoint(h: float, k: float, order: int) -> Vector:
 
 
 def published_third(h: float, k: float, order: int) -> Vector:
-    """As published for DPM-Solver++(3M): with three answers M_2 is halved, which leaves it at second order."""
+    """As published for DPM-Solver++(3M): with three answers M_2 is halved; `exact` would make it third order."""
     return midpoint(h, k, order) * ([1.0, 1.0, 0.5] if order == 3 else 1.0)
 
 
@@ -215,12 +216,14 @@ def multistep(
     sde: bool = False,
     corrector: bool = False,
 ) -> Trajectory:
-    """Predict from the answers so far, of which there are up to `order`; towards the data fewer are used again.
+    """Predict from the answers so far, of which there are up to `order`; short runs end with fewer (Lu et al. 2022).
 
-    A corrector first redoes the step that led here, now that the answer at its end is known (Zhao et al. 2023).
+    A corrector first redoes the step that led here, now that the answer at its end is known (Zhao et al. 2023); with
+    one every run ends with fewer.
     """
     steps = len(levels) - 1
-    orders = [min(order, i + 1, steps - i) for i in range(steps)]
+    cool = corrector or steps < SHORT_RUN
+    orders = [min(order, i + 1, steps - i if cool else order) for i in range(steps)]
 
     def rows() -> Iterator[Row]:
         for i, (a, b) in enumerate(pairwise(levels)):
@@ -241,11 +244,8 @@ def dpm_solver_2m(levels: Sequence[Level]) -> Trajectory:
 
 
 def dpm_solver_3m(levels: Sequence[Level]) -> Trajectory:
-    """DPM-Solver++(3M) (Lu et al. 2022, appendix B) with the exact moments, which make it third order.
-
-    The published program halves the third one.
-    """
-    return multistep(levels, 3, moments=exact)
+    """DPM-Solver++(3M) (Lu et al. 2022, appendix B), as published: of second order, see `published_third`."""
+    return multistep(levels, 3, moments=published_third)
 
 
 def dpm_solver_2m_sde(levels: Sequence[Level]) -> Trajectory:

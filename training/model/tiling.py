@@ -31,8 +31,8 @@ def decode(autoencoder: Autoencoder, latents: Tensor, *, tile: int = 64, overlap
 
 def blended(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, *, num: int, den: int) -> Tensor:
     """`function` of each tile of x, the answers blended; it scales lengths by num / den."""
-    if not 0 <= overlap < tile:
-        raise ValueError(f"overlap: {overlap} is not allowed; permitted: 0 to {tile - 1}, less than the tile")
+    if not 0 <= overlap <= tile // 2:
+        raise ValueError(f"overlap: {overlap} is not allowed; permitted: 0 to {tile // 2}, half a tile")
     height, width = x.shape[2], x.shape[3]
     total: Tensor | None = None
     for top in starts(height, tile, overlap):

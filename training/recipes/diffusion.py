@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from training.data.image_set import LABEL_FIELD
-from training.losses import diffusion_loss
+from training.losses import TimestepSampling, diffusion_loss, drawn_timesteps
 from training.model.conditioners import Conditioners, Conditions
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
@@ -23,6 +23,7 @@ class DiffusionRecipe(LightningModule):
     """The U-Net and the conditioners; the autoencoder only lends its latents and is not touched.
 
     condition_dropout: the share of rows trained without condition (Ho & Salimans 2022, algorithm 1).
+    gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
     ema_decay: of the weights' moving average, which is what a release holds; warmed up as min(decay, (1+n)/(10+n)).
     """
 
@@ -34,6 +35,8 @@ class DiffusionRecipe(LightningModule):
         steps: int,
         seed: int,
         min_snr_gamma: float | None = None,
+        timestep_sampling: TimestepSampling | None = None,
+        gradient_checkpointing: bool = False,
         condition_dropout: float = 0.1,
         ema_decay: float = 0.9999,
     ) -> None:
@@ -43,6 +46,8 @@ class DiffusionRecipe(LightningModule):
         self.average = copy.deepcopy(self.trained).requires_grad_(False)
         self.diffusion, self.encode = model.diffusion, model.autoencoder.encode
         self.optimiser_config, self.steps, self.seed = optimiser_config, steps, seed
+        model.unet.gradient_checkpointing = gradient_checkpointing
+        self.timestep_sampling = timestep_sampling or TimestepSampling()
         self.min_snr_gamma, self.condition_dropout, self.ema_decay = min_snr_gamma, condition_dropout, ema_decay
         self.step = 0
 
@@ -77,7 +82,7 @@ class DiffusionRecipe(LightningModule):
             return torch.randn(mean.shape, generator=generator, device=mean.device)
 
         z0 = mean + std * normal()
-        t = torch.randint(self.diffusion.config.timesteps, (len(z0),), generator=generator, device=z0.device)
+        t = drawn_timesteps(len(z0), self.diffusion.config.timesteps, generator, self.timestep_sampling)
         eps = normal()
         conditions = self.conditions(labels, (mean.shape[2], mean.shape[3]), generator)
         seen = self.diffusion.diffuse(z0, eps, t)

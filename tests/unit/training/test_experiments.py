@@ -77,7 +77,22 @@ def test_overrides_reach_the_field() -> None:
         (
             "digits_diffusion",
             ["autoencoder=x", "model.diffusion.parameterisation=flow"],
-            "model.diffusion.parameterisation: 'flow' is not allowed; Input should be 'eps', 'x0' or 'v'",
+            "parameterisation: 'flow' is not allowed with the schedule 'scaled_linear'; permitted: eps, x0, v",
+        ),
+        (
+            "digits_diffusion",
+            ["autoencoder=x", "model.diffusion.parameterisation=mu"],
+            "model.diffusion.parameterisation: 'mu' is not allowed; Input should be 'eps', 'x0', 'v' or 'flow'",
+        ),
+        (
+            "digits_diffusion",
+            ["autoencoder=x", "loss.timestep_sampling.std=0"],
+            "loss.timestep_sampling.std: 0 is not allowed; Input should be greater than 0",
+        ),
+        (
+            "digits_autoencoder",
+            ["model.regularisation=vq"],
+            "model.regularisation: 'vq' is not trained yet; permitted: 'kl'",
         ),
     ],
 )

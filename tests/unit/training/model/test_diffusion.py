@@ -1,10 +1,12 @@
+import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
-from training.losses import diffusion_loss
-from training.model.diffusion import Diffusion, DiffusionConfig, Parameterisation
+from training.losses import TimestepSampling, diffusion_loss, drawn_timesteps
+from training.model.diffusion import Diffusion, DiffusionConfig, Parameterisation, Schedule
 
 PARAMETERISATIONS: list[Parameterisation] = ["eps", "x0", "v"]
 
@@ -51,3 +53,85 @@ def test_min_snr_caps_the_weight_on_the_image_alike_in_every_parameterisation() 
     snr = (diffusion.alpha[t] / diffusion.sigma[t]) ** 2
     expected = float((snr.clamp(max=5.0) * 0.01).mean())
     assert [float(loss) for loss in losses] == pytest.approx([expected] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+def test_schedules_are_diffusers_ones(schedule: Schedule, zero_terminal_snr: bool) -> None:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    config = DiffusionConfig(schedule=schedule, parameterisation="v", zero_terminal_snr=zero_terminal_snr)
+    theirs = DDIMScheduler(
+        beta_schedule={"cosine": "squaredcos_cap_v2"}.get(schedule, schedule),
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        rescale_betas_zero_snr=zero_terminal_snr,
+    )
+    torch.testing.assert_close(Diffusion(config).alpha ** 2, theirs.alphas_cumprod.double(), rtol=0, atol=2e-6)
+
+
+def test_zero_terminal_snr_ends_in_pure_noise_and_starts_where_it_did() -> None:
+    plain, zero = (Diffusion(DiffusionConfig(parameterisation="v", zero_terminal_snr=flag)) for flag in (False, True))
+    assert float(zero.alpha[-1]) == 0
+    assert float(zero.sigma[-1]) == 1
+    assert float(zero.alpha[0]) == pytest.approx(float(plain.alpha[0]), rel=1e-12)
+    z0, eps, t = drawn()
+    found = zero.denoised(zero.diffuse(z0, eps, t), zero.target(z0, eps, t), t)
+    torch.testing.assert_close(found, z0, rtol=0, atol=1e-12)
+
+
+def test_flow_is_a_straight_line_and_its_answer_the_way_along_it() -> None:
+    flow = Diffusion(DiffusionConfig(schedule="flow", parameterisation="flow"))
+    assert torch.equal(flow.alpha + flow.sigma, torch.ones(1000, dtype=torch.float64))
+    assert (float(flow.alpha[-1]), float(flow.sigma[-1])) == (0.0, 1.0)
+    z0, eps, t = drawn()
+    assert torch.equal(flow.target(z0, eps, t), eps - z0)
+    found = flow.denoised(flow.diffuse(z0, eps, t), eps - z0, t)
+    torch.testing.assert_close(found, z0, rtol=0, atol=1e-12)
+
+
+def test_between_two_timesteps_the_log_ratio_is_linear() -> None:
+    diffusion = Diffusion(DiffusionConfig())
+    t = torch.tensor([10.0, 10.25, 11.0], dtype=torch.float64)
+    alpha, sigma = diffusion.at(t, torch.zeros(3, dtype=torch.float64))
+    ratio = (sigma / alpha).log()
+    assert float(ratio[1]) == pytest.approx(0.75 * float(ratio[0]) + 0.25 * float(ratio[2]), rel=1e-12)
+    assert float(alpha[1] ** 2 + sigma[1] ** 2) == pytest.approx(1, abs=1e-15)
+    assert torch.equal(alpha[::2], diffusion.alpha[10:12])
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"schedule": "quadratic"},
+            "schedule: 'quadratic' is not known; permitted: scaled_linear, linear, cosine",
+        ),
+        ({"parameterisation": "mu"}, "parameterisation: 'mu' is not known; permitted: eps, x0, v, flow"),
+        (
+            {"parameterisation": "flow"},
+            "'flow' is not allowed with the schedule 'scaled_linear'; permitted: eps",
+        ),
+        ({"schedule": "flow"}, "parameterisation: 'eps' is not allowed with the schedule 'flow'; permitted: flow"),
+        ({"zero_terminal_snr": True}, "'eps' is not allowed with zero_terminal_snr"),
+        ({"schedule": "flow", "parameterisation": "flow", "zero_terminal_snr": True}, "zero_terminal_snr: true"),
+        ({"beta_start": 0.5, "beta_end": 0.1}, "beta_start, beta_end: 0.5, 0.1 are not allowed"),
+        ({"timesteps": 1}, "timesteps: 1 is not allowed; permitted: at least 2"),
+    ],
+)
+def test_schedules_that_cannot_be_are_named(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        DiffusionConfig(**fields)
+
+
+def test_logit_normal_timesteps_are_mostly_in_the_middle() -> None:
+    """Esser et al. 2024, eq. 19: the median is where the mean says, and both ends are rare."""
+    generator = torch.Generator().manual_seed(0)
+    t = drawn_timesteps(20_000, 1000, generator, TimestepSampling("logit_normal", mean=1.0, std=0.5))
+    assert t.dtype == torch.int64
+    assert 0 <= int(t.min()) <= int(t.max()) <= 999
+    assert float(t.double().median()) == pytest.approx(1000 / (1 + math.exp(-1.0)), rel=0.02)
+    assert float((t > 950).double().mean()) < 0.01
+    uniform = drawn_timesteps(8, 1000, torch.Generator().manual_seed(3), TimestepSampling())
+    assert torch.equal(uniform, torch.randint(1000, (8,), generator=torch.Generator().manual_seed(3)))

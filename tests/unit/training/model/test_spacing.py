@@ -1,0 +1,73 @@
+"""Where the steps of a run lie."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from training.model import spacing
+from training.model.diffusion import Diffusion, DiffusionConfig
+from training.model.solvers import DATA
+from training.model.spacing import ALIGNED, SPACINGS
+
+DIFFUSION = Diffusion(DiffusionConfig())
+ZERO_TERMINAL = Diffusion(DiffusionConfig(zero_terminal_snr=True, parameterisation="v"))
+
+
+@pytest.mark.parametrize("diffusion", [DIFFUSION, ZERO_TERMINAL], ids=["scaled_linear", "zero_terminal_snr"])
+@pytest.mark.parametrize("name", sorted(SPACINGS))
+def test_any_step_count_gives_exactly_that_many_falling_steps(name: str, diffusion: Diffusion) -> None:
+    fractional = name in ("ays", "karras")
+    for steps in [*range(1, 40), 61, 103, 121, 333, 999, 1000] if fractional else range(1, 1001):
+        found = spacing.levels(diffusion, steps, name)
+        assert len(found) == steps + 1
+        t = [level.t for level in found[:-1]]
+        assert 0 <= t[-1] <= t[0] <= 999
+        assert all(a > b for a, b in pairwise(t)), (steps, "timesteps must fall")
+        assert all(a.sigma / a.alpha > b.sigma / b.alpha for a, b in pairwise(found) if a.alpha > 0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500])
+def test_leading_is_the_authors(steps: int) -> None:
+    found = spacing.levels(DIFFUSION, steps, "leading")
+    assert [level.t for level in found[:-1]] == [t + 1 for t in reversed(range(0, 1000, 1000 // steps))]
+    assert found[-1].alpha == pytest.approx(float(DIFFUSION.alpha[0]))
+
+
+def test_trailing_and_linspace_start_at_the_noisiest_timestep_and_end_at_the_data() -> None:
+    assert [level.t for level in spacing.levels(DIFFUSION, 4, "trailing")] == [999, 749, 499, 249, 0]
+    assert [level.t for level in spacing.levels(DIFFUSION, 4, "linspace")] == [999, 666, 333, 0, 0]
+    for name in ("trailing", "linspace", "karras", "ays"):
+        assert spacing.levels(DIFFUSION, 7, name)[-1] == DATA
+
+
+def test_karras_is_even_in_the_seventh_root() -> None:
+    found = spacing.levels(DIFFUSION, 12, "karras")[:-1]
+    roots = [(level.sigma / level.alpha) ** (1 / 7) for level in found]
+    assert np.diff(roots) == pytest.approx([(roots[-1] - roots[0]) / 11] * 11)
+    assert found[0].t == 999
+    assert found[-1].t == 0
+
+
+def test_ten_aligned_steps_are_the_published_ones() -> None:
+    assert [level.t for level in spacing.levels(DIFFUSION, 10, "ays")[:-1]] == pytest.approx(ALIGNED)
+
+
+def test_a_fractional_timestep_and_its_level_agree() -> None:
+    for diffusion in (DIFFUSION, Diffusion(DiffusionConfig(schedule="flow", parameterisation="flow"))):
+        for level in spacing.levels(diffusion, 9, "karras")[:-1]:
+            t = torch.tensor([level.t], dtype=torch.float64)
+            alpha, sigma = diffusion.at(t, torch.zeros(1, 2, dtype=torch.float64))
+            assert (float(alpha), float(sigma)) == pytest.approx((level.alpha, level.sigma), rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_other_step_counts_are_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=rf"steps: {steps} is not allowed; permitted: an integer from 1 to 1000"):
+        spacing.levels(DIFFUSION, steps, "karras")
+
+
+def test_an_unknown_spacing_is_named() -> None:
+    with pytest.raises(ValueError, match="spacing: 'odd' is not known; permitted: ays, karras, leading"):
+        spacing.levels(DIFFUSION, 3, "odd")
