@@ -1,4 +1,4 @@
-"""Orders of convergence: `python tests/benchmarks/solver_order.py [--output docs/results/solvers.png]`.
+"""Orders of convergence: `python -m tests.benchmarks.solver_order [--output docs/results/solvers.png]`.
 
 Data N(0.7, 0.4^2) in one dimension. Its denoiser is linear, so a whole run is: x_N = g x_0 + b + noise, and the error
 of a solver is known without sampling. Of the deterministic solvers it is measured against the probability flow, which

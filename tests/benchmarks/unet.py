@@ -1,4 +1,4 @@
-"""Our U-Net against diffusers', side by side: `python tests/benchmarks/unet.py [--device cuda] [--repeats 7]`.
+"""Our U-Net against diffusers', side by side: `python -m tests.benchmarks.unet [--device cuda] [--repeats 7]`.
 
 The 25.4M-parameter cross-attention U-Net on 4x32x32 latents with 77 tokens: same weights, same inputs, same threads,
 runs interleaved, medians. The answers are compared first; a ratio above 1 means that ours is faster.
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from training.model.interop.huggingface.unet import unet as exported
+from training.model.interop.huggingface.unet import unet_component as exported
 from training.model.unet import UNet, UNetConfig
 
 CONFIG = UNetConfig(

@@ -23,75 +23,89 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class NarrowAttention(torch.autograd.Function):
     """The same for narrow heads on a CPU, where the fused kernel's matrix products are too thin to be fast.
 
-    Scores lie transposed, keys by queries, in blocks that stay in a core's cache, so that every product is wide. A row
-    of ones beside the keys or values takes part in a product what would else be a pass of its own: the softmax's
+    Scores lie transposed, keys by queries, in blocks that stay in the cache, so that every product is wide. A row of
+    ones beside the keys or values takes part in a product what would else be a pass of its own: the softmax's
     denominator, and its shift and the diagonal term in the backward pass (Dao et al. 2022, algorithm 4).
-    P is rows times heads in what follows.
+    In what follows P is rows times heads, and queries come in B blocks of W.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [R, heads, N, d], k and v [R, heads, M, d] -> [R, heads, N, d]."""
-        rows = q.shape[:2]
-        d, n, m = q.shape[3], q.shape[2], k.shape[2]
-        q_t = columns(q) * (math.log2(math.e) / math.sqrt(d))  # [P, d, N], so that exp2 does for exp
-        k1, v1 = with_ones(k), with_ones(v)  # [P, M, d + 1]
-        out = q.new_empty(len(q_t), d + 1, n)  # its last row is the softmax's denominator
-        shift = q.new_empty(len(q_t), 1, n)
-        v1_t = v1.transpose(1, 2).contiguous()
-        for pairs, queries, scores, _ in blocks(len(q_t), n, m, out):
-            torch.bmm(k1[pairs, :, :d], q_t[pairs, :, queries], out=scores)
-            torch.amax(scores, 1, keepdim=True, out=shift[pairs, :, queries])
-            scores.sub_(shift[pairs, :, queries]).exp2_()
-            torch.bmm(v1_t[pairs], scores, out=out[pairs, :, queries])
-        values, total = out[:, :d], out[:, d:]
-        values = values / total
+        rows, (n, d), m = q.shape[:2], q.shape[2:], k.shape[2]
+        depth, width = block_sizes(rows.numel(), n, m)
+        q_t = blocked(q * (math.log2(math.e) / math.sqrt(d)), width)  # [B, P, d, W], so that exp2 does for exp
+        k, v_t = k.flatten(0, 1), transposed(with_ones(v))  # [P, M, d], [P, d + 1, M]
+        out = q.new_empty(len(q_t), len(k), d + 1, width)  # the last row is the softmax's denominator
+        shift = q.new_empty(len(q_t), len(k), 1, width)
+        scores = q.new_empty(depth, m, width)
+        for p in pieces(len(k), depth):
+            for b in range(len(q_t)):
+                torch.bmm(k[p], q_t[b, p], out=scores)
+                torch.amax(scores, 1, keepdim=True, out=shift[b, p])
+                scores.sub_(shift[b, p]).exp2_()
+                torch.bmm(v_t[p], scores, out=out[b, p])
+        values, total = out[:, :, :d] / out[:, :, d:], out[:, :, d:]
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(q_t, k1, v1, values, shift + total.log2())
-        return torch.as_tensor(values.transpose(1, 2).reshape(*rows, n, d))
+            ctx.save_for_backward(q_t, k, v, values, shift + total.log2())
+        return unblocked(values, rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient of the answer [R, heads, N, d] -> those of q, k and v."""
-        q_t, k1, v1, values, log_total = ctx.saved_tensors
-        rows, (pairs_total, d, n), m = gradient.shape[:2], q_t.shape, k1.shape[1]
-        q1_t = torch.cat([q_t, -log_total], dim=1)  # [P, d + 1, N]
-        g_t = columns(gradient)  # [P, d, N]
-        g1_t = torch.cat([g_t, -(g_t * values).sum(1, keepdim=True)], dim=1)
-        k_t = k1[..., :d].transpose(1, 2).contiguous()
+        q_t, k, v, values, log_total = ctx.saved_tensors
+        rows, d, (_, m, _), width = gradient.shape[:2], gradient.shape[3], k.shape, q_t.shape[3]
+        depth, _ = block_sizes(len(k), gradient.shape[2], m)
+        k1, v1, k_t = F.pad(k, (0, 1), value=1.0), with_ones(v), transposed(k)
+        q1_t = torch.cat([q_t, -log_total], dim=2)  # [B, P, d + 1, W]
+        g_t = blocked(gradient, width)  # [B, P, d, W]
+        g1_t = torch.cat([g_t, -(g_t * values).sum(2, keepdim=True)], dim=2)
         dq_t, dk_t, dv_t = torch.empty_like(q_t), torch.zeros_like(k_t), torch.zeros_like(k_t)
-        for pairs, queries, weights, scores in blocks(pairs_total, n, m, gradient):
-            torch.bmm(k1[pairs], q1_t[pairs, :, queries], out=weights).exp2_()  # the softmax, [pairs, M, queries]
-            dv_t[pairs].baddbmm_(g_t[pairs, :, queries], weights.transpose(1, 2))
-            torch.bmm(v1[pairs], g1_t[pairs, :, queries], out=scores).mul_(weights)
-            torch.bmm(k_t[pairs], scores, out=dq_t[pairs, :, queries])
-            dk_t[pairs].baddbmm_(q_t[pairs, :, queries], scores.transpose(1, 2))
+        weights, scores = gradient.new_empty(2, depth, m, width)
+        for p in pieces(len(k), depth):
+            for b in range(len(q_t)):
+                torch.bmm(k1[p], q1_t[b, p], out=weights).exp2_()  # the softmax, [depth, M, W]
+                dv_t[p].baddbmm_(g_t[b, p], weights.transpose(1, 2))
+                torch.bmm(v1[p], g1_t[b, p], out=scores).mul_(weights)
+                torch.bmm(k_t[p], scores, out=dq_t[b, p])
+                dk_t[p].baddbmm_(q_t[b, p], scores.transpose(1, 2))
         # q_t carries log2(e) / sqrt(d) already: dk needs the log2(e) taken out, dq the 1 / sqrt(d) put in.
-        dq_t, dk_t = dq_t / math.sqrt(d), dk_t / math.log2(math.e)
-        dq, dk, dv = (part.transpose(1, 2).reshape(*rows, -1, d) for part in (dq_t, dk_t, dv_t))
-        return dq, dk, dv
+        dk, dv = (transposed(part).reshape(v.shape) for part in (dk_t / math.log2(math.e), dv_t))
+        return unblocked(dq_t / math.sqrt(d), rows), dk, dv
 
 
-def columns(x: Tensor) -> Tensor:
-    """[R, heads, N, d] -> [P, d, N], contiguous."""
-    return x.flatten(0, 1).transpose(1, 2).contiguous()
+def block_sizes(pairs: int, n: int, m: int) -> tuple[int, int]:
+    """(pairs, queries) of a block. Both divide theirs, for equal blocks: where a row lies must not matter."""
+    width = largest_divisor(n, max(1, BLOCK // m))
+    return largest_divisor(pairs, max(1, 2 * torch.get_num_threads() * BLOCK // (m * width))), width
+
+
+def largest_divisor(n: int, most: int) -> int:
+    """The largest divisor of n that is at most `most`."""
+    return next(size for size in range(min(n, most), 0, -1) if n % size == 0)
+
+
+def pieces(n: int, size: int) -> Iterator[slice]:
+    """[0, n) in pieces."""
+    return (slice(i, i + size) for i in range(0, n, size))
+
+
+def blocked(x: Tensor, width: int) -> Tensor:
+    """[R, heads, N, d] -> [B, P, d, W], contiguous."""
+    return x.flatten(0, 1).reshape(-1, x.shape[2] // width, width, x.shape[3]).permute(1, 0, 3, 2).contiguous()
+
+
+def unblocked(x: Tensor, rows: torch.Size) -> Tensor:
+    """[B, P, d, W] -> [R, heads, N, d]."""
+    return x.permute(1, 0, 3, 2).reshape(*rows, -1, x.shape[2])
+
+
+def transposed(x: Tensor) -> Tensor:
+    """[P, M, d] -> [P, d, M], contiguous."""
+    return x.transpose(1, 2).contiguous()
 
 
 def with_ones(x: Tensor) -> Tensor:
     """[R, heads, M, d] -> [P, M, d + 1]: a column of ones behind."""
     return F.pad(x, (0, 1), value=1.0).flatten(0, 1)
-
-
-def blocks(p: int, n: int, m: int, like: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """The scores [P, M, N] in blocks: (pairs, queries, two buffers [pairs, M, queries] that each block reuses)."""
-    width = min(n, max(1, BLOCK // m))
-    depth = max(1, BLOCK // (m * width)) * torch.get_num_threads()
-    depth = next(
-        size for size in range(min(depth, p), 0, -1) if p % size == 0
-    )  # equal blocks: a row's place is no matter
-    first, second = like.new_empty(2, depth, m, width)
-    for i in range(0, p, depth):
-        for j in range(0, n, width):
-            here = (slice(None), slice(None), slice(min(width, n - j)))
-            yield slice(i, i + depth), slice(j, j + width), first[here], second[here]

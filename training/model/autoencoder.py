@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from training.model.quantiser import Quantised, VectorQuantiser
 
 EPS = 1e-6
 
+Regularisation = Literal["kl", "vq", "identity"]
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -20,6 +22,7 @@ class AutoencoderConfig:
 
     regularisation: "kl", a Gaussian posterior; "vq", a codebook, applied when decoding (Rombach et al. 2022, section
     3.1); "identity", none at all: the latents are the pixels, and of the other fields only the channels count.
+    Raises ValueError naming the field that does not fit.
     """
 
     image_channels: int = 3
@@ -30,11 +33,26 @@ class AutoencoderConfig:
     attention_levels: Sequence[int] = ()  # 0 is the finest
     middle_attention: bool = True
     dropout: float = 0.0
-    regularisation: Literal["kl", "vq", "identity"] = "kl"
+    regularisation: Regularisation = "kl"
     z_channels: int | None = None  # what encoder and decoder speak; None: latent_channels
     codebook_size: int = 8192  # of "vq"
     codebook_used: Sequence[int] | None = None  # the entries that occur, where indices are renumbered
     codebook_unknown: str | int = "random"  # see VectorQuantiser
+
+    def __post_init__(self) -> None:
+        known = get_args(Regularisation)
+        if self.regularisation not in known:
+            raise ValueError(f"regularisation: {self.regularisation!r} is not known; permitted: {', '.join(known)}")
+        levels = len(self.multipliers)
+        if not levels:
+            raise ValueError("multipliers: none; permitted: one for each level")
+        if wrong := [i for i in self.attention_levels if not 0 <= i < levels]:
+            raise ValueError(f"attention_levels: {wrong[0]} is not allowed; permitted: 0 to {levels - 1}")
+        if self.regularisation == "identity" and self.latent_channels != self.image_channels:
+            raise ValueError(
+                f"latent_channels: {self.latent_channels} is not allowed with the identity; "
+                f"permitted: {self.image_channels}, as image_channels"
+            )
 
     @property
     def factor(self) -> int:
@@ -159,12 +177,7 @@ class Autoencoder(nn.Module):
         self.decoder: nn.Module = nn.Identity()
         self.quant_conv: nn.Module = nn.Identity()
         self.post_quant_conv: nn.Module = nn.Identity()
-        if c.regularisation == "identity":
-            if latent != c.image_channels:
-                raise ValueError(
-                    f"latent_channels: {latent} is not allowed; permitted: {c.image_channels}, the image's"
-                )
-        else:
+        if c.regularisation != "identity":
             moments = 2 if c.regularisation == "kl" else 1
             self.encoder = Encoder(c)
             self.quant_conv = nn.Conv2d(moments * spoken, moments * latent, 1)

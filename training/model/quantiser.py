@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 COMMITMENT = 0.25  # beta; as in the released models it weighs the codebook's term, not the encoder's
 
+VECTORS_AT_ONCE = 4096  # whose distances to every entry are held: 128 MiB for 8192 of them
+
 
 class Quantised(NamedTuple):
     """What quantisation makes of latents [R, C, h, w]."""
@@ -51,9 +53,7 @@ class VectorQuantiser(nn.Module):
             raise ValueError(f"latents: {z.shape[1]} channels; this codebook has {entries.shape[1]}")
         rows = z.permute(0, 2, 3, 1)
         vectors = rows.reshape(-1, z.shape[1])
-        # |z - e|^2 = |z|^2 + |e|^2 - 2 z e, summed in this order, so that ties fall as they do for the authors
-        distance = vectors.square().sum(1, keepdim=True) + entries.square().sum(1) - 2 * vectors @ entries.T
-        indices = distance.argmin(1)
+        indices = torch.cat([self._nearest(part) for part in torch.split(vectors, VECTORS_AT_ONCE)])
         nearest = self.codebook(indices).view(rows.shape).permute(0, 3, 1, 2)
         loss = (nearest.detach() - z).square().mean() + COMMITMENT * (nearest - z.detach()).square().mean()
         return Quantised(z + (nearest - z).detach(), self._renumbered(indices).view(rows.shape[:3]), loss)
@@ -63,6 +63,14 @@ class VectorQuantiser(nn.Module):
         if self.remaps:  # "extra", which stands for all entries that are not used, reads the first of them
             indices = self.used[torch.where(indices < len(self.used), indices, 0)]
         return torch.as_tensor(self.codebook(indices).permute(0, 3, 1, 2))
+
+    @torch.no_grad()
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        """The numbers of the nearest entries, in float32: [N, C] -> [N]."""
+        vectors, entries = vectors.float(), self.codebook.weight.float()
+        # |z - e|^2 = |z|^2 + |e|^2 - 2 z e, summed in this order, so that ties fall as they do for the authors
+        distance = vectors.square().sum(1, keepdim=True) + entries.square().sum(1) - 2 * vectors @ entries.T
+        return distance.argmin(1)
 
     def _renumbered(self, indices: Tensor) -> Tensor:
         if not self.remaps:

@@ -35,35 +35,32 @@ def blended(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap:
         raise ValueError(f"overlap: {overlap} is not allowed; permitted: 0 to {tile // 2}, half a tile")
     height, width = x.shape[2], x.shape[3]
     total: Tensor | None = None
-    for top in starts(height, tile, overlap):
-        for left in starts(width, tile, overlap):
+    rows, columns = (windows(length, tile, overlap, num, den) for length in (height, width))
+    for top, down in rows.items():
+        for left, across in columns.items():
             answer = function(x[:, :, top : top + tile, left : left + tile])
             if total is None:
                 total = answer.new_zeros(*answer.shape[:2], height * num // den, width * num // den)
-            place = (top * num // den, left * num // den)
-            weights = [
-                ramp(length, begin, whole, overlap * num // den)
-                for length, begin, whole in zip(answer.shape[2:], place, total.shape[2:], strict=True)
-            ]
-            weight = (weights[0][:, None] * weights[1]).to(answer)
-            here = (..., slice(place[0], place[0] + answer.shape[2]), slice(place[1], place[1] + answer.shape[3]))
-            total[here] += weight * answer
+            at = (top * num // den, left * num // den)
+            weight = (down[:, None] * across).to(answer)
+            total[:, :, at[0] : at[0] + len(down), at[1] : at[1] + len(across)] += weight * answer
     assert total is not None
     return total
 
 
-def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin: every tile - overlap; the last may be shorter."""
-    return [0, *range(tile - overlap, max(tile - overlap, length - overlap), tile - overlap)]
+def windows(length: int, tile: int, overlap: int, num: int, den: int) -> dict[int, Tensor]:
+    """Where tiles begin along one side, and the weights of each one's answer, float64; they sum to 1 everywhere.
 
-
-def ramp(length: int, begin: int, whole: int, overlap: int) -> Tensor:
-    """A tile's weights along one side, float64 [length]: it rises over the overlap with the tile before, and falls over
-    that with the tile behind, where the two sum to 1."""
-    weight = torch.ones(length, dtype=torch.float64)
-    rise = (torch.arange(overlap, dtype=torch.float64) + 0.5) / max(overlap, 1)
-    if begin > 0:
-        weight[:overlap] *= rise[:length]
-    if begin + length < whole:
-        weight[length - overlap :] *= rise.flip(0)
-    return weight
+    Tiles are all as long as each other, for a short one would be normalised otherwise: the last is moved back. A
+    weight rises linearly over the overlap from a tile's border, and is divided by the sum of all.
+    """
+    stride, tile = tile - overlap, min(tile, length)
+    starts = sorted({*range(0, length - tile, stride), length - tile})
+    size, margin = tile * num // den, max(overlap * num // den, 1)
+    position = torch.arange(size, dtype=torch.float64) + 0.5
+    ramp = (torch.minimum(position, size - position) / margin).clamp(max=1.0)
+    total = torch.zeros(length * num // den, dtype=torch.float64)
+    places = [slice(start * num // den, start * num // den + size) for start in starts]
+    for place in places:
+        total[place] += ramp
+    return {start: ramp / total[place] for start, place in zip(starts, places, strict=True)}

@@ -273,49 +273,6 @@ def test_the_schema_permits_what_can_be_used(kind: str, assets: dict[str, bytes]
         assert not validator.is_valid(value), value
 
 
-# -- the authors' answers -------------------------------------------------------------------------
-
-
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights and answers recorded from the authors' code."""
-    path = Path(__file__).parents[5] / "shared" / "goldens" / f"{name}.safetensors"
-    if not path.is_file():
-        pytest.skip(f"{path} is absent: recorded answers of the authors' code are not part of the project")
-    tensors = load(path.read_bytes())
-    weights = {key.removeprefix("weights/"): t.float() for key, t in tensors.items() if key.startswith("weights/")}
-    return weights, tensors
-
-
-@torch.inference_mode()
-def test_the_token_transformer_answers_as_the_authors_do() -> None:
-    weights, recorded = golden("bert_embedder")
-    names = {"token_emb": "token_embedding", "pos_emb.emb": "position_embedding", "norm": "norm"}
-    for i in range(2):  # their layers are ours' halves
-        attention, feed_forward = f"attn_layers.layers.{2 * i}", f"attn_layers.layers.{2 * i + 1}"
-        names |= {f"{attention}.0": f"blocks.{i}.norm1", f"{feed_forward}.0": f"blocks.{i}.norm2"}
-        for ours in ("query", "key", "value", "out"):
-            theirs = "to_out" if ours == "out" else f"to_{ours[0]}"
-            names[f"{attention}.1.{theirs}"] = f"blocks.{i}.attention.{ours}"
-        names |= {f"{feed_forward}.1.net.0.0": f"blocks.{i}.inner", f"{feed_forward}.1.net.2": f"blocks.{i}.outer"}
-    state = {}
-    for key, tensor in weights.items():
-        prefix, _, leaf = key.removeprefix("transformer.").rpartition(".")
-        if prefix != "to_logits":  # which nothing uses
-            state[f"{names[prefix]}.{leaf}"] = tensor
-    conditioner = TokenIdsConditioner(vocabulary=100, length=12, width=32, depth=2)
-    conditioner.transformer.load_state_dict(state)
-    found, expected = conditioner.embed(recorded["input/token_ids"].tolist()), recorded["output/context"]
-    assert (found - expected).norm() / expected.norm() < 1e-5
-
-
-@torch.inference_mode()
-def test_the_spatial_rescaler_answers_as_the_authors_do() -> None:
-    weights, recorded = golden("spatial_rescaler")
-    rescaler = SpatialRescaler(12, 3, stages=2)
-    rescaler.load_state_dict({"project.weight": weights["channel_mapper.weight"]})
-    torch.testing.assert_close(rescaler(recorded["input/segmentation"]), recorded["output/latent"], rtol=0, atol=1e-5)
-
-
 # -- text -----------------------------------------------------------------------------------------
 
 

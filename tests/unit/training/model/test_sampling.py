@@ -10,7 +10,7 @@ from torch import Tensor
 from training.model import sampling, solvers
 from training.model.batch import Batch, Run
 from training.model.guidance import Guidance, ImageGuider, guided
-from training.model.latent_diffusion import LatentDiffusion
+from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.sampling import Sampler, generate, slerp, trajectory
 from training.model.solvers import SOLVERS
 
@@ -147,19 +147,31 @@ def test_other_sizes_are_sampled_convolutionally(latent_diffusion: LatentDiffusi
     assert draw(latent_diffusion, [0], latent_shape=(2, 12, 20), sampler=Sampler(steps=2)).shape == (1, 1, 24, 40)
 
 
-@torch.no_grad()
-def test_strength_says_how_much_of_an_image_stays(latent_diffusion: LatentDiffusion) -> None:
-    image = torch.rand(1, 1, 16, 16) * 2 - 1
-    model = latent_diffusion
-    seen = model.autoencoder.decode(model.autoencoder.encode(image)).clamp(-1, 1)
+@pytest.mark.parametrize(("strength", "steps"), [(0.05, 1), (0.5, 10), (0.94, 19), (1.0, 20)])
+def test_strength_says_where_in_the_schedule_an_image_joins(
+    latent_diffusion: LatentDiffusion, strength: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, image = latent_diffusion, torch.rand(1, 1, 16, 16) * 2 - 1
+    known, noise = model.autoencoder.encode(image).detach(), solvers.seeded_noise(10, 0, SHAPE)[None]
+    seen: list[tuple[Tensor, Tensor]] = []
 
-    def distance(strength: float) -> float:
-        sampler = Sampler(steps=20, strength=strength)
-        return float((draw(model, [0], sampler=sampler, images=image) - seen).square().mean())
+    def knows_the_image(x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
+        seen.append((x[:1], t[:1]))
+        alpha, sigma = model.diffusion.at(t, x)
+        return (x - alpha * known) / sigma
 
-    assert distance(0.05) < distance(0.5) < distance(0.95)
+    monkeypatch.setattr(model, "predict", knows_the_image)
+    found = draw(model, [0], sampler=Sampler(steps=20, strength=strength), images=image)
+    assert len(seen) == steps
+    x, t = seen[0]
+    torch.testing.assert_close(x, model.diffusion.diffuse(known, noise, t) if strength < 1 else noise)
+    torch.testing.assert_close(found, model.autoencoder.decode(known).clamp(-1, 1).detach(), rtol=0, atol=1e-4)
+
+
+def test_an_image_of_another_size_is_named(latent_diffusion: LatentDiffusion) -> None:
+    image = torch.zeros(1, 1, 8, 8)
     with pytest.raises(ValueError, match=r"images: their latents are \(2, 4, 4\); wanted \(2, 8, 8\)"):
-        draw(model, [0], images=image[..., :8, :8], sampler=Sampler(strength=0.5))
+        draw(latent_diffusion, [0], images=image, sampler=Sampler(strength=0.5))
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "heun", "dpm_solver_2m"])

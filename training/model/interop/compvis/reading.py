@@ -21,7 +21,7 @@ class Source(NamedTuple):
 Names = Iterator[tuple[str, Source]]  # (our prefix, theirs)
 
 
-STRAYS = ("loss.", "model_ema.", "transformer.to_logits.")  # in released files, and in no module that we read
+STRAYS = ("loss.", "model_ema.", "transformer.to_logits.", "colorize")  # in their files, and in no module that we read
 
 
 def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str, Tensor]) -> None:
@@ -70,3 +70,23 @@ def permitted(params: Mapping[str, Any], fields: Sequence[str], fixed: Mapping[s
                 raise ValueError(f"{name}: {value!r} cannot be read; permitted: {fixed[name]!r}")
         elif name not in fields:
             raise ValueError(f"{name}: is not known")
+
+
+def number(params: Mapping[str, Any], name: str, default: float) -> float:
+    """A numeric parameter; YAML reads 1e-4 as a string. Raises ValueError."""
+    value = params.get(name, default)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {value!r} cannot be read; permitted: a number") from None
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def kind_of(block: Any) -> str:
+    """The class name of a {"target", "params"} block."""
+    target = block.get("target") if isinstance(block, Mapping) else block
+    return str(target).rpartition(".")[2]

@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from training.model.autoencoder import Autoencoder
-from training.model.interop.compvis.checkpoint import Weights, default_weights, model_of, read_config, read_state
+from training.model.interop.compvis.checkpoint import Weights, default_weights, image_size, model_of
+from training.model.interop.compvis.files import read_config, read_state
 from training.model.latent_diffusion import load_autoencoder, load_diffusion, save_autoencoder, save_diffusion
 from training.model.release import Release, sha256_of
 
@@ -29,14 +30,13 @@ def release_of(
             "weights": weights,
         }
     }
+    size = image_size(block, model)
     parts: dict[str, nn.Module]
     if isinstance(model, Autoencoder):
-        size = block["params"]["ddconfig"]["resolution"]
         release = save_autoencoder(folder, model, name=name, image_size=size, **about)
         load_autoencoder(folder)
         parts = {"autoencoder": model}
     else:
-        size = int(block["params"].get("image_size", 32)) * model.autoencoder.config.factor
         release = save_diffusion(folder, model, name=name, image_size=size, **about)
         load_diffusion(folder)
         parts = {"autoencoder": model.autoencoder, "unet": model.unet, "conditioners": model.conditioners}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from training.model.interop.compvis.conditioners import bert_embedder, class_embedder, spatial_rescaler
 from training.model.interop.compvis.first_stage import autoencoder_kl, autoencoder_vq, identity
-from training.model.interop.compvis.reading import CompVisError, Names, fill
+from training.model.interop.compvis.reading import CompVisError, Names, fill, kind_of
 from training.model.interop.compvis.unet import unet_model
 
 READERS: dict[str, Callable[..., tuple[nn.Module, Names]]] = {
@@ -29,11 +29,13 @@ def build(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], **options
     An autoencoder has `encode` and `decode`, a U-Net is called as (x, t, context), a conditioner with what theirs
     takes: labels [R], token ids [R, M], one-hot maps [R, C, H, W]. options: of the reader. Raises CompVisError.
     """
-    target = str(config.get("target"))
-    kind = target.rpartition(".")[2]
+    kind = kind_of(config)
     if kind not in READERS:
+        target = config.get("target") if isinstance(config, Mapping) else config
         raise CompVisError(f"target: {target} cannot be read; permitted: {', '.join(sorted(READERS))}")
     params = config.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise CompVisError(f"{kind}: params: {params!r} are not parameters")
     try:
         model, names = READERS[kind](params, state_dict, **options)
     except KeyError as error:

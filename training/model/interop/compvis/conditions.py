@@ -1,0 +1,114 @@
+"""Which of our conditioners their `cond_stage_config` and `conditioning_key` mean together."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.model.autoencoder import Autoencoder
+from training.model.conditioners import ClassConditioner, Conditioner
+from training.model.conditioners.low_resolution import LowResolutionConditioner
+from training.model.conditioners.masked_image import MaskedImageConditioner
+from training.model.interop.compvis.files import read_tokenizer
+from training.model.interop.compvis.reading import CompVisError, kind_of, listed
+from training.model.interop.compvis.targets import build
+from training.model.latent_diffusion import LatentDiffusion
+from training.model.unet import UNet
+
+EMBEDDERS = ("BERTEmbedder", "ClassEmbedder", "SpatialRescaler", "TransformerEmbedder")
+UNCONDITIONAL = "__is_unconditional__"
+LABELS = "label_emb.weight"  # in the U-Net
+
+
+def conditioners(
+    params: Mapping[str, Any],
+    unet: UNet,
+    first_stage: Autoencoder,
+    state: Mapping[str, Tensor],
+    labels: Tensor | None,
+    tokenizer: Path | None,
+) -> dict[str, Conditioner]:
+    """The condition under its own name, as their data sets call it.
+
+    state: of `cond_stage_model`. labels: see `class_labels`. Raises CompVisError where the meaning is open.
+    """
+    config: Any = params.get("cond_stage_config") or UNCONDITIONAL
+    entry = params.get("conditioning_key") or ("concat" if params.get("concat_mode", True) else "crossattn")
+    field = str(params.get("cond_stage_key", "image"))
+    image_channels, latent = first_stage.config.image_channels, first_stage.config.latent_channels
+    concatenated = unet.config.in_channels - unet.config.out_channels
+    kind = {UNCONDITIONAL: "unconditional", "__is_first_stage__": "first stage"}.get(str(config), kind_of(config))
+    told = f"cond_stage_config: {kind} with conditioning_key {entry} and {concatenated} concatenated channels"
+    if tokenizer and kind != "BERTEmbedder":
+        raise CompVisError(f"tokenizer: of no use to this model, whose cond_stage_config is {kind}")
+    if kind in EMBEDDERS and labels is None:
+        options = {"assets": read_tokenizer(tokenizer)} if tokenizer else {}
+        embedder = build(config, state, **options)
+        assert isinstance(embedder, Conditioner)
+        if entry != {"concat": "concat", "cross_attention": "crossattn"}[embedder.entry]:
+            raise CompVisError(f"{told} cannot be read; permitted: cross-attention to tokens, concatenated maps")
+        return {field: embedder}
+    if state and kind != "first stage":  # which such a file holds twice
+        stray = [f"cond_stage_model.{key}" for key in sorted(state)]
+        raise CompVisError(f"cond_stage_config: {kind}, but the file has {listed(stray)}")
+    if kind == "unconditional" and labels is None:
+        return {}
+    if entry == "adm" and kind == "Identity" and labels is not None:
+        return {field: class_conditioner(labels)}
+    if entry == "concat" and kind == "first stage" and concatenated == latent + 1:
+        return {"masked_image": MaskedImageConditioner(first_stage.config.factor, image_channels)}
+    if entry == "concat" and kind == "Identity" and concatenated == image_channels:
+        return {"low_resolution": LowResolutionConditioner(image_channels)}
+    raise CompVisError(
+        f"{told} cannot be read; permitted: an embedder, a masked image (latent + 1), a raw image, "
+        "labels (Identity, adm, num_classes)"
+    )
+
+
+def class_labels(
+    config: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Tensor | None]:
+    """Split off a U-Net's own table of classes, `num_classes`, which they add to the timestep embedding.
+
+    Returns the configuration and the state dict of the U-Net without it, and the table [classes, E].
+    Raises CompVisError.
+    """
+    params = config.get("params") if isinstance(config, Mapping) else None
+    classes = params.get("num_classes") if isinstance(params, Mapping) else None
+    if params is None or classes is None:
+        return config, state, None
+    labels = state.get(LABELS)
+    if labels is None or labels.dim() != 2 or len(labels) != classes:
+        found = "is missing" if labels is None else f"has the shape {tuple(labels.shape)}"
+        raise CompVisError(f"unet_config: num_classes: {classes}, but {LABELS} {found}")
+    rest = {name: value for name, value in params.items() if name != "num_classes"}
+    return {**config, "params": rest}, {key: value for key, value in state.items() if key != LABELS}, labels
+
+
+def class_conditioner(labels: Tensor) -> ClassConditioner:
+    """Labels through the timestep embedding. As in `ClassEmbedder` the last class is the null condition."""
+    classes, width = labels.shape
+    conditioner = ClassConditioner(classes, width, entry="time_embedding", null=classes - 1)
+    conditioner.embedding.load_state_dict({"weight": labels})
+    return conditioner
+
+
+@torch.no_grad()
+def check_conditions(model: LatentDiffusion) -> None:
+    """Raise CompVisError where the U-Net does not take what the conditioners give."""
+    c = model.unet.config
+    size = 2 ** len(c.multipliers)  # more than one position at the coarsest level, for the first stage's norms
+    given = model.conditioners([None], (size, size), model.autoencoder.encode)
+    for what, parameter, found, wanted in (
+        ("tokens of width", "context_dim", None if given.tokens is None else given.tokens.shape[-1], c.context_width),
+        ("maps of channels", "in_channels - out_channels", 0 if given.maps is None else given.maps.shape[1],
+         c.in_channels - c.out_channels),
+        ("embeddings of width", "4 model_channels", given.embedding is not None and given.embedding.shape[-1],
+         given.embedding is not None and model.unet.embedding_width),
+    ):  # fmt: skip
+        if found != wanted:
+            raise CompVisError(
+                f"cond_stage_config: gives {what} {found or 'none'}; unet_config: {parameter} is {wanted or 'none'}"
+            )
