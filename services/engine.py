@@ -5,9 +5,13 @@ depends on what else is in the batch. An image asks for one row a step, or two w
 leave at every step. This module is the one door from the services to the model.
 """
 
+import base64
+import binascii
 import hashlib
+import io
 import platform
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from services.job_request import ImageSpec
@@ -66,7 +71,7 @@ class Engine:
         self.profile = profile(self.device, rows)
         self.condition_names = sorted(release.conditions.get("properties", {}))
         self._batch = Batch(self.model, rows=rows, shape=release.latent_shape)
-        self._waiting: deque[tuple[Any, ImageSpec]] = deque()
+        self._waiting: deque[Run] = deque()
         self._finished: list[Finished] = []
         self._steps = 0
         self._trajectories: dict[Sampler, Trajectory] = {}
@@ -80,16 +85,15 @@ class Engine:
     @property
     def free_rows(self) -> int:
         """Network rows that the next step would leave empty."""
-        waiting = sum(2 if self._is_guided(spec) else 1 for _, spec in self._waiting)
-        return max(0, self._batch.free_rows - waiting)
+        return max(0, self._batch.free_rows - sum(self._batch.rows_of(run) for run in self._waiting))
 
     def add(self, owner: Any, spec: ImageSpec) -> None:
-        """Let an image join as soon as there is room."""
-        self._waiting.append((owner, spec))
+        """Let an image join as soon as there is room. Raises ValueError naming the condition that cannot be used."""
+        self._waiting.append(self._run(owner, spec))
 
     def remove(self, owner: Any) -> None:
         """Drop an owner's images, wherever they stand."""
-        self._waiting = deque(pair for pair in self._waiting if pair[0] is not owner)
+        self._waiting = deque(run for run in self._waiting if run.owner[0] is not owner)
         for run in [run for run in self._batch.runs if run.owner[0] is owner]:
             self._batch.leave(run)
         self._finished = [finished for finished in self._finished if finished.owner is not owner]
@@ -97,8 +101,8 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Developed]:
         """One network evaluation for the oldest images that fit, and the decoding of those that are due."""
-        while self._waiting and self._batch.free_rows >= (2 if self._is_guided(self._waiting[0][1]) else 1):
-            self._batch.join(self._run(*self._waiting.popleft()))
+        while self._waiting and self._batch.free_rows >= self._batch.rows_of(self._waiting[0]):
+            self._batch.join(self._waiting.popleft())
         if self._batch.runs:
             self._batch.step()
         self._steps += 1
@@ -106,9 +110,6 @@ class Engine:
             owner, spec = run.owner
             self._finished.append(Finished(owner, spec, self._batch.leave(run), self._steps))
         return self._decode() if self._decode_is_due() else []
-
-    def _is_guided(self, spec: ImageSpec) -> bool:
-        return spec.guidance_scale != 1.0 and bool(self.condition_names)
 
     def _run(self, owner: Any, spec: ImageSpec) -> Run:
         """The sampling run of an image."""
@@ -146,9 +147,29 @@ class Engine:
             if len(self._conditions) >= 4096:
                 self._conditions.clear()
             _, height, width = self.release.latent_shape
-            prepared = self.model.conditions([conditions] * self.rows, (height, width))
+            request = conditions and {
+                name: decoded(value, self.release.conditions["properties"][name]) for name, value in conditions.items()
+            }
+            with torch.inference_mode():
+                prepared = self.model.conditions([request] * self.rows, (height, width))
             self._conditions[key] = prepared.row(0)
         return self._conditions[key]
+
+
+def decoded(value: Any, rule: Mapping[str, Any]) -> Any:
+    """A condition's value with its images as arrays [H, W] or [H, W, C]; `rule` is its JSON Schema.
+
+    Raises ValueError for a string that is not a base64 image.
+    """
+    if isinstance(value, dict):
+        return {name: decoded(part, rule.get("properties", {}).get(name, {})) for name, part in value.items()}
+    if rule.get("contentEncoding") != "base64":
+        return value
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(value, validate=True))) as image:
+            return np.asarray(image)
+    except (binascii.Error, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a base64 {rule['contentMediaType']} ({error})") from None
 
 
 def profile(device: torch.device, rows: int) -> str:

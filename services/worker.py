@@ -173,8 +173,11 @@ class Worker:
         return engine
 
     def _begin(self, engine: Engine, shard: HeldShard) -> None:
-        for index in sorted(shard.open):
-            engine.add(shard, image_spec(shard.plan, engine.condition_names, index))
+        try:
+            for index in sorted(shard.open):
+                engine.add(shard, image_spec(shard.plan, engine.condition_names, index))
+        except ValueError as error:  # a condition that its schema permits and the model cannot use
+            self._give_up(shard, f"image {index}: {error}")
 
     # -- storing, on the pool's threads ----------------------------------------------------------
 

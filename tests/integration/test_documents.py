@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,3 +20,15 @@ def test_sql_of_the_contract(stack: Stack, statement: str) -> None:
         assert cursor.description is not None
         if statement.startswith("INSERT"):
             assert len(cursor.fetchall()) == 1
+
+
+PYTHON = re.findall(r"```python\n(.*?)```", Path("docs/model.md").read_text(), re.DOTALL)
+
+
+def test_the_sampling_examples_run_as_shown(tiny_release: Path) -> None:
+    (code,) = PYTHON
+    names: dict[str, Any] = {}
+    exec(code.replace("runs/digits/release", str(tiny_release)), names)
+    assert names["images"].shape == names["varied"].shape == names["between"].shape == (4, 1, 32, 32)
+    assert names["wide"].shape == (1, 1, 32, 64)
+    assert len(names["snapshots"]) == 5

@@ -67,7 +67,11 @@ class Batch:
     @property
     def free_rows(self) -> int:
         """Network rows that the next step would leave empty."""
-        return max(0, self.rows - sum(self._rows_of(run) for run in self.runs))
+        return max(0, self.rows - sum(self.rows_of(run) for run in self.runs))
+
+    def rows_of(self, run: Run) -> int:
+        """Network rows that a run's next evaluation takes."""
+        return 0 if run.finished else 1 + self._guided(run)
 
     def join(self, run: Run) -> None:
         """Let a run take part from the next step on. Raises ValueError when every place is taken."""
@@ -122,19 +126,16 @@ class Batch:
         for run in self.runs:
             if run.finished:
                 continue
-            if rows + self._rows_of(run) > self.rows:
+            if rows + self.rows_of(run) > self.rows:
                 break  # not skipped: a run never waits for a later one
             chosen.append(run)
-            rows += self._rows_of(run)
+            rows += self.rows_of(run)
         return chosen
 
     def _guided(self, run: Run) -> bool:
         if run.null is None or run.finished:
             return False
         return run.guidance.applies(float(run.trajectory.t[run.position]), self.model.diffusion.config.timesteps)
-
-    def _rows_of(self, run: Run) -> int:
-        return 0 if run.finished else 1 + self._guided(run)
 
     def _layout(self, chosen: Sequence[Run]) -> "Layout":
         """Who sits in which network row. Conditions are written only where a row's occupant changes."""
