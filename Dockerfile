@@ -14,9 +14,10 @@ WORKDIR /opt/build
 ENV PATH=/opt/darkroom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # The dependencies change seldom and are large: they are a layer of their own.
 COPY pyproject.toml constraints.txt README.md ./
-RUN mkdir -p services/cli services/local_stack training/configs/experiment training/configs/recipe training/data \
-        training/model/interop training/recipes kfp_pipelines migrations/versions \
-    && pip install -c constraints.txt . \
+RUN python -c "import os, tomllib; \
+        names = tomllib.load(open('pyproject.toml', 'rb'))['tool']['setuptools']['packages']; \
+        [os.makedirs(name.replace('.', '/'), exist_ok=True) for name in names]" \
+    && pip install -c constraints.txt '.[text]' \
     && pip uninstall --yes darkroom
 COPY services services
 COPY training training

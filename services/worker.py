@@ -245,6 +245,7 @@ class Worker:
     def _drain(self) -> None:
         deadline = time.monotonic() + self.settings.drain_s
         while self._engine is not None and self._engine.busy and time.monotonic() < deadline:
+            self._remove_dropped()
             self._advance(self._engine)
         if self._engine is not None and self._engine.busy:
             log.info("the drain time is over; unfinished images are given back")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services import local_stack
-from services.settings import ROOT_VARIABLE, Role, load, local_login, local_password, root
+from services.settings import Role, load, local_login, local_password, root
 
 console = Console(highlight=False, soft_wrap=True)
 db = typer.Typer(help="The database schema and its logins.", no_args_is_help=True)
@@ -121,4 +121,4 @@ def db_add_tenant(
     console.print(f"Tenant {name} submits as login {login}.")
 
 
-__all__ = ["ROOT_VARIABLE", "CommandError", "db", "down", "start", "status", "up"]
+__all__ = ["CommandError", "db", "down", "start", "status", "up"]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -23,12 +24,18 @@ class Batches(IterableDataset[dict[str, Tensor]]):
                 f"batch_size: {batch_size} is not allowed; permitted: 1 to {self.count}, the images there are"
             )
         self.batch_size, self.seed, self.start = batch_size, seed, start
+        self._drawn: tuple[int, NDArray[np.int64]] | None = None  # the order of the latest epoch
 
     def indices(self, step: int) -> Tensor:
         """Which rows make the batch of `step`: [batch_size]. Rows left over at an epoch's end are dropped."""
         epoch, position = divmod(step, self.count // self.batch_size)
-        order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.count)
-        return torch.from_numpy(order[position * self.batch_size : (position + 1) * self.batch_size])
+        return torch.from_numpy(self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size])
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if self._drawn is None or self._drawn[0] != epoch:
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+            self._drawn = epoch, generator.permutation(self.count)
+        return self._drawn[1]
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         step = self.start
