@@ -105,6 +105,7 @@ class Batch:
                 denoised = self._denoise(x, layout)
             else:
                 denoised = self._denoise_towards(guider, x, layout, [self._slots[run] for run in chosen])
+            denoised[[slot for slot, row in enumerate(layout.conditional) if row is None]] = 0  # of nobody: maybe NaN
             A = torch.eye(5, 7, dtype=torch.float64).repeat(self.rows, 1, 1)  # who waits stays as he is
             noise = torch.zeros(x.shape)
             for run in chosen:

@@ -119,6 +119,25 @@ def test_a_guidance_interval_frees_rows(latent_diffusion: LatentDiffusion) -> No
     assert batch.free_rows == 4
 
 
+def test_a_run_that_diverges_harms_nobody(latent_diffusion: LatentDiffusion) -> None:
+    null = latent_diffusion.conditions([None], (8, 8)).row(0)
+    path = trajectory(latent_diffusion, Sampler(steps=3))
+
+    def finish(*starts: Tensor) -> list[Tensor]:
+        batch = Batch(latent_diffusion, rows=2, shape=SHAPE)  # one guided run at a time: the others wait
+        runs = [Run(i, path, start, null, null, Guidance(2.0)) for i, start in enumerate(starts[:2])]
+        for run in runs:
+            batch.join(run)
+        while not all(run.finished for run in runs):
+            batch.step()
+        return [batch.leave(run) for run in runs]
+
+    good = solvers.seeded_noise(1, 0, SHAPE)
+    bad, beside = finish(torch.full(SHAPE, torch.nan), good)
+    assert bad.isnan().all()
+    assert torch.equal(beside, finish(good)[0])
+
+
 def test_rescaled_guidance_has_the_conditional_spread() -> None:
     conditional, null = torch.randn(3, 2, 8, 8), torch.randn(3, 2, 8, 8)
     scale, rescale = torch.tensor([6.0, 6.0, 1.0]), torch.tensor([1.0, 0.0, 0.0])
