@@ -57,6 +57,8 @@ def compvis(
             )
     except CompVisError as error:
         raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"--output: {output} cannot be written ({error.strerror})") from None
     table = Table(show_header=False, box=None)
     for part, count in parameters.items():
         table.add_row(part, f"{count / 1e6:.2f}M parameters")

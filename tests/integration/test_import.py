@@ -64,6 +64,7 @@ def test_mistakes_are_one_line(darkroom: Darkroom, checkpoint: tuple[Path, Path]
         ((file, "--config", config, "--output", full), "is there already"),
         ((damaged, "--config", config, "--output", out), "missing or damaged"),
         ((file, "--config", other, "--output", out), "of another shape: quantize.embedding.weight (16, 3)"),
+        ((file, "--config", config, "--output", file / "out"), "cannot be written (Not a directory)"),
         ((file, "--config", config, "--output", out, "--name", "My VQ"), "--name: 'My VQ' is not allowed"),
     ):
         done = darkroom("import", "compvis", *map(str, arguments))

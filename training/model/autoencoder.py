@@ -239,7 +239,8 @@ class Autoencoder(nn.Module):
         """Scaled latents [R, C, h, w] -> images [R, channels, h f, w f], about [-1, 1], not clamped."""
         return self.reconstruct_unscaled(latents / self.latent_scale, quantise=quantise)
 
-    def _encoded(self, images: Tensor) -> Tensor:
+    def check(self, images: Tensor) -> None:
+        """Raise ValueError for images that cannot be encoded: another shape, or a side that f does not divide."""
         if images.dim() != 4:
             raise ValueError(f"images: shape {list(images.shape)}; permitted: [R, {self.config.image_channels}, H, W]")
         channels, height, width = images.shape[1:]
@@ -248,4 +249,7 @@ class Autoencoder(nn.Module):
             raise ValueError(f"images: {channels} channels; this autoencoder takes {self.config.image_channels}")
         if height % f or width % f:
             raise ValueError(f"images: {height}x{width} pixels; both sides must be multiples of {f}")
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        self.check(images)
         return torch.as_tensor(self.quant_conv(self.encoder(images)))

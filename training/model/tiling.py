@@ -18,6 +18,7 @@ def encode(autoencoder: Autoencoder, images: Tensor, *, tile: int = 512, overlap
     f = autoencoder.config.factor
     if tile % f or overlap % f:
         raise ValueError(f"tile, overlap: {tile}, {overlap} are not allowed; permitted: multiples of the factor {f}")
+    autoencoder.check(images)
     return blended(autoencoder.encode, images, tile, overlap, num=1, den=f)
 
 
@@ -31,6 +32,10 @@ def decode(autoencoder: Autoencoder, latents: Tensor, *, tile: int = 64, overlap
 
 def blended(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, *, num: int, den: int) -> Tensor:
     """`function` of each tile of x, the answers blended; it scales lengths by num / den."""
+    if x.dim() != 4:
+        raise ValueError(f"shape {list(x.shape)} is not allowed; permitted: [R, C, height, width]")
+    if tile < 1:
+        raise ValueError(f"tile: {tile} is not allowed; permitted: at least 1")
     if not 0 <= overlap <= tile // 2:
         raise ValueError(f"overlap: {overlap} is not allowed; permitted: 0 to {tile // 2}, half a tile")
     height, width = x.shape[2], x.shape[3]
@@ -51,16 +56,22 @@ def blended(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap:
 def windows(length: int, tile: int, overlap: int, num: int, den: int) -> dict[int, Tensor]:
     """Where tiles begin along one side, and the weights of each one's answer, float64; they sum to 1 everywhere.
 
-    Tiles are all as long as each other, for a short one would be normalised otherwise: the last is moved back. A
-    weight rises linearly over the overlap from a tile's border, and is divided by the sum of all.
+    Tiles are all as long as each other, for a short one would be normalised otherwise: the last is moved back. Where
+    tiles overlap, the outer quarter is dropped, for there a tile lacks its surroundings; over the middle half the
+    weight rises linearly.
     """
     stride, tile = tile - overlap, min(tile, length)
     starts = sorted({*range(0, length - tile, stride), length - tile})
-    size, margin = tile * num // den, max(overlap * num // den, 1)
+    size, shared = tile * num // den, overlap * num // den
     position = torch.arange(size, dtype=torch.float64) + 0.5
-    ramp = (torch.minimum(position, size - position) / margin).clamp(max=1.0)
     total = torch.zeros(length * num // den, dtype=torch.float64)
-    places = [slice(start * num // den, start * num // den + size) for start in starts]
-    for place in places:
-        total[place] += ramp
-    return {start: ramp / total[place] for start, place in zip(starts, places, strict=True)}
+    weights = {}
+    for start in starts:
+        inwards = torch.full_like(position, torch.inf)  # how far from the nearest border that is not the image's
+        if start > 0:
+            inwards = torch.minimum(inwards, position)
+        if start + tile < length:
+            inwards = torch.minimum(inwards, size - position)
+        weights[start] = ((inwards - shared / 4) / max(shared / 2, 1e-9)).clamp(0, 1)
+        total[start * num // den :][:size] += weights[start]
+    return {start: weight / total[start * num // den :][:size] for start, weight in weights.items()}

@@ -1,5 +1,7 @@
 """First stages of every kind and factor."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -59,8 +61,29 @@ def test_what_does_not_fit_is_named() -> None:
         model.decode(torch.zeros(1, 3, 4, 4))
     with pytest.raises(ValueError, match=r"images: shape \[3, 8, 8\]; permitted: \[R, 3, H, W\]"):
         model.encode(torch.zeros(3, 8, 8))
-    with pytest.raises(ValueError, match="latent_channels: 4 is not allowed; permitted: 3, the image's"):
-        small(regularisation="identity", latent_channels=4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"regularisation": "identity"}, "latent_channels: 4 is not allowed with the identity; permitted: 3"),
+        ({"regularisation": "vqq"}, "regularisation: 'vqq' is not known; permitted: kl, vq, identity"),
+        ({"attention_levels": (0, 3)}, "attention_levels: 3 is not allowed; permitted: 0 to 2"),
+        ({"multipliers": ()}, "multipliers: none; permitted: one for each level"),
+    ],
+)
+def test_configurations_that_cannot_be_are_named(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        AutoencoderConfig(**fields)
+
+
+@torch.inference_mode()
+def test_a_large_latent_is_quantised_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, z = VectorQuantiser(8, 3), torch.randn(2, 3, 9, 9)
+    whole = model(z)
+    monkeypatch.setattr("training.model.quantiser.VECTORS_AT_ONCE", 10)
+    assert torch.equal(model(z).indices, whole.indices)
 
 
 def brute_force(z: Tensor, codebook: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.unit.training.model.comparison import relative_error
 from training.model.autoencoder import Autoencoder
 from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.token_ids import TokenIdsConditioner
@@ -24,10 +25,6 @@ def golden(name: str) -> tuple[dict[str, object], dict[str, Tensor], dict[str, T
     tensors = load_file(GOLDENS / f"{name}.safetensors")
     weights = {key.removeprefix("weights/"): t.float() for key, t in tensors.items() if key.startswith("weights/")}
     return config, weights, {key: tensor for key, tensor in tensors.items() if not key.startswith("weights/")}
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("name", ["autoencoder_kl_f4", "autoencoder_kl_f8_attn"])

@@ -4,15 +4,19 @@ import gzip
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.unit.training.model.comparison import relative_error
 from training.model import sampling
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner
@@ -33,10 +37,6 @@ def recorded(name: str) -> Path:
     if not (GOLDENS / name).exists():
         pytest.skip(f"{GOLDENS / name} is absent: recorded answers of the authors' code are not part of the project")
     return GOLDENS / name
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("weights", ["raw", "ema"])
@@ -190,6 +190,37 @@ def test_averages_are_found_under_their_names_without_dots(tmp_path: Path, parts
         compvis.read(*write(tmp_path, config, state), weights="ema")
 
 
+def test_averages_of_an_autoencoder_alone_are_read_too(tmp_path: Path) -> None:
+    raw = theirs(TINY_FIRST_STAGE, "")
+    averages = {"model_ema." + key.replace(".", ""): tensor + 1 for key, tensor in raw.items()}
+    both = raw | averages | {"model_ema.num_updates": torch.tensor(3), "colorize": torch.zeros(3, 9, 1, 1)}
+    paths = write(tmp_path, TINY_FIRST_STAGE, both)
+    average, plain = compvis.read(*paths), compvis.read(*paths, weights="raw")
+    for ours, other in zip(average.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, other + 1)
+    with pytest.raises(compvis.CompVisError, match=r"weights: the file holds no averaged \(ema\) weights; take raw"):
+        compvis.read(*write(tmp_path, TINY_FIRST_STAGE, raw), weights="ema")
+
+
+def test_what_the_trainer_left_in_a_file_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Released files name Lightning's ModelCheckpoint, by its old module, beside their tensors."""
+    path = "pytorch_lightning.callbacks.model_checkpoint"
+    checkpoint_class = type("ModelCheckpoint", (), {"__module__": path})
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", path):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[path], "ModelCheckpoint", checkpoint_class, raising=False)
+    callback = checkpoint_class()
+    callback.monitor = "val/rec_loss"
+    _, config = write(tmp_path, TINY_FIRST_STAGE, {})
+    content = {
+        "callbacks": {checkpoint_class: {"best_model_score": np.float64(0.5)}, "saved": callback},
+        "state_dict": theirs(TINY_FIRST_STAGE, ""),
+    }
+    torch.save(content, tmp_path / "model.ckpt")
+    monkeypatch.undo()
+    assert isinstance(compvis.read(tmp_path / "model.ckpt", config), Autoencoder)
+
+
 class Malicious:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("touch /tmp/darkroom-was-here",)
@@ -225,15 +256,27 @@ def change(path: str, value: Any) -> Any:
     ("changed", "told"),
     [
         (change("beta_schedule", "quadratic"), "model.params: beta_schedule: 'quadratic' cannot be read; permitted"),
-        (change("parameterization", "mu"), "parameterisation: 'mu'"),
+        (change("parameterization", "mu"), "parameterization: 'mu' cannot be read; permitted: eps, x0, v"),
         (change("unet_config.params.out_channels", 4), "of another shape: out.2.weight"),
         (change("unet_config.params.num_res_blocks", 2), "missing: input_blocks.2"),
         (change("unet_config.params.model_channels", 48), "channels: 48 is not a multiple of 32"),
         (change("first_stage_config.params.ddconfig.ch_mult", [1, 2]), "of another shape: "),
         (change("cond_stage_config", "__is_first_stage__"), "first stage with conditioning_key concat and 0"),
+        (change("cosine_s", 0.01), "model.params: cosine_s: 0.01 cannot be read; permitted: 0.008"),
+        (change("linear_start", "a lot"), "model.params: linear_start: 'a lot' cannot be read; permitted: a number"),
+        (change("unet_config.params.num_classes", 7), "num_classes: 7, but label_emb.weight is missing"),
+        (change("unet_config", 3), "target: 3 cannot be read"),
+        (change("unet_config.params.in_channels", -1), "in_channels: -1 cannot be read; permitted: positive integers"),
+        (change("unet_config.params.num_heads", None), "num_heads: missing"),
+        (change("first_stage_config.params.ddconfig", [1]), "AutoencoderKL: params: [1] are not parameters"),
+        (change("first_stage_config.params.embed_dim", True), "embed_dim: True cannot be read"),
+        (change("timesteps", float("inf")), "timesteps: inf cannot be read; permitted: a number"),
+        (change("cond_stage_key", "../key"), "cond_stage_key: '../key' cannot be read; permitted: letters, digits"),
+        (change("cond_stage_config", {"target": "FrozenCLIPEmbedder"}), "FrozenCLIPEmbedder cannot be read; permitted"),
+        (change("unet_config.params", "none"), "UNetModel: params: 'none' are not parameters"),
         (
             change("unet_config", {"target": "UNetModel", "params": {"num_heads": 1}}),
-            "params: num_res_blocks is missing",
+            "params: in_channels is missing",
         ),
     ],
 )
@@ -268,7 +311,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, parts: Any) -> None:
     described.write_text("model: {}")
     assert "model.target is missing" in told()
     described.write_text("model: {target: some.Other}")
-    assert "model.target: some.Other cannot be read; permitted: LatentDiffusion" in told()
+    assert "model.target: some.Other cannot be read; permitted: DDPM, LatentDiffusion" in told()
     described.unlink()
     assert "config.yaml: cannot be read" in told()
 
@@ -288,6 +331,71 @@ def test_an_inpainting_checkpoint_takes_masked_images(tmp_path: Path, parts: Any
     model = compvis.read(*write(tmp_path, config, state))
     assert isinstance(model, LatentDiffusion)
     assert list(model.conditioners) == ["masked_image"]
+
+
+def test_numbers_may_be_written_as_yaml_reads_them(tmp_path: Path, parts: Any) -> None:
+    config, state = parts
+    model = compvis.read(*write(tmp_path, change("linear_start", "1e-4")(config), state))
+    assert isinstance(model, LatentDiffusion)
+    assert model.diffusion.config.beta_start == 1e-4
+
+
+@torch.inference_mode()
+def test_classes_of_the_unet_itself_enter_through_the_timestep(tmp_path: Path, parts: Any) -> None:
+    """Theirs: silu(time_embed(t) + label_emb(y)) reaches every residual block."""
+    config, state = parts
+    table = torch.randn(5, 128)
+    config = change("unet_config.params.num_classes", 5)(
+        change("cond_stage_config", {"target": "torch.nn.Identity"})(config)
+    )
+    config["params"] |= {"conditioning_key": "adm", "cond_stage_key": "class_label"}
+    model = compvis.read(*write(tmp_path, config, state | {"model.diffusion_model.label_emb.weight": table}))
+    assert isinstance(model, LatentDiffusion)
+    conditions = model.conditions([{"class_label": 2}, None], (8, 8))
+    assert conditions.embedding is not None
+    assert torch.equal(conditions.embedding, table[[2, 4]])
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 900])
+    assert torch.equal(model.predict(x, t, conditions), model.unet(x, t, embedding=table[[2, 4]]))
+    config["params"]["conditioning_key"] = "crossattn"
+    with pytest.raises(compvis.CompVisError, match="Identity with conditioning_key crossattn and 0 concatenated"):
+        compvis.read(*write(tmp_path, config, state | {"model.diffusion_model.label_emb.weight": table}))
+
+
+def test_a_condition_must_fit_the_unet(tmp_path: Path, parts: Any) -> None:
+    config, state = parts
+    embedder = {"target": "ldm.modules.encoders.modules.ClassEmbedder", "params": {"n_classes": 5, "embed_dim": 24}}
+    config = change("cond_stage_config", embedder)(config)
+    config["params"]["conditioning_key"] = "crossattn"
+    config["params"]["unet_config"]["params"] |= {"use_spatial_transformer": True, "context_dim": 32}
+    state = theirs(config["params"]["unet_config"], "model.diffusion_model.") | theirs(
+        TINY_FIRST_STAGE, "first_stage_model."
+    )
+    state["cond_stage_model.embedding.weight"] = torch.randn(5, 24)
+    with pytest.raises(compvis.CompVisError, match="gives tokens of width 24; unet_config: context_dim is 32"):
+        compvis.read(*write(tmp_path, config, state))
+    config["params"]["cond_stage_config"] = "__is_unconditional__"
+    del state["cond_stage_model.embedding.weight"]
+    with pytest.raises(compvis.CompVisError, match="gives tokens of width none; unet_config: context_dim is 32"):
+        compvis.read(*write(tmp_path, config, state))
+
+
+@pytest.mark.parametrize("target", ["LatentDiffusion", "DDPM"])
+def test_diffusion_in_pixels_is_read(tmp_path: Path, parts: Any, target: str) -> None:
+    """Without a first stage, or with the identity as one, whose channels are those of the U-Net."""
+    config, state = parts
+    config["params"]["first_stage_config"] = {"target": "ldm.models.autoencoder.IdentityFirstStage"}
+    if target == "DDPM":
+        config = {"target": "ldm.models.diffusion.ddpm.DDPM", "params": config["params"]}
+        del config["params"]["first_stage_config"], config["params"]["cond_stage_config"]
+    config["params"]["scale_factor"] = 1.0
+    state = {key: value for key, value in state.items() if not key.startswith("first_stage_model.")}
+    model = compvis.read(*write(tmp_path, config, state))
+    assert isinstance(model, LatentDiffusion)
+    assert model.autoencoder.config.regularisation == "identity"
+    (image,) = sampling.generate(
+        model, [{}], [1], latent_shape=(3, 8, 8), sampler=sampling.Sampler("ddim", 2, "leading")
+    )
+    assert image.shape == (3, 8, 8)
 
 
 def test_pixel_space_is_a_first_stage_that_does_nothing() -> None:

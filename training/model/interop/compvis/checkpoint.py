@@ -144,10 +144,11 @@ def diffusion_config(params: Mapping[str, Any]) -> DiffusionConfig:
 
 def image_size(block: Mapping[str, Any], model: LatentDiffusion | Autoencoder) -> int:
     """Height and width of the images that a model was trained on, in pixels. Raises CompVisError."""
-    params = block.get("params") or {}
-    try:
-        if isinstance(model, Autoencoder):
-            return int(number(params["ddconfig"], "resolution", 256))
-        return int(number(params, "image_size", 256)) * model.autoencoder.config.factor
-    except ValueError as error:
-        raise CompVisError(f"model.params: {error}") from None
+    if isinstance(model, Autoencoder):
+        return int(block["params"]["ddconfig"]["resolution"])
+    size, factor = block["params"].get("image_size", 256), 2 ** (len(model.unet.config.multipliers) - 1)
+    if type(size) is not int or size < 1 or size % factor:
+        raise CompVisError(
+            f"model.params: image_size: {size!r} cannot be read; permitted: multiples of {factor}, for the U-Net"
+        )
+    return size * model.autoencoder.config.factor

@@ -11,7 +11,7 @@ from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.token_ids import TokenIdsConditioner
 from training.model.conditioners.token_transformer import TransformerConditioner
-from training.model.interop.compvis.reading import Names, Source, permitted
+from training.model.interop.compvis.reading import Names, Source, counts, permitted
 
 
 def class_embedder(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Conditioner, Names]:
@@ -20,6 +20,7 @@ def class_embedder(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     A model that was trained without one (`cin256`, 1000 classes) keeps its last class and has no use for guidance.
     """
     permitted(params, ("embed_dim", "n_classes", "key"), {})
+    counts(params, "embed_dim", *{"n_classes"} & params.keys())
     classes = params.get("n_classes", 1000)
     return ClassConditioner(classes, params["embed_dim"], null=classes - 1), iter([("embedding", Source("embedding"))])
 
@@ -33,6 +34,7 @@ def bert_embedder(
         ("n_embed", "n_layer", "vocab_size", "max_seq_len", "device", "use_tokenizer", "embedding_dropout"),
         {},
     )
+    counts(params, "n_embed", "n_layer", *{"vocab_size", "max_seq_len"} & params.keys())
     width, depth, length = params["n_embed"], params["n_layer"], params.get("max_seq_len", 77)
     vocabulary = params.get("vocab_size", 30522)
     model: TransformerConditioner
@@ -67,6 +69,7 @@ def spatial_rescaler(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]
     permitted(params, ("n_stages", "method", "in_channels", "out_channels"), {"multiplier": 0.5, "bias": False})
     if params.get("out_channels") is None:
         raise ValueError("out_channels: missing; a rescaler that mixes no channels cannot be read")
+    counts(params, "out_channels", *{"in_channels"} & params.keys())
     model = SemanticMapConditioner(
         params.get("in_channels", 3),
         params["out_channels"],

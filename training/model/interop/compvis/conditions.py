@@ -1,5 +1,6 @@
 """Which of our conditioners their `cond_stage_config` and `conditioning_key` mean together."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,15 @@ def conditioners(
     """
     config: Any = params.get("cond_stage_config") or UNCONDITIONAL
     entry = params.get("conditioning_key") or ("concat" if params.get("concat_mode", True) else "crossattn")
-    field = str(params.get("cond_stage_key", "image"))
+    field = params.get("cond_stage_key", "image")
+    if not isinstance(field, str) or not re.fullmatch(r"\w+", field):  # it becomes part of file names
+        raise CompVisError(f"cond_stage_key: {field!r} cannot be read; permitted: letters, digits and _")
     image_channels, latent = first_stage.config.image_channels, first_stage.config.latent_channels
     concatenated = unet.config.in_channels - unet.config.out_channels
     kind = {UNCONDITIONAL: "unconditional", "__is_first_stage__": "first stage"}.get(str(config), kind_of(config))
     told = f"cond_stage_config: {kind} with conditioning_key {entry} and {concatenated} concatenated channels"
+    if kind not in (*EMBEDDERS, "unconditional", "first stage", "Identity"):
+        raise CompVisError(f"cond_stage_config: {kind} cannot be read; permitted: {', '.join(EMBEDDERS)}, Identity")
     if tokenizer and kind != "BERTEmbedder":
         raise CompVisError(f"tokenizer: of no use to this model, whose cond_stage_config is {kind}")
     if kind in EMBEDDERS and labels is None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
-from training.model.interop.compvis.reading import Names, Source, permitted
+from training.model.interop.compvis.reading import Names, Source, counts, permitted
 from training.model.layers import ResidualBlock, SpatialAttention
 
 TRAINING = (  # parameters that say how it was trained
@@ -24,6 +24,7 @@ def autoencoder_kl(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
 def autoencoder_vq(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Autoencoder, Names]:
     """`ldm.models.autoencoder.VQModel` and `VQModelInterface`. A remapped codebook's entries lie in the state dict."""
     permitted(params, ("embed_dim", "n_embed", "ddconfig", "remap", *TRAINING), {})
+    counts(params, "n_embed")
     used = state_dict.get("quantize.used")
     if params.get("remap") and used is None:
         raise ValueError("remap: the state dict lacks quantize.used, which says what the codebook was remapped to")
@@ -42,15 +43,16 @@ def identity(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tup
 def autoencoder(
     params: Mapping[str, Any], regularisation: Literal["kl", "vq"], codebook: Mapping[str, Any]
 ) -> tuple[Autoencoder, Names]:
-    """Their encoder and decoder."""
+    """Their encoder and decoder, which ignore what they do not know."""
     d = params["ddconfig"]
     permitted(
         d,
-        ("z_channels", "resolution", "in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "attn_resolutions",
-         "dropout", "attn_type"),
+        d,
         {"double_z": regularisation == "kl", "resamp_with_conv": True, "give_pre_end": False, "tanh_out": False,
          "use_linear_attn": False},
     )  # fmt: skip
+    counts(params, "embed_dim")
+    counts(d, "z_channels", "resolution", "in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks")
     if d["out_ch"] != d["in_channels"]:
         raise ValueError(f"out_ch: {d['out_ch']} cannot be read; permitted: {d['in_channels']}, as in_channels")
     if d.get("double_z", True) != (regularisation == "kl"):

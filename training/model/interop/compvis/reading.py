@@ -1,6 +1,7 @@
 """How their tensors find their place in our modules: by name, strictly."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -62,8 +63,10 @@ def listed(keys: Sequence[str], most: int = 12) -> str:
     return ", ".join(keys[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def permitted(params: Mapping[str, Any], fields: Sequence[str], fixed: Mapping[str, Any]) -> None:
+def permitted(params: Mapping[str, Any], fields: Collection[str], fixed: Mapping[str, Any]) -> None:
     """Raise ValueError for a parameter that is neither among `fields` nor at the only value that is read."""
+    if not isinstance(params, Mapping):
+        raise ValueError(f"{params!r} are not parameters")
     for name, value in params.items():
         if name in fixed:
             if value != fixed[name]:
@@ -72,13 +75,25 @@ def permitted(params: Mapping[str, Any], fields: Sequence[str], fixed: Mapping[s
             raise ValueError(f"{name}: is not known")
 
 
+def counts(params: Mapping[str, Any], *names: str) -> None:
+    """Raise ValueError for a parameter that is no positive integer, nor several; KeyError where it is missing."""
+    for name in names:
+        value = params[name]
+        several = value if isinstance(value, list | tuple) else [value]
+        if not several or not all(type(each) is int and each > 0 for each in several):
+            raise ValueError(f"{name}: {value!r} cannot be read; permitted: positive integers")
+
+
 def number(params: Mapping[str, Any], name: str, default: float) -> float:
     """A numeric parameter; YAML reads 1e-4 as a string. Raises ValueError."""
     value = params.get(name, default)
     try:
-        return float(value)
+        found = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: {value!r} cannot be read; permitted: a number") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{name}: {value!r} cannot be read; permitted: a number")
+    return found
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

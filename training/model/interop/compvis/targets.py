@@ -42,5 +42,8 @@ def build(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], **options
         raise CompVisError(f"{kind}: params: {error.args[0]} is missing") from None
     except (TypeError, ValueError) as error:
         raise CompVisError(f"{kind}: params: {error}") from None
-    fill(model, dict(names), state_dict)
+    try:
+        fill(model, dict(names), state_dict)
+    except CompVisError as error:
+        raise CompVisError(f"{kind}: {error}") from None
     return model.eval()

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from training.model.interop.compvis.reading import Names, Source, permitted
+from training.model.interop.compvis.reading import Names, Source, counts, permitted
 from training.model.layers import Downsample, ResidualBlock, SpatialAttention, SpatialTransformer
 from training.model.unet import UNet, UNetConfig
 
@@ -20,7 +20,12 @@ def unet_model(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> t
          "num_heads_upsample", "use_new_attention_order", "conv_resample"),
         {"dims": 2, "num_classes": None, "n_embed": None},
     )  # fmt: skip
-    head_width, heads = params.get("num_head_channels", -1), params.get("num_heads", -1)
+    counts(params, "in_channels", "out_channels", "model_channels", "num_res_blocks")
+    counts(params, *{"channel_mult", "transformer_depth"} & params.keys())
+    given = {name: value for name, value in params.items() if value is not None}
+    head_width, heads = given.get("num_head_channels", -1), given.get("num_heads", -1)
+    counts(given, *(name for name in ("num_head_channels", "num_heads") if given.get(name, -1) != -1))
+    counts(given, *{"context_dim"} & given.keys())
     transformer, context_width = params.get("use_spatial_transformer", False), params.get("context_dim")
     if transformer != (context_width is not None):
         raise ValueError("context_dim: needed with use_spatial_transformer, and only then")
@@ -30,8 +35,9 @@ def unet_model(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> t
         context_width = context_width[0]
     if head_width == heads == -1:
         raise ValueError("num_heads: missing; give it, or num_head_channels")
-    if params.get("num_heads_upsample", -1) not in (-1, heads) and head_width == -1 and not transformer:
-        raise ValueError(f"num_heads_upsample: {params['num_heads_upsample']} cannot be read; permitted: -1, {heads}")
+    upsample = params.get("num_heads_upsample", -1)  # which is heeded here alone
+    if upsample not in (-1, heads) and head_width == -1 and not transformer and params.get("legacy", True):
+        raise ValueError(f"num_heads_upsample: {upsample} cannot be read; permitted: -1, {heads}")
     if not isinstance(params["num_res_blocks"], int):
         raise ValueError(f"num_res_blocks: {params['num_res_blocks']} cannot be read; permitted: one number")
     model = UNet(
