@@ -183,10 +183,19 @@ def checked(content: Mapping[str, Any]) -> Experiment:
         field = ".".join(map(str, first["loc"]))
         if first["type"] == "unexpected_keyword_argument":
             raise ExperimentError(f"{field}: there is no such field") from None
+        if first["type"] == "value_error":  # of a dataclass that checks itself: it names its field
+            raise ExperimentError(f"{field}.{first['ctx']['error']}") from None
         raise ExperimentError(f"{field}: {first['input']!r} is not allowed; {first['msg']}") from None
     if isinstance(experiment, AutoencoderExperiment) and experiment.model.regularisation != "kl":
         given = experiment.model.regularisation
         raise ExperimentError(f"model.regularisation: {given!r} is not trained yet; permitted: 'kl'")
+    if isinstance(experiment, DiffusionExperiment) and experiment.model.diffusion.ends_in_pure_noise:
+        gamma = experiment.loss.min_snr_gamma
+        if gamma is not None:
+            raise ExperimentError(
+                f"loss.min_snr_gamma: {gamma} is not allowed with zero_terminal_snr or the schedule 'flow': pure noise, "
+                "where sampling begins, would have weight 0; permitted: null"
+            )
     return experiment
 
 

@@ -84,8 +84,8 @@ def diffusion_loss(
 ) -> Tensor:
     """Mean squared error of the network's answer, [R, ...] -> scalar.
 
-    min_snr_gamma caps each timestep's weight on z_0 at gamma (Hang et al. 2023, eq. 5): for eps the factor is
-    min(SNR, gamma) / SNR, for v min(SNR, gamma) / (SNR + 1).
+    min_snr_gamma caps each timestep's weight on z_0 at gamma (Hang et al. 2023, eq. 5): the factor is
+    min(SNR, gamma) / SNR for eps, min(SNR, gamma) for x0, min(SNR, gamma) / (SNR + 1) for v. At pure noise it is 0.
     None weighs all timesteps equally (Ho et al. 2020, L_simple).
     """
     error = (output - target).square().flatten(1).mean(1)

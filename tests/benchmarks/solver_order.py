@@ -96,15 +96,15 @@ def plot(results: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
         for marker, name in zip("osD^v<>", names, strict=False):
             found = results[name]
             axis.loglog(*found, marker=marker, markersize=4, label=f"{name}, order {slope(*found):.2f}")
-        n = np.array([16.0, 512.0])
+        n = np.array([16.0, 680.0])
         for order in (1, 2, 3):
             start = results[names[0]][1][0]
             axis.loglog(n, start * (n / n[0]) ** -order, "--", color="0.75", zorder=0)
-            axis.annotate(f"order {order}", (n[1], start * (n[1] / n[0]) ** -order), color="0.5", fontsize=8)
+            axis.annotate(f"order {order}", (n[1] * 1.04, start * (n[1] / n[0]) ** -order), color="0.4", fontsize=8)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("network evaluations")
         axis.set_ylabel("error")
-        axis.set_xlim(14, 900)
+        axis.set_xlim(14, 1150)
         axis.set_xticks([16, 32, 64, 128, 256, 512], ["16", "32", "64", "128", "256", "512"])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(alpha=0.2)

@@ -39,8 +39,8 @@ class DiffusionConfig:
         for field, permitted in (("schedule", get_args(Schedule)), ("parameterisation", get_args(Parameterisation))):
             if getattr(self, field) not in permitted:
                 raise ValueError(f"{field}: {getattr(self, field)!r} is not known; permitted: {', '.join(permitted)}")
-        if self.timesteps < 2:
-            raise ValueError(f"timesteps: {self.timesteps} is not allowed; permitted: at least 2")
+        if self.timesteps < 3:  # two of them are not pure noise, for spacings to lie between
+            raise ValueError(f"timesteps: {self.timesteps} is not allowed; permitted: at least 3")
         if not 0 < self.beta_start <= self.beta_end < 1:
             given = f"{self.beta_start}, {self.beta_end}"
             raise ValueError(f"beta_start, beta_end: {given} are not allowed; permitted: 0 < start <= end < 1")
@@ -57,6 +57,11 @@ class DiffusionConfig:
                 "parameterisation: 'eps' is not allowed with zero_terminal_snr, for pure noise says nothing of the "
                 "data; permitted: v, x0"
             )
+
+    @property
+    def ends_in_pure_noise(self) -> bool:
+        """Whether nothing of the data is left at the last timestep: alpha 0."""
+        return self.zero_terminal_snr or self.schedule == "flow"
 
 
 def alpha_sigma(config: DiffusionConfig) -> tuple[Tensor, Tensor]:
@@ -163,11 +168,9 @@ class Diffusion:
             return alpha[below].to(like).reshape(shape), sigma[below].to(like).reshape(shape)
         share = t.double() - below
         above = (below + 1).clamp(max=len(alpha) - 1)
-        # at share 0 the tables' own values, also where the ratio is infinite
-        ratio = torch.exp(torch.where(share > 0, log_ratio[below] + share * (log_ratio[above] - log_ratio[below]), 0.0))
-        # alpha + sigma = 1 of the flow, alpha^2 + sigma^2 = 1 of the others
-        scale = 1 / (1 + ratio) if self.config.schedule == "flow" else torch.rsqrt(1 + ratio.square())
-        between = share > 0
-        a = torch.where(between, scale, alpha[below])
-        s = torch.where(between, ratio * scale, sigma[below])
+        log_ratio = log_ratio[below] + share * (log_ratio[above] - log_ratio[below])
+        p = 1 if self.config.schedule == "flow" else 2  # alpha^p + sigma^p = 1
+        between = share > 0  # at share 0 the tables' own values
+        a = torch.where(between, torch.sigmoid(-p * log_ratio) ** (1 / p), alpha[below])
+        s = torch.where(between, torch.sigmoid(p * log_ratio) ** (1 / p), sigma[below])
         return a.to(like).reshape(shape), s.to(like).reshape(shape)

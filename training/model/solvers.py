@@ -278,6 +278,20 @@ SOLVERS: dict[str, Callable[..., Trajectory]] = {
 }
 
 
+def evaluations(solver: str, steps: int) -> int:
+    """Network evaluations of `steps` steps that end at the data; `len` of a trajectory counts any run.
+
+    Heun's method takes one more if a run stops short of the data ("leading"), one less if it begins in pure noise.
+    """
+    match solver:
+        case "heun":
+            return 2 * steps - 1
+        case "plms":
+            return steps + (steps > 1)
+        case _:
+            return steps
+
+
 # -- running -----------------------------------------------------------------------------------
 
 

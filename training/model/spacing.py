@@ -7,8 +7,8 @@ import numpy as np
 from training.model.diffusion import Diffusion
 from training.model.solvers import DATA, Level
 
-# Sabour et al. 2024 (Align Your Steps), the ten timesteps fitted for Stable Diffusion 1.5
-ALIGNED = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]
+# Sabour et al. 2024 (Align Your Steps), the ten timesteps fitted for Stable Diffusion 1.5, and where the last one ends
+ALIGNED = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0]
 RHO = 7.0  # Karras et al. 2022, eq. 5
 
 
@@ -40,10 +40,12 @@ def karras(diffusion: Diffusion, steps: int) -> list[Level]:
 
 
 def ays(diffusion: Diffusion, steps: int) -> list[Level]:
-    """The aligned steps, and between them log-linear in sigma / alpha for other counts (Sabour et al. 2024, sec. 4)."""
-    last = diffusion.noisiest
-    logs = [np.log(diffusion.noise_to_signal(min(t * diffusion.config.timesteps / 1000, last))) for t in ALIGNED]
-    at = np.linspace(0, len(logs) - 1, steps)
+    """The aligned steps, and between them log-linear in sigma / alpha for other counts (Sabour et al. 2024, sec. 4).
+
+    The eleventh level is replaced by the data, as published, after other counts are interpolated.
+    """
+    logs = [np.log(diffusion.noise_to_signal(t / ALIGNED[0] * diffusion.noisiest)) for t in ALIGNED]
+    at = np.linspace(0, len(logs) - 1, steps + 1)[:-1]
     return [*map(diffusion.level_of, np.exp(np.interp(at, np.arange(len(logs)), logs))), DATA]
 
 

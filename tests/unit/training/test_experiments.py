@@ -76,8 +76,13 @@ def test_overrides_reach_the_field() -> None:
         ("digits_diffusion", ["autoencoder=x", "loss.condition_dropout=1"], "loss.condition_dropout: 1 is not allowed"),
         (
             "digits_diffusion",
+            ["autoencoder=x", "model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"],
+            "loss.min_snr_gamma: 5.0 is not allowed with zero_terminal_snr or the schedule 'flow': pure noise, where",
+        ),
+        (
+            "digits_diffusion",
             ["autoencoder=x", "model.diffusion.parameterisation=flow"],
-            "parameterisation: 'flow' is not allowed with the schedule 'scaled_linear'; permitted: eps, x0, v",
+            "model.diffusion.parameterisation: 'flow' is not allowed with the schedule 'scaled_linear'; permitted: eps",
         ),
         (
             "digits_diffusion",

@@ -9,6 +9,10 @@ from training.losses import TimestepSampling, diffusion_loss, drawn_timesteps
 from training.model.diffusion import Diffusion, DiffusionConfig, Parameterisation, Schedule
 
 PARAMETERISATIONS: list[Parameterisation] = ["eps", "x0", "v"]
+PURE_NOISE = [
+    DiffusionConfig(parameterisation="v", zero_terminal_snr=True),
+    DiffusionConfig(schedule="flow", parameterisation="flow"),
+]
 
 
 def drawn() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -53,6 +57,14 @@ def test_min_snr_caps_the_weight_on_the_image_alike_in_every_parameterisation() 
     snr = (diffusion.alpha[t] / diffusion.sigma[t]) ** 2
     expected = float((snr.clamp(max=5.0) * 0.01).mean())
     assert [float(loss) for loss in losses] == pytest.approx([expected] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", PURE_NOISE)
+def test_min_snr_gives_pure_noise_no_weight(config: DiffusionConfig) -> None:
+    """Why experiments refuse it there."""
+    wrong, right, t = torch.ones(1, 2, 3, 3), torch.zeros(1, 2, 3, 3), torch.tensor([999])
+    assert float(diffusion_loss(Diffusion(config), wrong, right, t, min_snr_gamma=5.0)) == 0
+    assert float(diffusion_loss(Diffusion(config), wrong, right, t, min_snr_gamma=None)) == 1
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
@@ -101,6 +113,15 @@ def test_between_two_timesteps_the_log_ratio_is_linear() -> None:
     assert torch.equal(alpha[::2], diffusion.alpha[10:12])
 
 
+@pytest.mark.parametrize("config", PURE_NOISE)
+def test_all_but_pure_noise_is_pure_noise(config: DiffusionConfig) -> None:
+    """Between the last two timesteps log(sigma / alpha) is infinite; alpha and sigma are not."""
+    t = torch.tensor([998.5, 999.0], dtype=torch.float64)
+    alpha, sigma = Diffusion(config).at(t, torch.zeros(2, dtype=torch.float64))
+    assert alpha.tolist() == [0, 0]
+    assert sigma.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -117,7 +138,7 @@ def test_between_two_timesteps_the_log_ratio_is_linear() -> None:
         ({"zero_terminal_snr": True}, "'eps' is not allowed with zero_terminal_snr"),
         ({"schedule": "flow", "parameterisation": "flow", "zero_terminal_snr": True}, "zero_terminal_snr: true"),
         ({"beta_start": 0.5, "beta_end": 0.1}, "beta_start, beta_end: 0.5, 0.1 are not allowed"),
-        ({"timesteps": 1}, "timesteps: 1 is not allowed; permitted: at least 2"),
+        ({"timesteps": 2}, "timesteps: 2 is not allowed; permitted: at least 3"),
     ],
 )
 def test_schedules_that_cannot_be_are_named(fields: dict[str, Any], told: str) -> None:

@@ -13,9 +13,12 @@ from training.model.spacing import ALIGNED, SPACINGS
 
 DIFFUSION = Diffusion(DiffusionConfig())
 ZERO_TERMINAL = Diffusion(DiffusionConfig(zero_terminal_snr=True, parameterisation="v"))
+FLOW = Diffusion(DiffusionConfig(schedule="flow", parameterisation="flow"))
 
 
-@pytest.mark.parametrize("diffusion", [DIFFUSION, ZERO_TERMINAL], ids=["scaled_linear", "zero_terminal_snr"])
+@pytest.mark.parametrize(
+    "diffusion", [DIFFUSION, ZERO_TERMINAL, FLOW], ids=["scaled_linear", "zero_terminal_snr", "flow"]
+)
 @pytest.mark.parametrize("name", sorted(SPACINGS))
 def test_any_step_count_gives_exactly_that_many_falling_steps(name: str, diffusion: Diffusion) -> None:
     fractional = name in ("ays", "karras")
@@ -50,8 +53,31 @@ def test_karras_is_even_in_the_seventh_root() -> None:
     assert found[-1].t == 0
 
 
+@pytest.mark.parametrize("name", sorted(SPACINGS))
+@pytest.mark.parametrize("timesteps", [3, 7, 10])
+def test_short_schedules_have_steps_of_any_count_too(name: str, timesteps: int) -> None:
+    for config in (
+        DiffusionConfig(timesteps=timesteps),
+        DiffusionConfig(timesteps=timesteps, zero_terminal_snr=True, parameterisation="v"),
+        DiffusionConfig(timesteps=timesteps, schedule="flow", parameterisation="flow"),
+    ):
+        for steps in range(1, timesteps + 1):
+            t = [level.t for level in spacing.levels(Diffusion(config), steps, name)[:-1]]
+            assert all(a > b for a, b in pairwise(t)), (config, steps)
+
+
 def test_ten_aligned_steps_are_the_published_ones() -> None:
-    assert [level.t for level in spacing.levels(DIFFUSION, 10, "ays")[:-1]] == pytest.approx(ALIGNED)
+    assert [level.t for level in spacing.levels(DIFFUSION, 10, "ays")[:-1]] == pytest.approx(ALIGNED[:-1])
+
+
+def test_other_counts_are_the_published_noise_levels_interpolated() -> None:
+    published = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029]
+    stable_diffusion = Diffusion(DiffusionConfig(beta_start=0.00085, beta_end=0.012))
+    for steps in (10, 20, 37):
+        at = np.linspace(0, 10, steps + 1)[:-1]
+        expected = np.exp(np.interp(at, np.arange(11), np.log(published)))
+        found = [level.sigma / level.alpha for level in spacing.levels(stable_diffusion, steps, "ays")[:-1]]
+        assert found == pytest.approx(expected.tolist(), rel=1e-2)
 
 
 def test_a_fractional_timestep_and_its_level_agree() -> None:
