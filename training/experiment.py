@@ -193,8 +193,8 @@ def checked(content: Mapping[str, Any]) -> Experiment:
         gamma = experiment.loss.min_snr_gamma
         if gamma is not None:
             raise ExperimentError(
-                f"loss.min_snr_gamma: {gamma} is not allowed with zero_terminal_snr or the schedule 'flow': pure noise, "
-                "where sampling begins, would have weight 0; permitted: null"
+                f"loss.min_snr_gamma: {gamma} is not allowed with zero_terminal_snr or the schedule 'flow': "
+                "pure noise, where sampling begins, would have weight 0; permitted: null"
             )
     return experiment
 

@@ -142,6 +142,8 @@ def test_every_key_is_needed_and_none_may_be_left_over() -> None:
         ({"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"}, "FrozenCLIPEmbedder cannot be read; permitted"),
         ({**SMALL, "params": {**SMALL["params"], "num_classes": 10}}, "num_classes: 10 cannot be read"),  # type: ignore[dict-item]
         ({**SMALL, "params": {**SMALL["params"], "num_heads": 5}}, "heads: 5 does not divide the width 32"),  # type: ignore[dict-item]
+        ({**SMALL, "params": {**SMALL["params"], "dropout": float("nan")}}, "dropout: nan cannot be read"),  # type: ignore[dict-item]
+        ({"target": "SpatialRescaler", "params": {"out_channels": 3, "n_stages": -1}}, "n_stages: -1 cannot be read"),
         ({**SMALL, "params": {**SMALL["params"], "dims": 3}}, "dims: 3 cannot be read; permitted: 2"),  # type: ignore[dict-item]
         ({**SMALL, "params": {**SMALL["params"], "depth": 3}}, "depth: is not known"),  # type: ignore[dict-item]
         ({**SMALL, "params": {**SMALL["params"], "context_dim": 3}}, "context_dim: needed with"),  # type: ignore[dict-item]

@@ -1,28 +1,22 @@
-"""Whole checkpoints of the authors: sampling runs, released layouts, and files that must not be trusted."""
+"""Whole checkpoints of the authors: sampling runs, released layouts, averages, configurations."""
 
 import gzip
 import json
-import os
-import pickle
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.unit.training.model.comparison import relative_error
+from tests.unit.training.model.compvis_layout import TINY_FIRST_STAGE, change, theirs, tiny, write
 from training.model import sampling
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner
 from training.model.guidance import Guidance
 from training.model.interop import compvis
-from training.model.interop.compvis.targets import READERS
 from training.model.latent_diffusion import LatentDiffusion
 
 GOLDENS = Path(__file__).parents[5] / "shared" / "goldens"
@@ -95,59 +89,9 @@ def test_released_layouts_have_exactly_our_tensors(name: str) -> None:
     assert sum(torch.Size(shape).numel() for key, shape in shapes.items() if "to_logits" not in key) == theirs
 
 
-TINY_UNET = {
-    "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-    "params": {
-        "image_size": 8, "in_channels": 3, "out_channels": 3, "model_channels": 32, "attention_resolutions": [1],
-        "num_res_blocks": 1, "channel_mult": [1], "num_heads": 2,
-    },
-}  # fmt: skip
-TINY_FIRST_STAGE = {
-    "target": "ldm.models.autoencoder.AutoencoderKL",
-    "params": {
-        "embed_dim": 3,
-        "ddconfig": {
-            "double_z": True, "z_channels": 3, "resolution": 16, "in_channels": 3, "out_ch": 3, "ch": 32,
-            "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
-        },
-    },
-}  # fmt: skip
-
-
-def theirs(block: dict[str, Any], prefix: str) -> dict[str, Tensor]:
-    """A state dict of the authors' layout with random weights."""
-    model, names = READERS[block["target"].rpartition(".")[2]](block["params"], {})
-    sources, state = dict(names), {}
-    for name, tensor in model.state_dict().items():
-        at, _, leaf = name.rpartition(".")
-        if at in sources:
-            value = torch.randn(tensor.shape) * 0.05
-            state[f"{prefix}{sources[at].prefix}.{leaf}"] = (
-                value if sources[at].third is None else torch.cat([value] * 3)
-            )
-    return state
-
-
 @pytest.fixture
 def parts() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    torch.manual_seed(0)
-    config: dict[str, Any] = {
-        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
-        "params": {
-            "linear_start": 0.0015, "linear_end": 0.0195, "timesteps": 1000, "scale_factor": 0.5,
-            "unet_config": TINY_UNET, "first_stage_config": TINY_FIRST_STAGE,
-            "cond_stage_config": "__is_unconditional__",
-        },
-    }  # fmt: skip
-    state = theirs(TINY_UNET, "model.diffusion_model.") | theirs(TINY_FIRST_STAGE, "first_stage_model.")
-    return config, state
-
-
-def write(folder: Path, config: Any, state: Any) -> tuple[Path, Path]:
-    checkpoint, described = folder / "model.ckpt", folder / "config.yaml"
-    torch.save({"state_dict": state}, checkpoint)
-    described.write_text(yaml.safe_dump({"model": config}))
-    return checkpoint, described
+    return tiny()
 
 
 def test_released_defects_are_tolerated(tmp_path: Path, parts: Any) -> None:
@@ -202,56 +146,6 @@ def test_averages_of_an_autoencoder_alone_are_read_too(tmp_path: Path) -> None:
         compvis.read(*write(tmp_path, TINY_FIRST_STAGE, raw), weights="ema")
 
 
-def test_what_the_trainer_left_in_a_file_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Released files name Lightning's ModelCheckpoint, by its old module, beside their tensors."""
-    path = "pytorch_lightning.callbacks.model_checkpoint"
-    checkpoint_class = type("ModelCheckpoint", (), {"__module__": path})
-    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", path):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setattr(sys.modules[path], "ModelCheckpoint", checkpoint_class, raising=False)
-    callback = checkpoint_class()
-    callback.monitor = "val/rec_loss"
-    _, config = write(tmp_path, TINY_FIRST_STAGE, {})
-    content = {
-        "callbacks": {checkpoint_class: {"best_model_score": np.float64(0.5)}, "saved": callback},
-        "state_dict": theirs(TINY_FIRST_STAGE, ""),
-    }
-    torch.save(content, tmp_path / "model.ckpt")
-    monkeypatch.undo()
-    assert isinstance(compvis.read(tmp_path / "model.ckpt", config), Autoencoder)
-
-
-class Malicious:
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, ("touch /tmp/darkroom-was-here",)
-
-
-def test_a_pickle_with_code_is_refused_unread(tmp_path: Path, parts: Any) -> None:
-    config, _ = parts
-    checkpoint, described = write(tmp_path, config, {"model.weight": Malicious()})
-    marker = Path("/tmp/darkroom-was-here")
-    marker.unlink(missing_ok=True)
-    for content in (checkpoint.read_bytes(), pickle.dumps(Malicious())):
-        checkpoint.write_bytes(content)
-        with pytest.raises(compvis.CompVisError, match="refused, it holds more than tensors") as caught:
-            compvis.read(checkpoint, described)
-        assert "\n" not in str(caught.value)
-    assert not marker.exists()
-
-
-def change(path: str, value: Any) -> Any:
-    def changed(config: dict[str, Any]) -> dict[str, Any]:
-        config = json.loads(json.dumps(config))
-        *parents, last = path.split(".")
-        block = config["params"]
-        for name in parents:
-            block = block[name]
-        block[last] = value
-        return config
-
-    return changed
-
-
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
@@ -288,34 +182,6 @@ def test_a_configuration_that_does_not_fit_is_told(tmp_path: Path, parts: Any, c
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path: Path, parts: Any) -> None:
-    config, state = parts
-    checkpoint, described = write(tmp_path, config, state)
-
-    def told() -> str:
-        with pytest.raises(compvis.CompVisError) as caught:
-            compvis.read(checkpoint, described)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(whole[: len(whole) // 2])
-    assert "missing or damaged" in told()
-    checkpoint.unlink()
-    assert "missing or damaged" in told()
-    torch.save([1, 2], checkpoint)
-    assert "holds no state_dict of tensors" in told()
-    checkpoint.write_bytes(whole)
-    described.write_text("model: [")
-    assert "not YAML" in told()
-    described.write_text("model: {}")
-    assert "model.target is missing" in told()
-    described.write_text("model: {target: some.Other}")
-    assert "model.target: some.Other cannot be read; permitted: DDPM, LatentDiffusion" in told()
-    described.unlink()
-    assert "config.yaml: cannot be read" in told()
-
-
 def test_unknown_keys_are_listed(tmp_path: Path, parts: Any) -> None:
     config, state = parts
     with pytest.raises(compvis.CompVisError, match=r"Keys unexpected: other\.weight"):
@@ -324,59 +190,11 @@ def test_unknown_keys_are_listed(tmp_path: Path, parts: Any) -> None:
         compvis.read(*write(tmp_path, config, state | {"cond_stage_model.weight": torch.ones(1)}))
 
 
-def test_an_inpainting_checkpoint_takes_masked_images(tmp_path: Path, parts: Any) -> None:
-    config, state = parts
-    config = change("unet_config.params.in_channels", 7)(change("cond_stage_config", "__is_first_stage__")(config))
-    state |= theirs(config["params"]["unet_config"], "model.diffusion_model.")
-    model = compvis.read(*write(tmp_path, config, state))
-    assert isinstance(model, LatentDiffusion)
-    assert list(model.conditioners) == ["masked_image"]
-
-
 def test_numbers_may_be_written_as_yaml_reads_them(tmp_path: Path, parts: Any) -> None:
     config, state = parts
     model = compvis.read(*write(tmp_path, change("linear_start", "1e-4")(config), state))
     assert isinstance(model, LatentDiffusion)
     assert model.diffusion.config.beta_start == 1e-4
-
-
-@torch.inference_mode()
-def test_classes_of_the_unet_itself_enter_through_the_timestep(tmp_path: Path, parts: Any) -> None:
-    """Theirs: silu(time_embed(t) + label_emb(y)) reaches every residual block."""
-    config, state = parts
-    table = torch.randn(5, 128)
-    config = change("unet_config.params.num_classes", 5)(
-        change("cond_stage_config", {"target": "torch.nn.Identity"})(config)
-    )
-    config["params"] |= {"conditioning_key": "adm", "cond_stage_key": "class_label"}
-    model = compvis.read(*write(tmp_path, config, state | {"model.diffusion_model.label_emb.weight": table}))
-    assert isinstance(model, LatentDiffusion)
-    conditions = model.conditions([{"class_label": 2}, None], (8, 8))
-    assert conditions.embedding is not None
-    assert torch.equal(conditions.embedding, table[[2, 4]])
-    x, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 900])
-    assert torch.equal(model.predict(x, t, conditions), model.unet(x, t, embedding=table[[2, 4]]))
-    config["params"]["conditioning_key"] = "crossattn"
-    with pytest.raises(compvis.CompVisError, match="Identity with conditioning_key crossattn and 0 concatenated"):
-        compvis.read(*write(tmp_path, config, state | {"model.diffusion_model.label_emb.weight": table}))
-
-
-def test_a_condition_must_fit_the_unet(tmp_path: Path, parts: Any) -> None:
-    config, state = parts
-    embedder = {"target": "ldm.modules.encoders.modules.ClassEmbedder", "params": {"n_classes": 5, "embed_dim": 24}}
-    config = change("cond_stage_config", embedder)(config)
-    config["params"]["conditioning_key"] = "crossattn"
-    config["params"]["unet_config"]["params"] |= {"use_spatial_transformer": True, "context_dim": 32}
-    state = theirs(config["params"]["unet_config"], "model.diffusion_model.") | theirs(
-        TINY_FIRST_STAGE, "first_stage_model."
-    )
-    state["cond_stage_model.embedding.weight"] = torch.randn(5, 24)
-    with pytest.raises(compvis.CompVisError, match="gives tokens of width 24; unet_config: context_dim is 32"):
-        compvis.read(*write(tmp_path, config, state))
-    config["params"]["cond_stage_config"] = "__is_unconditional__"
-    del state["cond_stage_model.embedding.weight"]
-    with pytest.raises(compvis.CompVisError, match="gives tokens of width none; unet_config: context_dim is 32"):
-        compvis.read(*write(tmp_path, config, state))
 
 
 @pytest.mark.parametrize("target", ["LatentDiffusion", "DDPM"])

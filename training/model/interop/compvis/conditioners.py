@@ -70,10 +70,13 @@ def spatial_rescaler(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]
     if params.get("out_channels") is None:
         raise ValueError("out_channels: missing; a rescaler that mixes no channels cannot be read")
     counts(params, "out_channels", *{"in_channels"} & params.keys())
+    stages = params.get("n_stages", 1)
+    if type(stages) is not int or stages < 0:
+        raise ValueError(f"n_stages: {stages!r} cannot be read; permitted: an integer, at least 0")
     model = SemanticMapConditioner(
         params.get("in_channels", 3),
         params["out_channels"],
-        params.get("n_stages", 1),
+        stages,
         params.get("method", "bilinear"),
     )
     return model, iter([("rescaler.project", Source("channel_mapper"))])

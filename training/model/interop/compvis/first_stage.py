@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
-from training.model.interop.compvis.reading import Names, Source, counts, permitted
+from training.model.interop.compvis.reading import Names, Source, counts, number, permitted
 from training.model.layers import ResidualBlock, SpatialAttention
 
 TRAINING = (  # parameters that say how it was trained
@@ -70,7 +70,7 @@ def autoencoder(
             res_blocks=d["num_res_blocks"],
             attention_levels=tuple(i for i in levels if attentive and d["resolution"] >> i in d["attn_resolutions"]),
             middle_attention=attentive,
-            dropout=d.get("dropout", 0.0),
+            dropout=number(d, "dropout", 0.0),
             regularisation=regularisation,
             z_channels=None if d["z_channels"] == params["embed_dim"] else d["z_channels"],
             **codebook,

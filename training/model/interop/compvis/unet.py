@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from training.model.interop.compvis.reading import Names, Source, counts, permitted
+from training.model.interop.compvis.reading import Names, Source, counts, number, permitted
 from training.model.layers import Downsample, ResidualBlock, SpatialAttention, SpatialTransformer
 from training.model.unet import UNet, UNetConfig
 
@@ -55,7 +55,7 @@ def unet_model(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> t
             scale_shift=params.get("use_scale_shift_norm", False),
             resample_in_blocks=params.get("resblock_updown", False),
             resample_convolution=params.get("conv_resample", True),
-            dropout=params.get("dropout", 0.0),
+            dropout=number(params, "dropout", 0.0),
         )
     )
     return model, unet_names(model, by_head=not params.get("use_new_attention_order", False))
