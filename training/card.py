@@ -9,7 +9,8 @@ def autoencoder(config: AutoencoderExperiment, data: Description, loss: float) -
     m = config.model
     return f"""# {config.name}
 
-An autoencoder: images in [-1, 1] to {m.latent_channels} latent channels at 1/{m.factor} of their size, and back.
+An autoencoder ({m.regularisation}): images in [-1, 1] to {m.latent_channels} latent channels at 1/{m.factor} of their
+size, and back.
 `samples.png` shows images above their reconstructions.
 
 {_training(config, data, loss)}"""
@@ -21,7 +22,8 @@ def diffusion(config: DiffusionExperiment, data: Description, loss: float) -> st
     return f"""# {config.name}
 
 A latent diffusion model that predicts {config.model.diffusion.parameterisation}. Conditions: {conditions}.
-The weights are a moving average of the trained ones. `samples.png` has a column for each class.
+The weights are a moving average of the trained ones. `samples.png` shows samples
+under what they were asked for, `denoising.png` how some of them came about.
 
 {_training(config, data, loss)}"""
 

@@ -66,7 +66,7 @@ def run(release: Path, data: Path, output: Path, sampling: Sampling | None = Non
 
 def check(images: ImageSet, description: Release) -> None:
     """Raise DataError unless the images have the release's shape and some are held out."""
-    size, channels = images.image_size, images.images.shape[3]
+    size, channels = images.image_size, images.channels
     if (channels, size, size) != description.image_shape:
         raise DataError(f"data.root: images of {channels}x{size}x{size}; the release makes {description.image_shape}")
     if images.description.train_count == len(images.images):
@@ -76,7 +76,7 @@ def check(images: ImageSet, description: Release) -> None:
 @torch.inference_mode()
 def score_autoencoder(autoencoder: Autoencoder, images: ImageSet, output: Path) -> dict[str, Any]:
     """PSNR (dB) and SSIM of the held-out images' reconstructions; `reconstructions.png`: images above theirs."""
-    held_out, _ = images.split("held_out")
+    held_out = images.pixels(images.rows("held_out"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = autoencoder.to(device)
     batches = (x.to(device) for x in torch.split(held_out, BATCH))
@@ -95,7 +95,7 @@ def score_diffusion(
 ) -> dict[str, Any]:
     """Whether samples show what was asked for, judged by a classifier fitted on the real training images only."""
     conditional = len(model.conditioners) > 0
-    classes = range(images.description.classes) if conditional else range(1)
+    classes = range(len(images.description.classes)) if conditional else range(1)
     asked = [label for label in classes for _ in range(sampling.per_class)]
     requests = [{name: label for name in model.conditioners} for label in asked]
     samples = generate(model, description, requests, sampling)
@@ -106,9 +106,10 @@ def score_diffusion(
         "distinct_share": metrics.distinct_share(samples),
     }
     if conditional and len(classes) > 1:
-        judge = metrics.DigitJudge(*images.split("train"))
+        train, held_out = images.rows("train"), images.rows("held_out")
+        judge = metrics.DigitJudge(images.pixels(train), images.labels(train))
         scores["condition_accuracy"] = metrics.condition_accuracy(judge, samples, asked)
-        scores["judge_accuracy"] = judge.accuracy(*images.split("held_out"))
+        scores["judge_accuracy"] = judge.accuracy(images.pixels(held_out), images.labels(held_out))
     return scores
 
 

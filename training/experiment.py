@@ -1,21 +1,13 @@
-"""An experiment: Hydra composes it from `configs/`, the dataclasses below check it.
+"""What an experiment says: the dataclasses that its composed configuration is checked against.
 
-Every mistake becomes an ExperimentError of one line that names the field.
+`configs/train.yaml` and `configs/recipe/*.yaml` document every field; `composition` fills them.
 """
 
-import difflib
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from training.losses import AutoencoderLossConfig, TimestepSampling
@@ -24,11 +16,12 @@ from training.model.diffusion import DiffusionConfig
 from training.model.unet import UNetConfig
 from training.recipes.optimiser import OptimiserConfig
 
-CONFIGS = Path(__file__).parent / "configs"
 STRICT = ConfigDict(extra="forbid")  # nested dataclasses inherit it
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Built = TypeVar("Built")
+Entry = Literal["cross_attention", "time_embedding"]
 
 
 class ExperimentError(Exception):
@@ -39,13 +32,35 @@ class Diverged(Exception):
     """The loss is not a number any more; the message names the step and what to try."""
 
 
+class Interrupted(Exception):
+    """A run that was told to stop, and has saved what it did; the message says how to go on."""
+
+
+@dataclass(frozen=True)
+class DegradationConfig:
+    """What low-resolution conditions are made by; see `data.degradations`."""
+
+    kind: Literal["bicubic", "bsr", "bsr_light"]
+    scale: Annotated[int, Field(ge=1)]
+
+
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and where."""
+    """Which images, and what is made of them."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
     root: str
-    latents: str | None  # of the diffusion recipe; None encodes them first
+    prepared: str | None
+    image_size: Positive
+    channels: Literal[1, 3]
+    held_out: Share
+    max_bad: Share
+    flip: bool
+    crop: Positive | None
+    latents: str | None
+    degradation: DegradationConfig
+    masks: Literal["narrow", "medium", "wide", "boxes", "mixed", "given"]
+    workers: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -53,9 +68,92 @@ class ClassCondition:
     """A learned token for each label of the image set."""
 
     type: Literal["class"]
-    classes: Positive
     width: Positive
-    entry: Literal["cross_attention", "time_embedding"] = "cross_attention"
+    classes: Positive | None = None  # None: as many as the set has
+    entry: Entry = "cross_attention"
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """Captions through a transformer that is trained with the U-Net."""
+
+    type: Literal["text"]
+    width: Positive
+    depth: Positive
+    length: Positive = 77
+    heads: Positive = 8
+    head_width: Positive = 64
+    entry: Entry = "cross_attention"
+    tokenizer: str | None = None  # a vocab.txt or tokenizer.json; None: word pieces learned from the captions
+    vocabulary: Positive = 2000  # of those
+
+
+@dataclass(frozen=True)
+class FrozenTextCondition:
+    """Captions through a pretrained encoder that stays as it is."""
+
+    type: Literal["frozen_text"]
+    encoder: str  # a folder of the transformers library
+    length: Positive = 77
+    width: Positive | None = None
+    masked: bool = True
+    entry: Entry = "cross_attention"
+
+
+@dataclass(frozen=True)
+class LayoutCondition:
+    """Bounding boxes as tokens through a transformer that is trained with the U-Net."""
+
+    type: Literal["layout"]
+    width: Positive
+    depth: Positive
+    classes: Positive | None = None  # None: as many as the set has
+    objects: Positive = 30
+    vocabulary: Positive = 8192
+    heads: Positive = 8
+    head_width: Positive = 64
+    entry: Entry = "cross_attention"
+
+
+@dataclass(frozen=True)
+class SemanticMapCondition:
+    """The class of each pixel, rescaled to the latent and concatenated to it."""
+
+    type: Literal["semantic_map"]
+    channels: Positive
+    stages: Annotated[int, Field(ge=0)]
+    classes: Positive | None = None  # None: as many as the set has
+    method: Literal["nearest", "bilinear", "bicubic", "area"] = "bilinear"
+
+
+@dataclass(frozen=True)
+class LowResolutionCondition:
+    """A degraded image, concatenated to the latent."""
+
+    type: Literal["low_resolution"]
+    channels: Literal[1, 3] = 3
+    method: Literal["bilinear", "bicubic"] = "bicubic"
+
+
+@dataclass(frozen=True)
+class MaskedImageCondition:
+    """The latent of an image without its hole, and the hole, concatenated to the latent."""
+
+    type: Literal["masked_image"]
+    factor: Positive
+    channels: Literal[1, 3] = 3
+
+
+Condition = Annotated[
+    ClassCondition
+    | TextCondition
+    | FrozenTextCondition
+    | LayoutCondition
+    | SemanticMapCondition
+    | LowResolutionCondition
+    | MaskedImageCondition,
+    Field(discriminator="type"),
+]
 
 
 @dataclass(frozen=True)
@@ -63,7 +161,7 @@ class DiffusionModelConfig:
     """The denoiser: everything of a diffusion release but its autoencoder."""
 
     unet: UNetConfig
-    conditioners: dict[str, ClassCondition]
+    conditioners: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], Condition]
     diffusion: DiffusionConfig
 
 
@@ -77,18 +175,34 @@ class DiffusionLossConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run's state is saved; see `checkpoints`."""
+
+    every_minutes: Annotated[float, Field(gt=0)]
+    every_steps: Positive | None
+    keep: Positive
+
+
+@dataclass(frozen=True)
 class Shared:
-    """The fields of every experiment; `configs/train.yaml` documents them."""
+    """The fields of every experiment."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
     output: str
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     data: DataConfig
     steps: Positive
     batch_size: Positive
+    accumulate: Positive
     optimiser: OptimiserConfig
     device: Literal["auto", "cpu", "cuda"]
+    devices: Positive
     precision: Literal["auto", "fp32", "bf16"]
+    compile: bool
+    checkpoint: CheckpointConfig
+    resume: bool
+    initial: str | None
+    pictures_every: Positive | None
 
 
 @checked_dataclass(frozen=True, config=STRICT)
@@ -106,6 +220,7 @@ class DiffusionExperiment(Shared):
 
     recipe: Literal["diffusion"]
     autoencoder: str
+    encode_each_step: bool
     model: DiffusionModelConfig
     loss: DiffusionLossConfig
     ema_decay: Share
@@ -119,86 +234,57 @@ RECIPES: dict[str, type[AutoencoderExperiment] | type[DiffusionExperiment]] = {
 }
 
 
-def names() -> list[str]:
-    """The experiments that ship with the project."""
-    return sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+def check(experiment: Experiment) -> None:
+    """Raise ExperimentError for fields that do not go together."""
+    if experiment.batch_size % (experiment.accumulate * experiment.devices):
+        raise ExperimentError(
+            f"batch_size: {experiment.batch_size} is not allowed; permitted: multiples of accumulate x devices, "
+            f"{experiment.accumulate} x {experiment.devices}, for all parts of a batch are as large as each other"
+        )
+    crop = experiment.data.crop
+    if crop is not None and crop > experiment.data.image_size:
+        raise ExperimentError(f"data.crop: {crop} is not allowed; permitted: up to image_size, "
+                              f"{experiment.data.image_size}")  # fmt: skip
+    if isinstance(experiment, AutoencoderExperiment):
+        if experiment.model.regularisation == "identity":
+            raise ExperimentError("model.regularisation: 'identity' has nothing to train; permitted: 'kl', 'vq'")
+        return
+    if crop is not None and not experiment.encode_each_step:
+        raise ExperimentError("data.crop: latents that are encoded once have no crops; permitted: null, "
+                              "or encode_each_step=true")  # fmt: skip
+    gamma = experiment.loss.min_snr_gamma
+    if experiment.model.diffusion.ends_in_pure_noise and gamma is not None:
+        raise ExperimentError(
+            f"loss.min_snr_gamma: {gamma} is not allowed with zero_terminal_snr or the schedule 'flow': "
+            "pure noise, where sampling begins, would have weight 0; permitted: null"
+        )
 
 
-def load(experiment: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The checked experiment of `configs/experiment/{experiment}.yaml`, with Hydra overrides such as `steps=500`."""
-    if experiment not in names():
-        raise ExperimentError(f"experiment: {experiment!r} is not known; permitted: {', '.join(names())}")
-    config = composed([f"experiment={experiment}", *overrides])
+def built(field: str, build: Callable[[], Built]) -> Built:
+    """What `build` returns; its ValueError or FileNotFoundError as an ExperimentError of the field."""
     try:
-        if missing := OmegaConf.missing_keys(config):
-            raise ExperimentError(f"{min(missing)}: needed and not set; add {min(missing)}=VALUE")
-        content = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ExperimentError(first_line(error)) from None
-    assert isinstance(content, dict)
-    return checked({str(key): value for key, value in content.items()})
+        return build()
+    except (ValueError, FileNotFoundError) as error:
+        raise ExperimentError(f"{field}: {error}") from None
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """What Hydra makes of the files and the overrides. Raises ExperimentError."""
-    parser = OverridesParser.create()
-    for override in overrides:
-        try:
-            parser.parse_override(override)
-        except HydraException:
-            raise ExperimentError(f"{override!r} is not an override; write field=value, quoted where needed") from None
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("train", list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        if match := re.search(r"Could not override '([^']+)'", str(error)):
-            field = match[1]
-            known = [str(key) for key in flat(composed(list(overrides)[:1]))]
-            close = difflib.get_close_matches(field, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ExperimentError(f"{field}: there is no such field{hint}") from None
-        raise ExperimentError(first_line(error)) from None
+def lineage_of(config: Experiment, data: dict[str, Any]) -> dict[str, Any]:
+    """Where a release comes from: its images, and every setting but the paths, which mean nothing elsewhere."""
+    settings = plain(config)
+    for path in ("output", "autoencoder", "initial", "resume", "checkpoint"):
+        settings.pop(path, None)
+    for path in ("root", "prepared", "latents"):
+        del settings["data"][path]
+    return {"data": data, "experiment": settings}
 
 
-def flat(config: Mapping[Any, Any], prefix: str = "") -> list[str]:
-    """The dotted names of all fields."""
-    found = []
-    for key in config:
-        name = f"{prefix}{key}"
-        found.append(name)
-        if not OmegaConf.is_missing(config, key) and isinstance(config[key], Mapping | DictConfig):
-            found += flat(config[key], f"{name}.")
-    return found
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as YAML and JSON have it: no tuples."""
+    return {key: without_tuples(value) for key, value in asdict(config).items()}
 
 
-def checked(content: Mapping[str, Any]) -> Experiment:
-    """A composed experiment as dataclasses. Raises ExperimentError naming the first field that does not fit."""
-    recipe = content.get("recipe")
-    if recipe not in RECIPES:
-        raise ExperimentError(f"recipe: {recipe!r} is not known; permitted: {', '.join(sorted(RECIPES))}")
-    try:
-        experiment = TypeAdapter[Experiment](RECIPES[recipe]).validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        if first["type"] == "unexpected_keyword_argument":
-            raise ExperimentError(f"{field}: there is no such field") from None
-        if first["type"] == "value_error":  # of a dataclass that checks itself: it names its field
-            raise ExperimentError(f"{field}.{first['ctx']['error']}") from None
-        raise ExperimentError(f"{field}: {first['input']!r} is not allowed; {first['msg']}") from None
-    if isinstance(experiment, AutoencoderExperiment) and experiment.model.regularisation != "kl":
-        given = experiment.model.regularisation
-        raise ExperimentError(f"model.regularisation: {given!r} is not trained yet; permitted: 'kl'")
-    if isinstance(experiment, DiffusionExperiment) and experiment.model.diffusion.ends_in_pure_noise:
-        gamma = experiment.loss.min_snr_gamma
-        if gamma is not None:
-            raise ExperimentError(
-                f"loss.min_snr_gamma: {gamma} is not allowed with zero_terminal_snr or the schedule 'flow': "
-                "pure noise, where sampling begins, would have weight 0; permitted: null"
-            )
-    return experiment
-
-
-def first_line(error: Exception) -> str:
-    """What an exception of Hydra says, without its further lines."""
-    return str(error).strip().splitlines()[0]
+def without_tuples(value: Any) -> Any:
+    """Tuples as lists, at every depth."""
+    if isinstance(value, dict):
+        return {key: without_tuples(inner) for key, inner in value.items()}
+    return [without_tuples(inner) for inner in value] if isinstance(value, tuple | list) else value

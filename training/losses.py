@@ -1,64 +1,82 @@
 """The losses of the autoencoder and of the diffusion model."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
 from training import lpips
-from training.model.autoencoder import Posterior
 from training.model.diffusion import Diffusion
+from training.randomness import StepDraws
+
+Weight = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class AutoencoderLossConfig:
-    """Weights of the autoencoder's terms (Rombach et al. 2022, eq. 25). All terms are per image, in nats or L1 sums."""
+    """Weights of the autoencoder's terms (Rombach et al. 2022, eq. 25); see `configs/recipe/autoencoder.yaml`."""
 
-    kl_weight: float = 1e-6
-    perceptual_weight: float = 0.0
-    vgg_weights: str | None = None  # needed when perceptual_weight > 0
+    kl_weight: Weight = 1e-6
+    codebook_weight: Weight = 1.0
+    learned_logvar: bool = True
+    perceptual_weight: Weight = 0.0
+    vgg_weights: str | None = None  # needed when perceptual_weight > 0, a path or a URL
     lpips_weights: str | None = None
-    adversarial_weight: float = 0.0
-    adversarial_start: int = 50_001  # optimiser steps of the autoencoder before the discriminator takes part
+    adversarial_weight: Weight = 0.0
+    adversarial_start: Annotated[int, Field(ge=0)] = 50_001
+    adversarial_rate: Annotated[float, Field(gt=0)] | None = None
+    r1_weight: Weight = 0.0
+    equivariance: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class ReconstructionLoss(nn.Module):
-    """L1 + LPIPS, and the KL term: what the autoencoder minimises beside the adversarial term.
+    """What the autoencoder minimises beside the adversarial term.
 
-    LPIPS is one number per image, weighted like the mean absolute error, so that its weight means the same at
-    every resolution; the sum over pixels makes the KL weight comparable with the published ones.
+        reconstruction = L1 + w LPIPS,    nll = reconstruction / exp(s) + s,    total = nll + regularisation
+
+    s, the log variance of the reconstruction, is one trained number: at its best, the log of the reconstruction.
+    All terms are means over pixels and images. LPIPS is one number per image, weighted like the mean absolute error,
+    so that its weight means the same at every resolution. KL is in nats per pixel, so that kl_weight compares with
+    the published ones, where all is summed.
     """
 
     def __init__(self, config: AutoencoderLossConfig) -> None:
         super().__init__()
         self.config = config
+        self.logvar = nn.Parameter(torch.zeros(()), requires_grad=config.learned_logvar)
         self.perceptual: lpips.LPIPS | None = None
         if config.perceptual_weight > 0:
-            self.perceptual = lpips.load(
-                Path(config.vgg_weights or "(vgg_weights is not set)"),
-                Path(config.lpips_weights or "(lpips_weights is not set)"),
-            )
+            self.perceptual = lpips.load(config.vgg_weights, config.lpips_weights)
 
-    def forward(self, images: Tensor, reconstructions: Tensor, posterior: Posterior) -> dict[str, Tensor]:
-        """images, reconstructions [R, C, H, W] in [-1, 1] -> scalars: l1, perceptual, kl and their weighted total."""
-        pixels = images[0].numel()
+    def forward(self, images: Tensor, reconstructions: Tensor, regularisation: Tensor) -> dict[str, Tensor]:
+        """images, reconstructions [R, C, H, W] in [-1, 1], the weighted regularisation -> scalars of each term."""
         l1 = (images - reconstructions).abs().mean()
         perceptual = self.perceptual(images, reconstructions).mean() if self.perceptual else l1.new_zeros(())
-        kl = posterior.kl().mean() / pixels
-        total = l1 + self.config.perceptual_weight * perceptual + self.config.kl_weight * kl
-        return {"total": total, "reconstruction": l1 + self.config.perceptual_weight * perceptual, "l1": l1,
-                "perceptual": perceptual, "kl": kl}  # fmt: skip
+        reconstruction = l1 + self.config.perceptual_weight * perceptual
+        nll = reconstruction * torch.exp(-self.logvar) + self.logvar
+        return {"loss": reconstruction, "total": nll + regularisation, "nll": nll, "l1": l1, "perceptual": perceptual,
+                "logvar": self.logvar}  # fmt: skip
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
     """lambda = |grad reconstruction| / |grad adversarial| at the decoder's last layer (Esser et al. 2021, eq. 7)."""
     (by_reconstruction,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (by_adversary,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    if dist.is_initialized():  # the same weight on all ranks, that of the whole batch
+        dist.all_reduce(by_reconstruction)
+        dist.all_reduce(by_adversary)
     ratio: Tensor = by_reconstruction.norm() / (by_adversary.norm() + 1e-4)
     return ratio.clamp(0.0, 1e4).detach()
+
+
+def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
+    """Half the squared gradient of the logits at real images, |grad D(x)|^2 / 2 (Mescheder et al. 2018, eq. 9)."""
+    real = real.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(real).mean((1, 2, 3)).sum(), real, create_graph=True)
+    return 0.5 * gradient.square().sum((1, 2, 3)).mean()
 
 
 @dataclass(frozen=True)
@@ -70,12 +88,12 @@ class TimestepSampling:
     std: Annotated[float, Field(gt=0)] = 1.0
 
 
-def drawn_timesteps(rows: int, timesteps: int, generator: torch.Generator, sampling: TimestepSampling) -> Tensor:
-    """[R] int64 in [0, timesteps), on the generator's device."""
-    device = generator.device
+def drawn_timesteps(draws: StepDraws, timesteps: int, sampling: TimestepSampling) -> Tensor:
+    """[R] int64 in [0, timesteps), on the draws' device."""
     if sampling.distribution == "uniform":
-        return torch.randint(timesteps, (rows,), generator=generator, device=device)
-    u = torch.sigmoid(sampling.mean + sampling.std * torch.randn(rows, generator=generator, device=device))
+        u = draws.uniform()
+    else:
+        u = torch.sigmoid(sampling.mean + sampling.std * draws.normal())
     return (u * timesteps).long().clamp(max=timesteps - 1)
 
 

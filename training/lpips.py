@@ -1,10 +1,10 @@
 """Learned perceptual distance (Zhang et al. 2018, LPIPS v0.1) on VGG-16 features.
 
 The weights are two published files: torchvision's VGG-16 (`features.N.weight`) and the linear heads
-(`linN.model.1.weight`). They are given by path; nothing is downloaded here.
+(`linN.model.1.weight`).
 """
 
-from pathlib import Path
+import pickle
 
 import torch
 import torch.nn.functional as F
@@ -52,21 +52,41 @@ class LPIPS(nn.Module):
         return distance
 
 
-def load(vgg_path: Path, heads_path: Path) -> LPIPS:
-    """LPIPS with the published weights. Raises FileNotFoundError or ValueError that says what is needed."""
-    for field, path in (("loss.vgg_weights", vgg_path), ("loss.lpips_weights", heads_path)):
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{field}: {path} does not exist; give the path of the published weights, "
-                "or set loss.perceptual_weight=0"
-            )
-    vgg = torch.load(vgg_path, map_location="cpu", weights_only=True)
-    heads = torch.load(heads_path, map_location="cpu", weights_only=True)
+def load(vgg: str | None, heads: str | None) -> LPIPS:
+    """LPIPS with the published weights, each a path, or a URL that is downloaded once into torch's hub folder.
+
+    Raises FileNotFoundError or ValueError that says what is needed.
+    """
+    features = read_weights("loss.vgg_weights", vgg)
+    linear = read_weights("loss.lpips_weights", heads)
     model = LPIPS()
     try:
-        weights = {name: vgg[name] for name in model.state_dict() if name.startswith("features.")}
-        weights |= {f"heads.{i}": heads[f"lin{i}.model.1.weight"] for i in range(len(TAP_CHANNELS))}
+        weights = {name: features[name] for name in model.state_dict() if name.startswith("features.")}
+        weights |= {f"heads.{i}": linear[f"lin{i}.model.1.weight"] for i in range(len(TAP_CHANNELS))}
     except KeyError as error:
-        raise ValueError(f"perceptual weights: {error} is missing in {vgg_path} or {heads_path}") from None
-    model.load_state_dict(weights)
+        raise ValueError(f"perceptual weights: {error} is missing in {vgg} or {heads}") from None
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"perceptual weights: of another shape: {' '.join(str(error).split())}") from None
     return model.eval()
+
+
+def read_weights(field: str, source: str | None) -> dict[str, Tensor]:
+    """The tensors of a file or URL; nothing in it is run. Raises FileNotFoundError or ValueError naming the field."""
+    without = "or set loss.perceptual_weight=0"
+    if source is None:
+        raise FileNotFoundError(f"{field}: is not set; give the path or the URL of the published weights, {without}")
+    try:
+        if source.startswith(("http://", "https://")):
+            return dict(torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True))
+        return dict(torch.load(source, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{field}: {source} does not exist; give the path or the URL of the published weights, {without}"
+        ) from None
+    except OSError as error:
+        raise FileNotFoundError(f"{field}: {source} cannot be read ({error}); give another, {without}") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{field}: {source} is not a file of weights ({reason}); give another, {without}") from None

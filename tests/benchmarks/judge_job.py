@@ -36,10 +36,13 @@ def main(job_id: str) -> None:
         digits = built_in.prepare("digits", Path(folder) / "data")
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(body)))[:, :, None] for body in bodies])
     asked = torch.tensor([job["request"]["items"][row["item"]]["class_label"] for row in outputs])
-    judge = DigitJudge(*digits.split("train"))
+    train, held_out = (
+        (digits.pixels(rows), digits.labels(rows)) for rows in (digits.rows("train"), digits.rows("held_out"))
+    )
+    judge = DigitJudge(*train)
     print(f"images                                     {len(bodies)}, {len(set(bodies))} distinct")
     print(f"recognised as the class asked for          {judge.accuracy(to_unit(torch.from_numpy(pixels)), asked):.1%}")
-    print(f"the judge on held-out real digits          {judge.accuracy(*digits.split('held_out')):.1%}")
+    print(f"the judge on held-out real digits          {judge.accuracy(*held_out):.1%}")
 
 
 if __name__ == "__main__":

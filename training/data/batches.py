@@ -1,35 +1,48 @@
 """Batches whose content is a function of (seed, step) alone, so that a resumed run sees what it would have seen."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset
+
+Batch = dict[str, Any]
+Read = Callable[[NDArray[np.int64], Sequence[Generator]], Batch]
 
 
-class Batches(IterableDataset[dict[str, Tensor]]):
-    """Endless shuffled epochs over tensors of equal length.
+class Batches(Dataset[Batch]):
+    """The batch of each step: endless shuffled epochs, as a map from step to batch.
 
-    tensors: fields of the batch, each [N, ...]. batch_size: rows of a batch, at most N.
-    start: the step that the next iteration begins at.
+    read: makes a batch of rows, with a generator for the chances that each of them takes: flips, crops, masks.
+    count: rows there are. batch_size: rows of a step, over all ranks; rank r of `ranks` is given its r-th part.
+    Raises ValueError for a batch size that cannot be.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, batch_size: int, seed: int, start: int = 0) -> None:
-        self.tensors = dict(tensors)
-        self.count = len(next(iter(self.tensors.values())))
-        if not 1 <= batch_size <= self.count:
-            raise ValueError(
-                f"batch_size: {batch_size} is not allowed; permitted: 1 to {self.count}, the images there are"
-            )
-        self.batch_size, self.seed, self.start = batch_size, seed, start
+    def __init__(
+        self, read: Read, *, count: int, batch_size: int, seed: int, steps: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        if not 1 <= batch_size <= count:
+            raise ValueError(f"batch_size: {batch_size} is not allowed; permitted: 1 to {count}, the images there are")
+        if batch_size % ranks:
+            raise ValueError(f"batch_size: {batch_size} is not allowed; permitted: multiples of {ranks}, the ranks")
+        self.read, self.count, self.batch_size, self.seed, self.steps = read, count, batch_size, seed, steps
+        share = batch_size // ranks
+        self.mine = range(rank * share, (rank + 1) * share)  # of the rows of a step
         self._drawn: tuple[int, NDArray[np.int64]] | None = None  # the order of the latest epoch
 
-    def indices(self, step: int) -> Tensor:
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = self.indices(step)[self.mine.start : self.mine.stop]
+        return self.read(rows, [row_generator(self.seed, step, position) for position in self.mine])
+
+    def indices(self, step: int) -> NDArray[np.int64]:
         """Which rows make the batch of `step`: [batch_size]. Rows left over at an epoch's end are dropped."""
         epoch, position = divmod(step, self.count // self.batch_size)
-        return torch.from_numpy(self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size])
+        return self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if self._drawn is None or self._drawn[0] != epoch:
@@ -37,9 +50,7 @@ class Batches(IterableDataset[dict[str, Tensor]]):
             self._drawn = epoch, generator.permutation(self.count)
         return self._drawn[1]
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        step = self.start
-        while True:
-            rows = self.indices(step)
-            yield {name: tensor[rows] for name, tensor in self.tensors.items()}
-            step += 1
+
+def row_generator(seed: int, step: int, position: int) -> Generator:
+    """The generator of one row of a step's batch, the same on whichever rank it falls."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step, position])))

@@ -6,11 +6,22 @@ from pathlib import Path
 from training.data import digits
 from training.data.image_set import DataError, ImageSet
 
-SETS: dict[str, Callable[[Path], ImageSet]] = {"digits": digits.prepare}
+
+def shapes(root: Path, image_size: int) -> ImageSet:
+    """Drawing takes scipy, which is slow to import."""
+    from training.data import shapes
+
+    return shapes.prepare(root, image_size=image_size)
 
 
-def prepare(name: str, root: Path) -> ImageSet:
-    """Write the built-in set `name` under `root`. Raises DataError for a name that is not known."""
+SETS: dict[str, Callable[[Path, int], ImageSet]] = {
+    "digits": lambda root, image_size: digits.prepare(root),
+    "shapes": shapes,
+}
+
+
+def prepare(name: str, root: Path, *, image_size: int = 32) -> ImageSet:
+    """Write the built-in set `name` under `root`; digits have one size. Raises DataError for an unknown name."""
     if name not in SETS:
         raise DataError(f"data.name: {name!r} is not a built-in set; permitted: {', '.join(sorted(SETS))}")
-    return SETS[name](root)
+    return SETS[name](root, image_size)

@@ -24,11 +24,12 @@ def prepare(root: Path) -> ImageSet:
     )
     small = torch.from_numpy(bunch.images[order]).float()[:, None] / 8 - 1  # 0..16 -> [-1, 1]
     large = F.interpolate(small, size=(32, 32), mode="bicubic", align_corners=False)
+    labels = bunch.target[order].tolist()
     return write(
         root,
         name="digits",
         images=to_bytes(large),
-        labels=bunch.target[order].astype(np.int64),
-        classes=10,
+        records=[{"name": f"digit-{row:04d}", "label": label} for row, label in zip(order, labels, strict=True)],
         train_count=len(order) - HELD_OUT,
+        classes=[str(digit) for digit in range(10)],
     )

@@ -1,17 +1,33 @@
-"""A set of images on disk: two arrays and a description, read through a memory map."""
+"""An image set on disk, ready to train on: every image decoded, of one size, read through a memory map.
+
+    images.npy      [N, S, S, C] uint8, the training images first, the held-out ones after them
+    records.jsonl   what is known of each image, one JSON object a line
+    maps.npy        [N, S, S] uint8, the class of each pixel, where the set has semantic maps
+    masks.npy       [N, S, S] uint8, 255 in the hole, where the set brings masks of its own
+    images.json     the description; it is written last, so a folder with one is complete
+
+A record has `name`, and any of `text` (a caption), `label` (its number among the description's `classes`) and
+`boxes`: [{"class": its number among `box_classes`, "box": [x0, y0, x1, y1]}, ...], as shares of the image's sides.
+"""
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-IMAGES, LABELS, DESCRIPTION = "images.npy", "labels.npy", "images.json"
-LABEL_FIELD = "class_label"  # the condition that a model is given as a set's labels
+IMAGES, MAPS, MASKS = "images.npy", "maps.npy", "masks.npy"
+RECORDS, DESCRIPTION = "records.jsonl", "images.json"
+FIELDS = ("text", "label", "boxes")  # of a record, beside its name
+COPIED = 1024  # images of one read and write
+
+Record = Mapping[str, Any]
 
 
 class DataError(Exception):
@@ -20,32 +36,52 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Description:
-    """What `images.json` holds. The first `train_count` images are for training, the rest are held out."""
+    """What `images.json` holds."""
 
     name: str
-    classes: int
-    train_count: int
-    fingerprint: str  # sha256 over images and labels
+    count: int
+    train_count: int  # the first ones; the rest are held out
+    fingerprint: str  # sha256 over images, maps, masks and records, in their order
+    classes: tuple[str, ...] = ()  # names of the labels
+    box_classes: tuple[str, ...] = ()
+    map_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images [N, H, W, C] uint8 and class labels [N] int64."""
+    """Images [N, S, S, C] uint8 and what is known of each; see the module."""
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    records: Sequence[Record]
     description: Description
+    maps: NDArray[np.uint8] | None = None
+    masks: NDArray[np.uint8] | None = None
 
     @property
     def image_size(self) -> int:
         """Side of the square images, in pixels."""
         return int(self.images.shape[1])
 
-    def split(self, name: str) -> tuple[Tensor, Tensor]:
-        """The "train" or "held_out" part: images [N, C, H, W] in [-1, 1] and labels [N]."""
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return int(self.images.shape[3])
+
+    def rows(self, split: str) -> range:
+        """Where the "train" or "held_out" images are."""
         cut = self.description.train_count
-        part = slice(None, cut) if name == "train" else slice(cut, None)
-        return to_unit(torch.from_numpy(np.array(self.images[part]))), torch.from_numpy(np.array(self.labels[part]))
+        return range(cut) if split == "train" else range(cut, len(self.images))
+
+    def pixels(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """The images of `rows`: [R, C, S, S] in [-1, 1]."""
+        return to_unit(torch.from_numpy(self.images[np.asarray(rows)]))
+
+    def labels(self, rows: Sequence[int]) -> Tensor:
+        """The labels of `rows`: [R] int64. Raises DataError where one has none."""
+        try:
+            return torch.tensor([self.records[row]["label"] for row in rows], dtype=torch.int64)
+        except KeyError:
+            raise DataError("data: not every image has a label") from None
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -60,16 +96,50 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
 
 
 def write(
-    root: Path, *, name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, train_count: int
+    root: Path,
+    *,
+    name: str,
+    images: NDArray[np.uint8],
+    records: Sequence[Record],
+    train_count: int,
+    maps: NDArray[np.uint8] | None = None,
+    masks: NDArray[np.uint8] | None = None,
+    order: NDArray[np.int64] | None = None,
+    **classes: Sequence[str],
 ) -> ImageSet:
-    """Write a set under `root` and return it."""
+    """Write a set under `root` and return it. Arrays may be memory maps: no more than a part is in memory at once.
+
+    order: which of the given images, maps, masks and records come first, second ...; None takes all as they are.
+    classes: the names in `classes`, `box_classes` and `map_classes`.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    np.save(root / IMAGES, images)
-    np.save(root / LABELS, labels)
-    fingerprint = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    description = Description(name, classes, train_count, fingerprint)
-    (root / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n")
-    return ImageSet(images, labels, description)
+    (root / DESCRIPTION).unlink(missing_ok=True)
+    order = np.arange(len(images)) if order is None else order
+    digest = hashlib.sha256()
+    for file, array in ((IMAGES, images), (MAPS, maps), (MASKS, masks)):
+        (root / file).unlink(missing_ok=True)
+        if array is not None:
+            copied(root / file, array, order, digest)
+    with (root / RECORDS).open("w", encoding="utf-8") as file:
+        for row in order:
+            line = json.dumps(dict(records[row]), ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
+            digest.update(line.encode())
+            file.write(line)
+    names = {field: tuple(values) for field, values in classes.items()}
+    digest.update(json.dumps([train_count, names], sort_keys=True).encode())
+    description = Description(name, len(order), train_count, digest.hexdigest(), **names)
+    (root / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2, ensure_ascii=False) + "\n")
+    return read(root)
+
+
+def copied(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], digest: "hashlib._Hash") -> None:
+    """Write `array[order]` to `path` and to the digest, part by part."""
+    table = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(order), *array.shape[1:]))
+    for start in range(0, len(order), COPIED):
+        part = np.ascontiguousarray(array[order[start : start + COPIED]])
+        table[start : start + len(part)] = part
+        digest.update(part)
+    table.flush()
 
 
 def read(root: Path) -> ImageSet:
@@ -77,14 +147,29 @@ def read(root: Path) -> ImageSet:
     if not (root / DESCRIPTION).is_file():
         raise DataError(f"data.root: {root} holds no image set ({DESCRIPTION} is missing); prepare the data first")
     try:
-        images = np.load(root / IMAGES, mmap_mode="r")
-        labels = np.load(root / LABELS)
-        description = Description(**json.loads((root / DESCRIPTION).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        document = json.loads((root / DESCRIPTION).read_text())
+        names = {field: tuple(value) for field, value in document.items() if isinstance(value, list)}
+        description = Description(**{**document, **names})
+        arrays = {
+            file: np.load(root / file, mmap_mode="r") for file in (IMAGES, MAPS, MASKS) if (root / file).is_file()
+        }
+        records = list(read_records(root / RECORDS))
+        images = arrays[IMAGES]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"data.root: {root} holds a damaged image set ({error}); prepare the data again") from None
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] != images.shape[2]:
         raise DataError(f"data.root: {root / IMAGES} is {images.dtype} {images.shape}; [N, S, S, C] uint8 is needed")
-    if len(labels) != len(images) or not 0 < description.train_count <= len(images):
-        raise DataError(f"data.root: {root} holds {len(images)} images, {len(labels)} labels and a train_count of "
-                        f"{description.train_count}, which do not fit; prepare the data again")  # fmt: skip
-    return ImageSet(images, labels, description)
+    counts = {len(array) for array in arrays.values()} | {len(records), description.count}
+    if len(counts) > 1 or not 0 < description.train_count <= len(images):
+        raise DataError(
+            f"data.root: {root} holds {len(images)} images, {len(records)} records and a train_count of "
+            f"{description.train_count}, which do not fit; prepare the data again"
+        )
+    return ImageSet(images, records, description, arrays.get(MAPS), arrays.get(MASKS))
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The objects of a file of JSON lines. Raises ValueError."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)

@@ -1,7 +1,8 @@
 """Latents on disk: the autoencoder's answer for every training image, computed once and read through a memory map.
 
 A record is the posterior's mean and standard deviation, so that training still draws a fresh sample of the
-posterior at every step; both are in scaled units (unit standard deviation over the whole set).
+posterior at every step; both are in scaled units (unit standard deviation over the whole set). A set that is trained
+on mirrored images too has a second such pair for each.
 """
 
 import json
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from training.data.image_set import DataError
 
-MOMENTS, LABELS, DESCRIPTION = "moments.npy", "labels.npy", "latents.json"
+MOMENTS, DESCRIPTION = "moments.npy", "latents.json"
 
 
 @dataclass(frozen=True)
@@ -27,37 +28,46 @@ class Description:
     shape: tuple[int, int, int]  # of one latent, [C, h, w]
     data_fingerprint: str  # of the image set
     autoencoder: str  # digest of the release that encoded it
+    flips: int = 1  # 2: as it is, and mirrored
+
+    def is_of(self, *, data_fingerprint: str, autoencoder: str, flips: int) -> bool:
+        """Whether the latents are of this image set and of this autoencoder, with as many flips."""
+        return (self.data_fingerprint, self.autoencoder, self.flips) == (data_fingerprint, autoencoder, flips)
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Moments [N, 2, C, h, w] float32, mean and standard deviation, and class labels [N] int64."""
+    """Moments [N, flips, 2, C, h, w] float32: mean and standard deviation."""
 
     moments: Tensor
-    labels: Tensor
     description: Description
 
 
 def write(
-    root: Path, batches: Iterable[tuple[Tensor, Tensor]], labels: Tensor, *, data_fingerprint: str, autoencoder: str
+    root: Path,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    count: int,
+    data_fingerprint: str,
+    autoencoder: str,
 ) -> Latents:
-    """Write batches of (mean, std), each [R, C, h, w], in the order of `labels` [N]. Holds one batch in memory."""
+    """Write batches of (mean, std), each [R, flips, C, h, w], `count` rows together. Holds one batch in memory."""
     root.mkdir(parents=True, exist_ok=True)
     (root / DESCRIPTION).unlink(missing_ok=True)  # it is written last: a folder with one is complete
-    table, row, shape = None, 0, (0, 0, 0)
+    table, row = None, 0
     for mean, std in batches:
         if table is None:
-            channels, height, width = shape = (mean.shape[1], mean.shape[2], mean.shape[3])
+            flips, *shape = mean.shape[1:]
             table = np.lib.format.open_memmap(
-                root / MOMENTS, mode="w+", dtype=np.float32, shape=(len(labels), 2, channels, height, width)
+                root / MOMENTS, mode="w+", dtype=np.float32, shape=(count, flips, 2, *shape)
             )
-        table[row : row + len(mean)] = torch.stack([mean, std], dim=1).float().cpu().numpy()
+        table[row : row + len(mean)] = torch.stack([mean, std], dim=2).float().cpu().numpy()
         row += len(mean)
-    if table is None or row != len(labels):
-        raise DataError(f"data: {row} images were encoded, and there are {len(labels)} labels")
+    if table is None or row != count:
+        raise DataError(f"data: {row} images were encoded, and there are {count}")
     table.flush()
-    np.save(root / LABELS, labels.numpy())
-    description = Description(row, shape, data_fingerprint, autoencoder)
+    flips, _, channels, height, width = table.shape[1:]
+    description = Description(count, (channels, height, width), data_fingerprint, autoencoder, flips)
     (root / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n")
     return read(root)
 
@@ -71,24 +81,21 @@ def read(root: Path) -> Latents:
         document: dict[str, Any] = json.loads((root / DESCRIPTION).read_text())
         description = Description(**{**document, "shape": tuple(document["shape"])})
         moments = np.load(root / MOMENTS, mmap_mode="c")  # copy on write: torch wants memory that it may write to
-        labels = np.load(root / LABELS)
     except KeyError as error:
         raise DataError(f"data.latents: {root / DESCRIPTION} lacks the field {error}; {again}") from None
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"data.latents: {root} is damaged ({error}); {again}") from None
-    expected = (description.count, 2, *description.shape)
+    expected = (description.count, description.flips, 2, *description.shape)
     if moments.shape != expected or moments.dtype != np.float32:
         raise DataError(
             f"data.latents: shape: {root / MOMENTS} holds {moments.dtype} {moments.shape}, "
             f"{DESCRIPTION} says float32 {expected}; {again}"
         )
-    if labels.shape != (description.count,):
-        raise DataError(f"data.latents: count: {len(labels)} labels for {description.count} latents; {again}")
-    return Latents(torch.from_numpy(moments), torch.from_numpy(labels), description)
+    return Latents(torch.from_numpy(moments), description)
 
 
-def check(latents: Latents, *, data_fingerprint: str, autoencoder: str) -> None:
-    """Raise DataError unless the latents are of this image set and of this autoencoder."""
+def check(latents: Latents, *, data_fingerprint: str, autoencoder: str, flips: int) -> None:
+    """Raise DataError unless the latents are of this image set and of this autoencoder, with as many flips."""
     wanted = {"data_fingerprint": data_fingerprint, "autoencoder": autoencoder}
     for field, value in wanted.items():
         if (found := getattr(latents.description, field)) != value:
@@ -96,3 +103,8 @@ def check(latents: Latents, *, data_fingerprint: str, autoencoder: str) -> None:
                 f"data.latents: {field}: the latents are of {found[:12]}, this run uses {value[:12]}; "
                 "encode them again with python -m training.encode_latents"
             )
+    if latents.description.flips != flips:
+        raise DataError(
+            f"data.latents: flips: the latents have {latents.description.flips}, data.flip asks for {flips}; "
+            "encode them again with python -m training.encode_latents"
+        )

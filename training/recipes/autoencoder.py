@@ -1,95 +1,138 @@
-"""Training the first stage: L1, perceptual, KL and adversarial losses (Rombach et al. 2022, eq. 25)."""
+"""Training the first stage: L1, perceptual, KL or codebook, and adversarial losses (Rombach et al. 2022, eq. 25)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from training.discriminator import PatchDiscriminator, hinge
-from training.losses import AutoencoderLossConfig, ReconstructionLoss, adaptive_weight
+from training.equivariance import Turn, drawn_turn
+from training.losses import AutoencoderLossConfig, ReconstructionLoss, adaptive_weight, r1_penalty
 from training.model.autoencoder import Autoencoder
-from training.randomness import step_generator
+from training.model.latent_diffusion import load_autoencoder
+from training.randomness import StepDraws, mixed
 from training.recipes import optimiser
+from training.recipes.optimiser import OptimiserConfig
+from training.recipes.recipe import Recipe, Terms, load_fitting, mean_terms
+
+LOGVAR_RATE = 3e-2  # of the one number s: at the networks' rates it would take most of a run to arrive
 
 
-class AutoencoderRecipe(LightningModule):
-    """The autoencoder against its reconstruction loss and, from `adversarial_start` on, a patch discriminator.
-
-    Optimisation is manual, with a step count of its own: Lightning's global_step counts the steps of every
-    optimiser, so a start or a schedule read from it would move when the discriminator joins.
-    """
+class AutoencoderRecipe(Recipe):
+    """The autoencoder against its reconstruction loss and, from `adversarial_start` on, a patch discriminator."""
 
     def __init__(
         self,
         autoencoder: Autoencoder,
         loss: AutoencoderLossConfig,
-        optimiser_config: optimiser.OptimiserConfig,
+        optimiser_config: OptimiserConfig,
         *,
         steps: int,
         seed: int,
+        batch_size: int,
+        accumulate: int = 1,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(optimiser_config, steps=steps, seed=seed, batch_size=batch_size, accumulate=accumulate)
         self.autoencoder, self.config = autoencoder.train(), loss
         self.reconstruction_loss = ReconstructionLoss(loss)
         self.discriminator: PatchDiscriminator | None = None
         if loss.adversarial_weight > 0:
             self.discriminator = PatchDiscriminator(autoencoder.config.image_channels)
-        self.optimiser_config, self.steps, self.seed = optimiser_config, steps, seed
-        self.step = 0  # optimiser steps of the autoencoder taken so far
 
-    def configure_optimizers(self) -> Any:
-        """One optimiser and schedule for each network."""
-        networks = [network for network in (self.autoencoder, self.discriminator) if network is not None]
-        built = [optimiser.build(n.parameters(), self.optimiser_config, self.steps) for n in networks]
-        return [pair[0] for pair in built], [pair[1] for pair in built]
+    def optimised(self) -> Sequence[Optimizer]:
+        """One for the autoencoder and the logvar, one for the discriminator."""
+        first = optimiser.build(self.autoencoder.parameters(), self.optimiser_config)
+        if self.config.learned_logvar:
+            logvar = self.reconstruction_loss.logvar
+            first.add_param_group({"params": [logvar], "rate": LOGVAR_RATE, "weight_decay": 0.0})
+        if self.discriminator is None:
+            return [first]
+        parameters = self.discriminator.parameters()
+        return [first, optimiser.build(parameters, self.optimiser_config, self.config.adversarial_rate)]
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
-        """One step of each network on images [R, C, H, W] in [-1, 1] -> the terms of the loss."""
-        images = batch["image"]
-        optimisers, schedules = as_list(self.optimizers()), as_list(self.lr_schedulers())
-        generator = step_generator(self.seed, self.step, rank=self.global_rank, device=images.device)
-        posterior = self.autoencoder.posterior(images)
-        noise = torch.randn(posterior.mean.shape, generator=generator, device=images.device)
-        reconstructions = self.autoencoder.reconstruct_unscaled(posterior.sample(noise))
+    def initial_from(self, release: Path) -> None:
+        """Begin with the autoencoder of a release of either kind, latent scale included."""
+        load_fitting(self.autoencoder, lambda: load_autoencoder(release)[0].state_dict(), "initial")
 
-        terms = self.reconstruction_loss(images, reconstructions, posterior)
-        loss = terms["total"]
-        if self.discriminator is not None:  # the same terms at every step: they are the columns of a table
-            terms |= {"adversarial": loss.new_zeros(()), "discriminator": loss.new_zeros(())}
+    def take_step(self, batch: dict[str, Any], draws: StepDraws) -> Terms:
+        """One step of each network on images [R, C, H, W] in [-1, 1]."""
+        optimisers = self.optimiser_list()
+        noise = self.noise(batch["image"], draws)
+        turn = drawn_turn(mixed(self.seed, self.step), self.config.equivariance, batch["image"], self.autoencoder)
         adversary = self.discriminator if self.step >= self.config.adversarial_start else None
         if adversary is not None:
             adversary.requires_grad_(False)
-            adversarial = -adversary(reconstructions).mean()
-            weight = adaptive_weight(terms["reconstruction"], adversarial, self.autoencoder.decoder.last_layer)
-            terms["adversarial"] = adversarial
-            loss = loss + self.config.adversarial_weight * weight * adversarial
-        self._descend(loss, self.autoencoder, optimisers[0], schedules[0])
-
+        terms, pairs = [], []
+        for part, rows, where in self.parts(batch):
+            found, images, reconstructions = self.reconstruct(rows["image"], noise[where], turn, adversary)
+            self.backward_part(part, found.pop("objective"))
+            terms.append(found)
+            pairs.append((images, reconstructions.detach()))
+        self.descend(optimisers[0])
         if adversary is not None:
             adversary.requires_grad_(True)
-            terms["discriminator"] = hinge(adversary(images), adversary(reconstructions.detach()))
-            self._descend(terms["discriminator"], adversary, optimisers[1], schedules[1])
-        self.step += 1
-        return {name: term.detach() for name, term in terms.items()} | {"loss": loss.detach()}
+            for part, (images, reconstructions) in enumerate(pairs):
+                terms[part] |= self.judge(adversary, images, reconstructions)
+                self.backward_part(part, terms[part].pop("judgement"))
+            self.descend(optimisers[1])
+        return mean_terms(terms)
 
-    def _descend(self, loss: Tensor, network: torch.nn.Module, optim: Optimizer, schedule: LRScheduler) -> None:
-        optim.zero_grad()
-        self.manual_backward(loss)
-        clip_grad_norm_(network.parameters(), self.optimiser_config.clip_norm)
-        optim.step()
-        schedule.step()
+    def reconstruct(
+        self, images: Tensor, noise: Tensor, turn: Turn, adversary: PatchDiscriminator | None
+    ) -> tuple[Terms, Tensor, Tensor]:
+        """Images [R, C, H, W] -> the terms, with the objective; the images as turned, and their reconstructions."""
+        config = self.config
+        if self.autoencoder.config.regularisation == "kl":
+            posterior = self.autoencoder.posterior(images)
+            kl = posterior.kl().mean() / images[0].numel()
+            more, regularisation = {"kl": kl}, config.kl_weight * kl
+            z = turn.latents(posterior.sample(noise))
+            reconstructions = self.autoencoder.reconstruct_unscaled(z)
+        else:
+            z = self.autoencoder.encode(images) / self.autoencoder.latent_scale
+            quantised = self.autoencoder.quantise(turn.latents(z))
+            more = {
+                "codebook": quantised.loss,
+                "perplexity": perplexity(quantised.indices, self.autoencoder.config.codebook_size),
+            }
+            regularisation = config.codebook_weight * quantised.loss
+            reconstructions = self.autoencoder.reconstruct_unscaled(quantised.latents, quantise=False)
+        images = turn.images(images)
+        terms = {**self.reconstruction_loss(images, reconstructions, regularisation), **more}
+        objective = terms["total"]
+        if self.discriminator is not None:  # the same terms at every step: they are the columns of a table
+            zero = objective.new_zeros(())
+            terms |= {"adversarial": zero, "discriminator": zero, "real": zero, "fake": zero}
+        if adversary is not None:
+            adversarial = -adversary(reconstructions).mean()
+            weight = adaptive_weight(terms["nll"], adversarial, self.autoencoder.decoder.last_layer)  # type: ignore[arg-type]
+            terms["adversarial"] = adversarial
+            objective = objective + config.adversarial_weight * weight * adversarial
+        return {**terms, "objective": objective}, images, reconstructions
+
+    def judge(self, adversary: PatchDiscriminator, images: Tensor, reconstructions: Tensor) -> Terms:
+        """The discriminator's terms, with its judgement to descend on."""
+        real, fake = adversary(images), adversary(reconstructions)
+        loss = hinge(real, fake)
+        judgement = loss
+        if self.config.r1_weight > 0:
+            judgement = loss + self.config.r1_weight * r1_penalty(adversary, images)
+        return {"discriminator": loss, "real": real.mean(), "fake": fake.mean(), "judgement": judgement}
+
+    def noise(self, images: Tensor, draws: StepDraws) -> Tensor:
+        """For the posteriors of all ranks' images: [batch size, C, h, w]."""
+        config = self.autoencoder.config
+        return draws.normal(config.latent_channels, *(side // config.factor for side in images.shape[2:]))
 
 
-def as_list(one_or_many: Any) -> list[Any]:
-    """Lightning gives a single optimiser or schedule bare."""
-    return one_or_many if isinstance(one_or_many, list) else [one_or_many]
+def perplexity(indices: Tensor, size: int) -> Tensor:
+    """exp(entropy) of the codebook's use, in entries: from 1 to its size, where all occur alike."""
+    share = torch.bincount(indices.flatten(), minlength=size).float() / indices.numel()
+    return torch.exp(-(share * torch.log(share.clamp(min=1e-12))).sum())
 
 
 @torch.no_grad()
@@ -101,11 +144,12 @@ def measure_latent_scale(autoencoder: Autoencoder, images: Iterator[Tensor], *, 
     """
     device = autoencoder.latent_scale.device
     rank = dist.get_rank() if dist.is_initialized() else 0
+    autoencoder.latent_scale.fill_(1.0)
     sums = torch.zeros(3, dtype=torch.float64, device=device)  # count, sum, sum of squares
     for index, batch in enumerate(images):
-        posterior = autoencoder.posterior(batch.to(device))
-        generator = step_generator(seed, index, rank=rank, device=device)
-        z = posterior.sample(torch.randn(posterior.mean.shape, generator=generator, device=device)).double()
+        mean, std = autoencoder.moments(batch.to(device))
+        draws = StepDraws(mixed(seed, rank), index, len(batch), device)
+        z = (mean + std * draws.normal(*mean.shape[1:])).double()
         sums += torch.stack([torch.tensor(z.numel(), device=device).double(), z.sum(), z.square().sum()])
     if dist.is_initialized():
         dist.all_reduce(sums)

@@ -1,90 +1,107 @@
 """Training the second stage: denoising in latent space (Rombach et al. 2022, eq. 2)."""
 
 import copy
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from training.data.image_set import LABEL_FIELD
 from training.losses import TimestepSampling, diffusion_loss, drawn_timesteps
 from training.model.conditioners import Conditioners, Conditions
-from training.model.latent_diffusion import LatentDiffusion
+from training.model.latent_diffusion import LatentDiffusion, load_diffusion
 from training.model.unet import UNet
-from training.randomness import step_generator
+from training.randomness import StepDraws
 from training.recipes import optimiser
+from training.recipes.optimiser import OptimiserConfig
+from training.recipes.recipe import Recipe, Terms, load_fitting, mean_terms
 
 
-class DiffusionRecipe(LightningModule):
+class DiffusionRecipe(Recipe):
     """The U-Net and the conditioners; the autoencoder only lends its latents and is not touched.
 
+    A batch has "moments" [R, 2, C, h, w], or "image" [R, C, H, W] to be encoded first; and "requests", a mapping of
+    conditions for each row.
+
     condition_dropout: the share of rows trained without condition (Ho & Salimans 2022, algorithm 1).
-    gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
     ema_decay: of the weights' moving average, which is what a release holds; warmed up as min(decay, (1+n)/(10+n)).
     """
 
     def __init__(
         self,
         model: LatentDiffusion,
-        optimiser_config: optimiser.OptimiserConfig,
+        optimiser_config: OptimiserConfig,
         *,
         steps: int,
         seed: int,
+        batch_size: int,
+        accumulate: int = 1,
         min_snr_gamma: float | None = None,
         timestep_sampling: TimestepSampling | None = None,
-        gradient_checkpointing: bool = False,
         condition_dropout: float = 0.1,
         ema_decay: float = 0.9999,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False  # clip, step, average: three lines, in sight
+        super().__init__(optimiser_config, steps=steps, seed=seed, batch_size=batch_size, accumulate=accumulate)
         self.trained = nn.ModuleDict({"unet": model.unet, "conditioners": model.conditioners}).train()
-        self.average = copy.deepcopy(self.trained).requires_grad_(False)
-        self.diffusion, self.encode = model.diffusion, model.autoencoder.encode
-        self.optimiser_config, self.steps, self.seed = optimiser_config, steps, seed
-        model.unet.gradient_checkpointing = gradient_checkpointing
+        self.average = copy.deepcopy(self.trained).requires_grad_(False).eval()
+        self.diffusion = model.diffusion
+        self.first_stage = (model.autoencoder,)  # in a tuple: it is neither trained nor saved with the rest
         self.timestep_sampling = timestep_sampling or TimestepSampling()
         self.min_snr_gamma, self.condition_dropout, self.ema_decay = min_snr_gamma, condition_dropout, ema_decay
-        self.step = 0
 
-    def configure_optimizers(self) -> Any:
+    def optimised(self) -> Sequence[Optimizer]:
         """AdamW over the U-Net and the conditioners."""
-        built, schedule = optimiser.build(self.parameters_trained(), self.optimiser_config, self.steps)
-        return [built], [schedule]
+        trained = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
+        return [optimiser.build(trained, self.optimiser_config)]  # a frozen text encoder is not among them
 
-    def parameters_trained(self) -> list[nn.Parameter]:
-        """Those with a gradient: a frozen text encoder has none."""
-        return [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
+    def initial_from(self, release: Path) -> None:
+        """Begin with the U-Net and the conditioners of a diffusion release."""
+        model, _ = load_diffusion(release)
+        for name, module in (("unet", model.unet), ("conditioners", model.conditioners)):
+            load_fitting(self.trained[name], module.state_dict, f"initial: {name}")
+        self.average.load_state_dict(self.trained.state_dict())
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
-        """One step on moments [R, 2, C, h, w] and labels [R] -> the loss."""
-        generator = step_generator(self.seed, self.step, rank=self.global_rank, device=self.device)
-        loss = self.loss(batch["moments"], batch["label"], generator)
-        optim, schedule = cast(Optimizer, self.optimizers()), cast(LRScheduler, self.lr_schedulers())
-        optim.zero_grad()
-        self.manual_backward(loss)
-        clip_grad_norm_(self.parameters_trained(), self.optimiser_config.clip_norm)
-        optim.step()
-        schedule.step()
-        self.step += 1
-        update_average(self.average, self.trained, self.step, self.ema_decay)
-        return {"loss": loss.detach()}
+    def on_fit_start(self) -> None:
+        """The first stage goes where the recipe is."""
+        self.first_stage[0].to(self.device).eval()
 
-    def loss(self, moments: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Moments [R, 2, C, h, w] in scaled units, labels [R] -> scalar. All randomness is the generator's."""
-        mean, std = moments.unbind(1)  # [R, C, h, w] each
+    def take_step(self, batch: dict[str, Any], draws: StepDraws) -> Terms:
+        """One step on this rank's rows."""
+        shape = self.latent_shape(batch)
+        drawn = {
+            "posterior": draws.normal(*shape),
+            "eps": draws.normal(*shape),
+            "t": drawn_timesteps(draws, self.diffusion.config.timesteps, self.timestep_sampling),
+            "dropped": draws.uniform() < self.condition_dropout,
+        }
+        terms = []
+        for part, rows, where in self.parts(batch):
+            loss = self.loss(rows, {name: values[where] for name, values in drawn.items()})
+            self.backward_part(part, loss)
+            terms.append({"loss": loss})
+        self.descend(self.optimiser_list()[0])
+        update_average(self.average, self.trained, self.step + 1, self.ema_decay)
+        return mean_terms(terms)
 
-        def normal() -> Tensor:
-            return torch.randn(mean.shape, generator=generator, device=mean.device)
+    def latent_shape(self, batch: dict[str, Any]) -> Sequence[int]:
+        """(C, h, w) of this batch."""
+        if "moments" in batch:
+            return tuple(batch["moments"].shape[2:])
+        config = self.first_stage[0].config
+        return config.latent_channels, *(side // config.factor for side in batch["image"].shape[2:])
 
-        z0 = mean + std * normal()
-        t = drawn_timesteps(len(z0), self.diffusion.config.timesteps, generator, self.timestep_sampling)
-        eps = normal()
-        conditions = self.conditions(labels, (mean.shape[2], mean.shape[3]), generator)
+    def loss(self, rows: dict[str, Any], drawn: dict[str, Tensor]) -> Tensor:
+        """Rows of a batch and what was drawn for them -> scalar."""
+        with torch.no_grad():
+            if "moments" in rows:
+                mean, std = rows["moments"].unbind(1)  # [R, C, h, w] each
+            else:
+                mean, std = self.first_stage[0].moments(rows["image"])
+        z0 = mean + std * drawn["posterior"]
+        t, eps = drawn["t"], drawn["eps"]
+        conditions = self.conditions(rows["requests"], drawn["dropped"], (mean.shape[2], mean.shape[3]))
         seen = self.diffusion.diffuse(z0, eps, t)
         if conditions.maps is not None:
             seen = torch.cat([seen, conditions.maps], dim=1)
@@ -92,24 +109,21 @@ class DiffusionRecipe(LightningModule):
         target = self.diffusion.target(z0, eps, t)
         return diffusion_loss(self.diffusion, output, target, t, min_snr_gamma=self.min_snr_gamma)
 
-    def conditions(self, labels: Tensor, size: tuple[int, int], generator: torch.Generator) -> Conditions:
-        """The conditions of R rows, some of them dropped (Ho & Salimans 2022, algorithm 1)."""
+    def conditions(self, requests: Sequence[dict[str, Any]], dropped: Tensor, size: tuple[int, int]) -> Conditions:
+        """The conditions of R rows, the null condition where dropped [R] is true."""
         conditioners = cast(Conditioners, self.trained["conditioners"])
-        if not len(conditioners):
-            return Conditions()
-        dropped = torch.rand(len(labels), generator=generator, device=labels.device) < self.condition_dropout
-        pairs = zip(labels.tolist(), dropped.tolist(), strict=True)
-        requests = [None if drop else {LABEL_FIELD: label} for label, drop in pairs]
-        return cast(Conditions, conditioners(requests, size, self.encode))
+        kept = [None if drop else request for request, drop in zip(requests, dropped.tolist(), strict=True)]
+        return cast(Conditions, conditioners(kept, size, self.first_stage[0].encode))
 
-    def released(self, model: LatentDiffusion) -> LatentDiffusion:
-        """`model`'s autoencoder with the averaged U-Net and conditioners, in eval mode."""
+    def released(self) -> LatentDiffusion:
+        """The averaged U-Net and conditioners with the autoencoder, in eval mode."""
         unet, conditioners = cast(UNet, self.average["unet"]), cast(Conditioners, self.average["conditioners"])
-        return LatentDiffusion(model.autoencoder, unet, conditioners, self.diffusion).eval()
+        return LatentDiffusion(self.first_stage[0], unet, conditioners, self.diffusion).eval()
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, trained: nn.Module, n: int, decay: float) -> None:
     """Average <- d average + (1 - d) trained, d = min(decay, (1 + n) / (10 + n)), after n optimiser steps."""
     d = min(decay, (1 + n) / (10 + n))
-    torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - d)
+    pairs = [(a, b) for a, b in zip(average.parameters(), trained.parameters(), strict=True) if b.requires_grad]
+    torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - d)

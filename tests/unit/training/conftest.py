@@ -32,12 +32,16 @@ def bars(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """48 images of 16x16 pixels with one bright bar each, at a height that is the class."""
     root = tmp_path_factory.mktemp("bars")
     rng = np.random.default_rng(0)
-    labels = np.arange(48, dtype=np.int64) % CLASSES
+    labels = [row % CLASSES for row in range(48)]
     images = rng.integers(0, 60, (48, SIZE, SIZE, 1)).astype(np.uint8)
     for image, label in zip(images, labels, strict=True):
         image[2 + 5 * label : 5 + 5 * label] += 180
-    image_set.write(root, name="bars", images=images, labels=labels, classes=CLASSES, train_count=36)
-    return image_set.read(root)
+    records = [
+        {"name": f"bar-{row:02d}", "label": label, "text": f"a bar at {label}"} for row, label in enumerate(labels)
+    ]
+    return image_set.write(
+        root, name="bars", images=images, records=records, train_count=36, classes=[str(i) for i in range(CLASSES)]
+    )
 
 
 @pytest.fixture(scope="session")

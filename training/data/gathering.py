@@ -1,0 +1,139 @@
+"""Every file of a source, read once and decoded by several threads: pixels go to disk, the rest is small."""
+
+import os
+import posixpath
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data import pictures
+from training.data.annotations import Annotations, Role
+from training.data.image_set import DataError
+from training.data.pictures import Picture, Plane, Problem, Size
+from training.data.scratch import Scratch
+from training.data.sources import Member, Source
+
+AHEAD = 4  # files of each thread that wait in memory
+
+Decoder = Callable[[bytes], Picture | Plane]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A picture, map or mask that could be decoded. row: in its scratch file."""
+
+    row: int
+    size: Size
+    conversions: tuple[str, ...] = ()
+
+
+class Gathered:
+    """What a source holds: pictures, maps and masks by name, each kept or with its problem, and what is said."""
+
+    def __init__(self, folder: Path, image_size: int, channels: int) -> None:
+        self.annotations = Annotations()
+        self.pictures: dict[str, Kept | Problem] = {}
+        self.maps: dict[str, Kept | Problem] = {}
+        self.masks: dict[str, Kept | Problem] = {}
+        self.origins: dict[str, str] = {}
+        self.others: dict[str, str] = {}  # the ending of each file that is none of these
+        plane = (image_size, image_size)
+        self.scratch: dict[Role, Scratch] = {
+            "picture": Scratch(folder / "pictures", (*plane, channels)),
+            "map": Scratch(folder / "maps", plane),
+            "mask": Scratch(folder / "masks", plane),
+        }
+        self.decoders: dict[Role, Decoder] = {
+            "picture": lambda data: pictures.decode(data, image_size=image_size, channels=channels),
+            "map": lambda data: pictures.decode_map(data, image_size=image_size),
+            "mask": lambda data: pictures.decode_mask(data, image_size=image_size),
+        }
+        self.tables: dict[Role, dict[str, Kept | Problem]] = {
+            "picture": self.pictures,
+            "map": self.maps,
+            "mask": self.masks,
+        }
+        self.bad = Counter[str]()
+
+    def wanted(self, name: str) -> bool:
+        """Whether a file is to be read."""
+        return self.annotations.role(name) != "other"
+
+    def read(self, source: Source, progress: Callable[[int, int], None]) -> None:
+        """Read the whole source; `progress` is told the pictures so far and how many of them are bad.
+
+        Raises DataError.
+        """
+        window: deque[tuple[Role, str, Future[Picture | Plane | Problem]]] = deque()
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        pool = ThreadPoolExecutor(workers, "decode")
+        try:
+            with pictures.quiet():
+                for member in source.members(self.wanted):
+                    role = self.annotations.role(member.name)
+                    if role in self.tables and not self._left_out(source, role, member.name):
+                        self._is_first(role, member)
+                        window.append((role, member.name, pool.submit(self._decoded, role, member)))
+                        if len(window) >= AHEAD * workers:
+                            self._keep(*window.popleft())
+                    elif role not in self.tables:
+                        self._note(role, member)
+                    progress(len(self.pictures), self.bad["picture"])
+                while window:
+                    self._keep(*window.popleft())
+                    progress(len(self.pictures), self.bad["picture"])
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for scratch in self.scratch.values():
+                scratch.close()
+
+    def _left_out(self, source: Source, role: Role, name: str) -> bool:
+        """Whether the metadata, known in full, does not list a picture: it needs no decoding then."""
+        listed = self.annotations.listed
+        if role != "picture" or not source.complete_metadata or not listed or name in listed:
+            return False
+        self.pictures[name] = Problem("not listed", "is not in metadata.jsonl")
+        return True
+
+    def _is_first(self, role: Role, member: Member) -> None:
+        if member.name in self.origins:
+            raise DataError(
+                f"data.root: two files are called {member.name}: {self.origins[member.name]} and {member.origin}; "
+                "names have to be unique"
+            )
+        self.origins[member.name] = member.origin
+
+    def _note(self, role: Role, member: Member) -> None:
+        if role == "other":
+            self.others[member.name] = posixpath.splitext(member.name)[1].lower() or "no ending"
+            return
+        if member.link:
+            return
+        try:
+            data = member.read()
+        except OSError as error:
+            raise DataError(f"data.root: {member.origin} cannot be read ({error.strerror})") from None
+        add = self.annotations.add_metadata if role == "metadata" else self.annotations.add_sidecar
+        add(member.name, data, member.origin)
+
+    def _decoded(self, role: Role, member: Member) -> Picture | Plane | Problem:
+        if member.link:
+            return Problem("link", "is a link inside its tar; store the file itself (tar --dereference)")
+        try:
+            return self.decoders[role](member.read())
+        except pictures.BadPictureError as error:
+            return error.problem  # not the exception, which would keep its frames and their pixels
+        except OSError as error:
+            return Problem("unreadable", error.strerror or str(error))
+
+    def _keep(self, role: Role, name: str, future: "Future[Picture | Plane | Problem]") -> None:
+        result = future.result()
+        if isinstance(result, Problem):
+            self.bad[role] += 1
+            self.tables[role][name] = result
+            return
+        row = self.scratch[role].append(result.pixels)
+        conversions = result.conversions if isinstance(result, Picture) else ()
+        self.tables[role][name] = Kept(row, result.size, conversions)

@@ -1,0 +1,138 @@
+"""What both recipes share: steps, parts of a batch, ranks, and what a checkpoint holds."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from training.randomness import StepDraws, seed_dropout
+from training.recipes import optimiser
+from training.recipes.optimiser import OptimiserConfig
+
+Terms = dict[str, Tensor]
+
+
+class Recipe(LightningModule):
+    """A network and how it is trained, one `training_step` for each batch.
+
+    Optimisation is manual, with a step count of its own: Lightning's global_step counts the steps of every
+    optimiser, so a start or a schedule read from it would move when a second network joins.
+
+    batch_size: rows of a step over all ranks. accumulate: parts that each rank takes its rows in.
+    """
+
+    def __init__(
+        self, optimiser_config: OptimiserConfig, *, steps: int, seed: int, batch_size: int, accumulate: int = 1
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.optimiser_config, self.steps, self.seed = optimiser_config, steps, seed
+        self.batch_size, self.accumulate = batch_size, accumulate
+        self.step = 0  # taken so far
+
+    @abstractmethod
+    def optimised(self) -> Sequence[Optimizer]:
+        """The optimisers; each parameter group has its highest learning rate as `rate`."""
+
+    @abstractmethod
+    def take_step(self, batch: dict[str, Any], draws: StepDraws) -> Terms:
+        """One step on this rank's rows of the batch -> the terms of the loss, means over these rows."""
+
+    @abstractmethod
+    def initial_from(self, release: Any) -> None:
+        """Begin with the weights of a release folder. Raises ReleaseError or ValueError naming what does not fit."""
+
+    def configure_optimizers(self) -> Any:
+        """See `optimised`; each group remembers its highest learning rate."""
+        built = list(self.optimised())
+        for one in built:
+            for group in one.param_groups:
+                group.setdefault("rate", group["lr"])
+        return built
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Terms:
+        """One step -> the terms of the loss and the learning rate, means over the whole batch."""
+        share = optimiser.factor(self.optimiser_config, self.step, self.steps)
+        for one in self.optimiser_list():
+            optimiser.set_rate(one, share)
+        terms = self.take_step(batch, StepDraws(self.seed, self.step, self.batch_size, self.device))
+        self.step += 1
+        means = torch.stack([term.detach().float() for term in terms.values()])
+        if dist.is_initialized():
+            dist.all_reduce(means)
+            means /= dist.get_world_size()
+        rate = torch.tensor(self.optimiser_config.learning_rate * share, device=means.device)
+        return {**dict(zip(terms, means.unbind(), strict=True)), "learning_rate": rate}
+
+    def optimiser_list(self) -> list[Optimizer]:
+        """As `optimised` gave them; Lightning hands a single one out bare."""
+        found: Any = self.optimizers(use_pl_optimizer=False)
+        return found if isinstance(found, list) else [found]
+
+    def parts(self, batch: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any], slice]]:
+        """This rank's rows in `accumulate` parts: number, rows, and where they stand among those of all ranks."""
+        rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        mine = self.batch_size // ranks
+        size = mine // self.accumulate
+        for part in range(self.accumulate):
+            seed_dropout(self.seed, self.step, rank, part)
+            begin = part * size
+            rows = {name: values[begin : begin + size] for name, values in batch.items()}
+            yield part, rows, slice(rank * mine + begin, rank * mine + begin + size)
+
+    def backward_part(self, part: int, loss: Tensor) -> None:
+        """Gradients of one part's mean loss; the last one averages them over ranks."""
+        wrapped = self.trainer.strategy.model
+        last = part == self.accumulate - 1
+        stay: AbstractContextManager[None] = nullcontext()
+        if not last and isinstance(wrapped, DistributedDataParallel):
+            stay = wrapped.no_sync()
+        with stay:
+            self.manual_backward(loss / self.accumulate)
+
+    def descend(self, optim: Optimizer) -> None:
+        """Clip, step, forget the gradients."""
+        parameters = [parameter for group in optim.param_groups for parameter in group["params"]]
+        clip_grad_norm_(parameters, self.optimiser_config.clip_norm)
+        optim.step()
+        optim.zero_grad()
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def saved_weights(self) -> dict[str, Tensor]:
+        """All weights that training changes, and buffers."""
+        return {name: tensor for name, tensor in self.state_dict().items() if ".perceptual." not in name}
+
+    def load_saved_weights(self, weights: dict[str, Tensor]) -> None:
+        """As `saved_weights` gave them. Raises RuntimeError for other names or shapes."""
+        fixed = {name: tensor for name, tensor in self.state_dict().items() if ".perceptual." in name}
+        self.load_state_dict({**weights, **fixed})
+
+
+def mean_terms(parts: Sequence[Terms]) -> Terms:
+    """The mean of each term over the parts of a batch."""
+    return {name: torch.stack([part[name].detach() for part in parts]).mean() for name in parts[0]}
+
+
+def load_fitting(module: nn.Module, load: Callable[[], dict[str, Tensor]], field: str) -> None:
+    """Load weights strictly. Raises ValueError with the field and the first tensors that do not fit."""
+    weights, own = load(), module.state_dict()
+    missing, more = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [
+        f"{name} is {list(weights[name].shape)}, not {list(own[name].shape)}"
+        for name in own.keys() & weights.keys()
+        if own[name].shape != weights[name].shape
+    ]
+    told = [f"lacks {name}" for name in missing] + [f"has {name} besides" for name in more] + sorted(shapes)
+    if told:
+        raise ValueError(f"{field}: its weights do not fit this experiment's model: {', '.join(told[:3])}"
+                         f"{f' and {len(told) - 3} more' if len(told) > 3 else ''}")  # fmt: skip
+    module.load_state_dict(weights)

@@ -1,0 +1,80 @@
+"""The first stage of an experiment: train, measure the latent scale, write the release."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch.distributed as dist
+
+from training import card, previews
+from training.checkpoints import CheckpointStore
+from training.data.batches import Batches
+from training.data.image_set import ImageSet
+from training.data.rows import ImageRows
+from training.discriminator import SMALLEST_IMAGE
+from training.experiment import AutoencoderExperiment, ExperimentError, built, lineage_of, plain
+from training.fit import Run, fit
+from training.model.autoencoder import Autoencoder
+from training.model.latent_diffusion import save_autoencoder
+from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale
+
+MEASURED = 32  # images of a batch when the latent scale is measured
+MOST_MEASURED = 10_000  # images that are measured at most
+
+
+def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, store: CheckpointStore, release: Path) -> bool:
+    """Write the release folder; whether this is the first rank, which alone does so."""
+    check(config, images)
+    recipe = built(
+        "loss",
+        lambda: AutoencoderRecipe(
+            built("model", lambda: Autoencoder(config.model)), config.loss, config.optimiser, steps=config.steps,
+            seed=config.seed, batch_size=config.batch_size, accumulate=config.accumulate,
+        ),
+    )  # fmt: skip
+    model = recipe.autoencoder
+    read = ImageRows(images, flip=config.data.flip, crop=config.data.crop)
+
+    def batches(rank: int, ranks: int) -> Batches:
+        return Batches(
+            read, count=len(images.rows("train")), batch_size=config.batch_size, seed=config.seed,
+            steps=config.steps, rank=rank, ranks=ranks,
+        )  # fmt: skip
+
+    built("data", lambda: batches(0, 1))
+    run = Run(plain(config), {"data fingerprint": images.description.fingerprint})
+    report = fit(
+        recipe, batches, config, run, store=store, pictures=lambda path: previews.reconstructions(model, images, path)
+    )
+    model.eval().to(recipe.device)
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rows = list(images.rows("train"))[rank:MOST_MEASURED:ranks]
+    parts = (images.pixels(rows[start : start + MEASURED]) for start in range(0, len(rows), MEASURED))
+    measure_latent_scale(model, parts, seed=config.seed)
+    if report is None:
+        return False
+    shutil.rmtree(release, ignore_errors=True)
+    release.mkdir()
+    model.cpu()
+    previews.reconstructions(model, images, release / "samples").popitem()
+    (release / "samples-reconstructions.png").rename(release / "samples.png")
+    (release / "card.md").write_text(card.autoencoder(config, images.description, report.loss()))
+    save_autoencoder(
+        release, model, name=config.name, image_size=config.data.crop or images.image_size,
+        lineage=lineage_of(config, asdict(images.description)),
+    )  # fmt: skip
+    return True
+
+
+def check(config: AutoencoderExperiment, images: ImageSet) -> None:
+    """Raise ExperimentError unless the model and the loss take these images."""
+    size = config.data.crop or images.image_size
+    if config.model.image_channels != images.channels:
+        raise ExperimentError(f"model.image_channels: {config.model.image_channels}; the images have {images.channels}")
+    if size % config.model.factor:
+        raise ExperimentError(f"model.multipliers: make latents 1/{config.model.factor} of {size} pixels, not whole")
+    if config.loss.adversarial_weight > 0 and size < SMALLEST_IMAGE:
+        raise ExperimentError(
+            f"loss.adversarial_weight: the discriminator needs images of at least {SMALLEST_IMAGE} pixels; "
+            f"these have {size}"
+        )
