@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from training.experiment import RECIPES, Experiment, ExperimentError, check
+from training.experiment import RECIPES, DataAlone, DataConfig, Experiment, ExperimentError, check
 
+Checked = TypeVar("Checked")
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -31,6 +32,16 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Experiment:
     if experiment not in names():
         raise ExperimentError(f"experiment: {experiment!r} is not known; permitted: {', '.join(names())}")
     config = composed([f"experiment={experiment}", *overrides])
+    return checked(container(config))
+
+
+def data(overrides: Sequence[str]) -> DataConfig:
+    """The checked `data` node alone, of overrides such as data=images. Raises ExperimentError."""
+    return validated(DataAlone, {"data": container(composed(overrides).data)}).data
+
+
+def container(config: DictConfig) -> dict[str, Any]:
+    """A configuration without interpolations. Raises ExperimentError for a field that is needed and not set."""
     try:
         if missing := OmegaConf.missing_keys(config):
             raise ExperimentError(f"{min(missing)}: needed and not set; add {min(missing)}=VALUE")
@@ -38,7 +49,7 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Experiment:
     except OmegaConfBaseException as error:
         raise ExperimentError(first_line(error)) from None
     assert isinstance(content, dict)
-    return checked({str(key): value for key, value in content.items()})
+    return {str(key): value for key, value in content.items()}
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
@@ -62,14 +73,15 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         raise ExperimentError(first_line(error)) from None
 
 
-def flat(config: Mapping[Any, Any], prefix: str = "") -> list[str]:
+def flat(config: DictConfig, prefix: str = "") -> list[str]:
     """The dotted names of all fields."""
     found = []
     for key in config:
         name = f"{prefix}{key}"
         found.append(name)
-        if not OmegaConf.is_missing(config, key) and isinstance(config[key], Mapping | DictConfig):
-            found += flat(config[key], f"{name}.")
+        node = config._get_node(key)  # not its value, which may lead to a field that is not set
+        if isinstance(node, DictConfig) and not OmegaConf.is_missing(config, key):
+            found += flat(node, f"{name}.")
     return found
 
 
@@ -78,18 +90,34 @@ def checked(content: Mapping[str, Any]) -> Experiment:
     recipe = content.get("recipe")
     if recipe not in RECIPES:
         raise ExperimentError(f"recipe: {recipe!r} is not known; permitted: {', '.join(sorted(RECIPES))}")
-    try:
-        experiment = TypeAdapter[Experiment](RECIPES[recipe]).validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        if first["type"] == "unexpected_keyword_argument":
-            raise ExperimentError(f"{field}: there is no such field") from None
-        if first["type"] == "value_error":  # of a dataclass that checks itself: it names its field
-            raise ExperimentError(f"{field}.{first['ctx']['error']}") from None
-        raise ExperimentError(f"{field}: {first['input']!r} is not allowed; {first['msg']}") from None
+    experiment: Experiment = validated(RECIPES[recipe], content)
     check(experiment)
     return experiment
+
+
+def validated(kind: type[Checked], content: Mapping[str, Any]) -> Checked:
+    """A dataclass of plain values. Raises ExperimentError naming the first field that does not fit."""
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        location = list(map(str, first["loc"]))
+        if location[:2] == ["model", "conditioners"]:
+            del location[3:4]  # which of the types it is; no field is called so
+        field = ".".join(location)
+        match first["type"]:
+            case "unexpected_keyword_argument":
+                raise ExperimentError(f"{field}: there is no such field") from None
+            case "value_error":  # of a dataclass that checks itself: it names its field
+                raise ExperimentError(f"{field}.{first['ctx']['error']}") from None
+            case "missing":
+                raise ExperimentError(f"{field}: needed and not set") from None
+            case "union_tag_not_found":
+                raise ExperimentError(f"{field}.type: needed and not set") from None
+            case "union_tag_invalid":
+                tag, permitted = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
+                raise ExperimentError(f"{field}.type: {tag!r} is not known; permitted: {permitted}") from None
+        raise ExperimentError(f"{field}: {first['input']!r} is not allowed; {first['msg']}") from None
 
 
 def first_line(error: Exception) -> str:

@@ -227,6 +227,13 @@ class DiffusionExperiment(Shared):
     gradient_checkpointing: bool
 
 
+@checked_dataclass(frozen=True, config=STRICT)
+class DataAlone:
+    """What preparing images needs of an experiment."""
+
+    data: DataConfig
+
+
 Experiment = AutoencoderExperiment | DiffusionExperiment
 RECIPES: dict[str, type[AutoencoderExperiment] | type[DiffusionExperiment]] = {
     "autoencoder": AutoencoderExperiment,

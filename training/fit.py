@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 from training import checkpoints
 from training.checkpoints import Checkpoint, CheckpointStore
 from training.data.batches import Batches
-from training.experiment import CheckpointConfig, Experiment, ExperimentError, Interrupted
+from training.experiment import CheckpointConfig, Experiment, ExperimentError, Interrupted, plain
 from training.progress import ProgressReport
 from training.recipes.recipe import Recipe
 
@@ -83,6 +84,7 @@ def fit(
     """
     output = Path(config.output)
     latest = checkpoint_of(config, run, store)
+    (output / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
     start = 0 if latest is None else latest.step
     report = ProgressReport(config.steps, output, start=start)
     saver = Saver(store, config.checkpoint, run, report, latest)

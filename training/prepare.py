@@ -1,7 +1,15 @@
-"""The image set of an experiment, ready to train on."""
+"""Check images and bring them to size: `python -m training.prepare data=images data.root=PATH ...`.
 
+Training does so itself where it is not done; alone it tells what is wrong with a set before a GPU is paid for.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from training import composition
 from training.data import built_in, image_set
 from training.data.image_set import DESCRIPTION, DataError, ImageSet
 from training.experiment import DataConfig, ExperimentError
@@ -16,16 +24,14 @@ def images(config: DataConfig) -> ImageSet:
     if (root / DESCRIPTION).is_file():
         found = image_set.read(root)
     elif config.name in built_in.SETS:
-        if root.exists():
+        if root.exists() and any(root.iterdir()):
             raise DataError(f"data.root: {root} holds no image set; give another folder, or remove it")
         found = built_in.prepare(config.name, root, image_size=config.image_size)
     else:
         from training.data import own_images
 
-        part = config.root.rstrip("/").rpartition("/")[2].split("*")[0].removesuffix(".tar") or config.name
-        target = Path(config.prepared or f"data/{part}-{config.image_size}")
         found = own_images.prepared(
-            config.root, target, image_size=config.image_size, channels=config.channels,
+            config.root, folder(config), image_size=config.image_size, channels=config.channels,
             held_out=config.held_out, max_bad=config.max_bad, name=config.name,
         )  # fmt: skip
     for field, asked, has in (
@@ -35,3 +41,47 @@ def images(config: DataConfig) -> ImageSet:
         if asked != has:
             raise ExperimentError(f"{field}: {asked}; the prepared images in {root} have {has}")
     return found
+
+
+def folder(config: DataConfig) -> Path:
+    """Where the prepared set of own pictures goes."""
+    if config.prepared is not None:
+        return Path(config.prepared)
+    part = config.root.rstrip("/").rpartition("/")[2].split("*")[0].removesuffix(".tar") or config.name
+    return Path(f"data/{part}-{config.image_size}")
+
+
+def run(overrides: Sequence[str], output: Path | None = None) -> ImageSet:
+    """Prepare the set that overrides such as data=images, data.root=PATH tell, under `output` where it is given.
+
+    Raises DataError or ExperimentError.
+    """
+    config = composition.data(overrides)
+    if output is not None:
+        config = (
+            replace(config, root=str(output)) if config.name in built_in.SETS else replace(config, prepared=str(output))
+        )
+    return images(config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. A person's mistake is one line on standard error and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m training.prepare", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "overrides", nargs="*", metavar="data.field=value", help="data=digits, shapes or images; fields"
+    )
+    parser.add_argument("--output", type=Path, help="folder of the prepared set")
+    parsed = parser.parse_args(arguments)
+    try:
+        found = run(parsed.overrides, parsed.output)
+    except (DataError, ExperimentError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    about = found.description
+    print(f"{about.name}: {about.train_count} images to train on, {about.count - about.train_count} held out, "
+          f"{found.channels}x{found.image_size}x{found.image_size}, sha256 {about.fingerprint[:12]}")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -37,7 +37,6 @@ def train(config: Experiment) -> Path:
     images = prepare.images(config.data)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
     torch.manual_seed(config.seed)  # the initial weights
     store = LocalCheckpoints(output / "checkpoints", keep=config.checkpoint.keep)
     unfinished = output / "release.unfinished"  # a finished release stays until the next one is whole

@@ -25,7 +25,7 @@ from torch import Tensor
 IMAGES, MAPS, MASKS = "images.npy", "maps.npy", "masks.npy"
 RECORDS, DESCRIPTION = "records.jsonl", "images.json"
 FIELDS = ("text", "label", "boxes")  # of a record, beside its name
-COPIED = 1024  # images of one read and write
+COPIED = 64 * 2**20  # bytes of one read and write
 
 Record = Mapping[str, Any]
 
@@ -135,8 +135,9 @@ def write(
 def copied(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], digest: "hashlib._Hash") -> None:
     """Write `array[order]` to `path` and to the digest, part by part."""
     table = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(order), *array.shape[1:]))
-    for start in range(0, len(order), COPIED):
-        part = np.ascontiguousarray(array[order[start : start + COPIED]])
+    step = max(1, COPIED // max(1, array[0].nbytes))
+    for start in range(0, len(order), step):
+        part = np.ascontiguousarray(array[order[start : start + step]])
         table[start : start + len(part)] = part
         digest.update(part)
     table.flush()

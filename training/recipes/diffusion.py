@@ -45,7 +45,7 @@ class DiffusionRecipe(Recipe):
     ) -> None:
         super().__init__(optimiser_config, steps=steps, seed=seed, batch_size=batch_size, accumulate=accumulate)
         self.trained = nn.ModuleDict({"unet": model.unet, "conditioners": model.conditioners}).train()
-        self.average = copy.deepcopy(self.trained).requires_grad_(False).eval()
+        self.average = copy.deepcopy(self.trained).requires_grad_(False)
         self.diffusion = model.diffusion
         self.first_stage = (model.autoencoder,)  # in a tuple: it is neither trained nor saved with the rest
         self.timestep_sampling = timestep_sampling or TimestepSampling()

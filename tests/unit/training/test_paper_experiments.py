@@ -3,7 +3,6 @@
 import gzip
 import json
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -240,10 +239,12 @@ def test_no_field_says_what_would_be_so_without_it(name: str) -> None:
     assert isinstance(content, DictConfig)
     del content["defaults"]
     recipe = "diffusion" if name in MODELS else "autoencoder"
-    whole = settled(recipe, content)
-    for path in leaves(OmegaConf.to_container(content)):
-        if path[:2] != ("model", "conditioners"):
-            assert settled(recipe, without(content, path)) != whole, ".".join(path)
+    config = OmegaConf.merge(without_experiment(recipe), content)
+    for key, written in leaves(OmegaConf.to_container(content)):
+        if not key.startswith("model.conditioners."):
+            OmegaConf.update(config, key, otherwise(recipe)[key])  # perhaps an interpolation of other fields
+            assert OmegaConf.select(config, key) != written, key
+            OmegaConf.update(config, key, written)
     for field, written in content.get("model", {}).get("conditioners", {}).items():
         condition = diffusion(name).model.conditioners[field]
         defaults = {one.name: one.default for one in fields(condition) if one.default is not MISSING}
@@ -262,21 +263,15 @@ def without_experiment(recipe: str) -> DictConfig:
     return config
 
 
-def settled(recipe: str, content: DictConfig) -> Any:
-    """The recipe's fields with those of a file, interpolations resolved."""
-    return OmegaConf.to_container(OmegaConf.merge(without_experiment(recipe), content), resolve=True)
+@cache
+def otherwise(recipe: str) -> dict[str, Any]:
+    """Every field of the recipe as its file has it."""
+    return dict(leaves(OmegaConf.to_container(without_experiment(recipe))))
 
 
-def leaves(content: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    if not isinstance(content, dict) or not content:
-        return [path]
-    return [leaf for key, value in content.items() for leaf in leaves(value, (*path, key))]
-
-
-def without(content: DictConfig, path: tuple[str, ...]) -> DictConfig:
-    copied = deepcopy(content)
-    inner = copied
-    for key in path[:-1]:
-        inner = inner[key]
-    del inner[path[-1]]
-    return copied
+def leaves(content: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values."""
+    if not isinstance(content, dict):
+        return [(prefix, content)]
+    dot = "." if prefix else ""
+    return [leaf for key, value in content.items() for leaf in leaves(value, f"{prefix}{dot}{key}")]

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from training.data import object_storage
 from training.data.image_set import DataError
+from training.data.own_images import object_storage
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")

@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from training.data import image_set
-from training.data.annotations import Role
-from training.data.assembly import Content, Judged, assemble, judge
-from training.data.gathering import Gathered
 from training.data.image_set import DataError, ImageSet
-from training.data.preparation_report import PreparationProgress, grouped, report, table
-from training.data.sources import PICTURE_ENDINGS, Folder, Source, is_hidden, open_source
+from training.data.own_images.annotations import Role
+from training.data.own_images.assembly import Content, Judged, assemble, judge
+from training.data.own_images.gathering import Gathered
+from training.data.own_images.report import PreparationProgress, grouped, report, table
+from training.data.own_images.sources import PICTURE_ENDINGS, Folder, Source, is_hidden, open_source
 
 REPORT, STAMP = "report.json", "source.json"
 VERSION = 1  # of this preparation: raised when the same pictures would make another set
+UNWRITABLE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST")}
 
 
 def prepared(
@@ -199,7 +200,7 @@ def workplace(root: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in UNWRITABLE:
             raise
         raise DataError(f"data.prepared: {root} cannot be written ({error.strerror})") from None
     finally:

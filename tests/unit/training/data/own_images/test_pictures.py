@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from training.data import pictures
-from training.data.pictures import BadPictureError, crop_box, decode, decode_map, decode_mask, share_box
+from training.data.own_images import pictures
+from training.data.own_images.pictures import BadPictureError, crop_box, decode, decode_map, decode_mask, share_box
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, IncompleteReadError
 
-from training.data import object_storage, sources
-from training.data.annotations import Annotations, class_names, folder_labels
 from training.data.image_set import DataError
-from training.data.object_storage import ObjectStream
-from training.data.sources import open_source
+from training.data.own_images import object_storage, sources
+from training.data.own_images.annotations import Annotations, class_names, folder_labels
+from training.data.own_images.object_storage import ObjectStream
+from training.data.own_images.sources import open_source
 
 
 def tar(path: Path, files: Mapping[str, bytes], mode: str = "w") -> Path:
@@ -324,6 +324,6 @@ def test_a_stream_that_always_breaks_at_one_place_is_given_up() -> None:
 def test_a_stream_that_is_refused_is_not_tried_again() -> None:
     answer = {"Error": {"Code": "PreconditionFailed"}, "ResponseMetadata": {"HTTPStatusCode": 412}}
     wire = Wire(b"1" * 1000, 1000, ClientError(answer, "GetObject"))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="x.tar was replaced while it was read; begin again"):
+    with pytest.raises(DataError, match=r"x\.tar was replaced while it was read; begin again"):
         drained(wire, 2500)
     assert len(wire.asked) == 1

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from training.data.annotations import Label, Told, class_names, folder_labels
-from training.data.gathering import Gathered, Kept
 from training.data.image_set import DataError
-from training.data.pictures import BadPictureError, Problem, share_box
-from training.data.sources import PICTURE_ENDINGS
+from training.data.own_images.annotations import Label, Told, class_names, folder_labels
+from training.data.own_images.gathering import Gathered, Kept
+from training.data.own_images.pictures import BadPictureError, Problem, share_box
+from training.data.own_images.sources import PICTURE_ENDINGS
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.data.assembly import Content, Judged, counted
-from training.data.pictures import Problem
-from training.data.sources import Source
+from training.data.own_images.assembly import Content, Judged, counted
+from training.data.own_images.pictures import Problem
+from training.data.own_images.sources import Source
 
 LINE_SECONDS = 5.0
 NAMED = 100  # bad pictures of each kind

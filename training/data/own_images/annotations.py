@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from training.data.image_set import DataError
-from training.data.sources import METADATA, PICTURE_ENDINGS, clean
+from training.data.own_images.sources import METADATA, PICTURE_ENDINGS, clean
 
 MAP_ENDING, MASK_ENDING = ".map.png", ".mask.png"
 SIDECARS = (".txt", ".cls", ".json")

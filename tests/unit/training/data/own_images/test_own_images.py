@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from training.data import gathering, image_set, own_images
+from training.data import image_set, own_images
 from training.data.image_set import DataError, ImageSet
-from training.data.own_images import prepare, prepared, source_stamp
-from training.data.preparation_report import PreparationProgress
+from training.data.own_images import gathering, prepare, prepared, source_stamp
+from training.data.own_images.report import PreparationProgress
 
 Files = dict[str, bytes]
-EMOJI = Path(__file__).parents[4].parent / "shared/data/emoji-64"
+EMOJI = Path(__file__).parents[5].parent / "shared/data/emoji-64"
 
 
 def png(number: int, size: tuple[int, int] = (12, 8), **options: Any) -> bytes:
@@ -94,7 +94,7 @@ def refused(make: Callable[..., ImageSet], source: str | Files, **options: Any) 
 
 RECORDS = [
     {"file_name": "a.png", "text": "first", "label": "cat", "boxes": [{"label": "ear", "box": [2, 0, 6, 8]}]},
-    {"file_name": "sub/b.png", "text": "second", "label": "dog", "boxes": [{"label": "tail", "box": [0, 0, 3, 3]}]},
+    {"file_name": "sub/b.png", "text": "second", "label": "dog", "boxes": [{"label": "tail", "box": [0, 0, 2.5, 3]}]},
     {"file_name": "sub/c.png", "text": "third", "label": "cat"},
 ]
 ANNOTATED: Files = {
@@ -359,7 +359,7 @@ def test_links_in_tars_are_bad(make: Callable[..., ImageSet], tmp_path: Path) ->
 def test_a_set_does_not_lie_among_its_pictures(tmp_path: Path) -> None:
     source = folder(tmp_path / "source", {"a.png": png(1)})
     for root in (tmp_path / "source", tmp_path / "source/set"):
-        with pytest.raises(DataError, match="lies inside data.root"):
+        with pytest.raises(DataError, match=r"lies inside data\.root"):
             prepare(source, root, image_size=8)
     assert prepare(source, tmp_path / "source/.darkroom/set", image_size=8).description.count == 1
     assert prepare(source, tmp_path / "source/.darkroom/set", image_size=8).description.count == 1

@@ -8,12 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data import pictures
-from training.data.annotations import Annotations, Role
 from training.data.image_set import DataError
-from training.data.pictures import Picture, Plane, Problem, Size
-from training.data.scratch import Scratch
-from training.data.sources import Member, Source
+from training.data.own_images import pictures
+from training.data.own_images.annotations import Annotations, Role
+from training.data.own_images.pictures import Picture, Plane, Problem, Size
+from training.data.own_images.scratch import Scratch
+from training.data.own_images.sources import Member, Source
 
 AHEAD = 4  # files of each thread that wait in memory
 
