@@ -97,7 +97,7 @@ class LocalCheckpoints:
 
     def complete(self) -> list[Path]:
         """The folders of whole checkpoints, the oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".unfinished")
+        return sorted((path for path in self.folder.glob("step-*") if path.suffix != ".unfinished"), key=step_of)
 
     def failed(self, step: int, error: Exception, tensors: Mapping[str, Tensor]) -> str:
         """Why a checkpoint was not written, and what is left."""
@@ -108,9 +108,14 @@ class LocalCheckpoints:
         need = sum(tensor.nbytes for tensor in tensors.values())
         why = f"the disk is full; a checkpoint takes {need / 1e6:.0f} MB" if full else str(error)
         complete = self.complete()
-        left = f"step {int(complete[-1].name.removeprefix('step-'))} is kept" if complete else "there is none before it"
+        left = f"step {step_of(complete[-1])} is kept" if complete else "there is none before it"
         return f"{self.folder}: the checkpoint of step {step} could not be written: {why} ({left}). " \
                "Make room and run the same command again"  # fmt: skip
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def synced(path: Path) -> None:

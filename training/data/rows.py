@@ -68,7 +68,11 @@ class LatentRows:
 
 
 def picture(
-    images: ImageSet, row: int, record: Any, flip: bool, window: tuple[slice, slice] = (slice(None), slice(None))
+    images: ImageSet,
+    row: int,
+    record: Any,
+    flip: bool = False,
+    window: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> Picture:
     """A window of one image with its map and mask, mirrored if `flip`. Nothing is copied."""
     turn = slice(None, None, -1) if flip else slice(None)
