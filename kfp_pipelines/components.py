@@ -18,13 +18,13 @@ def component(function: Callable[..., Any]) -> Any:
 
 
 @component
-def prepare_data(name: str, images: dsl.Output[dsl.Dataset]) -> None:
-    """Write the image set."""
+def prepare_data(data: str, overrides: list[str], images: dsl.Output[dsl.Dataset]) -> None:
+    """Check the images and bring them to size."""
     from pathlib import Path
 
-    from training.data.built_in import prepare
+    from training.prepare import run
 
-    images.metadata["fingerprint"] = prepare(name, Path(images.path)).description.fingerprint
+    images.metadata["fingerprint"] = run([f"data={data}", *overrides], Path(images.path)).description.fingerprint
 
 
 @component
@@ -59,14 +59,20 @@ def evaluate(
 
 @component
 def encode_latents(
-    training: dsl.Input[dsl.Model], images: dsl.Input[dsl.Dataset], latents: dsl.Output[dsl.Dataset]
+    experiment: str,
+    overrides: list[str],
+    training: dsl.Input[dsl.Model],
+    images: dsl.Input[dsl.Dataset],
+    latents: dsl.Output[dsl.Dataset],
 ) -> None:
-    """Write the posterior moments of every image once."""
+    """Write the posterior moments of every image once, mirrored too where the second stage wants them."""
     from pathlib import Path
 
+    from training import composition
     from training.encode_latents import run
 
-    run(Path(training.path) / "release", Path(images.path), Path(latents.path))
+    flip = composition.data([f"experiment={experiment}", f"data.root='{images.path}'", *overrides]).flip
+    run(Path(training.path) / "release", Path(images.path), Path(latents.path), flip=flip)
 
 
 @component

@@ -13,19 +13,22 @@ from kfp_pipelines import components
 )
 def train_latent_diffusion(
     data: str = "digits",
+    data_overrides: list[str] = [],  # noqa: B006  (KFP compiles the default, it is never changed)
     autoencoder_experiment: str = "digits_autoencoder",
     diffusion_experiment: str = "digits_diffusion",
-    autoencoder_overrides: list[str] = [],  # noqa: B006  (KFP compiles the default, it is never changed)
+    autoencoder_overrides: list[str] = [],  # noqa: B006
     diffusion_overrides: list[str] = [],  # noqa: B006
     alias: str = "production",
 ) -> None:
-    """Data to two published releases. Overrides are Hydra's, such as steps=500."""
-    images = components.prepare_data(name=data).outputs["images"]
+    """Data to two published releases. Overrides are Hydra's, such as data.root=s3://bucket/tars/ or steps=500."""
+    images = components.prepare_data(data=data, overrides=data_overrides).outputs["images"]
     autoencoder = components.train_autoencoder(
         experiment=autoencoder_experiment, overrides=autoencoder_overrides, images=images
     ).outputs["training"]
     first = components.evaluate(training=autoencoder, images=images).set_display_name("evaluate-autoencoder")
-    latents = components.encode_latents(training=autoencoder, images=images).outputs["latents"]
+    latents = components.encode_latents(
+        experiment=diffusion_experiment, overrides=diffusion_overrides, training=autoencoder, images=images
+    ).outputs["latents"]
     diffusion = components.train_diffusion(
         experiment=diffusion_experiment,
         overrides=diffusion_overrides,

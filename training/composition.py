@@ -70,6 +70,9 @@ def composed(overrides: Sequence[str]) -> DictConfig:
             close = difflib.get_close_matches(field, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ExperimentError(f"{field}: there is no such field{hint}") from None
+        if match := re.search(r"Could not find '(data|recipe)/([^']+)'", str(error)):
+            permitted = sorted(path.stem for path in (CONFIGS / match[1]).glob("*.yaml"))
+            raise ExperimentError(f"{match[1]}: {match[2]!r} is not known; permitted: {', '.join(permitted)}") from None
         raise ExperimentError(first_line(error)) from None
 
 

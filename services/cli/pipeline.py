@@ -32,13 +32,16 @@ def compile_pipeline(
 
 @app.command("run")
 def run_pipeline(
-    data: Annotated[str, typer.Option(help="A built-in image set.")] = "digits",
+    data: Annotated[str, typer.Option(help="digits, shapes, or images: your own, see --data-override.")] = "digits",
     autoencoder_experiment: Annotated[str, typer.Option(help="A file of training/configs/experiment.")] = (
         "digits_autoencoder"
     ),
     diffusion_experiment: Annotated[str, typer.Option(help="A file of training/configs/experiment.")] = (
         "digits_diffusion"
     ),
+    data_override: Annotated[
+        list[str] | None, typer.Option(help="Of the data, such as data.root=PICTURES; may be repeated.")
+    ] = None,
     autoencoder_override: Override = None,
     diffusion_override: Override = None,
     alias: Annotated[str, typer.Option(help="The alias to point at both releases.")] = "production",
@@ -50,6 +53,7 @@ def run_pipeline(
     database.check(database.connect(settings.database_url.get_secret_value()))
     arguments = {
         "data": data,
+        "data_overrides": data_override or [],
         "autoencoder_experiment": autoencoder_experiment,
         "diffusion_experiment": diffusion_experiment,
         "autoencoder_overrides": autoencoder_override or [],

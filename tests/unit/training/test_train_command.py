@@ -19,12 +19,16 @@ from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, l
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 
 SMALL_FIRST = [
-    "steps=5", "batch_size=8", "model.multipliers=[1,1]", "device=cpu",
+    "steps=5", "batch_size=8", "model.multipliers=[1,1]", "device=cpu", "data.image_size=16",
 ]  # fmt: skip
 SMALL_SECOND = [
-    "steps=3", "batch_size=8", "model.unet.channels=32", "model.unet.multipliers=[1]",
-    "model.conditioners.class_label.classes=3", "device=cpu",
+    "steps=3", "batch_size=8", "model.unet.channels=32", "model.unet.multipliers=[1]", "device=cpu",
+    "data.image_size=16",
 ]  # fmt: skip
+
+
+SMALL = ["data.root={bars}", "data.image_size=16"]
+SECOND = ["experiment=digits_diffusion", *SMALL, "autoencoder={first}"]
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -40,7 +44,9 @@ def first_stage(bars_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_the_first_stage_is_a_release_with_all_about_it(first_stage: Path, bars: ImageSet) -> None:
     output = first_stage.parent
-    assert sorted(path.name for path in output.iterdir()) == ["config.yaml", "loss.png", "losses.csv", "release"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "checkpoints", "config.yaml", "loss.png", "losses.csv", "pictures", "release", "tensorboard",
+    ]  # fmt: skip
     model, description = load_autoencoder(first_stage)
     assert sorted(description.files) == ["autoencoder.safetensors", "card.md", "samples.png"]
     assert description.lineage["data"]["fingerprint"] == bars.description.fingerprint
@@ -50,7 +56,7 @@ def test_the_first_stage_is_a_release_with_all_about_it(first_stage: Path, bars:
     assert len((output / "losses.csv").read_text().splitlines()) == 6
     assert size_of(first_stage / "samples.png") == (10 * 66 + 2, 2 * 66 + 2)
     with torch.inference_mode():
-        latents = model.posterior(bars.split("train")[0]).sample() * model.latent_scale
+        latents = model.posterior(bars.pixels(bars.rows("train"))).sample() * model.latent_scale
     assert float(latents.std()) == pytest.approx(1.0, abs=0.03)
     assert (first_stage / "autoencoder.safetensors").stat().st_mode == (first_stage / "card.md").stat().st_mode
 
@@ -80,9 +86,34 @@ def test_training_again_replaces_the_release(first_stage: Path, bars_root: Path,
     overrides = [f"data.root={bars_root}", *SMALL_FIRST]
     again = train.run("digits_autoencoder", overrides, tmp_path)
     assert release.read(again).digest == release.read(first_stage).digest, "the same seed, the same release"
-    other = train.run("digits_autoencoder", [*overrides, "seed=1"], tmp_path)
+    other = train.run("digits_autoencoder", [*overrides, "seed=1", "resume=false"], tmp_path)
     assert other == again
     assert release.read(other).digest != release.read(first_stage).digest
+
+
+def test_fine_tuning_begins_with_the_weights_of_a_release(
+    first_stage: Path, bars_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [f"data.root={bars_root}", *SMALL_FIRST, "steps=1", "optimiser.learning_rate=1e-12"]
+    tuned = train.run("digits_autoencoder", [*common, f"initial={first_stage}"], tmp_path / "tuned")
+    (model, _), (tuned_model, _) = load_autoencoder(first_stage), load_autoencoder(tuned)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tuned_model.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+    given = [f"data.root={bars_root}", f"autoencoder={first_stage}", *SMALL_SECOND]
+    second = train.run("digits_diffusion", given, tmp_path / "second")
+    more = [*given, "steps=1", "optimiser.learning_rate=1e-12", f"initial={second}"]
+    tuned = train.run("digits_diffusion", more, tmp_path / "tuned2")
+    for before, after in zip(
+        load_diffusion(second)[0].parameters(), load_diffusion(tuned)[0].parameters(), strict=True
+    ):
+        torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-5)
+
+    overrides = [*common, f"initial={first_stage}", "model.res_blocks=2", f"output={tmp_path / 'other'}"]
+    assert train.main(["experiment=digits_autoencoder", *overrides]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("initial: its weights do not fit this experiment's model: lacks ")
+    assert said.count("\n") == 1
 
 
 def test_evaluating_a_first_stage_scores_its_reconstructions(
@@ -113,41 +144,45 @@ def test_evaluation_is_the_same_every_time(latent_diffusion: LatentDiffusion, ba
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "experiment: give one, experiment=NAME; permitted: digits_autoencoder, digits_diffusion"),
+        ([], "experiment: give one, experiment=NAME; permitted: "),
         (["experiment=digits"], "experiment: 'digits' is not known"),
-        (["experiment=digits_autoencoder", "data.root={bars}", "batch_size=99"], "permitted: 1 to 36"),
+        (["experiment=digits_autoencoder", *SMALL, "batch_size=99"], "permitted: 1 to 36"),
         (
-            ["experiment=digits_autoencoder", "data.root={bars}", "model.channels=33"],
+            ["experiment=digits_autoencoder", *SMALL, "model.channels=33"],
             "model: channels: 33 is not a mul",
         ),
-        (["experiment=digits_autoencoder", "data.root={bars}", "model.image_channels=3"], "the images have 1"),
+        (["experiment=digits_autoencoder", *SMALL, "model.image_channels=3"], "the images have 1"),
         (
-            ["experiment=digits_autoencoder", "data.root={bars}", "model.multipliers=[1,1,1,1,1,1]"],
+            ["experiment=digits_autoencoder", *SMALL, "model.multipliers=[1,1,1,1,1,1]"],
             "model.multipliers: make latents 1/32 of 16 pixels",
         ),
         (
-            ["experiment=digits_autoencoder", "data.root={bars}", "loss.perceptual_weight=1"],
-            "loss: loss.vgg_weights: (vgg_weights is not set) does not exist",
+            ["experiment=digits_autoencoder", *SMALL, "loss.perceptual_weight=1"],
+            "loss: loss.vgg_weights: is not set; give the path or the URL of the published weights",
         ),
         (
-            ["experiment=digits_autoencoder", "data.root={bars}", "loss.adversarial_weight=1"],
+            ["experiment=digits_autoencoder", *SMALL, "loss.adversarial_weight=1"],
             "loss.adversarial_weight: the discriminator needs images of at least 24 pixels; these have 16",
         ),
-        (["experiment=digits_autoencoder", "data.root={tmp}"], "holds no image set"),
-        (["experiment=digits_autoencoder", "data.root={tmp}/new", "data.name=faces"], "holds no image set"),
-        (["experiment=digits_diffusion", "data.root={bars}"], "autoencoder: needed and not set"),
-        (["experiment=digits_diffusion", "data.root={bars}", "autoencoder={tmp}"], "not a release"),
+        (["experiment=digits_autoencoder", "data.root={first}"], "holds no image set"),
         (
-            ["experiment=digits_diffusion", "data.root={bars}", "autoencoder={first}", "data.latents={tmp}"],
+            ["experiment=digits_autoencoder", "data.root={tmp}/new", "data.name=faces"],
+            "data.root: {tmp}/new does not exist",
+        ),
+        (["experiment=digits_diffusion", "data.root={bars}"], "autoencoder: needed and not set"),
+        (["experiment=digits_diffusion", *SMALL, "autoencoder={tmp}"], "not a release"),
+        (
+            [*SECOND, "data.latents={tmp}"],
             "data.latents: {tmp} holds no latents",
         ),
         (
-            ["experiment=digits_diffusion", "data.root={bars}", "autoencoder={first}"],
+            [*SECOND, "+model.conditioners.class_label.classes=10"],
             "model.conditioners.class_label.classes: 10; the images have 3",
         ),
+        (["experiment=digits_diffusion", "data.root={bars}", "autoencoder={first}"], "data.image_size: 32; the prep"),
         (
-            ["experiment=digits_diffusion", "data.root={bars}", "autoencoder={first}", "model.unet.in_channels=4"],
-            "model.unet.in_channels: 4; the latents have 2 channels",
+            [*SECOND, "model.unet.in_channels=4", "model.unet.out_channels=2"],
+            "model.unet.in_channels: 4; the latents and the concatenated conditions have 2 + 0 channels",
         ),
     ],
 )
