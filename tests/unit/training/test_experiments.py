@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from training import composition
 from training.experiment import (
@@ -36,14 +37,14 @@ FIRST, SECOND = "digits_autoencoder", "digits_diffusion"
 @cache
 def filled(name: str) -> Experiment:
     """An experiment with something for every field that it needs a person to set."""
-    overrides: list[str] = []
-    while True:
-        try:
-            return composition.load(name, overrides)
-        except ExperimentError as error:
-            told = re.fullmatch(r"([a-z_.]+): needed and not set; add \1=VALUE", str(error))
-            assert told is not None, error
-            overrides.append(f"{told[1]}={32 if told[1].endswith('_size') else 'somewhere'}")
+    config = composition.composed([f"experiment={name}"])
+    needed = sorted(OmegaConf.missing_keys(config))
+    if needed:
+        with pytest.raises(ExperimentError, match=f"^{needed[0]}: needed and not set; add {needed[0]}=VALUE$"):
+            composition.container(config)
+    for field in needed:
+        OmegaConf.update(config, field, 32 if field.endswith("_size") else "somewhere")
+    return composition.checked(composition.container(config))
 
 
 def loaded(name: str, *overrides: str) -> Experiment:
@@ -51,13 +52,19 @@ def loaded(name: str, *overrides: str) -> Experiment:
 
 
 @pytest.mark.parametrize("name", composition.names())
-def test_every_experiment_composes_and_builds(name: str) -> None:
+def test_every_experiment_composes(name: str) -> None:
+    config = filled(name)
+    assert isinstance(config, AutoencoderExperiment | DiffusionExperiment)
+    assert config.output == f"runs/{config.name}"
+
+
+@pytest.mark.parametrize("name", [name for name in composition.names() if "ldm" not in name and "_f" not in name])
+def test_experiments_of_our_own_build(name: str) -> None:
+    """Those of the paper are built by `test_paper_experiments`."""
     config = filled(name)
     with torch.device("meta"):
         network = Autoencoder(config.model) if isinstance(config, AutoencoderExperiment) else UNet(config.model.unet)
-    assert sum(p.numel() for p in network.parameters()) > 0
-    assert re.fullmatch(r"[a-z][a-z0-9-]*", config.name)
-    assert config.output == f"runs/{config.name}"
+    assert 0 < sum(p.numel() for p in network.parameters()) < 50_000_000
 
 
 def test_no_two_experiments_write_to_one_folder() -> None:
@@ -137,7 +144,7 @@ def broken(name: str, overrides: list[str], told: str, reason: str) -> Any:
         (FIRST, ["data=images", "data.image_size=32"], "data.root: needed and not set; add data.root=VALUE"),
         ("kl_f4", [], "data.root: needed and not set; add data.root=VALUE"),
         (FIRST, ["data=images", "data.root=x"], "data.image_size: needed and not set; add data.image_size=VALUE"),
-        (FIRST, ["data=faces"], "Could not find 'data/faces'"),
+        (FIRST, ["data=faces"], "data: 'faces' is not known; permitted: digits, images, shapes"),
         (FIRST, ["model.chanels=3"], "model.chanels: there is no such field; did you mean model.channels?"),
         ("kl_f4", ["data.rooot=x"], "data.rooot: there is no such field; did you mean data.root?"),
         (FIRST, ["+model.colour=3"], "model.colour: there is no such field"),
@@ -159,7 +166,7 @@ def broken(name: str, overrides: list[str], told: str, reason: str) -> Any:
         (FIRST, ["steps"], "'steps' is not an override; write field=value"),
         (FIRST, ["steps=[1"], "'steps=[1' is not an override; write field=value"),
         (FIRST, ["name=${nowhere}"], "Interpolation key 'nowhere' not found"),
-        (FIRST, ["recipe=gan"], "Could not find 'recipe/gan'"),
+        (FIRST, ["recipe=gan"], "recipe: 'gan' is not known; permitted: autoencoder, diffusion"),
         (FIRST, ["model.regularisation=gan"], "model.regularisation: 'gan' is not allowed; Input should be 'kl', 'vq'"),
         (FIRST, IDENTITY, "model.regularisation: 'identity' has nothing to train; permitted: 'kl', 'vq'"),
         (FIRST, ["data.crop=33"], "data.crop: 33 is not allowed; permitted: up to image_size, 32"),
@@ -247,13 +254,13 @@ def test_an_optional_field_of_a_conditioner_can_be_set() -> None:
     [
         (["data=images", "data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
         (["data.image_size=big"], "data.image_size: 'big' is not allowed; Input should be a valid integer"),
-        (["data=faces"], "Could not find 'data/faces'"),
+        (["data=faces"], "data: 'faces' is not known; permitted: digits, images, shapes"),
         (["data=images", "data.root=x"], "data.image_size: needed and not set; add data.image_size=VALUE"),
         (["data=images", "data.image_size=64"], "data.root: needed and not set; add data.root=VALUE"),
         pytest.param(
             ["data.rot=x"],
             "data.rot: there is no such field; did you mean data.root?",
-            marks=pytest.mark.xfail(strict=True, reason="RecursionError where the first override is the mistake"),
+            marks=pytest.mark.xfail(run=False, reason="RecursionError, after minutes, where the first override is the mistake"),
         ),
     ],
 )
@@ -268,16 +275,17 @@ def test_mistakes_of_the_data_alone_are_told_alike(overrides: list[str], told: s
 
 
 def undocumented(file: str) -> list[str]:
-    """The fields of a file of `configs/` that hold a value and have no comment on their line."""
+    """The fields of a file of `configs/` that hold a value and have no comment, on their line or above it."""
     found: list[str] = []
     path: list[str] = []
-    for line in (composition.CONFIGS / file).read_text().partition("\nmodel:" if "/" in file else "\nrecipe:")[2:]:
-        for one in line.splitlines():
-            if match := re.match(r"( *)([a-z_0-9]+):( .*|$)", one):
-                path[len(match[1]) // 2 :] = [match[2]]
-                value, _, comment = match[3].partition("#")
-                if value.strip() and not comment.strip():
-                    found.append(".".join(path))
+    above = False
+    for line in (composition.CONFIGS / file).read_text().splitlines():
+        if match := re.match(r"( *)([a-z_0-9]+):( .*|$)", line):
+            path[len(match[1]) // 2 :] = [match[2]]
+            value, _, comment = match[3].partition("#")
+            if value.strip() and not comment.strip() and not above and path != ["recipe"]:
+                found.append(".".join(path))
+        above = line.strip().startswith("#")
     return found
 
 
