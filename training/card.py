@@ -4,8 +4,8 @@ from training.data.image_set import Description
 from training.experiment import AutoencoderExperiment, DiffusionExperiment
 
 
-def autoencoder(config: AutoencoderExperiment, data: Description, loss: float) -> str:
-    """The card of a first stage; `loss` is the mean of its last steps."""
+def autoencoder(config: AutoencoderExperiment, data: Description, loss: float | None) -> str:
+    """The card of a first stage; `loss` is the mean of its last steps, None where nothing was trained."""
     m = config.model
     return f"""# {config.name}
 
@@ -28,11 +28,11 @@ under what they were asked for, `denoising.png` how some of them came about.
 {_training(config, data, loss)}"""
 
 
-def _training(config: AutoencoderExperiment | DiffusionExperiment, data: Description, loss: float) -> str:
+def _training(config: AutoencoderExperiment | DiffusionExperiment, data: Description, loss: float | None) -> str:
     return f"""| | |
 |---|---|
 | Images | {data.name}, {data.train_count} for training, sha256 {data.fingerprint[:12]} |
 | Steps | {config.steps} of {config.batch_size} images |
 | Seed | {config.seed} |
-| Final loss | {loss:.4f} |
+| Final loss | {"none" if loss is None else f"{loss:.4f}"} |
 """

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training import metrics, sheet
+from training import metrics, previews, sheet
 from training.data import image_set
+from training.data.conditions import Requests
 from training.data.image_set import DataError, ImageSet
 from training.model.autoencoder import Autoencoder
 from training.model.guidance import Guidance
@@ -87,25 +88,52 @@ def score_autoencoder(autoencoder: Autoencoder, images: ImageSet, output: Path) 
     scores = {"psnr": float(psnr.mean()), "psnr_worst": float(psnr.min()), "images": len(held_out)}
     if images.image_size >= 11:
         scores["ssim"] = float(metrics.ssim(reconstructed, held_out).mean())
+    if autoencoder.config.regularisation == "vq":
+        scores |= codebook_use(autoencoder, images)
     return scores
+
+
+@torch.inference_mode()
+def codebook_use(autoencoder: Autoencoder, images: ImageSet) -> dict[str, float]:
+    """Over all images: the share of the codebook's entries that occur, and exp(entropy) of how often each does."""
+    size = autoencoder.config.codebook_size
+    counts = torch.zeros(size, dtype=torch.float64)
+    for start in range(0, len(images.images), BATCH):
+        pixels = images.pixels(range(start, min(start + BATCH, len(images.images)))).to(autoencoder.latent_scale.device)
+        found = autoencoder.quantise(autoencoder.encode(pixels) / autoencoder.latent_scale).indices
+        counts += torch.bincount(found.flatten().cpu(), minlength=size)
+    share = counts / counts.sum()
+    entropy = -(share * share.clamp(min=1e-300).log()).sum()
+    return {"codebook_used": float((counts > 0).double().mean()), "codebook_perplexity": float(entropy.exp())}
 
 
 def score_diffusion(
     model: LatentDiffusion, description: Release, images: ImageSet, output: Path, sampling: Sampling
 ) -> dict[str, Any]:
-    """Whether samples show what was asked for, judged by a classifier fitted on the real training images only."""
-    conditional = len(model.conditioners) > 0
-    classes = range(len(images.description.classes)) if conditional else range(1)
-    asked = [label for label in classes for _ in range(sampling.per_class)]
-    requests = [{name: label for name in model.conditioners} for label in asked]
-    samples = generate(model, description, requests, sampling)
-    sheet.save(output / "samples.png", samples, columns=sampling.per_class)
+    """Samples of what the model can be asked for; with classes, whether they show what was asked for.
+
+    That is judged by a classifier fitted on the real training images only. `samples.png`: a row for each class; of
+    other conditions what was asked for, the samples, and the held-out images that the requests are of.
+    """
+    types = {name: config["type"] for name, config in description.architecture["conditioners"].items()}
+    by_class = set(types.values()) <= {"class"}
+    classes = range(len(images.description.classes)) if types else range(1)
+    if by_class:
+        asked = [label for label in classes for _ in range(sampling.per_class)]
+        samples = generate(model, description, [dict.fromkeys(types, label) for label in asked], sampling)
+        sheet.save(output / "samples.png", samples, columns=sampling.per_class)
+    else:
+        what = previews.asked_of(images, requests_of(description), previews.shown_rows(images, 2 * BATCH))
+        samples = generate(model, description, what.requests, sampling)
+        shown = [part[:PAIRS] for part in (what.pictures, samples, what.originals) if part is not None]
+        columns = len(shown[0])
+        sheet.save(output / "samples.png", torch.cat(shown), columns=columns, captions=what.captions[:columns])
     scores: dict[str, Any] = {
         "sampling": asdict(sampling),
         "images": len(samples),
         "distinct_share": metrics.distinct_share(samples),
     }
-    if conditional and len(classes) > 1:
+    if types and by_class and len(classes) > 1:
         train, held_out = images.rows("train"), images.rows("held_out")
         judge = metrics.DigitJudge(images.pixels(train), images.labels(train))
         scores["condition_accuracy"] = metrics.condition_accuracy(judge, samples, asked)
@@ -113,8 +141,22 @@ def score_diffusion(
     return scores
 
 
+def requests_of(description: Release) -> Requests:
+    """What makes requests of images as the release's training made them."""
+    conditioners = description.architecture["conditioners"]
+    data = description.lineage.get("experiment", {}).get("data", {})
+    degradation = data.get("degradation", {"kind": "bicubic", "scale": 4})
+    return Requests(
+        {name: config["type"] for name, config in conditioners.items()},
+        degradation["kind"],
+        degradation["scale"],
+        data.get("masks", "mixed"),
+        min((config["objects"] for config in conditioners.values() if config["type"] == "layout"), default=None),
+    )
+
+
 def generate(
-    model: LatentDiffusion, description: Release, requests: Sequence[dict[str, int]], sampling: Sampling
+    model: LatentDiffusion, description: Release, requests: Sequence[dict[str, Any]], sampling: Sampling
 ) -> Tensor:
     """One image a request, with seeds counted up from `sampling.seed`: [R, C, H, W] in [-1, 1]."""
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -253,8 +253,6 @@ def check(experiment: Experiment) -> None:
         raise ExperimentError(f"data.crop: {crop} is not allowed; permitted: up to image_size, "
                               f"{experiment.data.image_size}")  # fmt: skip
     if isinstance(experiment, AutoencoderExperiment):
-        if experiment.model.regularisation == "identity":
-            raise ExperimentError("model.regularisation: 'identity' has nothing to train; permitted: 'kl', 'vq'")
         return
     if crop is not None and not experiment.encode_each_step:
         raise ExperimentError("data.crop: latents that are encoded once have no crops; permitted: null, "

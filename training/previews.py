@@ -39,10 +39,10 @@ class Asked:
     originals: Tensor | None  # the images that the requests are of
 
 
-def shown_rows(images: ImageSet) -> Sequence[int]:
+def shown_rows(images: ImageSet, count: int = SHOWN) -> Sequence[int]:
     """Which images are shown: held-out ones, evenly spread, training ones where none is held out."""
     rows = images.rows("held_out") or images.rows("train")
-    count = min(SHOWN, len(rows))
+    count = min(count, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
@@ -60,13 +60,18 @@ def reconstructions(model: Autoencoder, images: ImageSet, path: Path) -> dict[st
 
 def asked(images: ImageSet, requests: Requests) -> Asked:
     """Requests to show: one of each class where that is all a model is told, else those of held-out images."""
-    names = images.description.classes
     if set(requests.types.values()) == {"class"}:
+        names = images.description.classes
         labels = range(min(len(names), SHOWN))
         return Asked([dict.fromkeys(requests.types, label) for label in labels], None, [names[i] for i in labels], None)
-    rows = shown_rows(images)
     if not requests.types:
-        return Asked([{} for _ in rows], None, [], None)
+        return Asked([{}] * SHOWN, None, [], None)
+    return asked_of(images, requests, shown_rows(images))
+
+
+def asked_of(images: ImageSet, requests: Requests, rows: Sequence[int]) -> Asked:
+    """The requests that the images of `rows` would have been asked for by."""
+    names = images.description.classes
     pictures = [picture(images, row, images.records[row]) for row in rows]
     made = [requests(one, row_generator(0, 0, i)) for i, one in enumerate(pictures)]
     captions = [told(request, requests.types, names) for request in made]

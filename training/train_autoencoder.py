@@ -4,6 +4,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from training import card, previews
@@ -16,6 +17,7 @@ from training.experiment import AutoencoderExperiment, ExperimentError, built, l
 from training.fit import Run, fit
 from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import save_autoencoder
+from training.progress import ProgressReport
 from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale
 
 MEASURED = 32  # images of a batch when the latent scale is measured
@@ -25,14 +27,45 @@ MOST_MEASURED = 10_000  # images that are measured at most
 def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, store: CheckpointStore, release: Path) -> bool:
     """Write the release folder; whether this is the first rank, which alone does so."""
     check(config, images)
+    model = built("model", lambda: Autoencoder(config.model))
+    loss: float | None = None
+    if config.model.regularisation != "identity":  # its latents are the pixels; only their scale is to be found
+        report = trained(model, config, images, store)
+        loss = None if report is None else report.loss()
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    model.eval().to("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    rows = list(images.rows("train"))[rank:MOST_MEASURED:ranks]
+    parts = (images.pixels(rows[start : start + MEASURED]) for start in range(0, len(rows), MEASURED))
+    measure_latent_scale(model, parts, seed=config.seed)
+    if rank > 0:
+        return False
+    shutil.rmtree(release, ignore_errors=True)
+    release.mkdir()
+    model.cpu()
+    previews.reconstructions(model, images, release / "sheet")
+    (release / "sheet-reconstructions.png").rename(release / "samples.png")
+    (release / "card.md").write_text(card.autoencoder(config, images.description, loss))
+    save_autoencoder(
+        release, model, name=config.name, image_size=config.data.crop or images.image_size,
+        lineage=lineage_of(config, asdict(images.description)),
+    )  # fmt: skip
+    return True
+
+
+def trained(
+    model: Autoencoder, config: AutoencoderExperiment, images: ImageSet, store: CheckpointStore
+) -> ProgressReport | None:
+    """Train the model. Returns the report on the first rank."""
     recipe = built(
         "loss",
         lambda: AutoencoderRecipe(
-            built("model", lambda: Autoencoder(config.model)), config.loss, config.optimiser, steps=config.steps,
-            seed=config.seed, batch_size=config.batch_size, accumulate=config.accumulate,
+            model, config.loss, config.optimiser, steps=config.steps, seed=config.seed, batch_size=config.batch_size,
+            accumulate=config.accumulate,
         ),
     )  # fmt: skip
-    model = recipe.autoencoder
+    if config.compile:
+        model.encoder.compile()
+        model.decoder.compile()
     read = ImageRows(images, flip=config.data.flip, crop=config.data.crop)
 
     def batches(rank: int, ranks: int) -> Batches:
@@ -43,27 +76,9 @@ def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, store: Ch
 
     built("data", lambda: batches(0, 1))
     run = Run(plain(config), {"data fingerprint": images.description.fingerprint})
-    report = fit(
+    return fit(
         recipe, batches, config, run, store=store, pictures=lambda path: previews.reconstructions(model, images, path)
     )
-    model.eval().to(recipe.device)
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    rows = list(images.rows("train"))[rank:MOST_MEASURED:ranks]
-    parts = (images.pixels(rows[start : start + MEASURED]) for start in range(0, len(rows), MEASURED))
-    measure_latent_scale(model, parts, seed=config.seed)
-    if report is None:
-        return False
-    shutil.rmtree(release, ignore_errors=True)
-    release.mkdir()
-    model.cpu()
-    previews.reconstructions(model, images, release / "samples").popitem()
-    (release / "samples-reconstructions.png").rename(release / "samples.png")
-    (release / "card.md").write_text(card.autoencoder(config, images.description, report.loss()))
-    save_autoencoder(
-        release, model, name=config.name, image_size=config.data.crop or images.image_size,
-        lineage=lineage_of(config, asdict(images.description)),
-    )  # fmt: skip
-    return True
 
 
 def check(config: AutoencoderExperiment, images: ImageSet) -> None:

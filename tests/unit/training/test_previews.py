@@ -70,7 +70,10 @@ def model_of(autoencoder: Autoencoder, *kinds: str) -> LatentDiffusion:
     torch.manual_seed(0)
     assets = word_pieces.learned(["picture 0123456789"], 50)
     built = Conditioners(
-        {kind: conditioners.build({"type": kind, **CONFIGS[kind]}, assets if kind == "text" else None) for kind in kinds}
+        {
+            kind: conditioners.build({"type": kind, **CONFIGS[kind]}, assets if kind == "text" else None)
+            for kind in kinds
+        }
     )
     tokens = any(kind not in MAPS for kind in kinds)
     unet = UNet(
@@ -105,7 +108,7 @@ def cell(drawn: NDArray[np.uint8], row: int, column: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("kinds", "columns", "rows", "foot"),
     [
-        ((), 6, 4, 0),
+        ((), previews.SHOWN, 4, 0),
         (("class",), 3, 4, FOOT),
         (("text",), 6, 4 + 1, FOOT),  # the originals below
         (("semantic_map",), 6, 1 + 2 + 1, 0),  # what was asked for above
@@ -122,7 +125,7 @@ def test_samples_are_in_columns_of_what_was_asked_for(
     what = asked_for(images, *kinds)
     found = previews.samples(model_of(autoencoder, *kinds), what, LATENT, tmp_path / "step", guidance=2.0)
     assert found["samples"].shape == size(columns, rows, foot)
-    assert found["denoising"].shape == size(previews.DENOISED, 4 if columns >= 4 else columns)
+    assert found["denoising"].shape == size(previews.DENOISED, 4)
     for name, drawn in found.items():
         with Image.open(tmp_path / f"step-{name}.png") as picture:
             assert np.array_equal(np.asarray(picture), drawn[..., 0])
@@ -219,7 +222,7 @@ def test_an_image_without_its_condition_keeps_its_column(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("words", ["a", "日本の犬 läuft", "many more words than there is any room for in " * 9, "x" * 999])
+@pytest.mark.parametrize("words", ["a", "日本の犬 läuft", "more words than there is room for " * 9, "x" * 999])
 def test_captions_change_the_foot_only(words: str, channels: int) -> None:
     images = torch.rand(6, channels, SIDE, SIDE) * 2 - 1
     bare = sheet.draw(images, columns=3)
@@ -266,20 +269,21 @@ def test_reconstructions_are_below_their_images(images: ImageSet, autoencoder: A
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
-@pytest.mark.xfail(strict=True, reason="pictures are asked for whole images; the model is shown latents of crops")
+@pytest.mark.xfail(strict=True, reason="pictures are asked for of whole images, where the model makes crops")
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")  # see `test_rows`
 def test_a_run_on_crops_has_pictures(autoencoder: Autoencoder, tmp_path: Path) -> None:
     from training import train
     from training.model.latent_diffusion import save_autoencoder
 
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 1), dtype=np.uint8)
-    written(tmp_path / "set", images=pixels, maps=None)
+    written(tmp_path / "set", images=pixels, maps=pixels[..., 0] // 60)
     save_autoencoder(tmp_path / "first", autoencoder, name="first", image_size=32)
     overrides = [
         f"data.root={tmp_path / 'set'}", f"autoencoder={tmp_path / 'first'}", "device=cpu", "steps=1", "batch_size=2",
         "encode_each_step=true", "data.crop=16", "model.unet.channels=32", "model.unet.multipliers=[1]",
         "model.unet.in_channels=5", "model.unet.out_channels=2", "model.unet.context_width=null",
         "~model.conditioners.class_label",
-        "+model.conditioners.inpaint={type: masked_image, factor: 2, channels: 1}",
+        "+model.conditioners.scene={type: semantic_map, channels: 3, stages: 1}",
     ]  # fmt: skip
     train.run("digits_diffusion", overrides, tmp_path / "run")
     with Image.open(tmp_path / "run" / "release" / "samples.png") as picture:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from training.data import image_set, latents
 from training.data.batches import Batches, row_generator
@@ -337,3 +338,22 @@ def test_conditioners_read_views_of_a_read_only_map(
         maps = conditioner.embed(found, (8, 8), lambda images: images[:, :2, ::4, ::4])
         assert maps.shape[::2] == (8, 8)
         assert maps.isfinite().all()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"type": "semantic_map", "classes": 256, "channels": 2, "stages": 2},
+        {"type": "masked_image", "channels": 3, "factor": 4},
+        {"type": "low_resolution", "channels": 3},
+    ],
+)
+@pytest.mark.xfail(strict=True, reason="the loader's default_convert makes uint8 tensors of arrays, and warns")
+def test_conditioners_read_what_a_loader_lets_through(marked: ImageSet, config: dict[str, Any], flip: bool) -> None:
+    rows = ImageRows(marked, flip=flip, requests=Requests({"field": config["type"]}))
+    batches = Batches(rows, count=20, batch_size=10, seed=0, steps=2)
+    conditioner = conditioners.build(config)
+    assert isinstance(conditioner, MapConditioner)
+    for batch in DataLoader(batches, batch_size=None, sampler=range(2)):  # type: ignore[arg-type]
+        conditioner.embed([one["field"] for one in batch["requests"]], (8, 8), lambda images: images[:, :2, ::4, ::4])
