@@ -5,7 +5,7 @@ Every mistake becomes an ExperimentError of one line that names the field.
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +15,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from training.experiment import RECIPES, DataAlone, DataConfig, Experiment, ExperimentError, check
 
 Checked = TypeVar("Checked")
 CONFIGS = Path(__file__).parent / "configs"
+GROUPS = ("data", "recipe", "experiment")  # folders of it
+UNION_MEMBERS = ("str", "int", "float", "bool", "none")  # as pydantic names them in the place of an error
 
 
 def names() -> list[str]:
@@ -32,95 +35,113 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Experiment:
     if experiment not in names():
         raise ExperimentError(f"experiment: {experiment!r} is not known; permitted: {', '.join(names())}")
     config = composed([f"experiment={experiment}", *overrides])
-    return checked(container(config))
+    recipe = config.get("recipe")
+    if recipe not in RECIPES:
+        raise ExperimentError(f"recipe: {recipe!r} is not known; permitted: {', '.join(sorted(RECIPES))}")
+    found: Experiment = validated(RECIPES[recipe], config)
+    check(found)
+    return found
 
 
 def data(overrides: Sequence[str]) -> DataConfig:
     """The checked `data` node alone, of overrides such as data=images. Raises ExperimentError."""
-    return validated(DataAlone, {"data": container(composed(overrides).data)}).data
-
-
-def container(config: DictConfig) -> dict[str, Any]:
-    """A configuration without interpolations. Raises ExperimentError for a field that is needed and not set."""
-    try:
-        if missing := OmegaConf.missing_keys(config):
-            raise ExperimentError(f"{min(missing)}: needed and not set; add {min(missing)}=VALUE")
-        content = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ExperimentError(first_line(error)) from None
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+    for override in overrides:
+        if not re.match(r"[+~]*data[.=]", override):
+            raise ExperimentError(f"{override!r} is not of the data; permitted: data=NAME and data.FIELD=VALUE")
+    return validated(DataAlone, OmegaConf.masked_copy(composed(overrides), "data")).data
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
     """What Hydra makes of the files and the overrides. Raises ExperimentError."""
     parser = OverridesParser.create()
+    written = []
     for override in overrides:
         try:
-            parser.parse_override(override)
+            parsed = parser.parse_override(override)
         except HydraException:
             raise ExperimentError(f"{override!r} is not an override; write field=value, quoted where needed") from None
+        if parsed.is_sweep_override():
+            raise ExperimentError(f"{override!r} has several values; permitted: one, in quotes where it has commas")
+        field = parsed.key_or_group
+        if field in GROUPS and not parsed.is_delete():
+            chosen, permitted = parsed.value(), sorted(path.stem for path in (CONFIGS / field).glob("*.yaml"))
+            if chosen not in permitted:
+                raise ExperimentError(f"{field}: {told(chosen)} is not known; permitted: {', '.join(permitted)}")
+        # "++" sets a field whether or not a file lists it: the dataclasses know the names, and check them.
+        plain = override[0] not in "+~" and field not in GROUPS
+        written.append(f"++{override}" if plain else override)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("train", list(overrides))
+            return compose("train", written)
     except (HydraException, OmegaConfBaseException) as error:
-        if match := re.search(r"Could not override '([^']+)'", str(error)):
-            field = match[1]
-            known = [str(key) for key in flat(composed(list(overrides)[:1]))]
-            close = difflib.get_close_matches(field, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ExperimentError(f"{field}: there is no such field{hint}") from None
-        if match := re.search(r"Could not find '(data|recipe)/([^']+)'", str(error)):
-            permitted = sorted(path.stem for path in (CONFIGS / match[1]).glob("*.yaml"))
-            raise ExperimentError(f"{match[1]}: {match[2]!r} is not known; permitted: {', '.join(permitted)}") from None
         raise ExperimentError(first_line(error)) from None
 
 
-def flat(config: DictConfig, prefix: str = "") -> list[str]:
-    """The dotted names of all fields."""
-    found = []
-    for key in config:
-        name = f"{prefix}{key}"
-        found.append(name)
-        node = config._get_node(key)  # not its value, which may lead to a field that is not set
-        if isinstance(node, DictConfig) and not OmegaConf.is_missing(config, key):
-            found += flat(node, f"{name}.")
+def validated(kind: type[Checked], config: DictConfig) -> Checked:
+    """A composed configuration as a dataclass. Raises ExperimentError naming the first field that does not fit."""
+    needed = None
+    try:
+        if missing := OmegaConf.missing_keys(config):
+            needed = ExperimentError(f"{min(missing)}: needed and not set; add {min(missing)}=VALUE")
+        content = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise needed or ExperimentError(first_line(error)) from None
+    assert isinstance(content, dict)
+    try:
+        found = TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False)
+        if unknown := [one for one in mistakes if one["type"] == "unexpected_keyword_argument"]:
+            raise ExperimentError(no_such_field(field_of(unknown[0]), content)) from None
+        raise needed or ExperimentError(mistake(mistakes[0])) from None
+    if needed:
+        raise needed
     return found
 
 
-def checked(content: Mapping[str, Any]) -> Experiment:
-    """A composed experiment as dataclasses. Raises ExperimentError naming the first field that does not fit."""
-    recipe = content.get("recipe")
-    if recipe not in RECIPES:
-        raise ExperimentError(f"recipe: {recipe!r} is not known; permitted: {', '.join(sorted(RECIPES))}")
-    experiment: Experiment = validated(RECIPES[recipe], content)
-    check(experiment)
-    return experiment
+def field_of(error: ErrorDetails) -> str:
+    """The dotted name of the field that a mistake is in, without the names of a union's members."""
+    location = list(map(str, error["loc"]))
+    if location[:2] == ["model", "conditioners"]:
+        del location[3:4]  # which of the types it is; no field is called so
+    return ".".join(part for part in location if re.fullmatch(r"[A-Za-z0-9_-]+", part) and part not in UNION_MEMBERS)
 
 
-def validated(kind: type[Checked], content: Mapping[str, Any]) -> Checked:
-    """A dataclass of plain values. Raises ExperimentError naming the first field that does not fit."""
-    try:
-        return TypeAdapter(kind).validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        location = list(map(str, first["loc"]))
-        if location[:2] == ["model", "conditioners"]:
-            del location[3:4]  # which of the types it is; no field is called so
-        field = ".".join(location)
-        match first["type"]:
-            case "unexpected_keyword_argument":
-                raise ExperimentError(f"{field}: there is no such field") from None
-            case "value_error":  # of a dataclass that checks itself: it names its field
-                raise ExperimentError(f"{field}.{first['ctx']['error']}") from None
-            case "missing":
-                raise ExperimentError(f"{field}: needed and not set") from None
-            case "union_tag_not_found":
-                raise ExperimentError(f"{field}.type: needed and not set") from None
-            case "union_tag_invalid":
-                tag, permitted = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
-                raise ExperimentError(f"{field}.type: {tag!r} is not known; permitted: {permitted}") from None
-        raise ExperimentError(f"{field}: {first['input']!r} is not allowed; {first['msg']}") from None
+def no_such_field(field: str, content: dict[Any, Any]) -> str:
+    """What is said of a misspelt field."""
+    close = difflib.get_close_matches(field, [known for known in flat(content) if known != field], n=1)
+    return f"{field}: there is no such field" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def flat(content: Any, prefix: str = "") -> list[str]:
+    """The dotted names of all fields of nested dictionaries."""
+    if not isinstance(content, dict):
+        return []
+    found = []
+    for key, value in content.items():
+        found += [f"{prefix}{key}", *flat(value, f"{prefix}{key}.")]
+    return found
+
+
+def mistake(error: ErrorDetails) -> str:
+    """One of pydantic's errors in one line that names the field."""
+    field = field_of(error)
+    match error["type"]:
+        case "value_error":  # of a dataclass that checks itself: it names its field
+            return f"{field}.{error['ctx']['error']}"
+        case "missing":
+            return f"{field}: needed and not set"
+        case "union_tag_not_found":
+            return f"{field}.type: needed and not set"
+        case "union_tag_invalid":
+            permitted = error["ctx"]["expected_tags"].replace("'", "")
+            return f"{field}.type: {error['ctx']['tag']!r} is not known; permitted: {permitted}"
+    return f"{field}: {error['input']!r} is not allowed; {error['msg']}"
+
+
+def told(value: Any) -> str:
+    """A value as a person wrote it."""
+    return "null" if value is None else repr(value)
 
 
 def first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.data import conditions, word_pieces
+from training.data import conditions, masks, word_pieces
 from training.data.conditions import Requests
 from training.data.image_set import ImageSet
 from training.experiment import (
@@ -21,6 +21,7 @@ from training.experiment import (
     TextCondition,
 )
 from training.model import conditioners
+from training.model.autoencoder import AutoencoderConfig
 from training.model.conditioners import Conditioner, Conditioners
 from training.model.conditioners.conditioner import TokenConditioner
 from training.model.conditioners.frozen_text import FrozenTextConditioner
@@ -28,17 +29,18 @@ from training.model.conditioners.text_tokenizer import read_assets
 from training.model.unet import UNetConfig
 
 
-def build(config: DiffusionExperiment, images: ImageSet, latent_channels: int) -> Conditioners:
+def build(config: DiffusionExperiment, images: ImageSet, first_stage: AutoencoderConfig) -> Conditioners:
     """The conditioners with fresh weights. Raises ExperimentError naming the field that does not fit."""
     built = Conditioners()
     for field, one in config.model.conditioners.items():
         where = f"model.conditioners.{field}"
         check_values(where, one, images, config.data)
+        check_factor(where, one, first_stage.factor)
         try:
             built[field] = conditioner(where, one, images)
         except (ValueError, OSError) as error:
             raise ExperimentError(f"{where}: {error}") from None
-    check_unet(config.model.unet, built, latent_channels)
+    check_unet(config.model.unet, built, first_stage.latent_channels)
     return built
 
 
@@ -95,6 +97,22 @@ def check_values(where: str, config: Condition, images: ImageSet, data: DataConf
         )
     if isinstance(config, LowResolutionCondition | MaskedImageCondition) and config.channels != images.channels:
         raise ExperimentError(f"{where}.channels: {config.channels}; the images have {images.channels}")
+    size = data.crop or images.image_size
+    if isinstance(config, LowResolutionCondition) and size % data.degradation.scale:
+        raise ExperimentError(f"data.degradation.scale: {data.degradation.scale}; permitted: divisors of the images' "
+                              f"side, {size}")  # fmt: skip
+    if isinstance(config, MaskedImageCondition) and data.masks != "given" and size < masks.SMALLEST:
+        raise ExperimentError(f"data.masks: {data.masks}; holes are drawn in images of at least {masks.SMALLEST} "
+                              f"pixels a side, and these have {size}")  # fmt: skip
+
+
+def check_factor(where: str, config: Condition, factor: int) -> None:
+    """Raise ExperimentError unless a condition shrinks with the images."""
+    if isinstance(config, MaskedImageCondition) and config.factor != factor:
+        raise ExperimentError(f"{where}.factor: {config.factor}; the autoencoder's is {factor}")
+    if isinstance(config, SemanticMapCondition) and 2**config.stages != factor:
+        raise ExperimentError(f"{where}.stages: {config.stages}; the autoencoder halves images "
+                              f"{factor.bit_length() - 1} times")  # fmt: skip
 
 
 def check_unet(unet: UNetConfig, built: Conditioners, latent_channels: int) -> None:

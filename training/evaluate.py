@@ -15,6 +15,7 @@ from training import metrics, previews, sheet
 from training.data import image_set
 from training.data.conditions import Requests
 from training.data.image_set import DataError, ImageSet
+from training.data.rows import centred
 from training.model.autoencoder import Autoencoder
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion
@@ -46,7 +47,9 @@ def run(release: Path, data: Path, output: Path, sampling: Sampling | None = Non
     sampling = sampling or Sampling()
     images = image_set.read(data)
     output.mkdir(parents=True, exist_ok=True)
-    if read_release(release).kind == "autoencoder":
+    about = read_release(release)
+    images = centred(images, min(images.image_size, about.image_shape[1]))
+    if about.kind == "autoencoder":
         autoencoder, description = load_autoencoder(release)
         check(images, description)
         scores = score_autoencoder(autoencoder, images, output)
@@ -54,20 +57,20 @@ def run(release: Path, data: Path, output: Path, sampling: Sampling | None = Non
         model, description = load_diffusion(release)
         check(images, description)
         scores = score_diffusion(model, description, images, output, sampling)
-    about = {
+    complete = {
         "release": description.name,
         "release_digest": description.digest,
         "data": images.description.name,
         "data_fingerprint": images.description.fingerprint,
+        **scores,
     }
-    complete = {**about, **scores}
     (output / "metrics.json").write_text(json.dumps(complete, indent=2) + "\n")
     return complete
 
 
 def check(images: ImageSet, description: Release) -> None:
     """Raise DataError unless the images have the release's shape and some are held out."""
-    size, channels = images.image_size, images.channels
+    channels, size = images.channels, images.image_size
     if (channels, size, size) != description.image_shape:
         raise DataError(f"data.root: images of {channels}x{size}x{size}; the release makes {description.image_shape}")
     if images.description.train_count == len(images.images):

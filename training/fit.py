@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from training import checkpoints
 from training.checkpoints import Checkpoint, CheckpointStore
-from training.data.batches import Batches
+from training.data.batches import Batches, as_it_is
 from training.experiment import CheckpointConfig, Experiment, ExperimentError, Interrupted, plain
 from training.progress import ProgressReport
 from training.recipes.recipe import Recipe
@@ -116,7 +116,7 @@ def fit(
         if start < config.steps:
             workers = config.data.workers
             loader = DataLoader(
-                data, batch_size=None, sampler=range(start, config.steps), num_workers=workers,
+                data, batch_size=None, sampler=range(start, config.steps), collate_fn=as_it_is, num_workers=workers,
                 pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
             )  # fmt: skip
             with saver.stopping_softly():

@@ -24,7 +24,7 @@ def images(config: DataConfig) -> ImageSet:
     if (root / DESCRIPTION).is_file():
         found = image_set.read(root)
     elif config.name in built_in.SETS:
-        if root.exists() and any(root.iterdir()):
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
             raise DataError(f"data.root: {root} holds no image set; give another folder, or remove it")
         found = built_in.prepare(config.name, root, image_size=config.image_size)
     else:

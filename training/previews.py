@@ -76,9 +76,12 @@ def asked_of(images: ImageSet, requests: Requests, rows: Sequence[int]) -> Asked
     made = [requests(one, row_generator(0, 0, i)) for i, one in enumerate(pictures)]
     captions = [told(request, requests.types, names) for request in made]
     seen = [visible(request, requests.types, one.pixels, images) for request, one in zip(made, pictures, strict=True)]
+    blank = np.full_like(pictures[0].pixels, 255)  # an image without a condition keeps its column
     return Asked(
         made,
-        to_unit(torch.from_numpy(np.stack([one for one in seen if one is not None]))) if seen[0] is not None else None,
+        to_unit(torch.from_numpy(np.stack([blank if one is None else one for one in seen])))
+        if any(one is not None for one in seen)
+        else None,
         captions if any(captions) else [],
         images.pixels(rows),
     )

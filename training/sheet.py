@@ -38,10 +38,11 @@ def draw(images: Tensor, *, columns: int, captions: Sequence[str] = ()) -> NDArr
 
 def written(captions: Sequence[str], width: int, total: int, height: int) -> NDArray[np.uint8]:
     """Captions in a row, each in a column of `width` pixels: black on white, [height, total]."""
-    canvas = Image.new("L", (total, height), 255)
-    pen = ImageDraw.Draw(canvas)
+    row = np.full((height, total), 255, np.uint8)
     font = ImageFont.load_default(FONT_SIZE)
     for column, caption in enumerate(captions):
+        canvas = Image.new("L", (width, height), 255)  # what is too wide for it is cut off
+        pen = ImageDraw.Draw(canvas)
         lines = [""]
         for word in caption.split():
             longer = f"{lines[-1]} {word}".strip()
@@ -49,9 +50,10 @@ def written(captions: Sequence[str], width: int, total: int, height: int) -> NDA
                 lines[-1] = longer
             else:
                 lines.append(word)
-        text = "\n".join(lines[:LINES])
-        pen.multiline_text((GAP + column * (width + GAP), 0), text, fill=0, font=font, spacing=1)
-    return np.asarray(canvas)
+        pen.multiline_text((0, 0), "\n".join(lines[:LINES]), fill=0, font=font, spacing=1)
+        left = GAP + column * (width + GAP)
+        row[:, left : left + width] = np.asarray(canvas)
+    return row
 
 
 def save(path: Path, images: Tensor, *, columns: int, captions: Sequence[str] = ()) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from training import card, previews
 from training.checkpoints import CheckpointStore
 from training.data.batches import Batches
 from training.data.image_set import ImageSet
-from training.data.rows import ImageRows
+from training.data.rows import ImageRows, centred
 from training.discriminator import SMALLEST_IMAGE
 from training.experiment import AutoencoderExperiment, ExperimentError, built, lineage_of, plain
 from training.fit import Run, fit
@@ -42,7 +42,7 @@ def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, store: Ch
     shutil.rmtree(release, ignore_errors=True)
     release.mkdir()
     model.cpu()
-    previews.reconstructions(model, images, release / "sheet")
+    previews.reconstructions(model, centred(images, config.data.crop or images.image_size), release / "sheet")
     (release / "sheet-reconstructions.png").rename(release / "samples.png")
     (release / "card.md").write_text(card.autoencoder(config, images.description, loss))
     save_autoencoder(
@@ -76,8 +76,9 @@ def trained(
 
     built("data", lambda: batches(0, 1))
     run = Run(plain(config), {"data fingerprint": images.description.fingerprint})
+    shown = centred(images, config.data.crop or images.image_size)
     return fit(
-        recipe, batches, config, run, store=store, pictures=lambda path: previews.reconstructions(model, images, path)
+        recipe, batches, config, run, store=store, pictures=lambda path: previews.reconstructions(model, shown, path)
     )
 
 

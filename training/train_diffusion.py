@@ -10,7 +10,7 @@ from training.data import latents
 from training.data.batches import Batches
 from training.data.image_set import ImageSet
 from training.data.locks import locked
-from training.data.rows import ImageRows, LatentRows
+from training.data.rows import ImageRows, LatentRows, centred
 from training.experiment import DiffusionExperiment, ExperimentError, built, lineage_of, plain
 from training.fit import Run, fit
 from training.model.autoencoder import Autoencoder
@@ -27,11 +27,12 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, store: Checkp
     """Write the release folder; whether this is the first rank, which alone does so."""
     autoencoder, first_stage = load_autoencoder(Path(config.autoencoder))
     encode_latents.check(autoencoder, images)
-    conditioners = conditioning.build(config, images, autoencoder.config.latent_channels)
+    conditioners = conditioning.build(config, images, autoencoder.config)
     unet = built("model.unet", lambda: UNet(config.model.unet))
     model = LatentDiffusion(autoencoder, unet, conditioners, Diffusion(config.model.diffusion))
     model.unet.gradient_checkpointing = config.gradient_checkpointing
-    latent_size = (config.data.crop or images.image_size) // autoencoder.config.factor
+    size = config.data.crop or images.image_size
+    latent_size = size // autoencoder.config.factor
     check_size(config, latent_size)
     read = rows(config, images, autoencoder, first_stage)
     recipe = DiffusionRecipe(
@@ -50,7 +51,7 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, store: Checkp
         )  # fmt: skip
 
     built("data", lambda: batches(0, 1))
-    asked = previews.asked(images, conditioning.requests(config))
+    asked = previews.asked(centred(images, size), conditioning.requests(config))
     shape = (autoencoder.config.latent_channels, latent_size, latent_size)
     guidance = GUIDANCE if config.loss.condition_dropout > 0 else 1.0
 
@@ -72,7 +73,6 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, store: Checkp
         (release / f"sheet-{name}.png").rename(release / f"{name}.png")
     (release / "card.md").write_text(card.diffusion(config, images.description, report.loss()))
     lineage = {**lineage_of(config, asdict(images.description)), "autoencoder": first_stage.digest}
-    size = config.data.crop or images.image_size
     save_diffusion(release, trained, name=config.name, image_size=size, lineage=lineage)
     return True
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
 IMAGES, MAPS, MASKS = "images.npy", "maps.npy", "masks.npy"
@@ -37,6 +38,8 @@ class DataError(Exception):
 @dataclass(frozen=True)
 class Description:
     """What `images.json` holds."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # of what is read, not of what is written
 
     name: str
     count: int
@@ -119,6 +122,7 @@ def write(
     for file, array in ((IMAGES, images), (MAPS, maps), (MASKS, masks)):
         (root / file).unlink(missing_ok=True)
         if array is not None:
+            digest.update(file.encode())
             copied(root / file, array, order, digest)
     with (root / RECORDS).open("w", encoding="utf-8") as file:
         for row in order:
@@ -128,7 +132,8 @@ def write(
     names = {field: tuple(values) for field, values in classes.items()}
     digest.update(json.dumps([train_count, names], sort_keys=True).encode())
     description = Description(name, len(order), train_count, digest.hexdigest(), **names)
-    (root / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2, ensure_ascii=False) + "\n")
+    document = json.dumps(asdict(description), indent=2, ensure_ascii=False) + "\n"
+    (root / DESCRIPTION).write_text(document, encoding="utf-8")
     return read(root)
 
 
@@ -148,18 +153,20 @@ def read(root: Path) -> ImageSet:
     if not (root / DESCRIPTION).is_file():
         raise DataError(f"data.root: {root} holds no image set ({DESCRIPTION} is missing); prepare the data first")
     try:
-        document = json.loads((root / DESCRIPTION).read_text())
-        names = {field: tuple(value) for field, value in document.items() if isinstance(value, list)}
-        description = Description(**{**document, **names})
+        description = TypeAdapter(Description).validate_json((root / DESCRIPTION).read_bytes(), strict=True)
         arrays = {
             file: np.load(root / file, mmap_mode="r") for file in (IMAGES, MAPS, MASKS) if (root / file).is_file()
         }
         records = list(read_records(root / RECORDS))
         images = arrays[IMAGES]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"data.root: {root} holds a damaged image set ({error}); prepare the data again") from None
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] != images.shape[2]:
-        raise DataError(f"data.root: {root / IMAGES} is {images.dtype} {images.shape}; [N, S, S, C] uint8 is needed")
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        told = " ".join(str(error).split())
+        raise DataError(f"data.root: {root} holds a damaged image set ({told}); prepare the data again") from None
+    for file, array in arrays.items():
+        shape, needed = array.shape, "[N, S, S, C]" if file == IMAGES else "[N, S, S], S as of the images,"
+        dimensions = 4 if file == IMAGES else 3
+        if array.dtype != np.uint8 or len(shape) != dimensions or shape[1:3] != (images.shape[1],) * 2:
+            raise DataError(f"data.root: {root / file} is {array.dtype} {shape}; {needed} uint8 is needed")
     counts = {len(array) for array in arrays.values()} | {len(records), description.count}
     if len(counts) > 1 or not 0 < description.train_count <= len(images):
         raise DataError(
@@ -173,4 +180,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """The objects of a file of JSON lines. Raises ValueError."""
     with path.open(encoding="utf-8") as file:
         for line in file:
-            yield json.loads(line)
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"{path.name}: {line[:40].strip()} is no record")
+            yield record

@@ -83,7 +83,7 @@ def read(root: Path) -> Latents:
         moments = np.load(root / MOMENTS, mmap_mode="c")  # copy on write: torch wants memory that it may write to
     except KeyError as error:
         raise DataError(f"data.latents: {root / DESCRIPTION} lacks the field {error}; {again}") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, EOFError, ValueError, TypeError) as error:
         raise DataError(f"data.latents: {root} is damaged ({error}); {again}") from None
     expected = (description.count, description.flips, 2, *description.shape)
     if moments.shape != expected or moments.dtype != np.float32:

@@ -1,6 +1,7 @@
 """From the rows of a set to a batch: of images, or of latents that were encoded before."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.conditions import Picture, Requests
-from training.data.image_set import ImageSet, to_unit
+from training.data.image_set import ImageSet, Record, to_unit
 from training.data.latents import Latents
 
 
@@ -43,9 +44,7 @@ class ImageRows:
         side = self.images.image_size
         size = side if self.crop is None else self.crop
         top, left = (int(generator.integers(side - size + 1)) for _ in range(2)) if size < side else (0, 0)
-        record = self.images.records[row]
-        if size < side and "boxes" in record:
-            record = {**record, "boxes": cropped(record["boxes"], left / side, top / side, size / side)}
+        record = of_window(self.images.records[row], left / side, top / side, size / side)
         return picture(self.images, row, record, flip, (slice(top, top + size), slice(left, left + size)))
 
 
@@ -83,6 +82,26 @@ def picture(
     pixels = part(images.images)
     assert pixels is not None
     return Picture(pixels, record, flip, part(images.maps), part(images.masks))
+
+
+def centred(images: ImageSet, size: int) -> ImageSet:
+    """The set's middle squares of `size`, at most the images' side: what crops are like. Nothing is copied."""
+    start = (images.image_size - size) // 2
+    left, share = start / images.image_size, size / images.image_size
+
+    def middle(array: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+        return None if array is None else array[:, start : start + size, start : start + size]
+
+    records = [of_window(record, left, left, share) for record in images.records]
+    pixels = middle(images.images)
+    assert pixels is not None
+    return replace(images, images=pixels, records=records, maps=middle(images.maps), masks=middle(images.masks))
+
+
+def of_window(record: Record, left: float, top: float, share: float) -> Record:
+    """A record with its boxes as `cropped` has them."""
+    boxes = record.get("boxes")
+    return record if boxes is None or share == 1 else {**record, "boxes": cropped(boxes, left, top, share)}
 
 
 def cropped(boxes: Sequence[Any], left: float, top: float, share: float) -> list[dict[str, Any]]:

