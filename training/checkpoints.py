@@ -101,16 +101,19 @@ class LocalCheckpoints:
 
     def failed(self, step: int, error: Exception, tensors: Mapping[str, Tensor]) -> str:
         """Why a checkpoint was not written, and what is left."""
-        number = getattr(error, "errno", None)
-        full = number in (errno.ENOSPC, errno.EDQUOT) or any(
-            words in str(error) for words in ("No space left", "quota exceeded")
-        )
         need = sum(tensor.nbytes for tensor in tensors.values())
-        why = f"the disk is full; a checkpoint takes {need / 1e6:.0f} MB" if full else str(error)
+        why = f"the disk is full; a checkpoint takes {need / 1e6:.0f} MB" if disk_full(error) else str(error)
         complete = self.complete()
         left = f"step {step_of(complete[-1])} is kept" if complete else "there is none before it"
         return f"{self.folder}: the checkpoint of step {step} could not be written: {why} ({left}). " \
                "Make room and run the same command again"  # fmt: skip
+
+
+def disk_full(error: Exception) -> bool:
+    """Whether there was no room to write; safetensors tells so in words alone."""
+    number = getattr(error, "errno", None)
+    words = ("No space left", "quota exceeded")
+    return number in (errno.ENOSPC, errno.EDQUOT) or any(part in str(error) for part in words)
 
 
 def step_of(folder: Path) -> int:

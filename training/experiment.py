@@ -28,6 +28,9 @@ class ExperimentError(Exception):
     """An experiment that cannot be run; the message names the field and what is permitted."""
 
 
+CURE = "The checkpoints before it are kept: go on from the last with a lower optimiser.learning_rate and resume=anyway"
+
+
 class Diverged(Exception):
     """The loss is not a number any more; the message names the step and what to try."""
 
@@ -200,7 +203,7 @@ class Shared:
     precision: Literal["auto", "fp32", "bf16"]
     compile: bool
     checkpoint: CheckpointConfig
-    resume: bool
+    resume: bool | Literal["anyway"]
     initial: str | None
     pictures_every: Positive | None
 

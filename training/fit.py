@@ -15,12 +15,13 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training import checkpoints
 from training.checkpoints import Checkpoint, CheckpointStore
 from training.data.batches import Batches, as_it_is
-from training.experiment import CheckpointConfig, Experiment, ExperimentError, Interrupted, plain
+from training.experiment import CURE, CheckpointConfig, Diverged, Experiment, ExperimentError, Interrupted, plain
 from training.progress import ProgressReport
 from training.recipes.recipe import Recipe
 
@@ -52,7 +53,8 @@ class Run:
         if changes:
             raise ExperimentError(
                 f"output: {checkpoint.folder.parent.parent} holds a run of another experiment at step "
-                f"{checkpoint.step}: {', '.join(changes)}. Give another output, or resume=false to begin again"
+                f"{checkpoint.step}: {', '.join(changes)}. Give another output, resume=anyway to go on from that step "
+                "with the changes, or resume=false to begin again"
             )
 
 
@@ -129,11 +131,11 @@ def fit(
 
 def checkpoint_of(config: Experiment, run: Run, store: CheckpointStore) -> Checkpoint | None:
     """Where the run goes on from, None for the beginning. Raises ExperimentError for another experiment's."""
-    if not config.resume:
+    if config.resume is False:
         store.clear()
         return None
     latest = store.latest()
-    if latest is not None:
+    if latest is not None and config.resume != "anyway":
         run.check(latest)
     return latest
 
@@ -194,7 +196,7 @@ class Saver(Callback):
             timer = time.monotonic() - self.saved_at >= 60 * self.config.every_minutes
             if stop or timer or module.step == module.steps or (every is not None and module.step % every == 0):
                 self.report.read()  # a loss that is not finite is told before it is saved
-                self.store.save(module.step, checkpoints.state_of(module), self.run.__dict__)
+                self.store.save(module.step, finite(checkpoints.state_of(module), module.step), self.run.__dict__)
                 self.report.draw()
                 self.saved_at = time.monotonic()
         if stop:
@@ -204,6 +206,14 @@ class Saver(Callback):
     def stopping_softly(self) -> "Signals":
         """Within it, SIGTERM and SIGINT end the run after the step that is being taken."""
         return Signals(self)
+
+
+def finite(state: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    """The state. Raises Diverged where a weight is no number any more: it would replace a good checkpoint."""
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise Diverged(f"{name.removeprefix('recipe.')} is no finite number after step {step}. {CURE}")
+    return state
 
 
 class Signals:

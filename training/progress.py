@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from training.experiment import Diverged
+from training.experiment import CURE, Diverged
 
 LINE_SECONDS = 5.0
 READ_EVERY = 20  # steps; reading a loss makes a GPU wait, so it is not done at each
@@ -95,10 +95,7 @@ class ProgressReport(Callback):
                     self.board.add_scalar(name, row[name], int(row["step"]))
         for row in fresh:
             if not math.isfinite(row["loss"]):
-                raise Diverged(
-                    f"The loss became {row['loss']} at step {row['step']:.0f}; lower optimiser.learning_rate. "
-                    "The checkpoints before it are kept"
-                )
+                raise Diverged(f"The loss became {row['loss']} at step {row['step']:.0f}. {CURE}")
 
     def kept(self) -> Rows:
         """The rows of the steps before this start."""

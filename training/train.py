@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from training import composition, prepare
-from training.checkpoints import CheckpointError, LocalCheckpoints
+from training.checkpoints import CheckpointError, LocalCheckpoints, disk_full
 from training.data.image_set import DataError
 from training.experiment import AutoencoderExperiment, Diverged, Experiment, ExperimentError, Interrupted, plain
 from training.model.release import ReleaseError
@@ -78,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(run(chosen[0], others))
     except MISTAKES as error:
         print(error, file=sys.stderr)
+        return 2
+    except (OSError, SafetensorError) as error:
+        if not disk_full(error):
+            raise
+        print(f"the disk is full ({error}); make room and run the same command again", file=sys.stderr)
         return 2
     except Interrupted as error:
         print(error, file=sys.stderr)
