@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.data import own_images, shapes
-from training.data.batches import Batches
+from training.data.batches import Batches, as_it_is
 from training.data.conditions import Requests
 from training.data.image_set import ImageSet, to_unit
 from training.data.rows import ImageRows
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         def ours() -> Iterator[Any]:
             batches = Batches(read, count=options.count, batch_size=batch, seed=0, steps=steps)
-            return iter(DataLoader(batches, batch_size=None, sampler=range(steps)))  # type: ignore[arg-type]
+            return iter(DataLoader(batches, batch_size=None, sampler=range(steps), collate_fn=as_it_is))  # type: ignore[arg-type]
 
         def plain() -> Iterator[Any]:
             return iter(DataLoader(Folder(folder), batch_size=batch, shuffle=True, drop_last=True))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tests.benchmarks.unet import CONFIG, TOKENS, pair
-from training.data.batches import Batches
+from training.data.batches import Batches, as_it_is
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners import Conditioners, TokenIdsConditioner
 from training.model.diffusion import Diffusion, DiffusionConfig
@@ -93,7 +93,7 @@ def run(recipe: DiffusionRecipe, read: Any, batch: int, steps: int, clock: Clock
         accelerator="cpu", max_epochs=1, callbacks=[clock], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(recipe, DataLoader(batches, batch_size=None, sampler=range(steps)))  # type: ignore[arg-type]
+    trainer.fit(recipe, DataLoader(batches, batch_size=None, sampler=range(steps), collate_fn=as_it_is))  # type: ignore[arg-type]
     return statistics.median(clock.ours[UNCOUNTED:])
 
 
@@ -102,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--encoder-channels", type=int, default=128, help="128 is the paper's first stage")
     options = parser.parse_args(arguments)
     steps, batch = options.repeats + UNCOUNTED, options.batch
     ours, theirs = pair(torch.device("cpu"), torch.float32)
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = torch.randn(ROWS, TOKENS, CONFIG.context_width or 0)
     latents, images = torch.randn(ROWS, 1, 2, 4, 32, 32), torch.rand(ROWS, 3, 256, 256) * 2 - 1
     torch.manual_seed(0)
-    autoencoder = Autoencoder(AutoencoderConfig(latent_channels=4, multipliers=(1, 2, 4, 4), channels=32)).eval()
+    autoencoder = Autoencoder(AutoencoderConfig(latent_channels=4, multipliers=(1, 2, 4, 4), channels=options.encoder_channels)).eval()
 
     def recipe() -> DiffusionRecipe:
         conditioners = Conditioners({"caption": FixedTokens(tokens)})
