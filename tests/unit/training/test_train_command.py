@@ -10,11 +10,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 from training import encode_latents, evaluate, train
 from training.data.image_set import ImageSet
 from training.model import release
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion, save_diffusion
+from training.model.unet import UNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 
@@ -231,3 +233,33 @@ def test_show_prints_the_resolved_configuration(capsys: pytest.CaptureFixture[st
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["steps"] == 9
     assert shown["output"] == "runs/digits-autoencoder"
+
+
+def test_bf16_trains_fp32_weights_close_to_those_of_fp32(first_stage: Path, bars_root: Path, tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        given = [f"data.root={bars_root}", f"autoencoder={first_stage}", f"precision={precision}", *SMALL_SECOND]
+        release_folder = train.run("digits_diffusion", given, tmp_path / precision)
+        rows = (tmp_path / precision / "losses.csv").read_text().splitlines()
+        losses[precision] = [float(row.split(",")[1]) for row in rows[1:]]
+        model, _ = load_diffusion(release_folder)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # in the compiler
+def test_a_compiled_run_learns_what_an_eager_one_does(
+    first_stage: Path, bars_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of torch.compile but the C++ compiler, which takes more than a minute."""
+    compiled = nn.Module.compile
+    monkeypatch.setattr(UNet, "compile", lambda self, **how: compiled(self, backend="aot_eager", **how))
+    weights = {}
+    for name in ("false", "true"):
+        given = [f"data.root={bars_root}", f"autoencoder={first_stage}", f"compile={name}", *SMALL_SECOND]
+        model, _ = load_diffusion(train.run("digits_diffusion", given, tmp_path / name))
+        weights[name] = model.unet.state_dict()
+    assert list(weights["true"]) == list(weights["false"]), "no names of the compiler's in a release"
+    for name, tensor in weights["true"].items():
+        torch.testing.assert_close(tensor, weights["false"][name], rtol=1e-3, atol=1e-4)
