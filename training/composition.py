@@ -7,8 +7,10 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -22,6 +24,7 @@ from training.experiment import RECIPES, DataAlone, DataConfig, Experiment, Expe
 Checked = TypeVar("Checked")
 CONFIGS = Path(__file__).parent / "configs"
 GROUPS = ("data", "recipe", "experiment")  # folders of it
+PACKAGE = "# @package _global_"  # at the head of an experiment: its fields are the run's
 UNION_MEMBERS = ("str", "int", "float", "bool", "none")  # as pydantic names them in the place of an error
 
 
@@ -31,13 +34,21 @@ def names() -> list[str]:
 
 
 def load(experiment: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The checked experiment of `configs/experiment/{experiment}.yaml`, with Hydra overrides such as `steps=500`."""
-    if experiment not in names():
-        raise ExperimentError(f"experiment: {experiment!r} is not known; permitted: {', '.join(names())}")
-    config = composed([f"experiment={experiment}", *overrides])
+    """The checked experiment of `configs/experiment/{experiment}.yaml`, with Hydra overrides such as `steps=500`.
+
+    A name that ends in .yaml is the path of a file of one's own. Raises ExperimentError.
+    """
+    if experiment.endswith(".yaml"):
+        config = own(Path(experiment), overrides)
+    elif experiment in names():
+        config = composed([f"experiment={experiment}", *overrides])
+    else:
+        raise ExperimentError(
+            f"experiment: {experiment!r} is not known; permitted: a path that ends in .yaml, {', '.join(names())}"
+        )
     recipe = config.get("recipe")
     if recipe not in RECIPES:
-        raise ExperimentError(f"recipe: {recipe!r} is not known; permitted: {', '.join(sorted(RECIPES))}")
+        raise ExperimentError(f"recipe: {told(recipe)} is not known; permitted: {', '.join(sorted(RECIPES))}")
     found: Experiment = validated(RECIPES[recipe], config)
     check(found)
     return found
@@ -51,10 +62,28 @@ def data(overrides: Sequence[str]) -> DataConfig:
     return validated(DataAlone, OmegaConf.masked_copy(composed(overrides), "data")).data
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """What Hydra makes of the files and the overrides. Raises ExperimentError."""
+def own(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of an experiment's file anywhere, as if it were one of `configs/experiment`.
+
+    Raises ExperimentError.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+        yaml.safe_load(content)
+    except OSError as error:
+        raise ExperimentError(f"experiment: {path} cannot be read ({error.strerror})") from None
+    except (UnicodeError, yaml.YAMLError) as error:
+        raise ExperimentError(f"experiment: {path} is not YAML ({' '.join(str(error).split())})") from None
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "experiment").mkdir()
+        (Path(folder) / "experiment" / "own.yaml").write_text(f"{PACKAGE}\n{content}", encoding="utf-8")
+        return composed(overrides, [f"hydra.searchpath=[file://{folder}]", "experiment=own"])
+
+
+def composed(overrides: Sequence[str], first: Sequence[str] = ()) -> DictConfig:
+    """What Hydra makes of the files, of overrides of ours and of a person's. Raises ExperimentError."""
     parser = OverridesParser.create()
-    written = []
+    written = list(first)
     for override in overrides:
         try:
             parsed = parser.parse_override(override)

@@ -110,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = torch.randn(ROWS, TOKENS, CONFIG.context_width or 0)
     latents, images = torch.randn(ROWS, 1, 2, 4, 32, 32), torch.rand(ROWS, 3, 256, 256) * 2 - 1
     torch.manual_seed(0)
-    autoencoder = Autoencoder(AutoencoderConfig(latent_channels=4, multipliers=(1, 2, 4, 4), channels=options.encoder_channels)).eval()
+    autoencoder = Autoencoder(
+        AutoencoderConfig(latent_channels=4, multipliers=(1, 2, 4, 4), channels=options.encoder_channels)
+    ).eval()
 
     def recipe() -> DiffusionRecipe:
         conditioners = Conditioners({"caption": FixedTokens(tokens)})

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -132,7 +133,7 @@ FLOW = ["model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"
 @pytest.mark.parametrize(
     ("name", "overrides", "told"),
     [
-        ("digts", [], "experiment: 'digts' is not known; permitted: bedrooms_ldm4, celebahq_ldm1, "),
+        ("digts", [], "experiment: 'digts' is not known; permitted: a path that ends in .yaml, bedrooms_ldm4, "),
         (SECOND, [], "autoencoder: needed and not set; add autoencoder=VALUE"),
         (FIRST, ["data=images", "data.image_size=32"], "data.root: needed and not set; add data.root=VALUE"),
         ("kl_f4", [], "data.root: needed and not set; add data.root=VALUE"),
@@ -262,6 +263,36 @@ def test_mistakes_of_the_data_alone_are_told_alike(overrides: list[str], told: s
     with pytest.raises(ExperimentError) as caught:
         composition.data(overrides)
     assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_one_s_own_may_begin_from_an_experiment(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("defaults: [shapes_text, _self_]\nname: mine\nmodel: {unet: {channels: 96}}\n")
+    found = composition.load(str(path), ["autoencoder=x", "steps=77"])
+    assert isinstance(found, DiffusionExperiment)
+    shipped = composition.load("shapes_text", ["autoencoder=x"])
+    assert isinstance(shipped, DiffusionExperiment)
+    model = replace(shipped.model, unet=replace(shipped.model.unet, channels=96))
+    assert found == replace(shipped, name="mine", output="runs/mine", steps=77, model=model)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, r"cannot be read \(No such file or directory\)"),
+        ("name: [mine", r"is not YAML \(while parsing .* line 1.*\)"),
+        ("defaults: [shapes_texts]", r".*Could not load 'experiment/shapes_texts'.*"),
+        ("steps: 5", r"^recipe: null is not known; permitted: autoencoder, diffusion$"),
+        ("defaults: [shapes_text, _self_]\nstepz: 6", r"^stepz: there is no such field; did you mean steps\?$"),
+    ],
+)
+def test_mistakes_in_a_file_of_one_s_own_are_told_in_one_line(content: str | None, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ExperimentError, match=told) as caught:
+        composition.load(str(path))
     assert "\n" not in str(caught.value)
 
 

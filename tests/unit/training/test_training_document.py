@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from training import composition
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 
@@ -50,3 +53,10 @@ def test_the_commands_run_as_shown(
         placed = command.replace("PICTURES", str(pictures)).replace("OTHERS", str(pictures))
         _, _, module, *arguments = shlex.split(placed.replace("...", "runs/emoji-autoencoder/release"))
         assert importlib.import_module(module).main([*arguments, *SMALLER.get(module, [])]) == 0, command
+
+
+def test_the_file_of_one_s_own_composes_as_shown(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(shown)
+    found = composition.load(str(tmp_path / "mine.yaml"), ["autoencoder=x"])
+    assert (found.name, found.steps, found.data.root) == ("mine", 20_000, "/images/mugs")
