@@ -137,7 +137,10 @@ class Engine:
         latents = torch.zeros(self.rows, *self.release.latent_shape, device=self.device)
         for i, finished in enumerate(group):
             latents[i] = finished.latent
-        pixels = to_bytes(self.model.autoencoder.decode(latents))
+        images = self.model.autoencoder.decode(latents)
+        for i, finished in enumerate(group):
+            images[i] = self.model.conditioners.finish(images[i], self._request(finished.spec.conditions))
+        pixels = to_bytes(images)
         return [Developed(finished.owner, finished.spec, pixels[i]) for i, finished in enumerate(group)]
 
     def _prepared(self, conditions: dict[str, Any] | None) -> Prepared:
@@ -147,13 +150,16 @@ class Engine:
             if len(self._conditions) >= 4096:
                 self._conditions.clear()
             _, height, width = self.release.latent_shape
-            request = conditions and {
-                name: decoded(value, self.release.conditions["properties"][name]) for name, value in conditions.items()
-            }
+            request = None if conditions is None else self._request(conditions)
             with torch.inference_mode():
                 prepared = self.model.conditions([request] * self.rows, (height, width))
             self._conditions[key] = prepared.row(0)
         return self._conditions[key]
+
+    def _request(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
+        """Conditions with their images read. Raises ValueError for one that is none."""
+        rules = self.release.conditions.get("properties", {})
+        return {name: decoded(value, rules[name]) for name, value in conditions.items()}
 
 
 def decoded(value: Any, rule: Mapping[str, Any]) -> Any:

@@ -105,7 +105,9 @@ def generate(
         latents = torch.stack([batch.leave(run) for run in runs])
         if on_latents is not None:
             on_latents(latents)
-        return model.autoencoder.decode(latents).clamp(-1, 1)
+        generated = model.autoencoder.decode(latents).clamp(-1, 1)
+        pairs = zip(generated, requests, strict=True)
+        return torch.stack([model.conditioners.finish(image, request) for image, request in pairs])
 
 
 def slerp(a: Tensor, b: Tensor, shares: Sequence[float]) -> Tensor:

@@ -15,6 +15,7 @@ from services.engine import Engine, decoded
 from services.job_request import ImageSpec
 from training.data.image_set import to_bytes
 from training.model.guidance import Guidance
+from training.model.latent_diffusion import LatentDiffusion, save_diffusion
 from training.model.sampling import Sampler, generate
 
 
@@ -143,3 +144,41 @@ def test_a_condition_that_cannot_be_used_is_refused_when_it_is_added(engine: Eng
     with pytest.raises(ValueError, match="class_label: 10 is not allowed; permitted: an integer from 0 to 9"):
         engine.add("owner", spec(1, label=10))
     assert not engine.busy
+
+
+def png(pixels: np.ndarray) -> str:
+    body = io.BytesIO()
+    Image.fromarray(pixels).save(body, "png")
+    return base64.b64encode(body.getvalue()).decode()
+
+
+def test_inpainting_keeps_the_known_pixels_exactly(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first_stage = {"image_channels": 1, "latent_channels": 2, "channels": 32, "multipliers": (1, 1), "res_blocks": 1}
+    unet = {"in_channels": 5, "out_channels": 2, "channels": 32, "multipliers": (1,), "res_blocks": 1}
+    hole = {"type": "masked_image", "factor": 2, "channels": 1}
+    model = LatentDiffusion.build(
+        {
+            "autoencoder": {**first_stage, "middle_attention": False},
+            "unet": {**unet, "attention_factors": ()},
+            "conditioners": {"inpaint": hole},
+            "diffusion": {},
+        }
+    ).eval()
+    save_diffusion(tmp_path, model, name="inpainting", image_size=16)
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    masks = np.where(rng.random((3, 16, 16)) < 0.4, np.uint8(255), np.uint8(0))
+    specs = [
+        ImageSpec(seed, 0, seed, 3, "ddim", 2.0, {"inpaint": {"image": png(picture), "mask": png(mask)}})
+        for seed, (picture, mask) in enumerate(zip(pictures, masks, strict=True))
+    ]
+    found = develop(Engine(tmp_path, rows=4, device="cpu"), specs)
+    requests = [{"inpaint": {"image": p, "mask": m}} for p, m in zip(pictures, masks, strict=True)]
+    sampler, guidance = Sampler("ddim", 3), Guidance(2.0)
+    alone = generate(model, requests, range(3), latent_shape=(2, 8, 8), sampler=sampler, guidance=guidance)
+    for seed in range(3):
+        known = masks[seed] == 0
+        for made in (np.frombuffer(found[seed], np.uint8).reshape(16, 16), to_bytes(alone)[seed, :, :, 0]):
+            assert np.array_equal(made[known], pictures[seed][known])
+            assert (made[~known] != pictures[seed][~known]).mean() > 0.9

@@ -73,6 +73,14 @@ class Conditioners(nn.ModuleDict):
             if value is not None:
                 with_field(name, conditioner.read, value)
 
+    def finish(self, image: Tensor, request: Mapping[str, Any]) -> Tensor:
+        """A generated image [C, H, W] in [-1, 1] with the pixels that the request already knows."""
+        for name, conditioner in self.items():
+            assert isinstance(conditioner, Conditioner)
+            if request.get(name) is not None:
+                image = conditioner.finish(image, request[name])
+        return image
+
     def forward(
         self, requests: Sequence[Mapping[str, Any] | None], size: tuple[int, int], encode: Encode
     ) -> Conditions:

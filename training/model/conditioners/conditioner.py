@@ -52,6 +52,10 @@ class Conditioner(nn.Module):
         value can be found before its batch is run.
         """
 
+    def finish(self, image: Tensor, value: Any) -> Tensor:
+        """A generated image [C, H, W] in [-1, 1] with what the value already says of its pixels: here, nothing."""
+        return image
+
     def assets(self) -> dict[str, bytes]:
         """Files beside the weights that `build` needs (a vocabulary): {file name: content}."""
         return {}

@@ -64,6 +64,11 @@ class MaskedImageConditioner(MapConditioner):
             )
         return image.masked_fill(mask.to(image.device).bool(), -1.0), mask
 
+    def finish(self, image: Tensor, value: Any) -> Tensor:
+        """The known pixels are kept as they are; the first stage only comes close to them."""
+        known, mask = self.read(value)
+        return torch.where(mask.to(image.device).bool(), image, known.to(image))
+
     def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
         """R masked images, None for the null condition -> [R, c + 1, h, w]. Raises ValueError."""
         height, width = size[0] * self.factor, size[1] * self.factor

@@ -82,7 +82,9 @@ with torch.inference_mode():
     for t in scheduler.timesteps:
         latents = scheduler.step(output(latents, t), t, latents).prev_sample
     images = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample.clamp(-1, 1)
-"""
+{kept}"""
+
+KEPT = {"masked_image": "images = torch.where(hole, images, pictures)  # the known pixels as they are\n"}
 
 GUIDED = """
 

@@ -62,7 +62,8 @@ def sampling_example(pipeline: str | None, conditions: ExportedConditions, parts
     }
     if pipeline is not None:
         return examples.PIPELINES[pipeline].format(**told)
-    return examples.PARTS.format(**told, conditions=examples.CONDITIONS[conditions.kind].format(**told).strip("\n"))
+    given = examples.CONDITIONS[conditions.kind].format(**told).strip("\n")
+    return examples.PARTS.format(**told, conditions=given, kept=examples.KEPT.get(conditions.kind, ""))
 
 
 def facts(autoencoder: Component) -> dict[str, Any]:
