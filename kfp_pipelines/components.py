@@ -19,12 +19,16 @@ def component(function: Callable[..., Any]) -> Any:
 
 @component
 def prepare_data(data: str, overrides: list[str], images: dsl.Output[dsl.Dataset]) -> None:
-    """Check the images and bring them to size."""
+    """Check the images, bring them to size, and train the classifier through which evaluations see them."""
     from pathlib import Path
 
+    from training.evaluation.networks import CLASSIFIER, own_classifier
     from training.prepare import run
 
-    images.metadata["fingerprint"] = run([f"data={data}", *overrides], Path(images.path)).description.fingerprint
+    prepared = run([f"data={data}", *overrides], Path(images.path))
+    images.metadata["fingerprint"] = prepared.description.fingerprint
+    if prepared.rows("held_out"):
+        own_classifier(prepared, [Path(images.path) / CLASSIFIER])
 
 
 @component
@@ -41,17 +45,20 @@ def train_autoencoder(
 
 @component
 def evaluate(
+    count: int,
     training: dsl.Input[dsl.Model],
     images: dsl.Input[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Score a release on the held-out images."""
+    """Score a release on the held-out images; `count` images of a diffusion model."""
     from pathlib import Path
 
     from training.evaluate import run
+    from training.evaluation.second_stage import Sampling
 
-    scores = run(Path(training.path) / "release", Path(images.path), Path(evaluation.path))
+    release, sampling = Path(training.path) / "release", Sampling(images=count)
+    scores = run(release, Path(images.path), Path(evaluation.path), sampling)
     for name, value in scores.items():
         if isinstance(value, int | float):
             metrics.log_metric(name, float(value))

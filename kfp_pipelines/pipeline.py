@@ -18,6 +18,7 @@ def train_latent_diffusion(
     diffusion_experiment: str = "digits_diffusion",
     autoencoder_overrides: list[str] = [],  # noqa: B006
     diffusion_overrides: list[str] = [],  # noqa: B006
+    evaluation_images: int = 1000,
     alias: str = "production",
 ) -> None:
     """Data to two published releases. Overrides are Hydra's, such as data.root=s3://bucket/tars/ or steps=500."""
@@ -25,7 +26,8 @@ def train_latent_diffusion(
     autoencoder = components.train_autoencoder(
         experiment=autoencoder_experiment, overrides=autoencoder_overrides, images=images
     ).outputs["training"]
-    first = components.evaluate(training=autoencoder, images=images).set_display_name("evaluate-autoencoder")
+    first = components.evaluate(count=evaluation_images, training=autoencoder, images=images)
+    first.set_display_name("evaluate-autoencoder")
     latents = components.encode_latents(
         experiment=diffusion_experiment, overrides=diffusion_overrides, training=autoencoder, images=images
     ).outputs["latents"]
@@ -36,7 +38,8 @@ def train_latent_diffusion(
         autoencoder=autoencoder,
         latents=latents,
     ).outputs["training"]
-    second = components.evaluate(training=diffusion, images=images).set_display_name("evaluate-diffusion")
+    second = components.evaluate(count=evaluation_images, training=diffusion, images=images)
+    second.set_display_name("evaluate-diffusion")
     published = components.publish(alias=alias, training=autoencoder, evaluation=first.outputs["evaluation"])
     published.set_display_name("publish-autoencoder").after(second)
     # A diffusion release points at its autoencoder's, which must be there first.

@@ -56,9 +56,6 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> Experiment:
 
 def data(overrides: Sequence[str]) -> DataConfig:
     """The checked `data` node alone, of overrides such as data=images. Raises ExperimentError."""
-    for override in overrides:
-        if not re.match(r"[+~]*data[.=]", override):
-            raise ExperimentError(f"{override!r} is not of the data; permitted: data=NAME and data.FIELD=VALUE")
     return validated(DataAlone, OmegaConf.masked_copy(composed(overrides), "data")).data
 
 

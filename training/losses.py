@@ -21,6 +21,7 @@ class AutoencoderLossConfig:
 
     kl_weight: Weight = 1e-6
     codebook_weight: Weight = 1.0
+    codebook_restart: Annotated[int, Field(gt=0)] | None = None
     learned_logvar: bool = True
     perceptual_weight: Weight = 0.0
     vgg_weights: str | None = None  # needed when perceptual_weight > 0, a path or a URL

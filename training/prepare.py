@@ -4,6 +4,7 @@ Training does so itself where it is not done; alone it tells what is wrong with 
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,6 +57,9 @@ def run(overrides: Sequence[str], output: Path | None = None) -> ImageSet:
 
     Raises DataError or ExperimentError.
     """
+    for override in overrides:
+        if not re.match(r"[+~]*data[.=]", override):
+            raise ExperimentError(f"{override!r} is not of the data; permitted: data=NAME and data.FIELD=VALUE")
     config = composition.data(overrides)
     if output is not None:
         config = (

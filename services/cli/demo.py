@@ -14,6 +14,8 @@ from services.cli.stack import CommandError
 from services.settings import load, root
 
 CLASSES, IMAGES_PER_CLASS, STEPS, GUIDANCE, SEED = 10, 16, 30, 2.0, 7
+EVALUATED = 320  # images that the pipeline judges the model by
+SCORES = ("psnr", "ssim", "class_accuracy", "frechet_distance")  # shown
 INSERT = "INSERT INTO jobs (model, request) VALUES (%(model)s, %(request)s) RETURNING id"
 
 
@@ -24,6 +26,7 @@ def demo(
     diffusion_override: Annotated[
         list[str] | None, typer.Option(help="A Hydra override of the diffusion model's training, such as steps=20.")
     ] = None,
+    evaluation_images: Annotated[int, typer.Option(help="Images that the model is judged by.", min=1)] = EVALUATED,
 ) -> None:
     """Start the local stack, train on handwritten digits in a Kubeflow pipeline, and develop a job inserted in SQL.
 
@@ -45,6 +48,7 @@ def demo(
             {
                 "autoencoder_overrides": autoencoder_override or [],
                 "diffusion_overrides": diffusion_override or [],
+                "evaluation_images": evaluation_images,
             },
             console,
         )
@@ -99,7 +103,7 @@ def show_releases(console: Console) -> None:
             """)
         )
         for row in rows:
-            numbers = {name: value for name, value in row.metrics.items() if isinstance(value, float)}
+            numbers = {name: row.metrics[name] for name in SCORES if name in row.metrics}
             scores = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
             console.print(f"  {row.name}@{row.version} = {row.name}@{row.alias}  ({scores})")
 

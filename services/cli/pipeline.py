@@ -44,6 +44,7 @@ def run_pipeline(
     ] = None,
     autoencoder_override: Override = None,
     diffusion_override: Override = None,
+    evaluation_images: Annotated[int, typer.Option(help="Images that the model is judged by.", min=1)] = 1000,
     alias: Annotated[str, typer.Option(help="The alias to point at both releases.")] = "production",
 ) -> None:
     """Run the pipeline on this machine and publish both releases."""
@@ -58,6 +59,7 @@ def run_pipeline(
         "diffusion_experiment": diffusion_experiment,
         "autoencoder_overrides": autoencoder_override or [],
         "diffusion_overrides": diffusion_override or [],
+        "evaluation_images": evaluation_images,
         "alias": alias,
     }
     execute(arguments, console)

@@ -1,18 +1,27 @@
-"""How good images are. All images are [R, C, H, W] in [-1, 1]."""
-
-from collections.abc import Sequence
+"""How near images are to others, pixel by pixel. All images are [R, C, H, W] in [-1, 1]."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from training.data.image_set import to_bytes
 
 PEAK = 2.0  # the range of [-1, 1]
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image, 10 log10(peak^2 / MSE): [R], in dB, inf for equal images."""
-    error = (images.double() - references.double()).square().flatten(1).mean(1)
-    return 10 * torch.log10(PEAK**2 / error)
+    return 10 * torch.log10(PEAK**2 / squared_error(images, references))
+
+
+def rms(images: Tensor, references: Tensor) -> Tensor:
+    """Root of the mean squared error of each image, in 255ths of the range, the steps of 8-bit images: [R]."""
+    return 255 / PEAK * squared_error(images, references).sqrt()
+
+
+def squared_error(images: Tensor, references: Tensor) -> Tensor:
+    """The mean squared error of each image: [R]."""
+    return (images.double() - references.double()).square().flatten(1).mean(1)
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
@@ -45,37 +54,6 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
     return similarity.flatten(1).mean(1)
 
 
-class DigitJudge:
-    """A classifier that never saw a generated image: a support vector machine on 2x2-pooled pixels.
-
-    Enough for digits and other small, centred drawings; `accuracy` on held-out images says how far to trust it.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        from sklearn.svm import SVC
-
-        self.classifier = SVC(C=10, gamma="scale").fit(self._features(images), labels.numpy())
-
-    def predict(self, images: Tensor) -> Tensor:
-        """The most likely label of each image: [R] int64."""
-        return torch.from_numpy(self.classifier.predict(self._features(images)))
-
-    def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """The share of images [R, C, H, W] recognised as their labels [R]."""
-        return float((self.predict(images) == labels).double().mean())
-
-    @staticmethod
-    def _features(images: Tensor) -> object:
-        return F.avg_pool2d(images.float().cpu(), 2).flatten(1).numpy()
-
-
-def condition_accuracy(judge: DigitJudge, images: Tensor, asked: Sequence[int]) -> float:
-    """The share of generated images that the judge recognises as what was asked for."""
-    return judge.accuracy(images, torch.tensor(asked))
-
-
 def distinct_share(images: Tensor) -> float:
     """Distinct images over all images, compared as bytes; 1 where nothing repeats."""
-    from training.data.image_set import to_bytes
-
     return len({image.tobytes() for image in to_bytes(images)}) / len(images)

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+from training.codebook import CodebookRestarts
 from training.discriminator import PatchDiscriminator, hinge
 from training.equivariance import Turn, drawn_turn
 from training.losses import AutoencoderLossConfig, ReconstructionLoss, adaptive_weight, r1_penalty
@@ -42,6 +43,9 @@ class AutoencoderRecipe(Recipe):
         self.discriminator: PatchDiscriminator | None = None
         if loss.adversarial_weight > 0:
             self.discriminator = PatchDiscriminator(autoencoder.config.image_channels)
+        self.restarts: CodebookRestarts | None = None
+        if autoencoder.config.regularisation == "vq" and loss.codebook_restart is not None:
+            self.restarts = CodebookRestarts(autoencoder.config.codebook_size, loss.codebook_restart)
 
     def optimised(self) -> Sequence[Optimizer]:
         """One for the autoencoder and the logvar, one for the discriminator."""
@@ -73,6 +77,8 @@ class AutoencoderRecipe(Recipe):
             terms.append(found)
             pairs.append((images, reconstructions.detach()))
         self.descend(optimisers[0])
+        if self.restarts is not None:
+            self.restarts.restart(self.autoencoder.quantiser.codebook, self.seed, self.step)  # type: ignore[arg-type]
         if adversary is not None:
             adversary.requires_grad_(True)
             for part, (images, reconstructions) in enumerate(pairs):
@@ -94,7 +100,10 @@ class AutoencoderRecipe(Recipe):
             reconstructions = self.autoencoder.reconstruct_unscaled(z)
         else:
             z = self.autoencoder.encode(images) / self.autoencoder.latent_scale
-            quantised = self.autoencoder.quantise(turn.latents(z))
+            z = turn.latents(z)
+            quantised = self.autoencoder.quantise(z)
+            if self.restarts is not None:
+                self.restarts.note(z, quantised.indices)
             more = {
                 "codebook": quantised.loss,
                 "perplexity": perplexity(quantised.indices, self.autoencoder.config.codebook_size),

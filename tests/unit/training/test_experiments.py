@@ -256,7 +256,6 @@ def test_an_optional_field_of_a_conditioner_can_be_set() -> None:
         (["data=images", "data.root=x"], "data.image_size: needed and not set; add data.image_size=VALUE"),
         (["data=images", "data.image_size=64"], "data.root: needed and not set; add data.root=VALUE"),
         (["data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
-        (["steps=5"], "'steps=5' is not of the data; permitted: data=NAME and data.FIELD=VALUE"),
     ],
 )
 def test_mistakes_of_the_data_alone_are_told_alike(overrides: list[str], told: str) -> None:

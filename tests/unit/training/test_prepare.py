@@ -108,6 +108,7 @@ def test_the_command_tells_what_it_found(digits: Path, capsys: pytest.CaptureFix
     [
         (["data=images", "data.image_size=32"], "data.root: needed and not set; add data.root=VALUE"),
         (["data=images", "data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
+        (["steps=5"], "'steps=5' is not of the data; permitted: data=NAME and data.FIELD=VALUE"),
         (["data.image_size=0"], "data.image_size: 0 is not allowed; Input should be greater than 0"),
     ],
 )

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:F
 ROOT = Path(__file__).parents[3]
 SMALLER = {
     "training.train": ["steps=2", "batch_size=4", "device=cpu", "pictures_every=9"],
-    "training.evaluate": ["--steps", "2", "--per-class", "2"],
+    "training.evaluate": ["--steps", "2", "--images", "40"],
 }
 
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from training import metrics
-from training.data.image_set import ImageSet
+from training.metrics import pixels
 
 
 def images(rows: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,8 +18,16 @@ def images(rows: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 def test_psnr_is_that_of_its_definition() -> None:
     reference = torch.zeros(2, 1, 4, 4)
     shifted = reference + torch.tensor([0.2, 0.02])[:, None, None, None]
-    assert metrics.psnr(shifted, reference).tolist() == pytest.approx([20.0, 40.0], abs=1e-5)
-    assert math.isinf(float(metrics.psnr(reference[:1], reference[:1])))
+    assert pixels.psnr(shifted, reference).tolist() == pytest.approx([20.0, 40.0], abs=1e-5)
+    assert math.isinf(float(pixels.psnr(reference[:1], reference[:1])))
+
+
+def test_rms_is_in_steps_of_8_bit_images() -> None:
+    reference = torch.full((3, 1, 4, 4), -1.0)
+    changed = reference.clone()
+    changed[0] = 1  # white for black
+    changed[1, 0, 0, 0] += 2 * 8 / 255  # one pixel of sixteen, by eight steps
+    assert pixels.rms(changed, reference).tolist() == pytest.approx([255.0, 2.0, 0.0], abs=1e-4)
 
 
 def ssim_by_definition(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
@@ -48,28 +55,19 @@ def test_ssim_is_that_of_its_definition_on_the_0_to_255_scale() -> None:
     expected = [
         np.mean([ssim_by_definition(*pair) for pair in zip(p, q, strict=True)]) for p, q in zip(a, b, strict=True)
     ]
-    found = metrics.ssim(x, y).tolist()
+    found = pixels.ssim(x, y).tolist()
     assert found == pytest.approx(expected, abs=1e-10)
     assert found[0] > found[1] > found[2]
 
 
 def test_ssim_of_equal_images_is_one_and_small_images_are_refused() -> None:
     x, _ = images()
-    assert metrics.ssim(x, x).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
+    assert pixels.ssim(x, x).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
     with pytest.raises(ValueError, match="10x24 pixels; SSIM needs at least 11x11"):
-        metrics.ssim(x[..., :10, :], x[..., :10, :])
-
-
-def test_the_judge_recognises_what_it_was_not_shown(bars: ImageSet) -> None:
-    train, rest = bars.rows("train"), bars.rows("held_out")
-    judge = metrics.DigitJudge(bars.pixels(train), bars.labels(train))
-    held_out, labels = bars.pixels(rest), bars.labels(rest)
-    assert judge.accuracy(held_out, labels) == 1.0
-    assert judge.accuracy(held_out, (labels + 1) % 3) == 0.0
-    assert metrics.condition_accuracy(judge, held_out, [int(labels[0])] * len(labels)) == pytest.approx(1 / 3)
+        pixels.ssim(x[..., :10, :], x[..., :10, :])
 
 
 def test_repeated_images_lower_the_distinct_share() -> None:
     x, _ = images()
-    assert metrics.distinct_share(x) == 1.0
-    assert metrics.distinct_share(torch.cat([x, x[:1]])) == 0.75
+    assert pixels.distinct_share(x) == 1.0
+    assert pixels.distinct_share(torch.cat([x, x[:1]])) == 0.75

@@ -1,0 +1,70 @@
+"""An autoencoder's reconstructions of images that it was not trained on."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training import sheet
+from training.data.image_set import ImageSet
+from training.evaluation.fidelity import LEAST
+from training.evaluation.networks import Networks, features_of
+from training.metrics import psnr, ssim
+from training.metrics.distributions import frechet_distance
+from training.model.autoencoder import Autoencoder
+
+PAIRS = 16  # reconstructions shown
+BATCH = 40
+SMALLEST = 11  # side of SSIM's window
+
+
+@torch.inference_mode()
+def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Networks) -> dict[str, Any]:
+    """PSNR (dB), SSIM and LPIPS of the held-out images' reconstructions, and the Fréchet distance between both sets.
+
+    `reconstructions.png`: images above theirs. A codebook's use is over all images.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    autoencoder = autoencoder.to(device)
+    rows = images.rows("held_out")
+    held_out = images.pixels(rows)
+    reconstructed = torch.cat([decoded(autoencoder, part.to(device)) for part in held_out.split(BATCH)])
+    shown = torch.cat([held_out[:PAIRS], reconstructed[:PAIRS]])
+    sheet.save(output / "reconstructions.png", shown, columns=min(PAIRS, len(held_out)))
+    ratio = psnr(reconstructed, held_out)
+    scores = {"psnr": float(ratio.mean()), "psnr_worst": float(ratio.min()), "images": len(held_out)}
+    if images.image_size >= SMALLEST:
+        scores["ssim"] = float(ssim(reconstructed, held_out).mean())
+    if networks.perceptual is not None:
+        pairs = zip(held_out.split(BATCH), reconstructed.split(BATCH), strict=True)
+        scores["lpips"] = float(torch.cat([networks.perceptual(a, b) for a, b in pairs]).mean())
+    if len(held_out) >= LEAST:
+        network = networks.features
+        scores |= {"features": network.name, "features_digest": network.digest}
+        real = features_of(network, images, rows)
+        scores["reconstruction_frechet_distance"] = frechet_distance(real, network.features(reconstructed))
+    if autoencoder.config.regularisation == "vq":
+        scores |= codebook_use(autoencoder, images)
+    return scores
+
+
+def decoded(autoencoder: Autoencoder, images: Tensor) -> Tensor:
+    """Images [R, C, H, W] as they come back."""
+    return autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1).cpu()
+
+
+@torch.inference_mode()
+def codebook_use(autoencoder: Autoencoder, images: ImageSet) -> dict[str, float]:
+    """Over all images: the share of the codebook's entries that occur, and exp(entropy) of how often each does."""
+    size = autoencoder.config.codebook_size
+    counts = torch.zeros(size, dtype=torch.float64)
+    for start in range(0, len(images.images), BATCH):
+        pixels = images.pixels(range(start, min(start + BATCH, len(images.images)))).to(autoencoder.latent_scale.device)
+        found = autoencoder.quantise(autoencoder.encode(pixels) / autoencoder.latent_scale).indices
+        counts += torch.bincount(found.flatten().cpu(), minlength=size)
+    share = counts / counts.sum()
+    return {
+        "codebook_used": float((counts > 0).double().mean()),
+        "codebook_perplexity": float(torch.special.entr(share).sum().exp()),
+    }

@@ -1,0 +1,136 @@
+"""Whether images show what was asked for, for each kind of condition."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.data import degradations, shapes
+from training.data.image_set import ImageSet, to_bytes, to_unit
+from training.evaluation.fidelity import Fidelity
+from training.evaluation.networks import Networks
+from training.metrics import DigitJudge, classifier, conditions, psnr, rms
+
+JUDGE_SEED = 1  # another network than the one whose features sets are compared by
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was asked for, what came, and what is known of it."""
+
+    images: ImageSet
+    values: Sequence[Any]  # of the condition, one for each sample
+    samples: Tensor  # [R, C, H, W] in [-1, 1]
+    originals: Tensor | None  # [R, C, H, W], the images that the values are of; None where they are of none
+    networks: Networks
+    fidelity: Fidelity
+    scale: int  # of low-resolution conditions
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the images are scenes of shapes, which are read back from the pixels."""
+        return self.images.description.box_classes == shapes.CLASSES
+
+
+def of_class(answer: Answer) -> dict[str, Any]:
+    """The share of samples that show their class, as read back or as a classifier of real images sees it."""
+    if answer.drawn:
+        return {"class_accuracy": conditions.class_accuracy(answer.samples, answer.values)}
+    images, asked = answer.images, torch.tensor(answer.values)
+    train, held_out = images.rows("train"), images.rows("held_out")
+    wanted = images.labels(held_out)
+    if images.description.name == "digits":
+        judge = DigitJudge(images.pixels(train), images.labels(train))
+        found, real = judge.predict(answer.samples), judge.predict(images.pixels(held_out))
+        name = "support vector machine"
+    else:
+        network = classifier.train(images, seed=JUDGE_SEED)
+        found, real = (network.outputs(x).argmax(1) for x in (answer.samples, images.pixels(held_out)))
+        name = f"{images.description.name} CNN, seed {JUDGE_SEED}"
+    return {
+        "class_accuracy": float((found == asked).double().mean()),
+        "class_accuracy_of_held_out_images": float((real == wanted).double().mean()),
+        "judge": name,
+    }
+
+
+def of_text(answer: Answer) -> dict[str, Any]:
+    """The share of samples that show all of their caption; and how a CLIP sees both, where there is one."""
+    found: dict[str, Any] = {}
+    if answer.drawn:
+        found["caption_accuracy"] = conditions.caption_accuracy(answer.samples, answer.values)
+    agreement = answer.networks.agreement
+    if agreement is not None:
+        found["text_agreement"] = float(agreement(answer.samples, answer.values).mean())
+        if answer.originals is not None:
+            found["text_agreement_of_held_out_images"] = float(agreement(answer.originals, answer.values).mean())
+        found["text_agreement_network"] = agreement.name
+    return found
+
+
+def of_layout(answer: Answer) -> dict[str, Any]:
+    """How well the boxes asked for overlap those of the shapes."""
+    if not answer.drawn:
+        return {}
+    return {"box_overlap": conditions.box_overlap(answer.samples, [value["boxes"] for value in answer.values])}
+
+
+def of_map(answer: Answer) -> dict[str, Any]:
+    """How well the maps asked for overlap those of the shapes."""
+    if not answer.drawn:
+        return {}
+    return {"map_overlap": conditions.map_overlap(answer.samples, np.stack(answer.values))}
+
+
+def of_low_resolution(answer: Answer) -> dict[str, Any]:
+    """Beside bicubic enlargement: distances to the originals; and whether a sample, made small again, is the input."""
+    small = to_unit(torch.from_numpy(np.stack(answer.values)))  # [R, C, h, w]
+    side = answer.samples.shape[-1]
+    bicubic = F.interpolate(small, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
+    rng = np.random.default_rng(0)  # bicubic degradation takes no chances
+    again = [degradations.degrade(image, answer.scale, "bicubic", rng) for image in to_bytes(answer.samples)]
+    found: dict[str, Any] = {
+        "low_resolution_error": float(rms(to_unit(torch.from_numpy(np.stack(again))), small).mean()),
+        "bicubic_frechet_distance": answer.fidelity.distance(bicubic),
+    }
+    if answer.originals is not None:
+        found |= nearness(answer, answer.samples, answer.originals, "")
+        found |= nearness(answer, bicubic, answer.originals, "bicubic_")
+    return found
+
+
+def of_masked_image(answer: Answer) -> dict[str, Any]:
+    """Whether the known pixels are as they were, and how near the hole's come to the original."""
+    holes = torch.from_numpy(np.stack([value["mask"] for value in answer.values])).bool()  # [R, H, W]
+    made, given = to_bytes(answer.samples), np.stack([value["image"] for value in answer.values])
+    changed = (made != given).any(axis=-1)[~holes.numpy()].sum()
+    found: dict[str, Any] = {"known_pixels_changed": int(changed)}
+    if answer.originals is not None:
+        found |= nearness(answer, answer.samples, answer.originals, "")
+    return found
+
+
+def nearness(answer: Answer, images: Tensor, originals: Tensor, prefix: str) -> dict[str, float]:
+    """PSNR and the distance of features, or of LPIPS where its weights are at hand, to the originals."""
+    found = {f"{prefix}psnr": float(psnr(images, originals).clamp(max=100).mean())}
+    network = answer.networks.features
+    apart = (network.features(images) - network.features(originals)).norm(dim=1)
+    found[f"{prefix}feature_distance"] = float(apart.mean())
+    if answer.networks.perceptual is not None:
+        found[f"{prefix}lpips"] = float(answer.networks.perceptual(images, originals).mean())
+    return found
+
+
+SCORES: dict[str, Callable[[Answer], dict[str, Any]]] = {
+    "class": of_class,
+    "text": of_text,
+    "frozen_text": of_text,
+    "layout": of_layout,
+    "semantic_map": of_map,
+    "low_resolution": of_low_resolution,
+    "masked_image": of_masked_image,
+}

@@ -1,0 +1,73 @@
+"""How far drawn shapes obey what was asked of them: read back from the pixels, so no network has a say.
+
+For images of the built-in set `shapes` [R, 3, S, S] in [-1, 1]. What the same functions give for the set's held-out
+images is the most that a model can reach.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.data import shapes
+from training.data.image_set import to_bytes
+
+Box = Sequence[float]  # x0, y0, x1, y1, as shares of the sides
+Layout = Sequence[Mapping[str, Any]]  # {"class": number among CLASSES, "box": Box} of each shape
+
+
+def caption_accuracy(images: Tensor, captions: Sequence[str]) -> float:
+    """The share of images that show all of their caption: each shape, colour and the ground, and how shapes lie."""
+    seen = [shapes.read_back(image) for image in to_bytes(images)]
+    return mean([shapes.obeys(scene, caption) for scene, caption in zip(seen, captions, strict=True)])
+
+
+def class_accuracy(images: Tensor, labels: Sequence[int]) -> float:
+    """The share of images whose largest shape is of the class asked for."""
+    seen = [shapes.read_back(image).shapes[:1] for image in to_bytes(images)]
+    asked = [shapes.CLASSES[label] for label in labels]
+    return mean([[one.name for one in largest] == [name] for largest, name in zip(seen, asked, strict=True)])
+
+
+def box_overlap(images: Tensor, layouts: Sequence[Layout]) -> float:
+    """Intersection over union of each box asked for with the shape of its class, the mean over all boxes.
+
+    A shape that is not there counts 0, and so does each that nobody asked for.
+    """
+    values: list[float] = []
+    for image, layout in zip(to_bytes(images), layouts, strict=True):
+        seen = list(shapes.read_back(image).shapes)
+        for wanted in layout:
+            candidates = [one for one in seen if one.name == shapes.CLASSES[wanted["class"]]]
+            found = max(candidates, key=lambda one: intersection_over_union(one.box, wanted["box"]), default=None)
+            values.append(0.0 if found is None else intersection_over_union(found.box, wanted["box"]))
+            if found is not None:
+                seen.remove(found)
+        values += [0.0] * len(seen)
+    return mean(values)
+
+
+def map_overlap(images: Tensor, maps: NDArray[np.uint8]) -> float:
+    """Intersection over union of the shapes' maps and those asked for, [R, S, S]: the mean over classes.
+
+    As is usual for semantic segmentation, the pixels of all images are counted together, the ground as a class.
+    """
+    seen = np.stack([shapes.semantic_map(image) for image in to_bytes(images)])
+    classes = range(1 + len(shapes.SHAPES))
+    both = np.array([((seen == c) & (maps == c)).sum() for c in classes])
+    either = np.array([((seen == c) | (maps == c)).sum() for c in classes])
+    return float((both[either > 0] / either[either > 0]).mean())
+
+
+def intersection_over_union(a: Box, b: Box) -> float:
+    """Of two boxes."""
+    width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean."""
+    return float(np.mean(values))
