@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from services.cli import demo, exporting, importing, jobs, pipeline, releases, serving, stack
+from services.cli import demo, evaluating, exporting, importing, jobs, pipeline, releases, serving, stack
 
 app = typer.Typer(
     help="Train latent diffusion models in Kubeflow pipelines and develop images from them in bulk.",
@@ -24,6 +24,7 @@ app.add_typer(importing.app, name="import")
 app.add_typer(exporting.app, name="export")
 app.command()(serving.worker)
 app.command()(serving.dispatcher)
+app.command()(evaluating.evaluate)
 app.command()(demo.demo)
 
 

@@ -53,9 +53,9 @@ def of(images: ImageSet) -> Targets:
 
 
 def of_labels(images: ImageSet) -> Targets | None:
-    """The classes, where every image has a label and there are two or more of them."""
-    labels = {record.get("label") for record in images.records}
-    return None if None in labels or len(labels) < 2 else Targets("label", images.description.classes)
+    """The classes, where every image has a label, all of them have names, and there are two or more."""
+    labels, names = {record.get("label", -1) for record in images.records}, images.description.classes
+    return Targets("label", names) if len(labels) > 1 and labels <= set(range(len(names))) else None
 
 
 def of_words(images: ImageSet) -> Targets | None:

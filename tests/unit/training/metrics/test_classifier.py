@@ -46,6 +46,8 @@ def test_a_seed_gives_the_same_network_every_time_and_draws_from_no_other_genera
     assert torch.equal(torch.get_rng_state(), before)
     assert one.digest == again.digest
     assert one.digest != other.digest
+    fresh = [classifier.train(bars, seed=seed, steps=0).head.weight for seed in (0, 1)]
+    assert not torch.equal(*fresh)
     assert not any(parameter.requires_grad for parameter in one.parameters())
 
 
@@ -76,15 +78,29 @@ def test_it_learns_which_way_is_up_where_nothing_is_known(digits: ImageSet) -> N
     assert learned.probabilities(learned.features(digits.pixels([0]))) is None
 
 
-def test_training_images_are_moved_a_little_and_their_edge_goes_on() -> None:
+def moved_dots(row: int, column: int) -> Tensor:
+    """Where a dot of each of 40 images goes, (row, column): [40, 2]."""
     image = -torch.ones(40, 1, 33, 33)
-    image[:, :, 16, 16] = 1
+    image[:, :, row - 1 : row + 2, column - 1 : column + 2] = 1
     changed = classifier.moved(image, torch.Generator().manual_seed(0))
-    at = torch.stack([(changed[:, 0] + 1).flatten(1).argmax(1) // 33, (changed[:, 0] + 1).flatten(1).argmax(1) % 33])
-    assert at.float().std(dim=1).min() > 0.5
-    assert (at - 16).abs().max() <= 3
-    assert changed.min() == pytest.approx(-1, abs=1e-5)
-    assert changed[:, 0, 0].max() == pytest.approx(-1, abs=1e-5)
+    assert changed[:, 0, 0].max() == pytest.approx(-1, abs=1e-5)  # what comes in at the edge is the edge's
+    bright = (changed[:, 0] + 1) / (changed[:, 0] + 1).sum((1, 2), keepdim=True)
+    at = torch.arange(33.0)
+    return torch.stack([(bright.sum(2) * at).sum(1), (bright.sum(1) * at).sum(1)], 1)
+
+
+def test_training_images_are_turned_shifted_and_zoomed_a_little() -> None:
+    centre, right, down = moved_dots(16, 16), moved_dots(16, 24), moved_dots(24, 16)
+    shift, across, along = centre - 16, right - centre, down - centre
+    assert (shift.abs().amax(0) <= 0.06 * 33 / 0.9 + 0.1).all()
+    assert (shift.std(0) > 0.5).all()
+    turn = torch.atan2(across[:, 0], across[:, 1]).rad2deg()
+    assert 7 < turn.abs().max() < 10.5
+    assert ((across * along).sum(1).abs() < 0.02 * 64).all()  # still at right angles
+    zoom = across.norm(dim=1) / 8
+    assert 0.9 < zoom.min() < 0.95
+    assert 1.05 < zoom.max() < 1.12
+    torch.testing.assert_close(along.norm(dim=1) / 8, zoom, rtol=0, atol=0.02)
 
 
 # -- its file ------------------------------------------------------------------------------------

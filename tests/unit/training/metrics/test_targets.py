@@ -28,6 +28,8 @@ def test_labels_or_words_whichever_are_more_and_turns_where_there_are_neither(ba
     assert targets.of(with_records(bars, [{}] * 48)) == Targets("turn", TURNS)
     one_class = with_records(bars, [{"label": 1, "text": "a bar"}] * 48)
     assert targets.of(one_class).kind == "turn"
+    nameless = replace(bars, description=replace(bars.description, classes=()))
+    assert targets.of(nameless).kind == "words"
     gaps = with_records(bars, [{"label": 0, "text": "left"}, {"label": 1, "text": "right"}] * 23 + [{}, {}])
     assert targets.of(gaps).kind == "turn"
 
@@ -59,7 +61,7 @@ def test_turned_images_turn_back(bars: ImageSet) -> None:
 
 def test_accuracy_and_chance() -> None:
     label, words = Targets("label", ("a", "b")), Targets("words", ("a", "b"))
-    outputs = torch.tensor([[2.0, 1.0], [-1.0, 3.0], [1.0, 2.0]])
+    outputs = torch.tensor([[2.0, 1.0], [-1.0, 3.0], [1.5, 2.0]])
     wanted = torch.tensor([0, 1, 0])
     assert label.accuracy(outputs, wanted) == pytest.approx(2 / 3)
     assert label.chance(wanted) == pytest.approx(2 / 3)
