@@ -66,11 +66,16 @@ def table(scores: Mapping[str, Any]) -> Table:
     shown = Table("figure", "value", title=f"{scores['release']} on {scores['data']}", title_justify="left")
     for name, value in scores.items():
         if isinstance(value, Mapping):
-            value = ", ".join(f"{key} {inner}" for key, inner in value.items())
+            value = ", ".join(f"{key.replace('_', ' ')} {told(inner)}" for key, inner in value.items())
         elif name.endswith(("digest", "fingerprint")):
             value = value[:12]
-        shown.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+        shown.add_row(name.replace("_", " "), told(value))
     return shown
+
+
+def told(value: Any) -> str:
+    """A figure, to four decimals."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

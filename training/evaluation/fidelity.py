@@ -35,18 +35,27 @@ class Fidelity:
         self.held_out = features_of(network, images, images.rows("held_out"))
 
     def scores(self, samples: Tensor) -> dict[str, Any]:
-        """Figures of samples [R, C, H, W] in [-1, 1]; those of the held-out images stand beside the distance."""
+        """Figures of samples [R, C, H, W] in [-1, 1], and of the held-out images, which are as good as can be."""
         found: dict[str, Any] = {"images": len(samples), "distinct_share": distinct_share(samples)}
         if min(len(samples), len(self.real)) < LEAST:
             return found
         generated = self.network.features(samples)
-        kernel, error = kernel_distance(self.real, generated)
-        precision, recall = precision_recall(self.real, generated)
-        density, coverage = density_coverage(self.real, generated)
-        found |= {
-            "features": self.network.name,
-            "features_digest": self.network.digest,
-            "frechet_distance": frechet_distance(self.real, generated),
+        found |= {"features": self.network.name, "features_digest": self.network.digest}
+        found |= self.likeness(generated)
+        probabilities = self.network.probabilities(generated)
+        if probabilities is not None and len(samples) >= 10 * SPLITS:
+            found["inception_score"], _ = inception_score(probabilities, SPLITS)
+        if len(self.held_out) >= LEAST:
+            found["held_out_images"] = {"images": len(self.held_out), **self.likeness(self.held_out)}
+        return found
+
+    def likeness(self, features: Tensor) -> dict[str, float]:
+        """How alike a set with these features, [N, D], is to the training images."""
+        kernel, error = kernel_distance(self.real, features)
+        precision, recall = precision_recall(self.real, features)
+        density, coverage = density_coverage(self.real, features)
+        return {
+            "frechet_distance": frechet_distance(self.real, features),
             "kernel_distance": kernel,
             "kernel_distance_error": error,
             "precision": precision,
@@ -54,12 +63,6 @@ class Fidelity:
             "density": density,
             "coverage": coverage,
         }
-        probabilities = self.network.probabilities(generated)
-        if probabilities is not None and len(samples) >= 10 * SPLITS:
-            found["inception_score"], _ = inception_score(probabilities, SPLITS)
-        if len(self.held_out) >= LEAST:
-            found["frechet_distance_of_held_out_images"] = frechet_distance(self.real, self.held_out)
-        return found
 
     def distance(self, samples: Tensor) -> float:
         """The Fréchet distance alone."""

@@ -13,7 +13,7 @@ from training.data import degradations, shapes
 from training.data.image_set import ImageSet, to_bytes, to_unit
 from training.evaluation.fidelity import Fidelity
 from training.evaluation.networks import Networks
-from training.metrics import DigitJudge, classifier, conditions, psnr, rms
+from training.metrics import DigitJudge, classifier, conditions, psnr, rms, targets
 
 JUDGE_SEED = 1  # another network than the one whose features sets are compared by
 
@@ -48,8 +48,8 @@ def of_class(answer: Answer) -> dict[str, Any]:
         found, real = judge.predict(answer.samples), judge.predict(images.pixels(held_out))
         name = "support vector machine"
     else:
-        network = classifier.train(images, seed=JUDGE_SEED)
-        found, real = (network.outputs(x).argmax(1) for x in (answer.samples, images.pixels(held_out)))
+        network = classifier.train(images, targets.of_labels(images), seed=JUDGE_SEED)
+        found, real = (network.predict(x) for x in (answer.samples, images.pixels(held_out)))
         name = f"{images.description.name} CNN, seed {JUDGE_SEED}"
     return {
         "class_accuracy": float((found == asked).double().mean()),

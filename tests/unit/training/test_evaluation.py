@@ -218,7 +218,7 @@ def test_a_release_of_each_kind_is_scored_and_shown(
     assert scores <= set(found)
     assert found.get("known_pixels_changed", 0) == 0
     assert found["images"] == 48
-    assert found["frechet_distance"] > found["frechet_distance_of_held_out_images"]
+    assert found["frechet_distance"] > found["held_out_images"]["frechet_distance"]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == found
     with Image.open(tmp_path / "out" / "samples.png") as drawn:
         assert drawn.size[1] // 66 == rows
