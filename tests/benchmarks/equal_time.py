@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,11 @@ def measured(release: Path, images: ImageSet, fidelity: Fidelity, sampling: Samp
     begun = time.perf_counter()
     samples = second_stage.generate(model, description, asked.requests, sampling)
     speed = len(samples) / (time.perf_counter() - begun)
-    return {"sampling_steps": sampling.steps, "images_per_second": speed, "frechet_distance": fidelity.distance(samples)}
+    return {
+        "sampling_steps": sampling.steps,
+        "images_per_second": speed,
+        "frechet_distance": fidelity.distance(samples),
+    }
 
 
 def draw(rows: Sequence[Row], floor: float, path: Path) -> None:
@@ -86,7 +91,9 @@ def draw(rows: Sequence[Row], floor: float, path: Path) -> None:
         left.plot(*zip(*line, strict=True), marker="o", label=name)
         line = sorted((row["images_per_second"], row["frechet_distance"]) for row in own if row["minutes"] == last)
         right.plot(*zip(*line, strict=True), marker="o", label=name)
-    left.set(xlabel="minutes of training", ylabel="Fréchet distance, own-CNN features", title=f"{SOLVER}, {STEPS} steps")
+    left.set(
+        xlabel="minutes of training", ylabel="Fréchet distance, own-CNN features", title=f"{SOLVER}, {STEPS} steps"
+    )
     right.set(xscale="log", xlabel="images sampled per second", title=f"after {last:g} minutes, {STEP_COUNTS} steps")
     for axes in (left, right):
         axes.axhline(floor, color="grey", linestyle=":", linewidth=1)
@@ -113,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = options.output / "equal_time.jsonl"
     rows: list[Row] = [json.loads(line) for line in table.read_text().splitlines()] if table.is_file() else []
     marks = [0.0, *sorted(options.minutes)]
-    for before, mark in zip(marks, marks[1:], strict=False):
+    for before, mark in pairwise(marks):
         for name, fields in variants.items():
             if any((row["variant"], row["minutes"]) == (name, mark) for row in rows):
                 continue

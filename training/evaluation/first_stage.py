@@ -1,16 +1,19 @@
 """An autoencoder's reconstructions of images that it was not trained on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from training import sheet
+from training.data import shapes
 from training.data.image_set import ImageSet
 from training.evaluation.fidelity import LEAST
 from training.evaluation.networks import Networks, features_of
-from training.metrics import psnr, ssim
+from training.metrics import conditions, psnr, ssim
 from training.metrics.distributions import frechet_distance
 from training.model.autoencoder import Autoencoder
 
@@ -44,6 +47,8 @@ def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Ne
         scores |= {"features": network.name, "features_digest": network.digest}
         real = features_of(network, images, rows)
         scores["reconstruction_frechet_distance"] = frechet_distance(real, network.features(reconstructed))
+    if images.description.box_classes == shapes.CLASSES:
+        scores |= still_shown(images, rows, reconstructed)
     if autoencoder.config.regularisation == "vq":
         scores |= codebook_use(autoencoder, images)
     return scores
@@ -52,6 +57,19 @@ def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Ne
 def decoded(autoencoder: Autoencoder, images: Tensor) -> Tensor:
     """Images [R, C, H, W] as they come back."""
     return autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1).cpu()
+
+
+def still_shown(images: ImageSet, rows: Sequence[int], reconstructed: Tensor) -> dict[str, float]:
+    """What drawn shapes still show of their conditions: about the most that samples through this stage can."""
+    records = [images.records[row] for row in rows]
+    found = {
+        "class_accuracy": conditions.class_accuracy(reconstructed, [record["label"] for record in records]),
+        "caption_accuracy": conditions.caption_accuracy(reconstructed, [record["text"] for record in records]),
+        "box_overlap": conditions.box_overlap(reconstructed, [record["boxes"] for record in records]),
+    }
+    if images.maps is not None:
+        found["map_overlap"] = conditions.map_overlap(reconstructed, images.maps[np.asarray(rows)])
+    return found
 
 
 @torch.inference_mode()

@@ -26,6 +26,7 @@ from training.evaluation.networks import CLASSIFIER, Networks, Weights, own_clas
 from training.evaluation.obedience import SCORES, Answer
 from training.evaluation.second_stage import Sampling, questions
 from training.metrics import classifier
+from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.latent_diffusion import LatentDiffusion, save_autoencoder, save_diffusion
 from training.model.release import Release
 
@@ -238,6 +239,26 @@ def test_questions_are_as_many_as_asked_for(scenes: ImageSet) -> None:
     assert again.rows is not None
     assert again.rows[0] == again.rows[HELD_OUT] == 11 * HELD_OUT
     assert np.array_equal(again.requests[1]["the_low_resolution"], again.requests[HELD_OUT + 1]["the_low_resolution"])
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        (AutoencoderConfig(regularisation="identity", image_channels=3, latent_channels=3), 1.0),
+        (AutoencoderConfig(image_channels=3, channels=32, multipliers=(1,), res_blocks=1, middle_attention=False), 0.0),
+    ],
+)
+def test_a_first_stage_is_told_what_its_reconstructions_still_show(
+    config: AutoencoderConfig, shown: float, scenes: ImageSet, root: Path, tmp_path: Path
+) -> None:
+    """The identity keeps all that was asked for, untrained weights nothing."""
+    torch.manual_seed(0)
+    save_autoencoder(tmp_path / "release", Autoencoder(config), name="first", image_size=32)
+    found = evaluate.run(tmp_path / "release", root, tmp_path / "out")
+    assert found["caption_accuracy"] == pytest.approx(shown, abs=0.05)
+    assert found["class_accuracy"] == pytest.approx(shown, abs=0.15)  # one of twelve by chance
+    assert found["box_overlap"] == pytest.approx(shown, abs=0.1)
+    assert found["map_overlap"] == pytest.approx(shown, abs=0.3)  # the ground is a class
 
 
 def test_the_command_prints_a_table_and_mistakes_are_one_line(
