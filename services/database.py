@@ -81,12 +81,13 @@ def ensure_login(connection: Connection, login: str, *, group: str, password: st
 
 
 def ensure_tenant(connection: Connection, name: str, *, login: str) -> None:
-    """Create a tenant or give it another login; it writes under outputs/<name>."""
+    """Create a tenant or give it another login; it reads under inputs/<name>, writes under outputs/<name>."""
     if not NAME.fullmatch(name):
         raise DatabaseError(f"tenant: {name!r} is not allowed; permitted: a-z, 0-9, _ and -, at most 63")
     connection.execute(
         text("""
-            INSERT INTO tenants (name, login, write_prefixes) VALUES (:name, :login, ARRAY['outputs/' || :name])
+            INSERT INTO tenants (name, login, read_prefixes, write_prefixes)
+            VALUES (:name, :login, ARRAY['inputs/' || :name], ARRAY['outputs/' || :name])
             ON CONFLICT (name) DO UPDATE SET login = excluded.login
         """),
         {"name": name, "login": login},

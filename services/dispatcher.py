@@ -6,7 +6,6 @@ Any number may run; each does whatever piece it claims first. It needs no GPU an
 import logging
 import threading
 import time
-import uuid
 
 import psycopg
 from celery import Celery
@@ -15,17 +14,19 @@ from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
-from services import job_queue, outputs, planner, tasks
+from services import outputs, planner, tasks
 from services.database import brief
-from services.job_queue import Lease, LeaseLost
+from services.heartbeat import Heartbeat
+from services.job_queue import jobs, leases, upkeep
+from services.job_queue.leases import Lease, LeaseLost
 from services.object_store import ObjectStore
 from services.settings import Settings
 
 log = logging.getLogger("darkroom.dispatcher")
 
 CHANNEL = "darkroom_work"
-CLAIM_COUNT = 16
 RECONCILE_S = 2.0
+PAUSE_AFTER_ERROR_S = 2.0
 
 
 class Dispatcher:
@@ -33,7 +34,7 @@ class Dispatcher:
 
     def __init__(self, settings: Settings, database: Database, store: ObjectStore, app: Celery) -> None:
         self.settings, self.database, self.store, self.app = settings, database, store, app
-        self.id = uuid.UUID(int=0)
+        self.heartbeat = Heartbeat(database, "dispatcher", settings.heartbeat_s)
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._reconciled = 0.0
@@ -46,55 +47,41 @@ class Dispatcher:
 
     def run(self) -> None:
         """Serve until `stop`."""
-        with self.database.begin() as connection:
-            self.id = job_queue.register(connection, "dispatcher")
-        threads = [
-            threading.Thread(target=self._listen, name="listen", daemon=True),
-            threading.Thread(target=self._beat, name="heartbeat", daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        log.info("dispatcher %s serves", self.id)
+        self.heartbeat.start()
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        log.info("dispatcher %s serves", self.heartbeat.id)
         while not self._stopping.is_set():
             try:
                 self._wake.clear()
-                self._reconcile()
+                self._stop_jobs()
+                due = self._reconcile()
                 busy = self._work()
-                self._hint()
+                if busy or due:
+                    self._hint()
             except DBAPIError as error:
                 log.warning("database: %s; trying again", brief(error))
-                self._stopping.wait(2.0)
+                self._stopping.wait(PAUSE_AFTER_ERROR_S)
                 continue
             if not busy:
                 self._wake.wait(self.settings.poll_s)
-        try:
-            with self.database.begin() as connection:
-                job_queue.retire(connection, self.id)
-        except DBAPIError as error:
-            log.warning("could not retire: %s", brief(error))
-        log.info("dispatcher %s stopped", self.id)
+        self.heartbeat.stop()
+        log.info("dispatcher %s stopped", self.heartbeat.id)
 
     # -- planning and finalizing -----------------------------------------------------------------
 
     def _work(self) -> bool:
         with self.database.begin() as connection:
-            leases = job_queue.claim(
-                connection,
-                self.id,
-                sampling=False,
-                queues=job_queue.queue_names(connection),
-                count=CLAIM_COUNT,
-            )
-        for lease in leases:
+            claimed = leases.claim_planning(connection, self.heartbeat.id)
+        for lease in claimed:
             self._do(lease)
-        return bool(leases)
+        return bool(claimed)
 
     def _do(self, lease: Lease) -> None:
         """One piece of work in one transaction; an error spends an attempt of it and of nothing else."""
         try:
             with self.database.begin() as connection:
                 if lease.kind == "plan":
-                    reason = planner.plan_job(connection, lease)
+                    reason = planner.plan_job(connection, self.store, lease)
                     log.info("job %s %s", lease.job_id, f"rejected: {reason}" if reason else "planned")
                 else:
                     state = outputs.finalize(connection, self.store, lease)
@@ -103,15 +90,21 @@ class Dispatcher:
             log.warning("lease lost: work %d", lease.id)
         except Exception as error:
             log.warning("work %d (%s of job %s) failed: %s", lease.id, lease.kind, lease.job_id, brief(error))
-            with self.database.begin() as connection:
-                if not job_queue.retry_later(connection, lease, f"{type(error).__name__}: {brief(error)}"):
-                    job_queue.fail_job(connection, lease.job_id, f"{lease.kind} failed: {brief(error)}")
+            self._failed(lease, error)
 
-    # -- hints and rescue --------------------------------------------------------------------------
+    def _failed(self, lease: Lease, error: Exception) -> None:
+        try:
+            with self.database.begin() as connection:
+                if not leases.retry_later(connection, lease, f"{type(error).__name__}: {brief(error)}"):
+                    jobs.fail_job(connection, lease.job_id, f"{lease.kind} failed: {brief(error)}")
+        except LeaseLost:
+            log.warning("lease lost: work %d", lease.id)
+
+    # -- hints, rescue, jobs that are to stop ------------------------------------------------------
 
     def _hint(self) -> None:
         with self.database.begin() as connection:
-            queues = job_queue.queues_to_hint(connection)
+            queues = upkeep.queues_with_work(connection)
         for queue in queues:
             try:
                 tasks.send_hint(self.app, queue)
@@ -121,27 +114,33 @@ class Dispatcher:
                     log.warning("the broker does not answer (%s); workers find work by polling", brief(error))
                 self._broker_is_silent = True
 
-    def _reconcile(self) -> None:
-        """Put back what is due and what lost processes held; one dispatcher at a time is enough."""
+    def _stop_jobs(self) -> None:
+        with self.database.begin() as connection:
+            for ending in upkeep.stop_jobs(connection):
+                log.info("job %s is stopped: %s", ending.job_id, upkeep.why(ending))
+
+    def _reconcile(self) -> bool:
+        """Put back what is due and what lost processes held; one dispatcher at a time is enough. Whether it was due."""
         if time.monotonic() - self._reconciled < RECONCILE_S:
-            return
+            return False
         self._reconciled = time.monotonic()
         with self.database.begin() as connection:
             if not connection.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext('darkroom reconcile'))")):
-                return
-            job_queue.wake_delayed(connection)
-            ready, failed = job_queue.rescue(connection, stale_s=self.settings.stale_s)
+                return True
+            upkeep.wake_delayed(connection)
+            again, failed = upkeep.rescue(connection, stale_s=self.settings.stale_s)
             for lease in failed:
                 self._fail(connection, lease)
-        for lease in ready:
+        for lease in again:
             log.warning("work %d of job %s taken back from a lost process", lease.id, lease.job_id)
+        return True
 
     def _fail(self, connection: Connection, lease: Lease) -> None:
-        error = f"{job_queue.MAX_LOSSES} processes were lost while they held it"
+        error = "every process that worked on it alone was lost"
         if lease.kind == "sample":
-            job_queue.fail_images(connection, lease, error)
+            jobs.fail_images(connection, lease, error)
         else:
-            job_queue.fail_job(connection, lease.job_id, f"{lease.kind}: {error}")
+            jobs.fail_job(connection, lease.job_id, f"{lease.kind}: {error}")
 
     # -- threads ------------------------------------------------------------------------------------
 
@@ -156,12 +155,4 @@ class Dispatcher:
                         for _ in connection.notifies(timeout=1.0, stop_after=1):
                             self._wake.set()
             except psycopg.Error:
-                self._stopping.wait(2.0)
-
-    def _beat(self) -> None:
-        while not self._stopping.wait(self.settings.heartbeat_s):
-            try:
-                with self.database.begin() as connection:
-                    job_queue.heartbeat(connection, self.id)
-            except DBAPIError as error:
-                log.warning("heartbeat: %s", brief(error))
+                self._stopping.wait(PAUSE_AFTER_ERROR_S)

@@ -54,6 +54,10 @@ class Developed:
     pixels: NDArray[np.uint8]
 
 
+class OutOfMemory(Exception):
+    """The device has no room for a step of so many rows."""
+
+
 class Engine:
     """Develops images of one release.
 
@@ -98,9 +102,36 @@ class Engine:
             self._batch.leave(run)
         self._finished = [finished for finished in self._finished if finished.owner is not owner]
 
-    @torch.inference_mode()
+    def owners(self) -> list[Any]:
+        """Whose images are under way or wait for it."""
+        runs = [run.owner[0] for run in (*self._waiting, *self._batch.runs)]
+        return list(dict.fromkeys([*runs, *(finished.owner for finished in self._finished)]))
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the weights."""
+        return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
+
+    def close(self) -> None:
+        """Give the memory back to the device."""
+        self._conditions.clear()
+        self._finished.clear()
+        self.model.cpu()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def step(self) -> list[Developed]:
-        """One network evaluation for the oldest images that fit, and the decoding of those that are due."""
+        """One network evaluation for the oldest images that fit, and the decoding of those that are due.
+
+        Raises OutOfMemory, after which the engine is of no more use.
+        """
+        try:
+            with torch.inference_mode():
+                return self._step()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(str(error).splitlines()[0]) from None
+
+    def _step(self) -> list[Developed]:
         while self._waiting and self._batch.free_rows >= self._batch.rows_of(self._waiting[0]):
             self._batch.join(self._waiting.popleft())
         if self._batch.runs:

@@ -5,15 +5,15 @@ every default filled in and the seed drawn, so that the plan alone reproduces ea
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-MAX_IMAGES = 100_000  # a job
-MAX_ITEMS = 10_000
+MAX_IMAGES = 1_000_000  # a job
+MAX_ITEMS = 10_000  # in the request itself; an input_uri may have as many as images
 MAX_PER_ITEM = 1_000
 MAX_SEED = 2**62  # leaves room for seed + index in 63 bits
 MAX_STEPS = 1_000
@@ -35,6 +35,7 @@ DEFAULTS = {
     "format": "png",
 }
 SHOWN_MISTAKES = 10
+KEY = r"[A-Za-z0-9_.=\-]+(/[A-Za-z0-9_.=\-]+)*"
 
 SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
 STEPS = {"type": "integer", "minimum": 1, "maximum": MAX_STEPS}
@@ -62,9 +63,9 @@ class ImageSpec:
     guidance_rescale: float = 0.0
 
 
-def schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema of a request for a release with these `conditions` (its own JSON Schema)."""
-    item = {
+def item_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema of an item for a release with these `conditions` (its own JSON Schema)."""
+    return {
         "type": "object",
         "properties": {
             **conditions.get("properties", {}),
@@ -77,10 +78,15 @@ def schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
         "required": conditions.get("required", []),
         "additionalProperties": False,
     }
+
+
+def schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema of a request for a release with these `conditions`."""
     return {
         "type": "object",
         "properties": {
-            "items": {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": item},
+            "items": {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": item_schema(conditions)},
+            "input_uri": {"type": "string", "pattern": rf"^(s3://[a-z0-9.\-]+/)?{KEY}$", "maxLength": 1000},
             "images_per_item": {"type": "integer", "minimum": 1, "maximum": MAX_PER_ITEM},
             "seed": SEED,
             "steps": STEPS,
@@ -90,36 +96,49 @@ def schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
             "guidance_interval": {"type": "array", "items": SHARE, "minItems": 2, "maxItems": 2},
             "guidance_rescale": SHARE,
             "format": {"enum": list(FORMATS)},
-            "output_prefix": {"type": "string", "pattern": r"^[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)*$", "maxLength": 500},
+            "output_prefix": {"type": "string", "pattern": f"^{KEY}$", "maxLength": 500},
         },
-        "required": ["items"],
         "additionalProperties": False,
     }
 
 
-def plan(request: Mapping[str, Any], conditions: Mapping[str, Any], write_prefixes: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Limits:
+    """What a tenant may do. Prefixes are of keys in the service's bucket, and the first to write to is the default."""
+
+    write_prefixes: Sequence[str]
+    read_prefixes: Sequence[str] = ()
+    max_images: int = MAX_IMAGES
+    bucket: str = ""
+
+
+def plan(request: Mapping[str, Any], conditions: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """The request with every default filled in. Raises RequestError with a line for each mistake.
 
-    conditions: the release's JSON Schema. write_prefixes: where the tenant may write; the first is the default.
+    conditions: the release's JSON Schema. Of an input_uri the plan has the key, as "input"; its lines are yet unread.
     """
-    errors = sorted(Draft202012Validator(schema(conditions)).iter_errors(request), key=lambda e: list(map(str, e.path)))
-    if errors:
-        lines = [line for error in errors[:SHOWN_MISTAKES] for line in describe(error)]
-        if len(errors) > SHOWN_MISTAKES:
-            lines.append(f"and {len(errors) - SHOWN_MISTAKES} more mistakes")
-        raise RequestError("\n".join(lines))
-    planned = {"output_prefix": write_prefixes[0], **DEFAULTS, **request}
+    mistakes = complaints(request, schema(conditions))
+    if ("items" in request) == ("input_uri" in request):
+        given = "given with an input_uri; give one" if "items" in request else "missing; give them, or an input_uri"
+        mistakes.insert(0, f"items: {given}")
+    if mistakes:
+        raise RequestError("\n".join(mistakes))
+    planned = {"output_prefix": limits.write_prefixes[0], **DEFAULTS, **request}
     if "seed" not in planned:
         planned["seed"] = secrets.randbelow(2**32)
-    prefix = planned["output_prefix"]
-    if ".." in prefix.split("/") or not any(f"{prefix}/".startswith(f"{allowed}/") for allowed in write_prefixes):
-        raise RequestError(f"output_prefix: {prefix!r} is not allowed; permitted: under {', '.join(write_prefixes)}")
     low, high = planned["guidance_interval"]
     if low > high:
         raise RequestError(f"guidance_interval: [{low}, {high}] is not allowed; permitted: the lower number first")
-    images = len(planned["items"]) * planned["images_per_item"]
-    if images > MAX_IMAGES:
-        raise RequestError(f"items x images_per_item: {images} images are not allowed; permitted: at most {MAX_IMAGES}")
+    within("output_prefix", planned["output_prefix"], limits.write_prefixes)
+    if "input_uri" in planned:
+        bucket, _, key = planned["input_uri"].removeprefix("s3://").partition("/")
+        if not planned["input_uri"].startswith("s3://"):
+            key = planned["input_uri"]
+        elif bucket != limits.bucket:
+            raise RequestError(f"input_uri: the bucket {bucket!r} is not allowed; permitted: {limits.bucket}")
+        within("input_uri", key, limits.read_prefixes)
+        return {**planned, "input": {"key": key}}
+    check_count(len(planned["items"]) * planned["images_per_item"], limits)
     ids = [item["id"] for item in planned["items"] if "id" in item]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
@@ -127,10 +146,37 @@ def plan(request: Mapping[str, Any], conditions: Mapping[str, Any], write_prefix
     return planned
 
 
-def image_spec(planned: Mapping[str, Any], condition_names: list[str], index: int) -> ImageSpec:
+def within(field: str, key: str, prefixes: Sequence[str]) -> None:
+    """Raise RequestError unless the key lies under one of the prefixes."""
+    if any(part in (".", "..") for part in key.split("/")) or not any(
+        f"{key}/".startswith(f"{allowed}/") for allowed in prefixes
+    ):
+        permitted_ = f"under {', '.join(prefixes)}" if prefixes else "none, ask an administrator"
+        raise RequestError(f"{field}: {key!r} is not allowed; permitted: {permitted_}")
+
+
+def check_count(images: int, limits: Limits) -> None:
+    """Raise RequestError for a job of more images than the tenant may have."""
+    if images > limits.max_images:
+        raise RequestError(
+            f"items x images_per_item: {images} images are not allowed; permitted: at most {limits.max_images}"
+        )
+
+
+def complaints(value: Any, rules: Mapping[str, Any]) -> list[str]:
+    """A line for each of the first mistakes; none where the value fits its JSON Schema."""
+    errors = sorted(Draft202012Validator(rules).iter_errors(value), key=lambda e: list(map(str, e.path)))
+    lines = [line for error in errors[:SHOWN_MISTAKES] for line in describe(error)]
+    if len(errors) > SHOWN_MISTAKES:
+        lines.append(f"and {len(errors) - SHOWN_MISTAKES} more mistakes")
+    return lines
+
+
+def image_spec(
+    planned: Mapping[str, Any], item: Mapping[str, Any], condition_names: Sequence[str], index: int
+) -> ImageSpec:
     """Image `index` of a planned request: its item's seed + k, else the job's seed + index."""
     position, k = divmod(index, int(planned["images_per_item"]))
-    item = planned["items"][position]
     return ImageSpec(
         index=index,
         item=position,

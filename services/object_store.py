@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,29 @@ class ObjectStore:
     def get(self, key: str) -> bytes:
         """Read a whole object."""
         return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+
+    def etag(self, key: str) -> str | None:
+        """What the store calls the object's present content; None where there is none."""
+        try:
+            return str(self.client.head_object(Bucket=self.bucket, Key=key)["ETag"])
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (403, 404):
+                return None
+            raise
+
+    def stream(self, key: str, *, etag: str, start: int = 0, stop: int | None = None, chunk: int) -> Iterator[bytes]:
+        """Bytes [start, stop) of the object as it was under `etag`. Raises ObjectStoreError where it was changed."""
+        if stop is not None and stop <= start:
+            return
+        until = "" if stop is None else str(stop - 1)
+        arguments = {"Range": f"bytes={start}-{until}"} if start or stop is not None else {}
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key, IfMatch=etag, **arguments)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 412):
+                raise ObjectStoreError(f"{self.uri(key)} was changed or removed since the job was planned") from None
+            raise
+        yield from answer["Body"].iter_chunks(chunk)
 
     def uri(self, key: str) -> str:
         """s3://bucket/key."""

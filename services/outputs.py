@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import Connection, text
 
-from services import job_queue
-from services.job_queue import Lease
+from services import inputs
+from services.job_queue import jobs
+from services.job_queue.leases import Lease
 from services.object_store import ObjectStore
 
 LINES_PER_FILE = 10_000
@@ -50,9 +51,9 @@ def encode(pixels: NDArray[np.uint8], image_format: str) -> bytes:
 
 
 def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> str:
-    """Write the job's listings and, last, its manifest; then end the job. Returns its state.
+    """Write the job's listings and, last, its manifest; then end the job. Returns its state. Raises LeaseLost.
 
-    Doing it again after a crash writes the same bytes again.
+    Doing it again after a crash writes the same bytes again. A later revision adds listings of its own.
     """
     job = connection.execute(
         text("""
@@ -62,39 +63,44 @@ def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> str:
         {"id": lease.job_id},
     ).one()
     prefix = job_prefix(job.plan, job.id)
-    files = []
-    for number, lines in enumerate(chunks(_lines(connection, job, good=True), LINES_PER_FILE)):
-        files.append(f"{prefix}/outputs-{number:05d}.jsonl")
+    key = f"{prefix}/manifest.json"
+    mark = "" if job.revision == 1 else f"r{job.revision}-"
+    earlier = json.loads(store.get(key))["outputs"] if job.manifest_key and mark else []
+    files = [name for name in earlier if f"/outputs-{mark}" not in name]
+    for number, lines in enumerate(chunks(_lines(connection, store, job, good=True), LINES_PER_FILE)):
+        files.append(f"{prefix}/outputs-{mark}{number:05d}.jsonl")
         store.put(files[-1], "".join(lines).encode(), content_type="application/jsonl")
-    errors = "".join(_lines(connection, job, good=False))
-    store.put(f"{prefix}/errors.jsonl", errors.encode(), content_type="application/jsonl")
+    errors = f"{prefix}/errors{mark and '-' + mark[:-1]}.jsonl"
+    failed = "".join(_lines(connection, store, job, good=False))
+    store.put(errors, failed.encode(), content_type="application/jsonl")
     manifest = {
         "job_id": str(job.id),
+        "revision": job.revision,
         "counts": {"total": job.total, "succeeded": job.succeeded, "failed": job.failed},
         "release": {"name": job.release_name, "version": job.version, "digest": job.digest},
         "request": job.request,
         "plan": job.plan,
         "outputs": files,
-        "errors": f"{prefix}/errors.jsonl",
+        "errors": errors,
         "submitted_at": job.created_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
     }
-    key = f"{prefix}/manifest.json"
     store.put(key, (json.dumps(manifest, indent=2) + "\n").encode(), content_type="application/json")
-    return job_queue.finalized(connection, lease, key)
+    return jobs.finalized(connection, lease, key)
 
 
-def _lines(connection: Connection, job: Any, *, good: bool) -> Iterator[str]:
-    """JSON lines of the images that are stored, or of those that failed, by index."""
-    rows = connection.execute(
-        text("SELECT * FROM outputs WHERE job_id = :id AND (error IS NULL) = :good ORDER BY index"),
-        {"id": job.id, "good": good},
-    )
+def _lines(connection: Connection, store: ObjectStore, job: Any, *, good: bool) -> Iterator[str]:
+    """JSON lines of the revision's images that are stored, or of those that failed, by index."""
+    rows = connection.execution_options(yield_per=1000).execute(
+        text("SELECT * FROM outputs WHERE job_id = :id AND (error IS NULL) = :good AND revision = :revision "
+             "ORDER BY index"),
+        {"id": job.id, "good": good, "revision": job.revision},
+    )  # fmt: skip
+    items = inputs.echoes(store, job.plan)
     for row in rows:
-        item = job.plan["items"][row.item]
-        line: dict[str, Any] = {"index": row.index, "item": row.item}
-        line |= {name: item[name] for name in ("id", "metadata") if name in item}
-        line["seed"] = row.seed
+        line: dict[str, Any] = {"index": row.index, "item": row.item, **items(row.item)}
+        if row.seed is not None:
+            line["seed"] = row.seed
         if good:
             line |= {"key": row.key, "sha256": row.sha256, "bytes": row.bytes, "profile": row.profile}
         else:

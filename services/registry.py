@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ def _missing(connection: Connection, name: str, version: str | None, alias: str)
         f"model: {name!r} has no alias {alias!r}; there are: {', '.join(aliases) or 'none'} "
         f"(and versions {', '.join(map(str, versions))})"
     )
+
+
+def by_id(connection: Connection, release_id: int) -> Any:
+    """The row of a release that exists."""
+    return connection.execute(text("SELECT * FROM releases WHERE id = :id"), {"id": release_id}).one()
 
 
 def publish(connection: Connection, store: ObjectStore, folder: Path) -> tuple[str, int]:
@@ -134,7 +140,7 @@ def promote(connection: Connection, reference: str, alias: str) -> None:
     )
 
 
-def fetch(store: ObjectStore, manifest: dict[str, Any], cache_dir: Path) -> Path:
+def fetch(store: ObjectStore, manifest: Mapping[str, Any], cache_dir: Path) -> Path:
     """The folder of a release in the cache, fetched from S3 unless it is there already.
 
     The folder appears by a rename once it is complete, so that a killed fetch leaves nothing half-done.

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     queues: list[str] = Field(["default"], description="the queues a worker serves")
     rows: int = Field(32, ge=2, le=1024, description="network rows of every denoising step")
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
+    model_memory_gb: float = Field(16.0, gt=0, description="GiB of weights that a worker keeps loaded")
+    step_limit_s: float = Field(300.0, gt=0, description="seconds after which a step hangs and the process ends")
     drain_s: float = Field(25.0, ge=0, description="seconds a stopping worker may finish images in")
     poll_s: float = Field(1.0, gt=0, le=60, description="seconds between looks at the queue when no hint comes")
     heartbeat_s: float = Field(5.0, gt=0, le=60)

@@ -7,7 +7,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, DateTime, ForeignKey, Identity, Integer, MetaData, SmallInteger, Text
+from sqlalchemy import ARRAY, BigInteger, DateTime, Double, ForeignKey, Identity, Integer, MetaData, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -21,6 +21,7 @@ class Table(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012
         str: Text(),
         int: Integer(),
+        float: Double(),
         uuid.UUID: UUID(),
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB(),
@@ -36,6 +37,11 @@ class Tenant(Table):
     login: Mapped[str | None] = mapped_column(unique=True)
     permitted_releases: Mapped[list[str]]
     write_prefixes: Mapped[list[str]]
+    read_prefixes: Mapped[list[str]]
+    weight: Mapped[float]
+    virtual_time: Mapped[float]
+    max_open_jobs: Mapped[int]
+    max_job_images: Mapped[int]
 
 
 class Queue(Table):
@@ -111,6 +117,10 @@ class Job(Table):
     succeeded: Mapped[int]
     failed: Mapped[int]
     manifest_key: Mapped[str | None]
+    run_after: Mapped[datetime | None]
+    deadline: Mapped[datetime | None]
+    revision: Mapped[int]
+    cancel_requested_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -140,17 +150,23 @@ class Work(Table):
     start: Mapped[int]
     stop: Mapped[int]
     queue: Mapped[str]
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
     pack_key: Mapped[str | None]
     priority: Mapped[int] = mapped_column(SmallInteger)
+    rank: Mapped[float]
     cost: Mapped[int] = mapped_column(BigInteger)
+    line_start: Mapped[int | None]
+    byte_start: Mapped[int | None] = mapped_column(BigInteger)
+    byte_stop: Mapped[int | None] = mapped_column(BigInteger)
     state: Mapped[str]
     attempts: Mapped[int]
     losses: Mapped[int]
+    suspect: Mapped[bool]
+    isolated: Mapped[bool]
     token: Mapped[int | None] = mapped_column(BigInteger)
     owner: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("workers.id"))
     lease_until: Mapped[datetime | None]
     run_after: Mapped[datetime | None]
-    dispatched_at: Mapped[datetime | None]
     error: Mapped[str | None]
 
 
@@ -161,10 +177,11 @@ class Output(Table):
     job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     index: Mapped[int] = mapped_column(primary_key=True)
     item: Mapped[int]
-    seed: Mapped[int] = mapped_column(BigInteger)
+    seed: Mapped[int | None] = mapped_column(BigInteger)
     key: Mapped[str | None]
     sha256: Mapped[str | None]
     bytes: Mapped[int | None] = mapped_column(BigInteger)
     profile: Mapped[str | None]
     error: Mapped[str | None]
+    revision: Mapped[int]
     created_at: Mapped[datetime]

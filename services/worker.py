@@ -1,44 +1,39 @@
 """A worker: claims sampling work, develops its images, stores them, settles the work; drains when told to stop.
 
-One thread runs the engine, a small pool encodes and uploads, one thread keeps the heartbeat.
+One thread runs the engine, a few encode and upload, one keeps the heartbeat, one watches for jobs that are to stop
+and for a step that hangs.
 """
 
 import logging
+import os
 import threading
 import time
-import uuid
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine as Database
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from services import job_queue, outputs, registry
+from services import inputs
 from services.database import brief
-from services.engine import Developed, Engine
-from services.job_queue import Lease, LeaseLost, OutputRecord
+from services.engine import Engine, OutOfMemory
+from services.engine_cache import EngineCache
+from services.heartbeat import Heartbeat
+from services.holdings import HeldShard, Holdings
+from services.job_queue import jobs, leases, upkeep
+from services.job_queue.jobs import OutputRecord
+from services.job_queue.leases import LeaseLost
 from services.job_request import image_spec
 from services.object_store import ObjectStore
 from services.settings import Settings
+from services.uploader import Uploader
 
 log = logging.getLogger("darkroom.worker")
 
-UPLOAD_THREADS = 4
-UPLOADS_UNDER_WAY = 256  # developed images in memory at most; the engine waits beyond that
 PAUSE_AFTER_ERROR_S = 2.0
-
-
-@dataclass(eq=False)
-class HeldShard:
-    """A leased shard and which of its images are not settled yet."""
-
-    lease: Lease
-    plan: dict[str, Any]
-    manifest: dict[str, Any]
-    open: set[int]
+WATCH_S = 1.0
+EXIT_HUNG = 70
 
 
 class Worker:
@@ -46,27 +41,27 @@ class Worker:
 
     def __init__(self, settings: Settings, database: Database, store: ObjectStore) -> None:
         self.settings, self.database, self.store = settings, database, store
-        self.id = uuid.UUID(int=0)
+        self.heartbeat = Heartbeat(database, "worker", settings.heartbeat_s)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._stopped = threading.Event()
-        self._lock = threading.Lock()  # of `_held` and of every shard's `open`
-        self._held: set[HeldShard] = set()
         self._dropped: deque[HeldShard] = deque()  # the engine belongs to its thread, which removes these
-        self._waiting: HeldShard | None = None  # for another release, until the loaded one has nothing left
+        self.holdings = Holdings(database, self._drop)
+        self._uploader = Uploader(store, self.holdings)
+        self._engines = EngineCache(store, settings)
         self._engine: Engine | None = None
-        self._upload_slots = threading.Semaphore(UPLOADS_UNDER_WAY)
-        self._pool = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
+        self._waiting: HeldShard | None = None  # of another release, or a suspect: until nothing else is under way
+        self._alone: HeldShard | None = None
+        self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._pulse = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def start(self) -> None:
         """Register and begin to claim."""
-        with self.database.begin() as connection:
-            self.id = job_queue.register(connection, "worker")
-        log.info("worker %s serves queues %s", self.id, ", ".join(self.settings.queues))
+        self.heartbeat.start()
+        log.info("worker %s serves queues %s", self.heartbeat.id, ", ".join(self.settings.queues))
         self._thread.start()
-        self._pulse.start()
+        self._watcher.start()
 
     def wake(self) -> None:
         """A hint: there may be work."""
@@ -77,17 +72,11 @@ class Worker:
         self._stopping.set()
         self._wake.set()
         self._thread.join()
-        self._pool.shutdown(wait=True)
+        self._uploader.stop()
         self._stopped.set()
-        self._pulse.join()
-        try:
-            with self.database.begin() as connection:
-                job_queue.retire(connection, self.id)
-        except DBAPIError as error:
-            log.warning(
-                "could not retire (%s); the leases will be taken back when the heartbeat is stale", brief(error)
-            )
-        log.info("worker %s stopped", self.id)
+        self._watcher.join()
+        self.heartbeat.stop()
+        log.info("worker %s stopped", self.heartbeat.id)
 
     # -- the engine thread ---------------------------------------------------------------------
 
@@ -96,6 +85,7 @@ class Worker:
             try:
                 self._remove_dropped()
                 self._claim()
+                self._begin_waiting()
                 if self._engine is not None and self._engine.busy:
                     self._advance(self._engine)
                     continue
@@ -107,19 +97,127 @@ class Worker:
             self._wake.clear()
         self._drain()
 
+    def _claim(self) -> None:
+        """Lease work while the next step has room for it."""
+        while (
+            self._waiting is None
+            and (self._alone is None or self._alone not in self.holdings)
+            and (self._engine is None or self._engine.free_rows > 0)
+        ):
+            shard = self._claimed()
+            if shard is None:
+                return
+            engine = self._engine
+            if not shard.open:
+                self._ending(shard, self.holdings.finish, shard)
+            elif engine is None or engine.release.digest != shard.lease.pack_key or shard.lease.suspect:
+                self._waiting = shard
+            else:
+                self._begin(engine, shard)
+
+    def _claimed(self) -> HeldShard | None:
+        with self.database.begin() as connection:
+            release = self._engine.release.digest if self._engine is not None else None
+            found = leases.claim_sampling(connection, self.heartbeat.id, queues=self.settings.queues, release=release)
+            if not found:
+                return None
+            (lease,) = found
+            jobs.begin(connection, lease)
+            row = connection.execute(
+                text("SELECT jobs.plan, releases.manifest FROM jobs JOIN releases ON releases.id = release_id "
+                     "WHERE jobs.id = :id"),
+                {"id": lease.job_id},
+            ).one()  # fmt: skip
+            settled = jobs.recorded(connection, lease.job_id, lease.start, lease.stop)
+        shard = HeldShard(lease, row.plan, row.manifest, set(range(lease.start, lease.stop)) - settled)
+        self.holdings.add(shard)
+        return shard
+
+    def _begin_waiting(self) -> None:
+        """Begin what had to wait, once it may: another release when the engine is idle, a suspect when all is done."""
+        shard = self._waiting
+        if shard is None or (self._engine is not None and self._engine.busy):
+            return
+        if shard not in self.holdings:  # stopped meanwhile
+            self._waiting = None
+            return
+        if shard.lease.suspect and len(self.holdings) > 1:
+            return  # images of others are still being stored
+        self._waiting = None
+        try:
+            if shard.lease.suspect:
+                with self.database.begin() as connection:
+                    leases.isolate(connection, shard.lease)
+                self._alone = shard
+            self._engine = self._engines.get(shard.manifest)
+            self.heartbeat.profile = self._engine.profile
+        except LeaseLost:
+            self.holdings.lost(shard)
+            return
+        except DBAPIError:
+            self.holdings.give_back(shard)
+            raise
+        except Exception as error:
+            log.exception("release %s cannot be loaded", shard.lease.pack_key)
+            self.holdings.give_up(shard, f"the release cannot be loaded: {error}")
+            return
+        self._begin(self._engine, shard)
+
+    def _begin(self, engine: Engine, shard: HeldShard) -> None:
+        """Let a shard's images join. One whose conditions cannot be used fails alone."""
+        try:
+            items = inputs.items_of(self.store, shard.plan, shard.lease, shard.manifest["conditions"])
+        except Exception as error:
+            log.warning("the items of work %d cannot be read: %s", shard.lease.id, brief(error))
+            self.holdings.give_up(shard, f"its items cannot be read: {brief(error)}")
+            return
+        for index in sorted(shard.open):
+            spec = image_spec(shard.plan, items[index // shard.plan["images_per_item"]], engine.condition_names, index)
+            try:
+                engine.add(shard, spec)
+            except ValueError as error:  # a condition that its schema permits and the model cannot use
+                record = OutputRecord(spec.index, spec.item, spec.seed, error=str(error)[:2000])
+                self._ending(shard, self.holdings.settle, shard, record)
+
+    def _ending(self, shard: HeldShard, end: Any, *arguments: Any) -> None:
+        try:
+            end(*arguments)
+        except LeaseLost:
+            self.holdings.lost(shard)
+
     def _advance(self, engine: Engine) -> None:
+        self._step_began = time.monotonic()
         try:
             developed = engine.step()
-        except Exception as error:  # a failing step fails an attempt of the work in it, never the process
+        except OutOfMemory as error:
+            self._shrink(engine, error)
+            return
+        except Exception as error:  # a failing step is held against the work in it, never against the process
             log.exception("a step failed")
-            for shard in list(self._held):
-                if shard is not self._waiting:
-                    self._give_up(shard, f"{type(error).__name__}: {error}")
+            for shard in engine.owners():
+                self.holdings.suspect(shard, f"{type(error).__name__}: {error}")
             self._remove_dropped()
             return
+        finally:
+            self._step_began = None
         for image in developed:
-            self._upload_slots.acquire()
-            self._pool.submit(self._store, engine.profile, image)
+            self._uploader.add(image, engine.profile)
+
+    def _shrink(self, engine: Engine, error: OutOfMemory) -> None:
+        """Go on with half the rows; images that were under way begin again under the smaller profile."""
+        shards = engine.owners()
+        self._engine = None
+        smaller = self._engines.shrink(engine)
+        log.warning("out of memory with %d rows (%s); going on with %s", engine.rows, error, smaller or "no fewer")
+        for shard in shards:
+            if smaller:
+                self.holdings.give_back(shard)
+            else:
+                self.holdings.suspect(shard, f"out of memory with {engine.rows} rows: {error}")
+
+    def _drop(self, shard: HeldShard) -> None:
+        self._dropped.append(shard)
+        self._wake.set()
 
     def _remove_dropped(self) -> None:
         while self._dropped:
@@ -127,120 +225,28 @@ class Worker:
             if self._engine is not None:
                 self._engine.remove(shard)
 
-    def _claim(self) -> None:
-        """Lease work while the next step has room for it."""
-        while self._waiting is None and (self._engine is None or self._engine.free_rows > 0):
-            with self.database.begin() as connection:
-                leases = job_queue.claim(connection, self.id, sampling=True, queues=self.settings.queues)
-                if not leases:
-                    return
-                (lease,) = leases
-                job_queue.begin(connection, lease)
-                row = connection.execute(
-                    text("SELECT jobs.plan, releases.manifest FROM jobs JOIN releases ON releases.id = release_id "
-                         "WHERE jobs.id = :id"),
-                    {"id": lease.job_id},
-                ).one()  # fmt: skip
-                settled = job_queue.recorded(connection, lease)
-            shard = HeldShard(lease, row.plan, row.manifest, set(range(lease.start, lease.stop)) - settled)
-            with self._lock:
-                self._held.add(shard)
-            if not shard.open:
-                self._settle(shard)
-            elif self._engine is None or self._engine.release.digest != lease.pack_key:
-                self._waiting = shard
-            else:
-                self._begin(self._engine, shard)
-        # One release at a time: work of another waits until the loaded one has nothing left to do.
-        if self._waiting is not None and (self._engine is None or not self._engine.busy):
-            shard, self._waiting = self._waiting, None
-            try:
-                self._engine = self._load(shard)
-            except Exception as error:
-                log.exception("release %s cannot be loaded", shard.lease.pack_key)
-                self._give_up(shard, f"the release cannot be loaded: {error}")
-                return
-            self._begin(self._engine, shard)
+    # -- watching, and the end ---------------------------------------------------------------------
 
-    def _load(self, shard: HeldShard) -> Engine:
-        began = time.monotonic()
-        folder = registry.fetch(self.store, shard.manifest, self.settings.cache_dir)
-        self._engine = None  # the old model's memory goes before the new one's is taken
-        engine = Engine(folder, rows=self.settings.rows, device=self.settings.device)
-        with self.database.begin() as connection:
-            job_queue.heartbeat(connection, self.id, engine.profile)
-        log.info("loaded %s in %.1f s; profile %s", engine.release.name, time.monotonic() - began, engine.profile)
-        return engine
-
-    def _begin(self, engine: Engine, shard: HeldShard) -> None:
-        try:
-            for index in sorted(shard.open):
-                engine.add(shard, image_spec(shard.plan, engine.condition_names, index))
-        except ValueError as error:  # a condition that its schema permits and the model cannot use
-            self._give_up(shard, f"image {index}: {error}")
-
-    # -- storing, on the pool's threads ----------------------------------------------------------
-
-    def _store(self, profile: str, image: Developed) -> None:
-        """Encode and upload one image and settle it; the last one settles its shard."""
-        shard, spec = image.owner, image.spec
-        try:
-            body = outputs.encode(image.pixels, shard.plan["format"])
-            key = outputs.image_key(shard.plan, shard.lease.job_id, spec.index)
-            stored = self.store.put_if_absent(key, body, content_type=f"image/{shard.plan['format']}")
-            record = OutputRecord(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, profile)
-            with self.database.begin() as connection:
-                job_queue.record(connection, shard.lease, [record])
-            with self._lock:
-                shard.open.discard(spec.index)
-                last = not shard.open
-            if last:
-                self._settle(shard)
-        except LeaseLost as error:
-            if self._forget(shard):
-                log.warning("lease lost: %s; its images are dropped", error)
-        except Exception as error:
-            log.warning("image %d of job %s could not be stored: %s", spec.index, shard.lease.job_id, brief(error))
-            self._give_up(shard, f"image {spec.index} could not be stored: {brief(error)}")
-        finally:
-            self._upload_slots.release()
-
-    def _settle(self, shard: HeldShard) -> None:
-        with self.database.begin() as connection:
-            job_queue.finish_shard(connection, shard.lease)
-        with self._lock:
-            self._held.discard(shard)
-
-    def _give_up(self, shard: HeldShard, error: str) -> None:
-        """An attempt failed; when it was the last, the images that are still open are settled as failed."""
-        if not self._forget(shard):
-            return
-        try:
-            with self.database.begin() as connection:
-                if not job_queue.retry_later(connection, shard.lease, error):
-                    job_queue.fail_images(connection, shard.lease, error)
-        except LeaseLost:
-            pass
-        except DBAPIError as problem:
-            log.warning("database: %s; work %d is left to be taken back", brief(problem), shard.lease.id)
-
-    def _forget(self, shard: HeldShard) -> bool:
-        """Stop working on a shard. Returns False if that happened already."""
-        with self._lock:
-            held = shard in self._held
-            self._held.discard(shard)
-        self._dropped.append(shard)
-        return held
-
-    # -- the heartbeat, and the end ----------------------------------------------------------------
-
-    def _beat(self) -> None:
-        while not self._stopped.wait(self.settings.heartbeat_s):
+    def _watch(self) -> None:
+        """Every second: which of the held jobs are to stop; is the step that runs still going to end."""
+        while not self._stopped.wait(WATCH_S):
+            began = self._step_began
+            if began is not None and time.monotonic() - began > self.settings.step_limit_s:
+                log.critical("a step takes more than %.0f s; ending this process", self.settings.step_limit_s)
+                os._exit(EXIT_HUNG)
+            held = self.holdings.all()
+            if not held:
+                continue
             try:
                 with self.database.begin() as connection:
-                    job_queue.heartbeat(connection, self.id)
+                    endings = upkeep.endings(connection, list({shard.lease.job_id for shard in held}))
             except DBAPIError as error:
-                log.warning("heartbeat: %s", brief(error))
+                log.warning("database: %s", brief(error))
+                continue
+            for ending in endings:
+                for shard in held:
+                    if shard.lease.job_id == ending.job_id:
+                        self.holdings.stop(shard, ending)
 
     def _drain(self) -> None:
         deadline = time.monotonic() + self.settings.drain_s

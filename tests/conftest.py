@@ -19,7 +19,7 @@ from sqlalchemy import Engine, text
 
 from services.settings import Role, Settings
 
-ENDED = ("succeeded", "partial", "failed", "rejected")
+ENDED = ("succeeded", "partial", "failed", "rejected", "cancelled")
 
 
 @pytest.fixture(scope="session")

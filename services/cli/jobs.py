@@ -19,7 +19,7 @@ from services.settings import Settings, load
 app = typer.Typer(help="Submit jobs and see what became of them.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
 
-ENDED = ("succeeded", "partial", "failed", "rejected")
+ENDED = ("succeeded", "partial", "failed", "rejected", "cancelled")
 EXIT_NOT_SUCCEEDED = 3
 JobId = Annotated[str, typer.Argument(help="The id that submitting returned.")]
 COLUMNS = "id, model, queue, state, reason, total, succeeded, failed, manifest_key, created_at, started_at, finished_at"

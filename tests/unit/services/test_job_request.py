@@ -3,7 +3,7 @@
 import pytest
 
 from services import job_request
-from services.job_request import MAX_SEED, RequestError, image_spec, plan
+from services.job_request import MAX_SEED, ImageSpec, Limits, RequestError, image_spec, plan
 from training.model.solvers import SOLVERS
 from training.model.spacing import SPACINGS
 
@@ -13,16 +13,21 @@ CONDITIONS = {
     "required": ["class_label"],
 }
 ITEM = {"class_label": 3}
+LIMITS = Limits(["outputs/default"], ["inputs/default"], bucket="ours")
+
+
+def spec_of(request: dict, index: int) -> ImageSpec:
+    return image_spec(request, request["items"][index // request["images_per_item"]], ["class_label"], index)
 
 
 def planned(**request: object) -> dict:
-    return plan({"items": [ITEM], **request}, CONDITIONS, ["outputs/default"])
+    return plan({"items": [ITEM], **request}, CONDITIONS, LIMITS)
 
 
 @pytest.mark.parametrize(
     ("request_", "line"),
     [
-        ({}, "items: missing; give a list of 1 to 10000 items"),
+        ({}, "items: missing; give them, or an input_uri"),
         ({"items": []}, "items: [] is not allowed; permitted: a list of 1 to 10000 items"),
         ({"items": [ITEM], "steps": 0}, "steps: 0 is not allowed; permitted: an integer from 1 to 1000"),
         ({"items": [ITEM], "steps": 1_000_000}, "steps: 1000000 is not allowed; permitted: an integer from 1 to 1000"),
@@ -70,19 +75,33 @@ def planned(**request: object) -> dict:
         ({"items": [ITEM], "output_prefix": "outputs/default/../x"}, "output_prefix: 'outputs/default/../x' is not"),
         ({"items": [ITEM], "output_prefix": "/etc"}, "output_prefix: '/etc' is not allowed"),
         ({"items": [{**ITEM, "id": "a"}, {**ITEM, "id": "a"}]}, "items: the id 'a' is given twice"),
-        ({"items": [ITEM] * 101, "images_per_item": 1000}, "101000 images are not allowed; permitted: at most 100000"),
+        (
+            {"items": [ITEM] * 1001, "images_per_item": 1000},
+            "1001000 images are not allowed; permitted: at most 1000000",
+        ),
+        ({"items": [ITEM], "input_uri": "inputs/default/a"}, "items: given with an input_uri; give one"),
+        (
+            {"input_uri": "inputs/other/a.jsonl"},
+            "input_uri: 'inputs/other/a.jsonl' is not allowed; permitted: und",
+        ),
+        ({"input_uri": "inputs/default/../other/a"}, "input_uri: 'inputs/default/../other/a' is not allowed"),
+        (
+            {"input_uri": "s3://theirs/inputs/default/a"},
+            "input_uri: the bucket 'theirs' is not allowed; permitted: our",
+        ),
+        ({"input_uri": "https://x/y"}, "input_uri: 'https://x/y' is not allowed; permitted: names of letters"),
     ],
 )
 def test_a_mistake_names_the_field_the_value_and_what_is_permitted(request_: dict, line: str) -> None:
     with pytest.raises(RequestError) as error:
-        plan(request_, CONDITIONS, ["outputs/default"])
+        plan(request_, CONDITIONS, LIMITS)
     assert line in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_every_mistake_is_told_at_once_but_not_without_end() -> None:
     with pytest.raises(RequestError) as error:
-        plan({"items": [{"class_label": 99}] * 50, "steps": 0}, CONDITIONS, ["outputs/default"])
+        plan({"items": [{"class_label": 99}] * 50, "steps": 0}, CONDITIONS, LIMITS)
     lines = str(error.value).splitlines()
     assert len(lines) == job_request.SHOWN_MISTAKES + 1
     assert lines[-1] == "and 41 more mistakes"
@@ -103,19 +122,19 @@ def test_defaults_are_filled_in_and_a_seed_left_out_is_drawn() -> None:
 
 def test_a_planned_request_submitted_again_plans_the_same() -> None:
     first = planned()
-    assert plan(first, CONDITIONS, ["outputs/default"]) == first
+    assert plan(first, CONDITIONS, LIMITS) == first
 
 
 def test_seeds_are_the_items_plus_k_else_the_jobs_plus_index() -> None:
     request = plan(
-        {"items": [ITEM, {"class_label": 4, "seed": 100}], "images_per_item": 3, "seed": 7}, CONDITIONS, ["o"]
+        {"items": [ITEM, {"class_label": 4, "seed": 100}], "images_per_item": 3, "seed": 7}, CONDITIONS, LIMITS
     )
-    assert [image_spec(request, ["class_label"], i).seed for i in range(6)] == [7, 8, 9, 100, 101, 102]
+    assert [spec_of(request, i).seed for i in range(6)] == [7, 8, 9, 100, 101, 102]
 
 
 def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() -> None:
-    request = plan({"items": [{"class_label": 4.0, "steps": 5.0, "guidance_scale": 1}]}, CONDITIONS, ["o"])
-    spec = image_spec(request, ["class_label"], 0)
+    request = plan({"items": [{"class_label": 4.0, "steps": 5.0, "guidance_scale": 1}]}, CONDITIONS, LIMITS)
+    spec = spec_of(request, 0)
     assert (spec.steps, spec.guidance_scale, spec.conditions) == (5, 1.0, {"class_label": 4})
     assert isinstance(spec.conditions["class_label"], int)
     assert job_request.evaluations(spec) == 5
@@ -128,8 +147,8 @@ def test_every_solver_and_spacing_that_may_be_asked_for_exists() -> None:
 
 def test_a_guidance_interval_costs_its_share() -> None:
     def cost(**fields: object) -> int:
-        planned = plan({"items": [ITEM], "steps": 20, **fields}, CONDITIONS, ["o"])
-        return job_request.evaluations(image_spec(planned, ["class_label"], 0))
+        planned = plan({"items": [ITEM], "steps": 20, **fields}, CONDITIONS, LIMITS)
+        return job_request.evaluations(spec_of(planned, 0))
 
     assert cost() == 40
     assert cost(guidance_interval=[0.25, 0.75]) == 30

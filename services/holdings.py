@@ -1,0 +1,128 @@
+"""The shards that a worker holds: each ends once, by its images being settled or by being given back."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import DBAPIError
+
+from services.database import brief
+from services.job_queue import jobs, leases, upkeep
+from services.job_queue.jobs import OutputRecord
+from services.job_queue.leases import Lease, LeaseLost
+from services.job_queue.upkeep import Ending
+
+log = logging.getLogger("darkroom.holdings")
+
+
+@dataclass(eq=False)
+class HeldShard:
+    """A leased shard, the items of its job that it needs, and which of its images are not settled yet."""
+
+    lease: Lease
+    plan: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    open: set[int]
+
+
+class Holdings:
+    """Held shards. Safe to use from several threads; of two that end a shard, the second does nothing.
+
+    dropped: told of each shard whose images need no more work.
+    """
+
+    def __init__(self, database: Database, dropped: Callable[[HeldShard], None]) -> None:
+        self.database, self._dropped = database, dropped
+        self._lock = threading.Lock()  # of `_held` and of every shard's `open`
+        self._held: set[HeldShard] = set()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, shard: object) -> bool:
+        return shard in self._held
+
+    def all(self) -> list[HeldShard]:
+        """Those held now."""
+        with self._lock:
+            return list(self._held)
+
+    def add(self, shard: HeldShard) -> None:
+        """Hold a shard that was just claimed."""
+        with self._lock:
+            self._held.add(shard)
+
+    # -- how a shard ends --------------------------------------------------------------------------
+
+    def settle(self, shard: HeldShard, record: OutputRecord) -> None:
+        """One image is stored, or has failed; the last one ends its shard. Raises LeaseLost."""
+        with self.database.begin() as connection:
+            jobs.record(connection, shard.lease, [record])
+        with self._lock:
+            shard.open.discard(record.index)
+            last = not shard.open
+        if last:
+            self.finish(shard)
+
+    def finish(self, shard: HeldShard) -> None:
+        """All images are settled. Raises LeaseLost."""
+        with self.database.begin() as connection:
+            jobs.finish_shard(connection, shard.lease)
+        self.forget(shard)
+
+    def give_up(self, shard: HeldShard, error: str) -> None:
+        """An attempt failed; when it was the last, the images that are still open are settled as failed."""
+
+        def write(connection: Connection) -> None:
+            if not leases.retry_later(connection, shard.lease, error):
+                jobs.fail_images(connection, shard.lease, error)
+
+        self._end(shard, write)
+
+    def suspect(self, shard: HeldShard, error: str) -> None:
+        """The process failed at a step that this shard had part in: counted like the loss of the process."""
+
+        def write(connection: Connection) -> None:
+            leases.hold(connection, shard.lease)
+            if leases.lost(connection, shard.lease.id, error):
+                jobs.fail_images(connection, shard.lease, error)
+
+        self._end(shard, write)
+
+    def give_back(self, shard: HeldShard) -> None:
+        """Not now: ready again for any process, no attempt spent."""
+        self._end(shard, lambda connection: leases.release(connection, shard.lease))
+
+    def stop(self, shard: HeldShard, ending: Ending) -> None:
+        """Its job is to stop."""
+        log.info("work %d of job %s is stopped: %s", shard.lease.id, shard.lease.job_id, upkeep.why(ending))
+        self._end(shard, lambda connection: upkeep.stop_shard(connection, shard.lease, ending))
+
+    def lost(self, shard: HeldShard) -> None:
+        """Somebody else has it: whatever is made of it here is dropped."""
+        if self.forget(shard):
+            log.warning("lease lost: work %d of job %s; its images are dropped", shard.lease.id, shard.lease.job_id)
+
+    def forget(self, shard: HeldShard) -> bool:
+        """Work on it no more. Returns False if that happened already."""
+        with self._lock:
+            held = shard in self._held
+            self._held.discard(shard)
+        if held:
+            self._dropped(shard)
+        return held
+
+    def _end(self, shard: HeldShard, write: Callable[[Connection], None]) -> None:
+        if not self.forget(shard):
+            return
+        try:
+            with self.database.begin() as connection:
+                write(connection)
+        except LeaseLost:
+            pass
+        except DBAPIError as problem:
+            log.warning("database: %s; work %d is left to be taken back", brief(problem), shard.lease.id)
