@@ -91,10 +91,11 @@ def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> str:
 
 def _lines(connection: Connection, store: ObjectStore, job: Any, *, good: bool) -> Iterator[str]:
     """JSON lines of the revision's images that are stored, or of those that failed, by index."""
-    rows = connection.execution_options(yield_per=1000).execute(
+    rows = connection.execute(
         text("SELECT * FROM outputs WHERE job_id = :id AND (error IS NULL) = :good AND revision = :revision "
              "ORDER BY index"),
         {"id": job.id, "good": good, "revision": job.revision},
+        execution_options={"yield_per": 1000},
     )  # fmt: skip
     items = inputs.echoes(store, job.plan)
     for row in rows:

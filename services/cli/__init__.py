@@ -5,7 +5,19 @@ import sys
 import typer
 from rich.console import Console
 
-from services.cli import demo, evaluating, exporting, importing, jobs, pipeline, releases, serving, stack
+from services.cli import (
+    demo,
+    evaluating,
+    exporting,
+    importing,
+    jobs,
+    pipeline,
+    queues,
+    releases,
+    serving,
+    stack,
+    tenants,
+)
 
 app = typer.Typer(
     help="Train latent diffusion models in Kubeflow pipelines and develop images from them in bulk.",
@@ -20,6 +32,8 @@ app.add_typer(stack.db, name="db")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(releases.app, name="releases")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(queues.app, name="queues")
+app.add_typer(tenants.app, name="tenants")
 app.add_typer(importing.app, name="import")
 app.add_typer(exporting.app, name="export")
 app.command()(serving.worker)

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 import uuid
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 ENDED = ("succeeded", "partial", "failed", "rejected", "cancelled")
 EXIT_NOT_SUCCEEDED = 3
+TOGETHER = 1_000  # jobs of one statement
 JobId = Annotated[str, typer.Argument(help="The id that submitting returned.")]
 COLUMNS = "id, model, queue, state, reason, total, succeeded, failed, manifest_key, created_at, started_at, finished_at"
 
@@ -65,6 +67,8 @@ def submit(
     queue: Annotated[str, typer.Option(help="The queue.")] = "default",
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher runs sooner.")] = 0,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key again returns the same job.")] = None,
+    run_after: Annotated[str | None, typer.Option(help="Not before this time, such as 2030-01-31T18:00+01:00.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="What is not made by this time fails.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job: the INSERT that any language can do. Prints the job's id at once."""
@@ -78,33 +82,72 @@ def submit(
     if not isinstance(parsed, dict):
         raise CommandError('--request: not a JSON object; an example: \'{"items": [{"class_label": 3}]}\'')
     _, engine = _connect()
-    values = {
+    job = {
         "model": model,
-        "request": json.dumps(parsed),
+        "request": parsed,
         "queue": queue,
         "priority": priority,
-        "key": idempotency_key,
+        "idempotency_key": idempotency_key,
+        "run_after": _time("--run-after", run_after),
+        "deadline": _time("--deadline", deadline),
     }
     with engine.begin() as connection:
-        # An idempotency key that is taken leaves the first job as it is.
-        job_id = connection.scalar(
-            text("""
-                INSERT INTO jobs (model, request, queue, priority, idempotency_key)
-                VALUES (:model, CAST(:request AS jsonb), :queue, :priority, :key)
-                ON CONFLICT (tenant, idempotency_key) DO NOTHING RETURNING id
-            """),
-            values,
-        )
-        if job_id is None:
-            first = connection.execute(
-                text("SELECT id, model, request FROM jobs WHERE idempotency_key = :key"), values
-            ).one()
-            if (first.model, first.request) != (model, parsed):
-                raise CommandError(
-                    f"--idempotency-key: {idempotency_key!r} is taken by job {first.id}, which asks for something else"
-                )
-            job_id = first.id
+        job_id = connection.scalar(text("SELECT submit_job(CAST(:job AS jsonb))"), {"job": json.dumps(job)})
     typer.echo(json.dumps({"id": str(job_id)}) if as_json else str(job_id))
+
+
+def _time(option: str, value: str | None) -> str | None:
+    try:
+        return None if value is None else datetime.fromisoformat(value).astimezone().isoformat()
+    except ValueError:
+        raise CommandError(f"{option}: {value!r} is no time; permitted: such as 2030-01-31T18:00+01:00") from None
+
+
+@app.command("submit-many")
+def submit_many(
+    file: Annotated[Path, typer.Argument(help="JSON Lines: of each job its model, its request, and what else it has.")],
+) -> None:
+    """Submit many jobs in one transaction: all of them, or none. Prints their ids, line by line."""
+    if not file.is_file():
+        raise CommandError(f"{file} does not exist")
+    jobs = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            jobs.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise CommandError(f"{file}, line {number}: not JSON ({error}); nothing was submitted") from None
+    _, engine = _connect()
+    with engine.begin() as connection:
+        for start in range(0, len(jobs), TOGETHER):
+            values = {"jobs": json.dumps(jobs[start : start + TOGETHER])}
+            for job_id in connection.scalars(text("SELECT submit_jobs(CAST(:jobs AS jsonb))"), values):
+                typer.echo(str(job_id))
+
+
+@app.command()
+def cancel(job_id: JobId) -> None:
+    """Stop a job. What is under way ends within seconds; images that are finished stay."""
+    _, engine = _connect()
+    row = find(engine, job_id)
+    if row.state in ENDED:
+        raise CommandError(f"job: {job_id} has ended already ({row.state})")
+    with engine.begin() as connection:
+        connection.execute(text("SELECT cancel_job(:id)"), {"id": row.id})
+    console.print(f"{job_id} is told to stop.")
+
+
+@app.command()
+def retry(job_id: JobId) -> None:
+    """Make the images of a job again that failed or were never made; those that it has stay."""
+    _, engine = _connect()
+    row = find(engine, job_id)
+    if row.state not in ("partial", "failed", "cancelled") or row.plan is None:
+        raise CommandError(
+            f"job: {job_id} is {row.state}; only a planned job that ended partial, failed or cancelled is tried again"
+        )
+    with engine.begin() as connection:
+        revision = connection.scalar(text("SELECT retry_job(:id)"), {"id": row.id})
+    console.print(f"{job_id} goes on as revision {revision}.")
 
 
 @app.command("list")
@@ -235,6 +278,7 @@ def write_sheet(settings: Settings, engine: Engine, row: Any, path: Path, *, sca
     images = [(image.index, store.get(image.key)) for image in _images(engine, row) if image.key]
     if not images:
         raise CommandError(f"job {row.id} has no images ({row.state}{': ' + row.reason if row.reason else ''})")
-    columns = row.plan["images_per_item"] if len(row.plan["items"]) > 1 else min(16, len(images))
+    per_item = row.plan["images_per_item"]
+    columns = per_item if 1 < per_item < row.total else min(16, len(images))
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(images, columns=columns, scale=scale).save(path, format="PNG")

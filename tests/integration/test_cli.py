@@ -83,7 +83,7 @@ def test_a_jobs_life_by_commands(
     again = darkroom("jobs", "submit", "--model", "tiny", "--request", request, "--idempotency-key", "cli", "--json")
     assert json.loads(again.stdout) == {"id": job_id}
     other = darkroom("jobs", "submit", "--model", "tiny", "--request", '{"items": []}', "--idempotency-key", "cli")
-    refused(other, "--idempotency-key", job_id)
+    refused(other, "idempotency_key", job_id)
 
     watched = darkroom("jobs", "watch", job_id)
     assert watched.returncode == 0, watched.stderr
@@ -120,6 +120,16 @@ def test_a_rejected_job_exits_3_and_says_why(stack: Stack, darkroom: Darkroom, d
         (["jobs", "show", "not-an-id"], ["'not-an-id' is not a job id", "darkroom jobs list"]),
         (["jobs", "show", str(uuid.UUID(int=7))], ["you have no job"]),
         (["jobs", "watch", "7"], ["is not a job id"]),
+        (
+            ["jobs", "submit", "--model", "tiny", "--request", "{}", "--deadline", "soon"],
+            ["--deadline: 'soon' is no time; permitted: such as 2030-01-31T18:00+01:00"],
+        ),
+        (["jobs", "submit-many", "/nowhere"], ["/nowhere does not exist"]),
+        (["jobs", "cancel", str(uuid.UUID(int=7))], ["you have no job"]),
+        (["jobs", "retry", str(uuid.UUID(int=7))], ["you have no job"]),
+        (["queues", "pause", "nowhere"], ["queue: 'nowhere' does not exist; permitted: default"]),
+        (["tenants", "set", "nobody", "--weight", "2"], ["tenant: 'nobody' does not exist; permitted: default"]),
+        (["tenants", "set", "default"], ["nothing to change"]),
         (["releases", "show", "nobody"], ["no release is called 'nobody'"]),
         (["releases", "promote", "tiny@77"], ["'tiny' has no version 77; there are: 1"]),
         (["releases", "promote", "tiny@1", "--alias", "No!"], ["alias: 'No!' is not allowed"]),
@@ -129,6 +139,39 @@ def test_a_rejected_job_exits_3_and_says_why(stack: Stack, darkroom: Darkroom, d
 )
 def test_a_mistake_is_one_message(stack: Stack, darkroom: Darkroom, command: list[str], words: list[str]) -> None:
     refused(darkroom(*command), *words)
+
+
+def test_a_paused_queue_waits_and_a_cancelled_job_is_tried_again(
+    stack: Stack, darkroom: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
+) -> None:
+    assert darkroom("queues", "add", "night").returncode == 0
+    assert "darkroom queues resume default" in darkroom("queues", "pause", "default").stdout
+    many = tmp_path / "many.jsonl"
+    job = {"model": "tiny", "request": {"items": [{"class_label": 1}], "steps": 1}}
+    many.write_text("\n".join(json.dumps(job) for _ in range(3)))
+    ids = darkroom("jobs", "submit-many", str(many)).stdout.split()
+    assert len(ids) == 3
+    queues = {row["name"]: row for row in json.loads(darkroom("queues", "list", "--json").stdout)}
+    assert queues["default"] == {"name": "default", "paused": True, "waiting": 3, "leased": 0}
+    assert queues["night"]["waiting"] == 0
+    assert darkroom("jobs", "cancel", ids[0]).returncode == 0
+    assert stack.wait(uuid.UUID(ids[0])).state == "cancelled"
+    refused(darkroom("jobs", "cancel", ids[0]), "has ended already (cancelled)")
+    refused(darkroom("jobs", "retry", ids[0]), "is cancelled; only a planned job")
+    assert darkroom("queues", "resume", "default").returncode == 0
+    for one in ids[1:]:
+        assert stack.wait(uuid.UUID(one)).state == "succeeded"
+
+
+def test_what_a_tenant_may_is_changed_by_command(stack: Stack, darkroom: Darkroom) -> None:
+    changed = darkroom("tenants", "set", "default", "--weight", "2.5", "--max-open-jobs", "7")
+    assert changed.returncode == 0, changed.stderr
+    try:
+        (default,) = json.loads(darkroom("tenants", "list", "--json").stdout)[:1]
+        assert (default["weight"], default["max_open_jobs"], default["max_job_images"]) == (2.5, 7, 1_000_000)
+        assert "inputs/default" in darkroom("tenants", "list").stdout
+    finally:
+        darkroom("tenants", "set", "default", "--weight", "1", "--max-open-jobs", "100000")
 
 
 def test_releases_by_commands(stack: Stack, darkroom: Darkroom) -> None:
@@ -148,7 +191,8 @@ def test_releases_by_commands(stack: Stack, darkroom: Darkroom) -> None:
     [[], ["up"], ["down"], ["status"], ["db"], ["db", "upgrade"], ["db", "add-tenant"], ["pipeline"],
      ["pipeline", "compile"], ["pipeline", "run"], ["releases"], ["releases", "list"], ["releases", "show"],
      ["releases", "promote"], ["jobs"], ["jobs", "submit"], ["jobs", "list"], ["jobs", "show"], ["jobs", "watch"],
-     ["jobs", "outputs"], ["jobs", "sheet"], ["worker"], ["dispatcher"], ["demo"],
+     ["jobs", "outputs"], ["jobs", "sheet"], ["jobs", "submit-many"], ["jobs", "cancel"], ["jobs", "retry"],
+     ["queues"], ["queues", "list"], ["queues", "pause"], ["tenants"], ["tenants", "set"], ["worker"], ["dispatcher"], ["demo"],
      ["export"], ["export", "diffusers"]],
 )  # fmt: skip
 def test_every_command_has_help(command: list[str]) -> None:

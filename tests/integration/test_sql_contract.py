@@ -72,6 +72,10 @@ def test_the_group_role_itself_submits_for_the_default_tenant(stack: Stack) -> N
         "SELECT * FROM workers",
         "SELECT accept_job()",
         "SELECT nextval('work_token')",
+        "SELECT hold_to_quota()",
+        "UPDATE jobs SET cancel_requested_at = now()",
+        "UPDATE tenants SET weight = 1000",
+        "INSERT INTO jobs (model, request, revision) VALUES ('m', '{}', 2)",
         "CREATE TABLE mine (x int)",
         "ALTER TABLE jobs DISABLE ROW LEVEL SECURITY",
         "SET ROLE darkroom_dispatcher",
@@ -136,6 +140,67 @@ def test_what_is_no_request_at_all_is_refused_by_the_insert(
 ) -> None:
     with pytest.raises(psycopg.Error, match=complaint):
         client.execute(f"INSERT INTO jobs ({columns}) VALUES ({values})")
+
+
+def test_submit_job_does_what_the_insert_does_and_a_key_returns_its_job(client: psycopg.Connection) -> None:
+    job = '{"model": "nobody", "request": {"items": []}, "priority": 3, "idempotency_key": "function"}'
+    (first,) = client.execute("SELECT submit_job(%s)", (job,)).fetchone()
+    assert client.execute("SELECT submit_job(%s)", (job,)).fetchone() == (first,)
+    assert client.execute("SELECT model, priority FROM jobs WHERE id = %s", (first,)).fetchone() == ("nobody", 3)
+    with pytest.raises(psycopg.errors.UniqueViolation, match=f"is that of job {first}, which asks for something else"):
+        client.execute("SELECT submit_job(%s)", (job.replace("nobody", "somebody"),))
+    many = client.execute("SELECT submit_jobs(%s)", (f'[{job}, {{"model": "x", "request": {{}}}}]',)).fetchall()
+    assert many[0] == (first,)
+    assert len(many) == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "complaint"),
+    [
+        ("[1]", "job: not a JSON object"),
+        ('{"model": "m", "request": {}, "tenant": "other", "state": "x"}', "job: state, tenant is not a known field"),
+        ('{"request": {}}', 'null value in column "model"'),
+        ('{"model": "m"}', 'null value in column "request"'),
+        ('{"model": "m", "request": {}, "priority": "x"}', "invalid input syntax for type smallint"),
+        ('{"model": "m", "request": {}, "priority": 101}', "jobs_priority_check"),
+        ('{"model": "m", "request": {}, "queue": "nowhere"}', 'queue: "nowhere" does not exist'),
+        ('{"model": "m", "request": {}, "deadline": "soon"}', "invalid input syntax for type timestamp"),
+        (
+            '{"model": "m", "request": {}, "run_after": "2030-01-02", "deadline": "2030-01-01"}',
+            "deadline_is_after_run_after",
+        ),
+    ],
+)
+def test_submit_job_refuses_what_is_no_job(client: psycopg.Connection, job: str, complaint: str) -> None:
+    with pytest.raises(psycopg.Error, match=complaint):
+        client.execute("SELECT submit_job(%s)", (job,))
+
+
+def test_other_tenants_jobs_are_neither_cancelled_nor_tried_again(
+    client: psycopg.Connection, other_tenant: psycopg.Connection
+) -> None:
+    (job_id,) = client.execute("INSERT INTO jobs (model, request) VALUES ('nobody', '{}') RETURNING id").fetchone()
+    for function in ("cancel_job", "retry_job"):
+        with pytest.raises(psycopg.Error, match=f"you have no job {job_id}"):
+            other_tenant.execute(f"SELECT {function}(%s)", (job_id,))
+    assert client.execute("SELECT cancel_requested_at FROM jobs WHERE id = %s", (job_id,)).fetchone() == (None,)
+
+
+def test_a_tenant_has_no_more_open_jobs_than_its_quota(stack: Stack, other_tenant: psycopg.Connection) -> None:
+    def allow(count: int) -> None:
+        with stack.engine("migrator").begin() as connection:
+            connection.exec_driver_sql(f"UPDATE tenants SET max_open_jobs = {count} WHERE name = 'other'")
+
+    (open_jobs,) = other_tenant.execute("SELECT count(*) FROM jobs WHERE finished_at IS NULL").fetchone()
+    allow(open_jobs + 3)
+    insert = "INSERT INTO jobs (model, request) SELECT 'nobody', '{}' FROM generate_series(1, %s)"
+    try:
+        other_tenant.execute(insert, (2,))
+        with pytest.raises(psycopg.errors.InsufficientResources, match='tenant "other" would have more than its'):
+            other_tenant.execute(insert, (2,))
+        other_tenant.execute(insert, (1,))
+    finally:
+        allow(100_000)
 
 
 def test_an_idempotency_key_names_one_job(client: psycopg.Connection) -> None:

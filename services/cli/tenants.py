@@ -1,0 +1,66 @@
+"""`darkroom tenants`: who submits, and what they may."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+
+from services.cli.queues import connect
+from services.cli.stack import AsJson, CommandError
+
+app = typer.Typer(help="Tenants: list, set. A new one: darkroom db add-tenant.", no_args_is_help=True)
+console = Console(highlight=False, soft_wrap=True)
+
+COLUMNS = "name, login, weight, max_open_jobs, max_job_images, permitted_releases, read_prefixes, write_prefixes"
+
+
+@app.command("list")
+def list_tenants(as_json: AsJson = False) -> None:
+    """Each tenant and what it may."""
+    with connect().connect() as connection:
+        rows = connection.execute(text(f"SELECT {COLUMNS} FROM tenants ORDER BY name")).all()
+    if as_json:
+        typer.echo(json.dumps([dict(row._mapping) for row in rows]))
+        return
+    table = Table(*(name.strip().replace("_", " ") for name in COLUMNS.split(",")), box=None)
+    for row in rows:
+        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value or "") for value in row))
+    console.print(table)
+
+
+@app.command("set")
+def set_tenant(
+    name: Annotated[str, typer.Argument(help="The tenant.")],
+    weight: Annotated[float | None, typer.Option(min=0.001, max=1000, help="Its share beside the others'.")] = None,
+    max_open_jobs: Annotated[int | None, typer.Option(min=0, help="Jobs that have not ended, at once.")] = None,
+    max_job_images: Annotated[int | None, typer.Option(min=1, max=10_000_000, help="Images of one job.")] = None,
+    permitted_release: Annotated[
+        list[str] | None, typer.Option(help="A release's name, or *; may be repeated.")
+    ] = None,
+    read_prefix: Annotated[list[str] | None, typer.Option(help="Where its inputs may lie; may be repeated.")] = None,
+    write_prefix: Annotated[list[str] | None, typer.Option(help="Where its outputs may lie; may be repeated.")] = None,
+) -> None:
+    """Change what a tenant may; what is not given stays."""
+    given: dict[str, Any] = {
+        "weight": weight,
+        "max_open_jobs": max_open_jobs,
+        "max_job_images": max_job_images,
+        "permitted_releases": permitted_release,
+        "read_prefixes": read_prefix,
+        "write_prefixes": write_prefix,
+    }
+    changes = {column: value for column, value in given.items() if value not in (None, [])}
+    if not changes:
+        raise CommandError("nothing to change: give at least one option, see darkroom tenants set --help")
+    with connect().begin() as connection:
+        found = connection.execute(
+            text(f"UPDATE tenants SET {', '.join(f'{column} = :{column}' for column in changes)} WHERE name = :name"),
+            {**changes, "name": name},
+        )
+        if found.rowcount == 0:
+            known = ", ".join(connection.scalars(text("SELECT name FROM tenants ORDER BY name")))
+            raise CommandError(f"tenant: {name!r} does not exist; permitted: {known}")
+    console.print(f"Tenant {name} is changed.")
