@@ -192,7 +192,8 @@ def test_releases_by_commands(stack: Stack, darkroom: Darkroom) -> None:
      ["pipeline", "compile"], ["pipeline", "run"], ["releases"], ["releases", "list"], ["releases", "show"],
      ["releases", "promote"], ["jobs"], ["jobs", "submit"], ["jobs", "list"], ["jobs", "show"], ["jobs", "watch"],
      ["jobs", "outputs"], ["jobs", "sheet"], ["jobs", "submit-many"], ["jobs", "cancel"], ["jobs", "retry"],
-     ["queues"], ["queues", "list"], ["queues", "pause"], ["tenants"], ["tenants", "set"], ["worker"], ["dispatcher"], ["demo"],
+     ["queues"], ["queues", "list"], ["queues", "pause"], ["tenants"], ["tenants", "set"], ["worker"],
+     ["dispatcher"], ["demo"],
      ["export"], ["export", "diffusers"]],
 )  # fmt: skip
 def test_every_command_has_help(command: list[str]) -> None:
