@@ -110,12 +110,12 @@ class Stack:
         return {row.index: store.get(row.key) for row in self.outputs(job_id)}
 
     @contextmanager
-    def process(self, name: str, **environment: str) -> Iterator["Process"]:
-        """`darkroom NAME` as a real process, stopped in the end whatever happens."""
+    def process(self, name: str, *, first: str = "", **environment: str) -> Iterator["Process"]:
+        """`darkroom NAME` as a real process, stopped in the end whatever happens; `first` is Python to run before."""
         log = self.root / "logs" / f"test-{name}-{uuid.uuid4().hex[:6]}.log"
         with log.open("wb") as file:
             child = subprocess.Popen(
-                [sys.executable, "-m", "services.cli", name],
+                [sys.executable, "-c", f"{first}\nfrom services import cli\ncli.main()", name],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -237,5 +237,24 @@ def darkroom(stack_root: Path) -> Callable[..., "subprocess.CompletedProcess[str
             check=False,
             env={**os.environ, "DARKROOM_ROOT": str(stack_root), "COLUMNS": "200", **environment},
         )
+
+    return run
+
+
+@pytest.fixture
+def darkroom_here(
+    stack_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """`darkroom ARGUMENTS` within this process, where its words are tested: importing torch takes seconds each time."""
+    from services import cli
+
+    def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        for name, value in {"DARKROOM_ROOT": str(stack_root), "COLUMNS": "200", **environment}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["darkroom", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, int(ended.value.code or 0), said.out, said.err)
 
     return run

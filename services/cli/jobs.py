@@ -24,7 +24,10 @@ ENDED = ("succeeded", "partial", "failed", "rejected", "cancelled")
 EXIT_NOT_SUCCEEDED = 3
 TOGETHER = 1_000  # jobs of one statement
 JobId = Annotated[str, typer.Argument(help="The id that submitting returned.")]
-COLUMNS = "id, model, queue, state, reason, total, succeeded, failed, manifest_key, created_at, started_at, finished_at"
+COLUMNS = (
+    "id, model, queue, priority, state, revision, reason, total, succeeded, failed, manifest_key, run_after, deadline, "
+    "cancel_requested_at, created_at, started_at, finished_at"
+)
 
 
 def _connect() -> tuple[Settings, Engine]:

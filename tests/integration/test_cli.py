@@ -137,8 +137,8 @@ def test_a_rejected_job_exits_3_and_says_why(stack: Stack, darkroom: Darkroom, d
         (["pipeline", "compile", "--output", "/nowhere/p.yaml"], ["/nowhere does not exist"]),
     ],
 )
-def test_a_mistake_is_one_message(stack: Stack, darkroom: Darkroom, command: list[str], words: list[str]) -> None:
-    refused(darkroom(*command), *words)
+def test_a_mistake_is_one_message(stack: Stack, darkroom_here: Darkroom, command: list[str], words: list[str]) -> None:
+    refused(darkroom_here(*command), *words)
 
 
 def test_a_paused_queue_waits_and_a_cancelled_job_is_tried_again(

@@ -39,7 +39,7 @@ def test_a_folder_and_a_published_release_are_scored_alike(
     assert json.loads(done.stdout) == json.loads((tmp_path / "a" / "metrics.json").read_text())
 
 
-def test_mistakes_are_one_message(darkroom: Darkroom, stack: Stack, tiny_release: Path, data: Path) -> None:
+def test_mistakes_are_one_message(darkroom_here: Darkroom, stack: Stack, tiny_release: Path, data: Path) -> None:
     for arguments, told in (
         ((str(tiny_release), str(tiny_release)), "holds no image set"),
         (("nobody", str(data)), "no release is called 'nobody'"),
@@ -47,7 +47,7 @@ def test_mistakes_are_one_message(darkroom: Darkroom, stack: Stack, tiny_release
         ((str(tiny_release), str(data), "--solver", "dim", *FEW), "solver: 'dim' is not known; permitted"),
         ((str(tiny_release), str(data), "--inception", "nowhere.pth"), "inception: nowhere.pth cannot be read"),
     ):
-        done = darkroom("evaluate", *arguments)
+        done = darkroom_here("evaluate", *arguments)
         assert done.returncode == 1, done
         assert told in " ".join(done.stderr.split()), done.stderr
         assert "Traceback" not in done.stderr

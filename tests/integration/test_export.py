@@ -31,7 +31,7 @@ def test_a_release_becomes_a_folder_of_diffusers(darkroom: Darkroom, release: Pa
     assert json.loads((tmp_path / "out" / "config.json").read_text())["sample_size"] == 16
 
 
-def test_mistakes_are_one_message(darkroom: Darkroom, release: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_message(darkroom_here: Darkroom, release: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     for source, out, told in (
@@ -40,7 +40,7 @@ def test_mistakes_are_one_message(darkroom: Darkroom, release: Path, tmp_path: P
         (tmp_path / "full", tmp_path / "out", "not a release"),
         (tmp_path / "nowhere", tmp_path / "out", "not a release"),
     ):
-        done = darkroom("export", "diffusers", str(source), str(out))
+        done = darkroom_here("export", "diffusers", str(source), str(out))
         assert done.returncode == 1, done
         assert told in done.stderr
         assert "Traceback" not in done.stderr

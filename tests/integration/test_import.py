@@ -51,7 +51,7 @@ def test_a_checkpoint_becomes_a_release(darkroom: Darkroom, checkpoint: tuple[Pa
     assert json.loads((tmp_path / "release" / "release.json").read_text())["latent_shape"] == [3, 8, 8]
 
 
-def test_mistakes_are_one_line(darkroom: Darkroom, checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
+def test_mistakes_are_one_line(darkroom_here: Darkroom, checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
     file, config = checkpoint
     full, out = tmp_path / "full", tmp_path / "out"
     full.mkdir()
@@ -67,7 +67,7 @@ def test_mistakes_are_one_line(darkroom: Darkroom, checkpoint: tuple[Path, Path]
         ((file, "--config", config, "--output", file / "out"), "cannot be written (Not a directory)"),
         ((file, "--config", config, "--output", out, "--name", "My VQ"), "--name: 'My VQ' is not allowed"),
     ):
-        done = darkroom("import", "compvis", *map(str, arguments))
+        done = darkroom_here("import", "compvis", *map(str, arguments))
         assert done.returncode == 1, done
         assert told in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1

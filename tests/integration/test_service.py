@@ -5,6 +5,7 @@ import io
 import json
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from PIL import Image
@@ -171,6 +172,86 @@ def test_a_step_that_fails_fails_its_images_and_ends_the_job(
     assert [json.loads(line)["index"] for line in errors] == [0, 1]
     # Nothing else stops.
     assert stack.wait(stack.submit({"items": [{"class_label": 1}], "steps": 1})).state == "succeeded"
+
+
+# Whatever is asked for with seed 666 cannot be computed, and neither can what is computed beside it.
+FAILING = """
+from services.engine import Engine
+step = Engine._step
+def failing(self):
+    if any(run.owner[1].seed == 666 for run in (*self._waiting, *self._batch.runs)):
+        raise RuntimeError("a kernel failed")
+    return step(self)
+Engine._step = failing
+"""
+
+
+def test_an_image_that_fails_every_step_fails_alone(stack: Stack, dispatcher: Process) -> None:
+    """It takes its neighbours' steps down until it is a suspect, runs alone, and is cut out of its shard."""
+    with stack.process("worker", first=FAILING):
+        good = [stack.submit({"items": [{"class_label": i}], "images_per_item": 20, "steps": 2}) for i in range(3)]
+        items = [{"class_label": 1, **({"seed": 666} if i == 5 else {})} for i in range(24)]
+        bad = stack.submit({"items": items, "steps": 2, "seed": 1})
+        for job_id in good:
+            assert stack.wait(job_id).state == "succeeded"
+        row = stack.wait(bad)
+    assert (row.state, row.succeeded, row.failed) == ("partial", 23, 1)
+    (failed,) = [output for output in stack.outputs(bad) if output.error]
+    assert failed.index == 5
+    assert "a kernel failed" in failed.error
+
+
+def test_an_image_whose_condition_cannot_be_used_fails_alone(stack: Stack, dispatcher: Process) -> None:
+    first = """
+from services.engine import Engine
+add = Engine.add
+def picky(self, owner, spec):
+    if spec.index == 2:
+        raise ValueError("class_label: cannot be used")
+    add(self, owner, spec)
+Engine.add = picky
+"""
+    with stack.process("worker", first=first):
+        row = stack.wait(stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 1}))
+    assert (row.state, row.succeeded, row.failed) == ("partial", 3, 1)
+    assert stack.outputs(row.id)[2].error == "class_label: cannot be used"
+
+
+def test_a_running_job_is_cancelled_and_then_finished_as_a_revision(
+    stack: Stack, dispatcher: Process, worker: Process
+) -> None:
+    job_id = stack.submit({**LONG, "steps": 60})
+    deadline = time.monotonic() + 60
+    while stack.job(job_id).succeeded == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with stack.engine("submitter").begin() as connection:
+        connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
+    row = stack.wait(job_id, timeout=20)
+    assert row.state == "cancelled"
+    assert 0 < row.succeeded < 160
+    manifest = json.loads(stack.store().get(row.manifest_key))
+    assert manifest["counts"]["succeeded"] == row.succeeded
+    kept = {output.index: output.created_at for output in stack.outputs(job_id)}
+    with stack.engine("submitter").begin() as connection:
+        assert connection.scalar(text("SELECT retry_job(:id)"), {"id": job_id}) == 2
+    row = stack.wait(job_id, timeout=120)
+    assert (row.state, row.succeeded) == ("succeeded", 160)
+    after = {output.index: output.created_at for output in stack.outputs(job_id)}
+    assert {index: after[index] for index in kept} == kept
+    manifest = json.loads(stack.store().get(row.manifest_key))
+    prefix = f"outputs/default/{job_id}"
+    assert manifest["outputs"] == [f"{prefix}/outputs-00000.jsonl", f"{prefix}/outputs-r2-00000.jsonl"]
+    lines = [json.loads(line) for key in manifest["outputs"] for line in stack.store().get(key).decode().splitlines()]
+    assert sorted(line["index"] for line in lines) == list(range(160))
+
+
+def test_a_deadline_ends_a_running_job(stack: Stack, dispatcher: Process, worker: Process) -> None:
+    job_id = stack.submit({**LONG, "steps": 200}, deadline=f"{datetime.now(UTC) + timedelta(seconds=4):%F %T.%f+00}")
+    row = stack.wait(job_id, timeout=30)
+    assert row.state in ("failed", "partial")
+    assert row.succeeded + row.failed == 160
+    assert all("its deadline" in output.error for output in stack.outputs(job_id) if output.error)
 
 
 @pytest.mark.parametrize("image_format", ["jpeg", "webp"])
