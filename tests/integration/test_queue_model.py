@@ -275,6 +275,6 @@ def test_nothing_is_lost_doubled_or_stuck(stack: Stack, engine: Engine) -> None:
         Machine,
         settings=settings(
             max_examples=30, stateful_step_count=80, deadline=None, derandomize=True,
-            suppress_health_check=list(HealthCheck), phases=[Phase.generate],  # to shrink takes minutes, and tells little
+            suppress_health_check=list(HealthCheck), phases=[Phase.generate],  # shrinking takes minutes
         ),
     )  # fmt: skip
