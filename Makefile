@@ -1,16 +1,20 @@
 # make demo    everything on this machine: stack, training pipeline, a job, its pictures
 # make test    every test, on real parts
+# make chaos   two hundred faults at random, half an hour
 # make check   ruff, mypy, import contracts, hadolint
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check install clean
+.PHONY: demo test chaos check install clean
 
 demo: install
 	$(BIN)/darkroom demo
 
 test: install
 	$(BIN)/pytest
+
+chaos: install
+	DARKROOM_CHAOS_FAULTS=$${DARKROOM_CHAOS_FAULTS:-200} $(BIN)/pytest -s tests/chaos
 
 check: install
 	$(BIN)/ruff check .

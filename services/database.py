@@ -29,7 +29,16 @@ def connect(url: str) -> Engine:
         url,
         pool_pre_ping=True,
         pool_size=5,
-        connect_args={"prepare_threshold": None, "connect_timeout": 5, "application_name": "darkroom"},
+        connect_args={
+            "prepare_threshold": None,
+            "connect_timeout": 5,
+            "application_name": "darkroom",
+            # A peer that is gone without a word is noticed in seconds, not in the kernel's two hours.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
     )
 
 

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 
 from services import outputs, planner, tasks
 from services.database import brief
-from services.heartbeat import Heartbeat
+from services.faults import passing
+from services.heartbeat import Heartbeat, Watchdog
 from services.job_queue import jobs, leases, upkeep
 from services.job_queue.leases import Lease, LeaseLost
 from services.object_store import ObjectStore
@@ -34,7 +35,9 @@ class Dispatcher:
 
     def __init__(self, settings: Settings, database: Database, store: ObjectStore, app: Celery) -> None:
         self.settings, self.database, self.store, self.app = settings, database, store, app
-        self.heartbeat = Heartbeat(database, "dispatcher", settings.heartbeat_s)
+        self.heartbeat = Heartbeat(database, "dispatcher", settings.heartbeat_s, self._tokens)
+        self.watchdog = Watchdog(settings.step_limit_s)
+        self._at_hand: list[Lease] = []
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._reconciled = 0.0
@@ -48,9 +51,11 @@ class Dispatcher:
     def run(self) -> None:
         """Serve until `stop`."""
         self.heartbeat.start()
+        self.watchdog.start()
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         log.info("dispatcher %s serves", self.heartbeat.id)
         while not self._stopping.is_set():
+            self.watchdog.tick()
             try:
                 self._wake.clear()
                 self._stop_jobs()
@@ -64,6 +69,7 @@ class Dispatcher:
                 continue
             if not busy:
                 self._wake.wait(self.settings.poll_s)
+        self.watchdog.stop()
         self.heartbeat.stop()
         log.info("dispatcher %s stopped", self.heartbeat.id)
 
@@ -72,9 +78,17 @@ class Dispatcher:
     def _work(self) -> bool:
         with self.database.begin() as connection:
             claimed = leases.claim_planning(connection, self.heartbeat.id)
-        for lease in claimed:
-            self._do(lease)
+        self._at_hand = list(claimed)
+        try:
+            for lease in claimed:
+                self.watchdog.tick()
+                self._do(lease)
+        finally:
+            self._at_hand = []  # after an error the heartbeat gives the rest back
         return bool(claimed)
+
+    def _tokens(self) -> list[int]:
+        return [lease.token for lease in self._at_hand]
 
     def _do(self, lease: Lease) -> None:
         """One piece of work in one transaction; an error spends an attempt of it and of nothing else."""
@@ -93,9 +107,12 @@ class Dispatcher:
             self._failed(lease, error)
 
     def _failed(self, lease: Lease, error: Exception) -> None:
+        told = f"{type(error).__name__}: {brief(error)}"
         try:
             with self.database.begin() as connection:
-                if not leases.retry_later(connection, lease, f"{type(error).__name__}: {brief(error)}"):
+                if passing(error):
+                    leases.postpone(connection, lease, told)
+                elif not leases.retry_later(connection, lease, told):
                     jobs.fail_job(connection, lease.job_id, f"{lease.kind} failed: {brief(error)}")
         except LeaseLost:
             log.warning("lease lost: work %d", lease.id)

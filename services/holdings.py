@@ -46,6 +46,10 @@ class Holdings:
     def __contains__(self, shard: object) -> bool:
         return shard in self._held
 
+    def tokens(self) -> list[int]:
+        """Of the leases held now."""
+        return [shard.lease.token for shard in self.all()]
+
     def all(self) -> list[HeldShard]:
         """Those held now."""
         with self._lock:
@@ -125,4 +129,5 @@ class Holdings:
         except LeaseLost:
             pass
         except DBAPIError as problem:
-            log.warning("database: %s; work %d is left to be taken back", brief(problem), shard.lease.id)
+            # The heartbeat gives back what this process leases and has forgotten.
+            log.warning("database: %s; work %d will be given back", brief(problem), shard.lease.id)

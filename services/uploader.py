@@ -2,11 +2,13 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from services import outputs
 from services.database import brief
 from services.engine import Developed
+from services.faults import passing
 from services.holdings import HeldShard, Holdings
 from services.job_queue.jobs import OutputRecord
 from services.job_queue.leases import LeaseLost
@@ -16,40 +18,62 @@ log = logging.getLogger("darkroom.uploader")
 
 THREADS = 4
 UNDER_WAY = 256  # images in memory at most; the engine waits beyond that
+LONGEST_PAUSE_S = 10.0
 
 
 class Uploader:
-    """Stores images and settles them."""
+    """Stores images and settles them. While S3 or Postgres is away it waits for them, and the engine for it."""
 
     def __init__(self, store: ObjectStore, holdings: Holdings) -> None:
         self.store, self.holdings = store, holdings
         self._slots = threading.Semaphore(UNDER_WAY)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
+        self._hurry = threading.Event()
 
-    def add(self, image: Developed, profile: str) -> None:
-        """Take an image; waits while too many are under way."""
-        self._slots.acquire()
+    def add(self, image: Developed, profile: str, tick: Callable[[], None]) -> None:
+        """Take an image; waits while too many are under way, and ticks."""
+        while not self._slots.acquire(timeout=1.0):
+            tick()
         self._pool.submit(self._store, image, profile)
 
-    def stop(self) -> None:
-        """Return when all are settled."""
+    def stop(self, within_s: float) -> None:
+        """Return when all are settled; what cannot be settled in time is given back."""
+        timer = threading.Timer(within_s, self._hurry.set)
+        timer.start()
         self._pool.shutdown(wait=True)
+        timer.cancel()
 
     def _store(self, image: Developed, profile: str) -> None:
-        shard: HeldShard = image.owner
-        spec = image.spec
         try:
-            if shard not in self.holdings:
-                return
-            body = outputs.encode(image.pixels, shard.plan["format"])
-            key = outputs.image_key(shard.plan, shard.lease.job_id, spec.index)
-            stored = self.store.put_if_absent(key, body, content_type=f"image/{shard.plan['format']}")
-            record = OutputRecord(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, profile)
-            self.holdings.settle(shard, record)
-        except LeaseLost:
-            self.holdings.lost(shard)
-        except Exception as error:
-            log.warning("image %d of job %s could not be stored: %s", spec.index, shard.lease.job_id, brief(error))
-            self.holdings.give_up(shard, f"image {spec.index} could not be stored: {brief(error)}")
+            self._store_patiently(image, profile)
         finally:
             self._slots.release()
+
+    def _store_patiently(self, image: Developed, profile: str) -> None:
+        shard: HeldShard = image.owner
+        index, job_id = image.spec.index, shard.lease.job_id
+        body, pause = b"", 0.5
+        while shard in self.holdings:
+            try:
+                body = body or outputs.encode(image.pixels, shard.plan["format"])
+                self._settle(image, body, profile)
+                return
+            except LeaseLost:
+                self.holdings.lost(shard)
+            except Exception as error:
+                if not passing(error):
+                    log.warning("image %d of job %s could not be stored: %s", index, job_id, brief(error))
+                    self.holdings.give_up(shard, f"image {index} could not be stored: {brief(error)}")
+                    return
+                log.warning("image %d of job %s waits to be stored: %s", index, job_id, brief(error))
+                if self._hurry.wait(pause):
+                    self.holdings.give_back(shard)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _settle(self, image: Developed, body: bytes, profile: str) -> None:
+        shard: HeldShard = image.owner
+        spec, file_format = image.spec, shard.plan["format"]
+        key = outputs.image_key(shard.plan, shard.lease.job_id, spec.index)
+        stored = self.store.put_if_absent(key, body, content_type=f"image/{file_format}")
+        record = OutputRecord(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, profile)
+        self.holdings.settle(shard, record)

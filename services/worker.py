@@ -1,11 +1,10 @@
 """A worker: claims sampling work, develops its images, stores them, settles the work; drains when told to stop.
 
-One thread runs the engine, a few encode and upload, one keeps the heartbeat, one watches for jobs that are to stop
-and for a step that hangs.
+One thread runs the engine, a few encode and upload, one keeps the heartbeat, one watches for jobs that are to stop,
+one ends the process if the engine hangs.
 """
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -19,7 +18,8 @@ from services import inputs
 from services.database import brief
 from services.engine import Engine, OutOfMemory
 from services.engine_cache import EngineCache
-from services.heartbeat import Heartbeat
+from services.faults import passing
+from services.heartbeat import Heartbeat, Watchdog
 from services.holdings import HeldShard, Holdings
 from services.job_queue import jobs, leases, upkeep
 from services.job_queue.jobs import OutputRecord
@@ -33,7 +33,6 @@ log = logging.getLogger("darkroom.worker")
 
 PAUSE_AFTER_ERROR_S = 2.0
 WATCH_S = 1.0
-EXIT_HUNG = 70
 
 
 class Worker:
@@ -41,18 +40,18 @@ class Worker:
 
     def __init__(self, settings: Settings, database: Database, store: ObjectStore) -> None:
         self.settings, self.database, self.store = settings, database, store
-        self.heartbeat = Heartbeat(database, "worker", settings.heartbeat_s)
+        self.watchdog = Watchdog(settings.step_limit_s)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._dropped: deque[HeldShard] = deque()  # the engine belongs to its thread, which removes these
         self.holdings = Holdings(database, self._drop)
+        self.heartbeat = Heartbeat(database, "worker", settings.heartbeat_s, self.holdings.tokens)
         self._uploader = Uploader(store, self.holdings)
         self._engines = EngineCache(store, settings)
         self._engine: Engine | None = None
         self._waiting: HeldShard | None = None  # of another release, or a suspect: until nothing else is under way
         self._alone: HeldShard | None = None
-        self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
 
@@ -62,6 +61,7 @@ class Worker:
         log.info("worker %s serves queues %s", self.heartbeat.id, ", ".join(self.settings.queues))
         self._thread.start()
         self._watcher.start()
+        self.watchdog.start()
 
     def wake(self) -> None:
         """A hint: there may be work."""
@@ -72,7 +72,8 @@ class Worker:
         self._stopping.set()
         self._wake.set()
         self._thread.join()
-        self._uploader.stop()
+        self.watchdog.stop()
+        self._uploader.stop(self.settings.drain_s)
         self._stopped.set()
         self._watcher.join()
         self.heartbeat.stop()
@@ -82,6 +83,7 @@ class Worker:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self.watchdog.tick()
             try:
                 self._remove_dropped()
                 self._claim()
@@ -149,7 +151,9 @@ class Worker:
                 with self.database.begin() as connection:
                     leases.isolate(connection, shard.lease)
                 self._alone = shard
+            self.watchdog.pause()  # fetching has its own time-outs
             self._engine = self._engines.get(shard.manifest)
+            self.watchdog.tick()
             self.heartbeat.profile = self._engine.profile
         except LeaseLost:
             self.holdings.lost(shard)
@@ -158,18 +162,25 @@ class Worker:
             self.holdings.give_back(shard)
             raise
         except Exception as error:
-            log.exception("release %s cannot be loaded", shard.lease.pack_key)
-            self.holdings.give_up(shard, f"the release cannot be loaded: {error}")
+            self._cannot_begin(shard, f"the release cannot be loaded: {brief(error)}", error)
             return
         self._begin(self._engine, shard)
+
+    def _cannot_begin(self, shard: HeldShard, told: str, error: Exception) -> None:
+        """S3 that is away, or this machine's disk, is no fault of the work: another try costs it nothing."""
+        log.warning("work %d of job %s: %s", shard.lease.id, shard.lease.job_id, told)
+        if passing(error) or isinstance(error, OSError):
+            self.holdings.give_back(shard)
+            self._stopping.wait(PAUSE_AFTER_ERROR_S)
+        else:
+            self.holdings.give_up(shard, told)
 
     def _begin(self, engine: Engine, shard: HeldShard) -> None:
         """Let a shard's images join. One whose conditions cannot be used fails alone."""
         try:
             items = inputs.items_of(self.store, shard.plan, shard.lease, shard.manifest["conditions"])
         except Exception as error:
-            log.warning("the items of work %d cannot be read: %s", shard.lease.id, brief(error))
-            self.holdings.give_up(shard, f"its items cannot be read: {brief(error)}")
+            self._cannot_begin(shard, f"its items cannot be read: {brief(error)}", error)
             return
         for index in sorted(shard.open):
             spec = image_spec(shard.plan, items[index // shard.plan["images_per_item"]], engine.condition_names, index)
@@ -186,7 +197,6 @@ class Worker:
             self.holdings.lost(shard)
 
     def _advance(self, engine: Engine) -> None:
-        self._step_began = time.monotonic()
         try:
             developed = engine.step()
         except OutOfMemory as error:
@@ -198,10 +208,8 @@ class Worker:
                 self.holdings.suspect(shard, f"{type(error).__name__}: {error}")
             self._remove_dropped()
             return
-        finally:
-            self._step_began = None
         for image in developed:
-            self._uploader.add(image, engine.profile)
+            self._uploader.add(image, engine.profile, self.watchdog.tick)
 
     def _shrink(self, engine: Engine, error: OutOfMemory) -> None:
         """Go on with half the rows; images that were under way begin again under the smaller profile."""
@@ -228,12 +236,8 @@ class Worker:
     # -- watching, and the end ---------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Every second: which of the held jobs are to stop; is the step that runs still going to end."""
+        """Every second: which of the held jobs are to stop."""
         while not self._stopped.wait(WATCH_S):
-            began = self._step_began
-            if began is not None and time.monotonic() - began > self.settings.step_limit_s:
-                log.critical("a step takes more than %.0f s; ending this process", self.settings.step_limit_s)
-                os._exit(EXIT_HUNG)
             held = self.holdings.all()
             if not held:
                 continue
@@ -251,6 +255,7 @@ class Worker:
     def _drain(self) -> None:
         deadline = time.monotonic() + self.settings.drain_s
         while self._engine is not None and self._engine.busy and time.monotonic() < deadline:
+            self.watchdog.tick()
             self._remove_dropped()
             self._advance(self._engine)
         if self._engine is not None and self._engine.busy:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, TextClause, text
 MAX_ATTEMPTS = 3  # errors of a piece of work, or crashes that it alone can have caused, before it fails
 MAX_LOSSES = 2  # processes that died holding it among others, before it runs alone
 LEASE_S = 900  # the hard deadline of a lease, whatever its owner's heartbeat says
+FORGOTTEN_S = 10  # after a claim that its process does not know of it
 HEAD_START = 3_000  # network evaluations that a priority is worth: about 50 guided images of 30 steps
 QUANTUM = 20_000  # evaluations by which the loaded release may run ahead of the others' turn
 
@@ -176,6 +177,34 @@ def release(connection: Connection, lease: Lease) -> None:
     """Give work back unfinished, ready at once and with no attempt spent. Raises LeaseLost."""
     hold(connection, lease)
     connection.execute(text(f"UPDATE work SET {READY} WHERE id = :id"), {"id": lease.id})
+
+
+def postpone(connection: Connection, lease: Lease, error: str) -> None:
+    """Try again in a few seconds, no attempt spent: something that the work needs is away. Raises LeaseLost."""
+    hold(connection, lease)
+    connection.execute(
+        text(f"""
+            UPDATE work SET state = 'delayed', {FREE}, error = :error,
+                run_after = now() + make_interval(secs => 3 + 4 * random())
+            WHERE id = :id
+        """),
+        {"id": lease.id, "error": error[:2000]},
+    )
+
+
+def give_back_forgotten(connection: Connection, worker: uuid.UUID, tokens: Sequence[int]) -> int:
+    """Make ready what a process leases and does not know of: a claim, or an end, whose answer a broken connection took.
+
+    tokens: of the leases that it knows. A claim that is being made just now is left alone. Returns how much it was.
+    """
+    return connection.execute(
+        text(f"""
+            UPDATE work SET {READY}
+            WHERE owner = :id AND state = 'leased' AND token <> ALL(CAST(:tokens AS bigint[]))
+              AND lease_until < now() + interval '{LEASE_S - FORGOTTEN_S} seconds'
+        """),
+        {"id": worker, "tokens": list(tokens)},
+    ).rowcount
 
 
 def retry_later(connection: Connection, lease: Lease, error: str) -> bool:

@@ -1,0 +1,101 @@
+"""A TCP proxy with moods: what a network, or an S3 on a bad day, does to its clients."""
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import Literal
+
+Mood = Literal["pass", "reset", "silent", "slow", "unavailable", "broken"]
+
+ANSWERS = {"unavailable": b"503 Service Unavailable", "broken": b"500 Internal Server Error"}
+DELAY_S = 0.4
+
+
+class Proxy:
+    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target`, until its mood changes.
+
+    reset: connections are cut, new ones too. silent: nothing passes, and whoever was connected then is cut when the
+    mood ends, as a half-open connection is found dead in the end. slow: each piece is late. unavailable, broken: HTTP
+    requests are answered with 503 or 500.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.mood: Mood = "pass"
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port: int = self._server.sockets[0].getsockname()[1]
+
+    def set(self, mood: Mood) -> None:
+        """Change the mood."""
+        cut = "reset" in (mood, self.mood) or ("silent" in (mood, self.mood) and mood != "silent")
+        self.mood = mood
+        if cut:
+            self._loop.call_soon_threadsafe(self._cut)
+
+    def close(self) -> None:
+        """Cut everything and end."""
+        self._loop.call_soon_threadsafe(self._server.close)
+        self._loop.call_soon_threadsafe(self._cut)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    def _call(self, coroutine):  # type: ignore[no-untyped-def]
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(5)
+
+    def _cut(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            if self.mood == "reset":
+                return
+            if self.mood in ANSWERS:
+                await self._answer(reader, writer)
+                return
+            near, far = await asyncio.open_connection("127.0.0.1", self.target)
+            self._writers.add(far)
+            try:
+                await asyncio.gather(self._forward(reader, far, writer), self._forward(near, writer, None))
+            finally:
+                self._writers.discard(far)
+                far.transport.abort()
+        except OSError:
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+
+    async def _forward(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, client: asyncio.StreamWriter | None
+    ) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                if self.mood == "slow":
+                    await asyncio.sleep(DELAY_S)
+                while self.mood == "silent":
+                    await asyncio.sleep(0.05)
+                if self.mood in ANSWERS and client is not None:  # a request on a connection that is kept alive
+                    client.write(self._response())
+                    await client.drain()
+                    client.transport.close()
+                    break
+                sink.write(data)
+                await sink.drain()
+        sink.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.read(65536)
+            writer.write(self._response())
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    def _response(self) -> bytes:
+        status = ANSWERS.get(self.mood, ANSWERS["unavailable"])
+        return b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

@@ -1,0 +1,316 @@
+"""Jobs through workers and dispatchers that are killed, stopped and cut off, on servers that die and misbehave.
+
+`make test` runs a few faults, `make chaos` two hundred: DARKROOM_CHAOS_FAULTS of them, drawn by DARKROOM_CHAOS_SEED.
+In the end every job has succeeded, each image is there once, with the bytes of a run without faults.
+"""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from services import local_stack
+from services.local_stack import processes
+from tests.chaos.proxy import Mood, Proxy
+from tests.conftest import Stack, publish_tiny
+
+FAULTS = int(os.environ.get("DARKROOM_CHAOS_FAULTS", "12"))
+SEED = int(os.environ.get("DARKROOM_CHAOS_SEED", "0"))
+QUICK = {
+    "DARKROOM_STALE_S": "4",
+    "DARKROOM_HEARTBEAT_S": "0.5",
+    "DARKROOM_POLL_S": "0.5",
+    "DARKROOM_STEP_LIMIT_S": "30",
+    "DARKROOM_DRAIN_S": "2",
+    "OMP_NUM_THREADS": "1",
+}
+# The clock of a process runs an hour ahead, or behind.
+SKEWED = "import time; now = time.time; time.time = lambda: now() + {}\n"
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[Stack]:
+    """A stack that may be ill-treated."""
+    from services.cli import stack as stack_commands
+
+    folder = Path(tempfile.mkdtemp(prefix="darkroom-chaos-"))
+    folder.chmod(0o711)
+    before = os.environ.get("DARKROOM_ROOT")
+    os.environ["DARKROOM_ROOT"] = str(folder / "stack")
+    try:
+        stack_commands.start()
+        stack = Stack(folder / "stack")
+        publish_tiny(stack)
+        yield stack
+        stack.close()
+    finally:
+        local_stack.stop(folder / "stack")
+        if before is None:
+            del os.environ["DARKROOM_ROOT"]
+        else:
+            os.environ["DARKROOM_ROOT"] = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Supervised:
+    """`darkroom NAME`, started again whenever it ends, as Kubernetes does."""
+
+    def __init__(self, stack: Stack, name: str, environment: dict[str, str], first: str = "") -> None:
+        self.stack, self.name, self.environment, self.first = stack, name, environment, first
+        self.log = stack.root / "logs" / f"chaos-{name}-{uuid.uuid4().hex[:6]}.log"
+        self.starts = 0
+        self._ending = threading.Event()
+        self.child = self._start()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the present process."""
+        if self.child.poll() is None:
+            self.child.send_signal(number)
+
+    def stop(self) -> None:
+        """Kill it, for good."""
+        self._ending.set()
+        self._thread.join()
+        if self.child.poll() is None:
+            self.child.send_signal(signal.SIGCONT)
+            self.child.kill()
+        self.child.wait()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        self.starts += 1
+        with self.log.open("ab") as file:
+            return subprocess.Popen(
+                [sys.executable, "-c", f"{self.first}\nfrom services import cli\ncli.main()", self.name],
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, **self.environment},
+            )  # fmt: skip
+
+    def _watch(self) -> None:
+        while not self._ending.wait(0.2):
+            if self.child.poll() is not None:
+                self.child = self._start()
+
+
+class World:
+    """Everything that faults are done to."""
+
+    def __init__(self, stack: Stack, draw: random.Random) -> None:
+        self.stack, self.draw = stack, draw
+        state = local_stack.read(stack.root)
+        assert state is not None
+        self.postgres, self.s3 = Proxy(state.ports["postgres"]), Proxy(state.ports["s3"])
+        self.cache = stack.root / "chaos-cache"
+        self.counts: dict[str, int] = {}
+        self.dispatchers = [Supervised(stack, "dispatcher", self._environment("dispatcher"))]
+        self.workers = [
+            Supervised(stack, "worker", self._environment("worker"), SKEWED.format(skew)) for skew in (3600, -3600)
+        ]
+
+    def _environment(self, role: str) -> dict[str, str]:
+        settings = self.stack.settings(role)  # type: ignore[arg-type]
+        url = self.stack.engine(role).url.set(port=self.postgres.port)  # type: ignore[arg-type]
+        assert settings.s3_endpoint_url is not None
+        address = settings.s3_endpoint_url.rsplit(":", 1)[0]
+        return {
+            **QUICK,
+            "DARKROOM_DATABASE_URL": url.render_as_string(hide_password=False),
+            "DARKROOM_S3_ENDPOINT_URL": f"{address}:{self.s3.port}",
+            "DARKROOM_CACHE_DIR": str(self.cache),
+        }
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    def fault(self) -> None:
+        """One fault, drawn at random; it is over when this returns."""
+        faults: list[Callable[[], None]] = [
+            self.kill_worker, self.kill_worker, self.freeze_worker, self.drain_worker, self.kill_dispatcher,
+            self.freeze_dispatcher, self.flush_broker, self.restart_broker, self.restart_postgres,
+            self.cut_postgres, self.hang_postgres, self.bad_s3, self.bad_s3, self.full_disk,
+        ]  # fmt: skip
+        fault = self.draw.choice(faults)
+        self.counts[fault.__name__] = self.counts.get(fault.__name__, 0) + 1
+        fault()
+
+    def pause(self, low: float, high: float) -> None:
+        time.sleep(self.draw.uniform(low, high))
+
+    def kill_worker(self) -> None:
+        self.draw.choice(self.workers).signal(signal.SIGKILL)
+
+    def drain_worker(self) -> None:
+        self.draw.choice(self.workers).signal(signal.SIGTERM)
+
+    def kill_dispatcher(self) -> None:
+        self.draw.choice(self.dispatchers).signal(signal.SIGKILL)
+
+    def freeze_worker(self) -> None:
+        """Longer than a heartbeat may be late: on waking it has lost its leases, and does not know."""
+        worker = self.draw.choice(self.workers)
+        worker.signal(signal.SIGSTOP)
+        self.pause(4, 7)
+        worker.signal(signal.SIGCONT)
+
+    def freeze_dispatcher(self) -> None:
+        dispatcher = self.draw.choice(self.dispatchers)
+        dispatcher.signal(signal.SIGSTOP)
+        self.pause(1, 6)
+        dispatcher.signal(signal.SIGCONT)
+
+    def flush_broker(self) -> None:
+        broker = redis.Redis.from_url(self.stack.settings("worker").broker_url.get_secret_value())
+        broker.flushall()
+        broker.close()
+
+    def restart_broker(self) -> None:
+        self._restart("broker", signal.SIGKILL)
+
+    def restart_postgres(self) -> None:
+        self._restart("postgres", self.draw.choice([signal.SIGINT, signal.SIGQUIT]))
+
+    def _restart(self, part: str, number: signal.Signals) -> None:
+        process = processes.find(self.stack.root, part)
+        assert process is not None
+        process.send_signal(number)
+        process.wait(30)
+        self.pause(0, 2)
+        local_stack.start(self.stack.root)
+        for engine in self.stack._engines.values():
+            engine.dispose()
+
+    def cut_postgres(self) -> None:
+        self._mood(self.postgres, "reset", 0.2, 2)
+
+    def hang_postgres(self) -> None:
+        self._mood(self.postgres, "silent", 1, 6)
+
+    def bad_s3(self) -> None:
+        mood = self.draw.choice(["reset", "silent", "slow", "unavailable", "broken"])
+        self._mood(self.s3, mood, 0.5, 5)
+
+    def _mood(self, proxy: Proxy, mood: Mood, low: float, high: float) -> None:
+        proxy.set(mood)
+        self.pause(low, high)
+        proxy.set("pass")
+
+    def full_disk(self) -> None:
+        """The cache of releases cannot be written when a worker starts."""
+        worker = self.draw.choice(self.workers)
+        shutil.rmtree(self.cache, ignore_errors=True)
+        self.cache.write_text("no folder can be made here")
+        worker.signal(signal.SIGKILL)
+        self.pause(4, 8)
+        self.cache.unlink(missing_ok=True)
+
+    def heal(self) -> None:
+        """No more faults."""
+        self.postgres.set("pass")
+        self.s3.set("pass")
+        if self.cache.is_file():
+            self.cache.unlink()
+        for one in (*self.workers, *self.dispatchers):
+            one.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        for one in (*self.workers, *self.dispatchers):
+            one.stop()
+        self.postgres.close()
+        self.s3.close()
+
+
+def request(draw: random.Random) -> dict[str, object]:
+    """A job of 1 to 64 images and 2 to 12 steps, of whatever solver."""
+    items = [{"class_label": draw.randrange(10)} for _ in range(draw.randint(1, 8))]
+    return {
+        "items": items,
+        "images_per_item": draw.randint(1, 8),
+        "steps": draw.randint(2, 12),
+        "solver": draw.choice(["ddim", "dpm_solver_2m", "unipc", "euler_ancestral"]),
+        "guidance_scale": draw.choice([1.0, 2.0, 3.5]),
+        "seed": draw.randrange(2**31),
+    }
+
+
+def submit(stack: Stack, asked: dict[str, object]) -> uuid.UUID:
+    """Submit, with the patience of a client: Postgres may be away, and a key makes sure that it is one job."""
+    key = uuid.uuid4().hex
+    while True:
+        try:
+            return stack.submit(asked, idempotency_key=key)
+        except Exception as error:
+            if "jobs_tenant_idempotency_key_key" in str(error):
+                with stack.engine("submitter").connect() as connection:
+                    found = connection.scalar(text("SELECT id FROM jobs WHERE idempotency_key = :key"), {"key": key})
+                    return found  # type: ignore[no-any-return]
+            time.sleep(0.3)
+
+
+@pytest.mark.timeout(FAULTS * 20 + 600)
+def test_nothing_is_lost_whatever_dies(own_stack: Stack) -> None:
+    draw = random.Random(SEED)
+    world = World(own_stack, draw)
+    asked: dict[uuid.UUID, dict[str, object]] = {}
+    try:
+        for number in range(FAULTS):
+            if number % 3 == 0:
+                for _ in range(2):
+                    wanted = request(draw)
+                    asked[submit(own_stack, wanted)] = wanted
+            world.pause(0.2, 3)
+            world.fault()
+        world.heal()
+        for job_id in asked:
+            row = own_stack.wait(job_id, timeout=300)
+            assert row.state == "succeeded", (row.state, row.reason, [o.error for o in own_stack.outputs(job_id)][:3])
+    finally:
+        print(world.counts, "starts:", [one.starts for one in (*world.workers, *world.dispatchers)])
+        world.close()
+    found = {job_id: images(own_stack, job_id) for job_id in asked}
+    own_stack_is_tidy(own_stack)
+    assert found == faultless(own_stack, asked)
+
+
+def images(stack: Stack, job_id: uuid.UUID) -> list[str]:
+    """The sha256 of a job's images, as listed and as they lie in S3; nothing else lies beside them."""
+    rows, store = stack.outputs(job_id), stack.store()
+    job = stack.job(job_id)
+    assert [row.index for row in rows] == list(range(job.total))
+    prefix = f"outputs/default/{job_id}/"
+    listed = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=prefix)
+    keys = {entry["Key"] for page in listed for entry in page.get("Contents", [])}
+    listings = {f"{prefix}{name}" for name in ("outputs-00000.jsonl", "errors.jsonl", "manifest.json")}
+    assert keys == {row.key for row in rows} | listings
+    for row in rows:
+        assert hashlib.sha256(store.get(row.key)).hexdigest() == row.sha256
+    return [row.sha256 for row in rows]
+
+
+def own_stack_is_tidy(stack: Stack) -> None:
+    """No work is open, and nobody holds any."""
+    with stack.engine("migrator").connect() as connection:
+        left = connection.execute(text("SELECT state, kind FROM work WHERE state NOT IN ('done', 'failed')")).all()
+    assert left == []
+
+
+def faultless(stack: Stack, asked: dict[uuid.UUID, dict[str, object]]) -> dict[uuid.UUID, list[str]]:
+    """What the same requests give when nothing goes wrong."""
+    environment = {"OMP_NUM_THREADS": "1"}
+    with stack.process("dispatcher", **environment), stack.process("worker", **environment):
+        again = {job_id: stack.submit(wanted) for job_id, wanted in asked.items()}
+        return {
+            job_id: [row.sha256 for row in stack.outputs(stack.wait(twin, timeout=300).id)]
+            for job_id, twin in again.items()
+        }
