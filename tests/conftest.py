@@ -246,7 +246,15 @@ def darkroom_here(
     stack_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """`darkroom ARGUMENTS` within this process, where its words are tested: importing torch takes seconds each time."""
-    from services import cli
+    from services import cli, database
+
+    connect, opened = database.connect, []
+
+    def connect_and_tell(url: str) -> Engine:
+        opened.append(connect(url))
+        return opened[-1]
+
+    monkeypatch.setattr(database, "connect", connect_and_tell)
 
     def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         for name, value in {"DARKROOM_ROOT": str(stack_root), "COLUMNS": "200", **environment}.items():
@@ -254,6 +262,8 @@ def darkroom_here(
         monkeypatch.setattr(sys, "argv", ["darkroom", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
+        while opened:  # a process would end here
+            opened.pop().dispose()
         said = capsys.readouterr()
         return subprocess.CompletedProcess(sys.argv, int(ended.value.code or 0), said.out, said.err)
 
