@@ -53,6 +53,31 @@ def stack(stack_root: Path) -> Iterator["Stack"]:
         os.environ.update(before)
 
 
+@contextmanager
+def fresh_stack() -> Iterator["Stack"]:
+    """Another running stack with the tiny release, for those who ill-treat it or measure it alone."""
+    from services import local_stack
+    from services.cli import stack as stack_commands
+
+    folder = Path(tempfile.mkdtemp(prefix="darkroom-"))
+    folder.chmod(0o711)
+    before = os.environ.get("DARKROOM_ROOT")
+    os.environ["DARKROOM_ROOT"] = str(folder / "stack")
+    try:
+        stack_commands.start()
+        running = Stack(folder / "stack")
+        publish_tiny(running)
+        yield running
+        running.close()
+    finally:
+        local_stack.stop(folder / "stack")
+        if before is None:
+            del os.environ["DARKROOM_ROOT"]
+        else:
+            os.environ["DARKROOM_ROOT"] = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @dataclass
 class Stack:
     """The running stack, seen through each role's own login."""

@@ -11,12 +11,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import redis
@@ -25,7 +23,7 @@ from sqlalchemy import text
 from services import local_stack
 from services.local_stack import processes
 from tests.chaos.proxy import Mood, Proxy
-from tests.conftest import Stack, publish_tiny
+from tests.conftest import Stack, fresh_stack
 
 FAULTS = int(os.environ.get("DARKROOM_CHAOS_FAULTS", "12"))
 SEED = int(os.environ.get("DARKROOM_CHAOS_SEED", "0"))
@@ -44,25 +42,8 @@ SKEWED = "import time; now = time.time; time.time = lambda: now() + {}\n"
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
     """A stack that may be ill-treated."""
-    from services.cli import stack as stack_commands
-
-    folder = Path(tempfile.mkdtemp(prefix="darkroom-chaos-"))
-    folder.chmod(0o711)
-    before = os.environ.get("DARKROOM_ROOT")
-    os.environ["DARKROOM_ROOT"] = str(folder / "stack")
-    try:
-        stack_commands.start()
-        stack = Stack(folder / "stack")
-        publish_tiny(stack)
+    with fresh_stack() as stack:
         yield stack
-        stack.close()
-    finally:
-        local_stack.stop(folder / "stack")
-        if before is None:
-            del os.environ["DARKROOM_ROOT"]
-        else:
-            os.environ["DARKROOM_ROOT"] = before
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Supervised:

@@ -1,0 +1,110 @@
+"""Step-level batching beside its alternatives: `python -m tests.benchmarks.batching [--requests N] [--rows B]`.
+
+A mix of requests as a service sees it: 1 to 64 images, 10 to 50 steps, with and without guidance, in the order in which
+they came. The same engine, on the same fixed number of rows, is given them in three ways: all as they come, so that
+images join and leave at every step; in static batches, each of as many images as fit, which waits for its slowest; and
+request by request, as one task for each would. Images per second; medians of alternating repeats.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from services.engine import Engine
+from services.job_request import ImageSpec
+from tests.conftest import make_tiny_release
+
+Request = list[ImageSpec]
+
+
+def mix(count: int, seed: int = 0) -> list[Request]:
+    """Requests: many small, a few large, as sizes are in practice."""
+    draw = random.Random(seed)
+    requests = []
+    for number in range(count):
+        size = min(64, max(1, round(2 ** draw.uniform(0, 6))))
+        steps, scale = draw.randint(10, 50), draw.choice([1.0, 2.0, 2.0])
+        label = draw.randrange(10)
+        requests.append(
+            [ImageSpec(i, i, number * 1000 + i, steps, "ddim", scale, {"class_label": label}) for i in range(size)]
+        )
+    return requests
+
+
+def step_level(requests: Sequence[Request], rows: int) -> Iterator[list[ImageSpec]]:
+    """Everything at once: the engine lets images join as there is room."""
+    yield [spec for request in requests for spec in request]
+
+
+def static(requests: Sequence[Request], rows: int) -> Iterator[list[ImageSpec]]:
+    """As many images as fit; the next batch begins when all of them are done."""
+    batch: list[ImageSpec] = []
+    used = 0
+    for spec in (spec for request in requests for spec in request):
+        needed = 1 if spec.guidance_scale == 1.0 else 2
+        if used + needed > rows:
+            yield batch
+            batch, used = [], 0
+        batch.append(spec)
+        used += needed
+    yield batch
+
+
+def one_by_one(requests: Sequence[Request], rows: int) -> Iterator[list[ImageSpec]]:
+    """A task for each request."""
+    yield from requests
+
+
+WAYS: dict[str, Callable[[Sequence[Request], int], Iterator[list[ImageSpec]]]] = {
+    "step-level": step_level,
+    "static batches": static,
+    "one task a request": one_by_one,
+}
+
+
+def seconds(engine: Engine, groups: Iterator[list[ImageSpec]]) -> tuple[float, int]:
+    """How long the groups take, one after the other, and how many network evaluations."""
+    begun, steps = time.perf_counter(), 0
+    for group in groups:
+        for spec in group:
+            engine.add(group, spec)
+        while engine.busy:
+            engine.step()
+            steps += 1
+    return time.perf_counter() - begun, steps
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(arguments)
+    requests = mix(options.requests)
+    images = sum(len(request) for request in requests)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(make_tiny_release(Path(folder) / "tiny"), rows=options.rows)
+    found: dict[str, list[float]] = {name: [] for name in WAYS}
+    evaluations: dict[str, int] = {}
+    for repeat in range(options.repeats + 1):
+        for name, way in WAYS.items():
+            taken, evaluations[name] = seconds(engine, way(requests, options.rows))
+            if repeat:  # the first one warms up
+                found[name].append(images / taken)
+    best = statistics.median(found["step-level"])
+    print(f"{len(requests)} requests, {images} images, {options.rows} rows, {engine.profile}")
+    for name, speeds in found.items():
+        speed = statistics.median(speeds)
+        print(f"{name:20} {speed:8.2f} images/s  {evaluations[name]:6} steps  {best / speed:5.2f}x")
+
+
+if __name__ == "__main__":
+    main()

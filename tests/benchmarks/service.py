@@ -1,0 +1,110 @@
+"""The service on this machine: `python -m tests.benchmarks.service`.
+
+Pick-up: from the INSERT of a job to the claim of its first shard by a worker that waits for work, at default settings.
+Overhead: images a second of the service beside the engine alone on the same requests, with a model whose step takes at
+least 200 ms (a simulated device: the process sleeps for the rest of each step, as it would wait for a GPU).
+Two workers beside one: with the same simulated device, for two cores cannot show it otherwise.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from sqlalchemy import text
+
+from services.engine import Engine
+from services.job_request import DEFAULTS, image_spec
+from tests.conftest import Stack, fresh_stack
+
+SLOW_STEP = """
+import time
+from training.model.batch import Batch
+step = Batch.step
+def slow(self):
+    begun = time.perf_counter()
+    step(self)
+    time.sleep(max(0.0, {} - (time.perf_counter() - begun)))
+Batch.step = slow
+"""
+STEP_S = 0.2
+
+
+def pick_up(stack: Stack, count: int) -> list[float]:
+    """Seconds from each INSERT to the claim of its first shard, by the database's clock."""
+    found = []
+    with stack.process("dispatcher") as dispatcher, stack.process("worker") as worker:
+        dispatcher.wait_for("serves")
+        worker.wait_for("serves queues")
+        for _ in range(count + 3):
+            job_id = stack.submit({"items": [{"class_label": 1}], "steps": 1})
+            row = stack.wait(job_id)
+            found.append((row.started_at - row.created_at).total_seconds())
+            time.sleep(0.5)
+    return found[3:]  # the first ones load the release
+
+
+def served(stack: Stack, workers: int, jobs: int, steps: int) -> float:
+    """Images a second from the first claim to the last record."""
+    with ExitStack() as stop:
+        stop.enter_context(stack.process("dispatcher")).wait_for("serves")
+        for _ in range(workers):
+            process = stack.process("worker", first=SLOW_STEP.format(STEP_S), OMP_NUM_THREADS="1")
+            stop.enter_context(process).wait_for("serves queues")
+        for _ in range(workers):  # loads the release
+            stack.wait(stack.submit({"items": [{"class_label": 1}], "images_per_item": 64, "steps": 2}))
+        ids = [stack.submit(request(number, steps)) for number in range(jobs)]
+        for job_id in ids:
+            stack.wait(job_id, timeout=900)
+    with stack.engine("migrator").connect() as connection:
+        row = connection.execute(
+            text("""
+                SELECT count(*) AS images, max(outputs.created_at) - min(jobs.started_at) AS taken
+                FROM outputs JOIN jobs ON jobs.id = job_id WHERE job_id = ANY(:ids)
+            """),
+            {"ids": ids},
+        ).one()
+    return float(row.images / row.taken.total_seconds())
+
+
+def request(number: int, steps: int) -> dict[str, object]:
+    """A job of 64 images."""
+    return {"items": [{"class_label": number % 10}], "images_per_item": 64, "steps": steps, "seed": number}
+
+
+def bare(stack: Stack, jobs: int, steps: int) -> float:
+    """Images a second of the engine in a loop, with nothing around it."""
+    exec(SLOW_STEP.format(STEP_S), {})
+    engine = Engine(stack.root / "tiny-release", rows=stack.settings("worker").rows, device="cpu")
+    for number in range(jobs):
+        asked = {**DEFAULTS, **request(number, steps)}
+        for index in range(64):
+            item = asked["items"][0]  # type: ignore[index]
+            engine.add(None, image_spec(asked, item, engine.condition_names, index))
+    begun, images = time.perf_counter(), 0
+    while engine.busy:
+        images += len(engine.step())
+    return images / (time.perf_counter() - begun)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=40, help="jobs that are picked up")
+    parser.add_argument("--jobs", type=int, default=8, help="jobs of 64 images for the throughput")
+    parser.add_argument("--steps", type=int, default=10)
+    options = parser.parse_args(arguments)
+    with fresh_stack() as stack:
+        waits = sorted(pick_up(stack, options.count))
+        print(f"pick-up of {len(waits)} jobs: p50 {1000 * statistics.median(waits):.0f} ms, "
+              f"p95 {1000 * waits[int(0.95 * len(waits))]:.0f} ms")  # fmt: skip
+        one = served(stack, 1, options.jobs, options.steps)
+        two = served(stack, 2, options.jobs, options.steps)
+        alone = bare(stack, options.jobs, options.steps)
+        print(f"one worker {one:.2f} images/s, the engine alone {alone:.2f}: {100 * one / alone:.1f} %")
+        print(f"two workers {two:.2f} images/s: {two / one:.2f} times one")
+
+
+if __name__ == "__main__":
+    main()
