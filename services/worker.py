@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Engine as Database
@@ -190,11 +191,14 @@ class Worker:
                 record = OutputRecord(spec.index, spec.item, spec.seed, error=str(error)[:2000])
                 self._ending(shard, self.holdings.settle, shard, record)
 
-    def _ending(self, shard: HeldShard, end: Any, *arguments: Any) -> None:
+    def _ending(self, shard: HeldShard, end: Callable[..., None], *arguments: Any) -> None:
         try:
             end(*arguments)
         except LeaseLost:
             self.holdings.lost(shard)
+        except DBAPIError:
+            self.holdings.forget(shard)  # half begun; the heartbeat gives it back
+            raise
 
     def _advance(self, engine: Engine) -> None:
         try:
