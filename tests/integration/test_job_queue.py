@@ -292,6 +292,31 @@ def test_queues_with_work_are_hinted(stack: Stack, engine: Engine, worker: uuid.
         assert upkeep.queues_with_work(connection) == []
 
 
+def test_a_lease_that_its_process_does_not_know_of_is_given_back(
+    stack: Stack, engine: Engine, worker: uuid.UUID
+) -> None:
+    """A claim whose answer was lost with the connection; one that is being made just now is left alone."""
+    submit_planned(stack, engine, worker)
+    known, lost = claim(engine, worker, count=2)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE work SET lease_until = lease_until - interval '20 s' WHERE state = 'leased'"))
+    (fresh,) = claim(engine, worker, count=1)
+    with engine.begin() as connection:
+        assert leases.give_back_forgotten(connection, worker, [known.token]) == 1
+        rows = connection.execute(text("SELECT id, state, attempts, losses FROM work WHERE kind = 'sample'")).all()
+    assert {row.id: row.state for row in rows} == {known.id: "leased", lost.id: "ready", fresh.id: "leased"}
+    assert all((row.attempts, row.losses) == (0, 0) for row in rows)
+
+
+def test_work_that_is_put_off_spends_no_attempt(stack: Stack, engine: Engine, worker: uuid.UUID) -> None:
+    submit_planned(stack, engine, worker)
+    (lease,) = claim(engine, worker, count=1)
+    with engine.begin() as connection:
+        leases.postpone(connection, lease, "S3 is away")
+        row = connection.execute(text("SELECT * FROM work WHERE id = :id"), {"id": lease.id}).one()
+    assert (row.state, row.attempts, row.losses, row.error) == ("delayed", 0, 0, "S3 is away")
+
+
 # -- turns -----------------------------------------------------------------------------------------
 
 
