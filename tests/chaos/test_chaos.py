@@ -25,7 +25,7 @@ from services.local_stack import processes
 from tests.chaos.proxy import Mood, Proxy
 from tests.conftest import Stack, fresh_stack
 
-FAULTS = int(os.environ.get("DARKROOM_CHAOS_FAULTS", "12"))
+FAULTS = int(os.environ.get("DARKROOM_CHAOS_FAULTS", "8"))
 SEED = int(os.environ.get("DARKROOM_CHAOS_SEED", "0"))
 QUICK = {
     "DARKROOM_STALE_S": "4",

@@ -1,6 +1,7 @@
 """Jobs whose items are lines of an object in S3, through the real processes."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,32 @@ def good_lines(count: int) -> list[str]:
 
 def listing(stack: Stack, key: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stack.store().get(key).decode().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def dispatcher(stack: Stack) -> Iterator[Process]:
+    """One for all."""
+    with stack.process("dispatcher") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def worker(stack: Stack) -> Iterator[Process]:
+    """One for all, once a test asks for it."""
+    with stack.process("worker") as process:
+        yield process
+
+
+def test_an_input_that_is_replaced_is_not_mixed(stack: Stack, dispatcher: Process) -> None:
+    """Planned, then changed before a worker reads it: its images fail and say why."""
+    key = put(stack, "inputs/default/changing.jsonl", good_lines(4))
+    job_id = stack.submit({"input_uri": key, "steps": 1})
+    stack.wait(job_id, "planned")
+    put(stack, key, good_lines(8))
+    with stack.process("worker"):
+        row = stack.wait(job_id)
+    assert (row.state, row.failed) == ("failed", 4)
+    assert "was changed or removed since the job was planned" in stack.outputs(job_id)[0].error
 
 
 @pytest.mark.parametrize("per_item", [1, 3, 20])
@@ -95,15 +122,3 @@ def test_too_many_lines_are_rejected_as_a_whole(stack: Stack, dispatcher: Proces
     assert row.state == "rejected"
     assert "1001000 images are not allowed; permitted: at most 1000000" in row.reason
     assert stack.outputs(row.id) == []
-
-
-def test_an_input_that_is_replaced_is_not_mixed(stack: Stack, dispatcher: Process) -> None:
-    """Planned, then changed before a worker reads it: its images fail and say why."""
-    key = put(stack, "inputs/default/changing.jsonl", good_lines(4))
-    job_id = stack.submit({"input_uri": key, "steps": 1})
-    stack.wait(job_id, "planned")
-    put(stack, key, good_lines(8))
-    with stack.process("worker"):
-        row = stack.wait(job_id)
-    assert (row.state, row.failed) == ("failed", 4)
-    assert "was changed or removed since the job was planned" in stack.outputs(job_id)[0].error
