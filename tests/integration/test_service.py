@@ -5,6 +5,7 @@ import io
 import json
 import signal
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,6 +22,14 @@ JOB = {
     "seed": 7,
 }
 LONG = {"items": [{"class_label": label} for label in range(10)], "images_per_item": 16, "steps": 40, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def dispatcher(stack: Stack) -> Iterator[Process]:
+    """One for all: any number may run beside it."""
+    with stack.process("dispatcher") as process:
+        process.wait_for("serves")
+        yield process
 
 
 def test_a_job_leaves_images_listings_and_a_manifest(stack: Stack, dispatcher: Process, worker: Process) -> None:
