@@ -14,7 +14,7 @@ test: install
 	$(BIN)/pytest
 
 chaos: install
-	DARKROOM_CHAOS_FAULTS=$${DARKROOM_CHAOS_FAULTS:-200} $(BIN)/pytest -s tests/chaos
+	DARKROOM_CHAOS_FAULTS=$${DARKROOM_CHAOS_FAULTS:-200} $(BIN)/pytest -s --numprocesses=0 tests/chaos
 
 check: install
 	$(BIN)/ruff check .

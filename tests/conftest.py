@@ -1,5 +1,6 @@
 """Fixtures that need real parts: a local stack, a small release in it, and the real processes around it."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -35,14 +36,13 @@ def stack_root() -> Iterator[Path]:
 def stack(stack_root: Path) -> Iterator["Stack"]:
     """Postgres, Valkey and S3, migrated, with the tiny release published as tiny@production."""
     from services import local_stack
-    from services.cli import stack as stack_commands
 
     before = dict(os.environ)
     os.environ["DARKROOM_ROOT"] = str(stack_root)
     for name in [name for name in os.environ if name.startswith("DARKROOM_") and name != "DARKROOM_ROOT"]:
         del os.environ[name]
     try:
-        stack_commands.start()
+        start_stack()
         running = Stack(stack_root)
         publish_tiny(running)
         yield running
@@ -53,18 +53,26 @@ def stack(stack_root: Path) -> Iterator["Stack"]:
         os.environ.update(before)
 
 
+def start_stack() -> None:
+    """`darkroom up`, one at a time: two that choose free ports at the same moment may choose the same ones."""
+    from services.cli import stack
+
+    with Path(tempfile.gettempdir(), "darkroom-tests.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        stack.start()
+
+
 @contextmanager
 def fresh_stack() -> Iterator["Stack"]:
     """Another running stack with the tiny release, for those who ill-treat it or measure it alone."""
     from services import local_stack
-    from services.cli import stack as stack_commands
 
     folder = Path(tempfile.mkdtemp(prefix="darkroom-"))
     folder.chmod(0o711)
     before = os.environ.get("DARKROOM_ROOT")
     os.environ["DARKROOM_ROOT"] = str(folder / "stack")
     try:
-        stack_commands.start()
+        start_stack()
         running = Stack(folder / "stack")
         publish_tiny(running)
         yield running
