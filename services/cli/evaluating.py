@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from services.cli.stack import AsJson, CommandError
-from services.settings import load
+from services.cli.stack import AsJson, CommandError, connect
 
 console = Console(highlight=False)
 
@@ -56,12 +55,10 @@ def evaluate(
 
 def fetched(reference: str) -> Path:
     """The folder of a published release. Raises RegistryError for one that does not exist."""
-    from services import database, registry
+    from services import registry
     from services.object_store import ObjectStore
 
-    settings = load("publisher")
-    engine = database.connect(settings.database_url.get_secret_value())
-    database.check(engine)
+    settings, engine = connect("publisher")
     with engine.connect() as connection:
         manifest = registry.find(connection, reference).manifest
     return registry.fetch(ObjectStore.connect(settings), manifest, settings.cache_dir)

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from sqlalchemy import Engine, text
 
-from services.cli.stack import AsJson, CommandError
-from services.settings import Settings, load
+from services.cli.stack import AsJson, CommandError, connect
+from services.settings import Settings
 
 app = typer.Typer(help="Submit jobs and see what became of them.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -28,15 +28,6 @@ COLUMNS = (
     "id, model, queue, priority, state, revision, reason, total, succeeded, failed, manifest_key, run_after, deadline, "
     "cancel_requested_at, created_at, started_at, finished_at"
 )
-
-
-def _connect() -> tuple[Settings, Engine]:
-    from services import database
-
-    settings = load("submitter")
-    engine = database.connect(settings.database_url.get_secret_value())
-    database.check(engine)
-    return settings, engine
 
 
 def find(engine: Engine, job_id: str) -> Any:
@@ -84,7 +75,7 @@ def submit(
         ) from None
     if not isinstance(parsed, dict):
         raise CommandError('--request: not a JSON object; an example: \'{"items": [{"class_label": 3}]}\'')
-    _, engine = _connect()
+    _, engine = connect("submitter")
     job = {
         "model": model,
         "request": parsed,
@@ -119,7 +110,7 @@ def submit_many(
             jobs.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise CommandError(f"{file}, line {number}: not JSON ({error}); nothing was submitted") from None
-    _, engine = _connect()
+    _, engine = connect("submitter")
     with engine.begin() as connection:
         for start in range(0, len(jobs), TOGETHER):
             values = {"jobs": json.dumps(jobs[start : start + TOGETHER])}
@@ -130,7 +121,7 @@ def submit_many(
 @app.command()
 def cancel(job_id: JobId) -> None:
     """Stop a job. What is under way ends within seconds; images that are finished stay."""
-    _, engine = _connect()
+    _, engine = connect("submitter")
     row = find(engine, job_id)
     if row.state in ENDED:
         raise CommandError(f"job: {job_id} has ended already ({row.state})")
@@ -142,7 +133,7 @@ def cancel(job_id: JobId) -> None:
 @app.command()
 def retry(job_id: JobId) -> None:
     """Make the images of a job again that failed or were never made; those that it has stay."""
-    _, engine = _connect()
+    _, engine = connect("submitter")
     row = find(engine, job_id)
     if row.state not in ("partial", "failed", "cancelled") or row.plan is None:
         raise CommandError(
@@ -158,7 +149,7 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20, as_json: AsJson = False
 ) -> None:
     """List jobs, newest first."""
-    _, engine = _connect()
+    _, engine = connect("submitter")
     with engine.connect() as connection:
         rows = connection.execute(
             text(f"SELECT {COLUMNS} FROM jobs ORDER BY id DESC LIMIT :limit"), {"limit": limit}
@@ -176,7 +167,7 @@ def list_jobs(
 @app.command()
 def show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show a job: its state, counts, and why it was rejected if it was."""
-    settings, engine = _connect()
+    settings, engine = connect("submitter")
     row = find(engine, job_id)
     if as_json:
         typer.echo(json.dumps(described(row)))
@@ -194,7 +185,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
 @app.command()
 def watch(job_id: JobId, as_json: AsJson = False) -> None:
     """Follow a job to its end. Exit code 0 if it succeeded, 3 if it did not."""
-    _, engine = _connect()
+    _, engine = connect("submitter")
     row = follow(engine, job_id, show=not as_json)
     if as_json:
         typer.echo(json.dumps(described(row)))
@@ -239,7 +230,7 @@ def outputs(
 
     from services.object_store import ObjectStore
 
-    settings, engine = _connect()
+    settings, engine = connect("submitter")
     rows = _images(engine, find(engine, job_id))
     store = ObjectStore.connect(settings)
     if download is not None:
@@ -266,7 +257,7 @@ def sheet(
     scale: Annotated[int, typer.Option(min=1, max=16, help="Screen pixels a pixel.")] = 2,
 ) -> None:
     """Write a contact sheet of a job's images: a row for each item."""
-    settings, engine = _connect()
+    settings, engine = connect("submitter")
     path = output or Path(f"{job_id}.png")
     write_sheet(settings, engine, find(engine, job_id), path, scale=scale)
     console.print(str(path.resolve()))

@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from services.cli.stack import CommandError
-from services.settings import ROOT_VARIABLE, load, root
+from services.cli.stack import CommandError, connect
+from services.settings import ROOT_VARIABLE, root
 
 app = typer.Typer(help="The training pipeline.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -48,10 +48,7 @@ def run_pipeline(
     alias: Annotated[str, typer.Option(help="The alias to point at both releases.")] = "production",
 ) -> None:
     """Run the pipeline on this machine and publish both releases."""
-    settings = load("publisher")  # before training for minutes, see that publishing will find its way
-    from services import database
-
-    database.check(database.connect(settings.database_url.get_secret_value()))
+    connect("publisher")  # before training for minutes, see that publishing will find its way
     arguments = {
         "data": data,
         "data_overrides": data_override or [],

@@ -6,29 +6,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
-from services.cli.stack import AsJson, CommandError
-from services.settings import load
+from services.cli.stack import AsJson, CommandError, connect
 
 app = typer.Typer(help="Queues: list, add, pause, resume.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
 Name = Annotated[str, typer.Argument(help="a-z, 0-9, _ and -")]
 
 
-def connect() -> Engine:
-    """The database, as the role that owns it."""
-    from services import database
-
-    engine = database.connect(load("migrator").database_url.get_secret_value())
-    database.check(engine)
-    return engine
-
-
 @app.command("list")
 def list_queues(as_json: AsJson = False) -> None:
     """Each queue, whether it is paused, and its work that waits and that is under way."""
-    with connect().connect() as connection:
+    _, engine = connect("migrator")
+    with engine.connect() as connection:
         rows = connection.execute(
             text("""
                 SELECT name, paused,
@@ -49,7 +40,8 @@ def list_queues(as_json: AsJson = False) -> None:
 @app.command()
 def add(name: Name) -> None:
     """Add a queue; jobs name it, and workers serve it with `darkroom worker --queue NAME`."""
-    with connect().begin() as connection:
+    _, engine = connect("migrator")
+    with engine.begin() as connection:
         connection.execute(text("INSERT INTO queues (name) VALUES (:name) ON CONFLICT DO NOTHING"), {"name": name})
     console.print(f"Queue {name} is there.")
 
@@ -69,7 +61,8 @@ def resume(name: Name) -> None:
 
 
 def _set(name: str, *, paused: bool) -> None:
-    with connect().begin() as connection:
+    _, engine = connect("migrator")
+    with engine.begin() as connection:
         found = connection.execute(
             text("UPDATE queues SET paused = :paused WHERE name = :name"), {"paused": paused, "name": name}
         )

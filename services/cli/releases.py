@@ -1,27 +1,18 @@
 """`darkroom releases`: what has been published and what its aliases point at."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, text
 
-from services.cli.stack import AsJson
-from services.settings import load
+from services.cli.stack import AsJson, connect
 
 app = typer.Typer(help="Published releases and their aliases.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
 Reference = Annotated[str, typer.Argument(help="name, name@alias or name@version")]
-
-
-def _connect() -> Any:
-    from services import database
-
-    engine = database.connect(load("publisher").database_url.get_secret_value())
-    database.check(engine)
-    return engine
 
 
 def _aliases(connection: Connection, release_id: int) -> list[str]:
@@ -33,7 +24,8 @@ def _aliases(connection: Connection, release_id: int) -> list[str]:
 @app.command("list")
 def list_releases(as_json: AsJson = False) -> None:
     """List every release, newest last."""
-    with _connect().connect() as connection:
+    _, engine = connect("publisher")
+    with engine.connect() as connection:
         rows = connection.execute(text("SELECT * FROM releases ORDER BY id")).all()
         described = [
             {
@@ -63,7 +55,8 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show a release: shapes, conditions, metrics, lineage and files."""
     from services import registry
 
-    with _connect().connect() as connection:
+    _, engine = connect("publisher")
+    with engine.connect() as connection:
         row = registry.find(connection, reference)
         aliases = _aliases(connection, row.id)
         evaluations = connection.execute(
@@ -98,7 +91,8 @@ def promote(
     """Point an alias at a release; the move is written down."""
     from services import registry
 
-    with _connect().begin() as connection:
+    _, engine = connect("publisher")
+    with engine.begin() as connection:
         registry.promote(connection, reference, alias)
         row = registry.find(connection, reference)
     console.print(f"{row.name}@{alias} is now version {row.version}.")

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import Engine
 
 from services import local_stack
-from services.settings import Role, load, local_login, local_password, root
+from services.settings import Role, Settings, load, local_login, local_password, root
 
 console = Console(highlight=False, soft_wrap=True)
 db = typer.Typer(help="The database schema and its logins.", no_args_is_help=True)
@@ -20,6 +21,16 @@ LOCAL_ROLES: tuple[Role, ...] = ("submitter", "dispatcher", "worker", "publisher
 
 class CommandError(Exception):
     """A command cannot do what was asked; the message says what to do instead."""
+
+
+def connect(role: Role) -> tuple[Settings, Engine]:
+    """The settings of a role, and the database, which has answered and has its tables. Raises DatabaseError."""
+    from services import database
+
+    settings = load(role)
+    engine = database.connect(settings.database_url.get_secret_value())
+    database.check(engine)
+    return settings, engine
 
 
 def up(
@@ -112,8 +123,7 @@ def db_add_tenant(
     password = password_file.read_text().strip()
     if len(password) < 12:
         raise CommandError("--password-file: the password is too short; permitted: 12 characters or more")
-    engine = database.connect(load("migrator").database_url.get_secret_value())
-    database.check(engine)
+    _, engine = connect("migrator")
     with engine.begin() as connection:
         login = f"tenant_{name}"
         database.ensure_login(connection, login, group="submitter", password=password)
@@ -121,4 +131,4 @@ def db_add_tenant(
     console.print(f"Tenant {name} submits as login {login}.")
 
 
-__all__ = ["CommandError", "db", "down", "start", "status", "up"]
+__all__ = ["CommandError", "connect", "db", "down", "start", "status", "up"]

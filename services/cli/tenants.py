@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from services.cli.queues import connect
-from services.cli.stack import AsJson, CommandError
+from services.cli.stack import AsJson, CommandError, connect
 
 app = typer.Typer(help="Tenants: list, set. A new one: darkroom db add-tenant.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -20,7 +19,8 @@ COLUMNS = "name, login, weight, max_open_jobs, max_job_images, permitted_release
 @app.command("list")
 def list_tenants(as_json: AsJson = False) -> None:
     """Each tenant and what it may."""
-    with connect().connect() as connection:
+    _, engine = connect("migrator")
+    with engine.connect() as connection:
         rows = connection.execute(text(f"SELECT {COLUMNS} FROM tenants ORDER BY name")).all()
     if as_json:
         typer.echo(json.dumps([dict(row._mapping) for row in rows]))
@@ -55,7 +55,8 @@ def set_tenant(
     changes = {column: value for column, value in given.items() if value not in (None, [])}
     if not changes:
         raise CommandError("nothing to change: give at least one option, see darkroom tenants set --help")
-    with connect().begin() as connection:
+    _, engine = connect("migrator")
+    with engine.begin() as connection:
         found = connection.execute(
             text(f"UPDATE tenants SET {', '.join(f'{column} = :{column}' for column in changes)} WHERE name = :name"),
             {**changes, "name": name},
