@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from services.job_queue.leases import Lease
 from services.job_request import RequestError, describe, item_schema
 from services.object_store import ObjectStore
 
@@ -58,7 +59,10 @@ class Items:
         return cls(store, key, etag)
 
     def lines(self, number: int = 0, start: int = 0, stop: int | None = None) -> Iterator[Line]:
-        """Lines from `number` on, which begins at byte `start`, to byte `stop`. Raises InputChanged."""
+        """Lines from `number` on, which begins at byte `start`, to byte `stop`.
+
+        Raises ObjectStoreError where the object was changed.
+        """
         body = self.store.stream(self.key, etag=self.etag, start=start, stop=stop, chunk=CHUNK)
         return lines(body, number=number, start=start)
 
@@ -88,25 +92,20 @@ class ItemReader:
         return item
 
 
-def items_of(store: ObjectStore, plan: Mapping[str, Any], shard: Any, conditions: Mapping[str, Any]) -> dict[int, Any]:
-    """The items of a shard (a lease of one) by their number, from the plan or from its lines. Bad lines are left out.
+def items_of(store: ObjectStore, plan: Mapping[str, Any], lease: Lease) -> dict[int, Any]:
+    """The items of a shard by their number, from the plan or from its lines, which the planner has checked.
 
     Raises ObjectStoreError where the object was changed.
     """
     per_item = int(plan["images_per_item"])
-    numbers = range(shard.start // per_item, (shard.stop - 1) // per_item + 1)
+    numbers = range(lease.start // per_item, (lease.stop - 1) // per_item + 1)
     if "input" not in plan:
         return {number: plan["items"][number] for number in numbers}
-    found = {}
-    reader = ItemReader(conditions)
+    assert lease.line_start is not None
+    assert lease.byte_start is not None
     items = Items(store, plan["input"]["key"], plan["input"]["etag"])
-    for line in items.lines(shard.line_start, shard.byte_start, shard.byte_stop):
-        if line.number in numbers:
-            try:
-                found[line.number] = reader.read(line)
-            except RequestError:  # settled by the planner
-                continue
-    return found
+    found = items.lines(lease.line_start, lease.byte_start, lease.byte_stop)
+    return {line.number: parsed(line) for line in found if line.number in numbers}
 
 
 ECHOED = ("id", "metadata")
@@ -115,17 +114,27 @@ ECHOED = ("id", "metadata")
 def echoes(store: ObjectStore, plan: Mapping[str, Any]) -> Callable[[int], dict[str, Any]]:
     """What is echoed of an item, by its number; numbers are asked for in rising order, so lines are read once."""
     if "input" not in plan:
-        return lambda number: {name: plan["items"][number][name] for name in ECHOED if name in plan["items"][number]}
+        return lambda number: echoed(plan["items"][number])
     stream = Items(store, plan["input"]["key"], plan["input"]["etag"]).lines()
     latest: list[Line] = []
 
     def echo(number: int) -> dict[str, Any]:
         while not latest or latest[-1].number < number:
             latest[:] = [next(stream)]
-        try:
-            item = json.loads(latest[-1].body or b"")
-        except (ValueError, RecursionError):
-            return {}
-        return {name: item[name] for name in ECHOED if name in item} if isinstance(item, dict) else {}
+        return echoed(parsed(latest[-1]))
 
     return echo
+
+
+def echoed(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What is echoed of an item."""
+    return {name: item[name] for name in ECHOED if name in item}
+
+
+def parsed(line: Line) -> dict[str, Any]:
+    """The JSON object of a line; an empty one for a line that is none, whose images the planner has settled."""
+    try:
+        item = json.loads(line.body or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return item if isinstance(item, dict) else {}

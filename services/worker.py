@@ -152,6 +152,7 @@ class Worker:
                 with self.database.begin() as connection:
                     leases.isolate(connection, shard.lease)
                 self._alone = shard
+            self._engine = None  # so that it can leave memory before another takes its place
             self.watchdog.pause()  # fetching has its own time-outs
             self._engine = self._engines.get(shard.manifest)
             self.watchdog.tick()
@@ -179,7 +180,7 @@ class Worker:
     def _begin(self, engine: Engine, shard: HeldShard) -> None:
         """Let a shard's images join. One whose conditions cannot be used fails alone."""
         try:
-            items = inputs.items_of(self.store, shard.plan, shard.lease, shard.manifest["conditions"])
+            items = inputs.items_of(self.store, shard.plan, shard.lease)
         except Exception as error:
             self._cannot_begin(shard, f"its items cannot be read: {brief(error)}", error)
             return

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,14 +146,7 @@ class Stack:
     def process(self, name: str, *, first: str = "", **environment: str) -> Iterator["Process"]:
         """`darkroom NAME` as a real process, stopped in the end whatever happens; `first` is Python to run before."""
         log = self.root / "logs" / f"test-{name}-{uuid.uuid4().hex[:6]}.log"
-        with log.open("wb") as file:
-            child = subprocess.Popen(
-                [sys.executable, "-c", f"{first}\nfrom services import cli\ncli.main()", name],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, "DARKROOM_ROOT": str(self.root), **environment},
-            )
+        child = launch(name, log, first, {"DARKROOM_ROOT": str(self.root), **environment})
         process = Process(child, log)
         try:
             yield process
@@ -169,6 +162,18 @@ class Stack:
     def close(self) -> None:
         for engine in self._engines.values():
             engine.dispose()
+
+
+def launch(name: str, log: Path, first: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """`darkroom NAME` as a process that appends to a log; `first` is Python to run before."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", f"{first}\nfrom services import cli\ncli.main()", name],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, **environment},
+        )
 
 
 @dataclass

@@ -142,13 +142,18 @@ def fail_images(connection: Connection, lease: Lease, error: str) -> None:
 
     No lease is asked for: whoever calls this has ended it in the same transaction.
     """
+    settle_as_failed(connection, lease, error)
+    open_finalize(connection, lease.job_id)
+
+
+def settle_as_failed(connection: Connection, lease: Lease, error: str) -> None:
+    """Settle the open images of a shard."""
     query = text("SELECT CAST(plan ->> 'images_per_item' AS integer) FROM jobs WHERE id = :id")
     per_item = int(connection.scalar(query, {"id": lease.job_id}) or 1)
     settled = recorded(connection, lease.job_id, lease.start, lease.stop)
     open_images = [index for index in range(lease.start, lease.stop) if index not in settled]
     records = [OutputRecord(index, index // per_item, None, error=error[:2000]) for index in open_images]
     settle(connection, lease.job_id, records)
-    open_finalize(connection, lease.job_id)
 
 
 def settle(connection: Connection, job_id: uuid.UUID, outputs: Sequence[OutputRecord]) -> None:

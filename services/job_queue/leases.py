@@ -234,14 +234,10 @@ def lost(connection: Connection, work_id: int, error: str) -> bool:
     """
     work = connection.execute(text("SELECT * FROM work WHERE id = :id FOR UPDATE"), {"id": work_id}).one()
     values = {"id": work_id, "error": error[:2000], "middle": (work.start + work.stop) // 2}
+    failed = False
     if not work.isolated:
-        connection.execute(
-            text(f"""UPDATE work SET losses = losses + 1, suspect = losses + 1 >= {MAX_LOSSES}, error = :error, {READY}
-                     WHERE id = :id"""),
-            values,
-        )
-        return False
-    if work.kind == "sample" and work.stop - work.start > 1:
+        changes = f"state = 'ready', suspect = losses + 1 >= {MAX_LOSSES}"
+    elif work.kind == "sample" and work.stop - work.start > 1:
         connection.execute(
             text("""
                 INSERT INTO work (job_id, kind, start, stop, queue, tenant, pack_key, priority, rank, cost, suspect,
@@ -252,16 +248,11 @@ def lost(connection: Connection, work_id: int, error: str) -> bool:
             """),
             values,
         )
-        connection.execute(
-            text(f"""UPDATE work SET stop = :middle, cost = cost / 2, losses = losses + 1, error = :error, {READY}
-                     WHERE id = :id"""),
-            values,
-        )
-        return False
-    failed = bool(work.attempts + 1 >= MAX_ATTEMPTS)
+        changes = "state = 'ready', stop = :middle, cost = cost / 2"
+    else:
+        failed = bool(work.attempts + 1 >= MAX_ATTEMPTS)
+        changes = f"state = '{'failed' if failed else 'ready'}', attempts = attempts + 1, suspect = true"
     connection.execute(
-        text(f"""UPDATE work SET attempts = attempts + 1, losses = losses + 1, suspect = true, error = :error, {FREE},
-                     state = :state WHERE id = :id"""),
-        {**values, "state": "failed" if failed else "ready"},
+        text(f"UPDATE work SET {changes}, losses = losses + 1, error = :error, {FREE} WHERE id = :id"), values
     )
     return failed

@@ -102,10 +102,10 @@ def _stop(connection: Connection, ending: Ending) -> None:
             """),
             {"id": ending.job_id, "cost": sum(row.cost for row in rows)},
         )
-    for row in rows:
-        if not ending.cancelled:
+    if not ending.cancelled:
+        for row in rows:
             values = {name: value for name, value in row._mapping.items() if name != "cost"}
-            jobs.fail_images(connection, Lease(**values), why(ending))
+            jobs.settle_as_failed(connection, Lease(**values), why(ending))
     jobs.open_finalize(connection, ending.job_id)
 
 

@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -23,7 +22,7 @@ from sqlalchemy import text
 from services import local_stack
 from services.local_stack import processes
 from tests.chaos.proxy import Mood, Proxy
-from tests.conftest import Stack, fresh_stack
+from tests.conftest import Stack, fresh_stack, launch
 
 FAULTS = int(os.environ.get("DARKROOM_CHAOS_FAULTS", "8"))
 SEED = int(os.environ.get("DARKROOM_CHAOS_SEED", "0"))
@@ -74,11 +73,7 @@ class Supervised:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self.starts += 1
-        with self.log.open("ab") as file:
-            return subprocess.Popen(
-                [sys.executable, "-c", f"{self.first}\nfrom services import cli\ncli.main()", self.name],
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, **self.environment},
-            )  # fmt: skip
+        return launch(self.name, self.log, self.first, self.environment)
 
     def _watch(self) -> None:
         while not self._ending.wait(0.2):

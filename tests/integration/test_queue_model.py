@@ -23,9 +23,8 @@ from services import planner
 from services.job_queue import jobs, leases, upkeep
 from services.job_queue.jobs import OutputRecord
 from services.job_queue.leases import Lease, LeaseLost
-from tests.conftest import Stack
+from tests.conftest import ENDED, Stack
 
-ENDED = ("succeeded", "partial", "failed", "rejected", "cancelled")
 WORKERS = 3
 PICK = st.integers(0, 7)  # of the latest
 ENDS = ("store_all", "store_some", "store_all_but_one", "fail_an_attempt", "give_back", "isolate", "look_around")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data.image_set import to_bytes
+from training.model.conditioners.frozen_text import first_line, pretrained
 from training.model.release import sha256_of
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
@@ -77,16 +78,12 @@ def load(folder: Path, field: str = "clip") -> TextAgreement:
         transformers = import_module("transformers")
     except ImportError:
         raise ValueError(f"{field}: needs the package transformers: pip install 'darkroom[text]'") from None
-    local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-        network, found = transformers.CLIPModel.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
-        )
+        tokenizer, network, missing = pretrained(transformers.CLIPModel, folder)
     except (OSError, RuntimeError, ValueError) as error:
-        told = str(error).strip().partition("\n")[0]
+        told = first_line(error)
         raise ValueError(f"{field}: {folder} holds no CLIP model with safetensors ({told})") from None
-    if missing := sorted(found["missing_keys"]):  # the library would make them up
+    if missing:  # the library would make them up
         raise ValueError(f"{field}: the weights of {folder} do not hold {', '.join(missing[:3])}")
     files = sorted(folder.glob("*.safetensors"))
     digest = hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()

@@ -8,6 +8,7 @@ import lzma
 import os
 import tarfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +56,7 @@ class Archive:
     open: Callable[[], Any]
 
 
-class Source:
+class Source(ABC):
     """Files in the order in which they come. position: how many bytes of `total` have been read."""
 
     complete_metadata = False  # whether every metadata.jsonl comes before the first picture
@@ -64,9 +65,9 @@ class Source:
         self.url, self.entries = url, entries
         self.total, self.position = sum(entry.size for entry in entries), 0
 
+    @abstractmethod
     def members(self, wanted: Wanted) -> Iterator[Member]:
         """Each file; the bodies of those whose name is not wanted are skipped. Raises DataError."""
-        raise NotImplementedError
 
 
 class Folder(Source):

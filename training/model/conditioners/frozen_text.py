@@ -80,15 +80,11 @@ class FrozenTextConditioner(TokenConditioner):
         if not folder.is_dir():  # the library would take it for a name on its hub
             raise ValueError(f"{folder}: is not a folder")
         transformers = library()
-        local = {"local_files_only": True, "trust_remote_code": False}
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-            network, found = transformers.AutoModelForTextEncoding.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
-            )
+            tokenizer, network, lacking = pretrained(transformers.AutoModelForTextEncoding, folder)
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"{folder}: is not a text encoder with safetensors ({first_line(error)})") from None
-        missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))  # which is not used
+        missing = [name for name in lacking if not name.startswith("pooler.")]  # which is not used
         if missing:  # the library would make them up
             raise ValueError(f"{folder}: its weights do not hold {', '.join(missing)}")
         if tokenizer.pad_token is None or not hasattr(tokenizer, "backend_tokenizer"):
@@ -163,6 +159,20 @@ def library() -> Any:
         return import_module("transformers")
     except ImportError:
         raise ValueError("frozen_text needs the package transformers: pip install 'darkroom[text]'") from None
+
+
+def pretrained(kind: Any, folder: Path) -> tuple[Any, Any, list[str]]:
+    """The tokenizer and the network of a local folder, and the weights that it lacks. kind: the library's class.
+
+    Only safetensors are read, no code of the folder is run, nothing is fetched. Raises what the library raises:
+    OSError, RuntimeError or ValueError.
+    """
+    local = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = library().AutoTokenizer.from_pretrained(folder, **local)
+    network, found = kind.from_pretrained(
+        folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
+    )
+    return tokenizer, network, sorted(found["missing_keys"])
 
 
 def first_line(error: Exception) -> str:
