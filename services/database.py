@@ -12,7 +12,6 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 import migrations
 
-GROUPS = ("submitter", "dispatcher", "worker", "publisher")
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 

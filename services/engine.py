@@ -5,10 +5,7 @@ depends on what else is in the batch. An image asks for one row a step, or two w
 leave at every step. This module is the one door from the services to the model.
 """
 
-import base64
-import binascii
 import hashlib
-import io
 import platform
 from collections import deque
 from collections.abc import Mapping
@@ -19,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from services.condition_images import decoded
 from services.job_request import ImageSpec
 from training.data.image_set import to_bytes
 from training.model import solvers
@@ -79,7 +76,7 @@ class Engine:
         self._finished: list[Finished] = []
         self._steps = 0
         self._trajectories: dict[Sampler, Trajectory] = {}
-        self._conditions: dict[str, Prepared] = {}
+        self._conditions: dict[bytes, Prepared] = {}
 
     @property
     def busy(self) -> bool:
@@ -176,7 +173,7 @@ class Engine:
 
     def _prepared(self, conditions: dict[str, Any] | None) -> Prepared:
         """One request's conditions, computed once and with the same row count as all others."""
-        key = repr(sorted(conditions.items())) if conditions is not None else "null"
+        key = hashlib.sha256(repr(sorted((conditions or {"": None}).items())).encode()).digest()
         if key not in self._conditions:
             if len(self._conditions) >= 4096:
                 self._conditions.clear()
@@ -190,23 +187,7 @@ class Engine:
     def _request(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
         """Conditions with their images read. Raises ValueError for one that is none."""
         rules = self.release.conditions.get("properties", {})
-        return {name: decoded(value, rules[name]) for name, value in conditions.items()}
-
-
-def decoded(value: Any, rule: Mapping[str, Any]) -> Any:
-    """A condition's value with its images as arrays [H, W] or [H, W, C]; `rule` is its JSON Schema.
-
-    Raises ValueError for a string that is not a base64 image.
-    """
-    if isinstance(value, dict):
-        return {name: decoded(part, rule.get("properties", {}).get(name, {})) for name, part in value.items()}
-    if rule.get("contentEncoding") != "base64":
-        return value
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(value, validate=True))) as image:
-            return np.asarray(image)
-    except (binascii.Error, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a base64 {rule['contentMediaType']} ({error})") from None
+        return {name: decoded(value, rules[name], name) for name, value in conditions.items()}
 
 
 def profile(device: torch.device, rows: int) -> str:

@@ -4,15 +4,15 @@ A line that does not fit fails alone, with its number. Reading names the object'
 replaced while its job runs is noticed rather than mixed.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from services.condition_images import check_references
 from services.job_queue.leases import Lease
-from services.job_request import RequestError, describe, item_schema
+from services.job_request import Limits, RequestError, complaints, item_schema, parsed
 from services.object_store import ObjectStore
 
 MAX_LINE = 4 * 2**20  # bytes, like a whole request in the table
@@ -68,27 +68,22 @@ class Items:
 
 
 class ItemReader:
-    """Makes items of lines, for one release's conditions."""
+    """Makes items of lines, for one release's conditions and what a tenant may read."""
 
-    def __init__(self, conditions: Mapping[str, Any]) -> None:
+    def __init__(self, conditions: Mapping[str, Any], limits: Limits) -> None:
+        self.conditions, self.limits = conditions, limits
         self.validator = Draft202012Validator(item_schema(conditions))
 
     def read(self, line: Line) -> dict[str, Any]:
         """The item of a line. Raises RequestError saying what is wrong with it."""
         if line.body is None:
             raise RequestError(f"{line.stop - line.start} bytes are too long; permitted: {MAX_LINE}")
-        try:
-            item = json.loads(line.body)
-        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested beyond sense
-            raise RequestError(f"not JSON: {error}") from None
+        item = parsed(line.body)
         if not isinstance(item, dict):
             raise RequestError("not a JSON object")
-        try:
-            problems = [told for error in self.validator.iter_errors(item) for told in describe(error)]
-        except RecursionError:
-            raise RequestError("nested too deeply") from None
-        if problems:
-            raise RequestError("; ".join(problems[:3]))
+        if problems := complaints(item, self.validator):
+            raise RequestError("; ".join(problems))
+        check_references(item, self.conditions, self.limits)
         return item
 
 
@@ -105,7 +100,7 @@ def items_of(store: ObjectStore, plan: Mapping[str, Any], lease: Lease) -> dict[
     assert lease.byte_start is not None
     items = Items(store, plan["input"]["key"], plan["input"]["etag"])
     found = items.lines(lease.line_start, lease.byte_start, lease.byte_stop)
-    return {line.number: parsed(line) for line in found if line.number in numbers}
+    return {line.number: item_of(line) for line in found if line.number in numbers}
 
 
 ECHOED = ("id", "metadata")
@@ -121,7 +116,7 @@ def echoes(store: ObjectStore, plan: Mapping[str, Any]) -> Callable[[int], dict[
     def echo(number: int) -> dict[str, Any]:
         while not latest or latest[-1].number < number:
             latest[:] = [next(stream)]
-        return echoed(parsed(latest[-1]))
+        return echoed(item_of(latest[-1]))
 
     return echo
 
@@ -131,10 +126,10 @@ def echoed(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: item[name] for name in ECHOED if name in item}
 
 
-def parsed(line: Line) -> dict[str, Any]:
+def item_of(line: Line) -> dict[str, Any]:
     """The JSON object of a line; an empty one for a line that is none, whose images the planner has settled."""
     try:
-        item = json.loads(line.body or b"")
-    except (ValueError, RecursionError):
+        item = parsed(line.body or b"")
+    except RequestError:
         return {}
     return item if isinstance(item, dict) else {}

@@ -4,6 +4,9 @@ A request is checked whole, so that its author sees every mistake at once. What 
 every default filled in and the seed drawn, so that the plan alone reproduces each image.
 """
 
+import json
+import re
+import reprlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +38,9 @@ DEFAULTS = {
     "format": "png",
 }
 SHOWN_MISTAKES = 10
+MAX_KEY = 1_000
+MAX_DEPTH = 32  # of lists and objects in each other
+KEY_WORDS = "names of letters, digits, '_', '-', '=' and '.', joined by '/'"
 KEY = r"[A-Za-z0-9_.=\-]+(/[A-Za-z0-9_.=\-]+)*"
 
 SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
@@ -86,7 +92,7 @@ def schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "items": {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": item_schema(conditions)},
-            "input_uri": {"type": "string", "pattern": rf"^(s3://[a-z0-9.\-]+/)?{KEY}$", "maxLength": 1000},
+            "input_uri": {"type": "string", "pattern": rf"^(s3://[a-z0-9.\-]+/)?{KEY}$", "maxLength": MAX_KEY},
             "images_per_item": {"type": "integer", "minimum": 1, "maximum": MAX_PER_ITEM},
             "seed": SEED,
             "steps": STEPS,
@@ -112,12 +118,12 @@ class Limits:
     bucket: str = ""
 
 
-def plan(request: Mapping[str, Any], conditions: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+def plan(request: Any, conditions: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """The request with every default filled in. Raises RequestError with a line for each mistake.
 
     conditions: the release's JSON Schema. Of an input_uri the plan has the key, as "input"; its lines are yet unread.
     """
-    mistakes = complaints(request, schema(conditions))
+    mistakes = complaints(request, Draft202012Validator(schema(conditions)))
     if ("items" in request) == ("input_uri" in request):
         given = "given with an input_uri; give one" if "items" in request else "missing; give them, or an input_uri"
         mistakes.insert(0, f"items: {given}")
@@ -131,12 +137,7 @@ def plan(request: Mapping[str, Any], conditions: Mapping[str, Any], limits: Limi
         raise RequestError(f"guidance_interval: [{low}, {high}] is not allowed; permitted: the lower number first")
     within("output_prefix", planned["output_prefix"], limits.write_prefixes)
     if "input_uri" in planned:
-        bucket, _, key = planned["input_uri"].removeprefix("s3://").partition("/")
-        if not planned["input_uri"].startswith("s3://"):
-            key = planned["input_uri"]
-        elif bucket != limits.bucket:
-            raise RequestError(f"input_uri: the bucket {bucket!r} is not allowed; permitted: {limits.bucket}")
-        within("input_uri", key, limits.read_prefixes)
+        key = permitted_key("input_uri", planned["input_uri"], limits)
         return {**planned, "input": {"key": key}}
     check_count(len(planned["items"]) * planned["images_per_item"], limits)
     ids = [item["id"] for item in planned["items"] if "id" in item]
@@ -144,6 +145,19 @@ def plan(request: Mapping[str, Any], conditions: Mapping[str, Any], limits: Limi
         twice = next(name for name in ids if ids.count(name) > 1)
         raise RequestError(f"items: the id {twice!r} is given twice; each must be its item's own")
     return planned
+
+
+def permitted_key(field: str, uri: str, limits: Limits) -> str:
+    """The key that an s3://bucket/key, or a key alone, names. Raises RequestError where the tenant may not read it."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://"):
+        key = uri
+    elif bucket != limits.bucket:
+        raise RequestError(f"{field}: the bucket {shown(bucket)} is not allowed; permitted: {limits.bucket}")
+    if len(key) > MAX_KEY or not re.fullmatch(KEY, key):
+        raise RequestError(f"{field}: {shown(uri)} is not allowed; permitted: {KEY_WORDS}")
+    within(field, key, limits.read_prefixes)
+    return key
 
 
 def within(field: str, key: str, prefixes: Sequence[str]) -> None:
@@ -163,13 +177,39 @@ def check_count(images: int, limits: Limits) -> None:
         )
 
 
-def complaints(value: Any, rules: Mapping[str, Any]) -> list[str]:
-    """A line for each of the first mistakes; none where the value fits its JSON Schema."""
-    errors = sorted(Draft202012Validator(rules).iter_errors(value), key=lambda e: list(map(str, e.path)))
-    lines = [line for error in errors[:SHOWN_MISTAKES] for line in describe(error)]
-    if len(errors) > SHOWN_MISTAKES:
-        lines.append(f"and {len(errors) - SHOWN_MISTAKES} more mistakes")
-    return lines
+def complaints(value: Any, validator: Draft202012Validator) -> list[str]:
+    """A line for each of the first mistakes; none where the value fits the validator's JSON Schema."""
+    if depth_exceeds(value, MAX_DEPTH):
+        return [f"nested too deeply; permitted: at most {MAX_DEPTH} levels"]
+    errors = sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))
+    lines = [line for error in errors for line in describe(error)]
+    more = [f"and {len(lines) - SHOWN_MISTAKES} more mistakes"] if len(lines) > SHOWN_MISTAKES else []
+    return lines[:SHOWN_MISTAKES] + more
+
+
+def depth_exceeds(value: Any, limit: int) -> bool:
+    """Whether lists and objects lie more than `limit` deep in each other. Without recursion."""
+    level = [value]
+    for _ in range(limit):
+        level = [part for outer in level if isinstance(outer, dict | list)
+                 for part in (outer.values() if isinstance(outer, dict) else outer)]  # fmt: skip
+        if not level:
+            return False
+    return any(isinstance(part, dict | list) for part in level)
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises RequestError for what is none, or has numbers that are none."""
+
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is not a number")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise RequestError(f"nested too deeply; permitted: at most {MAX_DEPTH} levels") from None
+    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
+        raise RequestError(f"not JSON: {error}") from None
 
 
 def image_spec(
@@ -203,26 +243,31 @@ def describe(error: ValidationError) -> list[str]:
     """What is wrong, in one line a mistake: the field, the value, what is permitted."""
     rule: Any = error.schema
     instance: Any = error.instance
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{named(part)}" for part in error.absolute_path)
+    path = path.lstrip(".")
     match error.validator:
         case "required":
             name = error.message.split("'")[1]  # one error a missing field; only its message says which
-            field = f"{path}.{name}".lstrip(".")
-            return [f"{field}: missing; give {permitted(rule['properties'][name])}"]
+            return [f"{path}.{name}".lstrip(".") + f": missing; give {permitted(rule['properties'][name])}"]
         case "additionalProperties":
             known = rule["properties"]
             unknown = sorted(set(instance) - known.keys())
             return [
-                f"{f'{path}.{name}'.lstrip('.')}: not a known field; permitted: {', '.join(sorted(known))}"
-                for name in unknown
+                f"{path}.{named(name)}".lstrip(".") + f": not a known field; permitted: {', '.join(sorted(known))}"
+                for name in unknown[: SHOWN_MISTAKES + 1]
             ]
-    field = path or "request"
-    return [f"{field}: {shown(instance)} is not allowed; permitted: {permitted(rule)}"]
+    return [f"{path or 'request'}: {shown(instance)} is not allowed; permitted: {permitted(rule)}"]
+
+
+def named(field: object) -> str:
+    """A field's name in an error: short and printable, whatever was sent."""
+    name = str(field)
+    return name if len(name) <= 60 and name.isprintable() else shown(name)
 
 
 def shown(value: Any) -> str:
-    """A value in an error: short, whatever was sent."""
-    text = repr(value)
+    """A value in an error: short and printable, whatever was sent."""
+    text = reprlib.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -230,18 +275,23 @@ def permitted(rule: Mapping[str, Any]) -> str:
     """A JSON Schema in words."""
     if "enum" in rule:
         return ", ".join(map(str, rule["enum"]))
+    least, most = rule.get("minItems", 0), rule.get("maxItems")
     match rule.get("type"):
         case "integer" | "number" as kind:
             noun = "an integer" if kind == "integer" else "a number"
             return f"{noun} from {rule['minimum']} to {rule['maximum']}"
-        case "array" if rule["minItems"] == rule["maxItems"]:
-            return f"a list of {rule['minItems']}, each {permitted(rule['items'])}"
+        case "array" if least == most:
+            return f"a list of {least}, each {permitted(rule['items'])}"
         case "array":
-            return f"a list of {rule['minItems']} to {rule['maxItems']} items"
+            return f"a list of {least} to {most} items"
         case "string" if "pattern" in rule:
-            return "names of letters, digits, '_', '-' and '.', joined by '/'"
+            return KEY_WORDS
+        case "string" if rule.get("contentEncoding") == "base64":
+            return "an image file in base64, or the s3:// URI of one"
         case "string":
-            return f"text of {rule.get('minLength', 0)} to {rule['maxLength']} characters"
+            return f"text of {rule.get('minLength', 0)} to {rule.get('maxLength', 'any number of')} characters"
+        case "boolean":
+            return "true or false"
         case _:
             return "a JSON object"
 

@@ -2,17 +2,21 @@
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from services.faults import passing
 from services.settings import Settings
 
 ATTEMPTS_ON_CONFLICT = 5
+DELETED_TOGETHER = 1_000  # S3 takes no more
 
 
 class ObjectStoreError(Exception):
@@ -107,6 +111,19 @@ class ObjectStore:
         """Read a whole object."""
         return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
 
+    def get_at_most(self, key: str, limit: int) -> bytes:
+        """Read a whole object. Raises ValueError where there is none, or one of more than `limit` bytes."""
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if passing(error):
+                raise
+            raise ValueError(f"{self.uri(key)} does not exist, or the service may not read it") from None
+        with answer["Body"] as body:
+            if answer["ContentLength"] > limit:
+                raise ValueError(f"{self.uri(key)}: {answer['ContentLength']} bytes; permitted: at most {limit}")
+            return bytes(body.read())
+
     def etag(self, key: str) -> str | None:
         """What the store calls the object's present content; None where there is none."""
         try:
@@ -129,6 +146,23 @@ class ObjectStore:
                 raise ObjectStoreError(f"{self.uri(key)} was changed or removed since the job was planned") from None
             raise
         yield from answer["Body"].iter_chunks(chunk)
+
+    def keys(self, prefix: str, *, before: datetime | None = None) -> Iterator[str]:
+        """All keys that begin so, of objects that were last written before a moment."""
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for listed in page.get("Contents", ()):
+                if before is None or listed["LastModified"] < before:
+                    yield listed["Key"]
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; it is no error if some are gone. Raises ObjectStoreError for the first that stays."""
+        rest = iter(keys)
+        while group := list(islice(rest, DELETED_TOGETHER)):
+            answer = self.client.delete_objects(
+                Bucket=self.bucket, Delete={"Objects": [{"Key": key} for key in group], "Quiet": True}
+            )
+            for error in answer.get("Errors", ()):
+                raise ObjectStoreError(f"{self.uri(error['Key'])} could not be deleted: {error.get('Message', '')}")
 
     def uri(self, key: str) -> str:
         """s3://bucket/key."""

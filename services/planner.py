@@ -7,11 +7,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from services import registry
+from services.condition_images import check_references
 from services.inputs import ItemReader, Items, Line
 from services.job_queue import jobs
 from services.job_queue.jobs import OutputRecord, Shard
 from services.job_queue.leases import Lease
-from services.job_request import Limits, RequestError, check_count, evaluations, image_spec, plan
+from services.job_request import Limits, RequestError, check_count, evaluations, image_spec, parsed, plan
 from services.object_store import ObjectStore
 
 SHARD_IMAGES = 16  # small enough that a lost process loses little, large enough to fill a batch
@@ -23,7 +24,7 @@ def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | 
     """Plan the leased job in this transaction. Returns why it was rejected, or None. Raises LeaseLost."""
     job = connection.execute(
         text("""
-            SELECT jobs.model, jobs.request, jobs.plan, jobs.release_id, tenants.name AS tenant,
+            SELECT jobs.model, CAST(jobs.request AS text) AS request, jobs.plan, jobs.release_id,
                    tenants.permitted_releases, tenants.write_prefixes, tenants.read_prefixes, tenants.max_job_images
             FROM jobs JOIN tenants ON tenants.name = jobs.tenant WHERE jobs.id = :id
         """),
@@ -34,7 +35,9 @@ def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | 
         with connection.begin_nested():  # a job that is rejected half-way leaves nothing behind
             if job.plan is None:
                 release = _permitted_release(connection, job)
-                planned = plan(job.request, release.manifest["conditions"], limits)
+                planned = plan(parsed(job.request), release.manifest["conditions"], limits)
+                for number, item in enumerate(planned.get("items", ())):
+                    check_references(item, release.manifest["conditions"], limits, f"items[{number}]")
             else:  # another revision: the same images, by the same release
                 release, planned = registry.by_id(connection, job.release_id), job.plan
             items: Listed | Lines = Listed(planned)
@@ -52,14 +55,10 @@ def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | 
 
 
 def _permitted_release(connection: Connection, job: Any) -> Any:
-    release = registry.find(connection, job.model)
+    """The release that the job names. What its tenant may not use it is not told of either."""
+    release = registry.find(connection, job.model, permitted=job.permitted_releases)
     if release.kind != "diffusion":
         raise registry.RegistryError(f"model: {job.model!r} is an {release.kind}; permitted: diffusion releases")
-    if "*" not in job.permitted_releases and release.name not in job.permitted_releases:
-        raise registry.RegistryError(
-            f"model: {release.name!r} is not permitted to tenant {job.tenant!r}; "
-            f"permitted: {', '.join(job.permitted_releases) or 'none'}"
-        )
     return release
 
 
@@ -114,7 +113,7 @@ class Lines:
         self.items = Items(store, given["key"], given["etag"]) if "etag" in given else Items.open(store, given["key"])
         self.plan = {**planned, "input": {"key": self.items.key, "etag": self.items.etag}}
         self.connection, self.lease, self.limits = connection, lease, limits
-        self.reader = ItemReader(conditions)
+        self.reader = ItemReader(conditions, limits)
         self.per_item = int(planned["images_per_item"])
         self.count = 0
         self.ids: set[str] = set()

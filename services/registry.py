@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, text
 
+from services.job_request import shown
 from services.object_store import ObjectStore
 from training.model import release as release_format
 
@@ -21,6 +22,9 @@ REFERENCE = re.compile(
     r"(?P<name>[a-z][a-z0-9_-]{0,62})(@((?P<version>[1-9][0-9]{0,8})|(?P<alias>[a-z][a-z_-]{0,62})))?"
 )
 DEFAULT_ALIAS = "production"
+ANY = "*"
+BLOBS = "blobs/sha256"
+BLOBS_LOCK = "hashtext('darkroom blobs')"  # shared by those who publish, held alone by who removes blobs
 
 
 class RegistryError(Exception):
@@ -29,18 +33,20 @@ class RegistryError(Exception):
 
 def blob_key(sha256: str) -> str:
     """Where a file of a release lies in the bucket."""
-    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+    return f"{BLOBS}/{sha256[:2]}/{sha256}"
 
 
-def find(connection: Connection, reference: str) -> Any:
+def find(connection: Connection, reference: str, *, permitted: Sequence[str] = (ANY,)) -> Any:
     """The release row of `name`, `name@alias` or `name@version`; a bare name means its production alias.
 
-    Raises RegistryError that says what exists.
+    permitted: the names that may be used, ANY for all of them. Raises RegistryError that says what exists among them.
     """
     match = REFERENCE.fullmatch(reference)
     if match is None:
-        raise RegistryError(f"model: {reference!r} is not allowed; permitted: name, name@alias or name@version")
+        raise RegistryError(f"model: {shown(reference)} is not allowed; permitted: name, name@alias or name@version")
     name, version, alias = match["name"], match["version"], match["alias"] or DEFAULT_ALIAS
+    if ANY not in permitted and name not in permitted:
+        raise RegistryError(f"model: {name!r} is not permitted to you; permitted: {', '.join(permitted) or 'none'}")
     if version is not None:
         row = connection.execute(
             text("SELECT * FROM releases WHERE name = :name AND version = :version"),
@@ -54,11 +60,12 @@ def find(connection: Connection, reference: str) -> Any:
         ).first()  # fmt: skip
     if row is not None:
         return row
-    raise RegistryError(_missing(connection, name, version, alias))
-
-
-def _missing(connection: Connection, name: str, version: str | None, alias: str) -> str:
     names = list(connection.scalars(text("SELECT DISTINCT name FROM releases ORDER BY name")))
+    names = [name for name in names if ANY in permitted or name in permitted]
+    raise RegistryError(_missing(connection, name, version, alias, names))
+
+
+def _missing(connection: Connection, name: str, version: str | None, alias: str, names: Sequence[str]) -> str:
     if name not in names:
         return f"model: no release is called {name!r}; there are: {', '.join(names) or 'none yet, publish one first'}"
     versions = connection.scalars(text("SELECT version FROM releases WHERE name = :n ORDER BY version"), {"n": name})
@@ -82,6 +89,7 @@ def publish(connection: Connection, store: ObjectStore, folder: Path) -> tuple[s
     Content that was published before under this name keeps its version. Raises ReleaseError for a bad folder.
     """
     release = release_format.read(folder)
+    connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({BLOBS_LOCK})"))
     for name, record in release.files.items():
         store.put_if_absent(blob_key(record.sha256), (folder / name).read_bytes(), sha256=record.sha256)
     # Two publishers of one name take their versions one after the other.

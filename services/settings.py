@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.local_stack.state import HOST, StackState, read
 
-Role = Literal["submitter", "dispatcher", "worker", "publisher", "migrator"]
+Role = Literal["submitter", "dispatcher", "worker", "publisher", "pruner", "migrator"]
 ROOT_VARIABLE = "DARKROOM_ROOT"
 
 

@@ -42,6 +42,7 @@ class Tenant(Table):
     virtual_time: Mapped[float]
     max_open_jobs: Mapped[int]
     max_job_images: Mapped[int]
+    retention_days: Mapped[int | None]
 
 
 class Queue(Table):

@@ -1,7 +1,7 @@
 """A worker: claims sampling work, develops its images, stores them, settles the work; drains when told to stop.
 
-One thread runs the engine, a few encode and upload, one keeps the heartbeat, one watches for jobs that are to stop,
-one ends the process if the engine hangs.
+One thread runs the engine, a few read what it needs next, a few encode and upload, one keeps the heartbeat, one watches
+for jobs that are to stop, one ends the process if the engine hangs.
 """
 
 import logging
@@ -15,7 +15,6 @@ from sqlalchemy import Engine as Database
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from services import inputs
 from services.database import brief
 from services.engine import Engine, OutOfMemory
 from services.engine_cache import EngineCache
@@ -26,6 +25,7 @@ from services.job_queue import jobs, leases, upkeep
 from services.job_queue.jobs import OutputRecord
 from services.job_queue.leases import LeaseLost
 from services.job_request import image_spec
+from services.loader import Loaded, Loader
 from services.object_store import ObjectStore
 from services.settings import Settings
 from services.uploader import Uploader
@@ -49,10 +49,12 @@ class Worker:
         self.holdings = Holdings(database, self._drop)
         self.heartbeat = Heartbeat(database, "worker", settings.heartbeat_s, self.holdings.tokens)
         self._uploader = Uploader(store, self.holdings)
+        self._loader = Loader(store, self._wake.set)
         self._engines = EngineCache(store, settings)
         self._engine: Engine | None = None
         self._waiting: HeldShard | None = None  # of another release, or a suspect: until nothing else is under way
         self._alone: HeldShard | None = None
+        self._claims_from = 0.0  # after trouble that passes with time, when to claim again
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
 
@@ -74,6 +76,7 @@ class Worker:
         self._wake.set()
         self._thread.join()
         self.watchdog.stop()
+        self._loader.stop()
         self._uploader.stop(self.settings.drain_s)
         self._stopped.set()
         self._watcher.join()
@@ -89,6 +92,7 @@ class Worker:
                 self._remove_dropped()
                 self._claim()
                 self._begin_waiting()
+                self._begin_loaded()
                 if self._engine is not None and self._engine.busy:
                     self._advance(self._engine)
                     continue
@@ -104,6 +108,8 @@ class Worker:
         """Lease work while the next step has room for it."""
         while (
             self._waiting is None
+            and time.monotonic() >= self._claims_from
+            and self._loader.has_room
             and (self._alone is None or self._alone not in self.holdings)
             and (self._engine is None or self._engine.free_rows > 0)
         ):
@@ -116,7 +122,7 @@ class Worker:
             elif engine is None or engine.release.digest != shard.lease.pack_key or shard.lease.suspect:
                 self._waiting = shard
             else:
-                self._begin(engine, shard)
+                self._loader.add(shard)
 
     def _claimed(self) -> HeldShard | None:
         with self.database.begin() as connection:
@@ -139,7 +145,7 @@ class Worker:
     def _begin_waiting(self) -> None:
         """Begin what had to wait, once it may: another release when the engine is idle, a suspect when all is done."""
         shard = self._waiting
-        if shard is None or (self._engine is not None and self._engine.busy):
+        if shard is None or self._loader.busy or (self._engine is not None and self._engine.busy):
             return
         if shard not in self.holdings:  # stopped meanwhile
             self._waiting = None
@@ -166,30 +172,39 @@ class Worker:
         except Exception as error:
             self._cannot_begin(shard, f"the release cannot be loaded: {brief(error)}", error)
             return
-        self._begin(self._engine, shard)
+        self._loader.add(shard)
 
     def _cannot_begin(self, shard: HeldShard, told: str, error: Exception) -> None:
         """S3 that is away, or this machine's disk, is no fault of the work: another try costs it nothing."""
         log.warning("work %d of job %s: %s", shard.lease.id, shard.lease.job_id, told)
         if passing(error) or isinstance(error, OSError):
+            self._claims_from = time.monotonic() + PAUSE_AFTER_ERROR_S
             self.holdings.give_back(shard)
-            self._stopping.wait(PAUSE_AFTER_ERROR_S)
         else:
             self.holdings.give_up(shard, told)
 
-    def _begin(self, engine: Engine, shard: HeldShard) -> None:
+    def _begin_loaded(self) -> None:
+        while (loaded := self._loader.take()) is not None:
+            if loaded.error is not None:
+                told = f"its items cannot be read: {brief(loaded.error)}"
+                self._cannot_begin(loaded.shard, told, loaded.error)
+            elif self._engine is not None and loaded.shard in self.holdings:  # not stopped meanwhile
+                self._begin(self._engine, loaded)
+
+    def _begin(self, engine: Engine, loaded: Loaded) -> None:
         """Let a shard's images join. One whose conditions cannot be used fails alone."""
-        try:
-            items = inputs.items_of(self.store, shard.plan, shard.lease)
-        except Exception as error:
-            self._cannot_begin(shard, f"its items cannot be read: {brief(error)}", error)
-            return
+        shard = loaded.shard
         for index in sorted(shard.open):
-            spec = image_spec(shard.plan, items[index // shard.plan["images_per_item"]], engine.condition_names, index)
+            number = index // shard.plan["images_per_item"]
+            seed = None
             try:
+                if number in loaded.problems:
+                    raise ValueError(loaded.problems[number])
+                spec = image_spec(shard.plan, loaded.items[number], engine.condition_names, index)
+                seed = spec.seed
                 engine.add(shard, spec)
             except ValueError as error:  # a condition that its schema permits and the model cannot use
-                record = OutputRecord(spec.index, spec.item, spec.seed, error=str(error)[:2000])
+                record = OutputRecord(index, number, seed, error=str(error)[:2000])
                 self._ending(shard, self.holdings.settle, shard, record)
 
     def _ending(self, shard: HeldShard, end: Callable[..., None], *arguments: Any) -> None:

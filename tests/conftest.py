@@ -198,7 +198,12 @@ def tiny_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_release(tmp_path_factory.mktemp("release") / "tiny")
 
 
-def make_tiny_release(folder: Path, *, seed: int = 0, name: str = "tiny") -> Path:
+CLASS_LABEL = {"class_label": {"type": "class", "classes": 10, "width": 32}}
+
+
+def make_tiny_release(
+    folder: Path, *, seed: int = 0, name: str = "tiny", conditioners: Any = CLASS_LABEL, in_channels: int = 2
+) -> Path:
     """Write a release of a small random model."""
     import torch
 
@@ -217,15 +222,15 @@ def make_tiny_release(folder: Path, *, seed: int = 0, name: str = "tiny") -> Pat
                     "middle_attention": False,
                 },
                 "unet": {
-                    "in_channels": 2,
+                    "in_channels": in_channels,
                     "out_channels": 2,
                     "channels": 32,
                     "multipliers": (1, 1),
                     "res_blocks": 1,
                     "attention_factors": (2,),
-                    "context_width": 32,
+                    "context_width": 32 if conditioners is CLASS_LABEL else None,
                 },
-                "conditioners": {"class_label": {"type": "class", "classes": 10, "width": 32}},
+                "conditioners": conditioners,
                 "diffusion": {},
             }
         )

@@ -12,6 +12,7 @@ from services.cli import (
     importing,
     jobs,
     pipeline,
+    pruning,
     queues,
     releases,
     serving,
@@ -38,6 +39,7 @@ app.add_typer(importing.app, name="import")
 app.add_typer(exporting.app, name="export")
 app.command()(serving.worker)
 app.command()(serving.dispatcher)
+app.command()(pruning.prune)
 app.command()(evaluating.evaluate)
 app.command()(demo.demo)
 

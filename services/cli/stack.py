@@ -16,7 +16,7 @@ console = Console(highlight=False, soft_wrap=True)
 db = typer.Typer(help="The database schema and its logins.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
-LOCAL_ROLES: tuple[Role, ...] = ("submitter", "dispatcher", "worker", "publisher")
+LOCAL_ROLES: tuple[Role, ...] = ("submitter", "dispatcher", "worker", "publisher", "pruner")
 
 
 class CommandError(Exception):

@@ -13,7 +13,10 @@ from services.cli.stack import AsJson, CommandError, connect
 app = typer.Typer(help="Tenants: list, set. A new one: darkroom db add-tenant.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
 
-COLUMNS = "name, login, weight, max_open_jobs, max_job_images, permitted_releases, read_prefixes, write_prefixes"
+COLUMNS = (
+    "name, login, weight, max_open_jobs, max_job_images, retention_days, permitted_releases, read_prefixes, "
+    "write_prefixes"
+)
 
 
 @app.command("list")
@@ -37,6 +40,9 @@ def set_tenant(
     weight: Annotated[float | None, typer.Option(min=0.001, max=1000, help="Its share beside the others'.")] = None,
     max_open_jobs: Annotated[int | None, typer.Option(min=0, help="Jobs that have not ended, at once.")] = None,
     max_job_images: Annotated[int | None, typer.Option(min=1, max=10_000_000, help="Images of one job.")] = None,
+    retention_days: Annotated[
+        int | None, typer.Option(min=0, max=36_500, help="Ended jobs and their images go after so many days; 0: never.")
+    ] = None,
     permitted_release: Annotated[
         list[str] | None, typer.Option(help="A release's name, or *; may be repeated.")
     ] = None,
@@ -48,6 +54,7 @@ def set_tenant(
         "weight": weight,
         "max_open_jobs": max_open_jobs,
         "max_job_images": max_job_images,
+        "retention_days": retention_days,
         "permitted_releases": permitted_release,
         "read_prefixes": read_prefix,
         "write_prefixes": write_prefix,
@@ -55,6 +62,8 @@ def set_tenant(
     changes = {column: value for column, value in given.items() if value not in (None, [])}
     if not changes:
         raise CommandError("nothing to change: give at least one option, see darkroom tenants set --help")
+    if changes.get("retention_days") == 0:
+        changes["retention_days"] = None
     _, engine = connect("migrator")
     with engine.begin() as connection:
         found = connection.execute(

@@ -250,4 +250,4 @@ def test_a_tenant_is_held_to_its_permitted_releases(stack: Stack, dispatcher: Pr
     finally:
         permit("{*}")
     assert row.state == "rejected"
-    assert "model: 'tiny' is not permitted to tenant 'default'; permitted: another" in row.reason
+    assert "model: 'tiny' is not permitted to you; permitted: another" in row.reason

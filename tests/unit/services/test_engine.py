@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from services.engine import Engine, decoded
+from services.engine import Engine
 from services.job_request import ImageSpec
 from training.data.image_set import to_bytes
 from training.model.guidance import Guidance
@@ -123,21 +123,6 @@ def test_the_profile_tells_row_counts_and_threads_apart(tiny_release: Path) -> N
     profile = Engine(tiny_release, rows=4, device="cpu").profile
     assert profile != Engine(tiny_release, rows=8, device="cpu").profile
     assert torch.__version__ in profile
-
-
-def test_images_in_requests_are_decoded_and_others_left_alone() -> None:
-    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    body = io.BytesIO()
-    Image.fromarray(pixels).save(body, "png")
-    text = base64.b64encode(body.getvalue()).decode()
-    png = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
-    found = decoded({"image": text, "note": text}, {"type": "object", "properties": {"image": png, "note": {}}})
-    assert np.array_equal(found["image"], pixels)
-    assert found["note"] == text
-    assert decoded(3, {"type": "integer"}) == 3
-    for broken in ("?", text[: len(text) // 2 // 4 * 4], base64.b64encode(b"GIF").decode()):
-        with pytest.raises(ValueError, match="not a base64 image/png"):
-            decoded(broken, png)
 
 
 def test_a_condition_that_cannot_be_used_is_refused_when_it_is_added(engine: Engine) -> None:

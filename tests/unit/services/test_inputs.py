@@ -6,13 +6,14 @@ import pytest
 
 from services import inputs
 from services.inputs import ItemReader, Line
-from services.job_request import RequestError
+from services.job_request import Limits, RequestError
 
 CONDITIONS = {
     "type": "object",
     "properties": {"class_label": {"type": "integer", "minimum": 0, "maximum": 9}},
     "required": ["class_label"],
 }
+LIMITS = Limits(("outputs/a",), ("inputs/a",), bucket="darkroom")
 
 
 def test_lines_are_the_same_however_the_stream_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +45,13 @@ def test_lines_may_begin_in_the_middle() -> None:
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"\xff\xfe", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"class_label": 1, "metadata": {"x": ' + b"[" * 500 + b"]" * 500 + b"}}", "nested too deeply"),
+        (b'{"class_label": 1, "seed": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"class_label": 1, "guidance_scale": NaN}', "not JSON: NaN is not a number"),
+        (b'{"class_label": 1, "guidance_scale": 1e999}', "guidance_scale: inf is not allowed"),
+        (b'{"class_label": 1, "a\\u0000b": 1}', "'a\\x00b': not a known field"),
+        (b'{"class_label": 1, "\\ud800": 1}', "'\\ud800': not a known field"),
         (b"[1]", "not a JSON object"),
         (b"{}", "class_label: missing; give an integer from 0 to 9"),
         (b'{"class_label": 12}', "class_label: 12 is not allowed; permitted: an integer from 0 to 9"),
@@ -55,9 +62,10 @@ def test_lines_may_begin_in_the_middle() -> None:
 )
 def test_what_is_no_item_is_told_why(body: bytes | None, told: str) -> None:
     with pytest.raises(RequestError) as error:
-        ItemReader(CONDITIONS).read(Line(0, 0, 5_000_000, body))
+        ItemReader(CONDITIONS, LIMITS).read(Line(0, 0, 5_000_000, body))
     assert told in str(error.value)
 
 
 def test_an_item_is_read() -> None:
-    assert ItemReader(CONDITIONS).read(Line(0, 0, 0, b'{"class_label": 3, "id": "a"}')) == {"class_label": 3, "id": "a"}
+    line = Line(0, 0, 0, b'{"class_label": 3, "id": "a"}')
+    assert ItemReader(CONDITIONS, LIMITS).read(line) == {"class_label": 3, "id": "a"}
