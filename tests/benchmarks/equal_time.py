@@ -2,8 +2,8 @@
 
 VARIANTS.yaml maps each variant's name to the fields of its training. All are trained in turns, to each of the minutes
 given; start and encoding of latents count. Everything runs on one thread and its time is the processor's, which is the
-clock's on a machine that does nothing else, and stays fair on one that does. Then samples are compared with the training images, and at the last mark
-at several step counts. Figures go to OUTPUT/equal_time.jsonl line by line, so that what was stopped goes on; then the
+clock's on a machine that does nothing else, and stays fair on one that does. Then samples are compared with the training
+images, and at the last mark at several step counts. Figures go to OUTPUT/equal_time.jsonl line by line, so that what was stopped goes on; then the
 plot, OUTPUT/equal_time.png.
 """
 
@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -44,17 +45,17 @@ Row = dict[str, Any]
 
 def train(fields: Sequence[str], output: Path, seconds: float) -> int:
     """Train on for so many seconds of one processor, then SIGTERM; the step that was reached."""
-    with subprocess.Popen(
-        [
-            sys.executable, "-m", "training.train", *fields, f"output={output}", f"steps={ENDLESS}",
-            "optimiser.schedule=constant", f"pictures_every={ENDLESS}", "checkpoint.every_minutes=1000",
-        ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ONE_THREAD,
-    ) as process:  # fmt: skip
+    command = [
+        sys.executable, "-m", "training.train", *fields, f"output={output}", f"steps={ENDLESS}",
+        "optimiser.schedule=constant", f"pictures_every={ENDLESS}", "checkpoint.every_minutes=1000",
+    ]  # fmt: skip
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log, env=ONE_THREAD) as process:
         while process.poll() is None and sum(psutil.Process(process.pid).cpu_times()[:2]) < seconds:
             time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        told = process.communicate()[1]
+        process.wait()
+        log.seek(0)
+        told = log.read().decode()
     reached = STOPPED_AT.search(told)
     if reached is None:
         raise SystemExit(told)
