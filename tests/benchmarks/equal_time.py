@@ -1,10 +1,10 @@
 """Variants of a model after equal time: `python -m tests.benchmarks.equal_time VARIANTS.yaml DATA OUTPUT`.
 
 VARIANTS.yaml maps each variant's name to the fields of its training. All are trained in turns, to each of the minutes
-given; start and encoding of latents count. Everything runs on one thread and its time is the processor's, which is the
-clock's on a machine that does nothing else, and stays fair on one that does. Then samples are compared with the training
-images, and at the last mark at several step counts. Figures go to OUTPUT/equal_time.jsonl line by line, so that what was stopped goes on; then the
-plot, OUTPUT/equal_time.png.
+given; start and encoding of latents count. Everything runs on one thread and its time is the processor's: the clock's
+on a machine that does nothing else, and fair on one that does. Then samples are compared with the training images, and
+at the last mark at several step counts. Figures go to OUTPUT/equal_time.jsonl line by line, so that what was stopped
+goes on; then the plot, OUTPUT/equal_time.png.
 """
 
 import argparse
