@@ -55,6 +55,10 @@ class OutOfMemory(Exception):
     """The device has no room for a step of so many rows."""
 
 
+class DeviceFault(Exception):
+    """The device is in a state in which this process can compute nothing more."""
+
+
 class Engine:
     """Develops images of one release.
 
@@ -120,13 +124,15 @@ class Engine:
     def step(self) -> list[Developed]:
         """One network evaluation for the oldest images that fit, and the decoding of those that are due.
 
-        Raises OutOfMemory, after which the engine is of no more use.
+        Raises OutOfMemory, after which the engine is of no more use, or DeviceFault, after which the process is not.
         """
         try:
             with torch.inference_mode():
                 return self._step()
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(str(error).splitlines()[0]) from None
+        except torch.AcceleratorError as error:  # an illegal access, an ECC error: CUDA answers no more
+            raise DeviceFault(str(error).splitlines()[0]) from None
 
     def _step(self) -> list[Developed]:
         while self._waiting and self._batch.free_rows >= self._batch.rows_of(self._waiting[0]):

@@ -5,18 +5,19 @@ for jobs that are to stop, one ends the process if the engine hangs.
 """
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Engine as Database
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from services.database import brief
-from services.engine import Engine, OutOfMemory
+from services.engine import DeviceFault, Engine, OutOfMemory
 from services.engine_cache import EngineCache
 from services.faults import passing
 from services.heartbeat import Heartbeat, Watchdog
@@ -34,6 +35,7 @@ log = logging.getLogger("darkroom.worker")
 
 PAUSE_AFTER_ERROR_S = 2.0
 WATCH_S = 1.0
+EXIT_DEVICE = 71  # EX_OSERR of sysexits.h
 
 
 class Worker:
@@ -222,6 +224,8 @@ class Worker:
         except OutOfMemory as error:
             self._shrink(engine, error)
             return
+        except DeviceFault as error:
+            self._die(engine, error)
         except Exception as error:  # a failing step is held against the work in it, never against the process
             log.exception("a step failed")
             for shard in engine.owners():
@@ -242,6 +246,15 @@ class Worker:
                 self.holdings.give_back(shard)
             else:
                 self.holdings.suspect(shard, f"out of memory with {engine.rows} rows: {error}")
+
+    def _die(self, engine: Engine, error: DeviceFault) -> NoReturn:
+        """End the process, as its death would: only that nobody waits for its heartbeat to be stale."""
+        log.critical("the device fails: %s; ending this process", error)
+        for shard in engine.owners():
+            self.holdings.suspect(shard, f"the device failed: {error}")
+        self._uploader.stop(self.settings.drain_s)
+        self.heartbeat.stop()
+        os._exit(EXIT_DEVICE)
 
     def _drop(self, shard: HeldShard) -> None:
         self._dropped.append(shard)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from services.settings import Role, Settings
+from tests.processes import launch
 
 ENDED = ("succeeded", "partial", "failed", "rejected", "cancelled")
 
@@ -162,18 +163,6 @@ class Stack:
     def close(self) -> None:
         for engine in self._engines.values():
             engine.dispose()
-
-
-def launch(name: str, log: Path, first: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """`darkroom NAME` as a process that appends to a log; `first` is Python to run before."""
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-c", f"{first}\nfrom services import cli\ncli.main()", name],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env={**os.environ, **environment},
-        )
 
 
 @dataclass

@@ -9,8 +9,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,7 +20,8 @@ from sqlalchemy import text
 from services import local_stack
 from services.local_stack import processes
 from tests.chaos.proxy import Mood, Proxy
-from tests.conftest import Stack, fresh_stack, launch
+from tests.conftest import Stack, fresh_stack
+from tests.processes import Supervised
 
 FAULTS = int(os.environ.get("DARKROOM_CHAOS_FAULTS", "8"))
 SEED = int(os.environ.get("DARKROOM_CHAOS_SEED", "0"))
@@ -43,42 +42,6 @@ def own_stack() -> Iterator[Stack]:
     """A stack that may be ill-treated."""
     with fresh_stack() as stack:
         yield stack
-
-
-class Supervised:
-    """`darkroom NAME`, started again whenever it ends, as Kubernetes does."""
-
-    def __init__(self, stack: Stack, name: str, environment: dict[str, str], first: str = "") -> None:
-        self.stack, self.name, self.environment, self.first = stack, name, environment, first
-        self.log = stack.root / "logs" / f"chaos-{name}-{uuid.uuid4().hex[:6]}.log"
-        self.starts = 0
-        self._ending = threading.Event()
-        self.child = self._start()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the present process."""
-        if self.child.poll() is None:
-            self.child.send_signal(number)
-
-    def stop(self) -> None:
-        """Kill it, for good."""
-        self._ending.set()
-        self._thread.join()
-        if self.child.poll() is None:
-            self.child.send_signal(signal.SIGCONT)
-            self.child.kill()
-        self.child.wait()
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        self.starts += 1
-        return launch(self.name, self.log, self.first, self.environment)
-
-    def _watch(self) -> None:
-        while not self._ending.wait(0.2):
-            if self.child.poll() is not None:
-                self.child = self._start()
 
 
 class World:

@@ -19,6 +19,20 @@ from tests.conftest import Process, Stack, make_tiny_release
 NOW = timedelta(0)
 
 
+@pytest.fixture(scope="module")
+def dispatcher(stack: Stack) -> Iterator[Process]:
+    """One for all."""
+    with stack.process("dispatcher") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def worker(stack: Stack) -> Iterator[Process]:
+    """One for all."""
+    with stack.process("worker") as process:
+        yield process
+
+
 @pytest.fixture
 def job(stack: Stack, dispatcher: Process, worker: Process) -> uuid.UUID:
     """A job that has ended with four images."""

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -98,30 +97,6 @@ def attempts_and_losses(stack: Stack, job_id: object) -> tuple[int, int]:
             text("SELECT sum(attempts) AS attempts, sum(losses) AS losses FROM work WHERE job_id = :id"), {"id": job_id}
         ).one()
     return row.attempts, row.losses
-
-
-def test_a_killed_worker_loses_no_image_and_spends_no_attempt(stack: Stack, dispatcher: Process) -> None:
-    quick = {"DARKROOM_STALE_S": "2", "DARKROOM_HEARTBEAT_S": "0.5"}
-    with stack.process("dispatcher", **quick) as rescuer:
-        rescuer.wait_for("serves")
-        with stack.process("worker", **quick) as victim:
-            job_id = stack.submit(LONG)
-            deadline = time.monotonic() + 60
-            while stack.job(job_id).succeeded == 0:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            victim.child.send_signal(signal.SIGKILL)
-            victim.child.wait()
-        assert stack.job(job_id).succeeded < 160, "the worker was done before it could be killed"
-        with stack.process("worker", **quick):
-            assert stack.wait(job_id).state == "succeeded"
-    attempts, losses = attempts_and_losses(stack, job_id)
-    assert attempts == 0
-    assert losses > 0
-    rows = stack.outputs(job_id)
-    assert [row.index for row in rows] == list(range(160))
-    for index, body in stack.images(job_id).items():
-        assert hashlib.sha256(body).hexdigest() == rows[index].sha256
 
 
 def test_a_stopped_worker_drains_and_gives_the_rest_back(stack: Stack, dispatcher: Process) -> None:

@@ -1,0 +1,112 @@
+"""Workers that die: what they held is made elsewhere, and what kills them fails alone."""
+
+import hashlib
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.conftest import Process, Stack
+from tests.processes import Supervised
+
+QUICK = {"DARKROOM_STALE_S": "2", "DARKROOM_HEARTBEAT_S": "0.5"}
+
+
+@pytest.fixture
+def dispatcher(stack: Stack) -> Iterator[Process]:
+    """One of those that take back quickly."""
+    with stack.process("dispatcher", **QUICK) as process:
+        process.wait_for("serves")
+        yield process
+
+
+def work_of(stack: Stack, job_id: uuid.UUID) -> list[Any]:
+    """The job's sampling work, and the process that holds each piece."""
+    pid = "(SELECT pid FROM workers WHERE workers.id = owner) AS pid"
+    query = text(f"SELECT *, {pid} FROM work WHERE job_id = :id AND kind = 'sample'")
+    with stack.engine("migrator").connect() as connection:
+        return list(connection.execute(query, {"id": job_id}))
+
+
+def test_at_default_settings_its_work_is_under_way_elsewhere_within_45_seconds(stack: Stack) -> None:
+    """And no image is lost, and no attempt spent."""
+    request = {"items": [{"class_label": 1}], "images_per_item": 96, "steps": 150, "guidance_scale": 1.0}
+    with stack.process("dispatcher"), stack.process("worker") as victim, stack.process("worker") as heir:
+        for process in (victim, heir):
+            process.wait_for("serves queues")
+        job_id = stack.submit(request)
+        deadline = time.monotonic() + 60
+        while not (held := {work.id for work in work_of(stack, job_id) if work.pid == victim.child.pid}):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        victim.child.send_signal(signal.SIGKILL)
+        victim.child.wait()
+        killed = time.monotonic()
+        while any(
+            work.pid != heir.child.pid and work.state != "done" for work in work_of(stack, job_id) if work.id in held
+        ):
+            assert time.monotonic() - killed < 45
+            time.sleep(0.1)
+        assert time.monotonic() - killed > 20, "it was not taken back from a stale heartbeat"
+        assert stack.wait(job_id, timeout=240).state == "succeeded"
+    work = work_of(stack, job_id)
+    assert sum(piece.attempts for piece in work) == 0
+    assert {piece.id for piece in work if piece.losses} == held
+    rows = stack.outputs(job_id)
+    assert [row.index for row in rows] == list(range(96))
+    for index, body in stack.images(job_id).items():
+        assert hashlib.sha256(body).hexdigest() == rows[index].sha256
+
+
+POISON = """
+import os, signal
+from services.engine import Engine
+step = Engine._step
+def poisoned(self):
+    if any(run.owner[1].seed == 666 for run in (*self._waiting, *self._batch.runs)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self)
+Engine._step = poisoned
+"""
+
+
+def test_an_image_that_kills_every_process_fails_alone(stack: Stack, dispatcher: Process) -> None:
+    """By real SIGKILLs: its neighbours are lost with it until it is a suspect, runs alone, and is cut out."""
+    worker = Supervised(stack.root, "worker", {"DARKROOM_ROOT": str(stack.root), **QUICK}, first=POISON)
+    try:
+        good = stack.submit({"items": [{"class_label": 2}], "images_per_item": 40, "steps": 2})
+        items = [{"class_label": 1, **({"seed": 666} if i == 2 else {})} for i in range(4)]
+        bad = stack.submit({"items": items, "steps": 2, "seed": 1})
+        row = stack.wait(bad, timeout=240)
+        assert stack.wait(good).state == "succeeded"
+    finally:
+        worker.stop()
+    assert (row.state, row.succeeded, row.failed) == ("partial", 3, 1)
+    (failed,) = [output for output in stack.outputs(bad) if output.error]
+    assert failed.index == 2
+    assert "lost" in failed.error
+    assert worker.starts > 4, "it did not kill"
+
+
+BROKEN_DEVICE = """
+import torch
+from services.engine import Engine
+def broken(self):
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+Engine._step = broken
+"""
+
+
+def test_a_worker_whose_device_fails_ends_and_another_goes_on(stack: Stack, dispatcher: Process) -> None:
+    with stack.process("worker", first=BROKEN_DEVICE) as sick:
+        job_id = stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 2})
+        assert sick.child.wait(60) == 71
+    assert "the device fails: CUDA error: an illegal memory access" in sick.log.read_text()
+    (work,) = work_of(stack, job_id)
+    assert (work.state, work.attempts, work.losses) == ("ready", 0, 1)
+    with stack.process("worker"):
+        assert stack.wait(job_id).state == "succeeded"
