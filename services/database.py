@@ -7,10 +7,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import sql
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import migrations
+from services import metrics
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -24,7 +26,7 @@ def connect(url: str) -> Engine:
 
     Prepared statements are off, so that a transaction-pooling PgBouncer may stand between.
     """
-    return create_engine(
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         pool_size=5,
@@ -39,6 +41,13 @@ def connect(url: str) -> Engine:
             "tcp_user_timeout": 20_000,
         },
     )
+    event.listen(engine, "handle_error", _count)
+    return engine
+
+
+def _count(context: ExceptionContext) -> None:
+    if isinstance(context.sqlalchemy_exception, OperationalError):
+        metrics.DATABASE_ERRORS.inc()
 
 
 def check(engine: Engine) -> None:

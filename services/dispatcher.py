@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
-from services import outputs, planner, tasks
+from services import metrics, outputs, planner, tasks
 from services.database import brief
 from services.faults import passing
 from services.heartbeat import Heartbeat, Watchdog
@@ -97,9 +97,11 @@ class Dispatcher:
                 if lease.kind == "plan":
                     reason = planner.plan_job(connection, self.store, lease)
                     log.info("job %s %s", lease.job_id, f"rejected: {reason}" if reason else "planned")
+                    metrics.JOBS_PLANNED.labels("rejected" if reason else "planned").inc()
                 else:
                     state = outputs.finalize(connection, self.store, lease)
                     log.info("job %s %s", lease.job_id, state)
+                    metrics.JOBS_FINISHED.labels(state).inc()
         except LeaseLost:
             log.warning("lease lost: work %d", lease.id)
         except Exception as error:
@@ -126,10 +128,12 @@ class Dispatcher:
             try:
                 tasks.send_hint(self.app, queue)
                 self._broker_is_silent = False
+                metrics.BROKER_UP.set(1)
             except (BrokerError, OSError) as error:
                 if not self._broker_is_silent:
                     log.warning("the broker does not answer (%s); workers find work by polling", brief(error))
                 self._broker_is_silent = True
+                metrics.BROKER_UP.set(0)
 
     def _stop_jobs(self) -> None:
         with self.database.begin() as connection:
@@ -148,6 +152,7 @@ class Dispatcher:
             again, failed = upkeep.rescue(connection, stale_s=self.settings.stale_s)
             for lease in failed:
                 self._fail(connection, lease)
+        metrics.RESCUES.inc(len(again) + len(failed))
         for lease in again:
             log.warning("work %d of job %s taken back from a lost process", lease.id, lease.job_id)
         return True

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from services import metrics
 from services.condition_images import decoded
 from services.job_request import ImageSpec
 from training.data.image_set import to_bytes
@@ -138,11 +139,14 @@ class Engine:
         while self._waiting and self._batch.free_rows >= self._batch.rows_of(self._waiting[0]):
             self._batch.join(self._waiting.popleft())
         if self._batch.runs:
-            self._batch.step()
+            metrics.ROWS_USED_TOTAL.inc(self.rows - self._batch.free_rows)
+            with metrics.STEP_SECONDS.time():
+                self._batch.step()
         self._steps += 1
         for run in [run for run in self._batch.runs if run.finished]:
             owner, spec = run.owner
             self._finished.append(Finished(owner, spec, self._batch.leave(run), self._steps))
+        metrics.IMAGES_UNDER_WAY.set(len(self._waiting) + len(self._batch.runs))
         return self._decode() if self._decode_is_due() else []
 
     def _run(self, owner: Any, spec: ImageSpec) -> Run:
@@ -171,7 +175,8 @@ class Engine:
         latents = torch.zeros(self.rows, *self.release.latent_shape, device=self.device)
         for i, finished in enumerate(group):
             latents[i] = finished.latent
-        images = self.model.autoencoder.decode(latents)
+        with metrics.DECODE_SECONDS.time():
+            images = self.model.autoencoder.decode(latents)
         for i, finished in enumerate(group):
             images[i] = self.model.conditioners.finish(images[i], self._request(finished.spec.conditions))
         pixels = to_bytes(images)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from services import registry
+from services import metrics, registry
 from services.engine import Engine
 from services.object_store import ObjectStore
 from services.settings import Settings
@@ -39,6 +39,9 @@ class EngineCache:
         folder = registry.fetch(self.store, manifest, self.settings.cache_dir)
         engine = Engine(folder, rows=self.rows, device=self.settings.device)
         self._engines[digest] = engine
+        metrics.LOAD_SECONDS.observe(time.monotonic() - began)
+        metrics.RELEASES_LOADED.set(len(self._engines))
+        metrics.ROWS.set(self.rows)
         log.info("loaded %s in %.1f s; profile %s", engine.release.name, time.monotonic() - began, engine.profile)
         return engine
 
@@ -46,6 +49,7 @@ class EngineCache:
         """After running out of memory: all engines have half the rows from now on. None if there are no fewer."""
         self._engines.clear()
         engine.close()
+        metrics.PROFILE_SHRINKS.inc()
         if self.rows // 2 < FEWEST_ROWS:
             return None
         self.rows //= 2

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
+from services import metrics
 from services.database import brief
 from services.job_queue import jobs, leases, upkeep
 from services.job_queue.jobs import OutputRecord
@@ -59,6 +60,7 @@ class Holdings:
         """Hold a shard that was just claimed."""
         with self._lock:
             self._held.add(shard)
+            metrics.SHARDS_HELD.set(len(self._held))
 
     # -- how a shard ends --------------------------------------------------------------------------
 
@@ -66,6 +68,7 @@ class Holdings:
         """One image is stored, or has failed; the last one ends its shard. Raises LeaseLost."""
         with self.database.begin() as connection:
             jobs.record(connection, shard.lease, [record])
+        metrics.IMAGES.labels("failed" if record.error else "stored").inc()
         with self._lock:
             shard.open.discard(record.index)
             last = not shard.open
@@ -76,7 +79,7 @@ class Holdings:
         """All images are settled. Raises LeaseLost."""
         with self.database.begin() as connection:
             jobs.finish_shard(connection, shard.lease)
-        self.forget(shard)
+        self._forget(shard, "done")
 
     def give_up(self, shard: HeldShard, error: str) -> None:
         """An attempt failed; when it was the last, the images that are still open are settled as failed."""
@@ -85,7 +88,7 @@ class Holdings:
             if not leases.retry_later(connection, shard.lease, error):
                 jobs.fail_images(connection, shard.lease, error)
 
-        self._end(shard, write)
+        self._end(shard, "failed", write)
 
     def suspect(self, shard: HeldShard, error: str) -> None:
         """The process failed at a step that this shard had part in: counted like the loss of the process."""
@@ -95,33 +98,39 @@ class Holdings:
             if leases.lost(connection, shard.lease.id, error):
                 jobs.fail_images(connection, shard.lease, error)
 
-        self._end(shard, write)
+        self._end(shard, "crashed", write)
 
     def give_back(self, shard: HeldShard) -> None:
         """Not now: ready again for any process, no attempt spent."""
-        self._end(shard, lambda connection: leases.release(connection, shard.lease))
+        self._end(shard, "given_back", lambda connection: leases.release(connection, shard.lease))
 
     def stop(self, shard: HeldShard, ending: Ending) -> None:
         """Its job is to stop."""
         log.info("work %d of job %s is stopped: %s", shard.lease.id, shard.lease.job_id, upkeep.why(ending))
-        self._end(shard, lambda connection: upkeep.stop_shard(connection, shard.lease, ending))
+        self._end(shard, "stopped", lambda connection: upkeep.stop_shard(connection, shard.lease, ending))
 
     def lost(self, shard: HeldShard) -> None:
         """Somebody else has it: whatever is made of it here is dropped."""
-        if self.forget(shard):
+        if self._forget(shard, "lost"):
             log.warning("lease lost: work %d of job %s; its images are dropped", shard.lease.id, shard.lease.job_id)
 
-    def forget(self, shard: HeldShard) -> bool:
-        """Work on it no more. Returns False if that happened already."""
+    def forget(self, shard: HeldShard) -> None:
+        """Work on it no more; the heartbeat will give it back."""
+        self._forget(shard, "given_back")
+
+    def _forget(self, shard: HeldShard, end: str) -> bool:
+        """Returns False if it has ended already."""
         with self._lock:
             held = shard in self._held
             self._held.discard(shard)
+            metrics.SHARDS_HELD.set(len(self._held))
         if held:
+            metrics.SHARDS_ENDED.labels(end).inc()
             self._dropped(shard)
         return held
 
-    def _end(self, shard: HeldShard, write: Callable[[Connection], None]) -> None:
-        if not self.forget(shard):
+    def _end(self, shard: HeldShard, end: str, write: Callable[[Connection], None]) -> None:
+        if not self._forget(shard, end):
             return
         try:
             with self.database.begin() as connection:

@@ -12,6 +12,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from services import metrics
 from services.faults import passing
 from services.settings import Settings
 
@@ -58,6 +59,8 @@ class ObjectStore:
                 request_checksum_calculation="when_required",
             ),
         )
+        client.meta.events.register("after-call.s3", _count)
+        client.meta.events.register("after-call-error.s3", _count)
         return cls(client, settings.s3_bucket)
 
     def check(self) -> None:
@@ -167,3 +170,8 @@ class ObjectStore:
     def uri(self, key: str) -> str:
         """s3://bucket/key."""
         return f"s3://{self.bucket}/{key}"
+
+
+def _count(http_response: Any = None, **_: Any) -> None:
+    if http_response is None or http_response.status_code >= 500 or http_response.status_code == 429:
+        metrics.STORE_ERRORS.inc()

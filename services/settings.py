@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     drain_s: float = Field(25.0, ge=0, description="seconds a stopping worker may finish images in")
     poll_s: float = Field(1.0, gt=0, le=60, description="seconds between looks at the queue when no hint comes")
     heartbeat_s: float = Field(5.0, gt=0, le=60)
+    metrics_host: str = Field("127.0.0.1", description="the address on which /metrics is served")
+    metrics_port: int = Field(0, ge=0, le=65535, description="its port; 0: not served")
     stale_s: float = Field(30.0, gt=0, description="seconds without a heartbeat after which leases are taken back")
 
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from services import outputs
+from services import metrics, outputs
 from services.database import brief
 from services.engine import Developed
 from services.faults import passing
@@ -34,6 +34,7 @@ class Uploader:
         """Take an image; waits while too many are under way, and ticks."""
         while not self._slots.acquire(timeout=1.0):
             tick()
+        metrics.UPLOADS_UNDER_WAY.inc()
         self._pool.submit(self._store, image, profile)
 
     def stop(self, within_s: float) -> None:
@@ -48,6 +49,7 @@ class Uploader:
             self._store_patiently(image, profile)
         finally:
             self._slots.release()
+            metrics.UPLOADS_UNDER_WAY.dec()
 
     def _store_patiently(self, image: Developed, profile: str) -> None:
         shard: HeldShard = image.owner
@@ -55,8 +57,9 @@ class Uploader:
         body, pause = b"", 0.5
         while shard in self.holdings:
             try:
-                body = body or outputs.encode(image.pixels, shard.plan["format"])
-                self._settle(image, body, profile)
+                body = body or self._encoded(image)
+                with metrics.UPLOAD_SECONDS.time():
+                    self._settle(image, body, profile)
                 return
             except LeaseLost:
                 self.holdings.lost(shard)
@@ -69,6 +72,11 @@ class Uploader:
                 if self._hurry.wait(pause):
                     self.holdings.give_back(shard)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _encoded(self, image: Developed) -> bytes:
+        file_format = image.owner.plan["format"]
+        with metrics.ENCODE_SECONDS.labels(file_format).time():
+            return outputs.encode(image.pixels, file_format)
 
     def _settle(self, image: Developed, body: bytes, profile: str) -> None:
         shard: HeldShard = image.owner

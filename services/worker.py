@@ -16,6 +16,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from services import metrics
 from services.database import brief
 from services.engine import DeviceFault, Engine, OutOfMemory
 from services.engine_cache import EngineCache
@@ -133,7 +134,7 @@ class Worker:
             if not found:
                 return None
             (lease,) = found
-            jobs.begin(connection, lease)
+            waited = jobs.begin(connection, lease)
             row = connection.execute(
                 text("SELECT jobs.plan, releases.manifest FROM jobs JOIN releases ON releases.id = release_id "
                      "WHERE jobs.id = :id"),
@@ -142,6 +143,8 @@ class Worker:
             settled = jobs.recorded(connection, lease.job_id, lease.start, lease.stop)
         shard = HeldShard(lease, row.plan, row.manifest, set(range(lease.start, lease.stop)) - settled)
         self.holdings.add(shard)
+        if waited is not None:
+            metrics.PICK_UP_SECONDS.observe(waited)
         return shard
 
     def _begin_waiting(self) -> None:

@@ -44,7 +44,7 @@ def dispatcher() -> None:
 
 def _connect(settings: Settings) -> tuple[Any, Any, Any]:
     """Database, bucket and broker, each of which has answered: a process that cannot work says so at its start."""
-    from services import database, tasks
+    from services import database, metrics, tasks
     from services.object_store import ObjectStore
 
     _log_to_stderr()
@@ -54,6 +54,7 @@ def _connect(settings: Settings) -> tuple[Any, Any, Any]:
     store.check()
     app = tasks.make_app(settings)
     _check_broker(app)
+    metrics.serve(settings)
     return engine, store, app
 
 

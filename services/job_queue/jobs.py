@@ -112,13 +112,15 @@ def add_shards(connection: Connection, job_id: uuid.UUID, pack_key: str, shards:
 # -- sampling ----------------------------------------------------------------------------------
 
 
-def begin(connection: Connection, lease: Lease) -> None:
-    """Sampling of the job has begun."""
-    connection.execute(
+def begin(connection: Connection, lease: Lease) -> float | None:
+    """Sampling of the job has begun. Returns for how many seconds it had to wait, or None if it had begun before."""
+    waited = connection.scalar(
         text("UPDATE jobs SET state = 'running', started_at = coalesce(started_at, now()) "
-             "WHERE id = :id AND state = 'planned'"),
+             "WHERE id = :id AND state = 'planned' "
+             "RETURNING extract(epoch FROM clock_timestamp() - greatest(created_at, run_after))"),
         {"id": lease.job_id},
     )  # fmt: skip
+    return None if waited is None else float(waited)
 
 
 def recorded(connection: Connection, job_id: uuid.UUID, start: int, stop: int) -> set[int]:

@@ -1,0 +1,53 @@
+"""Every Prometheus metric of the workers and dispatchers, and where they are served.
+
+A process has one registry; it is one worker, of one GPU. On a GPU the time of a step is that of its launch; what is
+launched is waited for while images are decoded, so that rates over a minute are right.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from services.settings import Settings
+
+STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+WAITS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
+
+# -- the engine ----------------------------------------------------------------------------------
+
+STEP_SECONDS = Histogram("darkroom_step_seconds", "One denoising step of all rows.", buckets=STEPS)
+DECODE_SECONDS = Histogram("darkroom_decode_seconds", "Decoding one group of latents to images.", buckets=STEPS)
+ROWS = Gauge("darkroom_rows", "Network rows of every step.")
+ROWS_USED_TOTAL = Counter("darkroom_rows_used", "Rows of steps that an image was in; over steps x rows: how full.")
+IMAGES_UNDER_WAY = Gauge("darkroom_images_under_way", "Images in the batch, or waiting to join it.")
+
+# -- the worker ----------------------------------------------------------------------------------
+
+PICK_UP_SECONDS = Histogram(
+    "darkroom_pick_up_seconds", "From a job's submission, or its run_after, to its first claim.", buckets=WAITS
+)
+LOAD_SECONDS = Histogram("darkroom_release_load_seconds", "Fetching and loading a release.", buckets=WAITS)
+RELEASES_LOADED = Gauge("darkroom_releases_loaded", "Releases in memory.")
+SHARDS_HELD = Gauge("darkroom_shards_held", "Leased pieces of work.")
+SHARDS_ENDED = Counter("darkroom_shards_ended", "How leases ended.", ["end"])
+ENCODE_SECONDS = Histogram("darkroom_encode_seconds", "Encoding an image to a file.", ["format"], buckets=STEPS)
+UPLOAD_SECONDS = Histogram("darkroom_upload_seconds", "Storing a file and settling its image.", buckets=STEPS)
+UPLOADS_UNDER_WAY = Gauge("darkroom_uploads_under_way", "Finished images that are not settled yet.")
+IMAGES = Counter("darkroom_images", "Settled images.", ["outcome"])
+PROFILE_SHRINKS = Counter("darkroom_profile_shrinks", "Times that memory ran out and the rows were halved.")
+
+# -- the dispatcher ------------------------------------------------------------------------------
+
+JOBS_PLANNED = Counter("darkroom_jobs_planned", "Jobs that were checked.", ["outcome"])
+JOBS_FINISHED = Counter("darkroom_jobs_finished", "Jobs that were finalized, by their end.", ["state"])
+RESCUES = Counter("darkroom_rescues", "Pieces of work taken back from lost processes.")
+BROKER_UP = Gauge("darkroom_broker_up", "Whether the last hint could be sent.")
+
+# -- both ----------------------------------------------------------------------------------------
+
+STORE_ERRORS = Counter("darkroom_object_store_errors", "Requests to S3 that failed, after its client's own retries.")
+DATABASE_ERRORS = Counter("darkroom_database_errors", "Transactions that failed because Postgres was away.")
+
+
+def serve(settings: Settings) -> None:
+    """Serve /metrics, unless the port is 0."""
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, addr=settings.metrics_host)
