@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -105,6 +106,15 @@ class ObjectStore:
                     case _:
                         raise
         raise AssertionError("unreachable")
+
+    def upload_if_absent(self, key: str, path: Path, *, sha256: str) -> None:
+        """Store a file of any size under a key that names its content, unless it is there."""
+        if self.etag(key) is None:
+            self.client.upload_file(str(path), self.bucket, key, ExtraArgs={"Metadata": {"sha256": sha256}})
+
+    def download(self, key: str, path: Path) -> None:
+        """Read an object of any size into a file."""
+        self.client.download_file(self.bucket, key, str(path))
 
     def put(self, key: str, body: bytes, *, content_type: str) -> None:
         """Write, over what is there."""

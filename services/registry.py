@@ -91,7 +91,7 @@ def publish(connection: Connection, store: ObjectStore, folder: Path) -> tuple[s
     release = release_format.read(folder)
     connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({BLOBS_LOCK})"))
     for name, record in release.files.items():
-        store.put_if_absent(blob_key(record.sha256), (folder / name).read_bytes(), sha256=record.sha256)
+        store.upload_if_absent(blob_key(record.sha256), folder / name, sha256=record.sha256)
     # Two publishers of one name take their versions one after the other.
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('release ' || :name))"), {"name": release.name})
     known = connection.scalar(
@@ -161,7 +161,7 @@ def fetch(store: ObjectStore, manifest: Mapping[str, Any], cache_dir: Path) -> P
     workplace = Path(tempfile.mkdtemp(prefix="fetch-", dir=folder.parent))
     try:
         for name, record in release.files.items():
-            (workplace / Path(name).name).write_bytes(store.get(blob_key(record.sha256)))
+            store.download(blob_key(record.sha256), workplace / Path(name).name)
         (workplace / release_format.MANIFEST).write_text(json.dumps(manifest))
         release_format.read(workplace)
         try:
