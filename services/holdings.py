@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
@@ -28,6 +28,7 @@ class HeldShard:
     plan: Mapping[str, Any]
     manifest: Mapping[str, Any]
     open: set[int]
+    settling: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Holdings:
@@ -38,7 +39,7 @@ class Holdings:
 
     def __init__(self, database: Database, dropped: Callable[[HeldShard], None]) -> None:
         self.database, self._dropped = database, dropped
-        self._lock = threading.Lock()  # of `_held` and of every shard's `open`
+        self._lock = threading.Lock()
         self._held: set[HeldShard] = set()
 
     def __len__(self) -> int:
@@ -66,14 +67,16 @@ class Holdings:
 
     def settle(self, shard: HeldShard, record: OutputRecord) -> None:
         """One image is stored, or has failed; the last one ends its shard. Raises LeaseLost."""
-        with self.database.begin() as connection:
-            jobs.record(connection, shard.lease, [record])
-        metrics.IMAGES.labels("failed" if record.error else "stored").inc()
-        with self._lock:
+        with shard.settling:  # of two last images at the same moment the second one is the last
+            last = shard.open <= {record.index}
+            with self.database.begin() as connection:
+                jobs.record(connection, shard.lease, [record])
+                if last:
+                    jobs.finish_shard(connection, shard.lease)
             shard.open.discard(record.index)
-            last = not shard.open
+        metrics.IMAGES.labels("failed" if record.error else "stored").inc()
         if last:
-            self.finish(shard)
+            self._forget(shard, "done")
 
     def finish(self, shard: HeldShard) -> None:
         """All images are settled. Raises LeaseLost."""

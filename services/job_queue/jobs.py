@@ -162,22 +162,21 @@ def settle(connection: Connection, job_id: uuid.UUID, outputs: Sequence[OutputRe
     """Record images in the job's present revision and count them; no lease is asked for."""
     if not outputs:
         return
-    rows = connection.scalars(
+    connection.execute(
         text("""
-            INSERT INTO outputs (job_id, index, item, seed, key, sha256, bytes, profile, error, revision)
-            SELECT :job_id, new.index, new.item, new.seed, new.key, new.sha256, new.bytes, new.profile, new.error,
-                   (SELECT revision FROM jobs WHERE id = :job_id)
-            FROM jsonb_to_recordset(CAST(:outputs AS jsonb)) AS new (
-                index integer, item integer, seed bigint, key text, sha256 text, bytes bigint, profile text, error text)
-            ON CONFLICT DO NOTHING RETURNING error IS NULL
+            WITH settled AS (
+                INSERT INTO outputs (job_id, index, item, seed, key, sha256, bytes, profile, error, revision)
+                SELECT :job_id, new.index, new.item, new.seed, new.key, new.sha256, new.bytes, new.profile, new.error,
+                       (SELECT revision FROM jobs WHERE id = :job_id)
+                FROM jsonb_to_recordset(CAST(:outputs AS jsonb)) AS new (index integer, item integer, seed bigint,
+                    key text, sha256 text, bytes bigint, profile text, error text)
+                ON CONFLICT DO NOTHING RETURNING error
+            )
+            UPDATE jobs SET succeeded = succeeded + (SELECT count(*) FROM settled WHERE error IS NULL),
+                            failed = failed + (SELECT count(*) FROM settled WHERE error IS NOT NULL)
+            WHERE id = :job_id
         """),
         {"job_id": job_id, "outputs": json.dumps([asdict(output) for output in outputs])},
-    ).all()
-    good = sum(rows)
-    bad = len(rows) - good
-    connection.execute(
-        text("UPDATE jobs SET succeeded = succeeded + :good, failed = failed + :bad WHERE id = :id"),
-        {"id": job_id, "good": good, "bad": bad},
     )
 
 

@@ -1,0 +1,197 @@
+"""Queue operations beside procrastinate and pgqueuer: `python -m tests.benchmarks.queue_operations [--count N]`.
+
+On one Postgres server, each in a database of its own, in turns:
+submit: N jobs one by one, each in its own transaction.
+submit many: N jobs in one call.
+work: N pieces that do nothing are claimed and completed, ten under way at a time. A piece of ours is the sampling of an
+image, one of ten jobs', whose output row and counters are written; those of the others write only their own state.
+Operations per second, medians. Needs the extra `benchmarks`.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pgqueuer
+import procrastinate
+import psycopg
+from pgqueuer.db import PsycopgDriver
+from pgqueuer.types import QueueExecutionMode
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+
+from services import planner
+from services.job_queue import jobs, leases
+from services.job_queue.jobs import OutputRecord, Shard
+from tests.conftest import Stack, fresh_stack
+
+UNDER_WAY = 10
+REQUEST = json.dumps({"items": [{"class_label": 1}], "steps": 1})
+OPERATIONS = ("submit", "submit many", "work")
+
+Seconds = dict[str, float]
+
+
+def timed(action: Callable[[], Any]) -> float:
+    """Seconds that it takes."""
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
+
+
+async def timed_async(action: Coroutine[Any, Any, Any]) -> float:
+    """Seconds that it takes."""
+    begun = time.perf_counter()
+    await action
+    return time.perf_counter() - begun
+
+
+def darkroom(stack: Stack, count: int) -> Seconds:
+    """Ours: submitted by the tenant's login, worked on by the worker's."""
+    url = stack.settings("submitter").database_url.get_secret_value().replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as client:
+        insert = "INSERT INTO jobs (model, request) VALUES ('tiny', %s)"
+        one_by_one = timed(lambda: [client.execute(insert, (REQUEST,)) for _ in range(count)])
+        many = json.dumps([{"model": "tiny", "request": json.loads(REQUEST)}] * count)
+        together = timed(lambda: client.execute("SELECT submit_jobs(%s)", (many,)))
+    pieces(stack, count)
+    return {"submit": one_by_one, "submit many": together, "work": timed(lambda: work(stack))}
+
+
+def pieces(stack: Stack, count: int) -> None:
+    """Ten planned jobs with so many shards of one image together; what was submitted before is gone."""
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text("TRUNCATE work, outputs, jobs CASCADE"))
+    ids = [stack.submit(json.loads(REQUEST)) for _ in range(10)]
+    with stack.engine("dispatcher").begin() as connection:
+        process = leases.register(connection, "dispatcher")
+        while found := leases.claim_planning(connection, process):
+            for lease in found:
+                assert planner.plan_job(connection, stack.store(), lease) is None
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM work"))
+        for job_id in ids:
+            jobs.add_shards(connection, job_id, "0" * 64, (Shard(i, i + 1, 1) for i in range(count // 10)))
+    with stack.engine("migrator").connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE work"))
+
+
+def work(stack: Stack) -> None:
+    """Ten threads of one process claim, record an image and finish, until nothing is ready."""
+    from services import database
+
+    engine = database.connect(stack.settings("worker").database_url.get_secret_value())
+    with engine.begin() as connection:
+        process = leases.register(connection, "worker")
+
+    def one_after_the_other(_: int) -> None:
+        while True:
+            with engine.begin() as connection:
+                found = leases.claim_sampling(connection, process, queues=["default"], release=None)
+            if not found:
+                return
+            (lease,) = found
+            record = OutputRecord(lease.start, lease.start, 1, "k", "0" * 64, 1, "p")
+            with engine.begin() as connection:
+                jobs.record(connection, lease, [record])
+                jobs.finish_shard(connection, lease)
+
+    with ThreadPoolExecutor(UNDER_WAY) as pool:
+        list(pool.map(one_after_the_other, range(UNDER_WAY)))
+    engine.dispose()
+
+
+def their_procrastinate(url: str, count: int) -> Seconds:
+    """The library's own ways: a connection pool, `defer`, `batch_defer`, and a worker of ten."""
+
+    async def main() -> Seconds:
+        app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url))
+
+        @app.task(name="nothing")
+        async def nothing(request: str) -> None:
+            pass
+
+        async def submit() -> None:
+            for _ in range(count):
+                await nothing.defer_async(request=REQUEST)
+
+        async with app.open_async():
+            await app.schema_manager.apply_schema_async()
+            found = {"submit": await timed_async(submit())}
+            many = nothing.batch_defer_async(*({"request": REQUEST} for _ in range(count)))
+            found["submit many"] = await timed_async(many)
+            working = app.run_worker_async(wait=False, concurrency=UNDER_WAY, install_signal_handlers=False)
+            found["work"] = await timed_async(working) / 2  # there are 2 N
+        return found
+
+    return asyncio.run(main())
+
+
+def their_pgqueuer(url: str, count: int) -> Seconds:
+    """The library's own ways: `enqueue` of one and of many, and a manager that drains the queue in tens."""
+
+    async def main() -> Seconds:
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        driver = PsycopgDriver(connection)
+        queue = pgqueuer.PgQueuer(driver)
+        queries = pgqueuer.Queries(driver)
+        await queries.install()
+
+        @queue.entrypoint("nothing")
+        async def nothing(job: Any) -> None:
+            pass
+
+        async def submit() -> None:
+            for _ in range(count):
+                await queries.enqueue("nothing", REQUEST.encode())
+
+        found = {"submit": await timed_async(submit())}
+        many = queries.enqueue(["nothing"] * count, [REQUEST.encode()] * count, [0] * count)
+        found["submit many"] = await timed_async(many)
+        draining = queue.run(mode=QueueExecutionMode.drain, batch_size=UNDER_WAY)
+        found["work"] = await timed_async(draining) / 2
+        await connection.close()
+        return found
+
+    return asyncio.run(main())
+
+
+def fresh_database(stack: Stack) -> str:
+    """An empty database on the same server."""
+    engine, name = stack.engine("migrator"), f"peer_{uuid.uuid4().hex[:8]}"
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    return engine.url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(arguments)
+    logging.disable(logging.WARNING)
+    found: dict[str, list[Seconds]] = {"Darkroom": [], "procrastinate": [], "pgqueuer": []}
+    with fresh_stack() as stack, suppress(KeyboardInterrupt):
+        for _ in range(options.repeats):
+            found["Darkroom"].append(darkroom(stack, options.count))
+            found["procrastinate"].append(their_procrastinate(fresh_database(stack), options.count))
+            found["pgqueuer"].append(their_pgqueuer(fresh_database(stack), options.count))
+    table = Table("operations a second", *OPERATIONS, box=None)
+    for name, rounds in found.items():
+        speeds = [options.count / statistics.median(seconds[which] for seconds in rounds) for which in OPERATIONS]
+        table.add_row(name, *(f"{speed:,.0f}" for speed in speeds))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
