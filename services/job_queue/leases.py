@@ -10,7 +10,8 @@ from sqlalchemy import Connection, TextClause, text
 
 MAX_ATTEMPTS = 3  # errors of a piece of work, or crashes that it alone can have caused, before it fails
 MAX_LOSSES = 2  # processes that died holding it among others, before it runs alone
-LEASE_S = 900  # the hard deadline of a lease, whatever its owner's heartbeat says
+# The hard deadline of a lease, whatever its owner's heartbeat says: a quarter of an hour, and 5 s a network evaluation.
+DURATION = "(interval '900 seconds' + work.cost * interval '5 seconds')"
 FORGOTTEN_S = 10  # after a claim that its process does not know of it
 HEAD_START = 3_000  # network evaluations that a priority is worth: about 50 guided images of 30 steps
 QUANTUM = 20_000  # evaluations by which the loaded release may run ahead of the others' turn
@@ -38,7 +39,7 @@ class Lease:
     byte_stop: int | None
 
 
-LEASE = ", ".join(f"work.{name}" for name in Lease.__dataclass_fields__)
+COLUMNS = ", ".join(f"work.{name}" for name in Lease.__dataclass_fields__)
 
 
 # -- processes ---------------------------------------------------------------------------------
@@ -82,9 +83,9 @@ CLAIM = f"""
     WITH chosen AS ({{chosen}})
     UPDATE work
     SET state = 'leased', token = nextval('work_token'), owner = :worker, isolated = {{isolated}},
-        lease_until = now() + interval '{LEASE_S} seconds'
+        lease_until = now() + {DURATION}
     FROM chosen WHERE work.id = chosen.id
-    RETURNING {LEASE}
+    RETURNING {COLUMNS}
 """
 QUEUES = "FROM queues CROSS JOIN LATERAL ({each}) AS next WHERE queues.name = ANY(:queues) AND NOT queues.paused"
 READY_IN_QUEUE = "FROM work WHERE work.queue = queues.name AND work.state = 'ready'"
@@ -201,7 +202,7 @@ def give_back_forgotten(connection: Connection, worker: uuid.UUID, tokens: Seque
         text(f"""
             UPDATE work SET {READY}
             WHERE owner = :id AND state = 'leased' AND token <> ALL(CAST(:tokens AS bigint[]))
-              AND lease_until < now() + interval '{LEASE_S - FORGOTTEN_S} seconds'
+              AND lease_until - {DURATION} < now() - interval '{FORGOTTEN_S} seconds'
         """),
         {"id": worker, "tokens": list(tokens)},
     ).rowcount

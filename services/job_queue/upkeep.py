@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from services.job_queue import jobs
-from services.job_queue.leases import LEASE, Lease, complete, lost
+from services.job_queue.leases import COLUMNS, Lease, complete, lost
 
 
 def wake_delayed(connection: Connection) -> int:
@@ -25,7 +25,7 @@ def rescue(connection: Connection, *, stale_s: float) -> tuple[list[Lease], list
     """Take work back from processes that fell silent or outlived a lease: (tried again, failed for good)."""
     rows = connection.execute(
         text(f"""
-            SELECT {LEASE} FROM work
+            SELECT {COLUMNS} FROM work
             WHERE state = 'leased' AND (lease_until < now() OR owner IN
                 (SELECT id FROM workers WHERE heartbeat_at < now() - make_interval(secs => :stale)))
             ORDER BY work.id FOR UPDATE SKIP LOCKED
@@ -83,7 +83,7 @@ def _stop(connection: Connection, ending: Ending) -> None:
         text(f"""
             UPDATE work SET state = 'cancelled', run_after = NULL WHERE id IN (
                 SELECT id FROM work WHERE job_id = :id AND state IN ('ready', 'delayed') FOR UPDATE SKIP LOCKED)
-            RETURNING {LEASE}, work.cost
+            RETURNING {COLUMNS}, work.cost
         """),
         {"id": ending.job_id},
     ).all()

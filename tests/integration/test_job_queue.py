@@ -220,6 +220,17 @@ def lose(engine: Engine) -> tuple[list[Lease], list[Lease]]:
         return upkeep.rescue(connection, stale_s=30)
 
 
+def test_a_lease_lasts_as_long_as_its_work_may_take(stack: Stack, engine: Engine, worker: uuid.UUID) -> None:
+    """A thousand guided steps of sixteen images are not taken from a slow device that is alive."""
+    submit_planned(stack, engine, worker)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE work SET cost = 32000 WHERE kind = 'sample'"))
+    claim(engine, worker)
+    with engine.connect() as connection:
+        lasts = connection.scalars(text("SELECT lease_until - now() FROM work WHERE state = 'leased'")).all()
+    assert {round(duration.total_seconds(), -2) for duration in lasts} == {900 + 5 * 32_000}
+
+
 def test_work_lost_in_company_spends_no_attempt_and_becomes_a_suspect(
     stack: Stack, engine: Engine, worker: uuid.UUID
 ) -> None:

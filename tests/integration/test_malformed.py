@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from tests.conftest import Process, Stack
 
-REQUESTS, LINES = 1_500, 1_000
+REQUESTS, LINES = 1_200, 1_000
 GOOD = 20
 
 ODD: tuple[Any, ...] = (
