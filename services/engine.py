@@ -30,7 +30,8 @@ from training.model.release import Release
 from training.model.sampling import Sampler, trajectory
 from training.model.solvers import Trajectory
 
-DECODE_WAIT_STEPS = 4  # a finished image waits so long for company before it is decoded
+DECODE_ROWS = 8  # latents that are decoded together: a decoder needs far more memory a row than a U-Net
+DECODE_WAIT_STEPS = 8  # a finished image waits so long for company before it is decoded
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Engine:
         self.model: LatentDiffusion = model.to(self.device)
         self.release: Release = release
         self.rows = rows
-        self.profile = profile(self.device, rows)
+        self.decode_rows = min(rows, DECODE_ROWS)
+        self.profile = profile(self.device, rows, self.decode_rows)
         self.condition_names = sorted(release.conditions.get("properties", {}))
         self._batch = Batch(self.model, rows=rows, shape=release.latent_shape)
         self._waiting: deque[Run] = deque()
@@ -168,11 +170,11 @@ class Engine:
         if not self._finished:
             return False
         waited = self._steps - self._finished[0].at
-        return len(self._finished) >= self.rows or not self._batch.runs or waited >= DECODE_WAIT_STEPS
+        return len(self._finished) >= self.decode_rows or not self._batch.runs or waited >= DECODE_WAIT_STEPS
 
     def _decode(self) -> list[Developed]:
-        group, self._finished = self._finished[: self.rows], self._finished[self.rows :]
-        latents = torch.zeros(self.rows, *self.release.latent_shape, device=self.device)
+        group, self._finished = self._finished[: self.decode_rows], self._finished[self.decode_rows :]
+        latents = torch.zeros(self.decode_rows, *self.release.latent_shape, device=self.device)
         for i, finished in enumerate(group):
             latents[i] = finished.latent
         with metrics.DECODE_SECONDS.time():
@@ -201,14 +203,15 @@ class Engine:
         return {name: decoded(value, rules[name], name) for name, value in conditions.items()}
 
 
-def profile(device: torch.device, rows: int) -> str:
+def profile(device: torch.device, rows: int, decode_rows: int) -> str:
     """The execution profile: within one, an image is byte-identical; across profiles only close.
 
-    Device, instruction set, threads, torch build, dtype, eager or compiled, rows: all that decides the last digit.
+    Device, instruction set, threads, torch build, dtype, eager or compiled, rows of the network and of the decoder: all
+    that decides the last digit.
     """
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device).replace(" ", "-")
     else:
         hardware = f"{platform.machine()}-{torch.backends.cpu.get_cpu_capability()}-{torch.get_num_threads()}threads"
-    parts = f"{device.type}/{hardware}/torch-{torch.__version__}/float32/eager/{rows}rows"
+    parts = f"{device.type}/{hardware}/torch-{torch.__version__}/float32/eager/{rows}+{decode_rows}rows"
     return f"{parts}#{hashlib.sha256(parts.encode()).hexdigest()[:8]}"

@@ -4,6 +4,8 @@ A mix of requests as a service sees it: 1 to 64 images, 10 to 50 steps, with and
 they came. The same engine, on the same fixed number of rows, is given them in three ways: all as they come, so that
 images join and leave at every step; in static batches, each of as many images as fit, which waits for its slowest; and
 request by request, as one task for each would. Images per second; medians of alternating repeats.
+
+--step S simulates a device: every evaluation sleeps until S seconds have passed, as it would wait for a GPU.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import torch
 
 from services.engine import Engine
 from services.job_request import ImageSpec
+from tests.benchmarks.service import SLOW_STEP
 from tests.conftest import make_tiny_release
 
 Request = list[ImageSpec]
@@ -86,7 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--step", type=float, default=0.0, help="seconds of a simulated step; 0: as fast as it goes")
     options = parser.parse_args(arguments)
+    if options.step:
+        exec(SLOW_STEP.format(options.step), {})
     requests = mix(options.requests)
     images = sum(len(request) for request in requests)
     torch.manual_seed(0)
@@ -94,11 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         engine = Engine(make_tiny_release(Path(folder) / "tiny"), rows=options.rows)
     found: dict[str, list[float]] = {name: [] for name in WAYS}
     evaluations: dict[str, int] = {}
-    for repeat in range(options.repeats + 1):
+    seconds(engine, iter([requests[0]]))  # warms up
+    for _ in range(options.repeats):
         for name, way in WAYS.items():
             taken, evaluations[name] = seconds(engine, way(requests, options.rows))
-            if repeat:  # the first one warms up
-                found[name].append(images / taken)
+            found[name].append(images / taken)
     best = statistics.median(found["step-level"])
     print(f"{len(requests)} requests, {images} images, {options.rows} rows, {engine.profile}")
     for name, speeds in found.items():

@@ -54,9 +54,9 @@ class World:
         self.postgres, self.s3 = Proxy(state.ports["postgres"]), Proxy(state.ports["s3"])
         self.cache = stack.root / "chaos-cache"
         self.counts: dict[str, int] = {}
-        self.dispatchers = [Supervised(stack, "dispatcher", self._environment("dispatcher"))]
+        self.dispatchers = [Supervised(stack.root, "dispatcher", self._environment("dispatcher"))]
         self.workers = [
-            Supervised(stack, "worker", self._environment("worker"), SKEWED.format(skew)) for skew in (3600, -3600)
+            Supervised(stack.root, "worker", self._environment("worker"), SKEWED.format(skew)) for skew in (3600, -3600)
         ]
 
     def _environment(self, role: str) -> dict[str, str]:

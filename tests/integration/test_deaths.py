@@ -102,7 +102,7 @@ Engine._step = broken
 
 
 def test_a_worker_whose_device_fails_ends_and_another_goes_on(stack: Stack, dispatcher: Process) -> None:
-    with stack.process("worker", first=BROKEN_DEVICE) as sick:
+    with stack.process("worker", first=BROKEN_DEVICE, **QUICK) as sick:
         job_id = stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 2})
         assert sick.child.wait(60) == 71
     assert "the device fails: CUDA error: an illegal memory access" in sick.log.read_text()
@@ -110,3 +110,37 @@ def test_a_worker_whose_device_fails_ends_and_another_goes_on(stack: Stack, disp
     assert (work.state, work.attempts, work.losses) == ("ready", 0, 1)
     with stack.process("worker"):
         assert stack.wait(job_id).state == "succeeded"
+
+
+LITTLE_MEMORY = """
+import torch
+from services.engine import Engine
+step = Engine._step
+def hungry(self):
+    if self.rows > {most}:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    return step(self)
+Engine._step = hungry
+"""
+SMALL_JOB = {"items": [{"class_label": 1}, {"class_label": 2}], "images_per_item": 20, "steps": 2, "seed": 4}
+
+
+def test_a_worker_that_runs_out_of_memory_goes_on_with_fewer_rows(stack: Stack, dispatcher: Process) -> None:
+    with stack.process("worker", first=LITTLE_MEMORY.format(most=8), **QUICK) as worker:
+        job_id = stack.submit(SMALL_JOB)
+        assert stack.wait(job_id).state == "succeeded"
+        assert worker.child.poll() is None
+        said = worker.log.read_text()
+    assert "out of memory with 32 rows (CUDA out of memory" in said
+    assert "going on with 8" in said
+    assert all("/8+8rows#" in output.profile for output in stack.outputs(job_id))
+    assert {(work.attempts, work.losses) for work in work_of(stack, job_id)} == {(0, 0)}
+
+
+def test_what_has_no_room_at_all_fails_and_the_worker_lives(stack: Stack, dispatcher: Process) -> None:
+    with stack.process("worker", first=LITTLE_MEMORY.format(most=0), **QUICK) as worker:
+        job_id = stack.submit({"items": [{"class_label": 1}], "images_per_item": 2, "steps": 2})
+        row = stack.wait(job_id)
+        assert worker.child.poll() is None
+    assert (row.state, row.failed) == ("failed", 2)
+    assert all("out of memory with 2 rows" in output.error for output in stack.outputs(job_id))
