@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from services import metrics, registry
+from services import metrics, release_cache
 from services.engine import Engine
 from services.object_store import ObjectStore
 from services.settings import Settings
@@ -36,7 +36,7 @@ class EngineCache:
             _, engine = self._engines.popitem(last=False)
             log.info("%s leaves", engine.release.name)
             del engine  # the old model's memory goes before the new one's is taken
-        folder = registry.fetch(self.store, manifest, self.settings.cache_dir)
+        folder = release_cache.fetch(self.store, manifest, self.settings.cache_dir, self.settings.cache_gb)
         engine = Engine(folder, rows=self.rows, device=self.settings.device)
         self._engines[digest] = engine
         metrics.LOAD_SECONDS.observe(time.monotonic() - began)

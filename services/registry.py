@@ -4,11 +4,8 @@ So publishing again is a no-op, and an autoencoder that ten diffusion releases s
 """
 
 import json
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,29 +143,3 @@ def promote(connection: Connection, reference: str, alias: str) -> None:
         text("INSERT INTO promotions (name, alias, from_release, to_release) VALUES (:name, :alias, :before, :id)"),
         {"name": row.name, "alias": alias, "before": before, "id": row.id},
     )
-
-
-def fetch(store: ObjectStore, manifest: Mapping[str, Any], cache_dir: Path) -> Path:
-    """The folder of a release in the cache, fetched from S3 unless it is there already.
-
-    The folder appears by a rename once it is complete, so that a killed fetch leaves nothing half-done.
-    """
-    release = release_format.parse(manifest)
-    folder = cache_dir / "releases" / release.digest
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(prefix="fetch-", dir=folder.parent))
-    try:
-        for name, record in release.files.items():
-            store.download(blob_key(record.sha256), workplace / Path(name).name)
-        (workplace / release_format.MANIFEST).write_text(json.dumps(manifest))
-        release_format.read(workplace)
-        try:
-            os.rename(workplace, folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process fetched it first
-                raise
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
-    return folder

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     s3_access_key_id: SecretStr | None = Field(None, description="unset: boto3's own chain (roles, profiles)")
     s3_secret_access_key: SecretStr | None = None
     cache_dir: Path = Field(Path("~/.cache/darkroom").expanduser(), description="releases fetched from S3")
+    cache_gb: float = Field(100.0, gt=0, description="GiB of releases that are kept there")
 
     queues: list[str] = Field(["default"], description="the queues a worker serves")
     rows: int = Field(32, ge=2, le=1024, description="network rows of every denoising step")

@@ -55,10 +55,10 @@ def evaluate(
 
 def fetched(reference: str) -> Path:
     """The folder of a published release. Raises RegistryError for one that does not exist."""
-    from services import registry
+    from services import registry, release_cache
     from services.object_store import ObjectStore
 
     settings, engine = connect("publisher")
     with engine.connect() as connection:
         manifest = registry.find(connection, reference).manifest
-    return registry.fetch(ObjectStore.connect(settings), manifest, settings.cache_dir)
+    return release_cache.fetch(ObjectStore.connect(settings), manifest, settings.cache_dir, settings.cache_gb)

@@ -215,7 +215,9 @@ def test_nothing_is_lost_whatever_dies(own_stack: Stack) -> None:
             row = own_stack.wait(job_id, timeout=300)
             assert row.state == "succeeded", (row.state, row.reason, [o.error for o in own_stack.outputs(job_id)][:3])
     finally:
-        print(len(asked), "jobs,", world.counts, "starts:", [one.starts for one in (*world.workers, *world.dispatchers)])
+        print(
+            len(asked), "jobs,", world.counts, "starts:", [one.starts for one in (*world.workers, *world.dispatchers)]
+        )
         world.close()
     found = {job_id: images(own_stack, job_id) for job_id in asked}
     own_stack_is_tidy(own_stack)

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from services import registry, retention
+from services import registry, release_cache, retention
 from services.object_store import ObjectStore
 from tests.conftest import Process, Stack, make_tiny_release
 
@@ -183,7 +183,7 @@ def test_releases_that_are_published_while_blobs_are_pruned_are_whole(stack: Sta
     with stack.engine("worker").connect() as connection:
         for folder in folders:
             row = registry.find(connection, f"race{folder.name[1:]}@1")
-            assert registry.fetch(store, row.manifest, tmp_path / "cache").is_dir()
+            assert release_cache.fetch(store, row.manifest, tmp_path / "cache", 1.0).is_dir()
 
 
 def test_processes_that_ended_long_ago_are_forgotten(stack: Stack) -> None:
