@@ -2,20 +2,22 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import boto3
+from boto3.exceptions import S3UploadFailedError
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from services import metrics
 from services.faults import passing
-from services.settings import Settings
+from services.settings import StoreSettings
 
 ATTEMPTS_ON_CONFLICT = 5
 DELETED_TOGETHER = 1_000  # S3 takes no more
@@ -40,8 +42,8 @@ class ObjectStore:
         self.client, self.bucket = client, bucket
 
     @classmethod
-    def connect(cls, settings: Settings) -> "ObjectStore":
-        """Opens nothing yet."""
+    def connect(cls, settings: StoreSettings, bucket: str | None = None) -> "ObjectStore":
+        """The bucket of the settings, or another of the same store. Opens nothing yet."""
         key, secret = settings.s3_access_key_id, settings.s3_secret_access_key
         client = boto3.client(
             "s3",
@@ -62,7 +64,7 @@ class ObjectStore:
         )
         client.meta.events.register("after-call.s3", _count)
         client.meta.events.register("after-call-error.s3", _count)
-        return cls(client, settings.s3_bucket)
+        return cls(client, bucket or settings.s3_bucket)
 
     def check(self) -> None:
         """Raise ObjectStoreError unless the bucket is there and may be used."""
@@ -110,7 +112,14 @@ class ObjectStore:
     def upload_if_absent(self, key: str, path: Path, *, sha256: str) -> None:
         """Store a file of any size under a key that names its content, unless it is there."""
         if self.etag(key) is None:
-            self.client.upload_file(str(path), self.bucket, key, ExtraArgs={"Metadata": {"sha256": sha256}})
+            self.upload(key, path, metadata={"sha256": sha256})
+
+    def upload(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
+        """Store a file of any size, over what is there."""
+        try:
+            self.client.upload_file(str(path), self.bucket, key, ExtraArgs={"Metadata": dict(metadata or {})})
+        except S3UploadFailedError as error:  # boto3 hides what the store answered
+            raise error.__context__ or error from None
 
     def download(self, key: str, path: Path) -> None:
         """Read an object of any size into a file."""
@@ -119,6 +128,27 @@ class ObjectStore:
     def put(self, key: str, body: bytes, *, content_type: str) -> None:
         """Write, over what is there."""
         self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
+
+    def put_if_unchanged(self, key: str, body: bytes, *, etag: str | None) -> str | None:
+        """Write over the object of this etag, or where there is none for None; its new etag.
+
+        None where another writer came first.
+        """
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        try:
+            return str(self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **condition)["ETag"])
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
+                return None
+            raise
+
+    def delete_if_unchanged(self, key: str, *, etag: str) -> None:
+        """Delete the object if it still has this etag."""
+        try:
+            self.client.delete_object(Bucket=self.bucket, Key=key, IfMatch=etag)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (404, 409, 412):
+                raise
 
     def get(self, key: str) -> bytes:
         """Read a whole object."""
@@ -136,6 +166,17 @@ class ObjectStore:
             if answer["ContentLength"] > limit:
                 raise ValueError(f"{self.uri(key)}: {answer['ContentLength']} bytes; permitted: at most {limit}")
             return bytes(body.read())
+
+    def age(self, key: str) -> tuple[str, float] | None:
+        """The object's etag, and seconds since it was written by the store's own clock; None where there is none."""
+        try:
+            head = self.client.head_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return str(head["ETag"]), (now - head["LastModified"]).total_seconds()
 
     def etag(self, key: str) -> str | None:
         """What the store calls the object's present content; None where there is none."""

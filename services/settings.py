@@ -5,7 +5,7 @@ import hmac
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,24 +14,30 @@ from services.local_stack.state import HOST, StackState, read
 
 Role = Literal["submitter", "dispatcher", "worker", "publisher", "pruner", "migrator"]
 ROOT_VARIABLE = "DARKROOM_ROOT"
+Kind = TypeVar("Kind", bound="StoreSettings")
 
 
 class SettingsError(Exception):
     """A setting is missing or malformed; the message names its variable."""
 
 
-class Settings(BaseSettings):
-    """What a process needs to reach the rest. Secrets are shown as asterisks."""
+class StoreSettings(BaseSettings):
+    """What it takes to reach S3, which is all that a training stage needs. Secrets are shown as asterisks."""
 
     model_config = SettingsConfigDict(env_prefix="DARKROOM_", frozen=True)
 
-    database_url: SecretStr = Field(description="postgresql+psycopg://login:password@host:port/database")
-    broker_url: SecretStr = Field(description="redis://:password@host:port/0")
     s3_bucket: str = Field(description="the bucket of releases and outputs")
     s3_endpoint_url: str | None = Field(None, description="for stores other than AWS")
     s3_region: str = "us-east-1"
     s3_access_key_id: SecretStr | None = Field(None, description="unset: boto3's own chain (roles, profiles)")
     s3_secret_access_key: SecretStr | None = None
+
+
+class Settings(StoreSettings):
+    """What a process of the service needs to reach the rest."""
+
+    database_url: SecretStr = Field(description="postgresql+psycopg://login:password@host:port/database")
+    broker_url: SecretStr = Field(description="redis://:password@host:port/0")
     cache_dir: Path = Field(Path("~/.cache/darkroom").expanduser(), description="releases fetched from S3")
     cache_gb: float = Field(100.0, gt=0, description="GiB of releases that are kept there")
 
@@ -81,12 +87,21 @@ def local_values(state: StackState, role: Role, folder: Path) -> dict[str, str]:
 
 def load(role: Role, environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of a process: DARKROOM_* variables, else the local stack's. Raises SettingsError."""
+    return _loaded(Settings, role, environ)
+
+
+def load_store(environ: Mapping[str, str] = os.environ) -> StoreSettings:
+    """The settings of a process that needs S3 alone. Raises SettingsError."""
+    return _loaded(StoreSettings, "worker", environ)
+
+
+def _loaded(kind: type[Kind], role: Role, environ: Mapping[str, str]) -> Kind:
     folder = root()
     state = read(folder)
-    values: dict[str, str] = local_values(state, role, folder) if state else {}
-    missing = values.keys() - {key for key in values if f"DARKROOM_{key.upper()}" in environ}
+    values: dict[str, Any] = {**local_values(state, role, folder)} if state else {}
+    missing = {key for key in values if f"DARKROOM_{key.upper()}" not in environ} & kind.model_fields.keys()
     try:
-        return Settings(**{key: values[key] for key in missing})  # type: ignore[arg-type]
+        return kind(**{key: values[key] for key in missing})
     except ValidationError as error:
         raise SettingsError(_explain(error, folder)) from None
 

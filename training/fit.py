@@ -5,8 +5,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,55 +18,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training import checkpoints
-from training.checkpoints import Checkpoint, CheckpointStore
+from training.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from training.data.batches import Batches, as_it_is
 from training.experiment import CURE, CheckpointConfig, Diverged, Experiment, ExperimentError, Interrupted, plain
 from training.progress import ProgressReport
 from training.recipes.recipe import Recipe
+from training.run_identity import Run
 
-MAY_CHANGE = ("output", "data.root", "data.prepared", "data.latents", "data.workers", "autoencoder", "initial",
-              "device", "devices", "accumulate", "checkpoint", "resume", "pictures_every", "data.max_bad")  # fmt: skip
-
+Stores = Callable[[Run], AbstractContextManager[CheckpointStore]]  # opens where the checkpoints of a run are kept
 Pictures = Callable[[Path], Mapping[str, Any]]  # writes its pictures into a folder; they are shown in TensorBoard too
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a checkpoint must share with the run that goes on from it."""
-
-    config: Mapping[str, Any]  # plain
-    inputs: Mapping[str, str]  # fingerprints of the data and of the first stage
-
-    def check(self, checkpoint: Checkpoint) -> None:
-        """Raise ExperimentError naming what has changed since the checkpoint."""
-        changes = [
-            f"{name} was {was} and is {now}"
-            for name, was, now in differences(checkpoint.run.get("config", {}), self.config)
-            if not any(name == free or name.startswith(f"{free}.") for free in MAY_CHANGE)
-            and not (name == "steps" and self.config["optimiser"]["schedule"] == "constant" and now > was)
-        ]
-        changes += [
-            f"{name} was {was[:12]} and is {now[:12]}"
-            for name, was, now in differences(checkpoint.run.get("inputs", {}), self.inputs)
-        ]
-        if changes:
-            raise ExperimentError(
-                f"output: {checkpoint.folder.parent.parent} holds a run of another experiment at step "
-                f"{checkpoint.step}: {', '.join(changes)}. Give another output, resume=anyway to go on from that step "
-                "with the changes, or resume=false to begin again"
-            )
-
-
-def differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """The fields in which two nested mappings differ: dotted name, value before, value now."""
-    found = []
-    for key in sorted({*was, *now}):
-        a, b = was.get(key), now.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append((f"{prefix}{key}", a, b))
-    return found
 
 
 def fit(
@@ -183,6 +142,10 @@ class Saver(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Every rank reads the same checkpoint."""
         assert isinstance(module, Recipe)
+        begins = torch.tensor(0 if self.latest is None else self.latest.step, device=module.device)
+        if int(begins) * trainer.world_size != int(trainer.strategy.reduce(begins, reduce_op="sum")):
+            raise CheckpointError(f"rank {trainer.global_rank} found step {int(begins)}, others found another: "
+                                  "the ranks of a run need one place for its checkpoints")  # fmt: skip
         if self.latest is not None:
             checkpoints.restore(module, self.latest)
         self.saved_at = time.monotonic()

@@ -3,9 +3,11 @@
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -17,38 +19,47 @@ from training.data.image_set import DataError
 from training.experiment import AutoencoderExperiment, Diverged, Experiment, ExperimentError, Interrupted, plain
 from training.model.release import ReleaseError
 
+if TYPE_CHECKING:  # loads Lightning
+    from training.fit import Stores
+
+    StoresIn = Callable[[LocalCheckpoints], Stores]
+
 MISTAKES = (ExperimentError, DataError, ReleaseError, CheckpointError, Diverged)
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run it again
 
 
-def run(name: str, overrides: Sequence[str] = (), output: Path | None = None) -> Path:
+def run(
+    name: str, overrides: Sequence[str] = (), output: Path | None = None, *, stores: "StoresIn | None" = None
+) -> Path:
     """Train the experiment `name` into `output` and return the release folder, `output/release`.
 
-    A run that died goes on from its last checkpoint. Raises ExperimentError, DataError, ReleaseError,
+    A run that died goes on from its last checkpoint, in output/checkpoints unless `stores` keeps them elsewhere.
+    Raises ExperimentError, DataError, ReleaseError,
     CheckpointError, Diverged or Interrupted: each of one line, saying what to change or to do.
     """
     config = composition.load(name, overrides)
     if output is not None:
         config = replace(config, output=str(output))
-    return train(config)
+    return train(config, stores)
 
 
-def train(config: Experiment) -> Path:
+def train(config: Experiment, stores: "StoresIn | None" = None) -> Path:
     """Train a checked experiment; see `run`."""
     images = prepare.images(config.data)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)  # the initial weights
-    store = LocalCheckpoints(output / "checkpoints", keep=config.checkpoint.keep)
+    local = LocalCheckpoints(output / "checkpoints", keep=config.checkpoint.keep)
+    opened = stores(local) if stores is not None else lambda run: nullcontext(local)
     unfinished = output / "release.unfinished"  # a finished release stays until the next one is whole
     if isinstance(config, AutoencoderExperiment):
         from training.train_autoencoder import train_autoencoder
 
-        first = train_autoencoder(config, images, store, unfinished)
+        first = train_autoencoder(config, images, opened, unfinished)
     else:
         from training.train_diffusion import train_diffusion
 
-        first = train_diffusion(config, images, store, unfinished)
+        first = train_diffusion(config, images, opened, unfinished)
     release = output / "release"
     if first:  # of several ranks
         shutil.rmtree(release, ignore_errors=True)

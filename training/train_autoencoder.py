@@ -8,29 +8,29 @@ import torch
 import torch.distributed as dist
 
 from training import card, previews
-from training.checkpoints import CheckpointStore
 from training.data.batches import Batches
 from training.data.image_set import ImageSet
 from training.data.rows import ImageRows, centred
 from training.discriminator import SMALLEST_IMAGE
 from training.experiment import AutoencoderExperiment, ExperimentError, built, lineage_of, plain
-from training.fit import Run, fit
+from training.fit import Stores, fit
 from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import save_autoencoder
 from training.progress import ProgressReport
 from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale
+from training.run_identity import Run
 
 MEASURED = 32  # images of a batch when the latent scale is measured
 MOST_MEASURED = 10_000  # images that are measured at most
 
 
-def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, store: CheckpointStore, release: Path) -> bool:
+def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, stores: Stores, release: Path) -> bool:
     """Write the release folder; whether this is the first rank, which alone does so."""
     check(config, images)
     model = built("model", lambda: Autoencoder(config.model))
     loss: float | None = None
     if config.model.regularisation != "identity":  # its latents are the pixels; only their scale is to be found
-        report = trained(model, config, images, store)
+        report = trained(model, config, images, stores)
         loss = None if report is None else report.loss()
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     model.eval().to("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
@@ -53,7 +53,7 @@ def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, store: Ch
 
 
 def trained(
-    model: Autoencoder, config: AutoencoderExperiment, images: ImageSet, store: CheckpointStore
+    model: Autoencoder, config: AutoencoderExperiment, images: ImageSet, stores: Stores
 ) -> ProgressReport | None:
     """Train the model. Returns the report on the first rank."""
     recipe = built(
@@ -77,9 +77,12 @@ def trained(
     built("data", lambda: batches(0, 1))
     run = Run(plain(config), {"data fingerprint": images.description.fingerprint})
     shown = centred(images, config.data.crop or images.image_size)
-    return fit(
-        recipe, batches, config, run, store=store, pictures=lambda path: previews.reconstructions(model, shown, path)
-    )
+
+    def pictures(path: Path) -> dict[str, object]:
+        return {**previews.reconstructions(model, shown, path)}
+
+    with stores(run) as store:
+        return fit(recipe, batches, config, run, store=store, pictures=pictures)
 
 
 def check(config: AutoencoderExperiment, images: ImageSet) -> None:

@@ -5,25 +5,25 @@ from dataclasses import asdict
 from pathlib import Path
 
 from training import card, conditioning, encode_latents, previews
-from training.checkpoints import CheckpointStore
 from training.data import latents
 from training.data.batches import Batches
 from training.data.image_set import ImageSet
 from training.data.locks import locked
 from training.data.rows import ImageRows, LatentRows, centred
 from training.experiment import DiffusionExperiment, ExperimentError, built, lineage_of, plain
-from training.fit import Run, fit
+from training.fit import Stores, fit
 from training.model.autoencoder import Autoencoder
 from training.model.diffusion import Diffusion
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, save_diffusion
 from training.model.release import Release
 from training.model.unet import UNet
 from training.recipes.diffusion import DiffusionRecipe
+from training.run_identity import Run
 
 GUIDANCE = 2.0  # of the pictures, where conditions were dropped in training
 
 
-def train_diffusion(config: DiffusionExperiment, images: ImageSet, store: CheckpointStore, release: Path) -> bool:
+def train_diffusion(config: DiffusionExperiment, images: ImageSet, stores: Stores, release: Path) -> bool:
     """Write the release folder; whether this is the first rank, which alone does so."""
     autoencoder, first_stage = load_autoencoder(Path(config.autoencoder))
     encode_latents.check(autoencoder, images)
@@ -62,7 +62,8 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, store: Checkp
         plain(config),
         {"data fingerprint": images.description.fingerprint, "autoencoder digest": first_stage.digest},
     )
-    report = fit(recipe, batches, config, run, store=store, pictures=pictures)
+    with stores(run) as store:
+        report = fit(recipe, batches, config, run, store=store, pictures=pictures)
     if report is None:
         return False
     shutil.rmtree(release, ignore_errors=True)
