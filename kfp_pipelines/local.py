@@ -23,19 +23,20 @@ class PipelineError(Exception):
 
 
 def run(
+    variant: str,
     arguments: Mapping[str, Any],
     pipeline_root: Path,
     *,
     on_stage: Callable[[str], None] = lambda name: None,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Run the training pipeline with `arguments`; artifacts and pipeline.log go under `pipeline_root`.
+    """Run a pipeline with `arguments`; artifacts and pipeline.log go under `pipeline_root`.
 
     on_stage hears each stage's name as it starts, on_line every line of output. Raises PipelineError.
     """
     pipeline_root.mkdir(parents=True, exist_ok=True)
     log = pipeline_root / "pipeline.log"
-    command = [sys.executable, "-m", "kfp_pipelines.local", str(pipeline_root), json.dumps(dict(arguments))]
+    command = [sys.executable, "-m", "kfp_pipelines.local", variant, str(pipeline_root), json.dumps(dict(arguments))]
     stage, words = "the pipeline", "it said nothing"
     with (
         log.open("w") as file,
@@ -64,15 +65,16 @@ def run(
 
 
 def main() -> None:
-    """`python -m kfp_pipelines.local ROOT ARGUMENTS`: the process that `run` starts."""
+    """`python -m kfp_pipelines.local VARIANT ROOT ARGUMENTS`: the process that `run` starts."""
     from kfp import local
 
-    from kfp_pipelines.pipeline import train_latent_diffusion
+    from kfp_pipelines.pipeline import VARIANTS
+    from kfp_pipelines.profiles import Profiles
 
-    root, arguments = sys.argv[1:]
+    variant, root, arguments = sys.argv[1:]
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
     try:
-        train_latent_diffusion(**json.loads(arguments))
+        VARIANTS[variant](Profiles())(**json.loads(arguments))
     except RuntimeError as error:  # says only which stage failed; the stage's own words are above
         print(f"({error})")
         sys.exit(1)

@@ -1,21 +1,126 @@
-"""Publishing from a pipeline: the one place where training's results meet the services."""
+"""Where training meets the registry: fetch, compare with production, publish, promote."""
 
 import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from services import database, registry
+from sqlalchemy import Connection
+
+from kfp_pipelines.gate import FINGERPRINT, GateError, judge, parse
+from services import database, registry, release_cache
 from services.object_store import ObjectStore
 from services.settings import load
 
+METRICS = "metrics.json"
+COMPARISON = "comparison.json"
+FIRST_STAGE = "first-stage"  # beside a release that was trained together with it
+COMMIT, IMAGE = "DARKROOM_COMMIT", "DARKROOM_IMAGE"
 
-def publish_release(folder: Path, evaluation: Path, alias: str) -> str:
-    """Publish a release folder, record `evaluation`/metrics.json for it, move the alias. Returns name@version."""
+
+@contextmanager
+def opened() -> Iterator[tuple[Connection, ObjectStore, Any]]:
+    """A transaction as the publisher, the bucket, the settings."""
     settings = load("publisher")
     engine = database.connect(settings.database_url.get_secret_value())
-    metrics = json.loads((evaluation / "metrics.json").read_text())
-    with engine.begin() as connection:
-        name, version = registry.publish(connection, ObjectStore.connect(settings), folder)
+    try:
+        with engine.begin() as connection:
+            yield connection, ObjectStore.connect(settings), settings
+    finally:
+        engine.dispose()
+
+
+def fetch(reference: str, kind: str, folder: Path) -> str:
+    """Put a published release into a folder: itself, or for `autoencoder` its first stage. Returns name@version."""
+    with opened() as (connection, store, settings):
+        row = registry.find(connection, reference)
+        if row.kind != kind:
+            digest = row.manifest.get("lineage", {}).get("autoencoder")
+            if kind != "autoencoder" or digest is None:
+                raise registry.RegistryError(f"release: {reference} is of kind {row.kind}; wanted: {kind}")
+            row = registry.by_digest(connection, digest)
+    found = release_cache.fetch(store, row.manifest, settings.cache_dir, settings.cache_gb)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    copied(found, folder)
+    return f"{row.name}@{row.version}"
+
+
+def copied(source: Path, target: Path) -> None:
+    """Copy a folder, files only."""
+    import shutil
+
+    shutil.copytree(source, target, dirs_exist_ok=True)
+
+
+def compare(rules: Sequence[str], alias: str, images: Path, evaluation: Path, output: Path) -> str:
+    """`passed` or `refused`; comparison.json and comparison.md under `output`.
+
+    The release that the alias points at is evaluated now where it was not yet under the same fingerprint.
+    Raises GateError.
+    """
+    scores = json.loads((evaluation / METRICS).read_text())
+    parsed = parse(rules)
+    version, production = 0, None
+    with opened() as (connection, store, settings):
+        row = registry.pointed_at(connection, scores["release"], alias)
+        if row is not None:
+            version = row.version
+            production = registry.evaluation(connection, row.id, scores[FINGERPRINT])
+    if row is not None and production is None and any(rule.beside for rule in parsed):
+        found = release_cache.fetch(store, row.manifest, settings.cache_dir, settings.cache_gb)
+        production = evaluated_alike(found, scores, images, output / "production")
+        with opened() as (connection, _, _):
+            registry.evaluate(connection, f"{row.name}@{row.version}", production[FINGERPRINT], production)
+    verdicts = judge(parsed, scores, production if any(rule.beside for rule in parsed) else None)
+    verdict = "passed" if all(one.held for one in verdicts) else "refused"
+    beside = f"{scores['release']}@{version}" if version else "nothing"
+    lines = [f"# {verdict}", "", f"Beside {beside} as {alias}.", "", *(f"- {one}" for one in verdicts)]
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "comparison.md").write_text("\n".join(lines) + "\n")
+    document = {"verdict": verdict, "alias": alias, "version": version, "verdicts": [str(one) for one in verdicts]}
+    (output / COMPARISON).write_text(json.dumps(document, indent=2) + "\n")
+    print(f"gate: {verdict} beside {beside}" + "".join(f"\ngate: {one}" for one in verdicts), flush=True)
+    return verdict
+
+
+def evaluated_alike(release: Path, scores: dict[str, Any], images: Path, output: Path) -> dict[str, Any]:
+    """A release's figures, sampled as `scores` were. Raises GateError if it cannot be evaluated on these images."""
+    from training.data.image_set import DataError
+    from training.evaluate import run
+    from training.evaluation.second_stage import Sampling
+
+    try:
+        return run(release, images, output, Sampling(**scores["sampling"]) if "sampling" in scores else None)
+    except (DataError, ValueError) as error:
+        raise GateError(f"gate: what is in production cannot be evaluated on these images: {error}") from None
+
+
+def publish(folder: Path, evaluation: Path, alias: str, run: str) -> str:
+    """Publish a release folder with its evaluation and point the alias at it. Returns name@version."""
+    metrics = json.loads((evaluation / METRICS).read_text())
+    known = {"run": run, "commit": os.environ.get(COMMIT, ""), "image": os.environ.get(IMAGE, "")}
+    with opened() as (connection, store, _):
+        origin = {name: value for name, value in known.items() if value}
+        if (beside := folder.parent / FIRST_STAGE).is_dir():
+            registry.publish(connection, store, beside, origin)
+        name, version = registry.publish(connection, store, folder, origin)
         reference = f"{name}@{version}"
-        registry.evaluate(connection, reference, str(metrics.get("data_fingerprint", "")), metrics)
+        registry.evaluate(connection, reference, metrics[FINGERPRINT], metrics)
         registry.promote(connection, reference, alias)
+    print(f"published {reference} as {alias}", flush=True)
     return reference
+
+
+def promote(release: str, autoencoder: str, alias: str, comparison: Path) -> None:
+    """Point the alias at a release that passed the gate, and at its first stage where one was trained.
+
+    Raises RegistryError where the alias was moved since the comparison.
+    """
+    compared = json.loads((comparison / COMPARISON).read_text())
+    with opened() as (connection, _, _):
+        registry.promote(connection, release, alias, expected=compared["version"])
+        if autoencoder:
+            registry.promote(connection, autoencoder, alias)
+    print(f"promoted {release} to {alias}", flush=True)

@@ -5,7 +5,7 @@ So publishing again is a no-op, and an autoencoder that ten diffusion releases s
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,21 @@ def by_id(connection: Connection, release_id: int) -> Any:
     return connection.execute(text("SELECT * FROM releases WHERE id = :id"), {"id": release_id}).one()
 
 
-def publish(connection: Connection, store: ObjectStore, folder: Path) -> tuple[str, int]:
+def by_digest(connection: Connection, digest: str) -> Any:
+    """The row of the release with this content. Raises RegistryError where none was published."""
+    row = connection.execute(text("SELECT * FROM releases WHERE digest = :d ORDER BY id"), {"d": digest}).first()
+    if row is None:
+        raise RegistryError(f"no release of digest {digest[:12]} is published; publish it first")
+    return row
+
+
+def publish(
+    connection: Connection, store: ObjectStore, folder: Path, origin: Mapping[str, str] | None = None
+) -> tuple[str, int]:
     """Store a release folder and give it the next version of its name. Returns name and version.
 
-    Content that was published before under this name keeps its version. Raises ReleaseError for a bad folder.
+    Content that was published before under this name keeps its version and its origin: the pipeline run, commit and
+    image that made it. Raises ReleaseError for a bad folder.
     """
     release = release_format.read(folder)
     connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({BLOBS_LOCK})"))
@@ -99,8 +110,9 @@ def publish(connection: Connection, store: ObjectStore, folder: Path) -> tuple[s
         return release.name, int(known)
     version = connection.scalar(
         text("""
-            INSERT INTO releases (name, version, kind, digest, manifest)
-            SELECT :name, coalesce(max(version), 0) + 1, :kind, :digest, CAST(:manifest AS jsonb)
+            INSERT INTO releases (name, version, kind, digest, manifest, origin)
+            SELECT :name, coalesce(max(version), 0) + 1, :kind, :digest, CAST(:manifest AS jsonb),
+                   CAST(:origin AS jsonb)
             FROM releases WHERE name = :name RETURNING version
         """),
         {
@@ -108,30 +120,82 @@ def publish(connection: Connection, store: ObjectStore, folder: Path) -> tuple[s
             "kind": release.kind,
             "digest": release.digest,
             "manifest": json.dumps(release.to_json()),
+            "origin": json.dumps(dict(origin or {})),
         },
     )
     return release.name, int(version)
 
 
 def evaluate(connection: Connection, reference: str, fingerprint: str, metrics: dict[str, Any]) -> None:
-    """Keep what a release scored on the data set with this fingerprint."""
+    """Keep what a release scored; evaluations compare only where their fingerprints are equal."""
     connection.execute(
         text("INSERT INTO evaluations (release_id, fingerprint, metrics) VALUES (:id, :fp, CAST(:metrics AS jsonb))"),
         {"id": find(connection, reference).id, "fp": fingerprint, "metrics": json.dumps(metrics)},
     )
 
 
-def promote(connection: Connection, reference: str, alias: str) -> None:
-    """Point an alias of the release's name at it, and write down that it moved."""
+def evaluation(connection: Connection, release_id: int, fingerprint: str) -> dict[str, Any] | None:
+    """The latest figures of a release under this fingerprint."""
+    query = "SELECT metrics FROM evaluations WHERE release_id = :id AND fingerprint = :fp ORDER BY id DESC LIMIT 1"
+    metrics: dict[str, Any] | None = connection.scalar(text(query), {"id": release_id, "fp": fingerprint})
+    return metrics
+
+
+def promote(connection: Connection, reference: str, alias: str, *, expected: int | None = None) -> None:
+    """Point an alias of the release's name at it, and write down that it moved.
+
+    expected: the version that the alias must point at now, 0 for none; RegistryError if it was moved meanwhile.
+    """
+    row = find(connection, reference)
+    before = _locked_alias(connection, row.name, alias)
+    if expected is not None and (before.version if before else 0) != expected:
+        now = f"version {before.version}" if before else "none"
+        raise RegistryError(f"alias: {row.name}@{alias} was moved meanwhile and is {now} now; compare with that one")
+    if before is None or before.id != row.id:
+        _move(connection, row, alias, before, rollback=False)
+
+
+def rollback(connection: Connection, name: str, alias: str) -> Any:
+    """Point an alias back at what it was before the last promotion that was not rolled back. Returns that release.
+
+    Raises RegistryError where it was never anything else.
+    """
+    before = _locked_alias(connection, name, alias)
+    moves = connection.execute(
+        text("SELECT to_release, rollback FROM promotions WHERE name = :name AND alias = :alias ORDER BY id"),
+        {"name": name, "alias": alias},
+    )
+    history: list[int] = []
+    for move in moves:
+        if move.rollback:
+            history.pop()
+        else:
+            history.append(move.to_release)
+    if len(history) < 2:
+        raise RegistryError(f"alias: {name}@{alias} was never another release that it could go back to")
+    row = by_id(connection, history[-2])
+    _move(connection, row, alias, before, rollback=True)
+    return row
+
+
+def pointed_at(connection: Connection, name: str, alias: str) -> Any:
+    """The release that an alias points at, None if it does not."""
+    return connection.execute(
+        text("SELECT releases.* FROM aliases JOIN releases ON releases.id = release_id "
+             "WHERE aliases.name = :name AND alias = :alias"),
+        {"name": name, "alias": alias},
+    ).first()  # fmt: skip
+
+
+def _locked_alias(connection: Connection, name: str, alias: str) -> Any:
+    """What an alias points at; it cannot be moved by others until the transaction ends."""
     if not re.fullmatch(r"[a-z][a-z_-]{0,62}", alias):
         raise RegistryError(f"alias: {alias!r} is not allowed; permitted: a-z, _ and -, at most 63")
-    row = find(connection, reference)
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('release ' || :name))"), {"name": row.name})
-    before = connection.scalar(
-        text("SELECT release_id FROM aliases WHERE name = :name AND alias = :alias"), {"name": row.name, "alias": alias}
-    )
-    if before == row.id:
-        return
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('release ' || :name))"), {"name": name})
+    return pointed_at(connection, name, alias)
+
+
+def _move(connection: Connection, row: Any, alias: str, before: Any, *, rollback: bool) -> None:
     connection.execute(
         text("""
             INSERT INTO aliases (name, alias, release_id) VALUES (:name, :alias, :id)
@@ -140,6 +204,7 @@ def promote(connection: Connection, reference: str, alias: str) -> None:
         {"name": row.name, "alias": alias, "id": row.id},
     )
     connection.execute(
-        text("INSERT INTO promotions (name, alias, from_release, to_release) VALUES (:name, :alias, :before, :id)"),
-        {"name": row.name, "alias": alias, "before": before, "id": row.id},
-    )
+        text("INSERT INTO promotions (name, alias, from_release, to_release, rollback) "
+             "VALUES (:name, :alias, :before, :id, :rollback)"),
+        {"name": row.name, "alias": alias, "before": before and before.id, "id": row.id, "rollback": rollback},
+    )  # fmt: skip

@@ -64,6 +64,8 @@ class ReleaseRow(Table):
     digest: Mapped[str]
     manifest: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+    origin: Mapped[dict[str, Any]]
+    published_by: Mapped[str]
 
 
 class Evaluation(Table):
@@ -97,6 +99,7 @@ class Promotion(Table):
     to_release: Mapped[int] = mapped_column(BigInteger, ForeignKey("releases.id"))
     promoted_by: Mapped[str]
     promoted_at: Mapped[datetime]
+    rollback: Mapped[bool]
 
 
 class Job(Table):

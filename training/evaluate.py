@@ -1,6 +1,7 @@
 """Score a release on a set of images: `python -m training.evaluate RELEASE DATA OUTPUT`."""
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from training.evaluation.second_stage import Sampling
 from training.model.latent_diffusion import load_autoencoder, load_diffusion
 from training.model.release import Release, ReleaseError
 from training.model.release import read as read_release
+
+COMPARED_BY = ("data_fingerprint", "features_digest", "sampling", "images")
 
 
 def run(
@@ -48,8 +51,15 @@ def run(
         "data_fingerprint": images.description.fingerprint,
         **scores,
     }
+    complete["fingerprint"] = fingerprint(complete)
     (output / "metrics.json").write_text(json.dumps(complete, indent=2) + "\n")
     return complete
+
+
+def fingerprint(scores: Mapping[str, Any]) -> str:
+    """What figures depend on besides the release. Two evaluations compare only where it is equal."""
+    told = json.dumps([scores.get(name) for name in COMPARED_BY], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def check(images: ImageSet, description: Release) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoints import Checkpoint
-from training.experiment import ExperimentError
+from training.experiment import Experiment, ExperimentError, plain
+from training.model import release
 
 MAY_CHANGE = ("output", "data.root", "data.prepared", "data.latents", "data.workers", "autoencoder", "initial",
               "device", "devices", "accumulate", "checkpoint", "resume", "pictures_every", "data.max_bad")  # fmt: skip
@@ -20,7 +21,13 @@ class Run:
     """What a checkpoint must share with the run that goes on from it."""
 
     config: Mapping[str, Any]  # plain
-    inputs: Mapping[str, str]  # fingerprints of the data and of the first stage
+    inputs: Mapping[str, str]  # the data's fingerprint and the digests of the releases that it begins with
+
+    @classmethod
+    def of(cls, config: Experiment, data_fingerprint: str) -> "Run":
+        """The run of an experiment on these images. Raises ReleaseError for a parent that cannot be read."""
+        digests = {f"{name} digest": digest for name, digest in parents(config).items()}
+        return cls(plain(config), {"data fingerprint": data_fingerprint, **digests})
 
     @property
     def key(self) -> str:
@@ -54,6 +61,12 @@ class Run:
                 f"{checkpoint.step}: {', '.join(changes)}. Give another output, resume=anyway to go on from that step "
                 "with the changes, or resume=false to begin again"
             )
+
+
+def parents(config: Experiment) -> dict[str, str]:
+    """Digests of the releases that a run begins with: its `autoencoder`, its `initial` weights."""
+    folders = {"autoencoder": getattr(config, "autoencoder", None), "initial": config.initial}
+    return {name: release.read(Path(folder)).digest for name, folder in folders.items() if folder is not None}
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,13 +12,13 @@ from training.data.batches import Batches
 from training.data.image_set import ImageSet
 from training.data.rows import ImageRows, centred
 from training.discriminator import SMALLEST_IMAGE
-from training.experiment import AutoencoderExperiment, ExperimentError, built, lineage_of, plain
+from training.experiment import AutoencoderExperiment, ExperimentError, built, lineage_of
 from training.fit import Stores, fit
 from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import save_autoencoder
 from training.progress import ProgressReport
 from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale
-from training.run_identity import Run
+from training.run_identity import Run, parents
 
 MEASURED = 32  # images of a batch when the latent scale is measured
 MOST_MEASURED = 10_000  # images that are measured at most
@@ -47,7 +47,7 @@ def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, stores: S
     (release / "card.md").write_text(card.autoencoder(config, images.description, loss))
     save_autoencoder(
         release, model, name=config.name, image_size=config.data.crop or images.image_size,
-        lineage=lineage_of(config, asdict(images.description)),
+        lineage={**lineage_of(config, asdict(images.description)), **parents(config)},
     )  # fmt: skip
     return True
 
@@ -75,7 +75,7 @@ def trained(
         )  # fmt: skip
 
     built("data", lambda: batches(0, 1))
-    run = Run(plain(config), {"data fingerprint": images.description.fingerprint})
+    run = Run.of(config, images.description.fingerprint)
     shown = centred(images, config.data.crop or images.image_size)
 
     def pictures(path: Path) -> dict[str, object]:

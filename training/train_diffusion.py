@@ -10,7 +10,7 @@ from training.data.batches import Batches
 from training.data.image_set import ImageSet
 from training.data.locks import locked
 from training.data.rows import ImageRows, LatentRows, centred
-from training.experiment import DiffusionExperiment, ExperimentError, built, lineage_of, plain
+from training.experiment import DiffusionExperiment, ExperimentError, built, lineage_of
 from training.fit import Stores, fit
 from training.model.autoencoder import Autoencoder
 from training.model.diffusion import Diffusion
@@ -18,7 +18,7 @@ from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, s
 from training.model.release import Release
 from training.model.unet import UNet
 from training.recipes.diffusion import DiffusionRecipe
-from training.run_identity import Run
+from training.run_identity import Run, parents
 
 GUIDANCE = 2.0  # of the pictures, where conditions were dropped in training
 
@@ -58,10 +58,7 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, stores: Store
     def pictures(path: Path) -> dict[str, object]:
         return {**previews.samples(recipe.released(), asked, shape, path, guidance=guidance)}
 
-    run = Run(
-        plain(config),
-        {"data fingerprint": images.description.fingerprint, "autoencoder digest": first_stage.digest},
-    )
+    run = Run.of(config, images.description.fingerprint)
     with stores(run) as store:
         report = fit(recipe, batches, config, run, store=store, pictures=pictures)
     if report is None:
@@ -73,7 +70,7 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, stores: Store
     for name in ("samples", "denoising"):
         (release / f"sheet-{name}.png").rename(release / f"{name}.png")
     (release / "card.md").write_text(card.diffusion(config, images.description, report.loss()))
-    lineage = {**lineage_of(config, asdict(images.description)), "autoencoder": first_stage.digest}
+    lineage = {**lineage_of(config, asdict(images.description)), **parents(config)}
     save_diffusion(release, trained, name=config.name, image_size=size, lineage=lineage)
     return True
 

@@ -44,19 +44,22 @@ def demo(
     with stage(console, "1. Postgres, Valkey and SeaweedFS on this machine"):
         start(report=lambda line: console.print(f"  {line}"))
     with stage(console, "2. The training pipeline, run by kfp.local"):
+        settings = load("publisher")
+        for name in ("dispatcher", "worker"):  # the pipeline tries the release through the queue
+            console.print(f"  {name}: process {start_background(root(), name)}")
         execute(
+            "full",
             {
                 "autoencoder_overrides": autoencoder_override or [],
                 "diffusion_overrides": diffusion_override or [],
-                "evaluation_images": evaluation_images,
+                "sampling": [f"images={evaluation_images}"],
+                "checkpoints": f"s3://{settings.s3_bucket}/checkpoints",
             },
             console,
         )
     with stage(console, "3. Releases"):
         show_releases(console)
     with stage(console, "4. A job, inserted with SQL"):
-        for name in ("dispatcher", "worker"):
-            console.print(f"  {name}: process {start_background(root(), name)}")
         settings = load("submitter")
         engine = database.connect(settings.database_url.get_secret_value())
         job_id = insert_job(engine, console)

@@ -1,5 +1,6 @@
 """`darkroom pipeline`: the training pipeline, compiled for a cluster or run on this machine."""
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,60 +10,78 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from services.cli.stack import CommandError, connect
-from services.settings import ROOT_VARIABLE, root
+from services.settings import ROOT_VARIABLE, Settings, root
 
 app = typer.Typer(help="The training pipeline.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
 
-Override = Annotated[list[str] | None, typer.Option(help="A Hydra override, such as steps=500; may be repeated.")]
+Variant = Annotated[str, typer.Argument(help="full, diffusion, fine-tune or sweep")]
+Pairs = Annotated[list[str] | None, typer.Argument(help="name=value of its parameters; again for more of a list.")]
+Profiles = Annotated[Path | None, typer.Option(help="A file of node profiles.", envvar="DARKROOM_PROFILES")]
+Profile = Annotated[list[str] | None, typer.Option(help="STAGE=NAME, or NAME for all other stages; may be repeated.")]
+TOLD = ("gate: ", "published ", "promoted ", "smoke: ", "sweep: ", "going on from ")  # lines of stages that are shown
+
+
+@app.command("parameters")
+def show_parameters(variant: Variant = "full") -> None:
+    """List a variant's parameters and what they are by default."""
+    from rich.table import Table
+
+    from kfp_pipelines.arguments import ArgumentError, parameters
+
+    table = Table("parameter", "of", "default", box=None)
+    try:
+        for name, one in parameters(variant).items():
+            kind = f"{one.kind.__name__}, several" if one.of_list else one.kind.__name__
+            table.add_row(name, kind, "must be given" if one.required else json.dumps(one.default))
+    except ArgumentError as error:
+        raise CommandError(str(error)) from None
+    console.print(table)
 
 
 @app.command("compile")
 def compile_pipeline(
-    output: Annotated[Path, typer.Option(help="The YAML package to write.")] = Path("train-latent-diffusion.yaml"),
+    variant: Variant = "full",
+    output: Annotated[Path | None, typer.Option(help="The YAML package to write; default: VARIANT.yaml")] = None,
+    profiles: Profiles = None,
+    profile: Profile = None,
 ) -> None:
-    """Compile the pipeline for Kubeflow. The image is DARKROOM_IMAGE."""
-    from kfp_pipelines.pipeline import compile_to
+    """Compile a pipeline for Kubeflow. The image is DARKROOM_IMAGE."""
+    from kfp_pipelines.pipeline import STAGES, VARIANTS, compile_to
+    from kfp_pipelines.profiles import ProfileError, read
 
-    if not output.parent.is_dir():
-        raise CommandError(f"--output: the folder {output.parent} does not exist")
-    compile_to(output)
-    console.print(str(output.resolve()))
+    path = output or Path(f"{variant}.yaml")
+    if variant not in VARIANTS:
+        raise CommandError(f"variant: {variant!r} is not known; permitted: {', '.join(VARIANTS)}")
+    if not path.parent.is_dir():
+        raise CommandError(f"--output: the folder {path.parent} does not exist")
+    try:
+        compile_to(path, variant, read(profiles, profile or [], STAGES))
+    except ProfileError as error:
+        raise CommandError(str(error)) from None
+    console.print(str(path.resolve()))
 
 
 @app.command("run")
-def run_pipeline(
-    data: Annotated[str, typer.Option(help="digits, shapes, or images: your own, see --data-override.")] = "digits",
-    autoencoder_experiment: Annotated[str, typer.Option(help="A file of training/configs/experiment.")] = (
-        "digits_autoencoder"
-    ),
-    diffusion_experiment: Annotated[str, typer.Option(help="A file of training/configs/experiment.")] = (
-        "digits_diffusion"
-    ),
-    data_override: Annotated[
-        list[str] | None, typer.Option(help="Of the data, such as data.root=PICTURES; may be repeated.")
-    ] = None,
-    autoencoder_override: Override = None,
-    diffusion_override: Override = None,
-    evaluation_images: Annotated[int, typer.Option(help="Images that the model is judged by.", min=1)] = 1000,
-    alias: Annotated[str, typer.Option(help="The alias to point at both releases.")] = "production",
-) -> None:
-    """Run the pipeline on this machine and publish both releases."""
-    connect("publisher")  # before training for minutes, see that publishing will find its way
-    arguments = {
-        "data": data,
-        "data_overrides": data_override or [],
-        "autoencoder_experiment": autoencoder_experiment,
-        "diffusion_experiment": diffusion_experiment,
-        "autoencoder_overrides": autoencoder_override or [],
-        "diffusion_overrides": diffusion_override or [],
-        "evaluation_images": evaluation_images,
-        "alias": alias,
-    }
-    execute(arguments, console)
+def run_pipeline(variant: Variant = "full", parameters: Pairs = None) -> None:
+    """Run a pipeline on this machine and publish what it makes."""
+    from kfp_pipelines.arguments import ArgumentError, parse
+
+    settings, _ = connect("publisher")  # before training for minutes, see that publishing will find its way
+    try:
+        arguments = parse(variant, parameters or [])
+    except ArgumentError as error:
+        raise CommandError(f"{error}\nSee: darkroom pipeline parameters {variant}") from None
+    execute(variant, {**on_this_machine(settings, variant), **arguments}, console)
 
 
-def execute(arguments: dict[str, Any], console: Console) -> list[tuple[str, float]]:
+def on_this_machine(settings: Settings, variant: str) -> dict[str, Any]:
+    """What differs from a cluster: no worker may be running, so no smoke job is waited for unless one is asked for."""
+    checkpoints = {"checkpoints": f"s3://{settings.s3_bucket}/checkpoints"}
+    return checkpoints if variant == "sweep" else {**checkpoints, "smoke_images": 0}
+
+
+def execute(variant: str, arguments: dict[str, Any], console: Console) -> list[tuple[str, float]]:
     """Run the pipeline with its progress shown. Returns each stage's name and seconds."""
     import os
 
@@ -91,11 +110,13 @@ def execute(arguments: dict[str, Any], console: Console) -> list[tuple[str, floa
             progress.update(bar, description=name)
 
         def on_line(line: str) -> None:
-            if current is not None and (step := _step_of(line)):
+            if line.startswith(TOLD):
+                progress.console.print(f"    {line}")
+            elif current is not None and (step := _step_of(line)):
                 progress.update(bar, description=f"{current}  {step}")
 
         try:
-            local.run(arguments, root() / "pipeline", on_stage=on_stage, on_line=on_line)
+            local.run(variant, arguments, root() / "pipeline", on_stage=on_stage, on_line=on_line)
         except local.PipelineError as error:
             raise CommandError(str(error)) from None
         end_stage()

@@ -1,0 +1,23 @@
+"""Where a release was made, beside what it is; which moves of an alias were steps back."""
+
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+TABLES = """
+ALTER TABLE releases ADD COLUMN origin jsonb NOT NULL DEFAULT '{}';  -- pipeline run, commit, image
+ALTER TABLE releases ADD COLUMN published_by text NOT NULL DEFAULT session_user;
+ALTER TABLE promotions ADD COLUMN rollback boolean NOT NULL DEFAULT false;
+"""
+
+
+def upgrade() -> None:
+    op.execute(TABLES)
+
+
+def downgrade() -> None:
+    op.execute("""
+        ALTER TABLE promotions DROP COLUMN rollback;
+        ALTER TABLE releases DROP COLUMN published_by, DROP COLUMN origin;
+    """)
