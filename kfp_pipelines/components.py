@@ -134,15 +134,16 @@ def evaluate(
     report: dsl.Output[dsl.HTML],
 ) -> None:
     """Score a release on the held-out images; how a diffusion model is sampled, such as images=1000, steps=30."""
+    import json
     from pathlib import Path
 
     from kfp_pipelines import stages
 
     release = Path(training.path) / "release"
-    for name, value in stages.evaluate(
-        release, Path(images.path), Path(evaluation.path), sampling, Path(report.path)
-    ).items():
+    figures = stages.evaluate(release, Path(images.path), Path(evaluation.path), sampling, Path(report.path))
+    for name, value in figures.items():
         metrics.log_metric(name, value)
+    Path(metrics.path).write_text(json.dumps(figures))  # an artifact without a file is not found in a cache again
 
 
 @component
@@ -175,13 +176,19 @@ def publish(run: str, alias: str, training: dsl.Input[dsl.Model], evaluation: ds
 
 
 @component
-def smoke(release: str, count: int, images: dsl.Input[dsl.Dataset], report: dsl.Output[dsl.HTML]) -> None:
+def smoke(
+    release: str,
+    count: int,
+    training: dsl.Input[dsl.Model],
+    images: dsl.Input[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+) -> None:
     """A job for the release through the queue, as a client submits it; 0 images: none."""
     from pathlib import Path
 
     from kfp_pipelines import smoke
 
-    smoke.run(release, count, Path(images.path), Path(report.path))
+    smoke.run(release, Path(training.path) / "release", count, Path(images.path), Path(report.path))
 
 
 @component

@@ -13,9 +13,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kfp_pipelines.data_version import digest
+
+IMAGE = "DARKROOM_IMAGE"
 WORDS = re.compile(r"^\s*(?P<kind>(\w+\.)*\w*(Error|Exception))(: (?P<message>.*))?$")  # a traceback's last line
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 TASK = re.compile(r"Executing task '(?P<name>[^']+)'")
+FAILED = re.compile(r"Task '(?P<name>[^']+)' finished with status FAILURE")
+SILENT = "it ended without a word, as a process does that is killed; was there enough memory? Run the same again"
 
 
 class PipelineError(Exception):
@@ -37,7 +42,7 @@ def run(
     pipeline_root.mkdir(parents=True, exist_ok=True)
     log = pipeline_root / "pipeline.log"
     command = [sys.executable, "-m", "kfp_pipelines.local", variant, str(pipeline_root), json.dumps(dict(arguments))]
-    stage, words = "the pipeline", "it said nothing"
+    stage, words, failed = "the pipeline", SILENT, ""
     with (
         log.open("w") as file,
         subprocess.Popen(
@@ -46,7 +51,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", IMAGE: f"darkroom-here:{source()}"},
         ) as process,
     ):
         assert process.stdout is not None
@@ -55,13 +60,23 @@ def run(
             file.write(line + "\n")
             file.flush()
             if match := TASK.search(line):
-                stage = match["name"]
+                stage, words = match["name"], SILENT
                 on_stage(stage)
+            elif match := FAILED.search(line):  # later stages may still run: the one that tells the end
+                failed = failed or f"{match['name']}: {words}"
             elif match := WORDS.match(line):
                 words = match["message"] or match["kind"]
             on_line(line)
     if process.returncode:
-        raise PipelineError(f"{stage}: {words}\nThe whole log is in {log}")
+        raise PipelineError(f"{failed or f'{stage}: {words}'}\nThe whole log is in {log}")
+
+
+def source() -> str:
+    """Stands for an image's digest: what stages made by other code is not taken from the cache."""
+    project = Path(__file__).parents[1]
+    packages = ("kfp_pipelines", "services", "training")
+    paths = sorted(path for package in packages for path in (project / package).rglob("*.py"))
+    return digest(f"{path.relative_to(project)}\0{path.read_text()}" for path in paths)
 
 
 def main() -> None:
@@ -72,7 +87,8 @@ def main() -> None:
     from kfp_pipelines.profiles import Profiles
 
     variant, root, arguments = sys.argv[1:]
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
+    runner = local.SubprocessRunner(use_venv=False)
+    local.init(runner, pipeline_root=root, raise_on_error=True, enable_caching=True)
     try:
         VARIANTS[variant](Profiles())(**json.loads(arguments))
     except RuntimeError as error:  # says only which stage failed; the stage's own words are above

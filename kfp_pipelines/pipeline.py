@@ -60,7 +60,7 @@ class Stages:
                 first = published.output
             candidate = components.publish(run=RUN, alias=CANDIDATE, training=training, evaluation=evaluation)
             self("publish-diffusion", candidate, cached=False).after(*before)  # it points at its autoencoder
-            tried = components.smoke(release=candidate.output, count=smoke_images, images=images)
+            tried = components.smoke(release=candidate.output, count=smoke_images, training=training, images=images)
             self("smoke", tried, cached=False)
             moved = components.promote(
                 release=candidate.output, autoencoder=first, alias=alias, comparison=gate.outputs["comparison"]

@@ -13,10 +13,12 @@ from PIL import Image
 from sqlalchemy import Engine, text
 
 from kfp_pipelines import reports
-from services import database, registry
+from services import database
 from services.condition_images import with_images
 from services.object_store import ObjectStore
 from services.settings import load
+from training.model import release as release_format
+from training.model.release import Release
 
 PATIENCE_S = 1800.0  # GPU nodes may have to be started first
 STEPS = 20
@@ -27,17 +29,19 @@ class SmokeError(Exception):
     """The job did not give its images; the message says what became of it."""
 
 
-def run(release: str, count: int, images: Path, page: Path, *, patience_s: float = PATIENCE_S) -> None:
-    """Ask for `count` images under conditions of held-out ones, wait, and look at what came. Raises SmokeError."""
+def run(release: str, folder: Path, count: int, images: Path, page: Path, *, patience_s: float = PATIENCE_S) -> None:
+    """Ask for `count` images under conditions of held-out ones, wait, and look at what came.
+
+    folder: of the release. As a client's login, which reads no releases. Raises SmokeError.
+    """
     if count == 0:
         reports.write(page, "No smoke job was asked for", [], [])
         return
     settings = load("submitter")
     engine = database.connect(settings.database_url.get_secret_value())
+    description = release_format.read(folder)
     try:
-        with engine.connect() as connection:
-            manifest = registry.find(connection, release).manifest
-        body = {"items": items(manifest, images, count), "steps": STEPS, "seed": 0}
+        body = {"items": items(description, images, count), "steps": STEPS, "seed": 0}
         with engine.begin() as connection:
             job = {"model": release, "request": body}
             job_id = connection.scalar(text("SELECT submit_job(CAST(:job AS jsonb))"), {"job": json.dumps(job)})
@@ -45,7 +49,7 @@ def run(release: str, count: int, images: Path, page: Path, *, patience_s: float
         row = ended(engine, job_id, patience_s)
         if row.state != "succeeded":
             raise SmokeError(f"smoke: job {job_id} of {release} {row.state}: {row.reason or told(engine, job_id)}")
-        pictures = checked(engine, job_id, ObjectStore.connect(settings), manifest)
+        pictures = checked(engine, job_id, ObjectStore.connect(settings), description)
     finally:
         engine.dispose()
     sheet = page.with_name("smoke.png")
@@ -55,14 +59,12 @@ def run(release: str, count: int, images: Path, page: Path, *, patience_s: float
     reports.write(page, f"{release}: {count} images through the queue in {seconds:.1f} s", [], [sheet])
 
 
-def items(manifest: dict[str, Any], images: Path, count: int) -> list[dict[str, Any]]:
+def items(description: Release, images: Path, count: int) -> list[dict[str, Any]]:
     """Items of a request, as JSON: images in base64."""
     from training.data import image_set
     from training.data.rows import centred
     from training.evaluation.second_stage import questions
-    from training.model import release as release_format
 
-    description = release_format.parse(manifest)
     held = image_set.read(images)
     asked = questions(description, centred(held, min(held.image_size, description.image_shape[1])), count)
 
@@ -71,7 +73,7 @@ def items(manifest: dict[str, Any], images: Path, count: int) -> list[dict[str, 
         Image.fromarray(np.asarray(pixels).squeeze()).save(file, "PNG")
         return base64.b64encode(file.getvalue()).decode()
 
-    return [with_images(dict(request), manifest["conditions"], encoded) for request in asked.requests]
+    return [with_images(dict(request), description.conditions, encoded) for request in asked.requests]
 
 
 def ended(engine: Engine, job_id: Any, patience_s: float) -> Any:
@@ -99,13 +101,13 @@ def told(engine: Engine, job_id: Any) -> str:
         return str(connection.scalar(text(query), {"id": job_id}))
 
 
-def checked(engine: Engine, job_id: Any, store: ObjectStore, manifest: dict[str, Any]) -> list[Any]:
+def checked(engine: Engine, job_id: Any, store: ObjectStore, description: Release) -> list[Any]:
     """The job's images. Raises SmokeError for one that is not what its row says, of another shape, or blank."""
     query = "SELECT index, key, sha256 FROM outputs WHERE job_id = :id ORDER BY index"
     with engine.connect() as connection:
         rows = connection.execute(text(query), {"id": job_id}).all()
     pictures = []
-    channels, *size = manifest["image_shape"]
+    channels, *size = description.image_shape
     for row in rows:
         body = store.get(row.key)
         if hashlib.sha256(body).hexdigest() != row.sha256:

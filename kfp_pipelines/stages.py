@@ -115,7 +115,7 @@ def sampling_of(given: Sequence[str]) -> Any:
 
 def tell_end(run: str, state: str, code: str, message: str, report: Path) -> None:
     """Print and write how a run ended."""
-    words = f"run {run} ended: {state}" + (f", {code} {message}".rstrip() if state != "SUCCEEDED" else "")
+    words = f"run {run} ended: {state}" + ("" if state == "SUCCEEDED" else f", {message or code}")
     print(words, flush=True)
     more = "" if state == "SUCCEEDED" else "\n\nNothing was promoted. The log of the stage that failed says why."
     report.write_text(f"# {words}{more}\n")

@@ -128,9 +128,12 @@ def publish(
 
 def evaluate(connection: Connection, reference: str, fingerprint: str, metrics: dict[str, Any]) -> None:
     """Keep what a release scored; evaluations compare only where their fingerprints are equal."""
+    row = find(connection, reference)
+    if evaluation(connection, row.id, fingerprint) == metrics:
+        return  # published again
     connection.execute(
         text("INSERT INTO evaluations (release_id, fingerprint, metrics) VALUES (:id, :fp, CAST(:metrics AS jsonb))"),
-        {"id": find(connection, reference).id, "fp": fingerprint, "metrics": json.dumps(metrics)},
+        {"id": row.id, "fp": fingerprint, "metrics": json.dumps(metrics)},
     )
 
 

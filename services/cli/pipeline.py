@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,15 @@ Variant = Annotated[str, typer.Argument(help="full, diffusion, fine-tune or swee
 Pairs = Annotated[list[str] | None, typer.Argument(help="name=value of its parameters; again for more of a list.")]
 Profiles = Annotated[Path | None, typer.Option(help="A file of node profiles.", envvar="DARKROOM_PROFILES")]
 Profile = Annotated[list[str] | None, typer.Option(help="STAGE=NAME, or NAME for all other stages; may be repeated.")]
-TOLD = ("gate: ", "published ", "promoted ", "smoke: ", "sweep: ", "going on from ")  # lines of stages that are shown
+TOLD = (
+    "gate: ",
+    "published ",
+    "promoted ",
+    "smoke: ",
+    "sweep: ",
+    "going on from ",
+    "run ",
+)  # lines of stages that are shown
 
 
 @app.command("parameters")
@@ -65,14 +74,22 @@ def compile_pipeline(
 @app.command("run")
 def run_pipeline(variant: Variant = "full", parameters: Pairs = None) -> None:
     """Run a pipeline on this machine and publish what it makes."""
+    settings, _ = connect("publisher")  # before training for minutes, see that publishing will find its way
+    arguments = asked(variant, parameters or [])
+    execute(variant, {**on_this_machine(settings, variant), **arguments}, console)
+
+
+def asked(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a run, checked, with the version of its data. Raises CommandError."""
+    from kfp_pipelines import data_version
     from kfp_pipelines.arguments import ArgumentError, parse
 
-    settings, _ = connect("publisher")  # before training for minutes, see that publishing will find its way
     try:
-        arguments = parse(variant, parameters or [])
-    except ArgumentError as error:
+        arguments = parse(variant, pairs)
+        version = data_version.of(arguments.get("data", ""), arguments.get("data_overrides", []))
+    except (ArgumentError, data_version.DataVersionError) as error:
         raise CommandError(f"{error}\nSee: darkroom pipeline parameters {variant}") from None
-    execute(variant, {**on_this_machine(settings, variant), **arguments}, console)
+    return {"data_version": version, **arguments}
 
 
 def on_this_machine(settings: Settings, variant: str) -> dict[str, Any]:
@@ -110,8 +127,8 @@ def execute(variant: str, arguments: dict[str, Any], console: Console) -> list[t
             progress.update(bar, description=name)
 
         def on_line(line: str) -> None:
-            if line.startswith(TOLD):
-                progress.console.print(f"    {line}")
+            if line.strip().startswith(TOLD):
+                progress.console.print(f"    {line.strip()}")
             elif current is not None and (step := _step_of(line)):
                 progress.update(bar, description=f"{current}  {step}")
 

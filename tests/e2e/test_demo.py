@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ from typing import Any
 import psutil
 import pytest
 from PIL import Image
+
+from services.object_store import ObjectStore
+from services.settings import load_store
+
+STEPS = 24  # of the diffusion model
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +58,10 @@ def demo(root: Path) -> str:
     done = darkroom(
         root,
         "demo",
-        "--autoencoder-override",
-        "steps=20",
-        "--diffusion-override",
-        "steps=10",
-        "--evaluation-images",
-        "40",
+        *("--autoencoder-override", "steps=20"),
+        *("--diffusion-override", f"steps={STEPS}"),
+        *("--diffusion-override", "pictures_every=1000"),
+        *("--evaluation-images", "40"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -76,8 +81,8 @@ def test_the_demo_ends_with_a_sheet_a_manifest_and_where_to_look(demo: str, root
 def test_both_releases_are_in_production_with_what_they_scored(demo: str, root: Path) -> None:
     releases = as_json(root, "releases", "list")
     assert [(release["name"], release["version"], release["aliases"]) for release in releases] == [
-        ("digits-autoencoder", 1, ["production"]),
-        ("digits", 1, ["production"]),
+        ("digits-autoencoder", 1, ["candidate", "production"]),
+        ("digits", 1, ["candidate", "production"]),
     ]
     autoencoder, diffusion = (as_json(root, "releases", "show", r["name"]) for r in releases)
     shared = "autoencoder.safetensors"
@@ -107,10 +112,88 @@ def test_after_sigkill_of_everything_nothing_is_lost(demo: str, root: Path) -> N
     assert Image.open(io.BytesIO(bodies.pop())).size == (32, 32)
 
 
-def test_a_failing_stage_is_named_with_its_own_words_and_nothing_is_published(demo: str, root: Path) -> None:
-    done = darkroom(root, "pipeline", "run", "--autoencoder-override", "steps=0")
+def run_again(root: Path, *parameters: str) -> list[str]:
+    """The command that trains the demo's diffusion model once more, on the autoencoder that it published."""
+    return [
+        "pipeline", "run", "diffusion", "autoencoder=digits-autoencoder", f"diffusion_overrides=steps={STEPS}",
+        "diffusion_overrides=pictures_every=1000", "sampling=images=40", *parameters,
+    ]  # fmt: skip
+
+
+def test_a_stage_that_is_killed_goes_on_when_the_pipeline_is_run_again(
+    demo: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL in the midst of training; the second run publishes the very release of a run that was never killed."""
+    monkeypatch.setenv("DARKROOM_ROOT", str(root))
+    prefix = f"checkpoints-{uuid.uuid4().hex}"
+    store = ObjectStore.connect(load_store())
+    command = run_again(
+        root, f"checkpoints=s3://{store.bucket}/{prefix}", "diffusion_overrides=checkpoint.every_steps=2"
+    )
+    pipeline = subprocess.Popen(
+        [sys.executable, "-m", "services.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not any(key.endswith("run.json") for key in store.keys(prefix)):
+        assert pipeline.poll() is None, pipeline.communicate()
+        time.sleep(0.02)
+    (stage,) = (
+        child for child in psutil.Process(pipeline.pid).children(recursive=True)
+        if "kfp.dsl.executor_main" in child.cmdline() and "train_diffusion" in child.cmdline()
+    )  # fmt: skip
+    stage.kill()
+    said = pipeline.communicate()
+    assert pipeline.returncode == 1, said
+    assert "train-diffusion: " in said[1]
+    assert "Traceback" not in said[0] + said[1]
+    (lock,) = (key for key in store.keys(prefix) if key.endswith("/lock"))
+    store.delete([lock])  # as if its lease had passed
+    again = darkroom(root, *command)
+    assert again.returncode == 0, again.stdout + again.stderr
+    (went_on,) = re.findall(rf"going on from step (\d+) of {STEPS}", again.stdout)
+    assert 0 < int(went_on) < STEPS
+    assert "published digits@1 as candidate" in again.stdout
+
+
+def test_a_worse_model_is_refused_and_nothing_moves(demo: str, root: Path) -> None:
+    before = as_json(root, "releases", "list")
+    done = darkroom(root, *run_again(root, "diffusion_overrides=seed=1", "gate=class_accuracy >= 1"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gate: refused beside digits@1" in done.stdout
+    assert re.search(r"gate: class_accuracy >= 1: 0\.\d+ is not >= 1", done.stdout)
+    assert "published" not in done.stdout
+    assert as_json(root, "releases", "list") == before
+
+
+def test_a_failing_stage_is_named_with_its_own_words_and_nothing_is_promoted(demo: str, root: Path) -> None:
+    before = as_json(root, "releases", "list")
+    done = darkroom(root, *run_again(root, "diffusion_overrides=model.unet.in_channels=3"))
     assert done.returncode == 1
-    assert "train-autoencoder" in done.stderr
-    assert "steps: 0 is not allowed" in done.stderr
+    assert "train-diffusion: " in done.stderr
+    assert "model.unet" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert len(as_json(root, "releases", "list")) == 2
+    assert "FAILED" in done.stdout, "the last stage tells how the run ended"
+    assert as_json(root, "releases", "list") == before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        (["full", "autoencoder_overrides=steps=0"], "steps: 0 is not allowed"),
+        (["full", "diffusion_experiment=digit"], "experiment: 'digit' is not known; permitted: "),
+        (["full", "diffusion_overrides=stepss=5"], "stepss: there is no such field; did you mean steps?"),
+        (["full", "gate=frechet_distance < 2"], "'frechet_distance < 2' is no rule; permitted: FIGURE <= NUMBER"),
+        (["full", "sampling=step=3"], "sampling: 'step=3' is not allowed; permitted: images=, solver=, steps="),
+        (["full", "smoke_images=few"], "smoke_images: 'few' is not allowed; permitted: int"),
+        (["full", "data=images", "data_overrides=data.image_size=32", "data_overrides=data.root=s3://darkroom/none/"],
+         "data.root: there is nothing under s3://darkroom/none/"),
+        (["diffusion"], "diffusion needs autoencoder="),
+        (["half"], "variant: 'half' is not known; permitted: full, diffusion, fine-tune, sweep"),
+    ],
+)  # fmt: skip
+def test_what_a_stage_would_refuse_is_refused_before_anything_runs(
+    demo: str, root: Path, parameters: list[str], told: str
+) -> None:
+    done = darkroom(root, "pipeline", "run", *parameters)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
