@@ -140,6 +140,6 @@ def _parse(path: Path) -> dict[str, Profile]:
                 f"; permitted: {', '.join(Profile.model_fields)}" if problem["type"] == "extra_forbidden" else ""
             )
             raise ProfileError(
-                f"profiles: {path}: {name}.{where}: {problem['msg'].lower()}, got {problem['input']!r}{permitted}"
+                f"profiles: {path}: {name}.{where}: {problem['msg']}, got {problem['input']!r}{permitted}"
             ) from None
     return profiles

@@ -1,7 +1,6 @@
 """Where training meets the registry: fetch, compare with production, publish, promote."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from kfp_pipelines.gate import FINGERPRINT, GateError, judge, parse
+from kfp_pipelines.origin import of_run
 from services import database, registry, release_cache
 from services.object_store import ObjectStore
 from services.settings import load
@@ -17,7 +17,6 @@ from services.settings import load
 METRICS = "metrics.json"
 COMPARISON = "comparison.json"
 FIRST_STAGE = "first-stage"  # beside a release that was trained together with it
-COMMIT, IMAGE = "DARKROOM_COMMIT", "DARKROOM_IMAGE"
 
 
 @contextmanager
@@ -100,9 +99,8 @@ def evaluated_alike(release: Path, scores: dict[str, Any], images: Path, output:
 def publish(folder: Path, evaluation: Path, alias: str, run: str) -> str:
     """Publish a release folder with its evaluation and point the alias at it. Returns name@version."""
     metrics = json.loads((evaluation / METRICS).read_text())
-    known = {"run": run, "commit": os.environ.get(COMMIT, ""), "image": os.environ.get(IMAGE, "")}
     with opened() as (connection, store, _):
-        origin = {name: value for name, value in known.items() if value}
+        origin = of_run(run)
         if (beside := folder.parent / FIRST_STAGE).is_dir():
             registry.publish(connection, store, beside, origin)
         name, version = registry.publish(connection, store, folder, origin)

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from services.cli.stack import CommandError, connect
-from services.settings import ROOT_VARIABLE, Settings, root
+from services.cli.stack import AsJson, CommandError, connect
+from services.settings import ROOT_VARIABLE, Settings, load_store, root
 
 app = typer.Typer(help="The training pipeline.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -20,6 +21,8 @@ Variant = Annotated[str, typer.Argument(help="full, diffusion, fine-tune or swee
 Pairs = Annotated[list[str] | None, typer.Argument(help="name=value of its parameters; again for more of a list.")]
 Profiles = Annotated[Path | None, typer.Option(help="A file of node profiles.", envvar="DARKROOM_PROFILES")]
 Profile = Annotated[list[str] | None, typer.Option(help="STAGE=NAME, or NAME for all other stages; may be repeated.")]
+Experiment = Annotated[str, typer.Option(help="Under which of Kubeflow's experiments runs are listed.")]
+EXIT_FAILED = 3
 TOLD = (
     "gate: ",
     "published ",
@@ -57,17 +60,15 @@ def compile_pipeline(
 ) -> None:
     """Compile a pipeline for Kubeflow. The image is DARKROOM_IMAGE."""
     from kfp_pipelines.pipeline import STAGES, VARIANTS, compile_to
-    from kfp_pipelines.profiles import ProfileError, read
+    from kfp_pipelines.profiles import read
 
     path = output or Path(f"{variant}.yaml")
     if variant not in VARIANTS:
         raise CommandError(f"variant: {variant!r} is not known; permitted: {', '.join(VARIANTS)}")
     if not path.parent.is_dir():
         raise CommandError(f"--output: the folder {path.parent} does not exist")
-    try:
+    with told():
         compile_to(path, variant, read(profiles, profile or [], STAGES))
-    except ProfileError as error:
-        raise CommandError(str(error)) from None
     console.print(str(path.resolve()))
 
 
@@ -90,6 +91,102 @@ def asked(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
     except (ArgumentError, data_version.DataVersionError) as error:
         raise CommandError(f"{error}\nSee: darkroom pipeline parameters {variant}") from None
     return {"data_version": version, **arguments}
+
+
+@app.command()
+def submit(
+    variant: Variant = "full",
+    parameters: Pairs = None,
+    profiles: Profiles = None,
+    profile: Profile = None,
+    experiment: Experiment = "darkroom",
+    as_json: AsJson = False,
+) -> None:
+    """Upload a pipeline to Kubeflow and run it. Where Kubeflow is: DARKROOM_KFP_*."""
+    with told():
+        cluster, uploaded, arguments = _uploaded(variant, parameters or [], profiles, profile or [])
+        run_id = cluster.run(uploaded, arguments, experiment)
+    if as_json:
+        typer.echo(json.dumps({"run": run_id, "pipeline": uploaded.name, "version": uploaded.version}))
+    else:
+        console.print(f"{uploaded.name} {uploaded.version}\n{cluster.link(run_id)}")
+        console.print(f"Follow it: darkroom pipeline status {run_id}")
+
+
+@app.command()
+def schedule(
+    cron: Annotated[str, typer.Argument(help="Six fields, seconds first, in UTC: '0 0 3 * * *' is 3 o'clock.")],
+    variant: Variant = "full",
+    parameters: Pairs = None,
+    profiles: Profiles = None,
+    profile: Profile = None,
+    experiment: Experiment = "darkroom",
+) -> None:
+    """Upload a pipeline to Kubeflow and run it again and again, one run at a time."""
+    from kfp_pipelines.cluster import check_cron
+
+    with told():
+        check_cron(cron)
+        cluster, uploaded, arguments = _uploaded(variant, parameters or [], profiles, profile or [])
+        recurring = cluster.schedule(uploaded, arguments, experiment, cron)
+    console.print(f"{uploaded.name} {uploaded.version} runs at {cron}; schedule {recurring}")
+
+
+@app.command()
+def status(run_id: Annotated[str, typer.Argument(help="The id that submit printed.")], as_json: AsJson = False) -> None:
+    """Show how a run goes, stage by stage. Exit code 0 unless it failed, 3 if it did."""
+    from rich.table import Table
+
+    from kfp_pipelines.cluster import Cluster
+
+    with told():
+        run = Cluster.connect().status(run_id)
+    stages = [
+        {"stage": task.display_name, "state": task.state, "error": task.error.message if task.error else ""}
+        for task in (run.run_details.task_details if run.run_details else None) or ()
+        if task.display_name
+    ]
+    if as_json:
+        typer.echo(json.dumps({"run": run_id, "state": run.state, "stages": stages}))
+    else:
+        table = Table("stage", "state", "", box=None)
+        for stage in stages:
+            table.add_row(stage["stage"], stage["state"], stage["error"])
+        console.print(f"{run.display_name}: {run.state}", table, sep="\n")
+    if run.state == "FAILED":
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _uploaded(variant: str, pairs: Sequence[str], profiles: Path | None, chosen: Sequence[str]) -> Any:
+    """The cluster, the package on it, and the arguments of a run."""
+    from tempfile import TemporaryDirectory
+
+    from kfp_pipelines.cluster import Cluster, check_image
+    from kfp_pipelines.pipeline import STAGES, compile_to
+    from kfp_pipelines.profiles import read
+
+    arguments = asked(variant, pairs)
+    if "checkpoints" not in arguments:
+        arguments["checkpoints"] = f"s3://{load_store().s3_bucket}/checkpoints"
+    check_image()
+    placed = read(profiles, chosen, STAGES)
+    cluster = Cluster.connect()
+    with TemporaryDirectory() as folder:
+        package = Path(folder) / f"{variant}.yaml"
+        compile_to(package, variant, placed)
+        return cluster, cluster.upload(package), arguments
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """A person's mistakes, and a cluster's, as one line."""
+    from kfp_pipelines.cluster import ClusterError
+    from kfp_pipelines.profiles import ProfileError
+
+    try:
+        yield
+    except (ClusterError, ProfileError) as error:
+        raise CommandError(str(error)) from None
 
 
 def on_this_machine(settings: Settings, variant: str) -> dict[str, Any]:

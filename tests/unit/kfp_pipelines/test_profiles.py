@@ -1,0 +1,46 @@
+"""Node profiles."""
+
+from pathlib import Path
+
+import pytest
+
+from kfp_pipelines.pipeline import STAGES
+from kfp_pipelines.profiles import ProfileError, read
+
+FILE = Path(__file__).parent / "profiles.yaml"
+
+
+def test_a_stage_takes_its_own_profile_else_the_one_for_all_else_the_default() -> None:
+    found = read(FILE, ["a100", "smoke=submitter"], STAGES)
+    assert found.of("smoke") == found.named["submitter"]
+    assert found.of("train-diffusion") == found.named["a100"]
+    assert read(FILE, ["smoke=submitter"], STAGES).of("train-diffusion") == found.named["default"]
+    assert read(None, [], STAGES).of("train-diffusion") is None
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [("90s", 90), ("5m", 300), ("2h", 7200), ("3d", 259200)])
+def test_time_outs_in_any_unit(tmp_path: Path, timeout: str, seconds: int) -> None:
+    (tmp_path / "p.yaml").write_text(f"gpu: {{timeout: {timeout}}}")
+    assert read(tmp_path / "p.yaml", [], STAGES).named["gpu"].seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "told"),
+    [
+        ("gpu: {}", ["cpu"], "profile: 'cpu' is not defined; there are: gpu"),
+        ("gpu: {}", ["train=gpu"], "profile: 'train' is no stage; permitted: prepare-data, "),
+        ("gpu: {count: -1}", [], r"gpu.count: Input should be greater than or equal to 0, got -1"),
+        ("gpu: {gpus: 1}", [], r"gpu.gpus: Extra inputs are not permitted, got 1; permitted: nodeSelector, "),
+        ("gpu: {timeout: 5}", [], r"gpu.timeout: Input should be a valid string, got 5"),
+        ("gpu: {memory: lots}", [], r"gpu.memory: String should match pattern"),
+        ("gpu: {tolerations: [{effect: Maybe}]}", [], r"gpu.tolerations.0.effect: Input should be 'NoExecute'"),
+        ("[gpu]", [], "must map names"),
+        ("GPU: {}", [], "must map names"),
+        ("a: [", [], "cannot be read"),
+    ],
+)
+def test_a_mistake_names_its_field(tmp_path: Path, text: str, choices: list[str], told: str) -> None:
+    (tmp_path / "profiles.yaml").write_text(text)
+    with pytest.raises(ProfileError) as error:
+        read(tmp_path / "profiles.yaml", choices, STAGES)
+    assert told in str(error.value)
