@@ -151,11 +151,12 @@ def promote(connection: Connection, reference: str, alias: str, *, expected: int
     """
     row = find(connection, reference)
     before = _locked_alias(connection, row.name, alias)
+    if before is not None and before.id == row.id:
+        return
     if expected is not None and (before.version if before else 0) != expected:
         now = f"version {before.version}" if before else "none"
         raise RegistryError(f"alias: {row.name}@{alias} was moved meanwhile and is {now} now; compare with that one")
-    if before is None or before.id != row.id:
-        _move(connection, row, alias, before, rollback=False)
+    _move(connection, row, alias, before, rollback=False)
 
 
 def rollback(connection: Connection, name: str, alias: str) -> Any:
@@ -179,6 +180,18 @@ def rollback(connection: Connection, name: str, alias: str) -> Any:
     row = by_id(connection, history[-2])
     _move(connection, row, alias, before, rollback=True)
     return row
+
+
+def moves(connection: Connection, name: str) -> Sequence[Any]:
+    """Every move of the aliases of a name, the oldest first: alias, versions before and after, who, when, rollback."""
+    return connection.execute(
+        text("""
+            SELECT alias, a.version AS before, b.version AS after, promoted_by, promoted_at, rollback
+            FROM promotions LEFT JOIN releases a ON a.id = from_release JOIN releases b ON b.id = to_release
+            WHERE promotions.name = :name ORDER BY promotions.id
+        """),
+        {"name": name},
+    ).all()
 
 
 def pointed_at(connection: Connection, name: str, alias: str) -> Any:

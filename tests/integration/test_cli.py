@@ -1,15 +1,19 @@
 """The commands, run as a person runs them: answers, exit codes, and messages instead of stack traces."""
 
 import json
+import re
 import subprocess
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.conftest import Process, Stack
+from services import registry
+from tests.conftest import Process, Stack, make_tiny_release
+from training.model import release as release_format
 
 Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
 UNREACHABLE = "postgresql+psycopg://nobody:a-secret-password@127.0.0.1:1/darkroom"
@@ -186,11 +190,43 @@ def test_releases_by_commands(stack: Stack, darkroom: Darkroom) -> None:
     assert "class_label" in darkroom("releases", "show", "tiny").stdout
 
 
+def test_two_releases_are_compared_and_the_older_one_comes_back(
+    stack: Stack, darkroom: Darkroom, tmp_path: Path
+) -> None:
+    with stack.engine("publisher").begin() as connection:
+        for seed, shade in ((1, 40), (2, 200)):
+            folder = make_tiny_release(tmp_path / str(seed), seed=seed, name="pair")
+            Image.new("L", (30, 20), shade).save(folder / "samples.png")
+            described = release_format.parse(json.loads((folder / release_format.MANIFEST).read_text()))
+            lineage = {"experiment": {"steps": 100 * seed, "seed": 5}}
+            release_format.write(folder, replace(described, lineage=lineage))
+            registry.publish(connection, stack.store(), folder)
+            registry.evaluate(connection, f"pair@{seed}", "same", {"psnr": 30.0 + seed, "judge": "a network"})
+            registry.promote(connection, f"pair@{seed}", "production")
+    sheet = tmp_path / "diff.png"
+    told = darkroom("releases", "diff", "pair@1", "pair@2", "--output", str(sheet)).stdout
+    for words in (r"experiment\.steps +100 +200", r"psnr +31\.0000 +32\.0000 +\+1\.0000"):
+        assert re.search(words, told), told
+    assert "experiment.seed" not in told
+    with Image.open(sheet) as picture:
+        assert picture.size == (30 + 16 + 30, 20)
+        assert (picture.getpixel((5, 5)), picture.getpixel((60, 5))) == ((40, 40, 40), (200, 200, 200))
+    assert "pair@production is version 1 again" in darkroom("releases", "rollback", "pair").stdout
+    moves = json.loads(darkroom("releases", "history", "pair", "--json").stdout)
+    assert [(move["before"], move["after"], move["rollback"]) for move in moves] == [
+        (None, 1, False), (1, 2, False), (2, 1, True),
+    ]  # fmt: skip
+    assert "rollback" in darkroom("releases", "history", "pair").stdout
+    refused(darkroom("releases", "rollback", "pair"), "pair@production was never another release")
+
+
 @pytest.mark.parametrize(
     "command",
     [[], ["up"], ["down"], ["status"], ["db"], ["db", "upgrade"], ["db", "add-tenant"], ["pipeline"],
      ["pipeline", "compile"], ["pipeline", "run"], ["releases"], ["releases", "list"], ["releases", "show"],
-     ["releases", "promote"], ["jobs"], ["jobs", "submit"], ["jobs", "list"], ["jobs", "show"], ["jobs", "watch"],
+     ["pipeline", "submit"], ["pipeline", "schedule"], ["pipeline", "status"], ["pipeline", "parameters"],
+     ["releases", "promote"], ["releases", "rollback"], ["releases", "history"], ["releases", "diff"],
+     ["jobs"], ["jobs", "submit"], ["jobs", "list"], ["jobs", "show"], ["jobs", "watch"],
      ["jobs", "outputs"], ["jobs", "sheet"], ["jobs", "submit-many"], ["jobs", "cancel"], ["jobs", "retry"],
      ["queues"], ["queues", "list"], ["queues", "pause"], ["tenants"], ["tenants", "set"], ["worker"],
      ["dispatcher"], ["demo"],

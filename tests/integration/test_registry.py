@@ -59,6 +59,56 @@ def test_an_alias_moves_and_every_move_is_written_down(stack: Stack, tmp_path: P
     assert {move.promoted_by for move in moves} == {"local_publisher"}
 
 
+def test_going_back_and_back_again(stack: Stack, tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        publish(stack, make_tiny_release(tmp_path / str(seed), seed=seed, name="stepping"))
+    with stack.engine("publisher").begin() as connection:
+        for version in (1, 2, 3):
+            registry.promote(connection, f"stepping@{version}", "production")
+        assert registry.rollback(connection, "stepping", "production").version == 2
+        assert registry.rollback(connection, "stepping", "production").version == 1
+        with pytest.raises(RegistryError, match="stepping@production was never another release"):
+            registry.rollback(connection, "stepping", "production")
+        registry.promote(connection, "stepping@3", "production")
+        assert registry.rollback(connection, "stepping", "production").version == 1
+        moves = registry.moves(connection, "stepping")
+    told = [(move.before, move.after, move.rollback) for move in moves]
+    assert told == [
+        (None, 1, False), (1, 2, False), (2, 3, False), (3, 2, True), (2, 1, True), (1, 3, False), (3, 1, True),
+    ]  # fmt: skip
+    assert {move.promoted_by for move in moves} == {"local_publisher"}
+
+
+def test_an_alias_that_was_moved_meanwhile_is_not_moved_again(stack: Stack, tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        publish(stack, make_tiny_release(tmp_path / str(seed), seed=seed, name="contested"))
+    with stack.engine("publisher").begin() as connection:
+        registry.promote(connection, "contested@1", "production", expected=0)
+        registry.promote(connection, "contested@2", "production", expected=1)
+        with pytest.raises(RegistryError, match="contested@production was moved meanwhile and is version 2 now"):
+            registry.promote(connection, "contested@3", "production", expected=1)
+        registry.promote(connection, "contested@2", "production", expected=1)  # tried again after it was done
+        assert len(registry.moves(connection, "contested")) == 2
+
+
+def test_who_publishes_first_is_where_a_release_comes_from(stack: Stack, tmp_path: Path) -> None:
+    folder = make_tiny_release(tmp_path / "a", seed=1, name="made")
+    with stack.engine("publisher").begin() as connection:
+        for run in ("first", "second"):
+            assert registry.publish(connection, stack.store(), folder, {"run": run}) == ("made", 1)
+        row = registry.find(connection, "made@1")
+        assert (row.origin, row.published_by) == ({"run": "first"}, "local_publisher")
+        assert registry.by_digest(connection, row.digest).digest == row.digest
+        with pytest.raises(RegistryError, match="no release of digest ffffffffffff is published"):
+            registry.by_digest(connection, "f" * 64)
+        for metrics in ({"psnr": 30.0}, {"psnr": 30.0}, {"psnr": 31.0}):
+            registry.evaluate(connection, "made@1", "fingerprint", metrics)
+        assert registry.evaluation(connection, row.id, "fingerprint") == {"psnr": 31.0}
+        assert registry.evaluation(connection, row.id, "another") is None
+        count = connection.scalar(text("SELECT count(*) FROM evaluations WHERE release_id = :id"), {"id": row.id})
+        assert count == 2, "the same again is not written again"
+
+
 @pytest.mark.parametrize("reference", ["", "Upper", "a@", "a@0", "a@b@c", "a b", "../a", "a@1;drop", "x" * 70])
 def test_what_is_no_reference_says_what_is(stack: Stack, reference: str) -> None:
     with (

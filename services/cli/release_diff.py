@@ -1,0 +1,114 @@
+"""In what two releases differ."""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from sqlalchemy import Connection, text
+
+from services import registry
+from services.object_store import ObjectStore
+from services.settings import Settings
+
+SHEET = "samples.png"
+GAP = 16  # pixels between the sheets
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Settings by dotted name, and figures of evaluations with the same fingerprint: (one's, the other's)."""
+
+    names: tuple[str, str]
+    manifests: tuple[Mapping[str, Any], Mapping[str, Any]]
+    settings: Mapping[str, tuple[Any, Any]]
+    figures: Mapping[str, tuple[float, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {"releases": self.names, "settings": self.settings, "figures": self.figures}
+
+    def settings_table(self) -> Table:
+        """What was asked for otherwise."""
+        table = Table("setting", *self.names, box=None)
+        for name, (a, b) in self.settings.items():
+            table.add_row(name, str(a), str(b))
+        if not self.settings:
+            table.add_row("none differs", "", "")
+        return table
+
+    def figures_table(self) -> Table:
+        """What was measured alike."""
+        table = Table("figure", *self.names, "change", box=None)
+        for name, (a, b) in self.figures.items():
+            table.add_row(name, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}")
+        if not self.figures:
+            table.add_row("never evaluated alike: no two figures compare", "", "", "")
+        return table
+
+
+def differences(connection: Connection, one: str, other: str) -> Differences:
+    """Of two references. Raises RegistryError."""
+    rows = registry.find(connection, one), registry.find(connection, other)
+    a, b = (dict(leaves(described(row.manifest))) for row in rows)
+    return Differences(
+        names=(f"{rows[0].name}@{rows[0].version}", f"{rows[1].name}@{rows[1].version}"),
+        manifests=(rows[0].manifest, rows[1].manifest),
+        settings={name: (a.get(name), b.get(name)) for name in sorted({*a, *b}) if a.get(name) != b.get(name)},
+        figures=dict(compared(connection, rows[0].id, rows[1].id)),
+    )
+
+
+def described(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a release, without its weights."""
+    lineage = manifest["lineage"]
+    parents = {name: lineage[name][:12] for name in ("autoencoder", "initial") if name in lineage}
+    about = {key: manifest[key] for key in ("kind", "image_shape", "latent_shape", "architecture")}
+    return {**about, "parents": parents, "experiment": lineage.get("experiment", {}), "data": lineage.get("data", {})}
+
+
+def leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields by dotted name."""
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def compared(connection: Connection, one: int, other: int) -> Iterator[tuple[str, tuple[float, float]]]:
+    """The numbers of the latest pair of evaluations that have the same fingerprint."""
+    pair = connection.execute(
+        text("""
+            SELECT a.metrics AS a, b.metrics AS b FROM evaluations a JOIN evaluations b USING (fingerprint)
+            WHERE a.release_id = :one AND b.release_id = :other ORDER BY a.id DESC, b.id DESC LIMIT 1
+        """),
+        {"one": one, "other": other},
+    ).first()
+    if pair is None:
+        return
+    for name, value in pair.a.items():
+        both = value, pair.b.get(name)
+        if all(isinstance(part, int | float) and not isinstance(part, bool) for part in both):
+            yield name, both
+
+
+def draw(found: Differences, settings: Settings, path: Path) -> bool:
+    """Both sample sheets side by side, as a PNG. False where a release has none."""
+    from PIL import Image
+
+    store = ObjectStore.connect(settings)
+    records = [manifest["files"].get(SHEET) for manifest in found.manifests]
+    if None in records:
+        return False
+    sheets = [
+        Image.open(io.BytesIO(store.get(registry.blob_key(record["sha256"])))).convert("RGB") for record in records
+    ]
+    width = sum(sheet.width for sheet in sheets) + GAP
+    both = Image.new("RGB", (width, max(sheet.height for sheet in sheets)), "white")
+    both.paste(sheets[0], (0, 0))
+    both.paste(sheets[1], (sheets[0].width + GAP, 0))
+    both.save(path)
+    return True
