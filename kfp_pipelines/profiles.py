@@ -23,6 +23,8 @@ QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGM]i?|[kK]i?|m)?$"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT = "default"
+GPU = "gpu"
+COMPUTES = ("train-", "encode-", "evaluate-", "gate")  # stages that profit from an accelerator
 
 
 class ProfileError(Exception):
@@ -106,19 +108,21 @@ class Profiles:
 def read(path: Path | None, choices: Sequence[str], stages: Sequence[str]) -> Profiles:
     """The profiles of a file, and which stage takes which: choices are STAGE=NAME, or NAME for all other stages.
 
-    Raises ProfileError.
+    GPU=NAME stands for all stages that compute on accelerators. Raises ProfileError.
     """
     named = {} if path is None else _parse(path)
     of_stages: dict[str, str] = {}
-    for choice in sorted(choices, key=lambda one: "=" in one):
+    # From the widest to the narrowest, so that a stage's own choice counts.
+    for choice in sorted(choices, key=lambda one: 0 if "=" not in one else 1 if one.startswith(f"{GPU}=") else 2):
         stage, _, name = choice.rpartition("=")
         if name not in named:
             raise ProfileError(
                 f"profile: {name!r} is not defined; there are: {', '.join(named) or 'none, give a file'}"
             )
-        if stage and stage not in stages:
-            raise ProfileError(f"profile: {stage!r} is no stage; permitted: {', '.join(stages)}")
-        of_stages |= {stage: name} if stage else dict.fromkeys(stages, name)
+        if stage and stage not in (GPU, *stages):
+            raise ProfileError(f"profile: {stage!r} is no stage; permitted: {GPU}, {', '.join(stages)}")
+        chosen = {"": stages, GPU: [one for one in stages if one.startswith(COMPUTES)]}.get(stage, [stage])
+        of_stages |= dict.fromkeys(chosen, name)
     return Profiles(named, of_stages)
 
 

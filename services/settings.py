@@ -37,7 +37,7 @@ class Settings(StoreSettings):
     """What a process of the service needs to reach the rest."""
 
     database_url: SecretStr = Field(description="postgresql+psycopg://login:password@host:port/database")
-    broker_url: SecretStr = Field(description="redis://:password@host:port/0")
+    broker_url: SecretStr | None = Field(None, description="redis://:password@host:port/0; of dispatcher and worker")
     cache_dir: Path = Field(Path("~/.cache/darkroom").expanduser(), description="releases fetched from S3")
     cache_gb: float = Field(100.0, gt=0, description="GiB of releases that are kept there")
 
@@ -87,7 +87,10 @@ def local_values(state: StackState, role: Role, folder: Path) -> dict[str, str]:
 
 def load(role: Role, environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of a process: DARKROOM_* variables, else the local stack's. Raises SettingsError."""
-    return _loaded(Settings, role, environ)
+    settings = _loaded(Settings, role, environ)
+    if role in ("dispatcher", "worker") and settings.broker_url is None:
+        raise SettingsError("DARKROOM_BROKER_URL: field required (redis://:password@host:port/0)")
+    return settings
 
 
 def load_store(environ: Mapping[str, str] = os.environ) -> StoreSettings:

@@ -20,6 +20,7 @@ HINT_EXPIRES_S = 60
 
 def make_app(settings: Settings) -> Celery:
     """An app that can send hints. Opens nothing yet."""
+    assert settings.broker_url is not None
     app = Celery("darkroom", broker=settings.broker_url.get_secret_value(), set_as_current=False)
     app.conf.update(
         task_ignore_result=True,

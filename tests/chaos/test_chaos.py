@@ -110,7 +110,9 @@ class World:
         dispatcher.signal(signal.SIGCONT)
 
     def flush_broker(self) -> None:
-        broker = redis.Redis.from_url(self.stack.settings("worker").broker_url.get_secret_value())
+        url = self.stack.settings("worker").broker_url
+        assert url is not None
+        broker = redis.Redis.from_url(url.get_secret_value())
         broker.flushall()
         broker.close()
 

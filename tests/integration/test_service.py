@@ -123,7 +123,9 @@ def test_work_is_found_without_a_broker(stack: Stack, dispatcher: Process, worke
     """Messages are hints: with the broker wiped again and again, jobs still run."""
     import redis
 
-    broker = redis.Redis.from_url(stack.settings("worker").broker_url.get_secret_value())
+    url = stack.settings("worker").broker_url
+    assert url is not None
+    broker = redis.Redis.from_url(url.get_secret_value())
     job_ids = []
     for seed in range(3):
         broker.flushall()

@@ -1,7 +1,10 @@
 """Submitting to Kubeflow: what is sent is what its API describes, and what goes wrong is told in a line."""
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import kfp_server_api
@@ -9,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from kfp_pipelines import cluster, components
+from kfp_pipelines import cluster, components, data_version
 from services.cli import app
 from services.cli.stack import CommandError
 from tests.unit.kfp_pipelines.api_stub import Asked, Server, serve
@@ -158,3 +161,26 @@ def test_a_cron_of_five_fields_is_refused(server: Server) -> None:
     done = darkroom("schedule", "0 3 * * *")
     assert "cron: '0 3 * * *' is not allowed; permitted: six fields, seconds first" in str(done.exception)
     assert server.asked == []
+
+
+DOCUMENT = Path("docs/pipelines.md").read_text()
+SHOWN = re.findall(r"^    darkroom pipeline ((?:submit|schedule|status) .*)$", DOCUMENT, re.MULTILINE)
+PROFILES = re.findall(r"```yaml\n(default:.*?)```", DOCUMENT, re.DOTALL)
+
+
+@pytest.mark.parametrize("command", SHOWN, ids=lambda command: command[:30])
+def test_the_commands_run_as_shown(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (profiles,) = PROFILES
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "profiles.yaml").write_text(profiles)
+    (tmp_path / "my.yaml").write_text("defaults: [celebahq_ldm8, _self_]\nname: mine\n")
+    monkeypatch.setattr(data_version, "_objects", lambda root: [root])
+    server.run = {"display_name": "train", "state": "SUCCEEDED"}
+    done = darkroom(*shlex.split(command))
+    assert done.exit_code == 0, (done.output, done.exception)
+    for asked in sent(server, "POST", "runs"):
+        parameters = asked.body["runtime_config"]["parameters"]
+        assert "name: mine" in parameters["diffusion_experiment"], "a file travels as its text"
+        assert parameters["data_version"]

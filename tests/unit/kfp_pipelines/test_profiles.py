@@ -14,6 +14,10 @@ def test_a_stage_takes_its_own_profile_else_the_one_for_all_else_the_default() -
     found = read(FILE, ["a100", "smoke=submitter"], STAGES)
     assert found.of("smoke") == found.named["submitter"]
     assert found.of("train-diffusion") == found.named["a100"]
+    gpu = read(FILE, ["default", "train-diffusion=submitter", "gpu=a100"], STAGES)
+    assert [gpu.of(stage) for stage in ("train-autoencoder", "gate", "train-diffusion", "publish-diffusion")] == [
+        found.named[name] for name in ("a100", "a100", "submitter", "default")
+    ]
     assert read(FILE, ["smoke=submitter"], STAGES).of("train-diffusion") == found.named["default"]
     assert read(None, [], STAGES).of("train-diffusion") is None
 
@@ -28,7 +32,7 @@ def test_time_outs_in_any_unit(tmp_path: Path, timeout: str, seconds: int) -> No
     ("text", "choices", "told"),
     [
         ("gpu: {}", ["cpu"], "profile: 'cpu' is not defined; there are: gpu"),
-        ("gpu: {}", ["train=gpu"], "profile: 'train' is no stage; permitted: prepare-data, "),
+        ("gpu: {}", ["train=gpu"], "profile: 'train' is no stage; permitted: gpu, prepare-data, "),
         ("gpu: {count: -1}", [], r"gpu.count: Input should be greater than or equal to 0, got -1"),
         ("gpu: {gpus: 1}", [], r"gpu.gpus: Extra inputs are not permitted, got 1; permitted: nodeSelector, "),
         ("gpu: {timeout: 5}", [], r"gpu.timeout: Input should be a valid string, got 5"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services import settings
-from services.settings import SettingsError, load
+from services.settings import SettingsError, load, load_store
 
 VARIABLES = {
     "DARKROOM_DATABASE_URL": "postgresql+psycopg://me:hidden-password@db/darkroom",
@@ -34,6 +34,23 @@ def test_what_is_missing_is_named_with_what_to_do(variables: pytest.MonkeyPatch)
         load("worker")
     assert "DARKROOM_DATABASE_URL: field required" in str(error.value)
     assert "darkroom up" in str(error.value)
+
+
+def test_only_who_sends_or_takes_messages_needs_the_broker(variables: pytest.MonkeyPatch) -> None:
+    variables.delenv("DARKROOM_BROKER_URL")
+    assert load("publisher").broker_url is None
+    for role in ("dispatcher", "worker"):
+        with pytest.raises(SettingsError, match="DARKROOM_BROKER_URL: field required"):
+            load(role)  # type: ignore[arg-type]
+
+
+def test_s3_alone_is_enough_for_who_needs_no_more(variables: pytest.MonkeyPatch) -> None:
+    variables.delenv("DARKROOM_BROKER_URL")
+    variables.delenv("DARKROOM_DATABASE_URL")
+    assert load_store().s3_bucket == "images"
+    variables.delenv("DARKROOM_S3_BUCKET")
+    with pytest.raises(SettingsError, match="DARKROOM_S3_BUCKET: field required"):
+        load_store()
 
 
 def test_a_malformed_value_is_named(variables: pytest.MonkeyPatch) -> None:
