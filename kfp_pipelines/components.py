@@ -45,6 +45,7 @@ def train_autoencoder(
     experiment: str,
     overrides: list[str],
     checkpoints: str,
+    job: str,
     images: dsl.Input[dsl.Dataset],
     training: dsl.Output[dsl.Model],
     report: dsl.Output[dsl.HTML],
@@ -55,7 +56,7 @@ def train_autoencoder(
     from kfp_pipelines import stages
 
     inputs = {"data.root": images.path}
-    stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path))
+    stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path), job)
 
 
 @component
@@ -79,6 +80,7 @@ def train_diffusion(
     experiment: str,
     overrides: list[str],
     checkpoints: str,
+    job: str,
     images: dsl.Input[dsl.Dataset],
     autoencoder: dsl.Input[dsl.Model],
     latents: dsl.Input[dsl.Dataset],
@@ -95,7 +97,7 @@ def train_diffusion(
         "data.latents": latents.path,
         "autoencoder": f"{autoencoder.path}/release",
     }
-    stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path))
+    stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path), job)
 
 
 @component
@@ -103,6 +105,7 @@ def fine_tune_diffusion(
     experiment: str,
     overrides: list[str],
     checkpoints: str,
+    job: str,
     images: dsl.Input[dsl.Dataset],
     autoencoder: dsl.Input[dsl.Model],
     latents: dsl.Input[dsl.Dataset],
@@ -121,7 +124,7 @@ def fine_tune_diffusion(
         "autoencoder": f"{autoencoder.path}/release",
         "initial": f"{base.path}/release",
     }
-    stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path))
+    stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path), job)
 
 
 @component

@@ -100,7 +100,7 @@ def full(profiles: Profiles) -> Pipeline:
                 "train-autoencoder",
                 components.train_autoencoder(
                     experiment=autoencoder_experiment, overrides=autoencoder_overrides, checkpoints=checkpoints,
-                    images=images,
+                    job=profiles.job("train-autoencoder"), images=images,
                 ),
             ).outputs["training"]  # fmt: skip
             first_scores = stage(
@@ -253,6 +253,7 @@ def diffused(
     ).outputs["latents"]
     given = {
         "experiment": experiment, "overrides": overrides, "checkpoints": checkpoints, "images": images,
+        "job": stage.profiles.job("train-diffusion"),
         "autoencoder": autoencoder, "latents": latents,
     }  # fmt: skip
     task = components.train_diffusion(**given) if base is None else components.fine_tune_diffusion(**given, base=base)

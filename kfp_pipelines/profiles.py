@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGM]i?|[kK]i?|m)?$"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -59,6 +59,15 @@ class Profile(BaseModel):
     retries: int = Field(3, ge=0, le=100)
     secrets: dict[str, dict[str, str]] = Field({}, description="secret: {key: environment variable}")
     pvc: dict[str, str] = Field({}, description="claim: where it is mounted")
+    trainJob: bool = Field(False, description="training runs as a Kubeflow TrainJob")
+    nodes: int = Field(1, ge=1, le=1024, description="of a TrainJob")
+
+    @model_validator(mode="after")
+    def many_nodes_are_a_job(self) -> "Profile":
+        """One pod is on one node."""
+        if self.nodes > 1 and not self.trainJob:
+            raise ValueError(f"nodes: {self.nodes} need trainJob: true")
+        return self
 
     @property
     def seconds(self) -> int:
@@ -75,13 +84,18 @@ class Profiles:
 
     def of(self, stage: str) -> Profile | None:
         """What a stage runs on."""
-        name = self.of_stages.get(stage, DEFAULT)
-        return self.named.get(name)
+        return self.named.get(self.of_stages.get(stage, DEFAULT))
+
+    def job(self, stage: str) -> str:
+        """The stage's profile as JSON where it trains as a TrainJob, else nothing."""
+        profile = self.of(stage)
+        return profile.model_dump_json() if profile is not None and profile.trainJob else ""
 
     def apply(self, task: PipelineTask, stage: str) -> PipelineTask:
         """Set everything that the stage's profile asks for."""
         task.set_display_name(stage)
-        profile = self.of(stage)
+        # The pod that creates a TrainJob and waits for it is a small one.
+        profile = self.named.get(DEFAULT) if self.job(stage) else self.of(stage)
         if profile is None:
             return task
         task.set_cpu_request(profile.cpu).set_cpu_limit(profile.cpu)

@@ -29,19 +29,33 @@ def train(
     output: Path,
     checkpoints: str,
     report: Path | None = None,
-) -> Path:
-    """Train an experiment; its release folder. inputs: paths by field. checkpoints: see `kept_in`.
+    job: str = "",
+) -> None:
+    """Train an experiment; the release lies in `output`/release. inputs: paths by field. checkpoints: see `kept_in`.
 
-    A stage that is tried again goes on from the newest whole checkpoint of the same settings, images and code.
+    job: a profile as JSON: as a TrainJob on its nodes, not here. A stage that is tried again goes on from the newest
+    whole checkpoint of the same settings, images and code.
     """
-    from training.train import run
-
     output.mkdir(parents=True, exist_ok=True)
-    given = [f"{field}='{path}'" for field, path in inputs.items()]  # quoted: a path may hold commas
-    release = run(named(experiment, output), [*given, *overrides], output, stores=kept_in(checkpoints))
+    if job:
+        from kfp_pipelines import train_job
+        from kfp_pipelines.profiles import Profile
+
+        asked = train_job.Stage(experiment, overrides, inputs, checkpoints)
+        train_job.run(asked, Profile.model_validate_json(job), output)
+    else:
+        _train_here(experiment, overrides, inputs, output, checkpoints)
     if report is not None:
         reports.training(output, report)
-    return release
+
+
+def _train_here(
+    experiment: str, overrides: Sequence[str], inputs: Mapping[str, str], output: Path, checkpoints: str
+) -> None:
+    from training.train import run
+
+    given = [f"{field}='{path}'" for field, path in inputs.items()]  # quoted: a path may hold commas
+    run(named(experiment, output), [*given, *overrides], output, stores=kept_in(checkpoints))
 
 
 def kept_in(checkpoints: str) -> Any:

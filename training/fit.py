@@ -1,6 +1,7 @@
 """Running a recipe under Lightning's trainer: devices, precision, checkpoints, pictures, and going on after a death."""
 
 import logging
+import os
 import signal
 import time
 import warnings
@@ -107,21 +108,29 @@ def hardware(config: Experiment) -> dict[str, Any]:
             "device: cuda was asked for, and this machine has no usable GPU; permitted here: auto, cpu"
         )
     on_gpu = cuda and config.device != "cpu"
-    if on_gpu and config.devices > torch.cuda.device_count():
-        raise ExperimentError(
-            f"devices: {config.devices} are asked for; permitted here: 1 to {torch.cuda.device_count()}"
-        )
+    nodes, devices = placed(config)
+    if on_gpu and devices > torch.cuda.device_count():
+        raise ExperimentError(f"devices: {devices} are asked for; permitted here: 1 to {torch.cuda.device_count()}")
     precision = config.precision if config.precision != "auto" else "bf16" if on_gpu else "fp32"
     strategy: Any = "auto"
-    if config.devices > 1:  # two networks take turns, so in each turn the other's parameters are unused
+    if nodes * devices > 1:  # two networks take turns, so in each turn the other's parameters are unused
         strategy = DDPStrategy(find_unused_parameters=config.recipe == "autoencoder")
     return {
         "accelerator": "cuda" if on_gpu else "cpu",
-        "devices": config.devices,
+        "devices": devices,
+        "num_nodes": nodes,
         "strategy": strategy,
-        "sync_batchnorm": on_gpu and config.devices > 1,
+        "sync_batchnorm": on_gpu and nodes * devices > 1,
         "precision": "bf16-mixed" if precision == "bf16" else "32-true",
     }
+
+
+def placed(config: Experiment) -> tuple[int, int]:
+    """Nodes, and devices of each: torchrun's where it has started this process."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 1, config.devices
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return int(os.environ["WORLD_SIZE"]) // here, here
 
 
 class Saver(Callback):
