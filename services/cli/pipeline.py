@@ -23,6 +23,7 @@ Profiles = Annotated[Path | None, typer.Option(help="A file of node profiles.", 
 Profile = Annotated[list[str] | None, typer.Option(help="STAGE=NAME, or NAME for all other stages; may be repeated.")]
 Experiment = Annotated[str, typer.Option(help="Under which of Kubeflow's experiments runs are listed.")]
 EXIT_FAILED = 3
+BEGUN_WITH = {"autoencoder", "base"}  # parameters that are releases
 TOLD = (
     "gate: ",
     "published ",
@@ -75,8 +76,13 @@ def compile_pipeline(
 @app.command("run")
 def run_pipeline(variant: Variant = "full", parameters: Pairs = None) -> None:
     """Run a pipeline on this machine and publish what it makes."""
-    settings, _ = connect("publisher")  # before training for minutes, see that publishing will find its way
+    from services import registry
+
+    settings, engine = connect("publisher")  # before training for minutes, see that publishing will find its way
     arguments = asked(variant, parameters or [])
+    with engine.connect() as connection:
+        for name in BEGUN_WITH & arguments.keys():
+            registry.find(connection, arguments[name])
     execute(variant, {**on_this_machine(settings, variant), **arguments}, console)
 
 

@@ -103,7 +103,7 @@ def show(description: Release, images: ImageSet, asked: Questions, samples: Tens
         return
     rows = len(images.description.classes) if types_of(description) else 4
     across = max(1, min(COLUMNS, len(samples) // rows))
-    chosen = [row * len(samples) // rows + i for row in range(rows) for i in range(across)]
+    chosen = [-(-row * len(samples) // rows) + i for row in range(rows) for i in range(across)]
     sheet.save(path, samples[chosen], columns=across)
 
 
