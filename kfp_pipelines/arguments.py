@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_pipelines import gate, stages
-from kfp_pipelines.pipeline import VARIANTS
-from kfp_pipelines.profiles import Profiles
+from kfp_pipelines.pipeline import VARIANTS, Stages
 
 EXPERIMENTS = {"autoencoder_experiment": "autoencoder_overrides", "diffusion_experiment": "diffusion_overrides"}
 # Fields that the stages fill in: any value stands for them when overrides are checked before.
@@ -56,7 +55,7 @@ def parameters(variant: str) -> dict[str, Parameter]:
     """The parameters of a variant by name. Raises ArgumentError for what is none."""
     if variant not in VARIANTS:
         raise ArgumentError(f"variant: {variant!r} is not known; permitted: {', '.join(VARIANTS)}")
-    function = VARIANTS[variant](Profiles()).pipeline_func
+    function = VARIANTS[variant](Stages()).pipeline_func
     hints = typing.get_type_hints(function)
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():

@@ -83,14 +83,13 @@ def main() -> None:
     """`python -m kfp_pipelines.local VARIANT ROOT ARGUMENTS`: the process that `run` starts."""
     from kfp import local
 
-    from kfp_pipelines.pipeline import VARIANTS
-    from kfp_pipelines.profiles import Profiles
+    from kfp_pipelines.pipeline import VARIANTS, Stages
 
     variant, root, arguments = sys.argv[1:]
     runner = local.SubprocessRunner(use_venv=False)
     local.init(runner, pipeline_root=root, raise_on_error=True, enable_caching=True)
     try:
-        VARIANTS[variant](Profiles())(**json.loads(arguments))
+        VARIANTS[variant](Stages())(**json.loads(arguments))
     except RuntimeError as error:  # says only which stage failed; the stage's own words are above
         print(f"({error})")
         sys.exit(1)

@@ -32,14 +32,20 @@ Pipeline = Any
 class Stages:
     """Places tasks: each by its stage's profile, and those that ask about the present never from KFP's cache."""
 
-    def __init__(self, profiles: Profiles) -> None:
-        self.profiles = profiles
+    def __init__(self, profiles: Profiles | None = None, *, fresh_data: bool = False) -> None:
+        """fresh_data: images are looked at in every run, as a schedule's must be."""
+        self.profiles, self.fresh_data = profiles or Profiles(), fresh_data
 
     def __call__(self, stage: str, task: Any, *, cached: bool = True) -> Any:
         """The task, with everything that its stage asks for."""
         if not cached:
             task.set_caching_options(False)
         return self.profiles.apply(task, stage)
+
+    def images(self, data: Any, data_version: Any, overrides: Any) -> Any:
+        """The prepared images."""
+        task = components.prepare_data(data=data, data_version=data_version, overrides=overrides)
+        return self("prepare-data", task, cached=not self.fresh_data).outputs["images"]
 
     def gated(
         self, images: Any, training: Any, evaluation: Any, rules: Any, alias: Any, smoke_images: Any,
@@ -68,9 +74,8 @@ class Stages:
             self("promote", moved, cached=False).after(tried)
 
 
-def full(profiles: Profiles) -> Pipeline:
+def full(stage: Stages) -> Pipeline:
     """Images to two published releases."""
-    stage = Stages(profiles)
 
     @dsl.pipeline(
         name="train-latent-diffusion",
@@ -92,15 +97,12 @@ def full(profiles: Profiles) -> Pipeline:
     ) -> None:
         end = stage("tell-end", components.tell_end(run=RUN), cached=False)
         with dsl.ExitHandler(end, "train and publish"):
-            images = stage(
-                "prepare-data",
-                components.prepare_data(data=data, data_version=data_version, overrides=data_overrides),
-            ).outputs["images"]
+            images = stage.images(data, data_version, data_overrides)
             first = stage(
                 "train-autoencoder",
                 components.train_autoencoder(
                     experiment=autoencoder_experiment, overrides=autoencoder_overrides, checkpoints=checkpoints,
-                    job=profiles.job("train-autoencoder"), images=images,
+                    job=stage.profiles.job("train-autoencoder"), images=images,
                 ),
             ).outputs["training"]  # fmt: skip
             first_scores = stage(
@@ -114,9 +116,8 @@ def full(profiles: Profiles) -> Pipeline:
     return pipeline
 
 
-def diffusion(profiles: Profiles) -> Pipeline:
+def diffusion(stage: Stages) -> Pipeline:
     """Images and a published autoencoder to a published diffusion release."""
-    stage = Stages(profiles)
 
     @dsl.pipeline(
         name="train-diffusion", description="Train, evaluate and publish a diffusion model on a published autoencoder."
@@ -136,10 +137,7 @@ def diffusion(profiles: Profiles) -> Pipeline:
     ) -> None:
         end = stage("tell-end", components.tell_end(run=RUN), cached=False)
         with dsl.ExitHandler(end, "train and publish"):
-            images = stage(
-                "prepare-data",
-                components.prepare_data(data=data, data_version=data_version, overrides=data_overrides),
-            ).outputs["images"]
+            images = stage.images(data, data_version, data_overrides)
             first = stage(
                 "fetch-autoencoder", components.fetch_release(reference=autoencoder, kind="autoencoder"), cached=False
             ).outputs["training"]
@@ -151,9 +149,8 @@ def diffusion(profiles: Profiles) -> Pipeline:
     return pipeline
 
 
-def fine_tune(profiles: Profiles) -> Pipeline:
+def fine_tune(stage: Stages) -> Pipeline:
     """Images and a published diffusion release to another one that began with its weights."""
-    stage = Stages(profiles)
 
     @dsl.pipeline(name="fine-tune-diffusion", description="Train a published diffusion model further, on other images.")
     def pipeline(
@@ -171,10 +168,7 @@ def fine_tune(profiles: Profiles) -> Pipeline:
     ) -> None:
         end = stage("tell-end", components.tell_end(run=RUN), cached=False)
         with dsl.ExitHandler(end, "train and publish"):
-            images = stage(
-                "prepare-data",
-                components.prepare_data(data=data, data_version=data_version, overrides=data_overrides),
-            ).outputs["images"]
+            images = stage.images(data, data_version, data_overrides)
             begun = stage(
                 "fetch-base", components.fetch_release(reference=base, kind="diffusion"), cached=False
             ).outputs["training"]
@@ -189,12 +183,11 @@ def fine_tune(profiles: Profiles) -> Pipeline:
     return pipeline
 
 
-def sweep(profiles: Profiles) -> Pipeline:
+def sweep(stage: Stages) -> Pipeline:
     """Several autoencoders, a diffusion model on each, several guidance scales: the best one as candidate.
 
     KFP's backend runs no loop within an exit handler (kubeflow/pipelines#12390), so a sweep has none.
     """
-    stage = Stages(profiles)
 
     @dsl.pipeline(
         name="sweep-latent-diffusion", description="Choose the first stage and the guidance by what the second reaches."
@@ -211,9 +204,7 @@ def sweep(profiles: Profiles) -> Pipeline:
         guidances: list[float] = [1.0, 2.0, 4.0],  # noqa: B006
         by: str = "least frechet_distance",
     ) -> None:
-        images = stage(
-            "prepare-data", components.prepare_data(data=data, data_version=data_version, overrides=data_overrides)
-        ).outputs["images"]
+        images = stage.images(data, data_version, data_overrides)
         with dsl.ParallelFor(autoencoders, name="autoencoders") as one:
             first = stage(
                 "train-autoencoder",
@@ -262,7 +253,7 @@ def diffused(
     return training, stage("evaluate-diffusion", evaluated).outputs["evaluation"]
 
 
-VARIANTS: dict[str, Callable[[Profiles], Pipeline]] = {
+VARIANTS: dict[str, Callable[[Stages], Pipeline]] = {
     "full": full,
     "diffusion": diffusion,
     "fine-tune": fine_tune,
@@ -270,6 +261,6 @@ VARIANTS: dict[str, Callable[[Profiles], Pipeline]] = {
 }
 
 
-def compile_to(path: Path, variant: str = "full", profiles: Profiles | None = None) -> None:
+def compile_to(path: Path, variant: str = "full", stages: Stages | None = None) -> None:
     """Write the pipeline package, YAML, for a Kubeflow cluster."""
-    compiler.Compiler().compile(VARIANTS[variant](profiles or Profiles()), str(path))
+    compiler.Compiler().compile(VARIANTS[variant](stages or Stages()), str(path))

@@ -60,7 +60,7 @@ def compile_pipeline(
     profile: Profile = None,
 ) -> None:
     """Compile a pipeline for Kubeflow. The image is DARKROOM_IMAGE."""
-    from kfp_pipelines.pipeline import STAGES, VARIANTS, compile_to
+    from kfp_pipelines.pipeline import STAGES, VARIANTS, Stages, compile_to
     from kfp_pipelines.profiles import read
 
     path = output or Path(f"{variant}.yaml")
@@ -69,7 +69,7 @@ def compile_pipeline(
     if not path.parent.is_dir():
         raise CommandError(f"--output: the folder {path.parent} does not exist")
     with told():
-        compile_to(path, variant, read(profiles, profile or [], STAGES))
+        compile_to(path, variant, Stages(read(profiles, profile or [], STAGES)))
     console.print(str(path.resolve()))
 
 
@@ -133,7 +133,7 @@ def schedule(
 
     with told():
         check_cron(cron)
-        cluster, uploaded, arguments = _uploaded(variant, parameters or [], profiles, profile or [])
+        cluster, uploaded, arguments = _uploaded(variant, parameters or [], profiles, profile or [], fresh_data=True)
         recurring = cluster.schedule(uploaded, arguments, experiment, cron)
     console.print(f"{uploaded.name} {uploaded.version} runs at {cron}; schedule {recurring}")
 
@@ -163,23 +163,25 @@ def status(run_id: Annotated[str, typer.Argument(help="The id that submit printe
         raise typer.Exit(EXIT_FAILED)
 
 
-def _uploaded(variant: str, pairs: Sequence[str], profiles: Path | None, chosen: Sequence[str]) -> Any:
+def _uploaded(
+    variant: str, pairs: Sequence[str], profiles: Path | None, chosen: Sequence[str], *, fresh_data: bool = False
+) -> Any:
     """The cluster, the package on it, and the arguments of a run."""
     from tempfile import TemporaryDirectory
 
     from kfp_pipelines.cluster import Cluster, check_image
-    from kfp_pipelines.pipeline import STAGES, compile_to
+    from kfp_pipelines.pipeline import STAGES, Stages, compile_to
     from kfp_pipelines.profiles import read
 
     arguments = asked(variant, pairs)
     if "checkpoints" not in arguments:
         arguments["checkpoints"] = f"s3://{load_store().s3_bucket}/checkpoints"
     check_image()
-    placed = read(profiles, chosen, STAGES)
+    stages = Stages(read(profiles, chosen, STAGES), fresh_data=fresh_data)
     cluster = Cluster.connect()
     with TemporaryDirectory() as folder:
         package = Path(folder) / f"{variant}.yaml"
-        compile_to(package, variant, placed)
+        compile_to(package, variant, stages)
         return cluster, cluster.upload(package), arguments
 
 

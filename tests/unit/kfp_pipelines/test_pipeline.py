@@ -12,7 +12,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kfp_pipelines import components, profiles
-from kfp_pipelines.pipeline import STAGES, VARIANTS, compile_to
+from kfp_pipelines.pipeline import STAGES, VARIANTS, Stages, compile_to
 
 HERE = Path(__file__).parent
 GPU_STAGES = ("train-autoencoder", "train-diffusion", "encode-latents", "evaluate-diffusion")
@@ -64,7 +64,7 @@ class Package:
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
     folder = tmp_path_factory.mktemp("packages")
-    placed = profiles.read(HERE / "profiles.yaml", CHOICES, STAGES)
+    placed = Stages(profiles.read(HERE / "profiles.yaml", CHOICES, STAGES))
     for variant in VARIANTS:
         compile_to(folder / f"{variant}.yaml", variant, placed)
     return {variant: Package(folder / f"{variant}.yaml") for variant in VARIANTS}
@@ -126,6 +126,15 @@ def test_what_asks_about_the_present_is_never_taken_from_the_cache(package: Pack
         assert task.get("cachingOptions", {}).get("enableCache", False) is (stage not in NEVER_CACHED), stage
 
 
+def test_a_schedule_looks_at_its_images_in_every_run(tmp_path: Path) -> None:
+    for fresh in (True, False):
+        compile_to(tmp_path / "package.yaml", "full", Stages(fresh_data=fresh))
+        spec = next(yaml.safe_load_all((tmp_path / "package.yaml").read_text()))
+        (inner,) = (c for c in spec["components"].values() if "prepare-data" in c.get("dag", {}).get("tasks", {}))
+        caching = inner["dag"]["tasks"]["prepare-data"].get("cachingOptions", {})
+        assert caching.get("enableCache", False) is not fresh
+
+
 def test_nothing_is_published_unless_the_gate_passed(packages: dict[str, Package]) -> None:
     for variant in ("full", "diffusion", "fine-tune"):
         spec = packages[variant].spec
@@ -153,7 +162,7 @@ def test_no_loop_is_within_an_exit_handler(packages: dict[str, Package]) -> None
 
 def test_compiling_again_gives_the_same_package(package: Package, packages: dict[str, Package], tmp_path: Path) -> None:
     (variant,) = (name for name, one in packages.items() if one is package)
-    compile_to(tmp_path / "again.yaml", variant, profiles.read(HERE / "profiles.yaml", CHOICES, STAGES))
+    compile_to(tmp_path / "again.yaml", variant, Stages(profiles.read(HERE / "profiles.yaml", CHOICES, STAGES)))
     assert (tmp_path / "again.yaml").read_text() == package.text
 
 
@@ -167,7 +176,7 @@ def record() -> None:
     """Write the outlines as they are now."""
     from tempfile import TemporaryDirectory
 
-    placed = profiles.read(HERE / "profiles.yaml", CHOICES, STAGES)
+    placed = Stages(profiles.read(HERE / "profiles.yaml", CHOICES, STAGES))
     (HERE / "outlines").mkdir(exist_ok=True)
     with TemporaryDirectory() as folder:
         for variant in VARIANTS:

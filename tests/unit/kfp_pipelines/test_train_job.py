@@ -7,7 +7,7 @@ import pytest
 from kubeflow_trainer_api import models
 
 from kfp_pipelines import profiles, train_job
-from kfp_pipelines.pipeline import STAGES, compile_to
+from kfp_pipelines.pipeline import STAGES, Stages, compile_to
 from kfp_pipelines.profiles import Profile
 from tests.unit.kfp_pipelines.test_pipeline import HERE, Package
 
@@ -71,7 +71,7 @@ def test_its_nodes_are_the_profiles() -> None:
 def test_the_pod_that_waits_for_a_job_asks_for_no_accelerator(tmp_path: Path) -> None:
     path = tmp_path / "profiles.yaml"
     path.write_text("default: {cpu: '1'}\nmany: {trainJob: true, nodes: 2, count: 8}\n")
-    compile_to(tmp_path / "full.yaml", "full", profiles.read(path, ["train-diffusion=many"], STAGES))
+    compile_to(tmp_path / "full.yaml", "full", Stages(profiles.read(path, ["train-diffusion=many"], STAGES)))
     package = Package(tmp_path / "full.yaml")
     task = package.tasks["train-diffusion"]
     resources = package.executors[task["executor"]]["container"]["resources"]
