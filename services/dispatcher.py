@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from services import metrics, outputs, planner, tasks
 from services.database import brief
 from services.faults import passing
+from services.health import Health
 from services.heartbeat import Heartbeat, Watchdog
 from services.job_queue import jobs, leases, upkeep
 from services.job_queue.leases import Lease, LeaseLost
@@ -37,6 +38,7 @@ class Dispatcher:
         self.settings, self.database, self.store, self.app = settings, database, store, app
         self.heartbeat = Heartbeat(database, "dispatcher", settings.heartbeat_s, self._tokens)
         self.watchdog = Watchdog(settings.step_limit_s)
+        self.health = Health(self.heartbeat, self.watchdog, settings.stale_s)
         self._at_hand: list[Lease] = []
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -45,6 +47,7 @@ class Dispatcher:
 
     def stop(self) -> None:
         """End after the work at hand; safe in a signal handler."""
+        self.health.draining = True
         self._stopping.set()
         self._wake.set()
 

@@ -29,13 +29,25 @@ class Heartbeat:
         self.database, self.kind, self.every_s, self.known = database, kind, every_s, known
         self.id = uuid.UUID(int=0)
         self.profile: str | None = None  # the execution profile, once there is one
+        self._beaten = -math.inf
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    @property
+    def beating(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._thread.is_alive()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the database last heard of this process."""
+        return time.monotonic() - self._beaten
 
     def start(self) -> None:
         """Register under a fresh id."""
         with self.database.begin() as connection:
             self.id = leases.register(connection, self.kind)
+        self._beaten = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
@@ -57,6 +69,7 @@ class Heartbeat:
             except DBAPIError as error:
                 log.warning("heartbeat: %s", brief(error))
                 continue
+            self._beaten = time.monotonic()
             if forgotten:
                 log.warning("%d leases that this process did not know of are given back", forgotten)
 
@@ -75,6 +88,11 @@ class Watchdog:
         self.tick()
         self._thread.start()
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the loop last came round; below 0 while it may take as long as it likes."""
+        return time.monotonic() - self._ticked
+
     def tick(self) -> None:
         """The loop goes on."""
         self._ticked = time.monotonic()
@@ -89,6 +107,6 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self.limit_s / 4)):
-            if time.monotonic() - self._ticked > self.limit_s:
+            if self.silent_s > self.limit_s:
                 log.critical("nothing has moved for %.0f s; ending this process", self.limit_s)
                 os._exit(EXIT_HUNG)

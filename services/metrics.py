@@ -1,12 +1,10 @@
-"""Every Prometheus metric of the workers and dispatchers, and where they are served.
+"""Every Prometheus metric of the workers and dispatchers.
 
 A process has one registry; it is one worker, of one GPU. On a GPU the time of a step is that of its launch; what is
 launched is waited for while images are decoded, so that rates over a minute are right.
 """
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
-
-from services.settings import Settings
+from prometheus_client import Counter, Gauge, Histogram
 
 STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 WAITS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
@@ -45,9 +43,3 @@ BROKER_UP = Gauge("darkroom_broker_up", "Whether the last hint could be sent.")
 
 STORE_ERRORS = Counter("darkroom_object_store_errors", "Requests to S3 that failed, after its client's own retries.")
 DATABASE_ERRORS = Counter("darkroom_database_errors", "Transactions that failed because Postgres was away.")
-
-
-def serve(settings: Settings) -> None:
-    """Serve /metrics, unless the port is 0."""
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port, addr=settings.metrics_host)

@@ -42,6 +42,7 @@ class Settings(StoreSettings):
     cache_gb: float = Field(100.0, gt=0, description="GiB of releases that are kept there")
 
     queues: list[str] = Field(["default"], description="the queues a worker serves")
+    preload: list[str] = Field([], description="releases that a worker loads before it is ready")
     rows: int = Field(32, ge=2, le=1024, description="network rows of every denoising step")
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
     model_memory_gb: float = Field(16.0, gt=0, description="GiB of weights that a worker keeps loaded")

@@ -21,6 +21,7 @@ from services.database import brief
 from services.engine import DeviceFault, Engine, OutOfMemory
 from services.engine_cache import EngineCache
 from services.faults import passing
+from services.health import Health
 from services.heartbeat import Heartbeat, Watchdog
 from services.holdings import HeldShard, Holdings
 from services.job_queue import jobs, leases, upkeep
@@ -29,6 +30,7 @@ from services.job_queue.leases import LeaseLost
 from services.job_request import image_spec
 from services.loader import Loaded, Loader
 from services.object_store import ObjectStore
+from services.preload import Preload
 from services.settings import Settings
 from services.uploader import Uploader
 
@@ -54,6 +56,8 @@ class Worker:
         self._uploader = Uploader(store, self.holdings)
         self._loader = Loader(store, self._wake.set)
         self._engines = EngineCache(store, settings)
+        self._preload = Preload(settings.preload, database, self._engines)
+        self.health = Health(self.heartbeat, self.watchdog, settings.stale_s, self._preload.left)
         self._engine: Engine | None = None
         self._waiting: HeldShard | None = None  # of another release, or a suspect: until nothing else is under way
         self._alone: HeldShard | None = None
@@ -75,6 +79,7 @@ class Worker:
 
     def stop(self) -> None:
         """Claim no more, finish what fits the drain time, give the rest back without spending an attempt."""
+        self.health.draining = True
         self._stopping.set()
         self._wake.set()
         self._thread.join()
@@ -92,6 +97,8 @@ class Worker:
         while not self._stopping.is_set():
             self.watchdog.tick()
             try:
+                if not len(self.holdings):
+                    self._preload.go_on(self.watchdog)
                 self._remove_dropped()
                 self._claim()
                 self._begin_waiting()

@@ -9,6 +9,7 @@ TABLES = """
 ALTER TABLE releases ADD COLUMN origin jsonb NOT NULL DEFAULT '{}';  -- pipeline run, commit, image
 ALTER TABLE releases ADD COLUMN published_by text NOT NULL DEFAULT session_user;
 ALTER TABLE promotions ADD COLUMN rollback boolean NOT NULL DEFAULT false;
+GRANT SELECT ON aliases TO darkroom_worker;  -- which release to load before the first job
 """
 
 
@@ -18,6 +19,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("""
+        REVOKE SELECT ON aliases FROM darkroom_worker;
         ALTER TABLE promotions DROP COLUMN rollback;
         ALTER TABLE releases DROP COLUMN published_by, DROP COLUMN origin;
     """)

@@ -21,22 +21,26 @@ def worker(
     rows: Annotated[int | None, typer.Option(min=2, max=1024, help="Network rows of every denoising step.")] = None,
 ) -> None:
     """Develop images until SIGTERM; then finish or give back what is under way."""
-    from services import tasks
+    from services import monitoring, tasks
     from services.worker import Worker
 
     changes = {name: value for name, value in {"queues": queue, "rows": rows}.items() if value}
     settings = load("worker").model_copy(update=changes)
     engine, store, app = _connect(settings)
-    tasks.serve(app, Worker(settings, engine, store))
+    worker = Worker(settings, engine, store)
+    monitoring.serve(settings, worker.health)
+    tasks.serve(app, worker)
 
 
 def dispatcher() -> None:
     """Plan jobs, send hints, take back what lost workers held, until SIGTERM."""
+    from services import monitoring
     from services.dispatcher import Dispatcher
 
     settings = load("dispatcher")
     engine, store, app = _connect(settings)
     service = Dispatcher(settings, engine, store, app)
+    monitoring.serve(settings, service.health)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     service.run()
@@ -44,7 +48,7 @@ def dispatcher() -> None:
 
 def _connect(settings: Settings) -> tuple[Any, Any, Any]:
     """Database, bucket and broker, each of which has answered: a process that cannot work says so at its start."""
-    from services import database, metrics, tasks
+    from services import database, tasks
     from services.object_store import ObjectStore
 
     _log_to_stderr()
@@ -54,7 +58,6 @@ def _connect(settings: Settings) -> tuple[Any, Any, Any]:
     store.check()
     app = tasks.make_app(settings)
     _check_broker(app)
-    metrics.serve(settings)
     return engine, store, app
 
 
