@@ -46,6 +46,7 @@ KEY = r"[A-Za-z0-9_.=\-]+(/[A-Za-z0-9_.=\-]+)*"
 SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
 STEPS = {"type": "integer", "minimum": 1, "maximum": MAX_STEPS}
 GUIDANCE = {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE}
+UNGUIDED = {"const": 1, "$comment": "this release never learned to do without its conditions"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 
 
@@ -69,8 +70,13 @@ class ImageSpec:
     guidance_rescale: float = 0.0
 
 
+def guidance(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema of a guidance scale: 1, which is none, where the release never learned to do without conditions."""
+    return GUIDANCE if conditions.get("guided", True) else UNGUIDED
+
+
 def item_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema of an item for a release with these `conditions` (its own JSON Schema)."""
+    """JSON Schema of an item for a release with these `conditions`: its own JSON Schema, and whether it is `guided`."""
     return {
         "type": "object",
         "properties": {
@@ -79,7 +85,7 @@ def item_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
             "metadata": {"type": "object"},
             "seed": SEED,
             "steps": STEPS,
-            "guidance_scale": GUIDANCE,
+            "guidance_scale": guidance(conditions),
         },
         "required": conditions.get("required", []),
         "additionalProperties": False,
@@ -98,7 +104,7 @@ def schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
             "steps": STEPS,
             "solver": {"enum": list(SOLVERS)},
             "spacing": {"enum": list(SPACINGS)},
-            "guidance_scale": GUIDANCE,
+            "guidance_scale": guidance(conditions),
             "guidance_interval": {"type": "array", "items": SHARE, "minItems": 2, "maxItems": 2},
             "guidance_rescale": SHARE,
             "format": {"enum": list(FORMATS)},
@@ -129,7 +135,8 @@ def plan(request: Any, conditions: Mapping[str, Any], limits: Limits) -> dict[st
         mistakes.insert(0, f"items: {given}")
     if mistakes:
         raise RequestError("\n".join(mistakes))
-    planned = {"output_prefix": limits.write_prefixes[0], **DEFAULTS, **request}
+    default = DEFAULTS if conditions.get("guided", True) else {**DEFAULTS, "guidance_scale": 1.0}
+    planned = {"output_prefix": limits.write_prefixes[0], **default, **request}
     if "seed" not in planned:
         planned["seed"] = secrets.randbelow(2**32)
     low, high = planned["guidance_interval"]
@@ -275,6 +282,8 @@ def permitted(rule: Mapping[str, Any]) -> str:
     """A JSON Schema in words."""
     if "enum" in rule:
         return ", ".join(map(str, rule["enum"]))
+    if "const" in rule:
+        return f"{rule['const']}; {rule['$comment']}"
     least, most = rule.get("minItems", 0), rule.get("maxItems")
     match rule.get("type"):
         case "integer" | "number" as kind:

@@ -35,14 +35,16 @@ def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | 
         with connection.begin_nested():  # a job that is rejected half-way leaves nothing behind
             if job.plan is None:
                 release = _permitted_release(connection, job)
-                planned = plan(parsed(job.request), release.manifest["conditions"], limits)
+                rules = registry.rules(release.manifest)
+                planned = plan(parsed(job.request), rules, limits)
                 for number, item in enumerate(planned.get("items", ())):
-                    check_references(item, release.manifest["conditions"], limits, f"items[{number}]")
+                    check_references(item, rules, limits, f"items[{number}]")
             else:  # another revision: the same images, by the same release
                 release, planned = registry.by_id(connection, job.release_id), job.plan
+                rules = registry.rules(release.manifest)
             items: Listed | Lines = Listed(planned)
             if "input" in planned:
-                items = Lines(connection, store, lease, planned, release.manifest["conditions"], limits)
+                items = Lines(connection, store, lease, planned, rules, limits)
             shards = iter(items) if job.plan is None else unsettled(connection, lease, iter(items))
             jobs.add_shards(connection, lease.job_id, release.digest, shards)
             total = items.count * planned["images_per_item"]

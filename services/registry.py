@@ -88,6 +88,11 @@ def by_digest(connection: Connection, digest: str) -> Any:
     return row
 
 
+def rules(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request to a release may say: the JSON Schema of its conditions, and whether it can be `guided`."""
+    return {**manifest["conditions"], "guided": release_format.parse(manifest).guided}
+
+
 def publish(
     connection: Connection, store: ObjectStore, folder: Path, origin: Mapping[str, str] | None = None
 ) -> tuple[str, int]:

@@ -19,7 +19,7 @@ def evaluate(
     images: Annotated[int, typer.Option(help="How many a diffusion model makes.", min=1)] = 1000,
     solver: Annotated[str, typer.Option(help="How it makes them.")] = "ddim",
     steps: Annotated[int, typer.Option(min=1, max=1000)] = 30,
-    guidance: Annotated[float, typer.Option()] = 2.0,
+    guidance: Annotated[float, typer.Option(help="0: 2, or 1 for a release that cannot be guided.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     inception: Annotated[Path | None, typer.Option(help="Published weights, for its Fréchet distance.")] = None,
     vgg: Annotated[str | None, typer.Option(help="Published VGG-16 weights for LPIPS, a path or a URL.")] = None,

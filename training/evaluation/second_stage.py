@@ -1,7 +1,7 @@
 """A diffusion model's samples: alike to real images, no copies of them, and what was asked for."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from training.model.sampling import Sampler
 from training.model.sampling import generate as sample
 
 BATCH = 40
+GUIDANCE = 2.0
 COLUMNS = 16  # of a sheet
 
 
@@ -34,7 +35,7 @@ class Sampling:
     images: int = 1000
     solver: str = "ddim"
     steps: int = 30
-    guidance: float = 2.0
+    guidance: float = 0.0  # 0: 2, or 1 (none) for a release that never learned to do without conditions
     seed: int = 0
 
 
@@ -58,6 +59,8 @@ def score(
 
     Classes are asked for alike often; other conditions are those of held-out images, in turn.
     """
+    if sampling.guidance == 0:
+        sampling = replace(sampling, guidance=GUIDANCE if description.guided else 1.0)
     asked = questions(description, images, sampling.images)
     samples = generate(model, description, asked.requests, sampling)
     show(description, images, asked, samples, output)

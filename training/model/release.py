@@ -45,6 +45,15 @@ class Release:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def guided(self) -> bool:
+        """Whether guidance means anything: it has conditions, and learned to do without (Ho & Salimans 2022).
+
+        Where nobody wrote down how it was trained, it may have.
+        """
+        dropped = self.lineage.get("experiment", {}).get("loss", {}).get("condition_dropout", 1.0)
+        return bool(self.conditions.get("properties")) and dropped > 0
+
+    @property
     def digest(self) -> str:
         """sha256 over kind, architecture, shapes, conditions and weights: the same model, the same digest."""
         identity = {

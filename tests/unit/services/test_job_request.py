@@ -154,3 +154,20 @@ def test_a_guidance_interval_costs_its_share() -> None:
     assert cost(guidance_interval=[0.25, 0.75]) == 30
     assert cost(guidance_scale=1) == 20
     assert cost(solver="heun", guidance_scale=1) == 40
+
+
+def test_a_release_that_never_did_without_conditions_is_not_guided() -> None:
+    """Guidance by a null condition that was never trained makes noise of images."""
+    rules = {**CONDITIONS, "guided": False}
+    assert plan({"items": [ITEM]}, rules, LIMITS)["guidance_scale"] == 1.0
+    assert (
+        plan({"items": [{**ITEM, "guidance_scale": 1}], "guidance_scale": 1.0}, rules, LIMITS)["guidance_scale"] == 1.0
+    )
+    assert plan({"items": [ITEM]}, {**CONDITIONS, "guided": True}, LIMITS)["guidance_scale"] == 2.0
+    for request_ in ({"items": [ITEM], "guidance_scale": 2.5}, {"items": [{**ITEM, "guidance_scale": 2.5}]}):
+        with pytest.raises(RequestError) as error:
+            plan(request_, rules, LIMITS)
+        told = (
+            "guidance_scale: 2.5 is not allowed; permitted: 1; this release never learned to do without its conditions"
+        )
+        assert told in str(error.value)

@@ -169,3 +169,16 @@ def test_an_autoencoder_is_not_a_diffusion_release(autoencoder: Autoencoder, tmp
     assert load_autoencoder(tmp_path)[1].kind == "autoencoder"
     with pytest.raises(ReleaseError, match="a release of kind autoencoder; a diffusion release is needed"):
         load_diffusion(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "dropout", "guided"),
+    [({"label": {}}, 0.1, True), ({"label": {}}, 0.0, False), ({"label": {}}, None, True), ({}, 0.1, False)],
+)
+def test_what_was_trained_without_dropping_conditions_cannot_be_guided(
+    conditions: dict[str, object], dropout: float | None, guided: bool
+) -> None:
+    lineage = {} if dropout is None else {"experiment": {"loss": {"condition_dropout": dropout}}}
+    schema = {"type": "object", "properties": conditions}
+    described = release.Release("a", "diffusion", {}, (3, 32, 32), (4, 8, 8), schema, lineage=lineage)
+    assert described.guided is guided
