@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,10 @@ WITHOUT = f"import sys\nfor name in {ABSENT!r}:\n    sys.modules[name] = None\n"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The project as `pip install --no-deps .` leaves it, from the files that are copied and no others."""
-    context, target = tmp_path_factory.mktemp("context"), tmp_path_factory.mktemp("installed")
+    context = tmp_path_factory.mktemp("context")
+    target = Path(tempfile.mkdtemp(prefix="darkroom-"))  # pytest's own folders are for nobody to enter
     for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE.split(" AS full")[0], re.MULTILINE):
         for name in line.split():
             if Path(name).is_dir():
@@ -43,9 +46,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = context.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
-    for path in (target, *target.parents[:2]):
-        path.chmod(0o755)
-    return target
+    target.chmod(0o755)
+    yield target
+    shutil.rmtree(target)
 
 
 def darkroom(installed: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

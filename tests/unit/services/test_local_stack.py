@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,7 +183,9 @@ def test_process_is_found_only_under_the_command_it_was_started_with(tmp_path: P
     note = tmp_path / "run" / "broker.pid"
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     processes.launch(tmp_path, "broker", command, cwd=tmp_path, environment={})
-    process = processes.find(tmp_path, "broker")
+    process, deadline = None, time.monotonic() + 5
+    while process is None and time.monotonic() < deadline:  # for a moment after exec it has no command line
+        process = processes.find(tmp_path, "broker")
     assert process is not None
     try:
         good = note.read_text()
