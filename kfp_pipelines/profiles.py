@@ -58,6 +58,7 @@ class Profile(BaseModel):
     timeout: str = Field("48h", pattern=r"^[1-9][0-9]*[smhd]$")
     retries: int = Field(3, ge=0, le=100)
     secrets: dict[str, dict[str, str]] = Field({}, description="secret: {key: environment variable}")
+    env: dict[str, str] = Field({}, description="environment variables that are no secrets")
     pvc: dict[str, str] = Field({}, description="claim: where it is mounted")
     trainJob: bool = Field(False, description="training runs as a Kubeflow TrainJob")
     nodes: int = Field(1, ge=1, le=1024, description="of a TrainJob")
@@ -112,6 +113,8 @@ class Profiles:
             kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
         for secret, keys in profile.secrets.items():
             kubernetes.use_secret_as_env(task, secret, keys)
+        for name, value in profile.env.items():
+            task.set_env_variable(name, value)
         for claim, path in profile.pvc.items():
             kubernetes.mount_pvc(task, claim, path)
         if profile.queueName:

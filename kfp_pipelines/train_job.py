@@ -96,12 +96,13 @@ def runtime(name: str, profile: Profile, environment: Mapping[str, str]) -> dict
     for number, (claim, path) in enumerate(profile.pvc.items()):
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim}})  # type: ignore[dict-item]
         mounts.append({"name": f"claim-{number}", "mountPath": path})
-    variables: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in sorted(environment.items())]
+    plain = {**profile.env, **environment}
+    variables: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in sorted(plain.items())]
     for secret, keys in profile.secrets.items():
         variables += [
             {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
             for key, variable in keys.items()
-            if variable not in environment
+            if variable not in plain
         ]
     pod = {
         "restartPolicy": "Never",

@@ -1,17 +1,12 @@
-"""Connections to Postgres, its schema, and its logins: one for each tenant or service."""
+"""Connections to Postgres and its logins: one for each tenant or service."""
 
 import re
-from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from psycopg import sql
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-import migrations
 from services import metrics
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -22,12 +17,12 @@ class DatabaseError(Exception):
 
 
 def connect(url: str) -> Engine:
-    """An engine for `url` (postgresql+psycopg://...). Opens nothing yet.
+    """An engine for `url`, postgresql://login:password@host:port/database. Opens nothing yet.
 
     Prepared statements are off, so that a transaction-pooling PgBouncer may stand between.
     """
     engine = create_engine(
-        url,
+        make_url(url).set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=5,
         connect_args={
@@ -50,40 +45,12 @@ def _count(context: ExceptionContext) -> None:
         metrics.DATABASE_ERRORS.inc()
 
 
-def check(engine: Engine) -> None:
-    """Raise DatabaseError unless the database answers and has the schema of this version."""
-    try:
-        with engine.connect() as connection:
-            present = connection.scalar(text("SELECT to_regclass('public.jobs') IS NOT NULL"))
-    except OperationalError as error:
-        raise DatabaseError(unreachable(engine, error)) from None
-    if not present:
-        raise DatabaseError("The database has no Darkroom tables yet. Make them with: darkroom db upgrade")
-
-
 def unreachable(engine: Engine, error: OperationalError) -> str:
     """One line about a database that does not answer, without its password."""
     return (
         f"Postgres at {engine.url.render_as_string(hide_password=True)} does not answer ({brief(error)}). "
         "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
     )
-
-
-def upgrade(engine: Engine) -> str:
-    """Bring the schema to the newest revision and return it. Running it again changes nothing."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    try:
-        with engine.begin() as connection:
-            # Two upgrades at once would both try to create the tables.
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('darkroom migrations'))"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    except OperationalError as error:
-        raise DatabaseError(unreachable(engine, error)) from None
-    head = ScriptDirectory.from_config(config).get_current_head()
-    assert head is not None
-    return head
 
 
 def ensure_login(connection: Connection, login: str, *, group: str, password: str) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
-from services import metrics, outputs, planner, tasks
+from services import logs, metrics, outputs, planner, tasks
 from services.database import brief
 from services.faults import passing
 from services.health import Health
@@ -99,16 +99,18 @@ class Dispatcher:
             with self.database.begin() as connection:
                 if lease.kind == "plan":
                     reason = planner.plan_job(connection, self.store, lease)
-                    log.info("job %s %s", lease.job_id, f"rejected: {reason}" if reason else "planned")
+                    told = f"rejected: {reason}" if reason else "planned"
+                    log.info("job %s %s", lease.job_id, told, extra=logs.of(lease))
                     metrics.JOBS_PLANNED.labels("rejected" if reason else "planned").inc()
                 else:
                     state = outputs.finalize(connection, self.store, lease)
-                    log.info("job %s %s", lease.job_id, state)
+                    log.info("job %s %s", lease.job_id, state, extra=logs.of(lease))
                     metrics.JOBS_FINISHED.labels(state).inc()
         except LeaseLost:
-            log.warning("lease lost: work %d", lease.id)
+            log.warning("lease lost: work %d", lease.id, extra=logs.of(lease))
         except Exception as error:
-            log.warning("work %d (%s of job %s) failed: %s", lease.id, lease.kind, lease.job_id, brief(error))
+            told = f"work {lease.id} ({lease.kind} of job {lease.job_id}) failed: {brief(error)}"
+            log.warning("%s", told, extra=logs.of(lease))
             self._failed(lease, error)
 
     def _failed(self, lease: Lease, error: Exception) -> None:
@@ -120,7 +122,7 @@ class Dispatcher:
                 elif not leases.retry_later(connection, lease, told):
                     jobs.fail_job(connection, lease.job_id, f"{lease.kind} failed: {brief(error)}")
         except LeaseLost:
-            log.warning("lease lost: work %d", lease.id)
+            log.warning("lease lost: work %d", lease.id, extra=logs.of(lease))
 
     # -- hints, rescue, jobs that are to stop ------------------------------------------------------
 
@@ -141,7 +143,8 @@ class Dispatcher:
     def _stop_jobs(self) -> None:
         with self.database.begin() as connection:
             for ending in upkeep.stop_jobs(connection):
-                log.info("job %s is stopped: %s", ending.job_id, upkeep.why(ending))
+                told = upkeep.why(ending)
+                log.info("job %s is stopped: %s", ending.job_id, told, extra=logs.of_job(ending.job_id))
 
     def _reconcile(self) -> bool:
         """Put back what is due and what lost processes held; one dispatcher at a time is enough. Whether it was due."""
@@ -157,7 +160,8 @@ class Dispatcher:
                 self._fail(connection, lease)
         metrics.RESCUES.inc(len(again) + len(failed))
         for lease in again:
-            log.warning("work %d of job %s taken back from a lost process", lease.id, lease.job_id)
+            told = f"work {lease.id} of job {lease.job_id} taken back from a lost process"
+            log.warning("%s", told, extra=logs.of(lease))
         return True
 
     def _fail(self, connection: Connection, lease: Lease) -> None:

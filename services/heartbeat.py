@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
+from services import logs
 from services.database import brief
 from services.job_queue import leases
 
@@ -47,6 +48,7 @@ class Heartbeat:
         """Register under a fresh id."""
         with self.database.begin() as connection:
             self.id = leases.register(connection, self.kind)
+        logs.identify(self.id)
         self._beaten = time.monotonic()
         self._thread.start()
 

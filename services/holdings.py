@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
-from services import metrics
+from services import logs, metrics
 from services.database import brief
 from services.job_queue import jobs, leases, upkeep
 from services.job_queue.jobs import OutputRecord
@@ -109,13 +109,15 @@ class Holdings:
 
     def stop(self, shard: HeldShard, ending: Ending) -> None:
         """Its job is to stop."""
-        log.info("work %d of job %s is stopped: %s", shard.lease.id, shard.lease.job_id, upkeep.why(ending))
+        told = f"work {shard.lease.id} of job {shard.lease.job_id} is stopped: {upkeep.why(ending)}"
+        log.info("%s", told, extra=logs.of(shard.lease))
         self._end(shard, "stopped", lambda connection: upkeep.stop_shard(connection, shard.lease, ending))
 
     def lost(self, shard: HeldShard) -> None:
         """Somebody else has it: whatever is made of it here is dropped."""
         if self._forget(shard, "lost"):
-            log.warning("lease lost: work %d of job %s; its images are dropped", shard.lease.id, shard.lease.job_id)
+            told = f"lease lost: work {shard.lease.id} of job {shard.lease.job_id}; its images are dropped"
+            log.warning("%s", told, extra=logs.of(shard.lease))
 
     def forget(self, shard: HeldShard) -> None:
         """Work on it no more; the heartbeat will give it back."""
@@ -129,6 +131,7 @@ class Holdings:
             metrics.SHARDS_HELD.set(len(self._held))
         if held:
             metrics.SHARDS_ENDED.labels(end).inc()
+            log.info("work %d of job %s: %s", shard.lease.id, shard.lease.job_id, end, extra=logs.of(shard.lease))
             self._dropped(shard)
         return held
 
@@ -142,4 +145,5 @@ class Holdings:
             pass
         except DBAPIError as problem:
             # The heartbeat gives back what this process leases and has forgotten.
-            log.warning("database: %s; work %d will be given back", brief(problem), shard.lease.id)
+            told = f"database: {brief(problem)}; work {shard.lease.id} will be given back"
+            log.warning("%s", told, extra=logs.of(shard.lease))

@@ -20,9 +20,13 @@ IMAGES_UNDER_WAY = Gauge("darkroom_images_under_way", "Images in the batch, or w
 # -- the worker ----------------------------------------------------------------------------------
 
 PICK_UP_SECONDS = Histogram(
-    "darkroom_pick_up_seconds", "From a job's submission, or its run_after, to its first claim.", buckets=WAITS
+    "darkroom_pick_up_seconds",
+    "From a job's submission, or its run_after, to its first claim.",
+    ["queue"],
+    buckets=WAITS,
 )
 LOAD_SECONDS = Histogram("darkroom_release_load_seconds", "Fetching and loading a release.", buckets=WAITS)
+SERVES = Gauge("darkroom_serves", "1 for each queue that this worker serves.", ["queue"])
 RELEASES_LOADED = Gauge("darkroom_releases_loaded", "Releases in memory.")
 SHARDS_HELD = Gauge("darkroom_shards_held", "Leased pieces of work.")
 SHARDS_ENDED = Counter("darkroom_shards_ended", "How leases ended.", ["end"])
@@ -41,5 +45,8 @@ BROKER_UP = Gauge("darkroom_broker_up", "Whether the last hint could be sent.")
 
 # -- both ----------------------------------------------------------------------------------------
 
-STORE_ERRORS = Counter("darkroom_object_store_errors", "Requests to S3 that failed, after its client's own retries.")
+RETRIES = Counter("darkroom_retries", "Attempts that failed by an error of the work and are made again.", ["kind"])
+STORE_ERRORS = Counter(
+    "darkroom_object_store_errors", "Requests to S3 that failed, after its client's own retries.", ["operation"]
+)
 DATABASE_ERRORS = Counter("darkroom_database_errors", "Transactions that failed because Postgres was away.")

@@ -3,16 +3,28 @@
 import json
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from services.health import Health
 from services.settings import Settings
 
 Start = Callable[[str, list[tuple[str, str]]], Any]
+
+
+class Answers(Protocol):
+    """Reasons against being alive, ready, started; none is a yes."""
+
+    def live(self) -> list[str]:
+        """Against being alive."""
+
+    def ready(self) -> list[str]:
+        """Against being ready."""
+
+    def started(self) -> list[str]:
+        """Against having started."""
 
 
 class Silent(WSGIRequestHandler):
@@ -22,11 +34,11 @@ class Silent(WSGIRequestHandler):
         """Say nothing."""
 
 
-def serve(settings: Settings, health: Health) -> None:
+def serve(settings: Settings, health: Answers, registry: CollectorRegistry = REGISTRY) -> None:
     """Serve on DARKROOM_METRICS_HOST and DARKROOM_METRICS_PORT, unless the port is 0."""
     if not settings.metrics_port:
         return
-    metrics = make_wsgi_app()
+    metrics = make_wsgi_app(registry)
     answers = {"/healthz": health.live, "/readyz": health.ready, "/startupz": health.started}
 
     def app(environ: dict[str, Any], start: Start) -> Iterable[bytes]:

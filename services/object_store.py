@@ -223,6 +223,6 @@ class ObjectStore:
         return f"s3://{self.bucket}/{key}"
 
 
-def _count(http_response: Any = None, **_: Any) -> None:
+def _count(event_name: str, http_response: Any = None, **_: Any) -> None:
     if http_response is None or http_response.status_code >= 500 or http_response.status_code == 429:
-        metrics.STORE_ERRORS.inc()
+        metrics.STORE_ERRORS.labels(event_name.rsplit(".", 1)[-1]).inc()  # after-call.s3.PutObject

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.local_stack.state import HOST, StackState, read
 
-Role = Literal["submitter", "dispatcher", "worker", "publisher", "pruner", "migrator"]
+Role = Literal["submitter", "dispatcher", "worker", "publisher", "pruner", "observer", "migrator"]
 ROOT_VARIABLE = "DARKROOM_ROOT"
 Kind = TypeVar("Kind", bound="StoreSettings")
 
@@ -52,6 +52,8 @@ class Settings(StoreSettings):
     heartbeat_s: float = Field(5.0, gt=0, le=60)
     metrics_host: str = Field("127.0.0.1", description="the address on which /metrics is served")
     metrics_port: int = Field(0, ge=0, le=65535, description="its port; 0: not served")
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     stale_s: float = Field(30.0, gt=0, description="seconds without a heartbeat after which leases are taken back")
 
 

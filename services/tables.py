@@ -189,3 +189,11 @@ class Output(Table):
     error: Mapped[str | None]
     revision: Mapped[int]
     created_at: Mapped[datetime]
+
+
+class SchemaRevision(Table):
+    """A revision of the schema, and the head revision of the oldest code that works with it."""
+
+    __tablename__ = "schema_revisions"
+    revision: Mapped[str] = mapped_column(primary_key=True)
+    oldest_code: Mapped[str]

@@ -8,7 +8,8 @@ import logging
 import warnings
 from typing import Any
 
-from celery import Celery, bootsteps
+from celery import Celery, bootsteps, signals
+from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from kombu.entity import Exchange, Queue
 
@@ -83,9 +84,16 @@ def serve(app: Celery, worker: Any, *, concurrency: int = 1) -> None:
         terminate = stop
 
     app.steps["worker"].add(EngineStep)
+    signals.setup_logging.connect(_leave_logging, weak=False)
+    # Celery tells of a shutdown past all logging; the worker tells it itself.
+    celery_worker.safe_say = lambda *_: None
     for name in ("celery", "kombu"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery fears root because of pickle, which this app does not accept.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     options = ["worker", "--pool=threads", f"--concurrency={concurrency}", "--without-gossip", "--without-mingle"]
     app.worker_main(["--quiet", *options, "--loglevel=INFO"])
+
+
+def _leave_logging(**_: Any) -> None:
+    """Whoever answers this signal has configured logging; Celery then changes nothing."""

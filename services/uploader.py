@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from services import metrics, outputs
+from services import logs, metrics, outputs
 from services.database import brief
 from services.engine import Developed
 from services.faults import passing
@@ -65,10 +65,12 @@ class Uploader:
                 self.holdings.lost(shard)
             except Exception as error:
                 if not passing(error):
-                    log.warning("image %d of job %s could not be stored: %s", index, job_id, brief(error))
+                    told = f"image {index} of job {job_id} could not be stored: {brief(error)}"
+                    log.warning("%s", told, extra=logs.of(shard.lease))
                     self.holdings.give_up(shard, f"image {index} could not be stored: {brief(error)}")
                     return
-                log.warning("image %d of job %s waits to be stored: %s", index, job_id, brief(error))
+                told = f"image {index} of job {job_id} waits to be stored: {brief(error)}"
+                log.warning("%s", told, extra=logs.of(shard.lease))
                 if self._hurry.wait(pause):
                     self.holdings.give_back(shard)
                 pause = min(2 * pause, LONGEST_PAUSE_S)

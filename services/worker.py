@@ -16,7 +16,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from services import metrics
+from services import logs, metrics
 from services.database import brief
 from services.engine import DeviceFault, Engine, OutOfMemory
 from services.engine_cache import EngineCache
@@ -67,6 +67,8 @@ class Worker:
 
     def start(self) -> None:
         """Register and begin to claim."""
+        for queue in self.settings.queues:
+            metrics.SERVES.labels(queue).set(1)
         self.heartbeat.start()
         log.info("worker %s serves queues %s", self.heartbeat.id, ", ".join(self.settings.queues))
         self._thread.start()
@@ -151,7 +153,8 @@ class Worker:
         shard = HeldShard(lease, row.plan, row.manifest, set(range(lease.start, lease.stop)) - settled)
         self.holdings.add(shard)
         if waited is not None:
-            metrics.PICK_UP_SECONDS.observe(waited)
+            metrics.PICK_UP_SECONDS.labels(lease.queue).observe(waited)
+        log.info("work %d of job %s begins", lease.id, lease.job_id, extra=logs.of(lease))
         return shard
 
     def _begin_waiting(self) -> None:
@@ -188,7 +191,7 @@ class Worker:
 
     def _cannot_begin(self, shard: HeldShard, told: str, error: Exception) -> None:
         """S3 that is away, or this machine's disk, is no fault of the work: another try costs it nothing."""
-        log.warning("work %d of job %s: %s", shard.lease.id, shard.lease.job_id, told)
+        log.warning("work %d of job %s: %s", shard.lease.id, shard.lease.job_id, told, extra=logs.of(shard.lease))
         if passing(error) or isinstance(error, OSError):
             self._claims_from = time.monotonic() + PAUSE_AFTER_ERROR_S
             self.holdings.give_back(shard)

@@ -21,7 +21,22 @@ from sqlalchemy import Engine, text
 from services.settings import Role, Settings
 from tests.processes import launch
 
+# Two processes of tests on two cores: with a thread for each core in both, they would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ENDED = ("succeeded", "partial", "failed", "rejected", "cancelled")
+
+
+# A file is given to one of the processes as a whole; one of minutes that begins last would run on alone.
+LONGEST = (
+    "test_demo", "test_resume", "test_training_document", "test_deaths", "test_chaos", "test_train_job", "test_service",
+    "test_queue_model", "test_malformed", "test_durable_checkpoints", "test_upgrades",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,15 @@
 """The `darkroom` command: the composition root. Settings are built here, and nowhere below."""
 
+import logging
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
 
 from services.cli import (
+    checking,
+    db,
     demo,
     evaluating,
     exporting,
@@ -29,7 +33,8 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
-app.add_typer(stack.db, name="db")
+app.command()(checking.check)
+app.add_typer(db.app, name="db")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(releases.app, name="releases")
 app.add_typer(jobs.app, name="jobs")
@@ -39,6 +44,7 @@ app.add_typer(importing.app, name="import")
 app.add_typer(exporting.app, name="export")
 app.command()(serving.worker)
 app.command()(serving.dispatcher)
+app.command()(serving.exporter)
 app.command()(pruning.prune)
 app.command()(evaluating.evaluate)
 app.command()(demo.demo)
@@ -57,21 +63,28 @@ def main() -> None:
     from training.model.release import ReleaseError
 
     mistakes = (StackError, SettingsError, DatabaseError, ObjectStoreError, RegistryError, ReleaseError, RequestError)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         app()
     except (*mistakes, stack.CommandError) as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(1)
+        fail(str(error))
     except OperationalError as error:
         hint = "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
-        console.print(f"[bold red]error:[/] Postgres does not answer ({escape(brief(error))}). {hint}")
-        sys.exit(1)
+        fail(f"Postgres does not answer ({brief(error)}). {hint}")
     except DBAPIError as error:
-        console.print(f"[bold red]error:[/] {escape(brief(error))}")
-        sys.exit(1)
+        fail(brief(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, to a person or as a line for a program, and end."""
+    from services import logs
+
+    if logs.as_json():
+        logging.getLogger("darkroom").error("%s", message)
+    else:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+    sys.exit(1)
 
 
 def escape(message: str) -> str:

@@ -38,12 +38,13 @@ def list_queues(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def add(name: Name) -> None:
-    """Add a queue; jobs name it, and workers serve it with `darkroom worker --queue NAME`."""
+def add(names: Annotated[list[str], typer.Argument(help="a-z, 0-9, _ and -; may be several")]) -> None:
+    """Add queues; jobs name them, and workers serve them with `darkroom worker --queue NAME`."""
     _, engine = connect("migrator")
     with engine.begin() as connection:
-        connection.execute(text("INSERT INTO queues (name) VALUES (:name) ON CONFLICT DO NOTHING"), {"name": name})
-    console.print(f"Queue {name} is there.")
+        for name in names:
+            connection.execute(text("INSERT INTO queues (name) VALUES (:name) ON CONFLICT DO NOTHING"), {"name": name})
+    console.print(f"There: {', '.join(names)}")
 
 
 @app.command()

@@ -1,11 +1,11 @@
 """`darkroom worker | dispatcher`: the long-running processes, in the foreground or, for the demo, behind it."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,28 +46,39 @@ def dispatcher() -> None:
     service.run()
 
 
+def exporter() -> None:
+    """Serve the queue's gauges to Prometheus until SIGTERM. One is enough; two would count the same queue twice."""
+    from services import database, logs, monitoring
+    from services.exporter import ExporterHealth, QueueCollector, registry
+
+    settings = load("observer")
+    if not settings.metrics_port:
+        raise CommandError("DARKROOM_METRICS_PORT: 0 is not allowed here; permitted: the port to serve on, say 9464")
+    logs.configure(settings)
+    collector = QueueCollector(database.connect(settings.database_url.get_secret_value()), settings.stale_s)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    monitoring.serve(settings, ExporterHealth(collector), registry(collector))
+    stopping.wait()
+
+
 def _connect(settings: Settings) -> tuple[Any, Any, Any]:
     """Database, bucket and broker, each of which has answered: a process that cannot work says so at its start."""
-    from services import database, tasks
+    from services import database, logs, schema, tasks
     from services.object_store import ObjectStore
 
-    _log_to_stderr()
+    logs.configure(settings)
     engine = database.connect(settings.database_url.get_secret_value())
-    database.check(engine)
+    schema.check(engine)
     store = ObjectStore.connect(settings)
     store.check()
     app = tasks.make_app(settings)
-    _check_broker(app)
+    check_broker(app)
     return engine, store, app
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
-
-
-def _check_broker(app: Any) -> None:
+def check_broker(app: Any) -> None:
     """Fail at the start rather than retry in silence; once running, a broker may come and go."""
     from kombu.exceptions import OperationalError
 

@@ -1,7 +1,6 @@
 """`darkroom up | down | status | db`: the local stack and the database schema."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,10 +12,9 @@ from services import local_stack
 from services.settings import Role, Settings, load, local_login, local_password, root
 
 console = Console(highlight=False, soft_wrap=True)
-db = typer.Typer(help="The database schema and its logins.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
-LOCAL_ROLES: tuple[Role, ...] = ("submitter", "dispatcher", "worker", "publisher", "pruner")
+LOCAL_ROLES: tuple[Role, ...] = ("submitter", "dispatcher", "worker", "publisher", "pruner", "observer")
 
 
 class CommandError(Exception):
@@ -25,11 +23,11 @@ class CommandError(Exception):
 
 def connect(role: Role) -> tuple[Settings, Engine]:
     """The settings of a role, and the database, which has answered and has its tables. Raises DatabaseError."""
-    from services import database
+    from services import database, schema
 
     settings = load(role)
     engine = database.connect(settings.database_url.get_secret_value())
-    database.check(engine)
+    schema.check(engine)
     return settings, engine
 
 
@@ -49,12 +47,12 @@ def up(
 
 def start(ports: dict[str, int] | None = None, *, report: object = None) -> local_stack.StackState:
     """The local stack, migrated and with its logins."""
-    from services import database
+    from services import database, schema
 
     say = report if callable(report) else (lambda message: None)
     state = local_stack.start(root(), ports=ports, report=say)
     migrator = database.connect(state.postgres_url)
-    revision = database.upgrade(migrator)
+    revision = schema.upgrade(migrator)
     with migrator.begin() as connection:
         for role in LOCAL_ROLES:
             database.ensure_login(connection, local_login(role), group=role, password=local_password(state, role))
@@ -100,35 +98,4 @@ def _state(running: bool) -> str:
     return "[green]running[/]" if running else "[red]stopped[/]"
 
 
-@db.command("upgrade")
-def db_upgrade() -> None:
-    """Bring the database to the newest schema, as the role that owns it."""
-    from services import database
-
-    settings = load("migrator")
-    revision = database.upgrade(database.connect(settings.database_url.get_secret_value()))
-    console.print(f"The database is at revision {revision}.")
-
-
-@db.command("add-tenant")
-def db_add_tenant(
-    name: Annotated[str, typer.Argument(help="a-z, 0-9, _ and -; its outputs lie under outputs/NAME.")],
-    password_file: Annotated[Path, typer.Option(help="A file with the password of the tenant's new login.")],
-) -> None:
-    """Add a tenant and its login tenant_NAME, which may submit jobs and read its own, and nothing else."""
-    from services import database
-
-    if not password_file.is_file():
-        raise CommandError(f"--password-file: {password_file} does not exist")
-    password = password_file.read_text().strip()
-    if len(password) < 12:
-        raise CommandError("--password-file: the password is too short; permitted: 12 characters or more")
-    _, engine = connect("migrator")
-    with engine.begin() as connection:
-        login = f"tenant_{name}"
-        database.ensure_login(connection, login, group="submitter", password=password)
-        database.ensure_tenant(connection, name, login=login)
-    console.print(f"Tenant {name} submits as login {login}.")
-
-
-__all__ = ["CommandError", "connect", "db", "down", "start", "status", "up"]
+__all__ = ["CommandError", "connect", "down", "start", "status", "up"]

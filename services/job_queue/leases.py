@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, TextClause, text
 
+from services import metrics
+
 MAX_ATTEMPTS = 3  # errors of a piece of work, or crashes that it alone can have caused, before it fails
 MAX_LOSSES = 2  # processes that died holding it among others, before it runs alone
 # The hard deadline of a lease, whatever its owner's heartbeat says: a quarter of an hour, and 5 s a network evaluation.
@@ -29,6 +31,8 @@ class Lease:
     token: int
     job_id: uuid.UUID
     kind: str
+    queue: str
+    tenant: str
     start: int
     stop: int
     pack_key: str | None
@@ -215,6 +219,7 @@ def retry_later(connection: Connection, lease: Lease, error: str) -> bool:
     """
     hold(connection, lease)
     again = lease.attempts + 1 < MAX_ATTEMPTS
+    metrics.RETRIES.labels(lease.kind).inc(again)
     connection.execute(
         text(f"""
             UPDATE work SET state = :state, attempts = attempts + 1, {FREE}, error = :error,

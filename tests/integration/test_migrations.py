@@ -6,7 +6,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from services import database
+from services import database, schema
 from services.tables import metadata
 from tests.conftest import Stack
 
@@ -32,7 +32,7 @@ def test_down_and_up_again_on_another_database(stack: Stack) -> None:
         connection.execute(text("CREATE DATABASE round_trip"))
     engine = database.connect(owner.url.set(database="round_trip").render_as_string(hide_password=False))
     try:
-        assert database.upgrade(engine) == database.upgrade(engine)
+        assert schema.upgrade(engine) == schema.upgrade(engine)
         config = Config()
         config.set_main_option("script_location", "migrations")
         with engine.begin() as connection:
@@ -41,8 +41,8 @@ def test_down_and_up_again_on_another_database(stack: Stack) -> None:
         with engine.connect() as connection:
             left = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         assert left == ["alembic_version"]
-        database.upgrade(engine)
-        database.check(engine)
+        schema.upgrade(engine)
+        schema.check(engine)
     finally:
         engine.dispose()
         with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

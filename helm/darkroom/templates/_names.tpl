@@ -1,0 +1,64 @@
+{{/* What every object's name begins with. Pools add at most 21 characters to it, components 16. */}}
+{{- define "darkroom.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 35 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 35 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 35 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "darkroom.selector" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Of every object: [root, component]. */}}
+{{- define "darkroom.metadata" -}}
+{{- $root := index . 0 -}}
+labels:
+  {{- include "darkroom.selector" $root | nindent 2 }}
+  app.kubernetes.io/component: {{ index . 1 }}
+  app.kubernetes.io/part-of: darkroom
+  app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+  app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+  helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+  {{- with $root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* [root, image's values] */}}
+{{- define "darkroom.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $registry := default $image.registry $root.Values.global.imageRegistry -}}
+{{- $name := ternary $image.repository (printf "%s/%s" $registry $image.repository) (empty $registry) -}}
+{{- if $image.digest -}}
+{{ $name }}@{{ $image.digest }}
+{{- else -}}
+{{ $name }}:{{ default $root.Chart.AppVersion $image.tag }}
+{{- end -}}
+{{- end }}
+
+{{/* A pool as it is after its own values are laid over the defaults: [root, name]. As YAML. */}}
+{{- define "darkroom.pool" -}}
+{{- $root := index . 0 -}}
+{{- $own := default (dict) (index $root.Values.workerPools (index . 1)) -}}
+{{- $pool := mergeOverwrite (deepCopy $root.Values.workerDefaults) (deepCopy $own) -}}
+{{- /* Half of one pool's selector and half of another's would be a node that nobody has. */ -}}
+{{- range $whole := list "nodeSelector" "affinity" "resources" -}}
+{{- if hasKey $own $whole }}{{ $_ := set $pool $whole (index $own $whole) }}{{ end -}}
+{{- end -}}
+{{ toYaml $pool }}
+{{- end }}
+
+{{- define "darkroom.training.namespace" -}}
+{{ default .Release.Namespace .Values.training.namespace }}
+{{- end }}

@@ -1,0 +1,84 @@
+{{/* A password of its own for everyone, the same at every rendering: [root, whose]. */}}
+{{- define "darkroom.dev.password" -}}
+{{- printf "%s of %s" (index . 1) (index . 0).Values.devServices.password | sha256sum | trunc 32 -}}
+{{- end }}
+
+{{/* Service, network policy, and metadata of one dev service: [root, component, port]. */}}
+{{- define "darkroom.dev.door" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $name := printf "%s-%s" (include "darkroom.fullname" $root) $component -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ $name }}
+  namespace: {{ $root.Release.Namespace }}
+  {{- include "darkroom.metadata" (list $root $component) | nindent 2 }}
+spec:
+  selector:
+    {{- include "darkroom.selector" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ $component }}
+  ports:
+    - {name: {{ $component }}, port: {{ index . 2 }}, targetPort: {{ $component }}}
+{{- if $root.Values.networkPolicy.enabled }}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ $name }}
+  namespace: {{ $root.Release.Namespace }}
+  {{- include "darkroom.metadata" (list $root $component) | nindent 2 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "darkroom.selector" $root | nindent 6 }}
+      app.kubernetes.io/component: {{ $component }}
+  policyTypes: [Ingress, Egress]
+  egress: []
+  ingress:
+    - ports:
+        - {port: {{ $component }}, protocol: TCP}
+      from:
+        - podSelector:
+            matchLabels:
+              {{- include "darkroom.selector" $root | nindent 14 }}
+        {{- if ne $component "valkey" }}
+        # Runs of pipelines.
+        - namespaceSelector:
+            matchLabels:
+              kubernetes.io/metadata.name: {{ include "darkroom.training.namespace" $root }}
+        {{- end }}
+        {{- if eq $component "postgres" }}
+        # KEDA asks how much work there is.
+        - namespaceSelector:
+            matchLabels:
+              kubernetes.io/metadata.name: keda
+        {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What the pods of dev services have in common: [root, component]. */}}
+{{- define "darkroom.dev.pod" -}}
+{{- $root := index . 0 -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with $root.Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  {{- toYaml $root.Values.podSecurityContext | nindent 2 }}
+terminationGracePeriodSeconds: 60
+{{- end }}
+
+{{/* Image with the registry laid over: [root, image]. */}}
+{{- define "darkroom.dev.image" -}}
+{{- $registry := (index . 0).Values.global.imageRegistry -}}
+{{- if $registry -}}
+{{ $registry }}/{{ regexReplaceAll "^[^/]+\\.[^/]+/" (index . 1) "" }}
+{{- else -}}
+{{ index . 1 }}
+{{- end -}}
+{{- end }}

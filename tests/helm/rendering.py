@@ -1,0 +1,103 @@
+"""The chart rendered by helm under many values, as objects."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm" / "darkroom"
+HELM = Path(sys.prefix, "bin", "helm")
+NAMESPACE = "images"
+PASSWORD = "abcdefgh12345678"
+HERE = Path(__file__).parent / "values"
+
+# Every value file of the chart, and what those do not show.
+MATRIX = {
+    "aws": ["examples/aws.yaml"],
+    "gcp": ["examples/gcp.yaml"],
+    "on-prem": ["examples/on-prem.yaml"],
+    "dev": ["examples/dev.yaml"],
+    "least": [str(HERE / "least.yaml")],
+    "hook": [str(HERE / "least.yaml"), str(HERE / "hook.yaml")],
+    "everything": [str(HERE / "least.yaml"), str(HERE / "everything.yaml")],
+}
+
+
+def helm(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Run helm without a cluster, and without anything of the person's own."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": "/dev/null"}
+    done = subprocess.run([str(HELM), *arguments], capture_output=True, text=True, check=False, env=environment)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def template(files: list[str], *more: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """`helm template` with value files of the chart."""
+    chosen = [word for name in files for word in ("--values", str(CHART / name))]
+    dev = ["--set", f"devServices.password={PASSWORD}"]
+    return helm("template", "pictures", str(CHART), "--namespace", NAMESPACE, *chosen, *dev, *more, check=check)
+
+
+@cache
+def text(name: str, upgrade: bool = False) -> str:
+    """One point of the matrix, as text."""
+    return template(MATRIX[name], *(["--is-upgrade"] if upgrade else [])).stdout
+
+
+@cache
+def objects(name: str, upgrade: bool = False) -> list[dict[str, Any]]:
+    """One point of the matrix, as objects."""
+    return [one for one in yaml.safe_load_all(text(name, upgrade)) if one]
+
+
+@dataclass(frozen=True)
+class PodTemplate:
+    """A pod's specification and the object that it is in."""
+
+    owner: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    spec: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.owner['kind']}/{self.owner['metadata']['name']}"
+
+    @property
+    def component(self) -> str:
+        return str(self.metadata["labels"]["app.kubernetes.io/component"])
+
+    @property
+    def containers(self) -> list[dict[str, Any]]:
+        return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
+
+    @property
+    def main(self) -> dict[str, Any]:
+        (container,) = self.spec["containers"]
+        return dict(container)
+
+
+def pods(name: str) -> Iterator[PodTemplate]:
+    """Every pod that the objects would make."""
+    for one in objects(name):
+        match one["kind"]:
+            case "Deployment" | "StatefulSet" | "Job":
+                template = one["spec"]["template"]
+            case "CronJob":
+                template = one["spec"]["jobTemplate"]["spec"]["template"]
+            case "Pod":
+                template = one
+            case _:
+                continue
+        yield PodTemplate(one, template["metadata"], template["spec"])
+
+
+def of_kind(name: str, *kinds: str) -> list[dict[str, Any]]:
+    """Objects of some kinds."""
+    return [one for one in objects(name) if one["kind"] in kinds]

@@ -1,0 +1,162 @@
+"""What the chart renders is what an API server takes, under every kind of values."""
+
+import re
+import warnings
+from collections import Counter
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
+from yamllint import linter
+from yamllint.config import YamlLintConfig
+
+from tests.helm.rendering import CHART, MATRIX, NAMESPACE, PASSWORD, helm, objects, of_kind, pods, template, text
+
+every = pytest.mark.parametrize("name", MATRIX)
+CUSTOM = {
+    "ScaledObject": ScaledObject,
+    "TriggerAuthentication": TriggerAuthentication,
+    "PodMonitor": PodMonitor,
+    "PrometheusRule": PrometheusRule,
+}
+LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+# Nothing about taste; what would be read otherwise than it was meant, or not at all.
+LINT = YamlLintConfig("""
+extends: default
+rules: {line-length: disable, document-start: disable, braces: disable, comments: {min-spaces-from-content: 1},
+        indentation: {indent-sequences: whatever}, truthy: {check-keys: false}, octal-values: enable}
+""")
+
+
+@every
+@pytest.mark.parametrize("version", ["1.30", "1.33", "1.36"])
+def test_objects_are_as_their_schemas_say(name: str, version: str) -> None:
+    for one in objects(name):
+        if one["kind"] in CUSTOM:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of its own serializer
+                CUSTOM[one["kind"]].model_validate(one)
+        else:
+            kubernetes_validate.validate(one, version, strict=True)
+
+
+@every
+def test_yaml_is_read_as_it_was_meant(name: str) -> None:
+    problems = [str(one) for one in linter.run(text(name), LINT) if one.rule != "empty-lines"]
+    assert [one for one in problems if "trailing spaces" not in one] == []
+
+
+@every
+def test_lint_has_nothing_against_it(name: str) -> None:
+    chosen = [word for file in MATRIX[name] for word in ("--values", str(CHART / file))]
+    helm("lint", "--strict", str(CHART), *chosen, "--set", f"devServices.password={PASSWORD}")
+
+
+@every
+def test_two_renderings_are_identical(name: str) -> None:
+    assert template(MATRIX[name]).stdout == text(name)
+
+
+@every
+def test_an_upgrade_changes_no_selector_and_no_job(name: str) -> None:
+    def fixed(of: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            f"{one['kind']}/{one['metadata']['name']}": one["spec"].get("selector", one["spec"])
+            for one in of
+            if one["kind"] in ("Deployment", "StatefulSet", "Job")
+        }
+
+    assert fixed(objects(name)) == fixed(objects(name, upgrade=True))
+
+
+def test_another_image_is_another_migration_job() -> None:
+    def jobs(*more: str) -> set[str]:
+        found = yaml.safe_load_all(template(MATRIX["least"], *more).stdout)
+        return {one["metadata"]["name"] for one in found if one and one["kind"] == "Job"}
+
+    assert jobs() == jobs("--set", "dispatcher.replicas=5")
+    assert not jobs() & jobs("--set", "slimImage.tag=0.2.0")
+
+
+@every
+def test_objects_are_named_once_and_labelled(name: str) -> None:
+    names = Counter((one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects(name))
+    assert {key: count for key, count in names.items() if count > 1} == {}
+    for one in objects(name):
+        assert len(one["metadata"]["name"]) <= 63
+        if one["metadata"]["name"] in ("pictures-more", "pictures-of-a-team-text"):
+            continue  # a person's own
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "pictures"
+        assert all(LABEL.fullmatch(str(value)) and isinstance(value, str) for value in labels.values())
+        assert one["metadata"]["namespace"] in (NAMESPACE, "pictures")
+
+
+def test_a_long_release_name_still_fits() -> None:
+    long = "a" * 53  # the longest that helm takes
+    done = helm("template", long, str(CHART), *(f"--values={CHART / file}" for file in MATRIX["least"]),
+                "--set", "workerPools.pool-of-20-lettersxx.replicas=1")  # fmt: skip
+    for one in yaml.safe_load_all(done.stdout):
+        if one:
+            limit = 52 if one["kind"] == "CronJob" else 63
+            assert len(one["metadata"]["name"]) <= limit, one["metadata"]["name"]
+
+
+@every
+def test_every_selector_finds_exactly_its_own_pods(name: str) -> None:
+    found = {pod.name: pod.metadata["labels"] for pod in pods(name)}
+
+    def chosen(labels: dict[str, str]) -> set[str]:
+        return {owner for owner, has in found.items() if labels.items() <= has.items()}
+
+    for one in of_kind(name, "Deployment", "StatefulSet"):
+        mine = f"{one['kind']}/{one['metadata']['name']}"
+        assert chosen(one["spec"]["selector"]["matchLabels"]) == {mine}
+    for one in of_kind(name, "PodDisruptionBudget"):
+        assert chosen(one["spec"]["selector"]["matchLabels"]) == {f"Deployment/{one['metadata']['name']}"}
+    for one in of_kind(name, "Service"):
+        assert chosen(one["spec"]["selector"]) in (
+            {f"{kind}/{one['metadata']['name']}"} for kind in ("Deployment", "StatefulSet")
+        )
+    covered = set()
+    for one in of_kind(name, "NetworkPolicy"):
+        mine = chosen(one["spec"]["podSelector"]["matchLabels"])
+        assert mine or one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] in (
+            "exporter",
+            "retention",
+        )
+        covered |= mine
+    assert covered == (set(found) if of_kind(name, "NetworkPolicy") else set())
+
+
+@every
+def test_what_is_referred_to_is_there(name: str) -> None:
+    there = {(one["kind"], one["metadata"]["name"]) for one in objects(name)}
+    external = set()
+    for pod in pods(name):
+        account = pod.spec.get("serviceAccountName")
+        assert account is None or ("ServiceAccount", account) in there, pod.name
+        for container in pod.containers:
+            for variable in container.get("env", ()):
+                if secret := variable.get("valueFrom", {}).get("secretKeyRef"):
+                    external.add(secret["name"])
+        for volume in pod.spec.get("volumes", ()):
+            assert "configMap" not in volume
+            if "secret" in volume:
+                external.add(volume["secret"]["secretName"])
+    for one in of_kind(name, "ScaledObject"):
+        assert ("Deployment", one["spec"]["scaleTargetRef"]["name"]) in there
+        for trigger in one["spec"]["triggers"]:
+            assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in there
+    given = {"darkroom-database", "darkroom-broker", "darkroom-hmac", "darkroom-s3", "keys"}
+    made = {name for kind, name in there if kind == "Secret"}
+    assert external <= (made if name == "dev" else made | given)
+    # Of the objects that the chart makes, none is unused.
+    used = {pod.spec.get("serviceAccountName") for pod in pods(name)}
+    accounts = {one["metadata"]["name"] for one in of_kind(name, "ServiceAccount")}
+    assert {one for one in accounts - used if not one.endswith("-pipelines")} - {None} <= (
+        {"pictures-darkroom-migration"} if not any(pod.component == "migration" for pod in pods(name)) else set()
+    )

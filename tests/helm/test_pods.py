@@ -1,0 +1,210 @@
+"""Every pod of the chart: what it may do, what it asks for, and how it ends."""
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+import typer
+
+from services import cli
+from services.settings import Settings
+from tests.helm.rendering import MATRIX, PASSWORD, PodTemplate, objects, of_kind, pods
+
+every = pytest.mark.parametrize("name", MATRIX)
+# What the restricted Pod Security Standard permits.
+VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+
+
+@every
+def test_restricted(name: str) -> None:
+    for pod in pods(name):
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys()
+        assert pod.spec["securityContext"]["runAsNonRoot"] is True
+        assert pod.spec["securityContext"]["runAsUser"] > 0
+        assert pod.spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod.containers:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["readOnlyRootFilesystem"] is True
+            assert not any("hostPort" in port for port in container.get("ports", ()))
+        for volume in pod.spec.get("volumes", ()):
+            assert set(volume) - {"name"} <= VOLUMES
+
+
+@every
+def test_nobody_has_a_token(name: str) -> None:
+    for pod in pods(name):
+        assert pod.spec["automountServiceAccountToken"] is False
+    for account in of_kind(name, "ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+
+
+@every
+def test_names_within_a_pod_are_used_once_and_resolve(name: str) -> None:
+    for pod in pods(name):
+        claims = [one["metadata"]["name"] for one in pod.owner["spec"].get("volumeClaimTemplates", ())]
+        volumes = [one["name"] for one in pod.spec.get("volumes", ())] + claims
+        assert unique(volumes), pod.name
+        assert unique([one["name"] for one in pod.containers]), pod.name
+        mounted = set()
+        for container in pod.containers:
+            for kind, key in (("env", "name"), ("ports", "name"), ("volumeMounts", "mountPath")):
+                assert unique([one[key] for one in container.get(kind, ())]), (pod.name, kind)
+            mounted |= {one["name"] for one in container.get("volumeMounts", ())}
+            ports = {one["name"] for one in container.get("ports", ())}
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                for how in ("httpGet", "tcpSocket"):
+                    if how in container.get(probe, {}):
+                        assert container[probe][how]["port"] in ports
+        assert mounted == set(volumes), pod.name
+
+
+def unique(names: list[str]) -> bool:
+    return max(Counter(names).values(), default=1) == 1
+
+
+@every
+def test_everything_has_requests_and_limits_and_room_to_write(name: str) -> None:
+    for pod in pods(name):
+        for container in pod.containers:
+            for kind in ("requests", "limits"):
+                assert {"cpu", "memory"} <= container["resources"][kind].keys(), (pod.name, container["name"])
+            assert any(mount["mountPath"] == "/tmp" for mount in container["volumeMounts"]), pod.name
+        for volume in pod.spec.get("volumes", ()):
+            assert "emptyDir" not in volume or "sizeLimit" in volume["emptyDir"], (pod.name, volume)
+
+
+@every
+def test_a_gpu_is_asked_for_once_and_alike(name: str) -> None:
+    for pod in pods(name):
+        for container in pod.containers:
+            gpus = [
+                {key: value for key, value in container["resources"][kind].items() if "/" in key}
+                for kind in ("requests", "limits")
+            ]
+            assert gpus[0] == gpus[1]
+            assert len(gpus[0]) <= 1
+            assert not gpus[0] or container["name"] == "worker"
+
+
+def test_a_slice_of_a_gpu_replaces_the_whole() -> None:
+    (preview,) = (pod for pod in pods("gcp") if pod.name.endswith("worker-preview"))
+    assert {key for key in preview.main["resources"]["limits"] if "/" in key} == {"nvidia.com/mig-1g.10gb"}
+
+
+@every
+def test_who_is_scaled_has_no_replicas(name: str) -> None:
+    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind(name, "ScaledObject")}
+    for one in of_kind(name, "Deployment"):
+        assert ("replicas" in one["spec"]) == (one["metadata"]["name"] not in scaled)
+
+
+@every
+def test_a_worker_has_time_to_drain(name: str) -> None:
+    for pod in workers(name):
+        drain = float(variables(pod)["DARKROOM_DRAIN_S"])
+        assert pod.spec["terminationGracePeriodSeconds"] >= 2 * drain + 10  # it finishes, then stores
+        rollout = pod.owner["spec"]["strategy"]["rollingUpdate"]
+        assert rollout["maxSurge"] or rollout["maxUnavailable"]
+
+
+@every
+def test_a_worker_writes_only_where_it_may(name: str) -> None:
+    for pod in workers(name):
+        mounts = {mount["mountPath"] for mount in pod.main["volumeMounts"]}
+        assert {"/tmp", "/cache", "/dev/shm"} <= mounts
+        for variable in (
+            "DARKROOM_CACHE_DIR",
+            "HF_HOME",
+            "TRITON_CACHE_DIR",
+            "TORCHINDUCTOR_CACHE_DIR",
+            "CUDA_CACHE_PATH",
+        ):
+            assert variables(pod)[variable].startswith("/cache/")
+
+
+@every
+def test_long_running_pods_have_the_three_probes(name: str) -> None:
+    paths = {"startupProbe": "/startupz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    for pod in pods(name):
+        if pod.component in ("dispatcher", "worker", "exporter"):
+            assert {probe: pod.main[probe]["httpGet"]["path"] for probe in paths} == paths
+            # A worker that loads for long is given the time that its values say.
+            budget = pod.main["startupProbe"]["failureThreshold"] * pod.main["startupProbe"]["periodSeconds"]
+            assert budget >= 60
+
+
+@every
+def test_settings_are_those_of_the_code(name: str) -> None:
+    known = {f"DARKROOM_{field.upper()}" for field in Settings.model_fields} | {"DARKROOM_LOGINS_DIR"}
+    for pod in pods(name):
+        for container in pod.containers:
+            given = {one["name"]: one.get("value") for one in container.get("env", ())}
+            assert {one for one in given if one.startswith("DARKROOM_")} <= known, pod.name
+            plain = {key: value for key, value in given.items() if value is not None and key in known}
+            for key, value in plain.items():
+                if key != "DARKROOM_LOGINS_DIR":
+                    field = key.removeprefix("DARKROOM_").lower()
+                    needed = {"s3_bucket": "bucket", "database_url": "postgresql://h/d"}
+                    parsed = json.loads(value) if value.startswith("[") else value
+                    Settings(**{**needed, field: parsed})  # raises where the code would not take it
+
+
+@every
+def test_commands_are_those_of_the_code(name: str) -> None:
+    root = typer.main.get_command(cli.app)
+    for pod in pods(name):
+        for container in pod.containers:
+            if container["image"].split("@")[0].split(":")[0].split("/")[-1] not in ("darkroom", "darkroom-slim"):
+                continue
+            command: Any = root
+            words = list(container["args"])
+            while words and hasattr(command, "commands"):
+                command = command.commands[words.pop(0)]
+            assert not hasattr(command, "commands")
+            command.make_parser(typer.Context(command)).parse_args(words)  # raises where words do not fit
+
+
+@every
+def test_secrets_are_nowhere_but_in_secrets(name: str) -> None:
+    for one in objects(name):
+        if one["kind"] != "Secret":
+            assert PASSWORD not in json.dumps(one)
+    passwords = {
+        word
+        for one in of_kind(name, "Secret")
+        for value in one["stringData"].values()
+        for word in re.findall(r"[0-9a-f]{32}", value)
+    }
+    for one in objects(name):
+        if one["kind"] != "Secret":
+            assert not [word for word in passwords if word in json.dumps(one)]
+
+
+@every
+def test_each_reads_the_password_of_its_own_role(name: str) -> None:
+    roles = {"dispatcher": "dispatcher", "worker": "worker", "exporter": "observer", "retention": "pruner",
+             "migration": "migrator", "test": "dispatcher"}  # fmt: skip
+    for pod in pods(name):
+        if pod.component in roles:
+            for container in pod.containers:
+                assert secret_keys(container)["DARKROOM_DATABASE_URL"] == roles[pod.component]
+
+
+def test_a_try_needs_no_gpu() -> None:
+    assert not [pod.name for pod in pods("dev") if "nvidia" in json.dumps(pod.spec)]
+
+
+def secret_keys(container: dict[str, Any]) -> dict[str, str]:
+    return {one["name"]: one["valueFrom"]["secretKeyRef"]["key"] for one in container["env"] if "valueFrom" in one}
+
+
+def workers(name: str) -> list[PodTemplate]:
+    return [pod for pod in pods(name) if pod.component == "worker"]
+
+
+def variables(pod: PodTemplate) -> dict[str, str]:
+    return {one["name"]: one["value"] for one in pod.main["env"] if "value" in one}

@@ -1,0 +1,182 @@
+"""Values: mistakes are refused by name, the schema knows every value, and the README tells what is true."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kfp_pipelines import profiles
+from tests.helm.rendering import CHART, MATRIX, NAMESPACE, PASSWORD, helm, objects, of_kind, pods, template
+
+LEAST = MATRIX["least"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("objectStore.bucket=", "objectStore.bucket: must be given"),
+        ("workerPools.default.queues={slow}", 'workerPools.default.queues: "slow" is not among queues: default'),
+        ("queues={default,slow}", 'queues: "slow" is served by no pool'),
+        ("workerDefaults.autoscaling.minReplicas=9", "minReplicas 9 is above maxReplicas 4"),
+        ("workerDefaults.rollout.maxUnavailable=0", "maxSurge and maxUnavailable are both 0"),
+        ("workerPools.a-pool-of-21-letters-x.replicas=1", '"a-pool-of-21-letters-x" is not allowed'),
+        ("workerDefaults.extraEnv[0].name=DARKROOM_ROWS", "DARKROOM_ROWS has a value of its own"),
+        ("settings.staleSeconds=9", "settings.staleSeconds: 9 is not allowed; permitted: more than twice"),
+        ("devServices.enabled=true,devServices.password=", "devServices.password: must be given"),
+        ("metrics.rules.enabled=true,exporter.enabled=false", "the alerts need exporter.enabled"),
+        # What the schema says.
+        ("workerPool.a.rows=3", "additional properties 'workerPool' not allowed"),
+        ("workerPools.default.row=3", "additional properties 'row' not allowed"),
+        ("workerDefaults.rows=1", "/workerDefaults/rows"),
+        ("workerDefaults.gpu.count=2", "/workerDefaults/gpu/count"),
+        ("workerDefaults.resources.limits.nvidia\\.com/gpu=1", "nvidia.com/gpu belongs into gpu.resource"),
+        ("image.digest=latest", "/image/digest"),
+        ("training.profiles.gpu.gpus=8", "additional properties 'gpus' not allowed"),
+        ("devServices.password=short", "/devServices/password"),
+    ],
+)
+def test_a_mistake_names_its_value(given: str, told: str) -> None:
+    done = template(LEAST, "--set", given, check=False)
+    assert done.returncode != 0
+    assert told in done.stderr, done.stderr
+
+
+def test_the_bucket_is_all_that_must_be_said() -> None:
+    assert {pod.component for pod in pods("least")} == {
+        "dispatcher", "exporter", "migration", "retention", "test", "worker",
+    }  # fmt: skip
+
+
+def leaves(values: dict[str, Any], schema: dict[str, Any], whole: dict[str, Any], path: str = "") -> list[str]:
+    """Values that the schema does not know, and properties that have no value."""
+    while "$ref" in schema:
+        schema = whole["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+    if "properties" not in schema:
+        return []
+    wrong = [f"{path}.{key}: only on one side" for key in values.keys() ^ schema["properties"].keys()]
+    for key in values.keys() & schema["properties"].keys():
+        if isinstance(values[key], dict):
+            wrong += leaves(values[key], schema["properties"][key], whole, f"{path}.{key}")
+    return wrong
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert leaves(yaml.safe_load((CHART / "values.yaml").read_text()), schema, schema) == []
+    for name, one in {"": schema, **schema["$defs"]}.items():
+        assert "properties" not in one or one["additionalProperties"] is False, name
+
+
+def test_a_subchart_may_be_given_global_values_of_its_parent() -> None:
+    template(LEAST, "--set", "global.anything=1")
+
+
+def documented(values: dict[str, Any], named: set[str], path: str = "") -> list[str]:
+    """Values that no @param names, neither themselves nor as part of an object."""
+    missing = []
+    for key, value in values.items():
+        name = f"{path}{key}"
+        if name not in named:
+            missing += documented(value, named, f"{name}.") if isinstance(value, dict) and value else [name]
+    return missing
+
+
+def test_every_value_is_described() -> None:
+    text = (CHART / "values.yaml").read_text()
+    values = yaml.safe_load(text)
+    named = re.findall(r"^## @param (\S+) (.+)$", text, re.MULTILINE)
+    assert documented(values, {name for name, _ in named}) == []
+    for name, _ in named:
+        at: Any = values
+        for part in name.split("."):
+            assert part in at, f"{name} does not exist"
+            at = at[part]
+
+
+def test_the_readme_has_every_value_with_its_default() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    readme, text = (CHART / "README.md").read_text(), (CHART / "values.yaml").read_text()
+    rows = dict(re.findall(r"^\| `([^`]+)` +\|.*\| `([^`]*)` +\|$", readme, re.MULTILINE))
+    described = re.findall(r"^## @param (\S+)( \[(?:object|array)\])?", text, re.MULTILINE)
+    assert set(rows) == {name for name, _ in described}
+    for name, is_object in described:
+        at: Any = values
+        for part in name.split("."):
+            at = at[part]
+        if not is_object and not isinstance(at, list | dict):
+            assert rows[name] == (at if isinstance(at, str) and at else json.dumps(at)), name
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_training_profiles_are_such_as_submitting_takes(name: str, tmp_path: Path) -> None:
+    (config,) = (one for one in of_kind(name, "ConfigMap") if one["metadata"]["name"].endswith("training-profiles"))
+    file = tmp_path / "profiles.yaml"
+    file.write_text(config["data"]["profiles.yaml"])
+    read = profiles.read(file, ["gpu=gpu", "smoke=submitter"], ["train-diffusion", "smoke"])
+    assert {"default", "submitter", "gpu"} <= read.named.keys()
+    for profile in read.named.values():
+        variables = set(profile.env) | {variable for keys in profile.secrets.values() for variable in keys.values()}
+        assert {"DARKROOM_S3_BUCKET", "DARKROOM_S3_REGION"} <= variables
+    smoke = read.of("smoke")
+    assert smoke is not None
+    assert smoke.secrets["darkroom-database"] == {"submitter": "DARKROOM_DATABASE_URL"}
+
+
+def test_a_pool_replaces_a_selector_as_a_whole_and_merges_the_rest() -> None:
+    (deployment,) = (pod for pod in pods("everything") if pod.name.endswith("a-pool-of-20-letters"))
+    assert deployment.spec["nodeSelector"] == {"gpu": "h100"}
+    assert deployment.main["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/mig-3g.40gb": 1}
+    assert deployment.spec["tolerations"]  # of the defaults
+    (cpu,) = (pod for pod in pods("everything") if pod.name.endswith("worker-cpu"))
+    assert cpu.spec["nodeSelector"] == {"disk": "ssd"}
+
+
+def test_a_change_of_one_pool_touches_that_pool_alone() -> None:
+    before = {str(one["metadata"]["name"]) + one["kind"]: one for one in objects("aws")}
+    done = template(MATRIX["aws"], "--set", "workerPools.l4.rows=64")
+    after = {str(one["metadata"]["name"]) + one["kind"]: one for one in yaml.safe_load_all(done.stdout) if one}
+    assert [key for key in after if after[key] != before[key]] == ["pictures-darkroom-worker-l4Deployment"]
+
+
+def test_a_changed_secret_replaces_the_pods_that_read_it() -> None:
+    done = template(LEAST, "--set", "secretsVersion=2")
+    for one in yaml.safe_load_all(done.stdout):
+        if one and one["kind"] == "Deployment":
+            assert one["spec"]["template"]["metadata"]["annotations"] == {"darkroom/secrets-version": "2"}
+
+
+def test_large_numbers_stay_numbers() -> None:
+    (scaled,) = of_kind("everything", "ScaledObject")
+    assert scaled["spec"]["triggers"][0]["metadata"]["targetQueryValue"] == "5000000"
+
+
+def test_dev_passwords_differ_and_stay() -> None:
+    def passwords(done: str) -> list[str]:
+        return re.findall(r"[:\s\"]([0-9a-f]{32})[@\s\"]", done)
+
+    first, again = (passwords(template(MATRIX["dev"]).stdout) for _ in range(2))
+    other = passwords(template(MATRIX["dev"], "--set", "devServices.password=another1another1").stdout)
+    assert len(set(first)) >= 10
+    assert first == again
+    assert not set(first) & set(other)
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_the_notes_name_every_secret_that_pipelines_need(name: str, tmp_path: Path) -> None:
+    """Helm shows notes only of an installation, so they are rendered as if they were an object."""
+    chart = shutil.copytree(CHART, tmp_path / "darkroom")
+    shutil.copy(chart / "templates" / "NOTES.txt", chart / "files" / "notes.txt")
+    (chart / "templates" / "notes.yaml").write_text('text: {{ tpl (.Files.Get "files/notes.txt") . | toJson }}')
+    chosen = [word for file in MATRIX[name] for word in ("--values", str(CHART / file))]
+    done = helm("template", "pictures", str(chart), "--namespace", NAMESPACE, *chosen,
+                "--set", f"devServices.password={PASSWORD}", "--show-only", "templates/notes.yaml")  # fmt: skip
+    text = yaml.safe_load(done.stdout)["text"]
+    assert f"is in namespace {NAMESPACE}" in text
+    assert "darkroom-database: publisher, submitter" in text
+    for pod in pods(name):
+        if pod.component == "worker":
+            assert pod.metadata["labels"]["darkroom/pool"] in text
