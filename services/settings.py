@@ -57,9 +57,9 @@ class Settings(StoreSettings):
     stale_s: float = Field(30.0, gt=0, description="seconds without a heartbeat after which leases are taken back")
 
 
-def root() -> Path:
+def root(environ: Mapping[str, str] = os.environ) -> Path:
     """The folder of the local stack."""
-    return Path(os.environ.get(ROOT_VARIABLE, ".darkroom")).resolve()
+    return Path(environ.get(ROOT_VARIABLE, ".darkroom")).resolve()
 
 
 def local_login(role: Role) -> str:
@@ -102,7 +102,7 @@ def load_store(environ: Mapping[str, str] = os.environ) -> StoreSettings:
 
 
 def _loaded(kind: type[Kind], role: Role, environ: Mapping[str, str]) -> Kind:
-    folder = root()
+    folder = root(environ)
     state = read(folder)
     values: dict[str, Any] = {**local_values(state, role, folder)} if state else {}
     missing = {key for key in values if f"DARKROOM_{key.upper()}" not in environ} & kind.model_fields.keys()

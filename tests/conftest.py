@@ -53,29 +53,32 @@ def stack(stack_root: Path) -> Iterator["Stack"]:
     """Postgres, Valkey and S3, migrated, with the tiny release published as tiny@production."""
     from services import local_stack
 
-    before = dict(os.environ)
-    os.environ["DARKROOM_ROOT"] = str(stack_root)
-    for name in [name for name in os.environ if name.startswith("DARKROOM_") and name != "DARKROOM_ROOT"]:
-        del os.environ[name]
-    try:
-        start_stack()
-        running = Stack(stack_root)
-        publish_tiny(running)
-        yield running
-        running.close()
-    finally:
-        local_stack.stop(stack_root)
-        os.environ.clear()
-        os.environ.update(before)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("DARKROOM_")]:
+            patch.delenv(name)
+        patch.setenv("DARKROOM_ROOT", str(stack_root))
+        try:
+            running = start_stack(stack_root)
+            yield running
+            running.close()
+        finally:
+            local_stack.stop(stack_root)
 
 
-def start_stack() -> None:
-    """`darkroom up`, one at a time: two that choose free ports at the same moment may choose the same ones."""
+def start_stack(root: Path) -> "Stack":
+    """`darkroom up` with the tiny release, one at a time: two that choose free ports at once may choose the same."""
     from services.cli import stack
 
-    with Path(tempfile.gettempdir(), "darkroom-tests.lock").open("w") as file:
+    with (
+        Path(tempfile.gettempdir(), "darkroom-tests.lock").open("w") as file,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         fcntl.flock(file, fcntl.LOCK_EX)
+        patch.setenv("DARKROOM_ROOT", str(root))
         stack.start()
+    running = Stack(root)
+    publish_tiny(running)
+    return running
 
 
 @contextmanager
@@ -85,20 +88,12 @@ def fresh_stack() -> Iterator["Stack"]:
 
     folder = Path(tempfile.mkdtemp(prefix="darkroom-"))
     folder.chmod(0o711)
-    before = os.environ.get("DARKROOM_ROOT")
-    os.environ["DARKROOM_ROOT"] = str(folder / "stack")
     try:
-        start_stack()
-        running = Stack(folder / "stack")
-        publish_tiny(running)
+        running = start_stack(folder / "stack")
         yield running
         running.close()
     finally:
         local_stack.stop(folder / "stack")
-        if before is None:
-            del os.environ["DARKROOM_ROOT"]
-        else:
-            os.environ["DARKROOM_ROOT"] = before
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -114,7 +109,7 @@ class Stack:
     def settings(self, role: Role) -> Settings:
         from services.settings import load
 
-        return load(role)
+        return load(role, {**os.environ, "DARKROOM_ROOT": str(self.root)})
 
     def engine(self, role: Role) -> Engine:
         from services import database

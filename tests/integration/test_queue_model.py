@@ -180,7 +180,8 @@ class QueueMachine(RuleBasedStateMachine):
                     text("UPDATE workers SET heartbeat_at = now() - interval '1 hour' WHERE id = :id"),
                     {"id": self.workers[worker]},
                 )
-                _, failed = upkeep.rescue(connection, stale_s=30)
+                # Only that one is stale, however slow this machine is.
+                _, failed = upkeep.rescue(connection, stale_s=1800)
                 for lease in failed:
                     jobs.fail_images(connection, lease, "lost")
             self.workers[worker] = leases.register(connection, "worker")
