@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pydantic import SecretStr
 
-from services.settings import Settings
+from services.settings import DatabaseSettings
 
 FIELDS = ("process", "job", "shard", "queue", "tenant", "release", "trace_id")
 HIDDEN = "***"
@@ -35,7 +35,7 @@ def of(lease: Any) -> dict[str, object]:
     return {**fields, "release": lease.pack_key[:12]} if lease.pack_key else fields
 
 
-def configure(settings: Settings) -> "Handler":
+def configure(settings: DatabaseSettings) -> "Handler":
     """Send everything, also warnings and what ends a thread, to standard error as the settings say."""
     handler = Handler(settings.log_format == "json", secrets(settings))
     root = logging.getLogger()
@@ -58,7 +58,7 @@ def identify(process: uuid.UUID) -> None:
             handler.process = str(process)
 
 
-def secrets(settings: Settings) -> list[str]:
+def secrets(settings: DatabaseSettings) -> list[str]:
     """What must be in no line: secret values, and the passwords within those that are URLs. The longest first."""
     found = set()
     for name in type(settings).model_fields:
@@ -86,11 +86,13 @@ class Handler(logging.StreamHandler[Any]):
         super().__init__(sys.stderr)
         self.as_json, self.hidden = as_json, list(hidden)
         self.process: str | None = None
-        self.plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+        self.plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s%(about)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON; or a line of text, and an exception's lines after it."""
         if not self.as_json:
+            job = str(getattr(record, "job", ""))
+            record.about = f" (job {job})" if job not in record.getMessage() else ""
             return self._masked(self.plain.format(record))
         seconds, fraction = divmod(record.created, 1)
         line = {

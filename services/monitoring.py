@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from services.settings import Settings
+from services.settings import DatabaseSettings
 
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -34,7 +34,7 @@ class Silent(WSGIRequestHandler):
         """Say nothing."""
 
 
-def serve(settings: Settings, health: Answers, registry: CollectorRegistry = REGISTRY) -> None:
+def serve(settings: DatabaseSettings, health: Answers, registry: CollectorRegistry = REGISTRY) -> None:
     """Serve on DARKROOM_METRICS_HOST and DARKROOM_METRICS_PORT, unless the port is 0."""
     if not settings.metrics_port:
         return

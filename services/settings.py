@@ -14,7 +14,7 @@ from services.local_stack.state import HOST, StackState, read
 
 Role = Literal["submitter", "dispatcher", "worker", "publisher", "pruner", "observer", "migrator"]
 ROOT_VARIABLE = "DARKROOM_ROOT"
-Kind = TypeVar("Kind", bound="StoreSettings")
+Kind = TypeVar("Kind", bound="BaseSettings")
 
 
 class SettingsError(Exception):
@@ -33,10 +33,22 @@ class StoreSettings(BaseSettings):
     s3_secret_access_key: SecretStr | None = None
 
 
-class Settings(StoreSettings):
+class DatabaseSettings(BaseSettings):
+    """What it takes to reach Postgres, and to be watched: enough for the exporter and most commands."""
+
+    model_config = SettingsConfigDict(env_prefix="DARKROOM_", frozen=True)
+
+    database_url: SecretStr = Field(description="postgresql://login:password@host:port/database")
+    stale_s: float = Field(30.0, gt=0, description="seconds without a heartbeat after which leases are taken back")
+    metrics_host: str = Field("127.0.0.1", description="the address on which /metrics is served")
+    metrics_port: int = Field(0, ge=0, le=65535, description="its port; 0: not served")
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Settings(StoreSettings, DatabaseSettings):
     """What a process of the service needs to reach the rest."""
 
-    database_url: SecretStr = Field(description="postgresql+psycopg://login:password@host:port/database")
     broker_url: SecretStr | None = Field(None, description="redis://:password@host:port/0; of dispatcher and worker")
     cache_dir: Path = Field(Path("~/.cache/darkroom").expanduser(), description="releases fetched from S3")
     cache_gb: float = Field(100.0, gt=0, description="GiB of releases that are kept there")
@@ -50,11 +62,6 @@ class Settings(StoreSettings):
     drain_s: float = Field(25.0, ge=0, description="seconds a stopping worker may finish images in")
     poll_s: float = Field(1.0, gt=0, le=60, description="seconds between looks at the queue when no hint comes")
     heartbeat_s: float = Field(5.0, gt=0, le=60)
-    metrics_host: str = Field("127.0.0.1", description="the address on which /metrics is served")
-    metrics_port: int = Field(0, ge=0, le=65535, description="its port; 0: not served")
-    log_format: Literal["text", "json"] = "text"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    stale_s: float = Field(30.0, gt=0, description="seconds without a heartbeat after which leases are taken back")
 
 
 def root(environ: Mapping[str, str] = os.environ) -> Path:
@@ -99,6 +106,11 @@ def load(role: Role, environ: Mapping[str, str] = os.environ) -> Settings:
 def load_store(environ: Mapping[str, str] = os.environ) -> StoreSettings:
     """The settings of a process that needs S3 alone. Raises SettingsError."""
     return _loaded(StoreSettings, "worker", environ)
+
+
+def load_database(role: Role, environ: Mapping[str, str] = os.environ) -> DatabaseSettings:
+    """The settings of a process that needs Postgres alone. Raises SettingsError."""
+    return _loaded(DatabaseSettings, role, environ)
 
 
 def _loaded(kind: type[Kind], role: Role, environ: Mapping[str, str]) -> Kind:

@@ -23,10 +23,11 @@ def launch(name: str, log: Path, first: str, environment: Mapping[str, str]) -> 
 
 
 class Supervised:
-    """`darkroom NAME`, started again whenever it ends, as Kubernetes does."""
+    """`darkroom NAME` of the stack in `root`, started again whenever it ends, as Kubernetes does."""
 
     def __init__(self, root: Path, name: str, environment: Mapping[str, str], first: str = "") -> None:
-        self.name, self.environment, self.first = name, environment, first
+        self.name, self.first = name, first
+        self.environment = {"DARKROOM_ROOT": str(root), **environment}
         self.log = root / "logs" / f"supervised-{name}-{uuid.uuid4().hex[:6]}.log"
         self.starts = 0
         self._ending = threading.Event()

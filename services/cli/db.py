@@ -11,8 +11,8 @@ from rich.console import Console
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from services.cli.stack import AsJson, CommandError, connect
-from services.settings import Role, load
+from services.cli.stack import AsJson, CommandError, connect_database
+from services.settings import Role, load_database
 
 app = typer.Typer(help="The database schema and its logins.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -26,7 +26,7 @@ def upgrade() -> None:
     """Bring the database to the newest schema, as the role that owns it. A newer one that works is left alone."""
     from services import database, schema
 
-    settings = load("migrator")
+    settings = load_database("migrator")
     revision = schema.upgrade(database.connect(settings.database_url.get_secret_value()))
     console.print(f"The database is at revision {revision}.")
 
@@ -36,7 +36,7 @@ def downgrade(revision: Annotated[str, typer.Argument(help="for example 0004")])
     """Bring the schema back to an older revision. What newer ones added is lost."""
     from services import database, schema
 
-    settings = load("migrator")
+    settings = load_database("migrator")
     schema.downgrade(database.connect(settings.database_url.get_secret_value()), revision)
     console.print(f"The database is at revision {revision}.")
 
@@ -46,7 +46,7 @@ def wait(timeout: Annotated[float, typer.Option(min=0, help="Seconds.")] = 600) 
     """Wait until the database answers this login and has a schema that this version works with."""
     from services import database, schema
 
-    settings = load("observer")
+    settings = load_database("observer")
     engine = database.connect(settings.database_url.get_secret_value())
     deadline, told = time.monotonic() + timeout, ""
     while True:
@@ -68,7 +68,7 @@ def revision(as_json: AsJson = False) -> None:
     """The database's revision and this version's, and whether they work together. Exit code 0 if they do."""
     from services import database, schema
 
-    settings = load("observer")
+    settings = load_database("observer")
     engine = database.connect(settings.database_url.get_secret_value())
     with engine.connect() as connection:
         found = schema.look(connection)
@@ -90,7 +90,7 @@ def logins() -> None:
     if not os.environ.get(LOGINS_VARIABLE) or not folder.is_dir():
         raise CommandError(f"{LOGINS_VARIABLE}: {str(folder)!r} is not a folder; give one with a file for each role")
     roles = [role for role in get_args(Role) if role != "migrator" and (folder / role).is_file()]
-    _, engine = connect("migrator")
+    engine = connect_database("migrator")
     with engine.begin() as connection:
         for role in roles:
             try:
@@ -118,7 +118,7 @@ def add_tenant(
     password = password_file.read_text().strip()
     if len(password) < 12:
         raise CommandError("--password-file: the password is too short; permitted: 12 characters or more")
-    _, engine = connect("migrator")
+    engine = connect_database("migrator")
     with engine.begin() as connection:
         login = f"tenant_{name}"
         database.ensure_login(connection, login, group="submitter", password=password)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from sqlalchemy import Engine, text
 
-from services.cli.stack import AsJson, CommandError, connect
+from services.cli.stack import AsJson, CommandError, connect, connect_database
 from services.settings import Settings
 
 app = typer.Typer(help="Submit jobs and see what became of them.", no_args_is_help=True)
@@ -75,7 +75,7 @@ def submit(
         ) from None
     if not isinstance(parsed, dict):
         raise CommandError('--request: not a JSON object; an example: \'{"items": [{"class_label": 3}]}\'')
-    _, engine = connect("submitter")
+    engine = connect_database("submitter")
     job = {
         "model": model,
         "request": parsed,
@@ -110,7 +110,7 @@ def submit_many(
             jobs.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise CommandError(f"{file}, line {number}: not JSON ({error}); nothing was submitted") from None
-    _, engine = connect("submitter")
+    engine = connect_database("submitter")
     with engine.begin() as connection:
         for start in range(0, len(jobs), TOGETHER):
             values = {"jobs": json.dumps(jobs[start : start + TOGETHER])}
@@ -121,7 +121,7 @@ def submit_many(
 @app.command()
 def cancel(job_id: JobId) -> None:
     """Stop a job. What is under way ends within seconds; images that are finished stay."""
-    _, engine = connect("submitter")
+    engine = connect_database("submitter")
     row = find(engine, job_id)
     if row.state in ENDED:
         raise CommandError(f"job: {job_id} has ended already ({row.state})")
@@ -133,7 +133,7 @@ def cancel(job_id: JobId) -> None:
 @app.command()
 def retry(job_id: JobId) -> None:
     """Make the images of a job again that failed or were never made; those that it has stay."""
-    _, engine = connect("submitter")
+    engine = connect_database("submitter")
     row = find(engine, job_id)
     if row.state not in ("partial", "failed", "cancelled") or row.plan is None:
         raise CommandError(
@@ -149,7 +149,7 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20, as_json: AsJson = False
 ) -> None:
     """List jobs, newest first."""
-    _, engine = connect("submitter")
+    engine = connect_database("submitter")
     with engine.connect() as connection:
         rows = connection.execute(
             text(f"SELECT {COLUMNS} FROM jobs ORDER BY id DESC LIMIT :limit"), {"limit": limit}
@@ -185,7 +185,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
 @app.command()
 def watch(job_id: JobId, as_json: AsJson = False) -> None:
     """Follow a job to its end. Exit code 0 if it succeeded, 3 if it did not."""
-    _, engine = connect("submitter")
+    engine = connect_database("submitter")
     row = follow(engine, job_id, show=not as_json)
     if as_json:
         typer.echo(json.dumps(described(row)))

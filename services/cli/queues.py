@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from services.cli.stack import AsJson, CommandError, connect
+from services.cli.stack import AsJson, CommandError, connect_database
 
 app = typer.Typer(help="Queues: list, add, pause, resume.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -18,7 +18,7 @@ Name = Annotated[str, typer.Argument(help="a-z, 0-9, _ and -")]
 @app.command("list")
 def list_queues(as_json: AsJson = False) -> None:
     """Each queue, whether it is paused, and its work that waits and that is under way."""
-    _, engine = connect("migrator")
+    engine = connect_database("migrator")
     with engine.connect() as connection:
         rows = connection.execute(
             text("""
@@ -40,7 +40,7 @@ def list_queues(as_json: AsJson = False) -> None:
 @app.command()
 def add(names: Annotated[list[str], typer.Argument(help="a-z, 0-9, _ and -; may be several")]) -> None:
     """Add queues; jobs name them, and workers serve them with `darkroom worker --queue NAME`."""
-    _, engine = connect("migrator")
+    engine = connect_database("migrator")
     with engine.begin() as connection:
         for name in names:
             connection.execute(text("INSERT INTO queues (name) VALUES (:name) ON CONFLICT DO NOTHING"), {"name": name})
@@ -62,7 +62,7 @@ def resume(name: Name) -> None:
 
 
 def _set(name: str, *, paused: bool) -> None:
-    _, engine = connect("migrator")
+    engine = connect_database("migrator")
     with engine.begin() as connection:
         found = connection.execute(
             text("UPDATE queues SET paused = :paused WHERE name = :name"), {"paused": paused, "name": name}

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, text
 
-from services.cli.stack import AsJson, connect
+from services.cli.stack import AsJson, connect, connect_database
 
 app = typer.Typer(help="Published releases and their aliases.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -25,7 +25,7 @@ def _aliases(connection: Connection, release_id: int) -> list[str]:
 @app.command("list")
 def list_releases(as_json: AsJson = False) -> None:
     """List every release, newest last."""
-    _, engine = connect("publisher")
+    engine = connect_database("publisher")
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT * FROM releases ORDER BY id")).all()
         described = [
@@ -56,7 +56,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show a release: shapes, conditions, metrics, lineage and files."""
     from services import registry
 
-    _, engine = connect("publisher")
+    engine = connect_database("publisher")
     with engine.connect() as connection:
         row = registry.find(connection, reference)
         aliases = _aliases(connection, row.id)
@@ -100,7 +100,7 @@ def promote(
     """Point an alias at a release; the move is written down."""
     from services import registry
 
-    _, engine = connect("publisher")
+    engine = connect_database("publisher")
     with engine.begin() as connection:
         registry.promote(connection, reference, alias)
         row = registry.find(connection, reference)
@@ -115,7 +115,7 @@ def rollback(
     """Point an alias back at what it was before its last promotion; the move is written down."""
     from services import registry
 
-    _, engine = connect("publisher")
+    engine = connect_database("publisher")
     with engine.begin() as connection:
         row = registry.rollback(connection, name, alias)
     console.print(f"{name}@{alias} is version {row.version} again.")
@@ -126,7 +126,7 @@ def history(name: Annotated[str, typer.Argument(help="The name of the release.")
     """List every move of the aliases of a name: from which version to which, when, by whose login."""
     from services import registry
 
-    _, engine = connect("publisher")
+    engine = connect_database("publisher")
     with engine.connect() as connection:
         moves = registry.moves(connection, name)
     if as_json:

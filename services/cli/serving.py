@@ -13,7 +13,7 @@ import psutil
 import typer
 
 from services.cli.stack import CommandError
-from services.settings import ROOT_VARIABLE, Settings, load
+from services.settings import ROOT_VARIABLE, Settings, load, load_database
 
 
 def worker(
@@ -51,7 +51,7 @@ def exporter() -> None:
     from services import database, logs, monitoring
     from services.exporter import ExporterHealth, QueueCollector, registry
 
-    settings = load("observer")
+    settings = load_database("observer")
     if not settings.metrics_port:
         raise CommandError("DARKROOM_METRICS_PORT: 0 is not allowed here; permitted: the port to serve on, say 9464")
     logs.configure(settings)

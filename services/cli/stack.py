@@ -9,7 +9,7 @@ from rich.table import Table
 from sqlalchemy import Engine
 
 from services import local_stack
-from services.settings import Role, Settings, load, local_login, local_password, root
+from services.settings import DatabaseSettings, Role, Settings, load, load_database, local_login, local_password, root
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -23,12 +23,21 @@ class CommandError(Exception):
 
 def connect(role: Role) -> tuple[Settings, Engine]:
     """The settings of a role, and the database, which has answered and has its tables. Raises DatabaseError."""
+    settings = load(role)
+    return settings, _opened(settings)
+
+
+def connect_database(role: Role) -> Engine:
+    """The same for a command that needs no S3."""
+    return _opened(load_database(role))
+
+
+def _opened(settings: DatabaseSettings) -> Engine:
     from services import database, schema
 
-    settings = load(role)
     engine = database.connect(settings.database_url.get_secret_value())
     schema.check(engine)
-    return settings, engine
+    return engine
 
 
 def up(

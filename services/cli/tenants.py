@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from services.cli.stack import AsJson, CommandError, connect
+from services.cli.stack import AsJson, CommandError, connect_database
 
 app = typer.Typer(help="Tenants: list, set. A new one: darkroom db add-tenant.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -22,7 +22,7 @@ COLUMNS = (
 @app.command("list")
 def list_tenants(as_json: AsJson = False) -> None:
     """Each tenant and what it may."""
-    _, engine = connect("migrator")
+    engine = connect_database("migrator")
     with engine.connect() as connection:
         rows = connection.execute(text(f"SELECT {COLUMNS} FROM tenants ORDER BY name")).all()
     if as_json:
@@ -64,7 +64,7 @@ def set_tenant(
         raise CommandError("nothing to change: give at least one option, see darkroom tenants set --help")
     if changes.get("retention_days") == 0:
         changes["retention_days"] = None
-    _, engine = connect("migrator")
+    engine = connect_database("migrator")
     with engine.begin() as connection:
         found = connection.execute(
             text(f"UPDATE tenants SET {', '.join(f'{column} = :{column}' for column in changes)} WHERE name = :name"),

@@ -154,6 +154,24 @@ def test_settings_are_those_of_the_code(name: str) -> None:
 
 
 @every
+def test_each_command_has_the_settings_that_it_needs_and_no_secret_beside(name: str) -> None:
+    store = {"DARKROOM_S3_BUCKET", "DARKROOM_S3_REGION", "DARKROOM_S3_ENDPOINT_URL",
+             "DARKROOM_S3_ACCESS_KEY_ID", "DARKROOM_S3_SECRET_ACCESS_KEY"}  # fmt: skip
+    for pod in pods(name):
+        for container in pod.containers:
+            words = container.get("args", [""])
+            given = {one["name"] for one in container.get("env", ())}
+            if words[0] in ("worker", "dispatcher", "check"):
+                assert {"DARKROOM_DATABASE_URL", "DARKROOM_BROKER_URL", "DARKROOM_S3_BUCKET"} <= given, pod.name
+            elif words[0] == "prune":
+                assert {"DARKROOM_DATABASE_URL", "DARKROOM_S3_BUCKET"} <= given
+                assert "DARKROOM_BROKER_URL" not in given
+            elif words[0] in ("db", "queues", "exporter"):
+                assert "DARKROOM_DATABASE_URL" in given
+                assert not given & (store | {"DARKROOM_BROKER_URL"}), pod.name
+
+
+@every
 def test_commands_are_those_of_the_code(name: str) -> None:
     root = typer.main.get_command(cli.app)
     for pod in pods(name):

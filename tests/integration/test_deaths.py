@@ -76,7 +76,7 @@ Engine._step = poisoned
 
 def test_an_image_that_kills_every_process_fails_alone(stack: Stack, dispatcher: Process) -> None:
     """By real SIGKILLs: its neighbours are lost with it until it is a suspect, runs alone, and is cut out."""
-    worker = Supervised(stack.root, "worker", {"DARKROOM_ROOT": str(stack.root), **QUICK}, first=POISON)
+    worker = Supervised(stack.root, "worker", QUICK, first=POISON)
     try:
         good = stack.submit({"items": [{"class_label": 2}], "images_per_item": 40, "steps": 2})
         items = [{"class_label": 1, **({"seed": 666} if i == 2 else {})} for i in range(4)]

@@ -90,9 +90,7 @@ def test_the_slim_image_tells_what_it_needs(installed: Path) -> None:
 
 def test_the_slim_image_migrates(installed: Path, stack: Stack) -> None:
     url = stack.settings("migrator").database_url.get_secret_value()
-    done = darkroom(
-        installed, "db", "upgrade", DARKROOM_DATABASE_URL=url, DARKROOM_S3_BUCKET="images", DARKROOM_ROOT="/nowhere"
-    )
+    done = darkroom(installed, "db", "upgrade", DARKROOM_DATABASE_URL=url, DARKROOM_ROOT="/nowhere")
     assert done.returncode == 0, done.stderr
     assert re.search(r"revision \d{4}", done.stdout)
 

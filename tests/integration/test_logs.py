@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import threading
+import uuid
 from typing import Any
 
 import pytest
@@ -92,6 +93,14 @@ def test_secrets_are_masked_wherever_they_come_from(
         root.handlers[:], (threading.excepthook, sys.excepthook) = before, hooks
         root.setLevel(level)
         logging.captureWarnings(False)
+
+
+def test_a_line_of_text_says_which_job_it_is_about_once() -> None:
+    handler, job = logs.Handler(as_json=False, hidden=[]), uuid.uuid4()
+    for words in ("no answer", f"job {job} begins"):
+        record = logging.makeLogRecord({"name": "darkroom", "msg": words, **logs.of_job(job)})
+        assert handler.format(record).count(str(job)) == 1
+    assert handler.format(logging.makeLogRecord({"msg": "no answer"})).endswith("no answer")
 
 
 def test_a_password_is_masked_in_every_way_of_writing_it() -> None:

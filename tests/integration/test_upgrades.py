@@ -206,7 +206,7 @@ def test_no_superuser_is_needed(darkroom_here: Darkroom, tmp_path: Path) -> None
             for role in ("dispatcher", "submitter", "observer"):
                 (tmp_path / role).write_text(f"postgresql://{role}_one:a-long-{role}@{at}\n")
             given = {"DARKROOM_DATABASE_URL": f"postgresql://owner:a-long-password@{at}",
-                     "DARKROOM_LOGINS_DIR": str(tmp_path), "DARKROOM_S3_BUCKET": "images"}  # fmt: skip
+                     "DARKROOM_LOGINS_DIR": str(tmp_path)}  # fmt: skip
             done = darkroom_here("db", "logins", **given)
             assert done.returncode == 0, done.stderr
             assert "dispatcher" in done.stdout

@@ -38,7 +38,6 @@ spec:
 {{- define "darkroom.migration.rest" -}}
 env:
   {{- include "darkroom.env.database" (list . "migrator") | nindent 2 }}
-  {{- include "darkroom.env.bucket" . | nindent 2 }}
   {{- if .Values.migration.logins }}
   - {name: DARKROOM_LOGINS_DIR, value: /etc/darkroom/logins}
   {{- end }}

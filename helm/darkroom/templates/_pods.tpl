@@ -80,7 +80,6 @@ securityContext:
 args: [db, wait]
 env:
   {{- include "darkroom.env.database" (list $root (index . 1)) | nindent 2 }}
-  {{- include "darkroom.env.bucket" $root | nindent 2 }}
 resources:
   {{- toYaml (index . 2) | nindent 2 }}
 volumeMounts:

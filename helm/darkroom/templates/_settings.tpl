@@ -6,13 +6,9 @@
     secretKeyRef: {name: {{ $database.existingSecret }}, key: {{ index $database.keys (index . 1) }}}
 {{- end }}
 
-{{- define "darkroom.env.bucket" -}}
-- {name: DARKROOM_S3_BUCKET, value: {{ .Values.objectStore.bucket | quote }}}
-{{- end }}
-
 {{- define "darkroom.env.objectStore" -}}
 {{- $store := .Values.objectStore -}}
-{{ include "darkroom.env.bucket" . }}
+- {name: DARKROOM_S3_BUCKET, value: {{ .Values.objectStore.bucket | quote }}}
 - {name: DARKROOM_S3_REGION, value: {{ $store.region | quote }}}
 {{- with include "darkroom.objectStore.endpoint" . }}
 - {name: DARKROOM_S3_ENDPOINT_URL, value: {{ . | quote }}}

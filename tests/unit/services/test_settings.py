@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services import settings
-from services.settings import SettingsError, load, load_store
+from services.settings import SettingsError, load, load_database, load_store
 
 VARIABLES = {
     "DARKROOM_DATABASE_URL": "postgresql+psycopg://me:hidden-password@db/darkroom",
@@ -51,6 +51,15 @@ def test_s3_alone_is_enough_for_who_needs_no_more(variables: pytest.MonkeyPatch)
     variables.delenv("DARKROOM_S3_BUCKET")
     with pytest.raises(SettingsError, match="DARKROOM_S3_BUCKET: field required"):
         load_store()
+
+
+def test_postgres_alone_is_enough_for_who_needs_no_more(variables: pytest.MonkeyPatch) -> None:
+    variables.delenv("DARKROOM_BROKER_URL")
+    variables.delenv("DARKROOM_S3_BUCKET")
+    assert load_database("observer").database_url.get_secret_value() == VARIABLES["DARKROOM_DATABASE_URL"]
+    variables.delenv("DARKROOM_DATABASE_URL")
+    with pytest.raises(SettingsError, match="DARKROOM_DATABASE_URL: field required"):
+        load_database("observer")
 
 
 def test_a_malformed_value_is_named(variables: pytest.MonkeyPatch) -> None:
