@@ -1,6 +1,7 @@
 """What the training stages of the pipelines do, on a pod or on a laptop: paths in, paths out."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from kfp_pipelines import reports
 
 RANK = "RANK"  # of torchrun
+WORKINGS = ("checkpoints", "tensorboard", "latents")  # of a training: kept elsewhere, or of no use when it is done
 S3 = "s3://"
 
 
@@ -45,6 +47,9 @@ def train(
         train_job.run(asked, Profile.model_validate_json(job), output)
     else:
         _train_here(experiment, overrides, inputs, output, checkpoints)
+        if RANK not in os.environ:  # the last stage that needs them; an artifact is copied as a whole
+            for name in WORKINGS:
+                shutil.rmtree(output / name, ignore_errors=True)
     if report is not None:
         reports.training(output, report)
 
@@ -55,7 +60,7 @@ def _train_here(
     from training.train import run
 
     given = [f"{field}='{path}'" for field, path in inputs.items()]  # quoted: a path may hold commas
-    run(named(experiment, output), [*given, *overrides], output, stores=kept_in(checkpoints))
+    run(named(experiment, output), [*overrides, *given], output, stores=kept_in(checkpoints))
 
 
 def kept_in(checkpoints: str) -> Any:
@@ -89,14 +94,28 @@ def named(experiment: str, folder: Path) -> str:
 
 
 def encode(experiment: str, overrides: Sequence[str], release: Path, images: Path, output: Path) -> None:
-    """Write the latents of every training image."""
+    """Write the latents of every training image; where the experiment has a place for them (`data.latents`), there.
+
+    That place is shared: each first stage and set of images has a folder of its own in it.
+    """
     from training import composition
+    from training.data import elsewhere, image_set, latents
+    from training.data.locks import locked
     from training.encode_latents import run
+    from training.model.release import read
 
     output.mkdir(parents=True, exist_ok=True)
     given = [f"data.root='{images}'", "autoencoder=x", *overrides]
-    flip = composition.load(named(experiment, output), given).data.flip
-    run(release, images, output, flip=flip)
+    data = composition.load(named(experiment, output), given).data
+    if data.latents is None:
+        run(release, images, output, flip=data.flip)
+        return
+    of = read(release).digest, image_set.read(images).description.fingerprint
+    place = Path(data.latents) / f"{of[0][:16]}-{of[1][:16]}{'-flips' if data.flip else ''}"
+    with locked(place):  # another run may encode the same
+        if not (place / latents.DESCRIPTION).is_file():
+            run(release, images, place, flip=data.flip)
+    elsewhere.point(output, place)
 
 
 def evaluate(release: Path, images: Path, output: Path, sampling: Sequence[str], report: Path) -> dict[str, float]:

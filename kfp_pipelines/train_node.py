@@ -15,8 +15,6 @@ from services.settings import load_store
 from training.data.locks import locked
 from training.train import MISTAKES
 
-LEFT_OUT = {"checkpoints", "tensorboard", "latents"}  # of the result: kept elsewhere, or made of the inputs
-
 
 def run(exchange: str) -> None:
     """Fetch, train, and where this is the first rank lay the result beside the inputs."""
@@ -34,7 +32,7 @@ def run(exchange: str) -> None:
     stages.train(stage["experiment"], stage["overrides"], inputs, output, stage["checkpoints"])
     if os.environ.get(stages.RANK, "0") == "0":
         for part in output.iterdir():
-            if part.is_dir() and part.name not in LEFT_OUT:
+            if part.is_dir() and part.name not in stages.WORKINGS:
                 train_job.upload(store, part, f"{prefix}/{train_job.TRAINING}/{part.name}")
             elif part.is_file():
                 store.upload(f"{prefix}/{train_job.TRAINING}/{part.name}", part)

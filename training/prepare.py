@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from training import composition
-from training.data import built_in, image_set
+from training.data import built_in, elsewhere, image_set
 from training.data.image_set import DESCRIPTION, DataError, ImageSet
 from training.experiment import DataConfig, ExperimentError
 
@@ -22,7 +22,7 @@ def images(config: DataConfig) -> ImageSet:
     Raises DataError or ExperimentError.
     """
     root = Path(config.root)
-    if (root / DESCRIPTION).is_file():
+    if is_prepared(config.root):
         found = image_set.read(root)
     elif config.name in built_in.SETS:
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
@@ -44,6 +44,11 @@ def images(config: DataConfig) -> ImageSet:
     return found
 
 
+def is_prepared(root: str) -> bool:
+    """Whether there is a prepared set in a folder, or one that it stands for."""
+    return (elsewhere.followed(Path(root)) / DESCRIPTION).is_file()
+
+
 def folder(config: DataConfig) -> Path:
     """Where the prepared set of own pictures goes."""
     if config.prepared is not None:
@@ -55,17 +60,22 @@ def folder(config: DataConfig) -> Path:
 def run(overrides: Sequence[str], output: Path | None = None) -> ImageSet:
     """Prepare the set that overrides such as data=images, data.root=PATH tell, under `output` where it is given.
 
-    Raises DataError or ExperimentError.
+    Own pictures that are prepared already, or have a place of their own (`data.prepared`), stay there; `output` then
+    stands for it. Raises DataError or ExperimentError.
     """
     for override in overrides:
         if not re.match(r"[+~]*data[.=]", override):
             raise ExperimentError(f"{override!r} is not of the data; permitted: data=NAME and data.FIELD=VALUE")
     config = composition.data(overrides)
-    if output is not None:
-        config = (
-            replace(config, root=str(output)) if config.name in built_in.SETS else replace(config, prepared=str(output))
-        )
-    return images(config)
+    if output is None:
+        return images(config)
+    if config.name in built_in.SETS:
+        return images(replace(config, root=str(output)))
+    if config.prepared is None and not is_prepared(config.root):
+        return images(replace(config, prepared=str(output)))
+    found = images(config)
+    elsewhere.point(output, Path(config.root) if is_prepared(config.root) else folder(config))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
+from training.data import elsewhere
+
 IMAGES, MAPS, MASKS = "images.npy", "maps.npy", "masks.npy"
 RECORDS, DESCRIPTION = "records.jsonl", "images.json"
 FIELDS = ("text", "label", "boxes")  # of a record, beside its name
@@ -149,8 +151,12 @@ def copied(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], diges
 
 
 def read(root: Path) -> ImageSet:
-    """Read a set. Raises DataError when `root` does not hold one, or a damaged one."""
+    """Read a set, or the one that `root` stands for. Raises DataError where there is none, or a damaged one."""
+    root, given = elsewhere.followed(root), root
     if not (root / DESCRIPTION).is_file():
+        if root != given:
+            raise DataError(f"data.root: {given} stands for the image set in {root}, which is not there; is its volume "
+                            "mounted under the same path here?")  # fmt: skip
         raise DataError(f"data.root: {root} holds no image set ({DESCRIPTION} is missing); prepare the data first")
     try:
         description = TypeAdapter(Description).validate_json((root / DESCRIPTION).read_bytes(), strict=True)
