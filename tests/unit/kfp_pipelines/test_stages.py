@@ -69,8 +69,8 @@ def test_training_reads_through_pointers_and_leaves_what_is_of_use(
         assert not left & set(stages.WORKINGS)
 
     shared = tmp_path / "volume" / "latents"
-    diffusion = [*data, f"data.latents={shared}", "model.unet.in_channels=2", "model.unet.out_channels=2", "model.unet.channels=32",
-                 "model.unet.multipliers=[1]", "model.unet.attention_factors=[1]", *SMALL[3:]]  # fmt: skip
+    unet = {"in_channels": 2, "out_channels": 2, "channels": 32, "multipliers": [1], "attention_factors": [1]}
+    diffusion = [*data, f"data.latents={shared}", *SMALL[3:], *(f"model.unet.{k}={v}" for k, v in unet.items())]
     for attempt in ("first", "other", "first"):
         folder = tmp_path / f"latents-{attempt}"
         stages.encode("shapes_unconditional", diffusion, tmp_path / attempt / "release", tmp_path / "set", folder)
