@@ -50,12 +50,11 @@ def configuration(folder: Path, targets: dict[str, int]) -> Path:
     return path
 
 
-def run_jobs(stack: Stack, until: float) -> None:
-    """Requests of two kinds, more than can be done at first, then fewer; a bad one now and then."""
-    draw, began = random.Random(0), time.monotonic()
+def run_jobs(stack: Stack, minutes: float, together: int) -> None:
+    """Requests of three kinds, so many together every few seconds; a bad one now and then."""
+    draw, until = random.Random(0), time.monotonic() + 60 * minutes
     while time.monotonic() < until:
-        late = time.monotonic() - began > (until - began) / 2
-        for _ in range(1 if late else 4):
+        for _ in range(together):
             images, steps = draw.choice([(8, 10), (64, 25), (200, 20)])
             item = {"class_label": draw.randrange(10)}
             stack.submit({"items": [item], "images_per_item": images, "steps": steps, "guidance_scale": 2.0})
@@ -66,7 +65,7 @@ def run_jobs(stack: Stack, until: float) -> None:
 
 def asked(port: int, expression: str, start: float, stop: float) -> list[dict[str, Any]]:
     """The series of a query over the run."""
-    values = urllib.parse.urlencode({"query": expression, "start": start, "end": stop, "step": STEP_S})
+    values = urllib.parse.urlencode({"query": expression.replace("$namespace", ".*"), "start": start, "end": stop, "step": STEP_S})
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query_range?{values}", timeout=30) as answer:
         return list(json.load(answer)["data"]["result"])
 
@@ -128,10 +127,11 @@ def main(path: Path) -> None:
                 stack.process("worker", **environment["worker-a"], **one),
             ):
                 with stack.process("worker", **environment["worker-b"], **one) as lost:
-                    run_jobs(stack, time.monotonic() + 60 * MINUTES / 3)
+                    run_jobs(stack, MINUTES / 3, 8)  # more than can be done
                     lost.child.kill()
                 with stack.process("worker", **environment["worker-b"], **one):
-                    run_jobs(stack, time.monotonic() + 60 * MINUTES * 2 / 3)
+                    run_jobs(stack, MINUTES / 3, 4)
+                    run_jobs(stack, MINUTES / 3, 1)
             empty = draw(panels, port, start, time.time(), path)
         finally:
             server.terminate()
