@@ -65,7 +65,8 @@ def run_jobs(stack: Stack, minutes: float, together: int) -> None:
 
 def asked(port: int, expression: str, start: float, stop: float) -> list[dict[str, Any]]:
     """The series of a query over the run."""
-    values = urllib.parse.urlencode({"query": expression.replace("$namespace", ".*"), "start": start, "end": stop, "step": STEP_S})
+    query = {"query": expression.replace("$namespace", ".*"), "start": start, "end": stop, "step": STEP_S}
+    values = urllib.parse.urlencode(query)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query_range?{values}", timeout=30) as answer:
         return list(json.load(answer)["data"]["result"])
 
