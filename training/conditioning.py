@@ -15,6 +15,7 @@ from training.experiment import (
     ExperimentError,
     FrozenTextCondition,
     LayoutCondition,
+    LayoutMapCondition,
     LowResolutionCondition,
     MaskedImageCondition,
     SemanticMapCondition,
@@ -50,7 +51,7 @@ def conditioner(where: str, config: Condition, images: ImageSet) -> Conditioner:
     match config:
         case ClassCondition():
             return from_config(config, classes=counted(where, config.classes, len(about.classes)))
-        case LayoutCondition():
+        case LayoutCondition() | LayoutMapCondition():
             return from_config(config, classes=counted(where, config.classes, len(about.box_classes)))
         case SemanticMapCondition():
             return from_config(config, classes=counted(where, config.classes, len(about.map_classes)))
@@ -154,7 +155,7 @@ def map_channels(one: Conditioner, latent_channels: int) -> int:
 def requests(config: DiffusionExperiment) -> Requests:
     """What makes the requests of training images."""
     of = config.model.conditioners
-    objects = [one.objects for one in of.values() if isinstance(one, LayoutCondition)]
+    objects = [one.objects for one in of.values() if isinstance(one, LayoutCondition | LayoutMapCondition)]
     return Requests(
         {field: one.type for field, one in of.items()},
         config.data.degradation.kind,

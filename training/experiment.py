@@ -119,6 +119,16 @@ class LayoutCondition:
 
 
 @dataclass(frozen=True)
+class LayoutMapCondition:
+    """Bounding boxes painted over the latent and concatenated to it."""
+
+    type: Literal["layout_map"]
+    channels: Positive
+    classes: Positive | None = None  # None: as many as the set has
+    objects: Positive = 30
+
+
+@dataclass(frozen=True)
 class SemanticMapCondition:
     """The class of each pixel, rescaled to the latent and concatenated to it."""
 
@@ -152,6 +162,7 @@ Condition = Annotated[
     | TextCondition
     | FrozenTextCondition
     | LayoutCondition
+    | LayoutMapCondition
     | SemanticMapCondition
     | LowResolutionCondition
     | MaskedImageCondition,

@@ -110,7 +110,7 @@ def visible(
             continue
         if kind == "semantic_map":
             return in_channels(coloured(value), channels)
-        if kind == "layout":
+        if kind in ("layout", "layout_map"):
             return in_channels(boxed(value["boxes"], side), channels)
         if kind == "low_resolution":
             small = torch.from_numpy(np.ascontiguousarray(value)).movedim(-1, 0)[None].float()

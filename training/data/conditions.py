@@ -94,6 +94,7 @@ VALUES: dict[str, Callable[[Requests, Picture, Generator], Any]] = {
     "text": text,
     "frozen_text": text,
     "layout": layout,
+    "layout_map": layout,
     "semantic_map": semantic_map,
     "low_resolution": low_resolution,
     "masked_image": masked_image,
@@ -111,5 +112,5 @@ def missing(images: ImageSet, kind: str, *, given_masks: bool = False) -> int:
         case "low_resolution":
             return 0
         case _:
-            field = {"class": "label", "layout": "boxes"}.get(kind, "text")
+            field = {"class": "label", "layout": "boxes", "layout_map": "boxes"}.get(kind, "text")
             return sum(images.records[row].get(field) is None for row in rows)

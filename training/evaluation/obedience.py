@@ -130,6 +130,7 @@ SCORES: dict[str, Callable[[Answer], dict[str, Any]]] = {
     "text": of_text,
     "frozen_text": of_text,
     "layout": of_layout,
+    "layout_map": of_layout,
     "semantic_map": of_map,
     "low_resolution": of_low_resolution,
     "masked_image": of_masked_image,

@@ -125,7 +125,7 @@ def requests_of(description: Release) -> Requests:
         degradation["kind"],
         degradation["scale"],
         data.get("masks", "mixed"),
-        min((config["objects"] for config in conditioners.values() if config["type"] == "layout"), default=None),
+        min((config["objects"] for config in conditioners.values() if "objects" in config), default=None),
     )
 
 

@@ -41,6 +41,7 @@ class UNetConfig:
     resample_in_blocks: bool = False  # residual blocks resample, instead of convolutions
     resample_convolution: bool = True  # without it a resampling is pooling, or repetition, alone
     dropout: float = 0.0
+    coordinates: bool = False  # each position is told where it is: for conditions that speak of places
 
 
 class Stage(nn.Module):
@@ -78,7 +79,7 @@ class UNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(width, self.embedding_width), nn.SiLU(), nn.Linear(self.embedding_width, self.embedding_width)
         )
-        self.conv_in = nn.Conv2d(c.in_channels, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(c.in_channels + 2 * c.coordinates, width, 3, padding=1)
 
         channels, factor, skips = width, 1, [width]
         self.down = nn.ModuleList()
@@ -141,6 +142,8 @@ class UNet(nn.Module):
             keys_values = self.keys_values(context)
         time = self.time(sinusoidal_embedding(t, self.config.channels).to(x.dtype))
         embedding = F.silu(time if embedding is None else time + embedding)  # [R, 4 channels]
+        if self.config.coordinates:
+            x = torch.cat([x, coordinates(x)], dim=1)
         h = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for stage in self.down:
@@ -214,3 +217,14 @@ class UNet(nn.Module):
         if not self.config.resample_convolution:
             return nn.AvgPool2d(2) if direction == "down" else nn.Upsample(scale_factor=2, mode="nearest")
         return Downsample(channels, asymmetric=False) if direction == "down" else Upsample(channels)
+
+
+def coordinates(x: Tensor) -> Tensor:
+    """Where each position of feature maps [R, C, h, w] is, across and down, from -1 to 1: [R, 2, h, w].
+
+    As two more channels of the input (Liu et al. 2018, CoordConv). A convolution over noise knows places by its padding
+    alone, near the edges; cross-attention to "left of" needs them in its queries.
+    """
+    across, down = ((torch.arange(n, device=x.device, dtype=x.dtype) * 2 + 1) / n - 1 for n in (x.shape[3], x.shape[2]))
+    grid = torch.stack(torch.meshgrid(across, down, indexing="xy"))
+    return grid.expand(len(x), -1, -1, -1)

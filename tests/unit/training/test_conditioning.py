@@ -22,6 +22,7 @@ from training.experiment import (
     ExperimentError,
     FrozenTextCondition,
     LayoutCondition,
+    LayoutMapCondition,
     LowResolutionCondition,
     MaskedImageCondition,
     SemanticMapCondition,
@@ -39,11 +40,17 @@ CONDITIONS: dict[str, Condition] = {
     "class": ClassCondition("class", 16),
     "text": TextCondition("text", length=8, vocabulary=60, **TRANSFORMER),
     "layout": LayoutCondition("layout", objects=2, vocabulary=64, **TRANSFORMER),
+    "layout_map": LayoutMapCondition("layout_map", channels=5, objects=2),
     "semantic_map": SemanticMapCondition("semantic_map", channels=3, stages=1),
     "low_resolution": LowResolutionCondition("low_resolution", channels=1),
     "masked_image": MaskedImageCondition("masked_image", factor=2, channels=1),
 }
-MAPS = {"semantic_map": 3, "low_resolution": 1, "masked_image": LATENT + 1}  # channels beside the latent's
+MAPS = {
+    "layout_map": 5,
+    "semantic_map": 3,
+    "low_resolution": 1,
+    "masked_image": LATENT + 1,
+}  # channels beside the latent's
 
 
 def written(folder: Path, records: list[dict[str, Any]] | None = None, **changes: Any) -> ImageSet:
@@ -134,7 +141,7 @@ def test_without_conditioners_there_are_none(images: ImageSet, configured: Confi
     assert len(conditioning.build(configured({}), images, FIRST_STAGE)) == 0
 
 
-@pytest.mark.parametrize(("kind", "count"), [("class", 3), ("layout", 4), ("semantic_map", 5)])
+@pytest.mark.parametrize(("kind", "count"), [("class", 3), ("layout", 4), ("layout_map", 4), ("semantic_map", 5)])
 def test_classes_are_those_of_the_set(kind: str, count: int, images: ImageSet, configured: Configured) -> None:
     one: Any = CONDITIONS[kind]
     for asked in (None, count):
@@ -190,7 +197,7 @@ def test_a_folder_without_an_encoder_is_told(images: ImageSet, tmp_path: Path, c
 # -- what the set lacks ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["class", "text", "layout", "semantic_map"])
+@pytest.mark.parametrize("kind", ["class", "text", "layout", "layout_map", "semantic_map"])
 def test_a_set_that_tells_nothing_is_refused(kind: str, tmp_path: Path, configured: Configured) -> None:
     bare = written(tmp_path, [{"name": str(row)} for row in range(COUNT)], maps=None, masks=None)
     told = rf"model\.conditioners\.field: {kind}; the image set has nothing for it; see data/images\.yaml for what .*"

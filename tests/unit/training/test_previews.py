@@ -30,11 +30,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "class": {"classes": 3, "width": 16},
     "text": {"length": 8, **TRANSFORMER},
     "layout": {"classes": 4, "objects": 2, "vocabulary": 64, **TRANSFORMER},
+    "layout_map": {"classes": 4, "objects": 2, "channels": 5},
     "semantic_map": {"classes": 5, "channels": 3, "stages": 1},
     "low_resolution": {"channels": 1},
     "masked_image": {"channels": 1, "factor": 2},
 }
-MAPS = {"semantic_map": 3, "low_resolution": 1, "masked_image": 3}  # channels beside the latent's
+MAPS = {"layout_map": 5, "semantic_map": 3, "low_resolution": 1, "masked_image": 3}  # channels beside the latent's
 REQUESTS = Requests({}, scale=2, masks="wide", objects=2)
 
 
@@ -113,6 +114,7 @@ def cell(drawn: NDArray[np.uint8], row: int, column: int) -> NDArray[np.uint8]:
         (("text",), 6, 4 + 1, FOOT),  # the originals below
         (("semantic_map",), 6, 1 + 2 + 1, 0),  # what was asked for above
         (("layout",), 6, 1 + 2 + 1, 0),
+        (("layout_map",), 6, 1 + 2 + 1, 0),
         (("low_resolution",), 6, 1 + 2 + 1, 0),
         (("masked_image",), 6, 1 + 2 + 1, 0),
         (("class", "semantic_map"), 6, 1 + 2 + 1, FOOT),

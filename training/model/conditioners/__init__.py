@@ -14,6 +14,7 @@ from training.model.conditioners.classes import ClassConditioner
 from training.model.conditioners.conditioner import Conditioner, Conditions, Encode, MapConditioner, TokenConditioner
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.layout import LayoutConditioner
+from training.model.conditioners.layout_map import LayoutMapConditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
 from training.model.conditioners.masked_image import MaskedImageConditioner
 from training.model.conditioners.semantic_map import SemanticMapConditioner
@@ -28,6 +29,7 @@ TYPES: dict[str, Build] = {
     "class": ClassConditioner,
     "frozen_text": FrozenTextConditioner,
     "layout": LayoutConditioner,
+    "layout_map": LayoutMapConditioner,
     "low_resolution": LowResolutionConditioner,
     "masked_image": MaskedImageConditioner,
     "semantic_map": SemanticMapConditioner,

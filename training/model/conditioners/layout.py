@@ -1,21 +1,14 @@
 """Layouts: objects in bounding boxes."""
 
-from collections.abc import Sequence
 from math import isqrt
-from operator import index
 from typing import Any
 
+from training.model.conditioners import boxes
+from training.model.conditioners.boxes import BOX_SCHEMA, Box
 from training.model.conditioners.conditioner import Entry
 from training.model.conditioners.token_transformer import TokenTransformer, TransformerConditioner
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
-BOX_SCHEMA = {
-    "type": "array",
-    "items": {"type": "number", "minimum": 0, "maximum": 1},
-    "minItems": 4,
-    "maxItems": 4,
-    "description": "x0, y0, x1, y1 with x0 < x1 and y0 < y1, as shares of the image's width and height.",
-}
 
 
 class LayoutConditioner(TransformerConditioner):
@@ -64,59 +57,35 @@ class LayoutConditioner(TransformerConditioner):
         }  # fmt: skip
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value: {"boxes": [{"class": 3, "box": [x0, y0, x1, y1]}, ...]}."""
-        item: dict[str, Any] = {
-            "type": "object",
-            "properties": {
-                "class": {"type": "integer", "minimum": 0, "maximum": self.classes - 1},
-                "box": BOX_SCHEMA,
-            },
-            "required": ["class", "box"],
-            "additionalProperties": False,
-        }
+        """JSON Schema of one value."""
+        schema = boxes.schema(self.classes, self.objects)
+        properties = schema["properties"]
         if self.groups:
-            item["properties"]["group"] = {"type": "boolean"}
-        properties: dict[str, Any] = {"boxes": {"type": "array", "items": item, "maxItems": self.objects}}
+            properties["boxes"]["items"]["properties"]["group"] = {"type": "boolean"}
         if self.crops:
             properties["crop"] = BOX_SCHEMA
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": ["boxes"],
-            "additionalProperties": False,
-        }
+        return schema
 
     def read(self, value: Any) -> list[int]:
         """A layout -> its token ids. Raises ValueError."""
-        try:
-            boxes, crop = value["boxes"], value.get("crop", WHOLE)
-            objects = [(index(box["class"]), box["box"], bool(box.get("group"))) for box in boxes]
-        except (AttributeError, KeyError, TypeError):
-            raise ValueError('is not a layout; permitted: {"boxes": [{"class": 0, "box": [0, 0, 1, 1]}]}') from None
-        if len(objects) > self.objects:
-            raise ValueError(f"{len(objects)} boxes are too many; permitted: at most {self.objects}")
+        objects = boxes.read(value, self.classes, self.objects)
         ids = []
-        for label, box, group in objects:
-            if not 0 <= label < self.classes:
-                raise ValueError(f"class {label} is not allowed; permitted: an integer from 0 to {self.classes - 1}")
-            if group and not self.groups:
+        for one in objects:
+            if one.group and not self.groups:
                 raise ValueError("group: is not known to this model")
-            ids += [label + self.classes * group, *self._corners(box)]
+            ids += [one.label + self.classes * one.group, *self._corners(one.box)]
         none = self.transformer.vocabulary - 1
         ids += [none] * (3 * (self.objects - len(objects)))
         if self.crops:
+            crop = value.get("crop", WHOLE)
+            boxes.check(crop)
             ids += self._corners(crop)
         elif "crop" in value:
             raise ValueError("crop: is not known to this model")
         return ids
 
-    def _corners(self, box: Sequence[float]) -> tuple[int, int]:
+    def _corners(self, box: Box) -> tuple[int, int]:
         """The tokens of a box's corners."""
-        numbers = isinstance(box, Sequence) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
-        if not numbers or not 0 <= box[0] < box[2] <= 1 or not 0 <= box[1] < box[3] <= 1:
-            raise ValueError(
-                f"box {box} is not allowed; permitted: [x0, y0, x1, y1] from 0 to 1, with x0 < x1 and y0 < y1"
-            )
         return self._point(box[0], box[1]), self._point(box[2], box[3])
 
     def _point(self, x: float, y: float) -> int:

@@ -19,6 +19,7 @@ from training.model.conditioners import Conditioner, Conditioners, Conditions
 from training.model.conditioners.conditioner import MapConditioner, TokenConditioner
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.layout import LayoutConditioner
+from training.model.conditioners.layout_map import LayoutMapConditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
 from training.model.conditioners.masked_image import MaskedImageConditioner
 from training.model.conditioners.semantic_map import SemanticMapConditioner, SpatialRescaler
@@ -39,11 +40,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "text": {"length": 6, **TRANSFORMER},
     "frozen_text": {"encoder": BERT, "length": 6, "width": 16},
     "layout": {"classes": 4, "objects": 3, "vocabulary": 16, "crops": True, **TRANSFORMER},
+    "layout_map": {"classes": 4, "objects": 3, "channels": 5},
     "semantic_map": {"classes": 5, "channels": 3, "stages": 1},
     "low_resolution": {"channels": 3},
     "masked_image": {"channels": 3, "factor": 2},
 }
-TOKENS = [kind for kind in CONFIGS if kind not in ("semantic_map", "low_resolution", "masked_image")]
+TOKENS = [kind for kind in CONFIGS if kind not in ("layout_map", "semantic_map", "low_resolution", "masked_image")]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,10 @@ def some_values(kind: str) -> list[Any]:
         "text": ["A red cat", "cats"],
         "frozen_text": ["A red cat", "cats"],
         "layout": [{"boxes": [{"class": 3, "box": [0, 0, 0.5, 1]}]}, {"boxes": [], "crop": [0.2, 0, 1, 1]}],
+        "layout_map": [
+            {"boxes": [{"class": 3, "box": [0, 0, 0.5, 1]}]},
+            {"boxes": [{"class": 0, "box": [0.2, 0, 1, 1]}] * 3},
+        ],
         "semantic_map": [rng.integers(0, 5, (height, width)) for _ in range(2)],
         "low_resolution": [pixels[0], torch.rand(3, *SIZE) * 2 - 1],
         "masked_image": [{"image": image, "mask": rng.random((height, width)) < 0.5} for image in pixels],
@@ -143,7 +149,7 @@ def test_conditions_of_one_entry_are_joined(assets: dict[str, bytes]) -> None:
     assert found.maps is not None
     assert found.embedding is not None
     assert found.tokens.shape == (3, 1 + 6 + 6 + 6 + (3 * 3 + 2), 16)
-    assert found.maps.shape == (3, 3 + 3 + (3 + 1), *SIZE)
+    assert found.maps.shape == (3, 5 + 3 + 3 + (3 + 1), *SIZE)
     pooled = model["label"].embed([1, None]) + model["title"].embed(["a cat", None]).mean(1, keepdim=True)
     torch.testing.assert_close(found.embedding[:2], pooled[:, 0])
     changed = (found.tokens[0] - found.tokens[2]).abs().amax(dim=1) > 1e-5  # by the null of one field
@@ -187,6 +193,21 @@ def test_a_missing_or_bad_field_is_named(assets: dict[str, bytes]) -> None:
         ("layout", {"boxes": [{"class": 0, "box": [0, 0, 1]}]}, "box .* is not allowed"),
         ("layout", {"boxes": [{"class": 0, "box": [0, 0, 1, 1]}] * 4}, "4 boxes are too many; permitted: at most 3"),
         ("layout", {"boxes": [{"class": 0, "box": [0, 0, 1, 1], "group": True}]}, "group: is not known"),
+        ("layout", {"boxes": [], "crop": [0, 0, 1]}, "box .* is not allowed"),
+        ("layout_map", {}, "is not a layout"),
+        (
+            "layout_map",
+            {"boxes": [{"class": -1, "box": [0, 0, 1, 1]}]},
+            "class -1 is not allowed; permitted: .* 0 to 3",
+        ),
+        ("layout_map", {"boxes": [{"class": 0, "box": [0, 0.5, 1, 0.5]}]}, "with x0 < x1 and y0 < y1"),
+        (
+            "layout_map",
+            {"boxes": [{"class": 0, "box": [0, 0, 1, 1]}] * 4},
+            "4 boxes are too many; permitted: at most 3",
+        ),
+        ("layout_map", {"boxes": [{"class": 0, "box": [0, 0, 1, 1], "group": True}]}, "group: is not known"),
+        ("layout_map", {"boxes": [], "crop": [0, 0, 1, 1]}, "crop: is not known"),
         ("semantic_map", np.full((8, 12), -1), "label -1 is not allowed; permitted: an integer from 0 to 4"),
         ("semantic_map", np.zeros((8, 12)), r"float64 \(8, 12\) are not labels; permitted: integers"),
         ("semantic_map", "map", "str is not an array of numbers"),
@@ -251,6 +272,11 @@ GOOD_AND_BAD: dict[str, tuple[list[Any], list[Any]]] = {
             {"boxes": [{"class": 0, "box": [0, 0, 1]}]}, {"boxes": [{"class": 0, "box": [0, 0, 1, 1]}] * 4},
             {"boxes": [{"class": 0, "box": [0, 0, 1, 1], "group": True}]},
         ],
+    ),
+    "layout_map": (
+        [{"boxes": []}, {"boxes": [{"class": 3, "box": [0, 0.5, 1, 1]}] * 3}],
+        [[], {}, {"boxes": [{"class": 4, "box": [0, 0, 1, 1]}]}, {"boxes": [{"class": 0, "box": [0, 0, 1, 1]}] * 4},
+         {"boxes": [], "crop": [0, 0, 1, 1]}],
     ),
     "semantic_map": (["aGk="], [5, [[1]]]),
     "low_resolution": (["aGk="], [5]),
@@ -420,6 +446,29 @@ def test_layout_tokens_are_those_of_the_released_model() -> None:
 def test_the_grid_of_sixteen_tokens_is_that_of_the_authors_example() -> None:
     conditioner = LayoutConditioner(classes=4, width=8, depth=1, objects=1, vocabulary=16)
     assert conditioner.read({"boxes": [{"class": 2, "box": [2 / 3, 1 / 3, 1, 1]}]}) == [2, 6, 15]
+
+
+def test_boxes_are_painted_by_the_share_of_each_cell_that_they_cover() -> None:
+    """Against counting the points of a fine grid that lie in each box."""
+    torch.manual_seed(0)
+    conditioner = LayoutMapConditioner(classes=3, channels=4, objects=5)
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.random((3, 2, 2)), axis=1)  # [objects, low and high, x and y]
+    asked = [{"class": i % 2, "box": [float(v) for v in corners[i].reshape(-1)]} for i in range(3)]
+    found = conditioner.embed([{"boxes": asked}, None, {"boxes": asked[:1]}], (4, 6), encode).detach()
+    fine = 200
+    x, y = ((np.arange(n * fine) + 0.5) / (n * fine) for n in (6, 4))
+    wanted = torch.zeros(4, 4, 6)
+    for i, one in enumerate(asked):
+        x0, y0, x1, y1 = one["box"]
+        inside = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
+        share = torch.from_numpy(inside.reshape(4, fine, 6, fine).mean((1, 3))).float()
+        wanted += share * conditioner.vectors.weight[i % 2].detach()[:, None, None]
+    torch.testing.assert_close(found[0], wanted, rtol=0, atol=0.01)
+    assert not found[1].any()
+    assert torch.equal(found[2], conditioner.embed([{"boxes": asked[:1]}], (4, 6), encode)[0].detach())
+    (whole,) = conditioner.embed([{"boxes": [{"class": 2, "box": [0, 0, 1, 1]}]}], (4, 6), encode)
+    assert torch.equal(whole, conditioner.vectors.weight[2][:, None, None].expand(4, 4, 6))
 
 
 # -- images ---------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import torch
 from training.model.autoencoder import Autoencoder, AutoencoderConfig, Posterior
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.layers import group_norm
-from training.model.unet import UNet, UNetConfig
+from training.model.unet import UNet, UNetConfig, coordinates
 
 
 def test_encode_and_decode_are_in_scaled_units(autoencoder: Autoencoder) -> None:
@@ -112,6 +112,25 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else() -> None:
     for a, b in zip(plain, again, strict=True):
         torch.testing.assert_close(a, b)
     assert little < much / 3
+
+
+@torch.no_grad()
+def test_a_unet_with_coordinates_can_tell_places_apart() -> None:
+    """Far from the padding a network without them answers an even input evenly, whatever its weights."""
+    torch.manual_seed(0)
+    even = torch.full((2, 4, 32, 48), 0.3)
+    answers = {}
+    for given in (False, True):
+        unet = UNet(UNetConfig(channels=32, multipliers=(1,), res_blocks=1, attention_factors=(), coordinates=given))
+        torch.nn.init.normal_(unet.conv_out.weight, std=0.1)
+        unet.middle[0].attention = None  # it sees the padding from everywhere
+        answers[given] = unet.eval()(even, torch.tensor([10, 10]))
+        assert torch.equal(answers[given][0], answers[given][1])
+    assert answers[False][0, :, 16, 16:32].std(dim=-1).max() < 1e-5
+    assert answers[True][0, :, 16, 16:32].std(dim=-1).min() > 1e-3
+    grid = coordinates(torch.zeros(1, 4, 2, 4))
+    assert grid[0, 0].tolist() == [[-0.75, -0.25, 0.25, 0.75]] * 2, "across"
+    assert grid[0, 1].tolist() == [[-0.5] * 4, [0.5] * 4], "down"
 
 
 def test_an_embedding_is_added_to_that_of_the_timestep() -> None:

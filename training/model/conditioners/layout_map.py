@@ -1,0 +1,69 @@
+"""Layouts painted over the latent."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.model.conditioners import boxes
+from training.model.conditioners.boxes import Placed
+from training.model.conditioners.conditioner import Encode, MapConditioner
+
+
+class LayoutMapConditioner(MapConditioner):
+    """Bounding boxes painted in the vectors of their classes, and concatenated to the latent.
+
+    A cell of the latent gets the sum of its objects' learned vectors, each by the share of the cell that the object's
+    box covers, so that a box keeps its place to a fraction of a cell:
+
+        map[y, x] = sum_o |cell(y, x) ∩ box_o| / |cell| · e(class_o)
+
+    Cross-attention to tokens of corners (`layout`) has to learn what a corner's token means for each place of the
+    image; here a convolution sees it. Of objects that overlap, the sum is seen. The null condition has no object.
+    """
+
+    def __init__(self, classes: int, channels: int, objects: int = 30) -> None:
+        super().__init__()
+        self.classes, self.channels, self.objects = classes, channels, objects
+        self.vectors = nn.Embedding(classes, channels)
+
+    def config(self) -> dict[str, Any]:
+        """See `Conditioner.config`."""
+        return {"type": "layout_map", "classes": self.classes, "channels": self.channels, "objects": self.objects}
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of one value."""
+        return boxes.schema(self.classes, self.objects)
+
+    def read(self, value: Any) -> list[Placed]:
+        """A layout -> its objects. Raises ValueError."""
+        found = boxes.read(value, self.classes, self.objects)
+        if any(one.group for one in found):
+            raise ValueError("group: is not known to this model")
+        if "crop" in value:
+            raise ValueError("crop: is not known to this model")
+        return found
+
+    def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
+        """R layouts, None for the null condition -> [R, K, h, w]. Raises ValueError."""
+        layouts = [[] if value is None else self.read(value) for value in values]
+        maps = torch.zeros(len(layouts), self.channels, *size, device=self.device)
+        for place in range(max(map(len, layouts), default=0)):  # one object of every row after another
+            here = [layout[place] if place < len(layout) else None for layout in layouts]
+            labels = torch.tensor([0 if one is None else one.label for one in here], device=self.device)
+            cover = torch.stack([covered(one, size) for one in here]).to(self.device)  # [R, h, w]
+            maps = maps + cover[:, None] * self.vectors(labels)[:, :, None, None]
+        return maps
+
+
+def covered(one: Placed | None, size: tuple[int, int]) -> Tensor:
+    """The share of each cell [h, w] that an object's box covers; nothing for none."""
+    if one is None:
+        return torch.zeros(size)
+    x0, y0, x1, y1 = one.box
+    (rows, columns) = (
+        ((torch.arange(n) + 1).clamp(max=b * n) - torch.arange(n).clamp(min=a * n)).clamp(min=0)
+        for n, a, b in ((size[0], y0, y1), (size[1], x0, x1))
+    )
+    return rows[:, None] * columns
