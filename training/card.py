@@ -5,7 +5,7 @@ from training.experiment import AutoencoderExperiment, DiffusionExperiment
 
 
 def autoencoder(config: AutoencoderExperiment, data: Description, loss: float | None) -> str:
-    """The card of a first stage; `loss` is the mean of its last steps, None where nothing was trained."""
+    """The card of a first stage; `loss` is the mean of its last steps, None where nothing was trained, or it is not known."""
     m = config.model
     return f"""# {config.name}
 
@@ -16,8 +16,8 @@ size, and back.
 {_training(config, data, loss)}"""
 
 
-def diffusion(config: DiffusionExperiment, data: Description, loss: float) -> str:
-    """The card of a second stage; `loss` is the mean of its last steps."""
+def diffusion(config: DiffusionExperiment, data: Description, loss: float | None) -> str:
+    """The card of a second stage; `loss` is the mean of its last steps, None where it is not known."""
     conditions = ", ".join(f"`{name}`" for name in config.model.conditioners) or "none"
     return f"""# {config.name}
 

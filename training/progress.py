@@ -101,10 +101,10 @@ class ProgressReport(Callback):
         """The rows of the steps before this start."""
         return [row for row in read_table(self.table) if row["step"] <= self.start]
 
-    def loss(self) -> float:
-        """The mean of the last steps."""
+    def loss(self) -> float | None:
+        """The mean of the last steps; None where the run began at its end and its table is gone."""
         recent = self.rows[-RECENT:]
-        return sum(row["loss"] for row in recent) / len(recent)
+        return sum(row["loss"] for row in recent) / len(recent) if recent else None
 
     def draw(self) -> None:
         """The curves until now, as loss.png."""

@@ -133,13 +133,19 @@ def test_a_run_that_is_told_to_stop_saves_first(first: Stage, first_output: Path
     assert release.read(output / "release").digest == release.read(first_output / "release").digest
 
 
+@pytest.mark.parametrize("losses", ["kept", "lost"])
 def test_a_finished_run_is_not_trained_again(
-    first: Stage, first_output: Path, capsys: pytest.CaptureFixture[str]
+    first: Stage, first_output: Path, tmp_path: Path, losses: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(first_output, tmp_path / "out")
+    if losses == "lost":
+        (tmp_path / "out" / "losses.csv").unlink()
     before = release.read(first_output / "release").digest
-    first.run(first_output)
+    first.run(tmp_path / "out")
     assert f"going on from step {STEPS} of {STEPS}" in capsys.readouterr().out
-    assert release.read(first_output / "release").digest == before
+    assert release.read(tmp_path / "out" / "release").digest == before
+    card = (tmp_path / "out" / "release" / "card.md").read_text()
+    assert ("| Final loss | none |" in card) is (losses == "lost")
 
 
 @pytest.mark.parametrize(
