@@ -5,7 +5,7 @@ from training.experiment import AutoencoderExperiment, DiffusionExperiment
 
 
 def autoencoder(config: AutoencoderExperiment, data: Description, loss: float | None) -> str:
-    """The card of a first stage; `loss` is the mean of its last steps, None where nothing was trained, or it is not known."""
+    """The card of a first stage; `loss` is the mean of its last steps, None where there is none."""
     m = config.model
     return f"""# {config.name}
 
