@@ -24,6 +24,7 @@ PREFIX = "train-jobs"
 STAGE, INPUTS, TRAINING, DONE = "stage.json", "inputs", "training", "done"
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 POLL_S = 10.0
+USER = 65532  # of the image
 OWN_SETTINGS = ("DARKROOM_S3_BUCKET", "DARKROOM_S3_ENDPOINT_URL", "DARKROOM_S3_REGION")
 
 
@@ -104,12 +105,17 @@ def runtime(name: str, profile: Profile, environment: Mapping[str, str]) -> dict
             for key, variable in keys.items()
             if variable not in plain
         ]
+    # Of the Pod Security Standard `restricted`, which a namespace may enforce; the group may write to claims.
+    confined = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     pod = {
         "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "fsGroup": USER, "seccompProfile": {"type": "RuntimeDefault"}},
         "nodeSelector": profile.nodeSelector,
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in profile.tolerations],
         "volumes": volumes,
-        "containers": [{"name": "node", "image": IMAGE, "env": variables, "volumeMounts": mounts}],
+        "containers": [
+            {"name": "node", "image": IMAGE, "env": variables, "volumeMounts": mounts, "securityContext": confined}
+        ],
     }
     node = {
         "name": "node",

@@ -68,6 +68,16 @@ def test_its_nodes_are_the_profiles() -> None:
     assert variables["DARKROOM_S3_SECRET_ACCESS_KEY"] == {"valueFrom": secret}
 
 
+def test_its_pods_may_run_where_pods_are_restricted() -> None:
+    template = train_job.runtime("darkroom-x", NODES, ENVIRONMENT)["spec"]["template"]["spec"]["replicatedJobs"][0]
+    pod = template["template"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert f"USER {pod['securityContext']['fsGroup']}:" in Path("Dockerfile").read_text()
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
 def test_the_pod_that_waits_for_a_job_asks_for_no_accelerator(tmp_path: Path) -> None:
     path = tmp_path / "profiles.yaml"
     path.write_text("default: {cpu: '1'}\nmany: {trainJob: true, nodes: 2, count: 8}\n")
