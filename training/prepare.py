@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "overrides", nargs="*", metavar="data.field=value", help="data=digits, shapes or images; fields"
     )
     parser.add_argument("--output", type=Path, help="folder of the prepared set")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     try:
         found = run(parsed.overrides, parsed.output)
     except (DataError, ExperimentError) as error:

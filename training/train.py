@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="experiment=NAME, then fields to change")
     parser.add_argument("--show", action="store_true", help="print the resolved configuration and stop")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     chosen = [
         override.removeprefix("experiment=") for override in parsed.overrides if override.startswith("experiment=")
     ]

@@ -229,7 +229,7 @@ def test_the_command_works_from_any_folder_and_prepares_the_digits(tmp_path: Pat
 
 
 def test_show_prints_the_resolved_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["experiment=digits_autoencoder", "steps=9", "--show"]) == 0
+    assert train.main(["experiment=digits_autoencoder", "--show", "steps=9"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["steps"] == 9
     assert shown["output"] == "runs/digits-autoencoder"
