@@ -4,6 +4,7 @@ import pytest
 
 from services import job_request
 from services.job_request import MAX_SEED, ImageSpec, Limits, RequestError, image_spec, plan
+from training.evaluation import second_stage
 from training.model.solvers import SOLVERS
 from training.model.spacing import SPACINGS
 
@@ -115,7 +116,7 @@ def test_a_huge_value_is_shown_short() -> None:
 
 def test_defaults_are_filled_in_and_a_seed_left_out_is_drawn() -> None:
     first, second = planned(), planned()
-    assert first["steps"] == 30
+    assert first["steps"] == 20
     assert first["output_prefix"] == "outputs/default"
     assert first["seed"] != second["seed"]
 
@@ -145,6 +146,12 @@ def test_every_solver_and_spacing_that_may_be_asked_for_exists() -> None:
     assert set(job_request.SPACINGS) == set(SPACINGS)
 
 
+def test_releases_are_evaluated_as_they_are_served() -> None:
+    served, evaluated = planned(), second_stage.Sampling()
+    assert (served["solver"], served["steps"]) == (evaluated.solver, evaluated.steps)
+    assert served["guidance_scale"] == second_stage.GUIDANCE
+
+
 def test_a_guidance_interval_costs_its_share() -> None:
     def cost(**fields: object) -> int:
         planned = plan({"items": [ITEM], "steps": 20, **fields}, CONDITIONS, LIMITS)
@@ -163,7 +170,7 @@ def test_a_release_that_never_did_without_conditions_is_not_guided() -> None:
     assert (
         plan({"items": [{**ITEM, "guidance_scale": 1}], "guidance_scale": 1.0}, rules, LIMITS)["guidance_scale"] == 1.0
     )
-    assert plan({"items": [ITEM]}, {**CONDITIONS, "guided": True}, LIMITS)["guidance_scale"] == 2.0
+    assert plan({"items": [ITEM]}, {**CONDITIONS, "guided": True}, LIMITS)["guidance_scale"] == 1.5
     for request_ in ({"items": [ITEM], "guidance_scale": 2.5}, {"items": [{**ITEM, "guidance_scale": 2.5}]}):
         with pytest.raises(RequestError) as error:
             plan(request_, rules, LIMITS)
