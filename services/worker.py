@@ -203,7 +203,11 @@ class Worker:
             if loaded.error is not None:
                 told = f"its items cannot be read: {brief(loaded.error)}"
                 self._cannot_begin(loaded.shard, told, loaded.error)
-            elif self._engine is not None and loaded.shard in self.holdings:  # not stopped meanwhile
+            elif loaded.shard not in self.holdings:  # stopped meanwhile
+                continue
+            elif self._engine is None:  # it ran out of memory meanwhile
+                self.holdings.give_back(loaded.shard)
+            else:
                 self._begin(self._engine, loaded)
 
     def _begin(self, engine: Engine, loaded: Loaded) -> None:

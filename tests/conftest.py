@@ -57,11 +57,13 @@ def stack(stack_root: Path) -> Iterator["Stack"]:
         for name in [name for name in os.environ if name.startswith("DARKROOM_")]:
             patch.delenv(name)
         patch.setenv("DARKROOM_ROOT", str(stack_root))
+        running = None
         try:
             running = start_stack(stack_root)
             yield running
-            running.close()
         finally:
+            if running is not None:
+                running.close()
             local_stack.stop(stack_root)
 
 
@@ -88,11 +90,13 @@ def fresh_stack() -> Iterator["Stack"]:
 
     folder = Path(tempfile.mkdtemp(prefix="darkroom-"))
     folder.chmod(0o711)
+    running = None
     try:
         running = start_stack(folder / "stack")
         yield running
-        running.close()
     finally:
+        if running is not None:
+            running.close()
         local_stack.stop(folder / "stack")
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -112,10 +112,16 @@ def test_a_worker_whose_device_fails_ends_and_another_goes_on(stack: Stack, disp
         assert stack.wait(job_id).state == "succeeded"
 
 
+# Items are read slowly, so that a shard is being read while the engine of another runs out of memory.
 LITTLE_MEMORY = """
-import torch
+import time, torch
 from services.engine import Engine
-step = Engine._step
+from services.loader import Loader
+load, step = Loader._load, Engine._step
+def slow(self, shard):
+    time.sleep(0.3)
+    return load(self, shard)
+Loader._load = slow
 def hungry(self):
     if self.rows > {most}:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")

@@ -14,7 +14,7 @@ from training.model import conditioners, release
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners import Conditioners, Conditions
 from training.model.diffusion import Diffusion, DiffusionConfig
-from training.model.unet import UNet, UNetConfig
+from training.model.unet import LATER, UNet, UNetConfig
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
 UNET_FILE = "unet.safetensors"
@@ -99,7 +99,7 @@ class LatentDiffusion(nn.Module):
         """What `build` needs to make this model again."""
         return {
             "autoencoder": plain(asdict(self.autoencoder.config)),
-            "unet": plain(asdict(self.unet.config)),
+            "unet": {k: v for k, v in plain(asdict(self.unet.config)).items() if k not in LATER or v != LATER[k]},
             "conditioners": {
                 name: conditioner.config()  # type: ignore[operator]
                 for name, conditioner in self.conditioners.items()

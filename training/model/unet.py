@@ -44,6 +44,10 @@ class UNetConfig:
     coordinates: bool = False  # each position is told where it is: for conditions that speak of places
 
 
+# Fields that older versions do not know. A release that does not use them does not name them, and is read by both.
+LATER = {"coordinates": False}
+
+
 class Stage(nn.Module):
     """A residual block, attention where the level has it, and the change of resolution where the level ends."""
 

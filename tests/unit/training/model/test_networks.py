@@ -133,6 +133,14 @@ def test_a_unet_with_coordinates_can_tell_places_apart() -> None:
     assert grid[0, 1].tolist() == [[-0.5] * 4, [0.5] * 4], "down"
 
 
+def test_a_release_names_later_fields_only_where_it_uses_them(latent_diffusion: LatentDiffusion) -> None:
+    """So that older workers go on to read the releases that newer training makes."""
+    architecture = latent_diffusion.architecture()
+    assert "coordinates" not in architecture["unet"]
+    architecture["unet"]["coordinates"] = True
+    assert LatentDiffusion.build(architecture).architecture()["unet"]["coordinates"] is True
+
+
 def test_an_embedding_is_added_to_that_of_the_timestep() -> None:
     unet, x, t, context = cross_attention_unet(), torch.randn(2, 2, 8, 8), torch.zeros(2), torch.randn(2, 5, 16)
     still = unet(x, t, context)
