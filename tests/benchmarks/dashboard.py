@@ -28,7 +28,7 @@ from tests.conftest import Stack, fresh_stack
 from tests.integration.test_metrics import free_port
 
 CHART = Path("helm/darkroom/files")
-MINUTES = 6.0
+MINUTES = 4.0
 STEP_S = 5
 COLUMNS = 4
 
