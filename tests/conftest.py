@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,10 @@ def stack(stack_root: Path) -> Iterator["Stack"]:
         for name in [name for name in os.environ if name.startswith("DARKROOM_")]:
             patch.delenv(name)
         patch.setenv("DARKROOM_ROOT", str(stack_root))
-        running = None
         try:
-            running = start_stack(stack_root)
-            yield running
+            with closing(start_stack(stack_root)) as running:
+                yield running
         finally:
-            if running is not None:
-                running.close()
             local_stack.stop(stack_root)
 
 
@@ -90,13 +87,10 @@ def fresh_stack() -> Iterator["Stack"]:
 
     folder = Path(tempfile.mkdtemp(prefix="darkroom-"))
     folder.chmod(0o711)
-    running = None
     try:
-        running = start_stack(folder / "stack")
-        yield running
+        with closing(start_stack(folder / "stack")) as running:
+            yield running
     finally:
-        if running is not None:
-            running.close()
         local_stack.stop(folder / "stack")
         shutil.rmtree(folder, ignore_errors=True)
 

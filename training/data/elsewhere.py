@@ -6,9 +6,9 @@ POINTER = "elsewhere.txt"  # the path of the other one
 
 
 def point(folder: Path, target: Path) -> None:
-    """Let `folder` stand for `target`."""
+    """Let `folder` stand for `target`, or for what that stands for."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / POINTER).write_text(f"{target.absolute()}\n")
+    (folder / POINTER).write_text(f"{followed(target).absolute()}\n")
 
 
 def followed(folder: Path) -> Path:

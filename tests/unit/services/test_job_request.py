@@ -1,8 +1,12 @@
 """What a request may say, and what its author is told when it does not fit."""
 
+import inspect
+from dataclasses import asdict
+
 import pytest
 
 from services import job_request
+from services.cli import evaluating
 from services.job_request import MAX_SEED, ImageSpec, Limits, RequestError, image_spec, plan
 from training.evaluation import second_stage
 from training.model.solvers import SOLVERS
@@ -150,6 +154,8 @@ def test_releases_are_evaluated_as_they_are_served() -> None:
     served, evaluated = planned(), second_stage.Sampling()
     assert (served["solver"], served["steps"]) == (evaluated.solver, evaluated.steps)
     assert served["guidance_scale"] == second_stage.GUIDANCE
+    of_command = inspect.signature(evaluating.evaluate).parameters
+    assert {name: of_command[name].default for name in asdict(evaluated)} == asdict(evaluated)
 
 
 def test_a_guidance_interval_costs_its_share() -> None:
