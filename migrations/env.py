@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from services.tables import metadata
+from migrations.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=metadata, transaction_per_migration=True

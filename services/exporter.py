@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
-from services.database import brief
+from services.database.connections import brief
 
 log = logging.getLogger("darkroom.exporter")
 

@@ -10,9 +10,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 
-from services.object_store import ObjectStore
-from services.outputs import job_prefix
-from services.registry import BLOBS, BLOBS_LOCK, blob_key
+from services.storage.layout import BLOBS, BLOBS_LOCK, blob_key, job_prefix
+from services.storage.object_store import ObjectStore
 
 FORGOTTEN_AFTER = "interval '7 days'"
 EXPIRED = """

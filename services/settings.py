@@ -1,7 +1,5 @@
 """All settings of a process, read from DARKROOM_* variables. Built only by the commands of services/cli."""
 
-import hashlib
-import hmac
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +8,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.local_stack.state import HOST, StackState, read
+from services.local_stack.logins import Role, local_values
+from services.local_stack.state import ROOT_VARIABLE, read
 
-Role = Literal["submitter", "dispatcher", "worker", "publisher", "pruner", "observer", "migrator"]
-ROOT_VARIABLE = "DARKROOM_ROOT"
 Kind = TypeVar("Kind", bound="BaseSettings")
 
 
@@ -67,32 +64,6 @@ class Settings(StoreSettings, DatabaseSettings):
 def root(environ: Mapping[str, str] = os.environ) -> Path:
     """The folder of the local stack."""
     return Path(environ.get(ROOT_VARIABLE, ".darkroom")).resolve()
-
-
-def local_login(role: Role) -> str:
-    """The login that the local stack makes for a role."""
-    return "postgres" if role == "migrator" else f"local_{role}"
-
-
-def local_password(state: StackState, role: Role) -> str:
-    """A login's password, derived from the superuser's, so that one secret file is enough."""
-    if role == "migrator":
-        return state.postgres_password
-    return hmac.new(state.postgres_password.encode(), local_login(role).encode(), hashlib.sha256).hexdigest()
-
-
-def local_values(state: StackState, role: Role, folder: Path) -> dict[str, str]:
-    """The settings under which a process of `role` reaches the local stack."""
-    login, password = local_login(role), local_password(state, role)
-    return {
-        "database_url": f"postgresql+psycopg://{login}:{password}@{HOST}:{state.postgres_port}/darkroom",
-        "broker_url": state.broker_url,
-        "s3_bucket": state.s3_bucket,
-        "s3_endpoint_url": state.s3_endpoint_url,
-        "s3_access_key_id": state.s3_access_key_id,
-        "s3_secret_access_key": state.s3_secret_access_key,
-        "cache_dir": str(folder / "cache"),
-    }
 
 
 def load(role: Role, environ: Mapping[str, str] = os.environ) -> Settings:

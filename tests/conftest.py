@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from services.settings import Role, Settings
+from services.local_stack.logins import Role
+from services.settings import Settings
 from tests.processes import launch
 
 # Two processes of tests on two cores: with a thread for each core in both, they would wait for each other.
@@ -51,7 +52,7 @@ def stack_root() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def stack(stack_root: Path) -> Iterator["Stack"]:
     """Postgres, Valkey and S3, migrated, with the tiny release published as tiny@production."""
-    from services import local_stack
+    from services.local_stack import lifecycle
 
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("DARKROOM_")]:
@@ -61,7 +62,7 @@ def stack(stack_root: Path) -> Iterator["Stack"]:
             with closing(start_stack(stack_root)) as running:
                 yield running
         finally:
-            local_stack.stop(stack_root)
+            lifecycle.stop(stack_root)
 
 
 def start_stack(root: Path) -> "Stack":
@@ -83,7 +84,7 @@ def start_stack(root: Path) -> "Stack":
 @contextmanager
 def fresh_stack() -> Iterator["Stack"]:
     """Another running stack with the tiny release, for those who ill-treat it or measure it alone."""
-    from services import local_stack
+    from services.local_stack import lifecycle
 
     folder = Path(tempfile.mkdtemp(prefix="darkroom-"))
     folder.chmod(0o711)
@@ -91,7 +92,7 @@ def fresh_stack() -> Iterator["Stack"]:
         with closing(start_stack(folder / "stack")) as running:
             yield running
     finally:
-        local_stack.stop(folder / "stack")
+        lifecycle.stop(folder / "stack")
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -110,14 +111,14 @@ class Stack:
         return load(role, {**os.environ, "DARKROOM_ROOT": str(self.root)})
 
     def engine(self, role: Role) -> Engine:
-        from services import database
+        from services.database import connections
 
         if role not in self._engines:
-            self._engines[role] = database.connect(self.settings(role).database_url.get_secret_value())
+            self._engines[role] = connections.connect(self.settings(role).database_url.get_secret_value())
         return self._engines[role]
 
     def store(self) -> Any:
-        from services.object_store import ObjectStore
+        from services.storage.object_store import ObjectStore
 
         return ObjectStore.connect(self.settings("worker"))
 
@@ -240,12 +241,12 @@ def make_tiny_release(
 
 def publish_tiny(stack: Stack) -> None:
     """Publish the small model under its production alias."""
-    from services import registry
+    from services.registry import releases
 
     folder = make_tiny_release(stack.root / "tiny-release")
     with stack.engine("publisher").begin() as connection:
-        name, version = registry.publish(connection, stack.store(), folder)
-        registry.promote(connection, f"{name}@{version}", "production")
+        name, version = releases.publish(connection, stack.store(), folder)
+        releases.promote(connection, f"{name}@{version}", "production")
 
 
 @pytest.fixture
@@ -286,15 +287,16 @@ def darkroom_here(
     stack_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """`darkroom ARGUMENTS` within this process, where its words are tested: importing torch takes seconds each time."""
-    from services import cli, database
+    from services import cli
+    from services.database import connections
 
-    connect, opened = database.connect, []
+    connect, opened = connections.connect, []
 
     def connect_and_tell(url: str) -> Engine:
         opened.append(connect(url))
         return opened[-1]
 
-    monkeypatch.setattr(database, "connect", connect_and_tell)
+    monkeypatch.setattr(connections, "connect", connect_and_tell)
 
     def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         for name, value in {"DARKROOM_ROOT": str(stack_root), "COLUMNS": "200", **environment}.items():

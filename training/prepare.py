@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from training import composition
-from training.data import built_in, elsewhere, image_set
+from training.data import built_in, image_set, pointer
 from training.data.image_set import DESCRIPTION, DataError, ImageSet
-from training.experiment import DataConfig, ExperimentError
+from training.experiments import compose
+from training.experiments.schema import DataConfig, ExperimentError
 
 
 def images(config: DataConfig) -> ImageSet:
@@ -29,9 +29,9 @@ def images(config: DataConfig) -> ImageSet:
             raise DataError(f"data.root: {root} holds no image set; give another folder, or remove it")
         found = built_in.prepare(config.name, root, image_size=config.image_size)
     else:
-        from training.data import own_images
+        from training.data.own_images import prepare
 
-        found = own_images.prepared(
+        found = prepare.prepared(
             config.root, folder(config), image_size=config.image_size, channels=config.channels,
             held_out=config.held_out, max_bad=config.max_bad, name=config.name,
         )  # fmt: skip
@@ -46,7 +46,7 @@ def images(config: DataConfig) -> ImageSet:
 
 def is_prepared(root: str) -> bool:
     """Whether there is a prepared set in a folder, or one that it stands for."""
-    return (elsewhere.followed(Path(root)) / DESCRIPTION).is_file()
+    return (pointer.followed(Path(root)) / DESCRIPTION).is_file()
 
 
 def folder(config: DataConfig) -> Path:
@@ -66,7 +66,7 @@ def run(overrides: Sequence[str], output: Path | None = None) -> ImageSet:
     for override in overrides:
         if not re.match(r"[+~]*data[.=]", override):
             raise ExperimentError(f"{override!r} is not of the data; permitted: data=NAME and data.FIELD=VALUE")
-    config = composition.data(overrides)
+    config = compose.data(overrides)
     if output is None:
         return images(config)
     if config.name in built_in.SETS:
@@ -74,7 +74,7 @@ def run(overrides: Sequence[str], output: Path | None = None) -> ImageSet:
     if config.prepared is None and not is_prepared(config.root):
         return images(replace(config, prepared=str(output)))
     found = images(config)
-    elsewhere.point(output, Path(config.root) if is_prepared(config.root) else folder(config))
+    pointer.point(output, Path(config.root) if is_prepared(config.root) else folder(config))
     return found
 
 

@@ -13,14 +13,16 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from training import composition, prepare
-from training.checkpoints import CheckpointError, LocalCheckpoints, disk_full
+from training import prepare
 from training.data.image_set import DataError
-from training.experiment import AutoencoderExperiment, Diverged, Experiment, ExperimentError, Interrupted, plain
+from training.experiments import compose
+from training.experiments.schema import AutoencoderExperiment, Experiment, ExperimentError, plain
 from training.model.release import ReleaseError
+from training.runs.checkpoints import CheckpointError, LocalCheckpoints, disk_full
+from training.runs.errors import Diverged, Interrupted
 
 if TYPE_CHECKING:  # loads Lightning
-    from training.fit import Stores
+    from training.runs.fit import Stores
 
     StoresIn = Callable[[LocalCheckpoints], Stores]
 
@@ -37,7 +39,7 @@ def run(
     Raises ExperimentError, DataError, ReleaseError,
     CheckpointError, Diverged or Interrupted: each of one line, saying what to change or to do.
     """
-    config = composition.load(name, overrides)
+    config = compose.load(name, overrides)
     if output is not None:
         config = replace(config, output=str(output))
     return train(config, stores)
@@ -53,11 +55,11 @@ def train(config: Experiment, stores: "StoresIn | None" = None) -> Path:
     opened = stores(local) if stores is not None else lambda run: nullcontext(local)
     unfinished = output / "release.unfinished"  # a finished release stays until the next one is whole
     if isinstance(config, AutoencoderExperiment):
-        from training.train_autoencoder import train_autoencoder
+        from training.runs.autoencoder import train_autoencoder
 
         first = train_autoencoder(config, images, opened, unfinished)
     else:
-        from training.train_diffusion import train_diffusion
+        from training.runs.diffusion import train_diffusion
 
         first = train_diffusion(config, images, opened, unfinished)
     release = output / "release"
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.train",
         description="Train a model. Fields are documented in training/configs/.",
-        epilog=f"experiments: {', '.join(composition.names())}",
+        epilog=f"experiments: {', '.join(compose.names())}",
     )
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="experiment=NAME, then fields to change")
     parser.add_argument("--show", action="store_true", help="print the resolved configuration and stop")
@@ -83,9 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     others = [override for override in parsed.overrides if not override.startswith("experiment=")]
     try:
         if len(chosen) != 1:
-            raise ExperimentError(f"experiment: give one, experiment=NAME; permitted: {', '.join(composition.names())}")
+            raise ExperimentError(f"experiment: give one, experiment=NAME; permitted: {', '.join(compose.names())}")
         if parsed.show:
-            print(yaml.safe_dump(plain(composition.load(chosen[0], others)), sort_keys=False), end="")
+            print(yaml.safe_dump(plain(compose.load(chosen[0], others)), sort_keys=False), end="")
         else:
             print(run(chosen[0], others))
     except MISTAKES as error:

@@ -2,27 +2,14 @@
 
 import logging
 import sys
+from importlib.metadata import entry_points
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 
-from services.cli import (
-    checking,
-    db,
-    demo,
-    evaluating,
-    exporting,
-    importing,
-    jobs,
-    pipeline,
-    pruning,
-    queues,
-    releases,
-    serving,
-    stack,
-    tenants,
-)
+from services import errors
+from services.cli import check, db, evaluate, exports, imports, jobs, prune, queues, releases, run, stack, tenants
 
 app = typer.Typer(
     help="Train latent diffusion models in Kubeflow pipelines and develop images from them in bulk.",
@@ -33,39 +20,43 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
-app.command()(checking.check)
+app.command()(check.check)
 app.add_typer(db.app, name="db")
-app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(releases.app, name="releases")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(queues.app, name="queues")
 app.add_typer(tenants.app, name="tenants")
-app.add_typer(importing.app, name="import")
-app.add_typer(exporting.app, name="export")
-app.command()(serving.worker)
-app.command()(serving.dispatcher)
-app.command()(serving.exporter)
-app.command()(pruning.prune)
-app.command()(evaluating.evaluate)
-app.command()(demo.demo)
+app.add_typer(imports.app, name="import")
+app.add_typer(exports.app, name="export")
+app.command()(run.worker)
+app.command()(run.dispatcher)
+app.command()(run.exporter)
+app.command()(prune.prune)
+app.command()(evaluate.evaluate)
+for entry in entry_points(group="darkroom.commands"):
+    command = entry.load()
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=entry.name)
+    else:
+        app.command(entry.name)(command)
 
 
 def main() -> None:
     """Run the command. A mistake that a person can mend is one message and exit code 1, never a stack trace."""
     from sqlalchemy.exc import DBAPIError, OperationalError
 
-    from services.database import DatabaseError, brief
-    from services.job_request import RequestError
-    from services.local_stack import StackError
-    from services.object_store import ObjectStoreError
-    from services.registry import RegistryError
+    from services.database.connections import DatabaseError, brief
+    from services.job_requests.schema import RequestError
+    from services.local_stack.state import StackError
+    from services.registry.releases import RegistryError
     from services.settings import SettingsError
+    from services.storage.object_store import ObjectStoreError
     from training.model.release import ReleaseError
 
     mistakes = (StackError, SettingsError, DatabaseError, ObjectStoreError, RegistryError, ReleaseError, RequestError)
     try:
         app()
-    except (*mistakes, stack.CommandError) as error:
+    except (*mistakes, errors.CommandError) as error:
         fail(str(error))
     except OperationalError as error:
         hint = "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
@@ -78,7 +69,7 @@ def main() -> None:
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong, to a person or as a line for a program, and end."""
-    from services import logs
+    from services.observability import logs
 
     if logs.as_json():
         logging.getLogger("darkroom").error("%s", message)

@@ -11,8 +11,11 @@ from rich.console import Console
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from services.cli.stack import AsJson, CommandError, connect_database
-from services.settings import Role, load_database
+from services.cli.session import AsJson, connect_database
+from services.database.logins import ensure_login, ensure_tenant
+from services.errors import CommandError
+from services.local_stack.logins import Role
+from services.settings import load_database
 
 app = typer.Typer(help="The database schema and its logins.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -24,36 +27,36 @@ AGAIN_S = 2.0
 @app.command()
 def upgrade() -> None:
     """Bring the database to the newest schema, as the role that owns it. A newer one that works is left alone."""
-    from services import database, schema
+    from services.database import connections, schema
 
     settings = load_database("migrator")
-    revision = schema.upgrade(database.connect(settings.database_url.get_secret_value()))
+    revision = schema.upgrade(connections.connect(settings.database_url.get_secret_value()))
     console.print(f"The database is at revision {revision}.")
 
 
 @app.command()
 def downgrade(revision: Annotated[str, typer.Argument(help="for example 0004")]) -> None:
     """Bring the schema back to an older revision. What newer ones added is lost."""
-    from services import database, schema
+    from services.database import connections, schema
 
     settings = load_database("migrator")
-    schema.downgrade(database.connect(settings.database_url.get_secret_value()), revision)
+    schema.downgrade(connections.connect(settings.database_url.get_secret_value()), revision)
     console.print(f"The database is at revision {revision}.")
 
 
 @app.command()
 def wait(timeout: Annotated[float, typer.Option(min=0, help="Seconds.")] = 600) -> None:
     """Wait until the database answers this login and has a schema that this version works with."""
-    from services import database, schema
+    from services.database import connections, schema
 
     settings = load_database("observer")
-    engine = database.connect(settings.database_url.get_secret_value())
+    engine = connections.connect(settings.database_url.get_secret_value())
     deadline, told = time.monotonic() + timeout, ""
     while True:
         try:
             found = schema.check(engine)
             break
-        except database.DatabaseError as error:
+        except connections.DatabaseError as error:
             if time.monotonic() > deadline:
                 raise
             if str(error) != told:
@@ -66,10 +69,10 @@ def wait(timeout: Annotated[float, typer.Option(min=0, help="Seconds.")] = 600) 
 @app.command()
 def revision(as_json: AsJson = False) -> None:
     """The database's revision and this version's, and whether they work together. Exit code 0 if they do."""
-    from services import database, schema
+    from services.database import connections, schema
 
     settings = load_database("observer")
-    engine = database.connect(settings.database_url.get_secret_value())
+    engine = connections.connect(settings.database_url.get_secret_value())
     with engine.connect() as connection:
         found = schema.look(connection)
     problem = found.problem()
@@ -84,7 +87,6 @@ def revision(as_json: AsJson = False) -> None:
 @app.command()
 def logins() -> None:
     """Make the logins that the files of DARKROOM_LOGINS_DIR name: one file a role, with its connection URL."""
-    from services import database
 
     folder = Path(os.environ.get(LOGINS_VARIABLE, ""))
     if not os.environ.get(LOGINS_VARIABLE) or not folder.is_dir():
@@ -99,9 +101,9 @@ def logins() -> None:
                 url = None
             if url is None or not url.username or not url.password:
                 raise CommandError(f"{folder / role}: is no URL; permitted: postgresql://login:password@host:port/name")
-            database.ensure_login(connection, url.username, group=role, password=str(url.password))
+            ensure_login(connection, url.username, group=role, password=str(url.password))
             if role == "submitter":
-                database.ensure_tenant(connection, "default", login=url.username)
+                ensure_tenant(connection, "default", login=url.username)
     console.print(f"There are logins for: {', '.join(roles) or 'no role'}")
 
 
@@ -111,7 +113,6 @@ def add_tenant(
     password_file: Annotated[Path, typer.Option(help="A file with the password of the tenant's new login.")],
 ) -> None:
     """Add a tenant and its login tenant_NAME, which may submit jobs and read its own, and nothing else."""
-    from services import database
 
     if not password_file.is_file():
         raise CommandError(f"--password-file: {password_file} does not exist")
@@ -121,6 +122,6 @@ def add_tenant(
     engine = connect_database("migrator")
     with engine.begin() as connection:
         login = f"tenant_{name}"
-        database.ensure_login(connection, login, group="submitter", password=password)
-        database.ensure_tenant(connection, name, login=login)
+        ensure_login(connection, login, group="submitter", password=password)
+        ensure_tenant(connection, name, login=login)
     console.print(f"Tenant {name} submits as login {login}.")

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from sqlalchemy import Engine, text
 
-from services.cli.stack import AsJson, CommandError, connect, connect_database
+from services.cli.session import AsJson, connect, connect_database
+from services.errors import CommandError
 from services.settings import Settings
 
 app = typer.Typer(help="Submit jobs and see what became of them.", no_args_is_help=True)
@@ -228,7 +229,7 @@ def outputs(
     """List a job's images and errors; with --download, fetch the images and check their sha256."""
     import hashlib
 
-    from services.object_store import ObjectStore
+    from services.storage.object_store import ObjectStore
 
     settings, engine = connect("submitter")
     rows = _images(engine, find(engine, job_id))
@@ -265,8 +266,8 @@ def sheet(
 
 def write_sheet(settings: Settings, engine: Engine, row: Any, path: Path, *, scale: int = 2) -> None:
     """A contact sheet of a job on disk. Raises CommandError when the job has no image."""
-    from services.object_store import ObjectStore
-    from services.outputs import contact_sheet
+    from services.cli.contact_sheet import contact_sheet
+    from services.storage.object_store import ObjectStore
 
     store = ObjectStore.connect(settings)
     images = [(image.index, store.get(image.key)) for image in _images(engine, row) if image.key]

@@ -9,9 +9,10 @@ from typing import Any
 from rich.table import Table
 from sqlalchemy import Connection, text
 
-from services import registry
-from services.object_store import ObjectStore
+from services.registry import releases
 from services.settings import Settings
+from services.storage import layout
+from services.storage.object_store import ObjectStore
 
 SHEET = "samples.png"
 GAP = 16  # pixels between the sheets
@@ -51,7 +52,7 @@ class Differences:
 
 def differences(connection: Connection, one: str, other: str) -> Differences:
     """Of two references. Raises RegistryError."""
-    rows = registry.find(connection, one), registry.find(connection, other)
+    rows = releases.find(connection, one), releases.find(connection, other)
     a, b = (dict(leaves(described(row.manifest))) for row in rows)
     return Differences(
         names=(f"{rows[0].name}@{rows[0].version}", f"{rows[1].name}@{rows[1].version}"),
@@ -103,9 +104,7 @@ def draw(found: Differences, settings: Settings, path: Path) -> bool:
     records = [manifest["files"].get(SHEET) for manifest in found.manifests]
     if None in records:
         return False
-    sheets = [
-        Image.open(io.BytesIO(store.get(registry.blob_key(record["sha256"])))).convert("RGB") for record in records
-    ]
+    sheets = [Image.open(io.BytesIO(store.get(layout.blob_key(record["sha256"])))).convert("RGB") for record in records]
     width = sum(sheet.width for sheet in sheets) + GAP
     both = Image.new("RGB", (width, max(sheet.height for sheet in sheets)), "white")
     both.paste(sheets[0], (0, 0))

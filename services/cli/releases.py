@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, text
 
-from services.cli.stack import AsJson, connect, connect_database
+from services.cli.session import AsJson, connect, connect_database
 
 app = typer.Typer(help="Published releases and their aliases.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -54,11 +54,11 @@ def list_releases(as_json: AsJson = False) -> None:
 @app.command()
 def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show a release: shapes, conditions, metrics, lineage and files."""
-    from services import registry
+    from services.registry import releases
 
     engine = connect_database("publisher")
     with engine.connect() as connection:
-        row = registry.find(connection, reference)
+        row = releases.find(connection, reference)
         aliases = _aliases(connection, row.id)
         evaluations = connection.execute(
             text("SELECT fingerprint, metrics, created_at FROM evaluations WHERE release_id = :id ORDER BY id"),
@@ -98,12 +98,12 @@ def promote(
     reference: Reference, alias: Annotated[str, typer.Option(help="The alias to point at it.")] = "production"
 ) -> None:
     """Point an alias at a release; the move is written down."""
-    from services import registry
+    from services.registry import releases
 
     engine = connect_database("publisher")
     with engine.begin() as connection:
-        registry.promote(connection, reference, alias)
-        row = registry.find(connection, reference)
+        releases.promote(connection, reference, alias)
+        row = releases.find(connection, reference)
     console.print(f"{row.name}@{alias} is now version {row.version}.")
 
 
@@ -113,22 +113,22 @@ def rollback(
     alias: Annotated[str, typer.Option(help="The alias to point back.")] = "production",
 ) -> None:
     """Point an alias back at what it was before its last promotion; the move is written down."""
-    from services import registry
+    from services.registry import releases
 
     engine = connect_database("publisher")
     with engine.begin() as connection:
-        row = registry.rollback(connection, name, alias)
+        row = releases.rollback(connection, name, alias)
     console.print(f"{name}@{alias} is version {row.version} again.")
 
 
 @app.command()
 def history(name: Annotated[str, typer.Argument(help="The name of the release.")], as_json: AsJson = False) -> None:
     """List every move of the aliases of a name: from which version to which, when, by whose login."""
-    from services import registry
+    from services.registry import releases
 
     engine = connect_database("publisher")
     with engine.connect() as connection:
-        moves = registry.moves(connection, name)
+        moves = releases.moves(connection, name)
     if as_json:
         typer.echo(json.dumps([{**move._mapping, "promoted_at": move.promoted_at.isoformat()} for move in moves]))
         return

@@ -6,38 +6,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Engine
 
-from services import local_stack
-from services.settings import DatabaseSettings, Role, Settings, load, load_database, local_login, local_password, root
+from services.cli.session import AsJson
+from services.database import logins
+from services.local_stack import lifecycle
+from services.local_stack.logins import Role, local_login, local_password
+from services.local_stack.state import StackState
+from services.settings import root
 
 console = Console(highlight=False, soft_wrap=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 LOCAL_ROLES: tuple[Role, ...] = ("submitter", "dispatcher", "worker", "publisher", "pruner", "observer")
-
-
-class CommandError(Exception):
-    """A command cannot do what was asked; the message says what to do instead."""
-
-
-def connect(role: Role) -> tuple[Settings, Engine]:
-    """The settings of a role, and the database, which has answered and has its tables. Raises DatabaseError."""
-    settings = load(role)
-    return settings, _opened(settings)
-
-
-def connect_database(role: Role) -> Engine:
-    """The same for a command that needs no S3."""
-    return _opened(load_database(role))
-
-
-def _opened(settings: DatabaseSettings) -> Engine:
-    from services import database, schema
-
-    engine = database.connect(settings.database_url.get_secret_value())
-    schema.check(engine)
-    return engine
 
 
 def up(
@@ -54,18 +33,18 @@ def up(
     console.print(f"The stack runs; its state is in {root()}. Stop it with: darkroom down")
 
 
-def start(ports: dict[str, int] | None = None, *, report: object = None) -> local_stack.StackState:
+def start(ports: dict[str, int] | None = None, *, report: object = None) -> StackState:
     """The local stack, migrated and with its logins."""
-    from services import database, schema
+    from services.database import connections, schema
 
     say = report if callable(report) else (lambda message: None)
-    state = local_stack.start(root(), ports=ports, report=say)
-    migrator = database.connect(state.postgres_url)
+    state = lifecycle.start(root(), ports=ports, report=say)
+    migrator = connections.connect(state.postgres_url)
     revision = schema.upgrade(migrator)
     with migrator.begin() as connection:
         for role in LOCAL_ROLES:
-            database.ensure_login(connection, local_login(role), group=role, password=local_password(state, role))
-        database.ensure_tenant(connection, "default", login=local_login("submitter"))
+            logins.ensure_login(connection, local_login(role), group=role, password=local_password(state, role))
+        logins.ensure_tenant(connection, "default", login=local_login("submitter"))
     migrator.dispose()
     say(f"database: at revision {revision}")
     return state
@@ -73,17 +52,17 @@ def start(ports: dict[str, int] | None = None, *, report: object = None) -> loca
 
 def down() -> None:
     """Stop the local stack, workers and dispatchers started by the demo included. Data is kept."""
-    from services.cli.serving import stop_background
+    from services.local_stack.background import stop_background
 
-    stopped = [*stop_background(root()), *local_stack.stop(root())]
+    stopped = [*stop_background(root()), *lifecycle.stop(root())]
     console.print(f"Stopped {', '.join(stopped)}. Data is kept in {root()}." if stopped else "Nothing was running.")
 
 
 def status(as_json: AsJson = False) -> None:
     """Show what runs. Exit code 0 if all parts of the local stack answer, 1 otherwise."""
-    from services.cli.serving import background_status
+    from services.local_stack.background import background_status
 
-    parts = local_stack.status(root())
+    parts = lifecycle.status(root())
     processes = background_status(root())
     if as_json:
         rows = [
@@ -105,6 +84,3 @@ def status(as_json: AsJson = False) -> None:
 
 def _state(running: bool) -> str:
     return "[green]running[/]" if running else "[red]stopped[/]"
-
-
-__all__ = ["CommandError", "connect", "down", "start", "status", "up"]

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from services.cli.stack import AsJson, CommandError, connect_database
+from services.cli.session import AsJson, connect_database
+from services.errors import CommandError
 
 app = typer.Typer(help="Tenants: list, set. A new one: darkroom db add-tenant.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)

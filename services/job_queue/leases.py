@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, TextClause, text
 
-from services import metrics
+from services.observability import metrics
 
 MAX_ATTEMPTS = 3  # errors of a piece of work, or crashes that it alone can have caused, before it fails
 MAX_LOSSES = 2  # processes that died holding it among others, before it runs alone

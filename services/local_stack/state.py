@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+ROOT_VARIABLE = "DARKROOM_ROOT"
+
 HOST = "127.0.0.1"
 SERVICES = ("postgres", "broker", "s3")
 # Each is a SeaweedFS option of the same name: a port left out opens at a well-known number of its own.

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from services.engine import Engine
-from services.job_request import ImageSpec
+from services.job_requests.image_spec import ImageSpec
+from services.worker.engine import Engine
 from tests.benchmarks.service import SLOW_STEP
 from tests.conftest import make_tiny_release
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from services import registry
+from services.registry import releases
 from tests.conftest import Stack, fresh_stack
-from tests.integration.test_metrics import free_port, scraped
+from tests.integration.services.observability.test_metrics import free_port, scraped
 
 WARM_UP_S = 30.0  # the release is loaded, the batch is full
 PER_JOB = 64
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
            "solver": "dpm_solver_2m", "guidance_scale": options.guidance}  # fmt: skip
     with fresh_stack() as stack:
         with stack.engine("publisher").begin() as connection:
-            name, version = registry.publish(connection, stack.store(), options.release)
+            name, version = releases.publish(connection, stack.store(), options.release)
         seen = counted(stack, job, f"{name}@{version}", options.rows, options.seconds)
     steps = seen["darkroom_step_seconds_count"]
     step_s = seen["darkroom_step_seconds_sum"] / steps

@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 from training.data import image_set, shapes
-from training.data.image_set import to_bytes
 from training.evaluation import second_stage
 from training.evaluation.second_stage import Sampling
 from training.model.latent_diffusion import load_diffusion
+from training.model.pixels import to_bytes
 
 RELATIONS = (" left of ", " right of ", " above ", " below ")
 

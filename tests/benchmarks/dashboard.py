@@ -25,7 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from tests.conftest import Stack, fresh_stack
-from tests.integration.test_metrics import free_port
+from tests.integration.services.observability.test_metrics import free_port
 
 CHART = Path("helm/darkroom/files")
 MINUTES = 4.0

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from training.data import built_in
-from training.data.image_set import to_unit
 from training.metrics import DigitJudge
+from training.model.pixels import to_unit
 
 
 def darkroom(*arguments: str) -> str:

@@ -25,11 +25,13 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.data import own_images, shapes
+from training.data import shapes
 from training.data.batches import Batches, as_it_is
 from training.data.conditions import Requests
-from training.data.image_set import ImageSet, to_unit
+from training.data.image_set import ImageSet
+from training.data.own_images import prepare
 from training.data.rows import ImageRows
+from training.model.pixels import to_unit
 
 SIDE = 64
 
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder, tar = written(scenes, Path(name))
         start = time.perf_counter()
         quiet = Console(file=io.StringIO())
-        prepared = own_images.prepared(str(folder), Path(name) / "ready", image_size=SIDE, held_out=0.0, console=quiet)
+        prepared = prepare.prepared(str(folder), Path(name) / "ready", image_size=SIDE, held_out=0.0, console=quiet)
         once = time.perf_counter() - start
         steps = options.count // batch
         read = ImageRows(prepared, requests=Requests({"caption": "text"}))

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
-from training.progress import read_table
+from training.runs.progress import read_table
 
 SMOOTHED = 25  # steps of the running mean
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from services import planner
+from services.dispatcher import planner
 from services.job_queue import jobs, leases
 from services.job_queue.jobs import OutputRecord, Shard
 from tests.conftest import Stack, fresh_stack
@@ -87,9 +87,9 @@ def pieces(stack: Stack, count: int) -> None:
 
 def work(stack: Stack) -> None:
     """Ten threads of one process claim, record an image and finish, until nothing is ready."""
-    from services import database
+    from services.database import connections
 
-    engine = database.connect(stack.settings("worker").database_url.get_secret_value())
+    engine = connections.connect(stack.settings("worker").database_url.get_secret_value())
     with engine.begin() as connection:
         process = leases.register(connection, "worker")
 

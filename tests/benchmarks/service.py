@@ -14,8 +14,9 @@ from contextlib import ExitStack
 
 from sqlalchemy import text
 
-from services.engine import Engine
-from services.job_request import DEFAULTS, image_spec
+from services.job_requests.image_spec import image_spec
+from services.job_requests.schema import DEFAULTS
+from services.worker.engine import Engine
 from tests.conftest import Stack, fresh_stack
 
 SLOW_STEP = """

@@ -17,8 +17,8 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from services import local_stack
-from services.local_stack import processes
+from services.local_stack import lifecycle, processes
+from services.local_stack.state import read
 from tests.chaos.proxy import Mood, Proxy
 from tests.conftest import Stack, fresh_stack
 from tests.processes import Supervised
@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, stack: Stack, draw: random.Random) -> None:
         self.stack, self.draw = stack, draw
-        state = local_stack.read(stack.root)
+        state = read(stack.root)
         assert state is not None
         self.postgres, self.s3 = Proxy(state.ports["postgres"]), Proxy(state.ports["s3"])
         self.cache = stack.root / "chaos-cache"
@@ -128,7 +128,7 @@ class World:
         process.send_signal(number)
         process.wait(30)
         self.pause(0, 2)
-        local_stack.start(self.stack.root)
+        lifecycle.start(self.stack.root)
         for engine in self.stack._engines.values():
             engine.dispose()
 

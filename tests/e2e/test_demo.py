@@ -19,8 +19,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from services.object_store import ObjectStore
 from services.settings import load_store
+from services.storage.object_store import ObjectStore
 
 STEPS = 24  # of the diffusion model
 

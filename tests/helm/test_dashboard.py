@@ -10,8 +10,8 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from services import metrics
 from services.exporter import GAUGES
+from services.observability import metrics
 from tests.helm.rendering import CHART, of_kind
 
 OTHERS = {"process_start_time_seconds", "process_resident_memory_bytes"}  # of prometheus_client itself

@@ -7,7 +7,14 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["services.job_queue", "services.dispatcher", "services.planner", "services.cli", "services.registry"]
+    "module",
+    [
+        "services.job_queue.leases",
+        "services.dispatcher.dispatcher",
+        "services.dispatcher.planner",
+        "services.cli",
+        "services.registry.releases",
+    ],
 )
 def test_the_torch_free_parts_load_no_torch(module: str) -> None:
     code = f"import {module}, sys; print(sorted({{'torch', 'lightning', 'hydra', 'kfp'}} & set(sys.modules)))"

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from training.data.image_set import ImageSet, to_bytes, write
+from training.data.image_set import ImageSet, write
+from training.model.pixels import to_bytes
 
 HELD_OUT = 360  # a fifth, drawn evenly from the classes
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
-from training.data import elsewhere
+from training.data import pointer
+from training.model.pixels import to_unit
 
 IMAGES, MAPS, MASKS = "images.npy", "maps.npy", "masks.npy"
 RECORDS, DESCRIPTION = "records.jsonl", "images.json"
@@ -89,17 +90,6 @@ class ImageSet:
             raise DataError("data: not every image has a label") from None
 
 
-def to_unit(images: Tensor) -> Tensor:
-    """uint8 [N, H, W, C] -> float [N, C, H, W] in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_bytes(images: Tensor) -> NDArray[np.uint8]:
-    """float [N, C, H, W] in [-1, 1] -> uint8 [N, H, W, C], rounded to nearest."""
-    scaled = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
 def write(
     root: Path,
     *,
@@ -152,7 +142,7 @@ def copied(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], diges
 
 def read(root: Path) -> ImageSet:
     """Read a set, or the one that `root` stands for. Raises DataError where there is none, or a damaged one."""
-    root, given = elsewhere.followed(root), root
+    root, given = pointer.followed(root), root
     if not (root / DESCRIPTION).is_file():
         if root != given:
             raise DataError(f"data.root: {given} stands for the image set in {root}, which is not there; is its volume "

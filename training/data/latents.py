@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data import elsewhere
+from training.data import pointer
 from training.data.image_set import DataError
 
 MOMENTS, DESCRIPTION = "moments.npy", "latents.json"
@@ -76,7 +76,7 @@ def write(
 def read(root: Path) -> Latents:
     """Read latents, or those that `root` stands for. Raises DataError naming what does not fit, and what to do."""
     again = "encode them again with python -m training.encode_latents"
-    root = elsewhere.followed(root)
+    root = pointer.followed(root)
     if not (root / DESCRIPTION).is_file():
         raise DataError(f"data.latents: {root} holds no latents ({DESCRIPTION} is missing); {again}")
     try:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.conditions import Picture, Requests
-from training.data.image_set import ImageSet, Record, to_unit
+from training.data.image_set import ImageSet, Record
 from training.data.latents import Latents
+from training.model.pixels import to_unit
 
 
 class ImageRows:

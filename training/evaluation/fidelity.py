@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training import sheet
 from training.data.image_set import ImageSet
 from training.evaluation.networks import features_of, spread
 from training.metrics import distinct_share
@@ -19,6 +18,7 @@ from training.metrics.distributions import (
     precision_recall,
 )
 from training.metrics.features import FeatureNetwork
+from training.previews import contact_sheet
 
 LEAST = 32  # images of each kind, for anything to be said of a set
 SPLITS = 10
@@ -77,7 +77,7 @@ class Fidelity:
         _, usual = nearest(self.held_out, self.real)
         closest = torch.argsort(distances)[:SHOWN]
         neighbours = self.images.pixels([self.rows[int(where[i])] for i in closest])
-        sheet.save(output / "nearest.png", torch.cat([samples[closest], neighbours]), columns=len(closest))
+        contact_sheet.save(output / "nearest.png", torch.cat([samples[closest], neighbours]), columns=len(closest))
         return {
             "nearest_training_image": float(distances.median()),
             "nearest_training_image_of_held_out_images": float(usual.median()),

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training import sheet
 from training.data import shapes
 from training.data.image_set import ImageSet
 from training.evaluation.fidelity import LEAST
@@ -16,6 +15,7 @@ from training.evaluation.networks import Networks, features_of
 from training.metrics import conditions, psnr, ssim
 from training.metrics.distributions import frechet_distance
 from training.model.autoencoder import Autoencoder
+from training.previews import contact_sheet
 
 PAIRS = 16  # reconstructions shown
 BATCH = 40
@@ -34,7 +34,7 @@ def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Ne
     held_out = images.pixels(rows)
     reconstructed = torch.cat([decoded(autoencoder, part.to(device)) for part in held_out.split(BATCH)])
     shown = torch.cat([held_out[:PAIRS], reconstructed[:PAIRS]])
-    sheet.save(output / "reconstructions.png", shown, columns=min(PAIRS, len(held_out)))
+    contact_sheet.save(output / "reconstructions.png", shown, columns=min(PAIRS, len(held_out)))
     ratio = psnr(reconstructed, held_out)
     scores = {"psnr": float(ratio.mean()), "psnr_worst": float(ratio.min()), "images": len(held_out)}
     if images.image_size >= SMALLEST:

@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training import lpips
 from training.data.image_set import ImageSet
-from training.lpips import LPIPS
-from training.metrics import classifier, inception, text_agreement
+from training.metrics import classifier, inception, lpips, text_agreement
 from training.metrics.features import FeatureNetwork
+from training.metrics.lpips import LPIPS
 from training.metrics.text_agreement import TextAgreement
 
 CLASSIFIER = "classifier.safetensors"

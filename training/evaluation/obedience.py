@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data import degradations, shapes
-from training.data.image_set import ImageSet, to_bytes, to_unit
+from training.data.image_set import ImageSet
 from training.evaluation.fidelity import Fidelity
 from training.evaluation.networks import Networks
 from training.metrics import DigitJudge, classifier, conditions, psnr, rms, targets
+from training.model.pixels import to_bytes, to_unit
 
 JUDGE_SEED = 1  # another network than the one whose features sets are compared by
 

@@ -9,7 +9,6 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from training import previews, sheet
 from training.data.batches import row_generator
 from training.data.conditions import Requests
 from training.data.image_set import ImageSet
@@ -22,6 +21,8 @@ from training.model.latent_diffusion import LatentDiffusion
 from training.model.release import Release
 from training.model.sampling import Sampler
 from training.model.sampling import generate as sample
+from training.previews import contact_sheet
+from training.previews.samples import asked_of
 
 BATCH = 40
 GUIDANCE = 1.5
@@ -103,14 +104,14 @@ def show(description: Release, images: ImageSet, asked: Questions, samples: Tens
     """`samples.png`: a row for each class; else what was asked for, the samples, and the images that it is of."""
     path = output / "samples.png"
     if asked.rows is not None:
-        what = previews.asked_of(images, requests_of(description), asked.rows[:COLUMNS])
+        what = asked_of(images, requests_of(description), asked.rows[:COLUMNS])
         parts = [part[:COLUMNS] for part in (what.pictures, samples, what.originals) if part is not None]
-        sheet.save(path, torch.cat(parts), columns=len(parts[0]), captions=what.captions)
+        contact_sheet.save(path, torch.cat(parts), columns=len(parts[0]), captions=what.captions)
         return
     rows = len(images.description.classes) if types_of(description) else 4
     across = max(1, min(COLUMNS, len(samples) // rows))
     chosen = [-(-row * len(samples) // rows) + i for row in range(rows) for i in range(across)]
-    sheet.save(path, samples[chosen], columns=across)
+    contact_sheet.save(path, samples[chosen], columns=across)
 
 
 def types_of(description: Release) -> dict[str, str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data import shapes
-from training.data.image_set import to_bytes
+from training.model.pixels import to_bytes
 
 Box = Sequence[float]  # x0, y0, x1, y1, as shares of the sides
 Layout = Sequence[Mapping[str, Any]]  # {"class": number among CLASSES, "box": Box} of each shape

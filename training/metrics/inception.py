@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.data.image_set import to_bytes
+from training.model.pixels import to_bytes
 from training.model.release import sha256_of
 
 PUBLISHED = "6726825d"

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.image_set import to_bytes
+from training.model.pixels import to_bytes
 
 PEAK = 2.0  # the range of [-1, 1]
 

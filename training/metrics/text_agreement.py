@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.image_set import to_bytes
 from training.model.conditioners.frozen_text import first_line, pretrained
+from training.model.pixels import to_bytes
 from training.model.release import sha256_of
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own

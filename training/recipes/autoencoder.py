@@ -9,15 +9,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from training.codebook import CodebookRestarts
-from training.discriminator import PatchDiscriminator, hinge
-from training.equivariance import Turn, drawn_turn
-from training.losses import AutoencoderLossConfig, ReconstructionLoss, adaptive_weight, r1_penalty
 from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import load_autoencoder
-from training.randomness import StepDraws, mixed
 from training.recipes import optimiser
+from training.recipes.codebook import CodebookRestarts
+from training.recipes.discriminator import PatchDiscriminator, hinge
+from training.recipes.equivariance import Turn, drawn_turn
+from training.recipes.losses import AutoencoderLossConfig, ReconstructionLoss, adaptive_weight, r1_penalty
 from training.recipes.optimiser import OptimiserConfig
+from training.recipes.randomness import StepDraws, mixed
 from training.recipes.recipe import Recipe, Terms, load_fitting, mean_terms
 
 LOGVAR_RATE = 3e-2  # of the one number s: at the networks' rates it would take most of a run to arrive

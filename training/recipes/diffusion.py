@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from training.losses import TimestepSampling, diffusion_loss, drawn_timesteps
 from training.model.conditioners import Conditioners, Conditions
 from training.model.latent_diffusion import LatentDiffusion, load_diffusion
 from training.model.unet import UNet
-from training.randomness import StepDraws
 from training.recipes import optimiser
+from training.recipes.losses import TimestepSampling, diffusion_loss, drawn_timesteps
 from training.recipes.optimiser import OptimiserConfig
+from training.recipes.randomness import StepDraws
 from training.recipes.recipe import Recipe, Terms, load_fitting, mean_terms
 
 

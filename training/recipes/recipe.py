@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from training.randomness import StepDraws, seed_dropout
 from training.recipes import optimiser
 from training.recipes.optimiser import OptimiserConfig
+from training.recipes.randomness import StepDraws, seed_dropout
 
 Terms = dict[str, Tensor]
 

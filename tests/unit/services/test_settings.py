@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services import settings
+from services.local_stack import logins
 from services.settings import SettingsError, load, load_database, load_store
 
 VARIABLES = {
@@ -72,5 +72,5 @@ def test_local_passwords_differ_by_role_and_from_the_superusers() -> None:
     from services.local_stack import state
 
     stack = state.create({name: 20_000 + i for i, name in enumerate((*state.SERVICES, *state.SEAWEED_PORTS))})
-    passwords = {settings.local_password(stack, role) for role in ("submitter", "dispatcher", "worker", "publisher")}
+    passwords = {logins.local_password(stack, role) for role in ("submitter", "dispatcher", "worker", "publisher")}
     assert len(passwords | {stack.postgres_password}) == 5

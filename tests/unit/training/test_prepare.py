@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from training import composition, prepare
+from training import prepare
 from training.data import built_in, image_set
 from training.data.image_set import DataError, ImageSet
-from training.experiment import DataConfig, ExperimentError
+from training.experiments import compose
+from training.experiments.schema import DataConfig, ExperimentError
 
 
 def config(*overrides: str) -> DataConfig:
-    return composition.data(list(overrides))
+    return compose.data(list(overrides))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from training import train
-from training.checkpoints import STATE, LocalCheckpoints
+from training.runs.checkpoints import STATE, LocalCheckpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 

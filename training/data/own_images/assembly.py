@@ -8,8 +8,8 @@ from typing import Any
 
 from training.data.image_set import DataError
 from training.data.own_images.annotations import Label, Told, class_names, folder_labels
+from training.data.own_images.decoding import BadPictureError, Problem, share_box
 from training.data.own_images.gathering import Gathered, Kept
-from training.data.own_images.pictures import BadPictureError, Problem, share_box
 from training.data.own_images.sources import PICTURE_ENDINGS
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.image_set import DataError
-from training.data.own_images import pictures
+from training.data.own_images import decoding
 from training.data.own_images.annotations import Annotations, Role
-from training.data.own_images.pictures import Picture, Plane, Problem, Size
+from training.data.own_images.decoding import Picture, Plane, Problem, Size
 from training.data.own_images.scratch import Scratch
 from training.data.own_images.sources import Member, Source
 
@@ -46,9 +46,9 @@ class Gathered:
             "mask": Scratch(folder / "masks", plane),
         }
         self.decoders: dict[Role, Decoder] = {
-            "picture": lambda data: pictures.decode(data, image_size=image_size, channels=channels),
-            "map": lambda data: pictures.decode_map(data, image_size=image_size),
-            "mask": lambda data: pictures.decode_mask(data, image_size=image_size),
+            "picture": lambda data: decoding.decode(data, image_size=image_size, channels=channels),
+            "map": lambda data: decoding.decode_map(data, image_size=image_size),
+            "mask": lambda data: decoding.decode_mask(data, image_size=image_size),
         }
         self.tables: dict[Role, dict[str, Kept | Problem]] = {
             "picture": self.pictures,
@@ -70,7 +70,7 @@ class Gathered:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         pool = ThreadPoolExecutor(workers, "decode")
         try:
-            with pictures.quiet():
+            with decoding.quiet():
                 for member in source.members(self.wanted):
                     role = self.annotations.role(member.name)
                     if role in self.tables and not self._left_out(source, role, member.name):
@@ -123,7 +123,7 @@ class Gathered:
             return Problem("link", "is a link inside its tar; store the file itself (tar --dereference)")
         try:
             return self.decoders[role](member.read())
-        except pictures.BadPictureError as error:
+        except decoding.BadPictureError as error:
             return error.problem  # not the exception, which would keep its frames and their pixels
         except OSError as error:
             return Problem("unreadable", error.strerror or str(error))

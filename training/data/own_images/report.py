@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from training.data.own_images.assembly import Content, Judged, counted
-from training.data.own_images.pictures import Problem
+from training.data.own_images.decoding import Problem
 from training.data.own_images.sources import Source
 
 LINE_SECONDS = 5.0

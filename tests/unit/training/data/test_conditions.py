@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.data import conditions, degradations, image_set, masks
 from training.data.conditions import Picture, Requests
 from training.data.image_set import ImageSet
-from training.experiment import Condition
+from training.experiments.schema import Condition
 from training.model import conditioners
 
 SIDE = 32

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training import encode_latents
-from training.data import image_set, latents
+from training.data import encoding, image_set, latents
 from training.data.image_set import DataError, ImageSet
 from training.data.locks import locked
 from training.model.autoencoder import Autoencoder
@@ -169,7 +169,7 @@ def test_encoding_writes_scaled_moments_of_the_training_images_only(
 def test_the_second_moments_are_those_of_the_mirrored_images(
     bars: ImageSet, autoencoder: Autoencoder, tmp_path: Path
 ) -> None:
-    found = encode_latents.encode(autoencoder, bars, tmp_path, digest="a", flip=True)
+    found = encoding.encode(autoencoder, bars, tmp_path, digest="a", flip=True)
     images = bars.pixels(bars.rows("train"))
     assert not torch.allclose(found.moments[:, 0], found.moments[:, 1], atol=0.1)
     for flip, view in enumerate((images, images.flip(-1))):
@@ -188,11 +188,11 @@ def test_images_that_the_autoencoder_does_not_take_are_refused(
         images = torch.zeros(2, side, side, channels, dtype=torch.uint8).numpy()
         return image_set.write(tmp_path, name="zeros", images=images, records=[{"name": "a"}] * 2, train_count=2)
 
-    encode_latents.check(autoencoder, bars)
+    encoding.check(autoencoder, bars)
     with pytest.raises(DataError, match=r"^data\.root: images of 3 channels; this autoencoder takes 1$"):
-        encode_latents.check(autoencoder, of(channels=3))
+        encoding.check(autoencoder, of(channels=3))
     with pytest.raises(DataError, match=r"^data\.root: images of 15 pixels; this autoencoder takes multiples of 2$"):
-        encode_latents.encode(autoencoder, of(side=15), tmp_path / "latents", digest="a")
+        encoding.encode(autoencoder, of(side=15), tmp_path / "latents", digest="a")
 
 
 def test_the_command_encodes_mirrored_images_where_it_is_told_to(

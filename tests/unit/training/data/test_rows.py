@@ -16,7 +16,7 @@ from training.data.conditions import Picture, Requests
 from training.data.image_set import ImageSet
 from training.data.latents import Latents
 from training.data.rows import ImageRows, LatentRows, cropped, picture
-from training.model import conditioners
+from training.model import conditioners, pixels
 from training.model.conditioners.conditioner import MapConditioner
 
 COUNT, SIDE, CROP = 24, 32, 16
@@ -49,7 +49,7 @@ def generators(seed: int, count: int) -> list[np.random.Generator]:
 
 def bytes_of(image: Tensor) -> NDArray[np.int64]:
     """[C, H, W] in [-1, 1] -> [H, W, C]."""
-    return image_set.to_bytes(image[None])[0].astype(np.int64)
+    return pixels.to_bytes(image[None])[0].astype(np.int64)
 
 
 def seen(image: Tensor) -> tuple[int, bool, int, int]:

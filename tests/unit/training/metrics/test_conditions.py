@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from training.data import shapes
-from training.data.image_set import ImageSet, to_unit
+from training.data.image_set import ImageSet
 from training.data.shapes import CLASSES, Scene, Shape
 from training.metrics import conditions
+from training.model.pixels import to_unit
 
 COUNT = 200
 

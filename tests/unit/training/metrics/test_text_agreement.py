@@ -10,9 +10,9 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
-from training.data.image_set import to_bytes
 from training.metrics import text_agreement
 from training.metrics.text_agreement import TextAgreement
+from training.model.pixels import to_bytes
 
 CAPTIONS = ["a red circle", "blue", "a green square on a very long grey ground that goes on and on", "a"]
 

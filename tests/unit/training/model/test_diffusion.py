@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from training.losses import TimestepSampling, diffusion_loss, drawn_timesteps
 from training.model.diffusion import Diffusion, DiffusionConfig, Parameterisation, Schedule
-from training.randomness import StepDraws
+from training.recipes.losses import TimestepSampling, diffusion_loss, drawn_timesteps
+from training.recipes.randomness import StepDraws
 
 PARAMETERISATIONS: list[Parameterisation] = ["eps", "x0", "v"]
 PURE_NOISE = [

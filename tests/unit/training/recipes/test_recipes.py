@@ -20,15 +20,15 @@ from torch.utils.data import DataLoader
 from training.data.batches import Batches
 from training.data.image_set import ImageSet
 from training.data.rows import ImageRows
-from training.experiment import Diverged
-from training.losses import AutoencoderLossConfig, adaptive_weight, r1_penalty
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.latent_diffusion import LatentDiffusion
-from training.progress import ProgressReport
-from training.randomness import StepDraws, seed_dropout
 from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale, perplexity
 from training.recipes.diffusion import DiffusionRecipe, update_average
+from training.recipes.losses import AutoencoderLossConfig, adaptive_weight, r1_penalty
 from training.recipes.optimiser import OptimiserConfig, build, factor, set_rate
+from training.recipes.randomness import StepDraws, seed_dropout
+from training.runs.errors import Diverged
+from training.runs.progress import ProgressReport
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 OPTIMISER = OptimiserConfig(learning_rate=2e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup_steps=2, clip_norm=1.0)

@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from training.data import image_set, own_images
+from training.data import image_set
 from training.data.image_set import DataError, ImageSet
-from training.data.own_images import gathering, prepare, prepared, source_stamp
+from training.data.own_images import gathering
+from training.data.own_images import prepare as preparation
+from training.data.own_images.prepare import prepare, prepared, source_stamp
 from training.data.own_images.report import PreparationProgress
 
 Files = dict[str, bytes]
@@ -409,7 +411,7 @@ def test_an_error_of_the_program_is_not_taken_for_a_bad_picture(
 
 
 def test_a_log_gets_lines_and_a_terminal_a_bar(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    source = own_images.open_source(folder(tmp_path / "source", {"a.png": png(1)}))
+    source = preparation.open_source(folder(tmp_path / "source", {"a.png": png(1)}))
     source.position = source.total // 2
     log = PreparationProgress(source, Console(file=io.StringIO()))
     with log.shown():
@@ -487,7 +489,7 @@ def test_of_two_at_once_one_prepares_and_the_other_waits(tmp_path: Path, monkeyp
     source = folder(tmp_path / "source", {"a.png": png(1)})
     began, go_on = threading.Event(), threading.Event()
     calls: list[int] = []
-    make = own_images.prepare
+    make = preparation.prepare
 
     def slow(*arguments: Any, **options: Any) -> ImageSet:
         calls.append(1)
@@ -495,7 +497,7 @@ def test_of_two_at_once_one_prepares_and_the_other_waits(tmp_path: Path, monkeyp
         assert go_on.wait(30)
         return make(*arguments, **options)
 
-    monkeypatch.setattr(own_images, "prepare", slow)
+    monkeypatch.setattr(preparation, "prepare", slow)
     made: list[ImageSet] = []
     consoles = [Console(file=io.StringIO(), width=300) for _ in range(2)]
 

@@ -1,0 +1,151 @@
+"""Checkpoints that outlive the pod: kept on its disk, and copied to S3 while training goes on.
+
+    PREFIX/KEY/lock                                the one process that writes here
+    PREFIX/KEY/step-00000500/state.safetensors
+    PREFIX/KEY/step-00000500/losses.csv            so that the curves, too, begin at the first step
+    PREFIX/KEY/step-00000500/run.json              written last: without it the checkpoint does not exist
+
+KEY is of the settings, the images and the code, so that a step that is tried again finds what the last try left.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from torch import Tensor
+
+from kfp_pipelines.checkpoints.writer_lock import WriterLock
+from services.storage.object_store import ObjectStore
+from services.storage.transient import passing
+from training.data.locks import locked
+from training.runs.checkpoints import (
+    RUN,
+    STATE,
+    Checkpoint,
+    CheckpointError,
+    CheckpointStore,
+    LocalCheckpoints,
+    step_of,
+)
+from training.runs.fit import Stores
+from training.runs.identity import Run
+
+LOSSES = "losses.csv"
+
+
+class DurableCheckpoints:
+    """A `CheckpointStore` in S3, over the folder of this machine that it is written from and read to.
+
+    S3 that is away for a while does not stop training: the next checkpoint is another try.
+    """
+
+    def __init__(self, local: LocalCheckpoints, store: ObjectStore, prefix: str, lock: WriterLock | None) -> None:
+        self.local, self.store, self.prefix, self.lock = local, store, prefix.rstrip("/"), lock
+        self.losses = local.folder.parent / LOSSES
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._upload: Future[None] | None = None
+
+    def save(self, step: int, tensors: dict[str, Tensor], run: Mapping[str, Any]) -> None:
+        """See `CheckpointStore.save`. Returns before it is in S3; the copy of the one before is waited for."""
+        self.wait()
+        self.local.save(step, tensors, run)
+        folder = self.local.complete()[-1]
+        if self.losses.is_file():
+            shutil.copyfile(self.losses, folder / LOSSES)
+        self._upload = self._thread.submit(self._copy, folder)
+
+    def latest(self) -> Checkpoint | None:
+        """See `CheckpointStore.latest`: of S3 and this machine."""
+        try:
+            with locked(self.local.folder):  # several ranks begin at once
+                here, there = self.local.complete(), self._complete()
+                if there and (not here or step_of(here[-1]) < max(there)):
+                    self._fetch(max(there))
+        except (BotoCoreError, ClientError) as error:
+            raise CheckpointError(f"{self.store.uri(self.prefix)} cannot be read: {error}") from None
+        return self.local.latest()
+
+    def clear(self) -> None:
+        """See `CheckpointStore.clear`."""
+        self.local.clear()
+        for step in self._complete():
+            self._remove(step)
+
+    def wait(self) -> None:
+        """Until what is being copied is in S3, or could not be. Raises CheckpointError."""
+        if self._upload is not None:
+            self._upload.result()
+            self._upload = None
+        if self.lock is not None:
+            self.lock.check()
+
+    def close(self) -> None:
+        """Wait for the last copy."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _copy(self, folder: Path) -> None:
+        if self.lock is not None:
+            self.lock.check()
+        try:
+            for name in (STATE, LOSSES, RUN):
+                if (folder / name).is_file():
+                    self.store.upload(self._key(folder.name, name), folder / name)
+            for step in sorted(self._complete())[: -self.local.keep]:
+                self._remove(step)
+        except (BotoCoreError, ClientError) as error:
+            if not passing(error):
+                raise CheckpointError(f"{self.store.uri(self.prefix)} cannot be written: {error}") from None
+            print(f"{folder.name} is not in S3 ({error}); the next checkpoint is another try", flush=True)
+
+    def _fetch(self, step: int) -> None:
+        name = f"step-{step:08d}"
+        unfinished = self.local.folder / f"{name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for file in (STATE, RUN):
+            self.store.download(self._key(name, file), unfinished / file)
+        if self.store.etag(self._key(name, LOSSES)) is not None:
+            self.store.download(self._key(name, LOSSES), self.losses)
+        unfinished.rename(self.local.folder / name)
+
+    def _complete(self) -> list[int]:
+        """The steps of whole checkpoints in S3."""
+        names = (key.removeprefix(f"{self.prefix}/") for key in self.store.keys(f"{self.prefix}/step-"))
+        return [step_of(Path(name).parent) for name in names if Path(name).name == RUN]
+
+    def _remove(self, step: int) -> None:
+        name = f"step-{step:08d}"
+        self.store.delete([self._key(name, RUN)])  # first: a part of a checkpoint is none
+        self.store.delete([self._key(name, file) for file in (STATE, LOSSES)])
+
+    def _key(self, name: str, file: str) -> str:
+        return f"{self.prefix}/{name}/{file}"
+
+
+def stores_in(store: ObjectStore, prefix: str, *, rank: int = 0) -> Callable[[LocalCheckpoints], Stores]:
+    """What `training.train.run` takes to keep the checkpoints of each run under PREFIX/KEY. Rank 0 alone writes."""
+
+    def over(local: LocalCheckpoints) -> Stores:
+        @contextmanager
+        def opened(run: Run) -> Iterator[CheckpointStore]:
+            own = f"{prefix.strip('/')}/{run.key}"
+            if rank > 0:
+                yield DurableCheckpoints(local, store, own, None)
+                return
+            with WriterLock(store, f"{own}/lock") as lock:
+                kept = DurableCheckpoints(local, store, own, lock)
+                try:
+                    yield kept
+                finally:
+                    kept.close()
+
+        return opened
+
+    return over

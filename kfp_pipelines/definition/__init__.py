@@ -1,0 +1,1 @@
+"""The pipelines as KFP defines them: components, variants and their parameters."""

@@ -1,0 +1,114 @@
+"""What a pipeline is asked for on the command line: `name=value`, the names those of its parameters in the KFP UI."""
+
+import inspect
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kfp_pipelines.definition.pipeline import VARIANTS, Stages
+from kfp_pipelines.stages import gate, training
+
+EXPERIMENTS = {"autoencoder_experiment": "autoencoder_overrides", "diffusion_experiment": "diffusion_overrides"}
+# Fields that the stages fill in: any value stands for them when overrides are checked before.
+GIVEN = {
+    "autoencoder_experiment": ["data.root=x"],
+    "diffusion_experiment": ["data.root=x", "autoencoder=x", "data.latents=x"],
+}
+
+
+class ArgumentError(Exception):
+    """A parameter that cannot be used; the message names it and what is permitted."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a pipeline. Lists are given one element at a time; elements of `dict` are JSON."""
+
+    name: str
+    kind: type
+    of_list: bool
+    default: Any  # `inspect.Parameter.empty`: it must be given
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is inspect.Parameter.empty
+
+    def read(self, value: str) -> Any:
+        """One value. Raises ArgumentError."""
+        try:
+            if self.kind is dict:
+                parsed = json.loads(value)
+                if not isinstance(parsed, dict) or not all(isinstance(part, str) for part in parsed.values()):
+                    raise ValueError
+                return parsed
+            return self.kind(value)
+        except ValueError:
+            kind = "a JSON object of texts" if self.kind is dict else self.kind.__name__
+            raise ArgumentError(f"{self.name}: {value!r} is not allowed; permitted: {kind}") from None
+
+
+def parameters(variant: str) -> dict[str, Parameter]:
+    """The parameters of a variant by name. Raises ArgumentError for what is none."""
+    if variant not in VARIANTS:
+        raise ArgumentError(f"variant: {variant!r} is not known; permitted: {', '.join(VARIANTS)}")
+    function = VARIANTS[variant](Stages()).pipeline_func
+    hints = typing.get_type_hints(function)
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        of_list = typing.get_origin(hints[name]) is list
+        kind = typing.get_args(hints[name])[0] if of_list else hints[name]
+        found[name] = Parameter(name, typing.get_origin(kind) or kind, of_list, parameter.default)
+    return found
+
+
+def parse(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """The arguments that are given, checked as far as one can before anything runs. Raises ArgumentError."""
+    known = parameters(variant)
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or name not in known:
+            raise ArgumentError(f"{pair!r} is not allowed; permitted: {', '.join(f'{one}=' for one in known)}")
+        parameter = known[name]
+        if parameter.of_list:
+            given.setdefault(name, []).append(parameter.read(value))
+        else:
+            given[name] = parameter.read(value)
+    missing = [name for name, parameter in known.items() if parameter.required and name not in given]
+    if missing:
+        raise ArgumentError(f"{variant} needs {', '.join(f'{name}=' for name in missing)}")
+    check(known, given)
+    return carried(given)
+
+
+def check(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
+    """Raise for an experiment, override, rule or way of sampling that a stage would refuse hours later."""
+    from training.experiments import compose
+    from training.experiments.schema import ExperimentError
+
+    def value(name: str) -> Any:
+        return given.get(name, known[name].default)
+
+    try:
+        if "gate" in known:
+            gate.parse(value("gate"))
+        training.sampling_of(value("sampling"))
+        for name, overrides in EXPERIMENTS.items():
+            if name in known:
+                compose.load(value(name), [*GIVEN[name], *value(overrides)])
+        data = [f"data={value('data')}", *value("data_overrides")]
+        compose.data(data if any(one.startswith("data.root=") for one in data) else [*data, "data.root=x"])
+    except (gate.GateError, ValueError, ExperimentError) as error:
+        raise ArgumentError(str(error)) from None
+
+
+def carried(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with a file of one's own in the place of its path: pods do not see this machine's files."""
+    return {
+        name: Path(value).read_text() if name in EXPERIMENTS and str(value).endswith(".yaml") else value
+        for name, value in given.items()
+    }

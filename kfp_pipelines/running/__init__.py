@@ -1,0 +1,1 @@
+"""Runs pipelines: on this machine or on a Kubeflow cluster."""

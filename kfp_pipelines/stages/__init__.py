@@ -1,0 +1,1 @@
+"""What each pipeline stage does: paths in, paths out."""

@@ -1,0 +1,1 @@
+"""Connections to Postgres, its logins and its schema."""

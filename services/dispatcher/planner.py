@@ -1,0 +1,166 @@
+"""Planning: a submitted job becomes shards of images, or is rejected with a reason."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from services.job_queue import jobs
+from services.job_queue.jobs import OutputRecord, Shard
+from services.job_queue.leases import Lease
+from services.job_requests.condition_images import check_references
+from services.job_requests.image_spec import evaluations, image_spec
+from services.job_requests.items import ItemReader, Items, Line
+from services.job_requests.schema import Limits, RequestError, check_count, parsed, plan
+from services.registry import releases
+from services.storage.object_store import ObjectStore
+
+SHARD_IMAGES = 16  # small enough that a lost process loses little, large enough to fill a batch
+
+Plan = Mapping[str, Any]
+
+
+def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | None:
+    """Plan the leased job in this transaction. Returns why it was rejected, or None. Raises LeaseLost."""
+    job = connection.execute(
+        text("""
+            SELECT jobs.model, CAST(jobs.request AS text) AS request, jobs.plan, jobs.release_id,
+                   tenants.permitted_releases, tenants.write_prefixes, tenants.read_prefixes, tenants.max_job_images
+            FROM jobs JOIN tenants ON tenants.name = jobs.tenant WHERE jobs.id = :id
+        """),
+        {"id": lease.job_id},
+    ).one()
+    limits = Limits(job.write_prefixes, job.read_prefixes, job.max_job_images, store.bucket)
+    try:
+        with connection.begin_nested():  # a job that is rejected half-way leaves nothing behind
+            if job.plan is None:
+                release = _permitted_release(connection, job)
+                rules = releases.rules(release.manifest)
+                planned = plan(parsed(job.request), rules, limits)
+                for number, item in enumerate(planned.get("items", ())):
+                    check_references(item, rules, limits, f"items[{number}]")
+            else:  # another revision: the same images, by the same release
+                release, planned = releases.by_id(connection, job.release_id), job.plan
+                rules = releases.rules(release.manifest)
+            items: Listed | Lines = Listed(planned)
+            if "input" in planned:
+                items = Lines(connection, store, lease, planned, rules, limits)
+            shards = iter(items) if job.plan is None else unsettled(connection, lease, iter(items))
+            jobs.add_shards(connection, lease.job_id, release.digest, shards)
+            total = items.count * planned["images_per_item"]
+            jobs.planned(connection, lease, plan=items.plan, release_id=release.id, total=total)
+    except (releases.RegistryError, RequestError) as error:
+        jobs.reject(connection, lease, str(error))
+        return str(error)
+    jobs.open_finalize(connection, lease.job_id)  # where no line is good there is nothing to sample
+    return None
+
+
+def _permitted_release(connection: Connection, job: Any) -> Any:
+    """The release that the job names. What its tenant may not use it is not told of either."""
+    release = releases.find(connection, job.model, permitted=job.permitted_releases)
+    if release.kind != "diffusion":
+        raise releases.RegistryError(f"model: {job.model!r} is an {release.kind}; permitted: diffusion releases")
+    return release
+
+
+# -- items in the request ----------------------------------------------------------------------
+
+
+class Listed:
+    """The shards of a job whose items are in its request: at most SHARD_IMAGES consecutive images each."""
+
+    def __init__(self, planned: Plan) -> None:
+        self.plan = planned
+        self.count = len(planned.get("items", ()))
+
+    def __iter__(self) -> Iterator[Shard]:
+        per_item, items = self.plan["images_per_item"], self.plan["items"]
+        total = self.count * per_item
+        for start in range(0, total, SHARD_IMAGES):
+            stop = min(start + SHARD_IMAGES, total)
+            yield Shard(start, stop, sum(cost(self.plan, items[i // per_item], i) for i in range(start, stop)))
+
+
+def cost(planned: Plan, item: Mapping[str, Any], index: int) -> int:
+    """Network evaluations of an image."""
+    return evaluations(image_spec(planned, item, [], index))
+
+
+def unsettled(connection: Connection, lease: Lease, shards: Iterator[Shard]) -> Iterator[Shard]:
+    """The shards of which images are still to be made."""
+    for shard in shards:
+        if len(jobs.recorded(connection, lease.job_id, shard.start, shard.stop)) < shard.stop - shard.start:
+            yield shard
+
+
+# -- items in an object ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadLine:
+    """A line and its item, None where it fails."""
+
+    line: Line
+    item: Mapping[str, Any] | None
+
+
+class Lines:
+    """The shards of a job whose items are lines. Lines that do not fit are settled as failed on the way."""
+
+    def __init__(
+        self, connection: Connection, store: ObjectStore, lease: Lease, planned: Plan, conditions: Plan, limits: Limits
+    ) -> None:
+        given = planned["input"]
+        self.items = Items(store, given["key"], given["etag"]) if "etag" in given else Items.open(store, given["key"])
+        self.plan = {**planned, "input": {"key": self.items.key, "etag": self.items.etag}}
+        self.connection, self.lease, self.limits = connection, lease, limits
+        self.reader = ItemReader(conditions, limits)
+        self.per_item = int(planned["images_per_item"])
+        self.count = 0
+        self.ids: set[str] = set()
+
+    def __iter__(self) -> Iterator[Shard]:
+        """Reads the object once. Raises RequestError for an empty one, and for one of too many lines."""
+        together = max(1, SHARD_IMAGES // self.per_item)
+        group: list[ReadLine] = []
+        for line in self.items.lines():
+            self.count += 1
+            check_count(self.count * self.per_item, self.limits)
+            group.append(ReadLine(line, self._item(line)))
+            if len(group) == together:
+                yield from self._shards(group)
+                group = []
+        yield from self._shards(group)
+        if not self.count:
+            raise RequestError(f"input_uri: {self.items.key!r} has no lines; give one item a line")
+
+    def _item(self, line: Line) -> Mapping[str, Any] | None:
+        try:
+            item = self.reader.read(line)
+            if (name := item.get("id")) in self.ids:
+                raise RequestError(f"the id {name!r} is that of an earlier line")
+        except RequestError as error:
+            first = line.number * self.per_item
+            failed = [
+                OutputRecord(index, line.number, None, error=f"line {line.number + 1}: {error}"[:2000])
+                for index in range(first, first + self.per_item)
+            ]
+            jobs.settle(self.connection, self.lease.job_id, failed)
+            return None
+        if name is not None:
+            self.ids.add(name)
+        return item
+
+    def _shards(self, group: list[ReadLine]) -> Iterator[Shard]:
+        """Of a few lines, or of a part of one that asks for many images."""
+        if not any(read.item is not None for read in group):
+            return
+        first, last = group[0].line, group[-1].line
+        begin, end = first.number * self.per_item, (last.number + 1) * self.per_item
+        for start in range(begin, end, SHARD_IMAGES):
+            stop = min(start + SHARD_IMAGES, end)
+            found = [(i, group[i // self.per_item - first.number].item) for i in range(start, stop)]
+            costs = [cost(self.plan, item, i) for i, item in found if item is not None]
+            yield Shard(start, stop, sum(costs), first.number, first.start, last.stop)

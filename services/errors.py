@@ -1,0 +1,20 @@
+"""The root of Darkroom's errors, and how values appear in their messages."""
+
+import reprlib
+from typing import Any
+
+
+def named(field: object) -> str:
+    """A field's name in an error: short and printable, whatever was sent."""
+    name = str(field)
+    return name if len(name) <= 60 and name.isprintable() else shown(name)
+
+
+def shown(value: Any) -> str:
+    """A value in an error: short and printable, whatever was sent."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked; the message says what to do instead."""

@@ -1,0 +1,81 @@
+"""Validation errors as messages: the field, the value, and what is permitted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from services.errors import named, shown
+
+SHOWN_MISTAKES = 10
+MAX_DEPTH = 32  # of lists and objects in each other
+KEY_WORDS = "names of letters, digits, '_', '-', '=' and '.', joined by '/'"
+
+
+def complaints(value: Any, validator: Draft202012Validator) -> list[str]:
+    """A line for each of the first mistakes; none where the value fits the validator's JSON Schema."""
+    if depth_exceeds(value, MAX_DEPTH):
+        return [f"nested too deeply; permitted: at most {MAX_DEPTH} levels"]
+    errors = sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))
+    lines = [line for error in errors for line in describe(error)]
+    more = [f"and {len(lines) - SHOWN_MISTAKES} more mistakes"] if len(lines) > SHOWN_MISTAKES else []
+    return lines[:SHOWN_MISTAKES] + more
+
+
+def depth_exceeds(value: Any, limit: int) -> bool:
+    """Whether lists and objects lie more than `limit` deep in each other. Without recursion."""
+    level = [value]
+    for _ in range(limit):
+        level = [part for outer in level if isinstance(outer, dict | list)
+                 for part in (outer.values() if isinstance(outer, dict) else outer)]  # fmt: skip
+        if not level:
+            return False
+    return any(isinstance(part, dict | list) for part in level)
+
+
+def describe(error: ValidationError) -> list[str]:
+    """What is wrong, in one line a mistake: the field, the value, what is permitted."""
+    rule: Any = error.schema
+    instance: Any = error.instance
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{named(part)}" for part in error.absolute_path)
+    path = path.lstrip(".")
+    match error.validator:
+        case "required":
+            name = error.message.split("'")[1]  # one error a missing field; only its message says which
+            return [f"{path}.{name}".lstrip(".") + f": missing; give {permitted(rule['properties'][name])}"]
+        case "additionalProperties":
+            known = rule["properties"]
+            unknown = sorted(set(instance) - known.keys())
+            return [
+                f"{path}.{named(name)}".lstrip(".") + f": not a known field; permitted: {', '.join(sorted(known))}"
+                for name in unknown[: SHOWN_MISTAKES + 1]
+            ]
+    return [f"{path or 'request'}: {shown(instance)} is not allowed; permitted: {permitted(rule)}"]
+
+
+def permitted(rule: Mapping[str, Any]) -> str:
+    """A JSON Schema in words."""
+    if "enum" in rule:
+        return ", ".join(map(str, rule["enum"]))
+    if "const" in rule:
+        return f"{rule['const']}; {rule['$comment']}"
+    least, most = rule.get("minItems", 0), rule.get("maxItems")
+    match rule.get("type"):
+        case "integer" | "number" as kind:
+            noun = "an integer" if kind == "integer" else "a number"
+            return f"{noun} from {rule['minimum']} to {rule['maximum']}"
+        case "array" if least == most:
+            return f"a list of {least}, each {permitted(rule['items'])}"
+        case "array":
+            return f"a list of {least} to {most} items"
+        case "string" if "pattern" in rule:
+            return KEY_WORDS
+        case "string" if rule.get("contentEncoding") == "base64":
+            return "an image file in base64, or the s3:// URI of one"
+        case "string":
+            return f"text of {rule.get('minLength', 0)} to {rule.get('maxLength', 'any number of')} characters"
+        case "boolean":
+            return "true or false"
+        case _:
+            return "a JSON object"

@@ -1,0 +1,218 @@
+"""Postgres, Valkey and SeaweedFS on this machine, from Python packages, for ``darkroom up``.
+
+Everything listens on 127.0.0.1 only and asks for a password; all state lies under one folder.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from services.local_stack import processes
+from services.local_stack import state as kept_state
+from services.local_stack.part import Part
+from services.local_stack.parts import all_parts
+from services.local_stack.state import StackError, StackState, read
+
+__all__ = ["ServiceStatus", "StackError", "StackState", "read", "start", "status", "stop"]
+
+START_TIMEOUT_S = 60.0
+LOCK_TIMEOUT_S = 120.0
+# The helpers of a killed Postgres hold its shared memory for a moment, in which it cannot start.
+LAUNCH_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """How one part stands; ``running`` means that it is ours and answers to our credentials."""
+
+    name: str
+    running: bool
+    pid: int | None
+    port: int
+    log: Path
+
+
+def _silent(message: str) -> None:
+    pass
+
+
+def start(root: Path, *, ports: Mapping[str, int] | None = None, report: Callable[[str], None] = _silent) -> StackState:
+    """Start every part that does not run yet, and return once all of them do their work.
+
+    ``ports`` asks for particular ports, by ``postgres``, ``broker`` or ``s3``; the others keep the
+    ports of the last start while these are free. Raises StackError where a person has to act.
+    """
+    root = root.resolve()
+    try:
+        _prepare(root)
+        with _lock(root, report):
+            return _start(root, ports or {}, report)
+    except (OSError, psutil.AccessDenied) as error:
+        raise StackError(
+            f"The stack in {root} cannot be started ({error}). See that this folder belongs to you and "
+            "that its disk has room, or choose another folder."
+        ) from error
+
+
+def stop(root: Path) -> list[str]:
+    """Stop what runs, in order and without loss; return the names of the parts stopped."""
+    root = root.resolve()
+    if not root.is_dir():
+        return []
+    try:
+        with _lock(root, _silent):
+            return _stop(root)
+    except (OSError, psutil.AccessDenied) as error:
+        raise StackError(f"The stack in {root} cannot be stopped ({error}). Run as the user who started it.") from error
+
+
+def status(root: Path) -> list[ServiceStatus]:
+    """How every part stands; empty if the stack was never started in ``root``."""
+    root = root.resolve()
+    state = read(root)
+    if state is None:
+        return []
+    return [_status_of(part, state) for part in all_parts(root)]
+
+
+def _status_of(part: Part, state: StackState) -> ServiceStatus:
+    process = processes.find(part.root, part.name)
+    return ServiceStatus(
+        name=part.name,
+        running=process is not None and _failure(part.probe, state) is None,
+        pid=process.pid if process else None,
+        port=state.ports[part.name],
+        log=processes.log_path(part.root, part.name),
+    )
+
+
+def _start(root: Path, asked: Mapping[str, int], report: Callable[[str], None]) -> StackState:
+    parts = all_parts(root)
+    running = {part.name for part in parts if processes.find(root, part.name)}
+    state = _state_to_start(root, asked, running, report)
+    for part in parts:
+        if part.name not in running:
+            report(f"{part.name}: starting on port {state.ports[part.name]}")
+            part.launch(state)
+    for part in parts:
+        if part.name in running and _failure(part.probe, state) is None:
+            report(f"{part.name}: already runs on port {state.ports[part.name]}")
+            continue
+        _wait_for(part, state)
+        report(f"{part.name}: ready")
+    return state
+
+
+def _state_to_start(
+    root: Path, asked: Mapping[str, int], running: set[str], report: Callable[[str], None]
+) -> StackState:
+    state = read(root)
+    if state is None:
+        if running or (root / "postgres" / "data").exists():
+            raise StackError(
+                f"{root / 'stack.json'} is missing, and with it the passwords of the data in {root}. "
+                f"Put it back, or run `darkroom down` and delete {root} to begin anew without that data."
+            )
+        state = kept_state.create(kept_state.choose_ports({}, asked, running))
+        kept_state.write(root, state)
+        return state
+    ports = kept_state.choose_ports(state.ports, asked, running)
+    for part in all_parts(root):
+        if ports[part.name] != state.ports[part.name]:
+            report(f"{part.name}: moves from port {state.ports[part.name]} to {ports[part.name]}")
+    if ports != state.ports:
+        state = state.with_ports(ports)
+        kept_state.write(root, state)
+    return state
+
+
+def _wait_for(part: Part, state: StackState) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    attempts = 1
+    while (failure := _failure(part.settle, state)) is not None:
+        alive = processes.find(part.root, part.name) is not None
+        if time.monotonic() > deadline or (not alive and attempts == LAUNCH_ATTEMPTS):
+            what = f"does not answer ({failure})" if alive else "ended as soon as it was started"
+            raise StackError(
+                f"{part.name}: {what}. Run `darkroom down`, then `darkroom up` again. "
+                f"The end of {processes.log_path(part.root, part.name)}:\n"
+                f"{processes.last_log_lines(part.root, part.name)}"
+            )
+        if alive:
+            time.sleep(0.1)
+        else:
+            time.sleep(1)
+            attempts += 1
+            part.launch(state)
+
+
+def _failure(check: Callable[[StackState], None], state: StackState) -> Exception | None:
+    try:
+        check(state)
+    except StackError:
+        raise
+    except Exception as error:  # Each client library has its own; all of them mean "not yet".
+        return error
+    return None
+
+
+def _stop(root: Path) -> list[str]:
+    stopping = []
+    for part in all_parts(root):
+        process = processes.find(root, part.name)
+        if process:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(part.stop_signal)
+            stopping.append((part, process))
+    began = time.monotonic()
+    for part, process in stopping:
+        try:
+            process.wait(max(0.0, began + part.stop_timeout_s - time.monotonic()))
+        except psutil.TimeoutExpired:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+            process.wait()
+    for part in all_parts(root):
+        processes.forget(root, part.name)
+    return [part.name for part, _ in stopping]
+
+
+def _prepare(root: Path) -> None:
+    if not root.exists():
+        root.mkdir(mode=0o700, parents=True)
+    if os.geteuid() == 0:
+        # Postgres runs as another account then, and has to pass through to its own folder.
+        root.chmod(root.stat().st_mode & 0o7777 | 0o011)
+    for name in ("run", "logs"):
+        (root / name).mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError), (root / ".gitignore").open("x") as file:
+        file.write("*\n")
+
+
+@contextmanager
+def _lock(root: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold the stack alone; the system lets go of the lock even if this process is killed."""
+    with (root / "lock").open("w") as file:
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StackError(
+                        f"Another `darkroom up` or `darkroom down` has been busy in {root} for "
+                        f"{LOCK_TIMEOUT_S:.0f} s. Wait for it or end it, then try again."
+                    ) from None
+                if not waiting:
+                    report("waiting for another `darkroom up` or `darkroom down` to finish")
+                    waiting = True
+                time.sleep(0.1)
+        yield

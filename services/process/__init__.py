@@ -1,0 +1,1 @@
+"""What every long-running process has: a heartbeat, a watchdog, health checks and the Celery app."""

@@ -1,0 +1,23 @@
+"""Encodes pixels as image files."""
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# zlib level 1: a fifth of the time of the default for a few per cent more bytes.
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "png": {"compress_level": 1},
+    "jpeg": {"quality": 95},
+    "webp": {"quality": 95, "method": 4},
+}
+
+
+def encode(pixels: NDArray[np.uint8], image_format: str) -> bytes:
+    """uint8 [H, W, 1 or 3] -> the bytes of a file, the same bytes for the same pixels."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, format=image_format, **SAVE_OPTIONS[image_format])
+    return buffer.getvalue()

@@ -1,0 +1,59 @@
+"""A smoke job that gets nowhere, or whose images fail, stops a promotion and says why."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from kfp_pipelines.stages import smoke
+from kfp_pipelines.stages.smoke import SmokeError
+from services.registry import releases
+from tests.conftest import Stack, make_tiny_release
+from training.data import image_set
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    images = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 1), dtype=np.uint8)
+    records = [{"name": f"{i}", "label": i % 10} for i in range(12)]
+    image_set.write(
+        tmp_path / "digits", name="digits", images=images, records=records, train_count=8,
+        classes=[f"{i}" for i in range(10)],
+    )  # fmt: skip
+    return tmp_path / "digits"
+
+
+@pytest.fixture
+def release(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DARKROOM_ROOT", str(stack.root))
+    folder = make_tiny_release(tmp_path / "release", seed=31, name="smoked")
+    with stack.engine("publisher").begin() as connection:
+        releases.publish(connection, stack.store(), folder)
+    return folder
+
+
+def test_images_come_through_the_queue(stack: Stack, release: Path, digits: Path, tmp_path: Path) -> None:
+    with stack.process("dispatcher"), stack.process("worker"):
+        smoke.run("smoked@1", release, 3, digits, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "smoked@1: 3 images through the queue in" in page
+    assert "data:image/png;base64," in page
+
+
+def test_without_a_worker_the_job_is_cancelled(stack: Stack, release: Path, digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(SmokeError, match=r"is submitted after 1 s and was cancelled; does a worker serve the queue"):
+        smoke.run("smoked@1", release, 2, digits, tmp_path / "page.html", patience_s=1)
+    with stack.engine("submitter").connect() as connection:
+        query = "SELECT cancel_requested_at FROM jobs WHERE model = 'smoked@1' ORDER BY id DESC LIMIT 1"
+        assert connection.scalar(text(query)) is not None
+
+
+def test_a_job_that_is_rejected_says_why(stack: Stack, release: Path, digits: Path, tmp_path: Path) -> None:
+    with stack.process("dispatcher"), pytest.raises(SmokeError, match=r"smoked@9 rejected: .* has no version 9"):
+        smoke.run("smoked@9", release, 2, digits, tmp_path / "page.html")
+
+
+def test_none_asked_for_is_none_made(release: Path, tmp_path: Path) -> None:
+    smoke.run("smoked@1", release, 0, tmp_path / "nowhere", tmp_path / "page.html")
+    assert "No smoke job was asked for" in (tmp_path / "page.html").read_text()

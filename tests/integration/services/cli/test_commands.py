@@ -1,0 +1,246 @@
+"""The commands, run as a person runs them: answers, exit codes, and messages instead of stack traces."""
+
+import json
+import re
+import subprocess
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from services.registry import releases
+from tests.conftest import Process, Stack, make_tiny_release
+from training.model import release as release_format
+
+Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
+UNREACHABLE = "postgresql+psycopg://nobody:a-secret-password@127.0.0.1:1/darkroom"
+
+
+def refused(done: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    """It failed with a message that has these words, and with nothing that a person should not see."""
+    assert done.returncode == 1, done
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "a-secret-password" not in done.stderr + done.stdout
+
+
+def test_up_again_leaves_everything_as_it_is(stack: Stack, darkroom: Darkroom) -> None:
+    before = json.loads(darkroom("status", "--json").stdout)
+    done = darkroom("up")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("already runs") == 3
+    assert json.loads(darkroom("status", "--json").stdout) == before
+
+
+def test_up_on_a_port_that_is_taken_names_it(stack: Stack, darkroom: Darkroom, tmp_path: Path) -> None:
+    taken = json.loads((stack.root / "stack.json").read_text())["postgres_port"]
+    done = darkroom("up", "--postgres-port", str(taken), DARKROOM_ROOT=str(tmp_path / "other"))
+    refused(done, "postgres", str(taken), "another port")
+
+
+def test_status_and_down_where_nothing_ever_ran(darkroom: Darkroom, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    status = darkroom("status", DARKROOM_ROOT=nowhere)
+    assert (status.returncode, "darkroom up" in status.stdout) == (1, True)
+    down = darkroom("down", DARKROOM_ROOT=nowhere)
+    assert (down.returncode, "Nothing was running" in down.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "command", [["worker"], ["dispatcher"], ["jobs", "list"], ["releases", "list"], ["db", "upgrade"]]
+)
+def test_without_a_database(stack: Stack, darkroom: Darkroom, command: list[str]) -> None:
+    refused(darkroom(*command, DARKROOM_DATABASE_URL=UNREACHABLE), "Postgres", "does not answer", "darkroom up")
+
+
+@pytest.mark.parametrize("command", ["worker", "dispatcher"])
+def test_without_a_broker(stack: Stack, darkroom: Darkroom, command: str) -> None:
+    done = darkroom(command, DARKROOM_BROKER_URL="redis://:a-secret-password@127.0.0.1:1/0")
+    refused(done, "The broker at redis://", "does not answer", "darkroom up", "DARKROOM_BROKER_URL")
+
+
+@pytest.mark.parametrize("command", ["worker", "dispatcher"])
+def test_with_a_bucket_that_is_missing(stack: Stack, darkroom: Darkroom, command: str) -> None:
+    refused(darkroom(command, DARKROOM_S3_BUCKET="nowhere"), "bucket 'nowhere' does not exist", "DARKROOM_S3_BUCKET")
+
+
+def test_with_no_settings_at_all(darkroom: Darkroom, tmp_path: Path) -> None:
+    refused(darkroom("jobs", "list", DARKROOM_ROOT=str(tmp_path)), "DARKROOM_DATABASE_URL", "darkroom up")
+
+
+def test_a_database_without_tables_says_how_to_make_them(stack: Stack, darkroom: Darkroom) -> None:
+    url = stack.engine("migrator").url.set(database="postgres").render_as_string(hide_password=False)
+    refused(darkroom("jobs", "list", DARKROOM_DATABASE_URL=url), "darkroom db upgrade")
+
+
+def test_a_jobs_life_by_commands(
+    stack: Stack, darkroom: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
+) -> None:
+    request = json.dumps({"items": [{"class_label": 1}, {"class_label": 2}], "images_per_item": 3, "steps": 2})
+    submitted = darkroom("jobs", "submit", "--model", "tiny", "--request", request, "--idempotency-key", "cli")
+    job_id = submitted.stdout.strip()
+    assert str(uuid.UUID(job_id)) == job_id
+    again = darkroom("jobs", "submit", "--model", "tiny", "--request", request, "--idempotency-key", "cli", "--json")
+    assert json.loads(again.stdout) == {"id": job_id}
+    other = darkroom("jobs", "submit", "--model", "tiny", "--request", '{"items": []}', "--idempotency-key", "cli")
+    refused(other, "idempotency_key", job_id)
+
+    watched = darkroom("jobs", "watch", job_id)
+    assert watched.returncode == 0, watched.stderr
+    assert "succeeded: 6 of 6 images" in watched.stdout
+    shown = json.loads(darkroom("jobs", "show", job_id, "--json").stdout)
+    assert (shown["state"], shown["total"], shown["model"]) == ("succeeded", 6, "tiny")
+    assert job_id in darkroom("jobs", "list").stdout
+    assert job_id in [job["id"] for job in json.loads(darkroom("jobs", "list", "--json").stdout)]
+
+    listed = darkroom("jobs", "outputs", job_id, "--download", str(tmp_path / "images"))
+    assert f"0\ts3://darkroom/outputs/default/{job_id}/images/00000000.png" in listed.stdout
+    assert len(list((tmp_path / "images").glob("*.png"))) == 6
+    assert len(json.loads(darkroom("jobs", "outputs", job_id, "--json").stdout)) == 6
+    sheet = darkroom("jobs", "sheet", job_id, "--output", str(tmp_path / "sheet.png"), "--scale", "1")
+    assert sheet.returncode == 0
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.size == (3 * 34 + 2, 2 * 34 + 2)
+
+
+def test_a_rejected_job_exits_3_and_says_why(stack: Stack, darkroom: Darkroom, dispatcher: Process) -> None:
+    job_id = stack.submit({"items": [{"class_label": 99}]})
+    watched = darkroom("jobs", "watch", str(job_id))
+    assert watched.returncode == 3
+    assert "items[0].class_label: 99 is not allowed; permitted: an integer from 0 to 9" in watched.stdout
+    refused(darkroom("jobs", "sheet", str(job_id)), "has no images (rejected: items[0].class_label")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["jobs", "submit", "--model", "tiny", "--request", "{bad"], ["--request: not JSON", "an example"]),
+        (["jobs", "submit", "--model", "tiny", "--request", "[1]"], ["--request: not a JSON object"]),
+        (["jobs", "submit", "--model", "tiny", "--request", "{}", "--queue", "x"], ['queue: "x" does not exist']),
+        (["jobs", "show", "not-an-id"], ["'not-an-id' is not a job id", "darkroom jobs list"]),
+        (["jobs", "show", str(uuid.UUID(int=7))], ["you have no job"]),
+        (["jobs", "watch", "7"], ["is not a job id"]),
+        (
+            ["jobs", "submit", "--model", "tiny", "--request", "{}", "--deadline", "soon"],
+            ["--deadline: 'soon' is no time; permitted: such as 2030-01-31T18:00+01:00"],
+        ),
+        (["jobs", "submit-many", "/nowhere"], ["/nowhere does not exist"]),
+        (["jobs", "cancel", str(uuid.UUID(int=7))], ["you have no job"]),
+        (["jobs", "retry", str(uuid.UUID(int=7))], ["you have no job"]),
+        (["queues", "pause", "nowhere"], ["queue: 'nowhere' does not exist; permitted: default"]),
+        (["tenants", "set", "nobody", "--weight", "2"], ["tenant: 'nobody' does not exist; permitted: default"]),
+        (["tenants", "set", "default"], ["nothing to change"]),
+        (["releases", "show", "nobody"], ["no release is called 'nobody'"]),
+        (["releases", "promote", "tiny@77"], ["'tiny' has no version 77; there are: 1"]),
+        (["releases", "promote", "tiny@1", "--alias", "No!"], ["alias: 'No!' is not allowed"]),
+        (["db", "add-tenant", "x", "--password-file", "/nowhere"], ["/nowhere does not exist"]),
+        (["pipeline", "compile", "--output", "/nowhere/p.yaml"], ["/nowhere does not exist"]),
+    ],
+)
+def test_a_mistake_is_one_message(stack: Stack, darkroom_here: Darkroom, command: list[str], words: list[str]) -> None:
+    refused(darkroom_here(*command), *words)
+
+
+def test_a_paused_queue_waits_and_a_cancelled_job_is_tried_again(
+    stack: Stack, darkroom: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
+) -> None:
+    assert darkroom("queues", "add", "night").returncode == 0
+    assert "darkroom queues resume default" in darkroom("queues", "pause", "default").stdout
+    many = tmp_path / "many.jsonl"
+    job = {"model": "tiny", "request": {"items": [{"class_label": 1}], "steps": 1}}
+    many.write_text("\n".join(json.dumps(job) for _ in range(3)))
+    ids = darkroom("jobs", "submit-many", str(many)).stdout.split()
+    assert len(ids) == 3
+    queues = {row["name"]: row for row in json.loads(darkroom("queues", "list", "--json").stdout)}
+    assert queues["default"] == {"name": "default", "paused": True, "waiting": 3, "leased": 0}
+    assert queues["night"]["waiting"] == 0
+    assert darkroom("jobs", "cancel", ids[0]).returncode == 0
+    assert stack.wait(uuid.UUID(ids[0])).state == "cancelled"
+    refused(darkroom("jobs", "cancel", ids[0]), "has ended already (cancelled)")
+    refused(darkroom("jobs", "retry", ids[0]), "is cancelled; only a planned job")
+    assert darkroom("queues", "resume", "default").returncode == 0
+    for one in ids[1:]:
+        assert stack.wait(uuid.UUID(one)).state == "succeeded"
+
+
+def test_what_a_tenant_may_is_changed_by_command(stack: Stack, darkroom: Darkroom) -> None:
+    changed = darkroom("tenants", "set", "default", "--weight", "2.5", "--max-open-jobs", "7")
+    assert changed.returncode == 0, changed.stderr
+    try:
+        (default,) = json.loads(darkroom("tenants", "list", "--json").stdout)[:1]
+        assert (default["weight"], default["max_open_jobs"], default["max_job_images"]) == (2.5, 7, 1_000_000)
+        assert "inputs/default" in darkroom("tenants", "list").stdout
+    finally:
+        darkroom("tenants", "set", "default", "--weight", "1", "--max-open-jobs", "100000")
+
+
+def test_releases_by_commands(stack: Stack, darkroom: Darkroom) -> None:
+    listed = json.loads(darkroom("releases", "list", "--json").stdout)
+    (tiny,) = [release for release in listed if release["name"] == "tiny"]
+    assert tiny["aliases"] == ["production"]
+    assert "tiny@1" in darkroom("releases", "list").stdout
+    promoted = darkroom("releases", "promote", "tiny@1", "--alias", "candidate")
+    assert "tiny@candidate is now version 1" in promoted.stdout
+    shown = json.loads(darkroom("releases", "show", "tiny@candidate", "--json").stdout)
+    assert shown["aliases"] == ["candidate", "production"]
+    assert "class_label" in darkroom("releases", "show", "tiny").stdout
+
+
+def test_two_releases_are_compared_and_the_older_one_comes_back(
+    stack: Stack, darkroom: Darkroom, tmp_path: Path
+) -> None:
+    with stack.engine("publisher").begin() as connection:
+        for seed, shade in ((1, 40), (2, 200)):
+            folder = make_tiny_release(tmp_path / str(seed), seed=seed, name="pair")
+            Image.new("L", (30, 20), shade).save(folder / "samples.png")
+            described = release_format.parse(json.loads((folder / release_format.MANIFEST).read_text()))
+            lineage = {"experiment": {"steps": 100 * seed, "seed": 5}}
+            release_format.write(folder, replace(described, lineage=lineage))
+            releases.publish(connection, stack.store(), folder)
+            releases.evaluate(connection, f"pair@{seed}", "same", {"psnr": 30.0 + seed, "judge": "a network"})
+            releases.promote(connection, f"pair@{seed}", "production")
+    sheet = tmp_path / "diff.png"
+    told = darkroom("releases", "diff", "pair@1", "pair@2", "--output", str(sheet)).stdout
+    for words in (r"experiment\.steps +100 +200", r"psnr +31\.0000 +32\.0000 +\+1\.0000"):
+        assert re.search(words, told), told
+    assert "experiment.seed" not in told
+    with Image.open(sheet) as picture:
+        assert picture.size == (30 + 16 + 30, 20)
+        assert (picture.getpixel((5, 5)), picture.getpixel((60, 5))) == ((40, 40, 40), (200, 200, 200))
+    assert "pair@production is version 1 again" in darkroom("releases", "rollback", "pair").stdout
+    moves = json.loads(darkroom("releases", "history", "pair", "--json").stdout)
+    assert [(move["before"], move["after"], move["rollback"]) for move in moves] == [
+        (None, 1, False), (1, 2, False), (2, 1, True),
+    ]  # fmt: skip
+    assert "rollback" in darkroom("releases", "history", "pair").stdout
+    refused(darkroom("releases", "rollback", "pair"), "pair@production was never another release")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["up"], ["down"], ["status"], ["db"], ["db", "upgrade"], ["db", "add-tenant"], ["pipeline"],
+     ["pipeline", "compile"], ["pipeline", "run"], ["releases"], ["releases", "list"], ["releases", "show"],
+     ["pipeline", "submit"], ["pipeline", "schedule"], ["pipeline", "status"], ["pipeline", "parameters"],
+     ["releases", "promote"], ["releases", "rollback"], ["releases", "history"], ["releases", "diff"],
+     ["jobs"], ["jobs", "submit"], ["jobs", "list"], ["jobs", "show"], ["jobs", "watch"],
+     ["jobs", "outputs"], ["jobs", "sheet"], ["jobs", "submit-many"], ["jobs", "cancel"], ["jobs", "retry"],
+     ["queues"], ["queues", "list"], ["queues", "pause"], ["tenants"], ["tenants", "set"], ["worker"],
+     ["dispatcher"], ["demo"],
+     ["export"], ["export", "diffusers"]],
+)  # fmt: skip
+def test_every_command_has_help(command: list[str]) -> None:
+    import typer.testing
+
+    from services.cli import app
+
+    done = typer.testing.CliRunner().invoke(app, [*command, "--help"])
+    assert done.exit_code == 0
+    assert "Usage:" in done.stdout
+
+
+def test_an_unknown_command_is_a_usage_error(darkroom: Darkroom) -> None:
+    assert darkroom("developp").returncode == 2

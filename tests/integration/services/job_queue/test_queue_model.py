@@ -1,0 +1,280 @@
+"""Whatever order claims, losses, errors, cancelling and retrying come in: nothing is lost, doubled or stuck.
+
+A machine drives the queue's statements on real Postgres at random, beside a model of what must be so.
+"""
+
+import threading
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Engine, text
+
+from services.dispatcher import planner
+from services.job_queue import jobs, leases, maintenance
+from services.job_queue.jobs import OutputRecord
+from services.job_queue.leases import Lease, LeaseLost
+from tests.conftest import ENDED, Stack
+
+WORKERS = 3
+PICK = st.integers(0, 7)  # of the latest
+ENDS = ("store_all", "store_some", "store_all_but_one", "fail_an_attempt", "give_back", "isolate", "look_around")
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Jobs of up to 40 images, three workers, one dispatcher."""
+
+    stack: Stack
+    engine: Engine
+
+    @initialize()
+    def begin(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text("DELETE FROM outputs"))
+            connection.execute(text("DELETE FROM jobs"))
+            self.workers = [leases.register(connection, "worker") for _ in range(WORKERS)]
+            self.dispatcher = leases.register(connection, "dispatcher")
+        self.good: dict[tuple[uuid.UUID, int], str] = {}  # images that are stored: they stay for ever
+        self.tokens: set[int] = set()
+        self.held: list[Lease] = []
+        self.submitted: list[uuid.UUID] = []
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    # Few rules, for the machine leaves some of them out of each run.
+
+    @rule(
+        images=st.integers(1, 40),
+        priority=st.integers(-2, 2),
+        planned=st.sampled_from([True] * 4 + [False]),
+    )
+    def submit(self, images: int, priority: int, planned: bool) -> None:
+        request = {"items": [{"class_label": 1}], "images_per_item": images}
+        self.submitted.append(self.stack.submit(request, priority=priority))
+        if planned:
+            self.dispatch()
+
+    @rule()
+    def dispatch(self) -> None:
+        """A turn of the dispatcher."""
+        with self.engine.begin() as connection:
+            maintenance.stop_jobs(connection)
+            connection.execute(text("UPDATE work SET run_after = now() WHERE state = 'delayed'"))
+            maintenance.wake_delayed(connection)
+        with self.engine.begin() as connection:
+            claimed = leases.claim_planning(connection, self.dispatcher)
+        for lease in claimed:
+            with self.engine.begin() as connection:
+                if lease.kind == "plan":
+                    assert planner.plan_job(connection, self.stack.store(), lease) is None
+                else:
+                    jobs.finalized(connection, lease, "manifest")
+
+    @rule(worker=st.integers(0, WORKERS - 1), count=st.integers(1, 3))
+    def claim(self, worker: int, count: int) -> None:
+        with self.engine.begin() as connection:
+            found = leases.claim_sampling(connection, self.workers[worker], queues=["default"], count=count)
+            for lease in found:
+                jobs.begin(connection, lease)
+        self.take(found)
+
+    @rule()
+    def claim_all_at_once(self) -> None:
+        """Every worker at the same moment: no shard goes to two."""
+        found: list[Lease] = []
+        barrier = threading.Barrier(WORKERS)
+
+        def claimer(worker: uuid.UUID) -> None:
+            barrier.wait()
+            with self.engine.begin() as connection:
+                found.extend(leases.claim_sampling(connection, worker, queues=["default"], count=2))
+
+        threads = [threading.Thread(target=claimer, args=(worker,)) for worker in self.workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({lease.id for lease in found}) == len(found)
+        self.take(found)
+
+    def take(self, found: list[Lease]) -> None:
+        tokens = {lease.token for lease in found}
+        assert len(tokens) == len(found)
+        assert not tokens & self.tokens, "a token was given twice"
+        self.tokens |= tokens
+        self.held += found
+
+    # What is drawn must not depend on what the database answered, so a lease or a job is picked by a number.
+
+    @rule(pick=PICK, how=st.sampled_from(ENDS), share=st.floats(0, 1))
+    def end(self, pick: int, how: str, share: float) -> None:
+        """What a holder does with a lease, stale or not. A stale one changes nothing."""
+        if not self.held:
+            return
+        lease = self.held[-1 - pick % len(self.held)]
+        current = self.is_current(lease)
+        try:
+            getattr(self, how)(lease, share)
+        except LeaseLost:
+            assert not current, "a holder was refused"
+        else:
+            assert current or how == "look_around", "a stale holder was not"
+
+    def store_all(self, lease: Lease, share: float) -> None:
+        self.store(lease, lease.stop, failing=None)
+
+    def store_some(self, lease: Lease, share: float) -> None:
+        self.store(lease, lease.start + round(share * (lease.stop - lease.start)), failing=None)
+
+    def store_all_but_one(self, lease: Lease, share: float) -> None:
+        self.store(lease, lease.stop, failing=lease.start)
+
+    def store(self, lease: Lease, stop: int, failing: int | None) -> None:
+        images = [i for i in range(lease.start, stop) if i != failing]
+        records = [OutputRecord(i, 0, i, f"key-{i}", uuid.uuid4().hex * 2, 1, "p") for i in images]
+        if failing is not None:
+            records.append(OutputRecord(failing, 0, None, error="bad"))
+        with self.engine.begin() as connection:
+            before = jobs.recorded(connection, lease.job_id, lease.start, lease.stop)
+            jobs.record(connection, lease, records)
+            if stop == lease.stop:
+                jobs.finish_shard(connection, lease)
+        for index in images:
+            if index not in before:
+                self.good[lease.job_id, index] = records[images.index(index)].sha256 or ""
+
+    def fail_an_attempt(self, lease: Lease, share: float) -> None:
+        with self.engine.begin() as connection:
+            if not leases.retry_later(connection, lease, "boom"):
+                jobs.fail_images(connection, lease, "boom")
+
+    def give_back(self, lease: Lease, share: float) -> None:
+        with self.engine.begin() as connection:
+            leases.release(connection, lease)
+
+    def isolate(self, lease: Lease, share: float) -> None:
+        with self.engine.begin() as connection:
+            leases.isolate(connection, lease)
+
+    def look_around(self, lease: Lease, share: float) -> None:
+        with self.engine.begin() as connection:
+            for ending in maintenance.endings(connection, [lease.job_id]):
+                maintenance.stop_shard(connection, lease, ending)
+
+    @rule(worker=st.integers(0, WORKERS - 1), of_its_own_will=st.booleans())
+    def a_worker_ends(self, worker: int, of_its_own_will: bool) -> None:
+        with self.engine.begin() as connection:
+            if of_its_own_will:
+                leases.retire(connection, self.workers[worker])
+            else:
+                connection.execute(
+                    text("UPDATE workers SET heartbeat_at = now() - interval '1 hour' WHERE id = :id"),
+                    {"id": self.workers[worker]},
+                )
+                # Only that one is stale, however slow this machine is.
+                _, failed = maintenance.rescue(connection, stale_s=1800)
+                for lease in failed:
+                    jobs.fail_images(connection, lease, "lost")
+            self.workers[worker] = leases.register(connection, "worker")
+
+    @rule(pick=PICK)
+    def cancel_or_retry(self, pick: int) -> None:
+        """Its owner's wish, whichever the state permits."""
+        if not self.submitted:
+            return
+        job_id = self.submitted[-1 - pick % len(self.submitted)]
+        row = self.stack.job(job_id)
+        with self.stack.engine("submitter").begin() as connection:
+            if row.state in ("partial", "failed", "cancelled") and row.plan is not None:
+                assert connection.scalar(text("SELECT retry_job(:id)"), {"id": job_id}) == row.revision + 1
+            else:
+                connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
+
+    # -- what is always so -----------------------------------------------------------------------
+
+    def is_current(self, lease: Lease) -> bool:
+        with self.engine.connect() as connection:
+            query = text("SELECT state = 'leased' AND token = :token FROM work WHERE id = :id")
+            return bool(connection.scalar(query, {"id": lease.id, "token": lease.token}))
+
+    @invariant()
+    def counts_are_those_of_the_outputs(self) -> None:
+        with self.engine.connect() as connection:
+            wrong = connection.execute(
+                text("""
+                    SELECT id FROM jobs LEFT JOIN (
+                        SELECT job_id, count(key) AS good, count(error) AS bad FROM outputs GROUP BY job_id) AS counted
+                    ON job_id = id
+                    WHERE (succeeded, failed) <> (coalesce(good, 0), coalesce(bad, 0)) OR succeeded + failed > total
+                """)
+            ).all()
+            rows = connection.execute(text("SELECT job_id, index, sha256 FROM outputs WHERE key IS NOT NULL")).all()
+        assert wrong == []
+        # None is lost, none is listed that nobody stored, and the first that was stored stays.
+        assert {(row.job_id, row.index): row.sha256 for row in rows} == self.good
+
+    @invariant()
+    def a_job_has_open_work_exactly_until_it_has_ended(self) -> None:
+        with self.engine.connect() as connection:
+            wrong = connection.execute(
+                text("""
+                    SELECT id, state FROM jobs WHERE (finished_at IS NOT NULL) = EXISTS (
+                        SELECT FROM work WHERE job_id = jobs.id AND state IN ('ready', 'delayed', 'leased'))
+                """)
+            ).all()
+        assert wrong == []
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """With healthy workers everything ends."""
+        if not hasattr(self, "workers"):
+            return
+        for worker in range(WORKERS):
+            self.a_worker_ends(worker, of_its_own_will=False)
+        for _ in range(200):
+            self.dispatch()
+            with self.engine.begin() as connection:
+                found = leases.claim_sampling(connection, self.workers[0], queues=["default"], count=100)
+            for lease in found:
+                self.store(lease, lease.stop, failing=None)
+            with self.engine.connect() as connection:
+                if not connection.scalar(text("SELECT count(*) FROM jobs WHERE finished_at IS NULL")):
+                    break
+        with self.engine.connect() as connection:
+            rows = connection.execute(text("SELECT * FROM jobs")).all()
+        assert {row.state for row in rows} <= set(ENDED)
+        for row in rows:
+            if row.state != "cancelled":
+                assert row.succeeded + row.failed == row.total
+
+
+@pytest.fixture
+def engine(stack: Stack) -> Iterator[Engine]:
+    yield stack.engine("migrator")
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM outputs"))
+        connection.execute(text("DELETE FROM jobs"))
+
+
+def test_nothing_is_lost_doubled_or_stuck(stack: Stack, engine: Engine) -> None:
+    class Machine(QueueMachine):
+        pass
+
+    Machine.stack, Machine.engine = stack, engine
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=30, stateful_step_count=80, deadline=None, derandomize=True,
+            suppress_health_check=list(HealthCheck), phases=[Phase.generate],  # shrinking takes minutes
+        ),
+    )  # fmt: skip

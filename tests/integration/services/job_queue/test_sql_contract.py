@@ -1,0 +1,253 @@
+"""A client's view: one INSERT, one's own rows, and nothing else."""
+
+import time
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from services.database import logins
+from tests.conftest import Process, Stack
+
+REQUEST = '{"items":[{"class_label":3}],"images_per_item":16,"steps":30,"guidance_scale":2.0,"seed":7}'
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[psycopg.Connection]:
+    """A plain driver, as another language would have it, with the submitter's login."""
+    url = stack.settings("submitter").database_url.get_secret_value().replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def other_tenant(stack: Stack) -> Iterator[psycopg.Connection]:
+    """A second tenant's connection."""
+    with stack.engine("migrator").begin() as connection:
+        logins.ensure_login(connection, "tenant_other", group="submitter", password="a-long-password")
+        logins.ensure_tenant(connection, "other", login="tenant_other")
+    url = stack.engine("migrator").url.set(drivername="postgresql", username="tenant_other", password="a-long-password")
+    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
+        yield connection
+
+
+def test_an_insert_returns_its_id_at_once_and_the_job_is_submitted(client: psycopg.Connection) -> None:
+    began = time.monotonic()
+    (job_id,) = client.execute(
+        f"INSERT INTO jobs (model, request) VALUES ('nobody@production', '{REQUEST}') RETURNING id"
+    ).fetchone()
+    assert time.monotonic() - began < 1
+    assert isinstance(job_id, uuid.UUID)
+    assert job_id.version == 7 or str(job_id)[14] == "7"
+    row = client.execute("SELECT state, tenant FROM jobs WHERE id = %s", (job_id,)).fetchone()
+    assert row == ("submitted", "default")
+
+
+def test_the_group_role_itself_submits_for_the_default_tenant(stack: Stack) -> None:
+    url = stack.engine("migrator").url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET ROLE darkroom_submitter")
+        (job_id,) = connection.execute(
+            f"INSERT INTO jobs (model, request) VALUES ('nobody@production', '{REQUEST}') RETURNING id"
+        ).fetchone()
+        assert connection.execute("SELECT tenant FROM jobs WHERE id = %s", (job_id,)).fetchone() == ("default",)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE jobs SET state = 'succeeded'",
+        "UPDATE jobs SET priority = 100",
+        "DELETE FROM jobs",
+        "TRUNCATE jobs CASCADE",
+        "INSERT INTO jobs (model, request, state) VALUES ('m', '{}', 'succeeded')",
+        "INSERT INTO jobs (model, request, tenant) VALUES ('m', '{}', 'other')",
+        "INSERT INTO jobs (id, model, request) VALUES (gen_random_uuid(), 'm', '{}')",
+        "INSERT INTO outputs (job_id, index, item, seed, error) VALUES (gen_random_uuid(), 0, 0, 0, 'x')",
+        "SELECT * FROM outputs_all",
+        "SELECT * FROM work",
+        "SELECT * FROM tenants",
+        "SELECT * FROM releases",
+        "SELECT * FROM workers",
+        "SELECT accept_job()",
+        "SELECT nextval('work_token')",
+        "SELECT hold_to_quota()",
+        "UPDATE jobs SET cancel_requested_at = now()",
+        "UPDATE tenants SET weight = 1000",
+        "INSERT INTO jobs (model, request, revision) VALUES ('m', '{}', 2)",
+        "CREATE TABLE mine (x int)",
+        "ALTER TABLE jobs DISABLE ROW LEVEL SECURITY",
+        "SET ROLE darkroom_dispatcher",
+        "SET SESSION AUTHORIZATION postgres",
+        "COPY jobs TO PROGRAM 'true'",
+    ],
+)
+def test_nothing_else_is_allowed(client: psycopg.Connection, statement: str) -> None:
+    with pytest.raises(psycopg.Error) as error:
+        client.execute(statement)
+    assert error.value.sqlstate in ("42501", "0A000"), error.value
+
+
+def test_tenants_see_only_their_own_jobs_and_outputs(
+    stack: Stack, client: psycopg.Connection, other_tenant: psycopg.Connection, dispatcher: Process, worker: Process
+) -> None:
+    job_id = stack.submit({"items": [{"class_label": 1}], "steps": 1})
+    assert stack.wait(job_id).state == "succeeded"
+    assert client.execute("SELECT count(*) FROM outputs WHERE job_id = %s", (job_id,)).fetchone() == (1,)
+    assert other_tenant.execute("SELECT count(*) FROM jobs WHERE id = %s", (job_id,)).fetchone() == (0,)
+    assert other_tenant.execute("SELECT count(*) FROM outputs").fetchone() == (0,)
+    (theirs,) = other_tenant.execute(
+        'INSERT INTO jobs (model, request) VALUES (\'tiny\', \'{"items":[{"class_label":1}],"steps":1}\') RETURNING id'
+    ).fetchone()
+    deadline = time.monotonic() + 30
+    while other_tenant.execute("SELECT state FROM jobs WHERE id = %s", (theirs,)).fetchone() != ("succeeded",):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (key,) = other_tenant.execute("SELECT key FROM outputs WHERE job_id = %s", (theirs,)).fetchone()
+    assert key.startswith("outputs/other/")
+
+
+def test_a_login_without_a_tenant_is_told_what_is_missing(stack: Stack) -> None:
+    with stack.engine("migrator").begin() as connection:
+        logins.ensure_login(connection, "nobodys_login", group="submitter", password="a-long-password")
+    url = stack.engine("migrator").url.set(
+        drivername="postgresql", username="nobodys_login", password="a-long-password"
+    )
+    with (
+        psycopg.connect(url.render_as_string(hide_password=False)) as connection,
+        pytest.raises(
+            psycopg.errors.InsufficientPrivilege, match='login "nobodys_login" belongs to no tenant'
+        ) as error,
+    ):
+        connection.execute("INSERT INTO jobs (model, request) VALUES ('m', '{}')")
+    assert "darkroom db add-tenant" in (error.value.diag.message_hint or "")
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "complaint"),
+    [
+        ("model, request", "'m', '{bad'", "invalid input syntax for type json"),
+        ("model, request", "'m', '[1]'", "request_is_an_object"),
+        ("model, request", "'', '{}'", "jobs_model_check"),
+        ("model, request, priority", "'m', '{}', 101", "jobs_priority_check"),
+        ("model, request, queue", "'m', '{}', 'nowhere'", 'queue: "nowhere" does not exist'),
+        ("model, request", "'m', jsonb_build_object('x', repeat('y', 5000000))", "request_is_at_most_4_mib"),
+    ],
+)
+def test_what_is_no_request_at_all_is_refused_by_the_insert(
+    client: psycopg.Connection, columns: str, values: str, complaint: str
+) -> None:
+    with pytest.raises(psycopg.Error, match=complaint):
+        client.execute(f"INSERT INTO jobs ({columns}) VALUES ({values})")
+
+
+def test_submit_job_does_what_the_insert_does_and_a_key_returns_its_job(client: psycopg.Connection) -> None:
+    job = '{"model": "nobody", "request": {"items": []}, "priority": 3, "idempotency_key": "function"}'
+    (first,) = client.execute("SELECT submit_job(%s)", (job,)).fetchone()
+    assert client.execute("SELECT submit_job(%s)", (job,)).fetchone() == (first,)
+    assert client.execute("SELECT model, priority FROM jobs WHERE id = %s", (first,)).fetchone() == ("nobody", 3)
+    with pytest.raises(psycopg.errors.UniqueViolation, match=f"is that of job {first}, which asks for something else"):
+        client.execute("SELECT submit_job(%s)", (job.replace("nobody", "somebody"),))
+    many = client.execute("SELECT submit_jobs(%s)", (f'[{job}, {{"model": "x", "request": {{}}}}]',)).fetchall()
+    assert many[0] == (first,)
+    assert len(many) == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "complaint"),
+    [
+        ("[1]", "job: not a JSON object"),
+        ('{"model": "m", "request": {}, "tenant": "other", "state": "x"}', "job: state, tenant is not a known field"),
+        ('{"request": {}}', 'null value in column "model"'),
+        ('{"model": "m"}', 'null value in column "request"'),
+        ('{"model": "m", "request": {}, "priority": "x"}', "invalid input syntax for type smallint"),
+        ('{"model": "m", "request": {}, "priority": 101}', "jobs_priority_check"),
+        ('{"model": "m", "request": {}, "queue": "nowhere"}', 'queue: "nowhere" does not exist'),
+        ('{"model": "m", "request": {}, "deadline": "soon"}', "invalid input syntax for type timestamp"),
+        (
+            '{"model": "m", "request": {}, "run_after": "2030-01-02", "deadline": "2030-01-01"}',
+            "deadline_is_after_run_after",
+        ),
+    ],
+)
+def test_submit_job_refuses_what_is_no_job(client: psycopg.Connection, job: str, complaint: str) -> None:
+    with pytest.raises(psycopg.Error, match=complaint):
+        client.execute("SELECT submit_job(%s)", (job,))
+
+
+def test_other_tenants_jobs_are_neither_cancelled_nor_tried_again(
+    client: psycopg.Connection, other_tenant: psycopg.Connection
+) -> None:
+    (job_id,) = client.execute("INSERT INTO jobs (model, request) VALUES ('nobody', '{}') RETURNING id").fetchone()
+    for function in ("cancel_job", "retry_job"):
+        with pytest.raises(psycopg.Error, match=f"you have no job {job_id}"):
+            other_tenant.execute(f"SELECT {function}(%s)", (job_id,))
+    assert client.execute("SELECT cancel_requested_at FROM jobs WHERE id = %s", (job_id,)).fetchone() == (None,)
+
+
+def test_a_tenant_has_no_more_open_jobs_than_its_quota(stack: Stack, other_tenant: psycopg.Connection) -> None:
+    def allow(count: int) -> None:
+        with stack.engine("migrator").begin() as connection:
+            connection.exec_driver_sql(f"UPDATE tenants SET max_open_jobs = {count} WHERE name = 'other'")
+
+    (open_jobs,) = other_tenant.execute("SELECT count(*) FROM jobs WHERE finished_at IS NULL").fetchone()
+    allow(open_jobs + 3)
+    insert = "INSERT INTO jobs (model, request) SELECT 'nobody', '{}' FROM generate_series(1, %s)"
+    try:
+        other_tenant.execute(insert, (2,))
+        with pytest.raises(psycopg.errors.InsufficientResources, match='tenant "other" would have more than its'):
+            other_tenant.execute(insert, (2,))
+        other_tenant.execute(insert, (1,))
+    finally:
+        allow(100_000)
+
+
+def test_an_idempotency_key_names_one_job(client: psycopg.Connection) -> None:
+    insert = "INSERT INTO jobs (model, request, idempotency_key) VALUES ('m', '{}', 'once')"
+    client.execute(insert)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        client.execute(insert)
+    assert client.execute(f"{insert} ON CONFLICT DO NOTHING").rowcount == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "request_", "reason"),
+    [
+        ("nobody", {"items": [{"class_label": 1}]}, "model: no release is called 'nobody'; there are: "),
+        ("tiny@staging", {"items": [{"class_label": 1}]}, "'tiny' has no alias 'staging'; there are: "),
+        ("tiny@99", {"items": [{"class_label": 1}]}, "'tiny' has no version 99; there are: 1"),
+        ("Tiny!", {"items": [{"class_label": 1}]}, "'Tiny!' is not allowed; permitted: name, name@alias or"),
+        (
+            "tiny",
+            {"items": [{"class_label": 10}]},
+            "items[0].class_label: 10 is not allowed; permitted: an integer from 0",
+        ),
+        ("tiny", {"items": [{"class_label": 1}], "steps": 0}, "steps: 0 is not allowed; permitted: an integer from 1"),
+        ("tiny", {"items": [{"class_label": 1}], "steps": 10**6}, "steps: 1000000 is not allowed"),
+        ("tiny", {"items": [{"class_label": 1}], "guidance_scale": -2}, "guidance_scale: -2 is not allowed"),
+        ("tiny", {"items": []}, "items: [] is not allowed; permitted: a list of 1 to 10000"),
+        ("tiny", {}, "items: missing"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_rejected_with_its_reason(
+    stack: Stack, dispatcher: Process, model: str, request_: dict, reason: str
+) -> None:
+    row = stack.wait(stack.submit(request_, model=model), timeout=20)
+    assert row.state == "rejected"
+    assert reason in row.reason
+    assert row.finished_at is not None
+
+
+def test_a_tenant_is_held_to_its_permitted_releases(stack: Stack, dispatcher: Process) -> None:
+    def permit(names: str) -> None:
+        with stack.engine("migrator").begin() as connection:
+            connection.exec_driver_sql(f"UPDATE tenants SET permitted_releases = '{names}' WHERE name = 'default'")
+
+    permit("{another}")
+    try:
+        row = stack.wait(stack.submit({"items": [{"class_label": 1}]}), timeout=20)
+    finally:
+        permit("{*}")
+    assert row.state == "rejected"
+    assert "model: 'tiny' is not permitted to you; permitted: another" in row.reason

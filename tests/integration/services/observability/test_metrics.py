@@ -1,0 +1,91 @@
+"""What the processes say of themselves, read as Prometheus reads it."""
+
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.observability import metrics
+from tests.conftest import Stack
+
+FAMILY = dict[str, float]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def scraped(port: int) -> FAMILY:
+    """Every sample by its name and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    return {
+        sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_job_is_seen_in_the_metrics_of_its_processes(stack: Stack) -> None:
+    planning, sampling = free_port(), free_port()
+    with (
+        stack.process("dispatcher", DARKROOM_METRICS_PORT=str(planning)) as dispatcher,
+        stack.process("worker", DARKROOM_METRICS_PORT=str(sampling)) as worker,
+    ):
+        dispatcher.wait_for("serves")
+        worker.wait_for("serves queues")
+        good = stack.submit({"items": [{"class_label": 1}], "images_per_item": 20, "steps": 5, "guidance_scale": 1.0})
+        bad = stack.submit({"items": [{"class_label": 77}]})
+        assert stack.wait(good).state == "succeeded"
+        assert stack.wait(bad).state == "rejected"
+        time.sleep(1.5)  # the loops end their turn
+        seen, planned = scraped(sampling), scraped(planning)
+    assert seen["darkroom_step_seconds_count"] >= 5
+    assert seen["darkroom_rows"] == 32
+    assert seen["darkroom_rows_used_total"] == 20 * 5
+    assert seen["darkroom_decode_seconds_count"] >= 1
+    assert seen["darkroom_encode_seconds_count,format=png"] == 20
+    assert seen["darkroom_upload_seconds_count"] == 20
+    assert seen["darkroom_images_total,outcome=stored"] == 20
+    assert seen["darkroom_shards_ended_total,end=done"] == 2
+    assert seen["darkroom_pick_up_seconds_count,queue=default"] == 1
+    assert 0 < seen["darkroom_pick_up_seconds_sum,queue=default"] < 60
+    assert seen["darkroom_releases_loaded"] == 1
+    assert seen["darkroom_release_load_seconds_count"] == 1
+    for gauge in ("images_under_way", "shards_held", "uploads_under_way"):
+        assert seen[f"darkroom_{gauge}"] == 0, gauge
+    assert planned["darkroom_jobs_planned_total,outcome=planned"] == 1
+    assert planned["darkroom_jobs_planned_total,outcome=rejected"] == 1
+    assert planned["darkroom_jobs_finished_total,state=succeeded"] == 1
+    assert planned["darkroom_broker_up"] == 1
+    assert not any(name.startswith("darkroom_object_store_errors_total") for name in planned)  # none has failed
+    assert seen["darkroom_serves,queue=default"] == 1
+
+
+def test_nothing_listens_unless_it_is_asked_for(stack: Stack) -> None:
+    port = free_port()
+    with stack.process("dispatcher") as process:
+        process.wait_for("serves")
+        with pytest.raises(urllib.error.URLError):
+            scraped(port)
+
+
+def test_every_metric_is_named_by_the_rules_and_documented() -> None:
+    """https://prometheus.io/docs/practices/naming/: a prefix, a base unit, and no unbounded label."""
+    told = Path("docs/metrics.md").read_text()
+    for metric in vars(metrics).values():
+        if not isinstance(metric, MetricWrapperBase):
+            continue
+        (family,) = metric.describe()
+        assert family.name.startswith("darkroom_")
+        assert family.documentation.endswith(".")
+        assert set(metric._labelnames) <= {"end", "format", "kind", "operation", "outcome", "queue", "state"}
+        name = family.name + ("_total" if family.type == "counter" else "")
+        assert f"| `{name}`" in told, name

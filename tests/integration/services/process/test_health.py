@@ -1,0 +1,125 @@
+"""What a kubelet asks, of real processes in good and bad times."""
+
+import json
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.local_stack import lifecycle, processes
+from services.registry import releases
+from tests.conftest import Stack, fresh_stack, make_tiny_release
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Asked:
+    """The three questions to one process."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def __call__(self, path: str) -> list[str]:
+        """Reasons against; none is a yes. The status says the same."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=5) as answer:
+                status, document = answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            status, document = error.code, json.load(error)
+        assert document["ok"] is (status == 200) is (not document["reasons"])
+        assert status in (200, 503)
+        return list(document["reasons"])
+
+    def until(self, path: str, good: Callable[[list[str]], bool]) -> list[str]:
+        """Ask again and again."""
+        deadline, found = time.monotonic() + 30, ["does not answer"]
+        while time.monotonic() < deadline:
+            try:
+                found = self(path)
+                if good(found):
+                    return found
+            except (urllib.error.URLError, ConnectionError):
+                pass
+            time.sleep(0.1)
+        raise AssertionError(found)
+
+
+def restarted(stack: Stack, part: str) -> Any:
+    """Stop a server; returns what starts it again."""
+    process = processes.find(stack.root, part)
+    assert process is not None
+    process.send_signal(signal.SIGINT if part == "postgres" else signal.SIGKILL)
+    process.wait(30)
+    return lambda: lifecycle.start(stack.root)
+
+
+def test_a_dispatcher_through_good_and_bad_times() -> None:
+    asked = Asked(free_port())
+    quick = {"DARKROOM_METRICS_PORT": str(asked.port), "DARKROOM_HEARTBEAT_S": "0.3", "DARKROOM_STALE_S": "1.5"}
+    with fresh_stack() as own_stack, own_stack.process("dispatcher", **quick) as process:
+        asked.until("readyz", lambda reasons: not reasons)
+        assert asked("healthz") == asked("startupz") == []
+        start_broker = restarted(own_stack, "broker")
+        time.sleep(2)
+        assert asked("readyz") == [], "without a broker work is found by looking"
+        start_broker()
+        start_postgres = restarted(own_stack, "postgres")
+        (reason,) = asked.until("readyz", bool)
+        assert reason.startswith("Postgres has not answered for ")
+        assert asked("healthz") == [], "to start it again would not bring the database back"
+        start_postgres()
+        asked.until("readyz", lambda reasons: not reasons)
+        process.child.terminate()
+        assert process.child.wait(20) == 0
+
+
+def test_a_worker_is_ready_when_its_releases_are_loaded(stack: Stack, tmp_path: Path) -> None:
+    asked = Asked(free_port())
+    later = make_tiny_release(tmp_path / "later", seed=51, name="later")
+    soon = "from services import preload\npreload.AGAIN_S = 0.5\n"
+    variables = {"DARKROOM_METRICS_PORT": str(asked.port), "DARKROOM_PRELOAD": '["tiny", "later@1"]'}
+    with stack.process("worker", first=soon, **variables):
+        (reason,) = asked.until("startupz", lambda reasons: len(reasons) == 1 and "no release" in reasons[0])
+        assert reason.startswith("later@1 is not loaded: model: no release is called 'later'")
+        assert asked("healthz") == []
+        assert asked("readyz") == [reason]
+        with stack.engine("publisher").begin() as connection:
+            releases.publish(connection, stack.store(), later)
+        asked.until("readyz", lambda reasons: not reasons)
+        assert asked("startupz") == []
+
+
+def test_what_drains_lives_and_takes_no_more(stack: Stack) -> None:
+    asked = Asked(free_port())
+    slow = "import time; from services.engine import Engine; step = Engine.step\n" \
+           "def slow(self):\n    time.sleep(0.2); return step(self)\nEngine.step = slow\n"  # fmt: skip
+    with (
+        stack.process("dispatcher"),
+        stack.process("worker", first=slow, DARKROOM_METRICS_PORT=str(asked.port)) as worker,
+    ):
+        job_id = stack.submit({"items": [{"class_label": 1}], "steps": 20})
+        stack.wait(job_id, "running")
+        worker.child.send_signal(signal.SIGTERM)
+        asked.until("readyz", lambda reasons: reasons == ["it is told to stop and takes no new work"])
+        assert asked("healthz") == []
+        assert stack.wait(job_id).state == "succeeded"
+
+
+def test_other_paths_name_those_that_there_are(stack: Stack) -> None:
+    asked = Asked(free_port())
+    with stack.process("dispatcher", DARKROOM_METRICS_PORT=str(asked.port)):
+        asked.until("readyz", lambda reasons: not reasons)
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"http://127.0.0.1:{asked.port}/", timeout=5)
+        assert error.value.code == 404
+        assert error.value.read() == b"there are: /metrics, /healthz, /readyz, /startupz\n"

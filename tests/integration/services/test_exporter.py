@@ -1,0 +1,213 @@
+"""The queue's gauges, as Prometheus reads them, beside what is in the database."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+
+from services.database.connections import connect
+from services.exporter import GAUGES, OTHERS, TENANTS, QueueCollector, read
+from services.local_stack import lifecycle, processes
+from tests.conftest import Stack, fresh_stack
+from tests.helm.rendering import of_kind
+from tests.integration.services.observability.test_metrics import free_port, scraped
+from tests.integration.services.process.test_health import Asked
+
+REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 10, "guidance_scale": 1.0}
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Stack]:
+    """A stack whose queue nobody else fills."""
+    with fresh_stack() as running:
+        yield running
+
+
+def gauges(collector: QueueCollector) -> dict[str, float]:
+    """Every sample, by name and labels."""
+    collector._read_at = -1e9
+    return {
+        sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
+        for family in collector.collect()
+        for sample in family.samples
+    }
+
+
+def test_an_empty_queue_is_nought_and_a_job_is_counted_until_it_is_done(own: Stack) -> None:
+    port = free_port()
+    collector = QueueCollector(own.engine("observer"), 30)
+    with own.process("exporter", DARKROOM_METRICS_PORT=str(port)):
+        asked = Asked(port)
+        asked.until("readyz", lambda reasons: not reasons)
+        seen = scraped(port)
+        assert seen["darkroom_exporter_up"] == 1
+        assert seen["darkroom_queue_evaluations,queue=default,state=ready,tenant="] == 0
+        assert seen["darkroom_processes,kind=dispatcher"] == 0
+        assert seen["process_start_time_seconds"] > 0
+        assert not any(name.startswith("darkroom_step") for name in seen)  # what workers count
+    job = own.submit(REQUEST)
+    later = own.submit(REQUEST, run_after="2100-01-01")
+    seen = gauges(collector)
+    assert seen["darkroom_open_jobs,queue=default,state=submitted,tenant=default"] == 2
+    assert 0 < seen["darkroom_oldest_job_seconds,queue=default,state=submitted,tenant=default"] < 60
+    with own.process("dispatcher"):
+        own.wait(job, "planned")
+        seen = gauges(collector)
+        assert seen["darkroom_queue_evaluations,queue=default,state=ready,tenant=default"] == 400
+        assert seen["darkroom_queue_images,queue=default,state=ready,tenant=default"] == 40
+        assert seen["darkroom_processes,kind=dispatcher"] == 1
+        with own.process("worker"):
+            own.wait(job)
+    seen = gauges(collector)
+    assert "darkroom_queue_evaluations,queue=default,state=ready,tenant=default" not in seen
+    assert seen["darkroom_open_jobs,queue=default,state=submitted,tenant=default"] == 1  # that of 2100
+    assert seen["darkroom_oldest_job_seconds,queue=default,state=submitted,tenant=default"] == 0
+    assert own.job(later).state == "submitted"
+
+
+def test_a_job_that_gets_nowhere_is_timed(own: Stack) -> None:
+    collector = QueueCollector(own.engine("observer"), 30)
+    job = own.submit({**REQUEST, "images_per_item": 64})
+    with own.process("dispatcher"):
+        own.wait(job, "planned")
+    with own.engine("worker").begin() as connection:  # a worker that claims and then does nothing
+        worker = uuid.uuid4()
+        connection.execute(
+            text("INSERT INTO workers (id, kind, host, pid) VALUES (:id, 'worker', 'h', 1)"), {"id": worker}
+        )
+        connection.execute(
+            text("""
+                UPDATE work SET state = 'leased', owner = :id, lease_until = now() + interval '1 hour', token = 1
+                WHERE job_id = :job AND kind = 'sample'
+            """),
+            {"id": worker, "job": job},
+        )
+    assert gauges(collector)["darkroom_stalled_seconds,queue=default"] == 0  # a fresh exporter knows of no past
+    time.sleep(0.3)
+    assert 0.3 <= gauges(collector)["darkroom_stalled_seconds,queue=default"] < 30
+    with own.engine("worker").begin() as connection:
+        connection.execute(text("UPDATE jobs SET succeeded = succeeded + 1 WHERE id = :id"), {"id": job})
+    assert gauges(collector)["darkroom_stalled_seconds,queue=default"] < 0.3
+    with own.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM jobs"))
+
+
+def test_tenants_beyond_the_busiest_are_one(own: Stack) -> None:
+    count = TENANTS + 10
+    with own.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM jobs"))
+        connection.execute(
+            text("""
+                INSERT INTO tenants (name, write_prefixes)
+                SELECT 'tenant-' || n, ARRAY['outputs/t'] FROM generate_series(1, :count) n
+            """),
+            {"count": count},
+        )
+        job = connection.scalar(
+            text("INSERT INTO jobs (model, request) VALUES ('tiny', :request) RETURNING id"),
+            {"request": json.dumps(REQUEST)},
+        )
+        connection.execute(
+            text("""
+                INSERT INTO work (job_id, kind, queue, tenant, start, stop, cost)
+                SELECT :job, 'sample', 'default', 'tenant-' || n, 0, 1, n FROM generate_series(1, :count) n
+            """),
+            {"job": job, "count": count},
+        )
+    seen = gauges(QueueCollector(own.engine("observer"), 30))
+    named = {name: value for name, value in seen.items() if name.startswith("darkroom_queue_evaluations,")}
+    assert len([name for name in named if "tenant=tenant-" in name]) == TENANTS
+    assert named[f"darkroom_queue_evaluations,queue=default,state=ready,tenant={OTHERS}"] == sum(range(1, 11))
+    assert sum(named.values()) == count * (count + 1) // 2
+    with own.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM jobs"))
+
+
+def test_the_observer_sees_numbers_and_no_request(own: Stack) -> None:
+    engine = own.engine("observer")
+    with engine.connect() as connection:
+        read(connection, 30)
+    for statement in ("SELECT * FROM jobs", "SELECT * FROM work", "SELECT * FROM outputs", "SELECT * FROM tenants",
+                      "DELETE FROM workers", "UPDATE queues SET paused = true", "SELECT * FROM releases"):  # fmt: skip
+        with engine.connect() as connection, pytest.raises(Exception, match="permission denied"):
+            connection.execute(text(statement))
+
+
+def test_without_a_port_it_says_so(own: Stack) -> None:
+    with own.process("exporter") as process:
+        process.child.wait(30)
+        assert process.child.returncode == 1
+        assert "DARKROOM_METRICS_PORT: 0 is not allowed here" in process.log.read_text()
+
+
+def test_the_autoscaler_s_question_is_answered_in_evaluations(own: Stack) -> None:
+    """The query that KEDA is given, asked with the login that KEDA has."""
+    (scaled,) = (one for one in of_kind("everything", "ScaledObject"))
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"].replace("'slow'", "'default'")
+    with own.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM jobs"))
+
+    def asked() -> float:
+        with own.engine("observer").connect() as connection:
+            return float(connection.scalar(text(query)))
+
+    assert asked() == 0
+    job = own.submit(REQUEST)
+    with own.process("dispatcher"):
+        own.wait(job, "planned")
+    assert asked() == 400
+    with own.engine("migrator").begin() as connection:
+        connection.execute(text("UPDATE queues SET paused = true"))
+    assert asked() == 0
+    with own.engine("migrator").begin() as connection:
+        connection.execute(text("UPDATE queues SET paused = false"))
+        connection.execute(text("DELETE FROM jobs"))
+
+
+def test_a_frozen_postgres_is_not_waited_for(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.exporter.PATIENCE_S", 0.5)
+    collector = QueueCollector(own.engine("observer"), 30)
+    assert gauges(collector)["darkroom_exporter_up"] == 1
+    server = processes.find(own.root, "postgres")
+    assert server is not None
+    family = [server, *server.children(recursive=True)]
+    try:
+        for process in family:
+            process.suspend()
+        for _ in range(2):
+            began = time.monotonic()
+            assert gauges(collector) == {"darkroom_exporter_up": 0}
+            assert time.monotonic() - began < 5
+        assert collector.error == "no answer within 0 s"
+    finally:
+        for process in reversed(family):
+            process.resume()
+    deadline = time.monotonic() + 20
+    while gauges(collector)["darkroom_exporter_up"] == 0:
+        assert time.monotonic() < deadline
+
+
+def test_without_postgres_there_are_no_numbers(own: Stack) -> None:
+    """Last in this file: it stops the database."""
+    port = free_port()
+    with own.process("exporter", DARKROOM_METRICS_PORT=str(port)):
+        asked = Asked(port)
+        asked.until("readyz", lambda reasons: not reasons)
+        lifecycle.stop(own.root)
+        asked.until("readyz", lambda reasons: any("Postgres" in reason for reason in reasons))
+        assert asked("healthz") == []
+        seen = scraped(port)
+        assert seen["darkroom_exporter_up"] == 0
+        assert not [name for name in seen if name.startswith("darkroom_queue")]
+
+
+def test_every_gauge_is_described_and_documented() -> None:
+    from pathlib import Path
+
+    told = Path("docs/metrics.md").read_text()
+    collector = QueueCollector(connect("postgresql+psycopg://nobody@127.0.0.1:1/none"), 30)
+    assert {family.name for family in collector.describe()} == set(GAUGES)
+    assert [name for name in GAUGES if f"| `{name}`" not in told] == []

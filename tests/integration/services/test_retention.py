@@ -1,0 +1,215 @@
+"""What is past its retention goes, whole; what is needed stays, whoever publishes at the same moment."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from services import retention
+from services.registry import release_cache, releases
+from services.storage import layout
+from services.storage.object_store import ObjectStore
+from tests.conftest import Process, Stack, make_tiny_release
+
+NOW = timedelta(0)
+
+
+@pytest.fixture(scope="module")
+def dispatcher(stack: Stack) -> Iterator[Process]:
+    """One for all."""
+    with stack.process("dispatcher") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def worker(stack: Stack) -> Iterator[Process]:
+    """One for all."""
+    with stack.process("worker") as process:
+        yield process
+
+
+@pytest.fixture
+def job(stack: Stack, dispatcher: Process, worker: Process) -> uuid.UUID:
+    """A job that has ended with four images."""
+    job_id = stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 1})
+    assert stack.wait(job_id).state == "succeeded"
+    return job_id
+
+
+@pytest.fixture
+def kept_for_a_day(stack: Stack) -> Iterator[None]:
+    """The retention of the jobs' tenant."""
+    set_retention(stack, 1)
+    yield
+    set_retention(stack, None)
+
+
+def set_retention(stack: Stack, days: int | None) -> None:
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text("UPDATE tenants SET retention_days = :days WHERE name = 'default'"), {"days": days})
+
+
+def age(stack: Stack, job_id: uuid.UUID, hours: int) -> None:
+    """Let a job have ended so long ago."""
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(
+            text("UPDATE jobs SET finished_at = now() - make_interval(hours => :hours) WHERE id = :id"),
+            {"hours": hours, "id": job_id},
+        )
+
+
+def left_of(stack: Stack, job_id: uuid.UUID) -> dict[str, int]:
+    """What there is of a job: its row, its outputs, its work, its objects."""
+    with stack.engine("migrator").connect() as connection:
+        counts = {
+            name: connection.scalar(text(f"SELECT count(*) FROM {name} WHERE {column} = :id"), {"id": job_id})
+            for name, column in (("jobs", "id"), ("outputs", "job_id"), ("work", "job_id"))
+        }
+    return {**counts, "objects": len(list(stack.store().keys(f"outputs/default/{job_id}/")))}
+
+
+@pytest.mark.usefixtures("kept_for_a_day")
+def test_a_job_past_its_retention_goes_with_its_images(stack: Stack, job: uuid.UUID, darkroom_here: Any) -> None:
+    younger = stack.submit({"items": [{"class_label": 1}], "steps": 1})
+    stack.wait(younger)
+    age(stack, job, 25)
+    age(stack, younger, 23)
+    before = left_of(stack, younger)
+    assert left_of(stack, job) == {"jobs": 1, "outputs": 4, "work": 3, "objects": 7}
+    told = darkroom_here("prune", "--dry-run").stdout
+    assert f"job {job} of default, 4 images\n1 jobs and 0 blobs would go." in told
+    assert left_of(stack, job)["objects"] == 7
+    told = darkroom_here("prune").stdout
+    assert f"job {job} of default, 4 images: gone" in told
+    assert left_of(stack, job) == {"jobs": 0, "outputs": 0, "work": 0, "objects": 0}
+    assert left_of(stack, younger) == before
+
+
+def test_without_a_retention_a_job_stays_for_ever(stack: Stack, job: uuid.UUID) -> None:
+    age(stack, job, 24 * 3650)
+    assert list(retention.prune_jobs(stack.engine("pruner"), stack.store())) == []
+    age(stack, job, 0)
+
+
+@pytest.mark.usefixtures("kept_for_a_day")
+def test_pruning_that_was_interrupted_is_done_again(
+    stack: Stack, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects are half deleted when the store goes away: the job's row stays, for the next time."""
+    age(stack, job, 25)
+    store, delete = stack.store(), ObjectStore.delete
+
+    def halfway(self: ObjectStore, keys: Any) -> None:
+        delete(self, list(keys)[:3])
+        raise ConnectionError
+
+    monkeypatch.setattr(ObjectStore, "delete", halfway)
+    with suppress(ConnectionError):
+        list(retention.prune_jobs(stack.engine("pruner"), store))
+    assert left_of(stack, job) == {"jobs": 1, "outputs": 4, "work": 3, "objects": 4}
+    monkeypatch.undo()
+    assert [str(job)] == [gone.id for gone in retention.prune_jobs(stack.engine("pruner"), store)]
+    assert left_of(stack, job) == {"jobs": 0, "outputs": 0, "work": 0, "objects": 0}
+
+
+@pytest.mark.usefixtures("kept_for_a_day")
+def test_a_job_that_is_tried_again_meanwhile_stays(
+    stack: Stack, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    age(stack, job, 25)
+    found = retention.expired_jobs
+
+    def and_then_it_is_tried_again(connection: Any) -> Any:
+        expired = found(connection)
+        with stack.engine("migrator").begin() as other:
+            other.execute(text("UPDATE jobs SET finished_at = NULL WHERE id = :id"), {"id": job})
+        return expired
+
+    monkeypatch.setattr(retention, "expired_jobs", and_then_it_is_tried_again)
+    assert list(retention.prune_jobs(stack.engine("pruner"), stack.store())) == []
+    assert left_of(stack, job)["objects"] == 7
+    age(stack, job, 0)
+
+
+def test_only_blobs_that_no_release_needs_are_deleted(stack: Stack) -> None:
+    store = stack.store()
+    orphan = layout.blob_key("0" * 64)
+    store.put_if_absent(orphan, b"of a publish that was killed")
+    needed = set(store.keys("blobs/")) - {orphan}
+    assert retention.prune_blobs(stack.engine("pruner"), store, timedelta(hours=1)) == 0
+    assert retention.prune_blobs(stack.engine("pruner"), store, NOW) == 1
+    assert set(store.keys("blobs/")) == needed
+
+
+def test_no_blob_is_deleted_while_a_release_is_published(stack: Stack, tmp_path: Path) -> None:
+    """The publish has found its blobs in the store, and not yet said so."""
+    folder = make_tiny_release(tmp_path / "late", seed=5, name="late")
+    with stack.engine("publisher").begin() as connection:
+        releases.publish(connection, stack.store(), folder)
+        assert retention.prune_blobs(stack.engine("pruner"), stack.store(), NOW) is None
+    assert retention.prune_blobs(stack.engine("pruner"), stack.store(), NOW) == 0
+
+
+def test_releases_that_are_published_while_blobs_are_pruned_are_whole(stack: Stack, tmp_path: Path) -> None:
+    """Each release's blobs are there before it, as those of a publish that was killed, and the pruner wants them."""
+    folders = [make_tiny_release(tmp_path / f"r{seed}", seed=seed, name=f"race{seed}") for seed in range(10, 16)]
+    stop, removed, refused = threading.Event(), 0, 0
+
+    def prune() -> None:
+        nonlocal removed, refused
+        while not stop.is_set():
+            count = retention.prune_blobs(stack.engine("pruner"), stack.store(), NOW)
+            removed, refused = removed + (count or 0), refused + (count is None)
+
+    pruner = threading.Thread(target=prune)
+    pruner.start()
+    store = stack.store()
+    try:
+        for folder in folders:
+            for file in sorted(folder.glob("*.safetensors")):
+                body = file.read_bytes()
+                store.put_if_absent(layout.blob_key(releases.release_format.sha256_of(file)), body)
+            with stack.engine("publisher").begin() as connection:
+                releases.publish(connection, store, folder)
+    finally:
+        stop.set()
+        pruner.join()
+    assert removed > 0
+    with stack.engine("worker").connect() as connection:
+        for folder in folders:
+            row = releases.find(connection, f"race{folder.name[1:]}@1")
+            assert release_cache.fetch(store, row.manifest, tmp_path / "cache", 1.0).is_dir()
+
+
+def test_processes_that_ended_long_ago_are_forgotten(stack: Stack) -> None:
+    with stack.engine("migrator").begin() as connection:
+        for days in (1, 8):
+            connection.execute(
+                text("INSERT INTO workers (id, kind, host, pid, heartbeat_at) "
+                     "VALUES (gen_random_uuid(), 'worker', 'here', 1, now() - make_interval(days => :days))"),
+                {"days": days},
+            )  # fmt: skip
+    assert retention.prune_processes(stack.engine("pruner")) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE jobs SET state = 'failed'",
+        "INSERT INTO jobs (model, request) VALUES ('m', '{}')",
+        "DELETE FROM releases",
+        "DELETE FROM work",
+        "UPDATE tenants SET retention_days = 1",
+        "SELECT * FROM aliases",
+    ],
+)
+def test_the_pruner_may_nothing_else(stack: Stack, statement: str) -> None:
+    with stack.engine("pruner").begin() as connection, pytest.raises(ProgrammingError, match="permission denied"):
+        connection.execute(text(statement))

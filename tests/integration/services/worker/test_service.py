@@ -1,0 +1,248 @@
+"""Jobs through the real processes: outputs, identical bytes, and what happens when processes die."""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from PIL import Image
+from sqlalchemy import text
+
+from services.storage import layout
+from tests.conftest import Process, Stack
+
+JOB = {
+    "items": [{"class_label": 3, "id": "three", "metadata": {"sku": "A-1"}}, {"class_label": 7, "steps": 3}],
+    "images_per_item": 5,
+    "steps": 6,
+    "guidance_scale": 2.0,
+    "seed": 7,
+}
+LONG = {"items": [{"class_label": label} for label in range(10)], "images_per_item": 16, "steps": 40, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def dispatcher(stack: Stack) -> Iterator[Process]:
+    """One for all: any number may run beside it."""
+    with stack.process("dispatcher") as process:
+        process.wait_for("serves")
+        yield process
+
+
+def test_a_job_leaves_images_listings_and_a_manifest(stack: Stack, dispatcher: Process, worker: Process) -> None:
+    job_id = stack.submit(JOB)
+    row = stack.wait(job_id)
+    assert (row.state, row.total, row.succeeded, row.failed) == ("succeeded", 10, 10, 0)
+    store, prefix = stack.store(), f"outputs/default/{job_id}"
+    assert row.manifest_key == f"{prefix}/manifest.json"
+
+    manifest = json.loads(store.get(row.manifest_key))
+    assert manifest["counts"] == {"total": 10, "succeeded": 10, "failed": 0}
+    assert manifest["request"] == JOB
+    assert manifest["release"]["name"] == "tiny"
+    assert len(manifest["release"]["digest"]) == 64
+    assert manifest["outputs"] == [f"{prefix}/outputs-00000.jsonl"]
+
+    lines = [json.loads(line) for line in store.get(manifest["outputs"][0]).decode().splitlines()]
+    assert [line["index"] for line in lines] == list(range(10))
+    assert [line["item"] for line in lines] == [0] * 5 + [1] * 5
+    assert [line["seed"] for line in lines] == list(range(7, 17))
+    assert lines[0]["id"] == "three"
+    assert lines[0]["metadata"] == {"sku": "A-1"}
+    for line in lines:
+        assert line["key"] == f"{prefix}/images/{line['index']:08d}.png"
+        body = store.get(line["key"])
+        assert hashlib.sha256(body).hexdigest() == line["sha256"]
+        assert len(body) == line["bytes"]
+        assert Image.open(io.BytesIO(body)).size == (32, 32)
+    assert len({line["sha256"] for line in lines}) == 10
+    assert store.get(f"{prefix}/errors.jsonl") == b""
+
+
+def test_same_request_and_seed_give_the_same_bytes(stack: Stack, dispatcher: Process) -> None:
+    """On a second worker, in a second job, and alone or among others in a batch."""
+    with stack.process("worker") as first:
+        first.wait_for("serves queues")
+        alone = stack.submit(JOB)
+        stack.wait(alone)
+        crowd = [stack.submit(JOB), stack.submit(LONG | {"steps": 5}), stack.submit(JOB)]
+        for job_id in crowd:
+            stack.wait(job_id)
+    with stack.process("worker") as second:
+        second.wait_for("serves queues")
+        elsewhere = stack.submit(JOB)
+        stack.wait(elsewhere)
+    expected = stack.images(alone)
+    assert len(set(expected.values())) == 10
+    for job_id in (crowd[0], crowd[2], elsewhere):
+        assert stack.images(job_id) == expected
+    assert {row.profile for row in stack.outputs(alone)} == {row.profile for row in stack.outputs(elsewhere)}
+
+
+def test_a_seed_that_was_drawn_is_recorded_and_reproduces_the_images(
+    stack: Stack, dispatcher: Process, worker: Process
+) -> None:
+    first = stack.submit({"items": [{"class_label": 2}], "images_per_item": 3, "steps": 2})
+    seeds = [row.seed for row in stack.outputs(stack.wait(first).id)]
+    again = stack.submit({"items": [{"class_label": 2, "seed": seed} for seed in seeds], "steps": 2})
+    stack.wait(again)
+    assert stack.images(again) == stack.images(first)
+
+
+def attempts_and_losses(stack: Stack, job_id: object) -> tuple[int, int]:
+    with stack.engine("migrator").connect() as connection:
+        row = connection.execute(
+            text("SELECT sum(attempts) AS attempts, sum(losses) AS losses FROM work WHERE job_id = :id"), {"id": job_id}
+        ).one()
+    return row.attempts, row.losses
+
+
+def test_a_stopped_worker_drains_and_gives_the_rest_back(stack: Stack, dispatcher: Process) -> None:
+    with stack.process("worker", DARKROOM_DRAIN_S="0.5") as leaving:
+        job_id = stack.submit(LONG)
+        deadline = time.monotonic() + 60
+        while stack.job(job_id).succeeded == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        leaving.child.terminate()
+        assert leaving.child.wait(30) == 0, leaving.log.read_text()
+    before = stack.job(job_id)
+    assert before.succeeded < 160, "the worker was done before it was told to stop"
+    kept = {row.index: row.created_at for row in stack.outputs(job_id)}
+    with stack.process("worker"):
+        assert stack.wait(job_id).state == "succeeded"
+    assert attempts_and_losses(stack, job_id) == (0, 0)
+    after = {row.index: row.created_at for row in stack.outputs(job_id)}
+    assert len(after) == 160
+    assert {index: after[index] for index in kept} == kept, "an image that was finished was made again"
+
+
+def test_work_is_found_without_a_broker(stack: Stack, dispatcher: Process, worker: Process) -> None:
+    """Messages are hints: with the broker wiped again and again, jobs still run."""
+    import redis
+
+    url = stack.settings("worker").broker_url
+    assert url is not None
+    broker = redis.Redis.from_url(url.get_secret_value())
+    job_ids = []
+    for seed in range(3):
+        broker.flushall()
+        job_ids.append(stack.submit({"items": [{"class_label": 1}], "steps": 2, "seed": seed}))
+        broker.flushall()
+    for job_id in job_ids:
+        assert stack.wait(job_id, timeout=30).state == "succeeded"
+    broker.close()
+
+
+def test_a_step_that_fails_fails_its_images_and_ends_the_job(
+    stack: Stack, dispatcher: Process, worker: Process
+) -> None:
+    """A release whose weights are gone from S3 cannot be loaded: three attempts, then every image has its error."""
+    from services.registry import releases
+    from tests.conftest import make_tiny_release
+
+    folder = make_tiny_release(stack.root / "lost-release", seed=1, name="lost")
+    with stack.engine("publisher").begin() as connection:
+        releases.publish(connection, stack.store(), folder)
+        releases.promote(connection, "lost@1", "production")
+    manifest = json.loads((folder / "release.json").read_text())
+    store = stack.store()
+    key = layout.blob_key(manifest["files"]["unet.safetensors"]["sha256"])
+    store.client.delete_object(Bucket=store.bucket, Key=key)
+    row = stack.wait(stack.submit({"items": [{"class_label": 1}], "images_per_item": 2}, model="lost"))
+    assert (row.state, row.failed) == ("failed", 2)
+    assert all("cannot be loaded" in output.error for output in stack.outputs(row.id))
+    errors = store.get(f"outputs/default/{row.id}/errors.jsonl").decode().splitlines()
+    assert [json.loads(line)["index"] for line in errors] == [0, 1]
+    # Nothing else stops.
+    assert stack.wait(stack.submit({"items": [{"class_label": 1}], "steps": 1})).state == "succeeded"
+
+
+# Whatever is asked for with seed 666 cannot be computed, and neither can what is computed beside it.
+FAILING = """
+from services.engine import Engine
+step = Engine._step
+def failing(self):
+    if any(run.owner[1].seed == 666 for run in (*self._waiting, *self._batch.runs)):
+        raise RuntimeError("a kernel failed")
+    return step(self)
+Engine._step = failing
+"""
+
+
+def test_an_image_that_fails_every_step_fails_alone(stack: Stack, dispatcher: Process) -> None:
+    """It takes its neighbours' steps down until it is a suspect, runs alone, and is cut out of its shard."""
+    with stack.process("worker", first=FAILING):
+        good = [stack.submit({"items": [{"class_label": i}], "images_per_item": 20, "steps": 2}) for i in range(3)]
+        items = [{"class_label": 1, **({"seed": 666} if i == 5 else {})} for i in range(24)]
+        bad = stack.submit({"items": items, "steps": 2, "seed": 1})
+        for job_id in good:
+            assert stack.wait(job_id).state == "succeeded"
+        row = stack.wait(bad)
+    assert (row.state, row.succeeded, row.failed) == ("partial", 23, 1)
+    (failed,) = [output for output in stack.outputs(bad) if output.error]
+    assert failed.index == 5
+    assert "a kernel failed" in failed.error
+
+
+def test_an_image_whose_condition_cannot_be_used_fails_alone(stack: Stack, dispatcher: Process) -> None:
+    first = """
+from services.engine import Engine
+add = Engine.add
+def picky(self, owner, spec):
+    if spec.index == 2:
+        raise ValueError("class_label: cannot be used")
+    add(self, owner, spec)
+Engine.add = picky
+"""
+    with stack.process("worker", first=first):
+        row = stack.wait(stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 1}))
+    assert (row.state, row.succeeded, row.failed) == ("partial", 3, 1)
+    assert stack.outputs(row.id)[2].error == "class_label: cannot be used"
+
+
+def test_a_running_job_is_cancelled_and_then_finished_as_a_revision(
+    stack: Stack, dispatcher: Process, worker: Process
+) -> None:
+    job_id = stack.submit({**LONG, "steps": 60})
+    deadline = time.monotonic() + 60
+    while stack.job(job_id).succeeded == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with stack.engine("submitter").begin() as connection:
+        connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
+    row = stack.wait(job_id, timeout=20)
+    assert row.state == "cancelled"
+    assert 0 < row.succeeded < 160
+    manifest = json.loads(stack.store().get(row.manifest_key))
+    assert manifest["counts"]["succeeded"] == row.succeeded
+    kept = {output.index: output.created_at for output in stack.outputs(job_id)}
+    with stack.engine("submitter").begin() as connection:
+        assert connection.scalar(text("SELECT retry_job(:id)"), {"id": job_id}) == 2
+    row = stack.wait(job_id, timeout=120)
+    assert (row.state, row.succeeded) == ("succeeded", 160)
+    after = {output.index: output.created_at for output in stack.outputs(job_id)}
+    assert {index: after[index] for index in kept} == kept
+    manifest = json.loads(stack.store().get(row.manifest_key))
+    prefix = f"outputs/default/{job_id}"
+    assert manifest["outputs"] == [f"{prefix}/outputs-00000.jsonl", f"{prefix}/outputs-r2-00000.jsonl"]
+    lines = [json.loads(line) for key in manifest["outputs"] for line in stack.store().get(key).decode().splitlines()]
+    assert sorted(line["index"] for line in lines) == list(range(160))
+
+
+def test_a_deadline_ends_a_running_job(stack: Stack, dispatcher: Process, worker: Process) -> None:
+    job_id = stack.submit({**LONG, "steps": 200}, deadline=f"{datetime.now(UTC) + timedelta(seconds=4):%F %T.%f+00}")
+    row = stack.wait(job_id, timeout=30)
+    assert row.state in ("failed", "partial")
+    assert row.succeeded + row.failed == 160
+    assert all("its deadline" in output.error for output in stack.outputs(job_id) if output.error)
+
+
+@pytest.mark.parametrize("image_format", ["jpeg", "webp"])
+def test_other_formats(stack: Stack, dispatcher: Process, worker: Process, image_format: str) -> None:
+    job_id = stack.submit({"items": [{"class_label": 1}], "steps": 1, "format": image_format})
+    assert stack.wait(job_id).state == "succeeded"
+    assert Image.open(io.BytesIO(stack.images(job_id)[0])).format == image_format.upper()

@@ -1,0 +1,190 @@
+"""Every variant compiles to what a cluster expects of it."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from kfp_pipelines import profiles
+from kfp_pipelines.definition import components
+from kfp_pipelines.definition.pipeline import STAGES, VARIANTS, Stages, compile_to
+
+HERE = Path(__file__).parents[1]
+GPU_STAGES = ("train-autoencoder", "train-diffusion", "encode-latents", "evaluate-diffusion")
+CHOICES = [*(f"{stage}=a100" for stage in GPU_STAGES), "smoke=submitter"]
+# Stages that ask about the present, or change it.
+NEVER_CACHED = {"fetch-autoencoder", "fetch-base", "gate", "publish-autoencoder", "publish-diffusion", "smoke",
+                "promote", "tell-end"}  # fmt: skip
+
+
+class Package:
+    """A compiled package: its documents, and each task by its stage."""
+
+    def __init__(self, path: Path) -> None:
+        self.text = path.read_text()
+        self.spec, platform = yaml.safe_load_all(self.text)
+        self.kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        self.executors = self.spec["deploymentSpec"]["executors"]
+        self.tasks = dict(self._tasks(self.spec["root"]))
+
+    def _tasks(self, component: Any) -> Any:
+        for task in component["dag"]["tasks"].values():
+            found = self.spec["components"][task["componentRef"]["name"]]
+            if "dag" in found:
+                yield from self._tasks(found)
+            else:
+                yield task["taskInfo"]["name"], {**task, "executor": found["executorLabel"]}
+
+    def outline(self) -> Any:
+        """What a reader of a change wants to see: who waits for whom, with what is tried again, on which nodes."""
+        nodes: dict[str, list[str]] = {}
+        stages = {}
+        for stage, task in sorted(self.tasks.items()):
+            stages[stage] = {
+                "after": sorted(task.get("dependentTasks", [])),
+                "cached": task.get("cachingOptions", {}).get("enableCache", False),
+                "retries": task.get("retryPolicy", {}).get("maxRetryCount", 0),
+            }
+            node = {
+                "resources": self.executors[task["executor"]]["container"].get("resources", {}),
+                **self.kubernetes.get(task["executor"], {}),
+            }
+            nodes.setdefault(json.dumps(node, sort_keys=True), []).append(stage)
+        return {
+            "stages": stages,
+            "nodes": [{"of": of, **json.loads(node)} for node, of in sorted(nodes.items(), key=lambda entry: entry[1])],
+        }
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
+    folder = tmp_path_factory.mktemp("packages")
+    placed = Stages(profiles.read(HERE / "profiles.yaml", CHOICES, STAGES))
+    for variant in VARIANTS:
+        compile_to(folder / f"{variant}.yaml", variant, placed)
+    return {variant: Package(folder / f"{variant}.yaml") for variant in VARIANTS}
+
+
+@pytest.fixture(params=list(VARIANTS))
+def package(packages: dict[str, Package], request: pytest.FixtureRequest) -> Package:
+    return packages[request.param]
+
+
+def test_it_is_what_kubeflow_reads(package: Package) -> None:
+    json_format.ParseDict(copy.deepcopy(package.spec), pipeline_spec_pb2.PipelineSpec())
+    json_format.ParseDict(package.spec["deploymentSpec"], pipeline_spec_pb2.PipelineDeploymentConfig())
+    for config in package.kubernetes.values():
+        json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
+def test_stages_are_known_by_name(package: Package) -> None:
+    assert set(package.tasks) <= set(STAGES)
+
+
+def test_every_stage_runs_on_the_project_image_and_installs_nothing(package: Package) -> None:
+    for executor in package.executors.values():
+        assert executor["container"]["image"] == components.IMAGE
+        assert "pip install" not in " ".join(executor["container"]["command"] + executor["container"]["args"])
+
+
+def test_a_stage_with_an_accelerator_has_all_that_goes_with_it(package: Package) -> None:
+    with_gpu = 0
+    for task in package.tasks.values():
+        config = package.kubernetes[task["executor"]]
+        assert int(config["activeDeadlineSeconds"]) > 0
+        assert config["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+        resources = package.executors[task["executor"]]["container"]["resources"]
+        if "accelerator" in resources:
+            with_gpu += 1
+            assert config["tolerations"]
+            assert config["nodeSelector"]["labels"]
+            assert task["retryPolicy"]["maxRetryCount"] == 10
+    assert with_gpu >= 2
+
+
+def test_secrets_come_from_secrets_alone(package: Package) -> None:
+    for executor in package.executors.values():
+        assert "env" not in executor["container"]
+    for stage, task in package.tasks.items():
+        names = {secret["secretName"] for secret in package.kubernetes[task["executor"]]["secretAsEnv"]}
+        if stage in GPU_STAGES:
+            assert names == {"darkroom-s3"}, "no database for a stage that trains"
+        if stage == "smoke":
+            assert names == {"darkroom-submitter"}
+    words = ("password", "secret", "token", "key", "url")
+    for name in package.spec["root"]["inputDefinitions"]["parameters"]:
+        assert not any(word in name for word in words), name
+
+
+def test_what_asks_about_the_present_is_never_taken_from_the_cache(package: Package) -> None:
+    for stage, task in package.tasks.items():
+        assert task.get("cachingOptions", {}).get("enableCache", False) is (stage not in NEVER_CACHED), stage
+
+
+def test_a_schedule_looks_at_its_images_in_every_run(tmp_path: Path) -> None:
+    for fresh in (True, False):
+        compile_to(tmp_path / "package.yaml", "full", Stages(fresh_data=fresh))
+        spec = next(yaml.safe_load_all((tmp_path / "package.yaml").read_text()))
+        (inner,) = (c for c in spec["components"].values() if "prepare-data" in c.get("dag", {}).get("tasks", {}))
+        caching = inner["dag"]["tasks"]["prepare-data"].get("cachingOptions", {})
+        assert caching.get("enableCache", False) is not fresh
+
+
+def test_nothing_is_published_unless_the_gate_passed(packages: dict[str, Package]) -> None:
+    for variant in ("full", "diffusion", "fine-tune"):
+        spec = packages[variant].spec
+        (inner,) = (c for c in spec["components"].values() if "gate" in c.get("dag", {}).get("tasks", {}))
+        (passed,) = (task for name, task in inner["dag"]["tasks"].items() if name.startswith("condition"))
+        assert "== 'passed'" in passed["triggerPolicy"]["condition"]
+        within = spec["components"][passed["componentRef"]["name"]]["dag"]["tasks"]
+        assert {"publish", "smoke", "promote"} <= set(within)
+        assert "smoke" in within["promote"]["dependentTasks"]
+        assert not {"publish", "smoke", "promote"} & set(inner["dag"]["tasks"])
+
+
+def test_the_end_is_told_however_it_ends(packages: dict[str, Package]) -> None:
+    for variant in ("full", "diffusion", "fine-tune"):
+        end = packages[variant].spec["root"]["dag"]["tasks"]["tell-end"]
+        assert end["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+
+
+def test_no_loop_is_within_an_exit_handler(packages: dict[str, Package]) -> None:
+    """KFP's backend does not run it: kubeflow/pipelines#12390."""
+    root = packages["sweep"].spec["root"]["dag"]["tasks"]
+    assert "tell-end" not in root
+    assert any("parameterIterator" in task for task in root.values())
+
+
+def test_compiling_again_gives_the_same_package(package: Package, packages: dict[str, Package], tmp_path: Path) -> None:
+    (variant,) = (name for name, one in packages.items() if one is package)
+    compile_to(tmp_path / "again.yaml", variant, Stages(profiles.read(HERE / "profiles.yaml", CHOICES, STAGES)))
+    assert (tmp_path / "again.yaml").read_text() == package.text
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_the_outline_is_the_recorded_one(packages: dict[str, Package], variant: str) -> None:
+    """A change of the packages is seen in review. To record it: python -m tests.unit.kfp_pipelines.test_pipeline"""
+    assert packages[variant].outline() == json.loads((HERE / "outlines" / f"{variant}.json").read_text())
+
+
+def record() -> None:
+    """Write the outlines as they are now."""
+    from tempfile import TemporaryDirectory
+
+    placed = Stages(profiles.read(HERE / "profiles.yaml", CHOICES, STAGES))
+    (HERE / "outlines").mkdir(exist_ok=True)
+    with TemporaryDirectory() as folder:
+        for variant in VARIANTS:
+            compile_to(Path(folder) / "package.yaml", variant, placed)
+            outline = Package(Path(folder) / "package.yaml").outline()
+            (HERE / "outlines" / f"{variant}.json").write_text(json.dumps(outline, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    record()

@@ -1,0 +1,187 @@
+"""Submitting to Kubeflow: what is sent is what its API describes, and what goes wrong is told in a line."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from kfp_pipelines.definition import components
+from kfp_pipelines.running import cluster, data_version
+from services.cli import app
+from services.errors import CommandError
+from tests.unit.kfp_pipelines.api_stub import Asked, Server, serve
+
+IMAGE = f"images.example/darkroom@sha256:{'0' * 64}"
+PARAMETERS = ["full", "diffusion_overrides=steps=7", "diffusion_overrides=seed=2", "smoke_images=2"]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    found = Server()
+    listening = serve(found)
+    for name, value in {
+        "DARKROOM_KFP_HOST": found.url, "DARKROOM_KFP_NAMESPACE": "team", "DARKROOM_KFP_TOKEN": "secret-token",
+        "DARKROOM_KFP_PIPELINE_ROOT": "s3://artifacts/kfp", "DARKROOM_S3_BUCKET": "darkroom",
+        "DARKROOM_COMMIT": "c" * 40, "KF_PIPELINES_ENDPOINT": "", "HOME": "/nonexistent",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cluster, "IMAGE", IMAGE)
+    monkeypatch.setattr(components, "IMAGE", IMAGE)
+    yield found
+    listening.shutdown()
+    listening.server_close()
+
+
+def darkroom(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["pipeline", *arguments])
+
+
+def conforms(asked: Asked, model: str) -> Any:
+    """The body as the API's own model reads it; it has no field that the model does not know."""
+    kind = getattr(kfp_server_api, model)
+    assert set(asked.body) <= set(kind.attribute_map.values())
+
+    class Response:
+        data = json.dumps(asked.body)
+
+    return kfp_server_api.ApiClient().deserialize(Response, model)
+
+
+def sent(server: Server, method: str, path: str) -> list[Asked]:
+    return [asked for asked in server.asked if (asked.method, asked.path) == (method, f"/apis/v2beta1/{path}")]
+
+
+def test_a_pipeline_is_uploaded_under_its_version_and_run(server: Server) -> None:
+    done = darkroom("submit", *PARAMETERS, "--json")
+    assert done.exit_code == 0, done.output
+    (uploaded,) = sent(server, "POST", "pipelines/upload_version")
+    assert uploaded.query["name"].startswith("cccccccccccc-")
+    assert next(yaml.safe_load_all(uploaded.body))["pipelineInfo"]["name"] == "train-latent-diffusion"
+    (asked,) = sent(server, "POST", "runs")
+    run = conforms(asked, "V2beta1Run")
+    assert run.pipeline_version_reference.pipeline_version_id == "version-0"
+    assert run.runtime_config.pipeline_root == "s3://artifacts/kfp"
+    assert run.runtime_config.parameters == {
+        "diffusion_overrides": ["steps=7", "seed=2"], "smoke_images": 2, "data_version": "",
+        "checkpoints": "s3://darkroom/checkpoints",
+    }  # fmt: skip
+    assert json.loads(done.stdout) == {
+        "run": "run-0", "pipeline": "train-latent-diffusion", "version": uploaded.query["name"],
+    }  # fmt: skip
+    assert {asked.token for asked in server.asked} == {"Bearer secret-token"}
+    assert "secret-token" not in done.output
+
+
+def test_the_same_again_is_the_same_version(server: Server) -> None:
+    for _ in range(2):
+        assert darkroom("submit", *PARAMETERS).exit_code == 0
+    assert len(sent(server, "POST", "pipelines/upload_version")) == 1
+    assert len(sent(server, "POST", "experiments")) == 1
+    runs = sent(server, "POST", "runs")
+    assert len(runs) == 2
+    assert runs[0].body == runs[1].body
+
+
+def test_a_schedule_runs_one_at_a_time(server: Server) -> None:
+    done = darkroom("schedule", "0 0 3 * * *", "diffusion", "autoencoder=digits-autoencoder@1")
+    assert done.exit_code == 0, done.output
+    (asked,) = sent(server, "POST", "recurringruns")
+    recurring = conforms(asked, "V2beta1RecurringRun")
+    assert recurring.trigger.cron_schedule.cron == "0 0 3 * * *"
+    assert (recurring.max_concurrency, recurring.no_catchup, recurring.mode) == ("1", True, "ENABLE")
+    assert recurring.runtime_config.parameters["autoencoder"] == "digits-autoencoder@1"
+
+
+@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("RUNNING", 0), ("FAILED", 3)])
+def test_the_state_of_a_run_stage_by_stage(server: Server, state: str, code: int) -> None:
+    tasks = [{"display_name": "prepare-data", "state": "SUCCEEDED"}, {"display_name": "gate", "state": state}]
+    server.run = {"display_name": "train", "state": state, "run_details": {"task_details": tasks}}
+    done = darkroom("status", "run-7", "--json")
+    assert done.exit_code == code
+    told = json.loads(done.stdout)
+    assert (told["run"], told["state"]) == ("run-7", state)
+    assert [(stage["stage"], stage["state"]) for stage in told["stages"]] == [
+        ("prepare-data", "SUCCEEDED"),
+        ("gate", state),
+    ]
+    assert "gate" in darkroom("status", "run-7").stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (401, "the token is missing or has expired: set DARKROOM_KFP_TOKEN"),
+        (403, "this login may not do that in the namespace 'team'"),
+        (404, "is DARKROOM_KFP_HOST the address of the API?"),
+        (500, '(500): {"error": "refused"}'),
+    ],
+)
+def test_what_the_api_refuses_is_told(server: Server, status: int, told: str) -> None:
+    server.refuse = status
+    done = darkroom("submit", *PARAMETERS)
+    assert isinstance(done.exception, CommandError)
+    assert told in str(done.exception)
+    assert "secret-token" not in done.output + str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "arguments", "told"),
+    [
+        ("DARKROOM_KFP_HOST", "http://127.0.0.1:9", PARAMETERS, "Kubeflow at http://127.0.0.1:9 does not answer"),
+        ("DARKROOM_KFP_HOST", "kubeflow.example", PARAMETERS, "DARKROOM_KFP_HOST: string should match"),
+        ("DARKROOM_PROFILES", "/none.yaml", PARAMETERS, "profiles: /none.yaml cannot be read"),
+        ("X", "", [*PARAMETERS, "--profile", "gpu"], "profile: 'gpu' is not defined; there are: none, give a file"),
+        ("X", "", ["full", "diffusion_overrides=stepss=5"], "stepss: there is no such field; did you mean steps?"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch, name: str, value: str, arguments: list[str], told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    done = darkroom("submit", *arguments)
+    assert isinstance(done.exception, CommandError)
+    assert told in str(done.exception)
+    assert server.asked == []
+
+
+def test_an_image_without_its_digest_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "IMAGE", "darkroom:latest")
+    done = darkroom("submit", *PARAMETERS)
+    assert "DARKROOM_IMAGE: 'darkroom:latest' is not allowed; permitted: NAME@sha256:DIGEST" in str(done.exception)
+    assert server.asked == []
+
+
+def test_a_cron_of_five_fields_is_refused(server: Server) -> None:
+    done = darkroom("schedule", "0 3 * * *")
+    assert "cron: '0 3 * * *' is not allowed; permitted: six fields, seconds first" in str(done.exception)
+    assert server.asked == []
+
+
+DOCUMENT = Path("docs/pipelines.md").read_text()
+SHOWN = re.findall(r"^    darkroom pipeline ((?:submit|schedule|status) .*)$", DOCUMENT, re.MULTILINE)
+PROFILES = re.findall(r"```yaml\n(default:.*?)```", DOCUMENT, re.DOTALL)
+
+
+@pytest.mark.parametrize("command", SHOWN, ids=lambda command: command[:30])
+def test_the_commands_run_as_shown(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (profiles,) = PROFILES
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "profiles.yaml").write_text(profiles)
+    (tmp_path / "my.yaml").write_text("defaults: [celebahq_ldm8, _self_]\nname: mine\n")
+    monkeypatch.setattr(data_version, "_objects", lambda root: [root])
+    server.run = {"display_name": "train", "state": "SUCCEEDED"}
+    done = darkroom(*shlex.split(command))
+    assert done.exit_code == 0, (done.output, done.exception)
+    for asked in sent(server, "POST", "runs"):
+        parameters = asked.body["runtime_config"]["parameters"]
+        assert "name: mine" in parameters["diffusion_experiment"], "a file travels as its text"
+        assert parameters["data_version"]

@@ -1,0 +1,99 @@
+"""The manifests of a train job are what Kubeflow Trainer reads, and say all that the profile says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubeflow_trainer_api import models
+
+from kfp_pipelines import profiles
+from kfp_pipelines.definition.pipeline import STAGES, Stages, compile_to
+from kfp_pipelines.profiles import Profile
+from kfp_pipelines.train_job import submit
+from tests.unit.kfp_pipelines.definition.test_pipeline import HERE, Package
+
+A100 = profiles.read(HERE / "profiles.yaml", [], STAGES).named["a100"]
+NODES = A100.model_copy(update={"trainJob": True, "nodes": 4, "count": 8})
+ENVIRONMENT = {"DARKROOM_S3_BUCKET": "images"}
+
+
+def known(manifest: dict[str, Any], model: Any) -> None:
+    """The API's own model reads it and writes it again: no field is unknown to it, or of another type."""
+    assert model.from_dict(manifest).to_dict() == manifest
+
+
+def test_the_manifests_are_of_the_api() -> None:
+    known(submit.train_job("darkroom-x", NODES, "s3://images/x"), models.TrainerV1alpha1TrainJob)
+    runtime = submit.runtime("darkroom-x", NODES, ENVIRONMENT)
+    known(runtime["spec"]["mlPolicy"], models.TrainerV1alpha1MLPolicy)
+    node = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    known(node, models.IoK8sApiCoreV1PodSpec)
+    known(runtime["spec"]["template"], models.TrainerV1alpha1JobSetTemplateSpec)
+
+
+def test_the_job_is_torchrun_on_every_node() -> None:
+    assert submit.train_job("darkroom-x", NODES, "s3://images/x") == {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": {"name": "darkroom-x", "labels": {"kueue.x-k8s.io/queue-name": "training"}},
+        "spec": {
+            "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": "darkroom-x"},
+            "trainer": {
+                "image": submit.IMAGE,
+                "command": ["torchrun", "-m", "kfp_pipelines.stages.train_node"],
+                "args": ["s3://images/x"],
+                "numNodes": 4,
+                "numProcPerNode": 8,
+                "resourcesPerNode": {
+                    "requests": {"cpu": "8", "memory": "48Gi", "nvidia.com/gpu": 8},
+                    "limits": {"cpu": "8", "memory": "48Gi", "nvidia.com/gpu": 8},
+                },
+            },
+        },
+    }
+
+
+def test_its_nodes_are_the_profiles() -> None:
+    spec = submit.runtime("darkroom-x", NODES, ENVIRONMENT)["spec"]["template"]["spec"]
+    assert spec["failurePolicy"] == {"maxRestarts": 10}
+    pod = spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == A100.nodeSelector
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu", "cloud.google.com/gke-spot"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    volumes = {volume.pop("name"): volume for volume in pod["volumes"]}
+    assert volumes[mounts["/dev/shm"]] == {"emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}}
+    assert volumes[mounts["/data"]] == {"persistentVolumeClaim": {"claimName": "pictures"}}
+    variables = {one.pop("name"): one for one in pod["containers"][0]["env"]}
+    assert variables["DARKROOM_S3_BUCKET"] == {"value": "images"}
+    secret = {"secretKeyRef": {"name": "darkroom-s3", "key": "secret-access-key"}}
+    assert variables["DARKROOM_S3_SECRET_ACCESS_KEY"] == {"valueFrom": secret}
+
+
+def test_its_pods_may_run_where_pods_are_restricted() -> None:
+    template = submit.runtime("darkroom-x", NODES, ENVIRONMENT)["spec"]["template"]["spec"]["replicatedJobs"][0]
+    pod = template["template"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert f"USER {pod['securityContext']['fsGroup']}:" in Path("Dockerfile").read_text()
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def test_the_pod_that_waits_for_a_job_asks_for_no_accelerator(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.yaml"
+    path.write_text("default: {cpu: '1'}\nmany: {trainJob: true, nodes: 2, count: 8}\n")
+    compile_to(tmp_path / "full.yaml", "full", Stages(profiles.read(path, ["train-diffusion=many"], STAGES)))
+    package = Package(tmp_path / "full.yaml")
+    task = package.tasks["train-diffusion"]
+    resources = package.executors[task["executor"]]["container"]["resources"]
+    assert "accelerator" not in resources
+    assert resources["resourceCpuRequest"] == "1"
+    job = Profile.model_validate_json(task["inputs"]["parameters"]["job"]["runtimeValue"]["constant"])
+    assert (job.nodes, job.count) == (2, 8)
+    assert package.tasks["train-autoencoder"]["inputs"]["parameters"]["job"]["runtimeValue"]["constant"] == ""
+
+
+def test_nodes_need_a_job(tmp_path: Path) -> None:
+    (tmp_path / "profiles.yaml").write_text("many: {nodes: 2}")
+    with pytest.raises(profiles.ProfileError, match="nodes: 2 need trainJob: true"):
+        profiles.read(tmp_path / "profiles.yaml", [], STAGES)

@@ -1,0 +1,50 @@
+"""Images as files, and the contact sheet."""
+
+import io
+import uuid
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from services.cli import contact_sheet
+from services.dispatcher import finalizer
+from services.storage import layout
+from services.worker import encoding
+
+JOB = uuid.UUID("01a20623-9eb0-7e43-a7ba-68359c45a3dd")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_keeps_every_pixel_and_is_the_same_bytes_again(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, channels), dtype=np.uint8)
+    body = encoding.encode(pixels, "png")
+    assert body == encoding.encode(pixels, "png")
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(body))).reshape(8, 6, channels), pixels)
+
+
+@pytest.mark.parametrize(("image_format", "suffix"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
+def test_each_format_has_its_suffix_and_opens_as_itself(image_format: str, suffix: str) -> None:
+    plan = {"output_prefix": "outputs/default", "format": image_format}
+    assert layout.image_key(plan, JOB, 7) == f"outputs/default/{JOB}/images/00000007.{suffix}"
+    body = encoding.encode(np.full((8, 8, 3), 128, np.uint8), image_format)
+    assert Image.open(io.BytesIO(body)).format == image_format.upper()
+
+
+def test_lines_are_cut_into_files_and_an_empty_job_has_one() -> None:
+    assert list(finalizer.chunks("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
+    assert list(finalizer.chunks("abcd", 2)) == [["a", "b"], ["c", "d"]]
+    assert list(finalizer.chunks([], 2)) == [[]]
+
+
+def test_contact_sheet_has_a_row_an_item_and_gaps_where_images_miss() -> None:
+    def image(level: int) -> bytes:
+        return encoding.encode(np.full((4, 4, 1), level, np.uint8), "png")
+
+    sheet = contact_sheet.contact_sheet([(0, image(0)), (3, image(50)), (4, image(100))], columns=3)
+    pixels = np.asarray(sheet)[:, :, 0]
+    assert pixels.shape == (2 * 6 + 2, 3 * 6 + 2)
+    assert pixels[3, 3] == 0
+    assert pixels[3, 9] == 255  # index 1 is missing
+    assert pixels[9, 3] == 50
+    assert pixels[9, 9] == 100

@@ -1,0 +1,146 @@
+"""Images in conditions: what is read, and what is refused before it is unpacked."""
+
+import base64
+import io
+import struct
+import time
+import zlib
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from services.job_requests.condition_images import MAX_PIXELS, check_references, decoded, with_images
+from services.job_requests.schema import Limits, RequestError
+
+IMAGE = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
+MASKED = {"type": "object", "properties": {"image": IMAGE, "mask": IMAGE}}
+CONDITIONS = {"type": "object", "properties": {"masked_image": MASKED, "caption": {"type": "string"}}}
+LIMITS = Limits(("outputs/a",), ("inputs/a", "shared"), bucket="darkroom")
+
+
+def file(pixels: Any, file_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=file_format)
+    return buffer.getvalue()
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few kilobytes that says it has side x side pixels."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    lines = zlib.compress(b"\0" * min(side * (side // 8 + 1), 2**24), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("in_base64", [True, False])
+def test_an_image_is_read_from_base64_or_from_bytes(file_format: str, in_base64: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    body = file(pixels, "PNG") if file_format == "PNG" else lossless(pixels)
+    given = base64.b64encode(body).decode() if in_base64 else body
+    read = decoded({"image": given, "mask": given}, MASKED, "m")
+    np.testing.assert_array_equal(read["image"], pixels)
+    np.testing.assert_array_equal(read["mask"], pixels)
+
+
+def lossless(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+def test_what_is_no_image_stays_as_it_is() -> None:
+    assert decoded("a red circle", {"type": "string"}, "c") == "a red circle"
+    assert decoded(3, {"type": "integer"}, "n") == 3
+
+
+@pytest.mark.parametrize("side", [4097, 50_000, 2**31 - 1])
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(side: int) -> None:
+    body = bomb(side)
+    assert len(body) < 20_000
+    begun = time.process_time()
+    with pytest.raises(
+        ValueError, match=f"^i: an image of {side}x{side} pixels is not allowed|^i: not a readable"
+    ) as error:
+        decoded(body, IMAGE, "i")
+    assert time.process_time() - begun < 1
+    if side == 4097:
+        assert f"at most {MAX_PIXELS} pixels" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"GIF89a" + b"\0" * 50,
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+        file(np.zeros((9, 9), np.uint8))[:40],
+        file(np.zeros((9, 9), np.uint8)).replace(b"IDAT", b"JUNK"),
+        file(np.zeros((9, 9), np.uint8), "TIFF"),
+        file(np.zeros((9, 9), np.uint8), "BMP"),
+    ],
+)
+def test_other_files_are_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match="not a readable PNG, JPEG, WEBP"):
+        decoded(body, IMAGE, "i")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_file_is_read_or_refused_and_never_more(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    for file_format in ("PNG", "JPEG", "WEBP"):
+        body = bytearray(file(random.integers(0, 256, (8, 8, 3), dtype=np.uint8), file_format))
+        for position in random.integers(0, len(body), 4):
+            body[position] = random.integers(0, 256)
+        with suppress(ValueError):  # any other error would be a worker's end
+            assert decoded(bytes(body), IMAGE, "i").size <= MAX_PIXELS * 4
+
+
+@pytest.mark.parametrize("text", ["***", "aGVsbG8", "é", "data:image/png;base64,AAAA"])
+def test_what_is_not_base64_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not an image in base64|not a readable"):
+        decoded(text, IMAGE, "i")
+
+
+@pytest.mark.parametrize("uri", ["s3://darkroom/inputs/a/x.png", "s3://darkroom/shared/deep/er/x.png"])
+def test_a_reference_under_a_read_prefix_is_permitted(uri: str) -> None:
+    check_references({"masked_image": {"image": uri, "mask": "AAAA"}}, CONDITIONS, LIMITS)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://darkroom/inputs/b/x.png",
+        "s3://darkroom/inputs/ab/x.png",
+        "s3://darkroom/inputs/a/../b/x.png",
+        "s3://darkroom/inputs/a/./x.png",
+        "s3://darkroom//inputs/a/x.png",
+        "s3://darkroom/inputs/a//x.png",
+        "s3://darkroom/inputs/a/x.png?versionId=1",
+        "s3://darkroom/inputs/a/%2e%2e/x.png",
+        "s3://darkroom/inputs/a/x\n.png",
+        "s3://darkroom/inputs/a/" + 1000 * "x",
+        "s3://darkroom/",
+        "s3://darkroom",
+        "s3://other/inputs/a/x.png",
+        "s3://",
+        "s3:///inputs/a/x.png",
+    ],
+)
+def test_any_other_reference_is_refused_by_field(uri: str) -> None:
+    item = {"masked_image": {"image": "AAAA", "mask": uri}, "caption": "s3://other/is no image"}
+    with pytest.raises(RequestError, match=r"^items\[3\]\.masked_image\.mask: .*permitted: "):
+        check_references(item, CONDITIONS, LIMITS, "items[3]")
+
+
+def test_images_are_found_by_the_schema_wherever_they_lie() -> None:
+    found: list[str] = []
+    item = {"masked_image": {"image": "x", "mask": "y"}, "caption": "z", "id": "q"}
+    with_images(item, CONDITIONS, lambda image, field: found.append(f"{field}={image}"))
+    assert found == ["masked_image.image=x", "masked_image.mask=y"]

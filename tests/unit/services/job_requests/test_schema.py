@@ -1,0 +1,187 @@
+"""What a request may say, and what its author is told when it does not fit."""
+
+import inspect
+from dataclasses import asdict
+
+import pytest
+
+from services.cli import evaluate
+from services.job_requests import messages, schema
+from services.job_requests.image_spec import ImageSpec, evaluations, image_spec
+from services.job_requests.schema import MAX_SEED, Limits, RequestError, plan
+from training.evaluation import second_stage
+from training.model.solvers import SOLVERS
+from training.model.spacing import SPACINGS
+
+CONDITIONS = {
+    "type": "object",
+    "properties": {"class_label": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["class_label"],
+}
+ITEM = {"class_label": 3}
+LIMITS = Limits(["outputs/default"], ["inputs/default"], bucket="ours")
+
+
+def spec_of(request: dict, index: int) -> ImageSpec:
+    return image_spec(request, request["items"][index // request["images_per_item"]], ["class_label"], index)
+
+
+def planned(**request: object) -> dict:
+    return plan({"items": [ITEM], **request}, CONDITIONS, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("request_", "line"),
+    [
+        ({}, "items: missing; give them, or an input_uri"),
+        ({"items": []}, "items: [] is not allowed; permitted: a list of 1 to 10000 items"),
+        ({"items": [ITEM], "steps": 0}, "steps: 0 is not allowed; permitted: an integer from 1 to 1000"),
+        ({"items": [ITEM], "steps": 1_000_000}, "steps: 1000000 is not allowed; permitted: an integer from 1 to 1000"),
+        ({"items": [ITEM], "steps": True}, "steps: True is not allowed; permitted: an integer from 1 to 1000"),
+        ({"items": [ITEM], "steps": 1.5}, "steps: 1.5 is not allowed; permitted: an integer from 1 to 1000"),
+        (
+            {"items": [ITEM], "guidance_scale": -1},
+            "guidance_scale: -1 is not allowed; permitted: a number from 0 to 50",
+        ),
+        ({"items": [ITEM], "seed": -1}, f"seed: -1 is not allowed; permitted: an integer from 0 to {MAX_SEED}"),
+        (
+            {"items": [ITEM], "solver": "magic"},
+            "solver: 'magic' is not allowed; permitted: ddim, ddpm, deis, dpm_solver_2m",
+        ),
+        (
+            {"items": [ITEM], "guidance_interval": [0.9, 0.1]},
+            "guidance_interval: [0.9, 0.1] is not allowed; permitted: the lower number first",
+        ),
+        (
+            {"items": [ITEM], "guidance_interval": [0.5]},
+            "guidance_interval: [0.5] is not allowed; permitted: a list of 2, each a number from 0 to 1",
+        ),
+        ({"items": [ITEM], "spacing": "odd"}, "spacing: 'odd' is not allowed; permitted: ays, karras, leading"),
+        ({"items": [ITEM], "format": "gif"}, "format: 'gif' is not allowed; permitted: png, jpeg, webp"),
+        ({"items": [ITEM], "images_per_item": 0}, "images_per_item: 0 is not allowed; permitted: an integer from 1 to"),
+        (
+            {"items": [ITEM], "stepz": 3},
+            "stepz: not a known field; permitted: format, guidance_interval, guidance_rescale",
+        ),
+        ({"items": [{}]}, "items[0].class_label: missing; give an integer from 0 to 9"),
+        (
+            {"items": [ITEM, {"class_label": 10}]},
+            "items[1].class_label: 10 is not allowed; permitted: an integer from 0",
+        ),
+        (
+            {"items": [{"class_label": "3"}]},
+            "items[0].class_label: '3' is not allowed; permitted: an integer from 0 to 9",
+        ),
+        ({"items": [3]}, "items[0]: 3 is not allowed; permitted: a JSON object"),
+        ({"items": [{**ITEM, "prompt": "x"}]}, "items[0].prompt: not a known field; permitted: class_label, guidance"),
+        ({"items": "all"}, "items: 'all' is not allowed; permitted: a list of 1 to 10000 items"),
+        ({"items": [ITEM], "output_prefix": "../other"}, "output_prefix: '../other' is not allowed; permitted: under"),
+        ({"items": [ITEM], "output_prefix": "outputs/other"}, "output_prefix: 'outputs/other' is not allowed"),
+        ({"items": [ITEM], "output_prefix": "outputs/defaults"}, "output_prefix: 'outputs/defaults' is not allowed"),
+        ({"items": [ITEM], "output_prefix": "outputs/default/../x"}, "output_prefix: 'outputs/default/../x' is not"),
+        ({"items": [ITEM], "output_prefix": "/etc"}, "output_prefix: '/etc' is not allowed"),
+        ({"items": [{**ITEM, "id": "a"}, {**ITEM, "id": "a"}]}, "items: the id 'a' is given twice"),
+        (
+            {"items": [ITEM] * 1001, "images_per_item": 1000},
+            "1001000 images are not allowed; permitted: at most 1000000",
+        ),
+        ({"items": [ITEM], "input_uri": "inputs/default/a"}, "items: given with an input_uri; give one"),
+        (
+            {"input_uri": "inputs/other/a.jsonl"},
+            "input_uri: 'inputs/other/a.jsonl' is not allowed; permitted: und",
+        ),
+        ({"input_uri": "inputs/default/../other/a"}, "input_uri: 'inputs/default/../other/a' is not allowed"),
+        (
+            {"input_uri": "s3://theirs/inputs/default/a"},
+            "input_uri: the bucket 'theirs' is not allowed; permitted: our",
+        ),
+        ({"input_uri": "https://x/y"}, "input_uri: 'https://x/y' is not allowed; permitted: names of letters"),
+    ],
+)
+def test_a_mistake_names_the_field_the_value_and_what_is_permitted(request_: dict, line: str) -> None:
+    with pytest.raises(RequestError) as error:
+        plan(request_, CONDITIONS, LIMITS)
+    assert line in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_every_mistake_is_told_at_once_but_not_without_end() -> None:
+    with pytest.raises(RequestError) as error:
+        plan({"items": [{"class_label": 99}] * 50, "steps": 0}, CONDITIONS, LIMITS)
+    lines = str(error.value).splitlines()
+    assert len(lines) == messages.SHOWN_MISTAKES + 1
+    assert lines[-1] == "and 41 more mistakes"
+
+
+def test_a_huge_value_is_shown_short() -> None:
+    with pytest.raises(RequestError) as error:
+        planned(solver="x" * 100_000)
+    assert len(str(error.value)) < 300
+
+
+def test_defaults_are_filled_in_and_a_seed_left_out_is_drawn() -> None:
+    first, second = planned(), planned()
+    assert first["steps"] == 20
+    assert first["output_prefix"] == "outputs/default"
+    assert first["seed"] != second["seed"]
+
+
+def test_a_planned_request_submitted_again_plans_the_same() -> None:
+    first = planned()
+    assert plan(first, CONDITIONS, LIMITS) == first
+
+
+def test_seeds_are_the_items_plus_k_else_the_jobs_plus_index() -> None:
+    request = plan(
+        {"items": [ITEM, {"class_label": 4, "seed": 100}], "images_per_item": 3, "seed": 7}, CONDITIONS, LIMITS
+    )
+    assert [spec_of(request, i).seed for i in range(6)] == [7, 8, 9, 100, 101, 102]
+
+
+def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() -> None:
+    request = plan({"items": [{"class_label": 4.0, "steps": 5.0, "guidance_scale": 1}]}, CONDITIONS, LIMITS)
+    spec = spec_of(request, 0)
+    assert (spec.steps, spec.guidance_scale, spec.conditions) == (5, 1.0, {"class_label": 4})
+    assert isinstance(spec.conditions["class_label"], int)
+    assert evaluations(spec) == 5
+
+
+def test_every_solver_and_spacing_that_may_be_asked_for_exists() -> None:
+    assert set(schema.SOLVERS) == set(SOLVERS)
+    assert set(schema.SPACINGS) == set(SPACINGS)
+
+
+def test_releases_are_evaluated_as_they_are_served() -> None:
+    served, evaluated = planned(), second_stage.Sampling()
+    assert (served["solver"], served["steps"]) == (evaluated.solver, evaluated.steps)
+    assert served["guidance_scale"] == second_stage.GUIDANCE
+    of_command = inspect.signature(evaluate.evaluate).parameters
+    assert {name: of_command[name].default for name in asdict(evaluated)} == asdict(evaluated)
+
+
+def test_a_guidance_interval_costs_its_share() -> None:
+    def cost(**fields: object) -> int:
+        planned = plan({"items": [ITEM], "steps": 20, **fields}, CONDITIONS, LIMITS)
+        return evaluations(spec_of(planned, 0))
+
+    assert cost() == 40
+    assert cost(guidance_interval=[0.25, 0.75]) == 30
+    assert cost(guidance_scale=1) == 20
+    assert cost(solver="heun", guidance_scale=1) == 40
+
+
+def test_a_release_that_never_did_without_conditions_is_not_guided() -> None:
+    """Guidance by a null condition that was never trained makes noise of images."""
+    rules = {**CONDITIONS, "guided": False}
+    assert plan({"items": [ITEM]}, rules, LIMITS)["guidance_scale"] == 1.0
+    assert (
+        plan({"items": [{**ITEM, "guidance_scale": 1}], "guidance_scale": 1.0}, rules, LIMITS)["guidance_scale"] == 1.0
+    )
+    assert plan({"items": [ITEM]}, {**CONDITIONS, "guided": True}, LIMITS)["guidance_scale"] == 1.5
+    for request_ in ({"items": [ITEM], "guidance_scale": 2.5}, {"items": [{**ITEM, "guidance_scale": 2.5}]}):
+        with pytest.raises(RequestError) as error:
+            plan(request_, rules, LIMITS)
+        told = (
+            "guidance_scale: 2.5 is not allowed; permitted: 1; this release never learned to do without its conditions"
+        )
+        assert told in str(error.value)

@@ -1,0 +1,400 @@
+"""The shipped experiments compose, check and build; a person's mistakes are told in one line."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from training.experiments import compose
+from training.experiments.schema import (
+    AutoencoderExperiment,
+    CheckpointConfig,
+    Condition,
+    DataConfig,
+    DiffusionExperiment,
+    Experiment,
+    ExperimentError,
+    Shared,
+    plain,
+)
+from training.model.autoencoder import Autoencoder, AutoencoderConfig
+from training.model.diffusion import DiffusionConfig
+from training.model.latent_diffusion import LatentDiffusion
+from training.model.unet import UNet, UNetConfig
+from training.recipes.losses import AutoencoderLossConfig
+from training.recipes.optimiser import OptimiserConfig
+from training.runs.identity import lineage_of
+
+FIRST, SECOND = "digits_autoencoder", "digits_diffusion"
+
+
+@cache
+def filled(name: str) -> Experiment:
+    """An experiment with something for every field that it needs a person to set."""
+    needed = sorted(OmegaConf.missing_keys(compose.composed([f"experiment={name}"])))
+    if needed:
+        with pytest.raises(ExperimentError, match=f"^{needed[0]}: needed and not set; add {needed[0]}=VALUE$"):
+            compose.load(name)
+    return compose.load(name, [f"{field}={32 if field.endswith('_size') else 'somewhere'}" for field in needed])
+
+
+def loaded(name: str, *overrides: str) -> Experiment:
+    return compose.load(name, [*(["autoencoder=somewhere"] if name == SECOND else []), *overrides])
+
+
+@pytest.mark.parametrize("name", compose.names())
+def test_every_experiment_composes(name: str) -> None:
+    config = filled(name)
+    assert isinstance(config, AutoencoderExperiment | DiffusionExperiment)
+    assert config.output == f"runs/{config.name}"
+
+
+@pytest.mark.parametrize("name", [name for name in compose.names() if "ldm" not in name and "_f" not in name])
+def test_experiments_of_our_own_build(name: str) -> None:
+    """Those of the paper are built by `test_paper_experiments`."""
+    config = filled(name)
+    with torch.device("meta"):
+        network = Autoencoder(config.model) if isinstance(config, AutoencoderExperiment) else UNet(config.model.unet)
+    count = sum(p.numel() for p in network.parameters())
+    assert count == 0 if name == "pixels" else 0 < count < 50_000_000
+
+
+def test_no_two_experiments_write_to_one_folder() -> None:
+    outputs = [filled(name).output for name in compose.names()]
+    shared = {output for output in outputs if outputs.count(output) > 1}
+    assert shared <= {"runs/digits"}  # its two stages are told apart by their names alone
+
+
+def test_the_digits_models_have_the_size_that_was_tuned() -> None:
+    first, second = loaded(FIRST), loaded(SECOND)
+    assert isinstance(first, AutoencoderExperiment)
+    assert isinstance(second, DiffusionExperiment)
+    architecture: dict[str, Any] = {**plain(second.model), "autoencoder": plain(first.model)}
+    architecture["conditioners"]["class_label"]["classes"] = 10  # those of the set
+    model = LatentDiffusion.build(architecture)
+    assert sum(p.numel() for p in model.autoencoder.parameters()) == 694_527
+    assert sum(p.numel() for p in model.unet.parameters()) == 1_704_450
+    assert second.model.unet.in_channels == second.model.unet.out_channels == first.model.latent_channels
+
+
+def test_overrides_reach_the_field() -> None:
+    config = loaded(
+        FIRST, "steps=7", "optimiser.learning_rate=0.5", "data.root='/a b/c,d'", "seed=3", "data.crop=16",
+        "checkpoint.every_steps=5", "model.codebook_unknown=17",
+    )  # fmt: skip
+    assert (config.steps, config.seed, config.data.root) == (7, 3, "/a b/c,d")
+    assert (config.optimiser.learning_rate, config.data.crop, config.checkpoint.every_steps) == (0.5, 16, 5)
+    assert isinstance(config, AutoencoderExperiment)
+    assert config.model.codebook_unknown == 17
+    assert config.model.image_channels == config.data.channels == 1
+    assert loaded(FIRST, "name=mine").output == "runs/mine"
+
+
+def test_a_conditioner_takes_the_fields_of_its_type() -> None:
+    config = loaded(SECOND, "+model.conditioners.caption={type: text, width: 64, depth: 2, tokenizer: vocab.txt}")
+    assert isinstance(config, DiffusionExperiment)
+    assert [one.type for one in config.model.conditioners.values()] == ["class", "text"]
+    caption = plain(config.model.conditioners["caption"])
+    assert (caption["tokenizer"], caption["length"], caption["vocabulary"]) == ("vocab.txt", 77, 2000)
+    assert plain(config.model.conditioners["class_label"])["classes"] is None
+
+
+def test_the_data_alone_are_composed_without_an_experiment() -> None:
+    config = compose.data(["data=images", "data.root=/some/where", "data.image_size=64", "data.held_out=0.2"])
+    assert isinstance(config, DataConfig)
+    assert (config.root, config.image_size, config.held_out, config.channels) == ("/some/where", 64, 0.2, 3)
+    assert compose.data([]).name == "digits"
+    assert compose.data(["data=shapes", "data.image_size=64"]).root == "data/shapes-64"
+
+
+def test_a_release_s_lineage_has_no_paths() -> None:
+    config = filled("text_ldm8")
+    told = lineage_of(config, {"name": "set"})
+    assert told["data"] == {"name": "set"}
+    assert {"output", "autoencoder", "initial", "resume", "checkpoint"}.isdisjoint(told["experiment"])
+    assert {"root", "prepared", "latents"}.isdisjoint(told["experiment"]["data"])
+    assert told["experiment"]["steps"] == 390_000
+    assert told["experiment"]["optimiser"]["betas"] == [0.9, 0.999]
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+CONDITION = "model.conditioners.class_label"
+FLOW = ["model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "told"),
+    [
+        ("digts", [], "experiment: 'digts' is not known; permitted: a path that ends in .yaml, bedrooms_ldm4, "),
+        (SECOND, [], "autoencoder: needed and not set; add autoencoder=VALUE"),
+        (FIRST, ["data=images", "data.image_size=32"], "data.root: needed and not set; add data.root=VALUE"),
+        ("kl_f4", [], "data.root: needed and not set; add data.root=VALUE"),
+        (FIRST, ["data=images", "data.root=x"], "data.image_size: needed and not set; add data.image_size=VALUE"),
+        (FIRST, ["data=faces"], "data: 'faces' is not known; permitted: digits, images, shapes"),
+        (FIRST, ["model.chanels=3"], "model.chanels: there is no such field; did you mean model.channels?"),
+        ("kl_f4", ["data.rooot=x"], "data.rooot: there is no such field; did you mean data.root?"),
+        (FIRST, ["+model.colour=3"], "model.colour: there is no such field"),
+        (FIRST, ["+data.degradation.colour=3"], "data.degradation.colour: there is no such field"),
+        (FIRST, ["++colour=3"], "colour: there is no such field"),
+        (FIRST, ["~data.flip"], "data.flip: needed and not set"),
+        (FIRST, ["model.channels=wide"], "model.channels: 'wide' is not allowed; Input should be a valid integer"),
+        (FIRST, ["steps=0"], "steps: 0 is not allowed; Input should be greater than 0"),
+        (FIRST, ["seed=-1"], "seed: -1 is not allowed"),
+        (FIRST, ["name=My Model"], "name: 'My Model' is not allowed"),
+        (FIRST, ["device=tpu"], "device: 'tpu' is not allowed; Input should be 'auto', 'cpu' or 'cuda'"),
+        (FIRST, ["devices=0"], "devices: 0 is not allowed; Input should be greater than 0"),
+        (FIRST, ["data.channels=2"], "data.channels: 2 is not allowed; Input should be 1 or 3"),
+        (FIRST, ["data.held_out=1"], "data.held_out: 1 is not allowed; Input should be less than 1"),
+        (FIRST, ["data.masks=round"], "data.masks: 'round' is not allowed; Input should be 'narrow', 'medium'"),
+        (FIRST, ["data.degradation.kind=soft"], "data.degradation.kind: 'soft' is not allowed"),
+        (FIRST, ["checkpoint.keep=0"], "checkpoint.keep: 0 is not allowed"),
+        (FIRST, ["optimiser.betas=[0.9,2]"], "optimiser.betas.1: 2 is not allowed; Input should be less than 1"),
+        (FIRST, ["steps"], "'steps' is not an override; write field=value"),
+        (FIRST, ["steps=[1"], "'steps=[1' is not an override; write field=value"),
+        (FIRST, ["name=${nowhere}"], "Interpolation key 'nowhere' not found"),
+        (FIRST, ["recipe=gan"], "recipe: 'gan' is not known; permitted: autoencoder, diffusion"),
+        (FIRST, ["model.regularisation=gan"], "model.regularisation: 'gan' is not allowed; Input should be 'kl', 'vq'"),
+        (
+            FIRST,
+            ["model.regularisation=identity"],
+            "model.latent_channels: 2 is not allowed with the identity; permitted: 1",
+        ),
+        (FIRST, ["data.crop=33"], "data.crop: 33 is not allowed; permitted: up to image_size, 32"),
+        (FIRST, ["data.crop=0"], "data.crop: 0 is not allowed; Input should be greater than 0"),
+        (
+            FIRST,
+            ["batch_size=8", "accumulate=3"],
+            "batch_size: 8 is not allowed; permitted: multiples of accumulate x devices, 3 x 1, for all parts",
+        ),
+        (FIRST, ["batch_size=12", "accumulate=2", "devices=4"], "multiples of accumulate x devices, 2 x 4, for all"),
+        (SECOND, ["data.crop=16"], "data.crop: latents that are encoded once have no crops; permitted: null, or"),
+        (SECOND, ["loss.condition_dropout=1"], "loss.condition_dropout: 1 is not allowed"),
+        (
+            SECOND,
+            FLOW,
+            "loss.min_snr_gamma: 5.0 is not allowed with zero_terminal_snr or the schedule 'flow': pure noise, where",
+        ),
+        (
+            SECOND,
+            ["model.diffusion.zero_terminal_snr=true", "model.diffusion.parameterisation=v"],
+            "loss.min_snr_gamma: 5.0 is not allowed with zero_terminal_snr or the schedule 'flow': pure noise, where",
+        ),
+        (
+            SECOND,
+            ["model.diffusion.parameterisation=flow"],
+            "model.diffusion.parameterisation: 'flow' is not allowed with the schedule 'scaled_linear'; permitted: eps",
+        ),
+        (
+            SECOND,
+            ["model.diffusion.parameterisation=mu"],
+            "model.diffusion.parameterisation: 'mu' is not allowed; Input should be 'eps', 'x0', 'v' or 'flow'",
+        ),
+        (
+            SECOND,
+            ["loss.timestep_sampling.std=0"],
+            "loss.timestep_sampling.std: 0 is not allowed; Input should be greater than 0",
+        ),
+        (SECOND, [f"{CONDITION}.type=clas"], f"{CONDITION}.type: 'clas' is not known; permitted: class, text, frozen_"),
+        (SECOND, [f"~{CONDITION}.type"], f"{CONDITION}.type: needed and not set"),
+        (SECOND, [f"~{CONDITION}.width"], f"{CONDITION}.width: needed and not set"),
+        (SECOND, [f"+{CONDITION}.colour=3"], f"{CONDITION}.colour: there is no such field"),
+        (SECOND, [f"{CONDITION}.widht=3"], f"{CONDITION}.widht: there is no such field; did you mean {CONDITION}.wid"),
+        (SECOND, [f"{CONDITION}.width=0"], f"{CONDITION}.width: 0 is not allowed; Input should be greater than 0"),
+        (SECOND, [f"+{CONDITION}.entry=door"], f"{CONDITION}.entry: 'door' is not allowed; Input should be 'cross_att"),
+        (
+            SECOND,
+            ["+model.conditioners.caption={type: text, width: 64}"],
+            "model.conditioners.caption.depth: needed and not set",
+        ),
+        (
+            SECOND,
+            ["+model.conditioners.map={type: semantic_map, channels: 1, stages: -1}"],
+            "model.conditioners.map.stages: -1 is not allowed; Input should be greater than or equal to 0",
+        ),
+        (SECOND, ["+model.conditioners.caption=5"], "model.conditioners.caption: 5 is not allowed"),
+        (
+            SECOND,
+            ["+model.conditioners.Caption={type: class, width: 64}"],
+            "model.conditioners.Caption: 'Caption' is not allowed; String should match pattern",
+        ),
+        ("text_ldm8", ["autoencoder=x", "data.root=x"], "model.conditioners.caption.tokenizer: needed and not set; a"),
+        (FIRST, ["data=null"], "data: null is not known; permitted: digits, images, shapes"),
+        (FIRST, ["recipe=null"], "recipe: null is not known; permitted: autoencoder, diffusion"),
+        (FIRST, ["experiment=null"], "experiment: null is not known; permitted: bedrooms_ldm4"),
+        (FIRST, ["steps=1,2"], "'steps=1,2' has several values; permitted: one"),
+        (FIRST, ["model.codebook_unknown=[1]"], "model.codebook_unknown: [1] is not allowed; Input should be"),
+    ],
+)
+def test_mistakes_name_the_field_in_one_line(name: str, overrides: list[str], told: str) -> None:
+    needed = ["autoencoder=somewhere"] if name == SECOND and overrides else []
+    with pytest.raises(ExperimentError) as caught:
+        compose.load(name, [*needed, *overrides])
+    assert told in str(caught.value)
+    assert not re.search(r"\n|pydantic|function-|\[key\]|Condition\b", str(caught.value))
+
+
+def test_an_optional_field_of_a_conditioner_can_be_set() -> None:
+    config = loaded(SECOND, f"{CONDITION}.entry=time_embedding")
+    assert isinstance(config, DiffusionExperiment)
+    assert plain(config.model.conditioners["class_label"])["entry"] == "time_embedding"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data=images", "data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
+        (["data.image_size=big"], "data.image_size: 'big' is not allowed; Input should be a valid integer"),
+        (["data=faces"], "data: 'faces' is not known; permitted: digits, images, shapes"),
+        (["data=images", "data.root=x"], "data.image_size: needed and not set; add data.image_size=VALUE"),
+        (["data=images", "data.image_size=64"], "data.root: needed and not set; add data.root=VALUE"),
+        (["data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
+    ],
+)
+def test_mistakes_of_the_data_alone_are_told_alike(overrides: list[str], told: str) -> None:
+    with pytest.raises(ExperimentError) as caught:
+        compose.data(overrides)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_one_s_own_may_begin_from_an_experiment(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("defaults: [shapes_text, _self_]\nname: mine\nmodel: {unet: {channels: 96}}\n")
+    found = compose.load(str(path), ["autoencoder=x", "steps=77"])
+    assert isinstance(found, DiffusionExperiment)
+    shipped = compose.load("shapes_text", ["autoencoder=x"])
+    assert isinstance(shipped, DiffusionExperiment)
+    model = replace(shipped.model, unet=replace(shipped.model.unet, channels=96))
+    assert found == replace(shipped, name="mine", output="runs/mine", steps=77, model=model)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, r"cannot be read \(No such file or directory\)"),
+        ("name: [mine", r"is not YAML \(while parsing .* line 1.*\)"),
+        ("defaults: [shapes_texts]", r".*Could not load 'experiment/shapes_texts'.*"),
+        ("steps: 5", r"^recipe: null is not known; permitted: autoencoder, diffusion$"),
+        ("defaults: [shapes_text, _self_]\nstepz: 6", r"^stepz: there is no such field; did you mean steps\?$"),
+    ],
+)
+def test_mistakes_in_a_file_of_one_s_own_are_told_in_one_line(content: str | None, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ExperimentError, match=told) as caught:
+        compose.load(str(path))
+    assert "\n" not in str(caught.value)
+
+
+# -- what the files document -----------------------------------------------------------------------
+
+
+def undocumented(file: str) -> list[str]:
+    """The fields of a file of `configs/` that hold a value and have no comment, on their line or above it."""
+    found: list[str] = []
+    path: list[str] = []
+    above = False
+    for line in (compose.CONFIGS / file).read_text().splitlines():
+        if match := re.match(r"( *)([a-z_0-9]+):( .*|$)", line):
+            path[len(match[1]) // 2 :] = [match[2]]
+            value, _, comment = match[3].partition("#")
+            if value.strip() and not comment.strip() and not above and path != ["recipe"]:
+                found.append(".".join(path))
+        above = line.strip().startswith("#")
+    return found
+
+
+def leaves(content: Any, prefix: str = "") -> set[str]:
+    """Dotted names of what holds a value."""
+    if not isinstance(content, dict) or not content:
+        return {prefix}
+    return {leaf for key, value in content.items() for leaf in leaves(value, f"{prefix}{'.' if prefix else ''}{key}")}
+
+
+def declared(kind: Any, *without: str) -> set[str]:
+    """Dotted names of a dataclass's fields."""
+    names: set[str] = set()
+    for one in fields(kind):
+        if one.name not in without:
+            nested = is_dataclass(one.type)
+            names |= {f"{one.name}.{name}" for name in declared(one.type)} if nested else {one.name}
+    return names
+
+
+def documented(file: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((compose.CONFIGS / file).read_text())
+    return content
+
+
+@pytest.mark.parametrize("file", ["train.yaml", "recipe/autoencoder.yaml", "recipe/diffusion.yaml"])
+def test_every_field_is_explained_on_its_line(file: str) -> None:
+    assert undocumented(file) == []
+
+
+def test_the_file_of_every_experiment_has_all_fields_that_they_share() -> None:
+    content = documented("train.yaml")
+    assert leaves({key: value for key, value in content.items() if key not in ("defaults", "recipe")}) == declared(
+        Shared
+    )
+    assert set(content["checkpoint"]) == {one.name for one in fields(CheckpointConfig)}
+    assert set(content["optimiser"]) == {one.name for one in fields(OptimiserConfig)}
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "kind"),
+    [
+        ("recipe/autoencoder.yaml", ["model"], AutoencoderConfig),
+        ("recipe/autoencoder.yaml", ["loss"], AutoencoderLossConfig),
+        ("recipe/diffusion.yaml", ["model", "unet"], UNetConfig),
+        ("recipe/diffusion.yaml", ["model", "diffusion"], DiffusionConfig),
+    ],
+)
+def test_a_recipe_has_every_field_of_its_parts(file: str, keys: Sequence[str], kind: type) -> None:
+    content = documented(file)
+    for key in keys:
+        content = content[key]
+    assert set(content) == {one.name for one in fields(kind)}
+    if kind is not DiffusionConfig:
+        assert kind is UNetConfig or set(content) == set(asdict(kind()))
+
+
+def test_a_recipe_has_every_field_of_its_experiments() -> None:
+    of_all = {one.name for one in fields(Shared)} | {"recipe"}
+    for kind, file in ((AutoencoderExperiment, "autoencoder"), (DiffusionExperiment, "diffusion")):
+        own = {one.name for one in fields(kind)} - of_all
+        assert set(documented(f"recipe/{file}.yaml")) - {"defaults", "recipe"} == own
+
+
+def test_data_files_have_no_fields_of_their_own_and_say_what_they_are() -> None:
+    known = set(documented("train.yaml")["data"])
+    for path in (compose.CONFIGS / "data").glob("*.yaml"):
+        first, second, *_ = path.read_text().splitlines()
+        assert first == "# @package data"
+        assert second.startswith("# ")
+        assert set(yaml.safe_load(path.read_text())) <= known
+
+
+def test_the_diffusion_recipe_names_every_type_of_conditioner_and_what_it_needs() -> None:
+    text = (compose.CONFIGS / "recipe" / "diffusion.yaml").read_text()
+    for kind in get_args(get_args(Condition)[0]):
+        name, *needed = (one.name for one in fields(kind) if one.default is MISSING)
+        (tag,) = get_args({one.name: one.type for one in fields(kind)}[name])
+        line = re.search(rf"^ *# +[a-z_]+: \{{type: {tag}\b.*", text, re.MULTILINE)
+        assert line is not None, tag
+        assert all(f"{field}:" in line[0] for field in needed), (tag, needed)
+
+
+@pytest.mark.parametrize("name", compose.names())
+def test_an_experiment_says_what_it_is(name: str) -> None:
+    lines = (compose.CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# ")

@@ -1,0 +1,165 @@
+"""From an experiment's conditioners to the model's, checked against what the image set has."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from training.data import conditions, masks, vocabulary
+from training.data.conditions import Requests
+from training.data.image_set import ImageSet
+from training.experiments.schema import (
+    ClassCondition,
+    Condition,
+    DataConfig,
+    DiffusionExperiment,
+    ExperimentError,
+    FrozenTextCondition,
+    LayoutCondition,
+    LayoutMapCondition,
+    LowResolutionCondition,
+    MaskedImageCondition,
+    SemanticMapCondition,
+    TextCondition,
+)
+from training.model import conditioners
+from training.model.autoencoder import AutoencoderConfig
+from training.model.conditioners import Conditioner, Conditioners
+from training.model.conditioners.conditioner import TokenConditioner
+from training.model.conditioners.frozen_text import FrozenTextConditioner
+from training.model.conditioners.text_tokenizer import read_assets
+from training.model.unet import UNetConfig
+
+
+def build(config: DiffusionExperiment, images: ImageSet, first_stage: AutoencoderConfig) -> Conditioners:
+    """The conditioners with fresh weights. Raises ExperimentError naming the field that does not fit."""
+    built = Conditioners()
+    for field, one in config.model.conditioners.items():
+        where = f"model.conditioners.{field}"
+        check_values(where, one, images, config.data)
+        check_factor(where, one, first_stage.factor)
+        try:
+            built[field] = conditioner(where, one, images)
+        except (ValueError, OSError) as error:
+            raise ExperimentError(f"{where}: {error}") from None
+    check_unet(config.model.unet, built, first_stage.latent_channels)
+    return built
+
+
+def conditioner(where: str, config: Condition, images: ImageSet) -> Conditioner:
+    """One conditioner. Raises ValueError, OSError or ExperimentError."""
+    about = images.description
+    match config:
+        case ClassCondition():
+            return from_config(config, classes=counted(where, config.classes, len(about.classes)))
+        case LayoutCondition() | LayoutMapCondition():
+            return from_config(config, classes=counted(where, config.classes, len(about.box_classes)))
+        case SemanticMapCondition():
+            return from_config(config, classes=counted(where, config.classes, len(about.map_classes)))
+        case TextCondition():
+            if config.tokenizer is not None:
+                assets = read_assets(Path(config.tokenizer))
+            else:
+                captions = (images.records[row].get("text") for row in images.rows("train"))
+                assets = vocabulary.learned([text for text in captions if text], config.vocabulary)
+            arguments = asdict(config)
+            del arguments["tokenizer"], arguments["vocabulary"]
+            return conditioners.build(arguments, assets)
+        case FrozenTextCondition():
+            folder = Path(config.encoder)
+            return FrozenTextConditioner.from_folder(folder, config.length, config.width, config.masked, config.entry)
+        case _:
+            return conditioners.build(asdict(config))
+
+
+def from_config(config: Any, **changed: Any) -> Conditioner:
+    """A conditioner of the configuration's fields, some of them changed."""
+    return conditioners.build({**asdict(config), **changed})
+
+
+def counted(where: str, asked: int | None, found: int) -> int:
+    """How many classes: as many as the set has. Raises ExperimentError for another number."""
+    if asked is not None and asked != found:
+        raise ExperimentError(f"{where}.classes: {asked}; the images have {found}")
+    return found
+
+
+def check_values(where: str, config: Condition, images: ImageSet, data: DataConfig) -> None:
+    """Raise ExperimentError unless nearly all training images have a value for the conditioner."""
+    count = len(images.rows("train"))
+    missing = conditions.missing(images, config.type, given_masks=data.masks == "given")
+    if missing == count:
+        raise ExperimentError(f"{where}: {config.type}; the image set has nothing for it; see data/images.yaml for "
+                              "what metadata.jsonl may tell of a picture")  # fmt: skip
+    if missing > data.max_bad * count:
+        raise ExperimentError(
+            f"{where}: {missing} of {count} training images have no value for it ({100 * missing / count:.1f} %, "
+            f"permitted: data.max_bad={100 * data.max_bad:g} %). Complete metadata.jsonl, or raise data.max_bad to "
+            "train on them without this condition"
+        )
+    if isinstance(config, LowResolutionCondition | MaskedImageCondition) and config.channels != images.channels:
+        raise ExperimentError(f"{where}.channels: {config.channels}; the images have {images.channels}")
+    size = data.crop or images.image_size
+    if isinstance(config, LowResolutionCondition) and size % data.degradation.scale:
+        raise ExperimentError(f"data.degradation.scale: {data.degradation.scale}; permitted: divisors of the images' "
+                              f"side, {size}")  # fmt: skip
+    if isinstance(config, MaskedImageCondition) and data.masks != "given" and size < masks.SMALLEST:
+        raise ExperimentError(f"data.masks: {data.masks}; holes are drawn in images of at least {masks.SMALLEST} "
+                              f"pixels a side, and these have {size}")  # fmt: skip
+
+
+def check_factor(where: str, config: Condition, factor: int) -> None:
+    """Raise ExperimentError unless a condition shrinks with the images."""
+    if isinstance(config, MaskedImageCondition) and config.factor != factor:
+        raise ExperimentError(f"{where}.factor: {config.factor}; the autoencoder's is {factor}")
+    if isinstance(config, SemanticMapCondition) and 2**config.stages != factor:
+        raise ExperimentError(f"{where}.stages: {config.stages}; the autoencoder halves images "
+                              f"{factor.bit_length() - 1} times")  # fmt: skip
+
+
+def check_unet(unet: UNetConfig, built: Conditioners, latent_channels: int) -> None:
+    """Raise ExperimentError unless the U-Net takes what enters it."""
+    tokens = False
+    maps = 0
+    for field, one in built.items():
+        where = f"model.conditioners.{field}.width"
+        assert isinstance(one, Conditioner)
+        if not isinstance(one, TokenConditioner):
+            maps += map_channels(one, latent_channels)
+            continue
+        width = one.config()["width"]
+        if one.entry == "cross_attention":
+            tokens = True
+            if width != unet.context_width:
+                raise ExperimentError(f"{where}: {width}; model.unet.context_width is {unet.context_width}")
+        elif width != 4 * unet.channels:
+            raise ExperimentError(f"{where}: {width}; permitted: {4 * unet.channels}, 4 x channels")
+    if unet.context_width is not None and not tokens:
+        raise ExperimentError("model.unet.context_width: set, but no conditioner enters there; set it to null")
+    if unet.out_channels != latent_channels:
+        raise ExperimentError(
+            f"model.unet.out_channels: {unet.out_channels}; the latents have {latent_channels} channels"
+        )
+    if unet.in_channels != latent_channels + maps:
+        raise ExperimentError(
+            f"model.unet.in_channels: {unet.in_channels}; the latents and the concatenated conditions have "
+            f"{latent_channels} + {maps} channels"
+        )
+
+
+def map_channels(one: Conditioner, latent_channels: int) -> int:
+    """How many channels a conditioner concatenates to the latent."""
+    config = one.config()
+    return latent_channels + 1 if config["type"] == "masked_image" else int(config["channels"])
+
+
+def requests(config: DiffusionExperiment) -> Requests:
+    """What makes the requests of training images."""
+    of = config.model.conditioners
+    objects = [one.objects for one in of.values() if isinstance(one, LayoutCondition | LayoutMapCondition)]
+    return Requests(
+        {field: one.type for field, one in of.items()},
+        config.data.degradation.kind,
+        config.data.degradation.scale,
+        config.data.masks,
+        min(objects, default=None),
+    )

@@ -1,0 +1,1 @@
+"""Pictures of a model's samples and reconstructions."""

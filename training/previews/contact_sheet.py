@@ -1,0 +1,63 @@
+"""Contact sheets: many small images in one picture, with a line of words under each where there are some."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from training.model.pixels import to_bytes
+
+GAP = 2  # pixels of white between images
+SHOWN_SIDE = 64  # smaller images are enlarged to at least this, without smoothing
+LINES = 3  # of words, at most
+FONT_SIZE = 9
+
+
+def draw(images: Tensor, *, columns: int, captions: Sequence[str] = ()) -> NDArray[np.uint8]:
+    """[R, C, H, W] in [-1, 1], C 1 or 3, row by row -> [height, width, C].
+
+    captions: under the last row, one for each column.
+    """
+    scale = max(1, SHOWN_SIDE // images.shape[-1])
+    pixels = to_bytes(images).repeat(scale, axis=1).repeat(scale, axis=2)  # [R, H, W, C]
+    count, height, width, channels = pixels.shape
+    rows = -(-count // columns)
+    foot = LINES * (FONT_SIZE + 2) if captions else 0
+    sheet = np.full((rows * (height + GAP) + GAP + foot, columns * (width + GAP) + GAP, channels), 255, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = GAP + i // columns * (height + GAP), GAP + i % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    if captions:
+        words = written(captions, width, sheet.shape[1], foot)
+        sheet[-foot:] = np.minimum(sheet[-foot:], words[..., None])
+    return sheet
+
+
+def written(captions: Sequence[str], width: int, total: int, height: int) -> NDArray[np.uint8]:
+    """Captions in a row, each in a column of `width` pixels: black on white, [height, total]."""
+    row = np.full((height, total), 255, np.uint8)
+    font = ImageFont.load_default(FONT_SIZE)
+    for column, caption in enumerate(captions):
+        canvas = Image.new("L", (width, height), 255)  # what is too wide for it is cut off
+        pen = ImageDraw.Draw(canvas)
+        lines = [""]
+        for word in caption.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if pen.textlength(longer, font) <= width or not lines[-1]:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+        pen.multiline_text((0, 0), "\n".join(lines[:LINES]), fill=0, font=font, spacing=1)
+        left = GAP + column * (width + GAP)
+        row[:, left : left + width] = np.asarray(canvas)
+    return row
+
+
+def save(path: Path, images: Tensor, *, columns: int, captions: Sequence[str] = ()) -> NDArray[np.uint8]:
+    """Write a sheet as PNG; see `draw`. Returns it, [height, width, C]."""
+    sheet = draw(images, columns=columns, captions=captions)
+    Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(path)
+    return sheet

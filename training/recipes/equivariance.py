@@ -1,0 +1,55 @@
+"""Scale- and rotation-equivariance of the first stage (Kouzelis et al. 2025, EQ-VAE, eq. 5).
+
+The decoder has to make, of turned and shrunken latents, the turned and shrunken image. Latents that behave so are
+smoother, and diffusion models learn them faster.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.model.autoencoder import Autoencoder
+from training.recipes.discriminator import SMALLEST_IMAGE
+
+SMALLEST_SHARE = 0.25  # of a side that is left
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Quarter turns, then a resize to `side` latent positions; None leaves the size. factor: of the autoencoder."""
+
+    quarters: int = 0
+    side: tuple[int, int] | None = None
+    factor: int = 1
+
+    def latents(self, z: Tensor) -> Tensor:
+        """[R, C, h, w] -> [R, C, h', w']."""
+        z = torch.rot90(z, self.quarters, (2, 3))
+        return z if self.side is None else F.interpolate(z, size=self.side, mode="bilinear", antialias=True)
+
+    def images(self, x: Tensor) -> Tensor:
+        """[R, C, H, W] -> [R, C, h' f, w' f]."""
+        x = torch.rot90(x, self.quarters, (2, 3))
+        if self.side is None:
+            return x
+        size = (self.side[0] * self.factor, self.side[1] * self.factor)
+        return F.interpolate(x, size=size, mode="bilinear", antialias=True)
+
+
+def drawn_turn(seed: int, probability: float, images: Tensor, autoencoder: Autoencoder) -> Turn:
+    """With this probability a turn, else none; the same for all images of a step."""
+    generator = np.random.default_rng(seed)
+    if generator.random() >= probability:
+        return Turn()
+    f = autoencoder.config.factor
+    quarters = int(generator.integers(4))
+    height, width = images.shape[2] // f, images.shape[3] // f
+    if quarters % 2:
+        height, width = width, height
+    least = max(SMALLEST_SHARE, SMALLEST_IMAGE / min(images.shape[2:]))
+    share = float(generator.uniform(min(least, 1.0), 1.0))
+    side = (max(1, round(height * share)), max(1, round(width * share)))
+    return Turn(quarters, None if side == (height, width) else side, f)

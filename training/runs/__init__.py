@@ -1,0 +1,1 @@
+"""One training run: the trainer, checkpoints, progress, and the release it writes."""

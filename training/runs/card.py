@@ -1,0 +1,38 @@
+"""The card of a release: what it is, in a page of Markdown."""
+
+from training.data.image_set import Description
+from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment
+
+
+def autoencoder(config: AutoencoderExperiment, data: Description, loss: float | None) -> str:
+    """The card of a first stage; `loss` is the mean of its last steps, None where there is none."""
+    m = config.model
+    return f"""# {config.name}
+
+An autoencoder ({m.regularisation}): images in [-1, 1] to {m.latent_channels} latent channels at 1/{m.factor} of their
+size, and back.
+`samples.png` shows images above their reconstructions.
+
+{_training(config, data, loss)}"""
+
+
+def diffusion(config: DiffusionExperiment, data: Description, loss: float | None) -> str:
+    """The card of a second stage; `loss` is the mean of its last steps, None where it is not known."""
+    conditions = ", ".join(f"`{name}`" for name in config.model.conditioners) or "none"
+    return f"""# {config.name}
+
+A latent diffusion model that predicts {config.model.diffusion.parameterisation}. Conditions: {conditions}.
+The weights are a moving average of the trained ones. `samples.png` shows samples
+under what they were asked for, `denoising.png` how some of them came about.
+
+{_training(config, data, loss)}"""
+
+
+def _training(config: AutoencoderExperiment | DiffusionExperiment, data: Description, loss: float | None) -> str:
+    return f"""| | |
+|---|---|
+| Images | {data.name}, {data.train_count} for training, sha256 {data.fingerprint[:12]} |
+| Steps | {config.steps} of {config.batch_size} images |
+| Seed | {config.seed} |
+| Final loss | {"none" if loss is None else f"{loss:.4f}"} |
+"""

@@ -1,0 +1,177 @@
+"""What a training run shows and records: a bar on a terminal, plain lines in a log, every step in a CSV file,
+curves in a picture and for TensorBoard.
+"""
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from training.runs.errors import CURE, Diverged
+
+LINE_SECONDS = 5.0
+READ_EVERY = 20  # steps; reading a loss makes a GPU wait, so it is not done at each
+RECENT = 50  # steps whose mean loss is shown
+
+Rows = list[dict[str, float]]
+
+
+class ProgressReport(Callback):
+    """Records every step's terms in `losses.csv`, shows the latest, stops a run whose loss is not finite.
+
+    Only the first rank writes. A run that goes on keeps the rows of the steps before `start`.
+    """
+
+    def __init__(self, steps: int, folder: Path, *, start: int = 0, console: Console | None = None) -> None:
+        self.steps, self.start, self.folder = steps, start, folder
+        self.table = folder / "losses.csv"
+        self.console = Console() if console is None else console
+        self.unread: list[tuple[int, dict[str, Tensor]]] = []
+        self.rows: Rows = []
+        self.began = self.next_line = time.monotonic()
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock, the table and the bar."""
+        self.began = time.monotonic()
+        self.next_line = self.began + LINE_SECONDS
+        if not trainer.is_global_zero:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.rows = self.kept()
+        write_table(self.table, self.rows)
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
+            self.task = self.bar.add_task("training", total=self.steps, completed=self.start)
+            self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the terms of the step; read them now and then. Raises Diverged."""
+        step = self.start + batch_idx + 1
+        self.unread.append((step, dict(outputs)))
+        if step % READ_EVERY == 0 or step == self.steps or module.device.type == "cpu":
+            self.read()
+            if trainer.is_global_zero:
+                self._show(step)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the bar down and draw the curves."""
+        self._stop()
+        if trainer.is_global_zero:
+            self.draw()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Take the bar down before the error is told."""
+        self._stop()
+
+    def read(self) -> None:
+        """Bring the terms of all steps until now to the table. Raises Diverged."""
+        if not self.unread:
+            return
+        names = list(self.unread[0][1])
+        values = torch.stack([torch.stack([terms[n].float() for n in names]) for _, terms in self.unread]).tolist()
+        fresh = [
+            {"step": float(step), **dict(zip(names, row, strict=True))}
+            for (step, _), row in zip(self.unread, values, strict=True)
+        ]
+        self.unread = []
+        self.rows += fresh
+        if hasattr(self, "board"):  # the first rank's alone
+            write_table(self.table, fresh, append=len(self.rows) > len(fresh))
+            for row in fresh:
+                for name in names:
+                    self.board.add_scalar(name, row[name], int(row["step"]))
+        for row in fresh:
+            if not math.isfinite(row["loss"]):
+                raise Diverged(f"The loss became {row['loss']} at step {row['step']:.0f}. {CURE}")
+
+    def kept(self) -> Rows:
+        """The rows of the steps before this start."""
+        return [row for row in read_table(self.table) if row["step"] <= self.start]
+
+    def loss(self) -> float | None:
+        """The mean of the last steps; None where the run began at its end and its table is gone."""
+        recent = self.rows[-RECENT:]
+        return sum(row["loss"] for row in recent) / len(recent) if recent else None
+
+    def draw(self) -> None:
+        """The curves until now, as loss.png."""
+        draw(self.rows, self.folder / "loss.png")
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if hasattr(self, "board"):
+            self.board.close()
+
+    def _show(self, step: int) -> None:
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, description=f"loss {self.loss():.4f}")
+        elif now >= self.next_line or step == self.steps:
+            elapsed = now - self.began
+            left = elapsed / (step - self.start) * (self.steps - step)
+            print(f"step {step}/{self.steps}  loss {self.loss():.4f}  {elapsed:.0f} s, {left:.0f} s to go", flush=True)
+            self.next_line = now + max(LINE_SECONDS, elapsed / 100)  # a long run does not fill its log
+
+
+def read_table(path: Path) -> Rows:
+    """The rows of losses.csv; a last line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))
+    return [
+        {name: float(value) for name, value in zip(lines[0], line, strict=True)}
+        for line in lines[1:]
+        if len(line) == len(lines[0]) and all(line)
+    ]
+
+
+def write_table(path: Path, rows: Rows, *, append: bool = False) -> None:
+    """Write rows as CSV, or add them to it."""
+    if not rows:
+        if not append:
+            path.unlink(missing_ok=True)
+        return
+    with path.open("a" if append else "w", newline="") as file:
+        writer = csv.writer(file)
+        if not append:
+            writer.writerow(rows[0])
+        for row in rows:
+            writer.writerow([f"{value:.0f}" if name == "step" else f"{value:.6g}" for name, value in row.items()])
+
+
+def draw(rows: Rows, path: Path) -> None:
+    """The loss over the steps, each and as a running mean, and the learning rate, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+    running, mean = [], losses[0]
+    share = max(0.05, min(0.5, 10 / len(losses)))
+    for loss in losses:
+        mean = (1 - share) * mean + share * loss
+        running.append(mean)
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.set(ylabel="loss", yscale="log" if min(losses) > 0 else "linear")
+    upper.plot(steps, losses, color="lightgrey", linewidth=0.8, label="each step")
+    upper.plot(steps, running, label="running mean")
+    upper.legend()
+    lower.set(xlabel="step", ylabel="learning rate")
+    lower.plot(steps, [row["learning_rate"] for row in rows])
+    figure.savefig(path, dpi=100)
