@@ -21,7 +21,7 @@ import torch
 from services.job_requests.image_spec import ImageSpec
 from services.worker.engine import Engine
 from tests.benchmarks.service import SLOW_STEP
-from tests.conftest import make_tiny_release
+from tests.support.releases import make_tiny_release
 
 Request = list[ImageSpec]
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from services.registry import releases
-from tests.conftest import Stack, fresh_stack
-from tests.integration.services.observability.test_metrics import free_port, scraped
+from tests.support.http import free_port, scraped
+from tests.support.stack import Stack, fresh_stack
 
 WARM_UP_S = 30.0  # the release is loaded, the batch is full
 PER_JOB = 64

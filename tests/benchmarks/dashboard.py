@@ -24,8 +24,8 @@ import yaml
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from tests.conftest import Stack, fresh_stack
-from tests.integration.services.observability.test_metrics import free_port
+from tests.support.http import free_port
+from tests.support.stack import Stack, fresh_stack
 
 CHART = Path("helm/darkroom/files")
 MINUTES = 4.0

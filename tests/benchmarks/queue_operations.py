@@ -32,7 +32,7 @@ from sqlalchemy import text
 from services.dispatcher import planner
 from services.job_queue import jobs, leases
 from services.job_queue.jobs import OutputRecord, Shard
-from tests.conftest import Stack, fresh_stack
+from tests.support.stack import Stack, fresh_stack
 
 UNDER_WAY = 10
 REQUEST = json.dumps({"items": [{"class_label": 1}], "steps": 1})

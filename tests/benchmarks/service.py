@@ -17,7 +17,7 @@ from sqlalchemy import text
 from services.job_requests.image_spec import image_spec
 from services.job_requests.schema import DEFAULTS
 from services.worker.engine import Engine
-from tests.conftest import Stack, fresh_stack
+from tests.support.stack import Stack, fresh_stack
 
 SLOW_STEP = """
 import time

@@ -20,8 +20,8 @@ from sqlalchemy import text
 from services.local_stack import lifecycle, processes
 from services.local_stack.state import read
 from tests.chaos.proxy import Mood, Proxy
-from tests.conftest import Stack, fresh_stack
-from tests.processes import Supervised
+from tests.support.processes import Supervised
+from tests.support.stack import Stack, fresh_stack
 
 FAULTS = int(os.environ.get("DARKROOM_CHAOS_FAULTS", "8"))
 SEED = int(os.environ.get("DARKROOM_CHAOS_SEED", "0"))

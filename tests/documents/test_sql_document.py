@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import Stack
+from tests.support.stack import Stack
 
 SQL = re.findall(r"```sql\n(.*?)```", Path("docs/sql.md").read_text(), re.DOTALL)
 

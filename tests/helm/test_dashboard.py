@@ -12,7 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from services.exporter import GAUGES
 from services.observability import metrics
-from tests.helm.rendering import CHART, of_kind
+from tests.support.chart import CHART, of_kind
 
 OTHERS = {"process_start_time_seconds", "process_resident_memory_bytes"}  # of prometheus_client itself
 CLUSTER = {"kube_job_status_failed"}  # of kube-state-metrics

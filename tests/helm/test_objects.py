@@ -13,7 +13,7 @@ from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
-from tests.helm.rendering import CHART, MATRIX, NAMESPACE, PASSWORD, helm, objects, of_kind, pods, template, text
+from tests.support.chart import CHART, MATRIX, NAMESPACE, PASSWORD, helm, objects, of_kind, pods, template, text
 
 every = pytest.mark.parametrize("name", MATRIX)
 CUSTOM = {

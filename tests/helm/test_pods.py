@@ -10,7 +10,7 @@ import typer
 
 from services import cli
 from services.settings import Settings
-from tests.helm.rendering import MATRIX, PASSWORD, PodTemplate, objects, of_kind, pods
+from tests.support.chart import MATRIX, PASSWORD, PodTemplate, objects, of_kind, pods
 
 every = pytest.mark.parametrize("name", MATRIX)
 # What the restricted Pod Security Standard permits.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.rendering import CHART, ROOT, of_kind, template
+from tests.support.chart import CHART, ROOT, of_kind, template
 
 RULES = CHART / "files" / "rules.yaml"
 CASES = Path(__file__).parent / "rules_test.yaml"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from kfp_pipelines import profiles
-from tests.helm.rendering import CHART, MATRIX, NAMESPACE, PASSWORD, helm, objects, of_kind, pods, template
+from tests.support.chart import CHART, MATRIX, NAMESPACE, PASSWORD, helm, objects, of_kind, pods, template
 
 LEAST = MATRIX["least"]
 

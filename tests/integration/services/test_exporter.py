@@ -11,10 +11,9 @@ from sqlalchemy import text
 from services.database.connections import connect
 from services.exporter import GAUGES, OTHERS, TENANTS, QueueCollector, read
 from services.local_stack import lifecycle, processes
-from tests.conftest import Stack, fresh_stack
-from tests.helm.rendering import of_kind
-from tests.integration.services.observability.test_metrics import free_port, scraped
-from tests.integration.services.process.test_health import Asked
+from tests.support.chart import of_kind
+from tests.support.http import Asked, free_port, scraped
+from tests.support.stack import Stack, fresh_stack
 
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 10, "guidance_scale": 1.0}
 

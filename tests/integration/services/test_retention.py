@@ -16,7 +16,8 @@ from services import retention
 from services.registry import release_cache, releases
 from services.storage import layout
 from services.storage.object_store import ObjectStore
-from tests.conftest import Process, Stack, make_tiny_release
+from tests.support.releases import make_tiny_release
+from tests.support.stack import Process, Stack
 
 NOW = timedelta(0)
 

@@ -17,7 +17,7 @@ from botocore.exceptions import EndpointConnectionError
 from kfp_pipelines.checkpoints.durable import DurableCheckpoints, stores_in
 from kfp_pipelines.checkpoints.writer_lock import WriterLock
 from services.storage.object_store import ObjectStore
-from tests.conftest import Stack
+from tests.support.stack import Stack
 from training import train
 from training.data import image_set
 from training.model import release

@@ -9,7 +9,8 @@ from sqlalchemy import text
 from kfp_pipelines.stages import smoke
 from kfp_pipelines.stages.smoke import SmokeError
 from services.registry import releases
-from tests.conftest import Stack, make_tiny_release
+from tests.support.releases import make_tiny_release
+from tests.support.stack import Stack
 from training.data import image_set
 
 

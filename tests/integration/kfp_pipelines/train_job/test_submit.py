@@ -19,7 +19,7 @@ from kfp_pipelines.profiles import Profile
 from kfp_pipelines.stages import training
 from kfp_pipelines.train_job import submit
 from kfp_pipelines.train_job.submit import TrainJobError
-from tests.conftest import Stack
+from tests.support.stack import Stack
 from training.data import image_set
 from training.model import release
 

@@ -3,7 +3,7 @@
 import subprocess
 from collections.abc import Callable
 
-from tests.conftest import Process, Stack
+from tests.support.stack import Process, Stack
 
 Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from services.registry import releases
-from tests.conftest import Process, Stack, make_tiny_release
+from tests.support.releases import make_tiny_release
+from tests.support.stack import Process, Stack
 from training.model import release as release_format
 
 Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Stack
+from tests.support.stack import Stack
 from training.data import digits
 from training.evaluation.networks import CLASSIFIER
 from training.metrics import classifier

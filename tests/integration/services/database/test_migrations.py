@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from migrations.tables import metadata
 from services.database import connections, schema
-from tests.conftest import Stack
+from tests.support.stack import Stack
 
 
 def test_tables_and_migrations_agree(stack: Stack) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy import text
 from services.database import connections
 from services.local_stack import processes
 from services.registry import releases
-from tests.conftest import Stack, fresh_stack, make_tiny_release
+from tests.support.releases import make_tiny_release
+from tests.support.stack import Stack, fresh_stack
 
 REQUEST = {"items": [{"class_label": 3}], "images_per_item": 60, "steps": 20, "guidance_scale": 2.0}
 QUICK = {"DARKROOM_STALE_S": "5", "DARKROOM_HEARTBEAT_S": "1"}

@@ -16,7 +16,7 @@ from services.dispatcher import planner
 from services.job_queue import jobs, leases, maintenance
 from services.job_queue.jobs import OutputRecord
 from services.job_queue.leases import Lease, LeaseLost
-from tests.conftest import Stack
+from tests.support.stack import Stack
 
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 2, "seed": 5}
 

@@ -23,7 +23,7 @@ from services.dispatcher import planner
 from services.job_queue import jobs, leases, maintenance
 from services.job_queue.jobs import OutputRecord
 from services.job_queue.leases import Lease, LeaseLost
-from tests.conftest import ENDED, Stack
+from tests.support.stack import ENDED, Stack
 
 WORKERS = 3
 PICK = st.integers(0, 7)  # of the latest

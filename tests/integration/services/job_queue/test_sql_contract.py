@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from services.database import logins
-from tests.conftest import Process, Stack
+from tests.support.stack import Process, Stack
 
 REQUEST = '{"items":[{"class_label":3}],"images_per_item":16,"steps":30,"guidance_scale":2.0,"seed":7}'
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from services.job_requests import condition_images
 from services.registry import releases
-from tests.conftest import Process, Stack, make_tiny_release
-from tests.unit.services.job_requests.test_condition_images import bomb
+from tests.support.images import bomb
+from tests.support.releases import make_tiny_release
+from tests.support.stack import Process, Stack
 
 MODEL = "tiny-map"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Process, Stack
+from tests.support.stack import Process, Stack
 
 BAD = {3: "{oops", 17: '{"class_label": 99}', 40: "", 41: '{"class_label": 1, "id": "item-0"}'}
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Process, Stack
+from tests.support.stack import Process, Stack
 
 REQUESTS, LINES = 1_200, 1_000
 GOOD = 20

@@ -11,8 +11,8 @@ import pytest
 
 from services.observability import logs
 from services.settings import load
-from tests.conftest import Stack
-from tests.processes import launch
+from tests.support.processes import launch
+from tests.support.stack import Stack
 
 JSON = {"DARKROOM_LOG_FORMAT": "json"}
 SECRET = "an-&-uncommon%20password"

@@ -1,6 +1,5 @@
 """What the processes say of themselves, read as Prometheus reads it."""
 
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -8,29 +7,10 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.parser import text_string_to_metric_families
 
 from services.observability import metrics
-from tests.conftest import Stack
-
-FAMILY = dict[str, float]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def scraped(port: int) -> FAMILY:
-    """Every sample by its name and labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    return {
-        sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+from tests.support.http import free_port, scraped
+from tests.support.stack import Stack
 
 
 def test_a_job_is_seen_in_the_metrics_of_its_processes(stack: Stack) -> None:

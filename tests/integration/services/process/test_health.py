@@ -1,12 +1,10 @@
 """What a kubelet asks, of real processes in good and bad times."""
 
-import json
 import signal
 import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +12,15 @@ import pytest
 
 from services.local_stack import lifecycle, processes
 from services.registry import releases
-from tests.conftest import Stack, fresh_stack, make_tiny_release
+from tests.support.http import Asked
+from tests.support.releases import make_tiny_release
+from tests.support.stack import Stack, fresh_stack
 
 
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-class Asked:
-    """The three questions to one process."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def __call__(self, path: str) -> list[str]:
-        """Reasons against; none is a yes. The status says the same."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=5) as answer:
-                status, document = answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            status, document = error.code, json.load(error)
-        assert document["ok"] is (status == 200) is (not document["reasons"])
-        assert status in (200, 503)
-        return list(document["reasons"])
-
-    def until(self, path: str, good: Callable[[list[str]], bool]) -> list[str]:
-        """Ask again and again."""
-        deadline, found = time.monotonic() + 30, ["does not answer"]
-        while time.monotonic() < deadline:
-            try:
-                found = self(path)
-                if good(found):
-                    return found
-            except (urllib.error.URLError, ConnectionError):
-                pass
-            time.sleep(0.1)
-        raise AssertionError(found)
 
 
 def restarted(stack: Stack, part: str) -> Any:

@@ -11,7 +11,8 @@ from sqlalchemy import text
 from services.registry import release_cache, releases
 from services.registry.releases import RegistryError
 from services.storage import layout
-from tests.conftest import Stack, make_tiny_release
+from tests.support.releases import make_tiny_release
+from tests.support.stack import Stack
 from training.model.release import ReleaseError
 
 

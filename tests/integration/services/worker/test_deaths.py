@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Process, Stack
-from tests.processes import Supervised
+from tests.support.processes import Supervised
+from tests.support.stack import Process, Stack
 
 QUICK = {"DARKROOM_STALE_S": "2", "DARKROOM_HEARTBEAT_S": "0.5"}
 

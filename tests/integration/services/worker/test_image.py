@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Process, Stack
+from tests.support.stack import Process, Stack
 
 # Who may read this Python, wherever it is installed, and write nothing.
 AS_NOBODY = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", "--inh-caps=+dac_read_search",

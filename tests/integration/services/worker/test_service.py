@@ -12,7 +12,7 @@ from PIL import Image
 from sqlalchemy import text
 
 from services.storage import layout
-from tests.conftest import Process, Stack
+from tests.support.stack import Process, Stack
 
 JOB = {
     "items": [{"class_label": 3, "id": "three", "metadata": {"sku": "A-1"}}, {"class_label": 7, "steps": 3}],
@@ -142,7 +142,7 @@ def test_a_step_that_fails_fails_its_images_and_ends_the_job(
 ) -> None:
     """A release whose weights are gone from S3 cannot be loaded: three attempts, then every image has its error."""
     from services.registry import releases
-    from tests.conftest import make_tiny_release
+    from tests.support.releases import make_tiny_release
 
     folder = make_tiny_release(stack.root / "lost-release", seed=1, name="lost")
     with stack.engine("publisher").begin() as connection:

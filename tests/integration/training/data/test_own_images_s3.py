@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from services.local_stack.state import StackState, read
-from tests.conftest import Stack
+from tests.support.stack import Stack
 from training.data.image_set import DataError, ImageSet
 from training.data.own_images import object_storage
 from training.data.own_images.prepare import prepared

@@ -3,7 +3,6 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +13,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from kfp_pipelines import profiles
 from kfp_pipelines.definition import components
 from kfp_pipelines.definition.pipeline import STAGES, VARIANTS, Stages, compile_to
+from tests.support.kfp_package import Package
 
 HERE = Path(__file__).parents[1]
 GPU_STAGES = ("train-autoencoder", "train-diffusion", "encode-latents", "evaluate-diffusion")
@@ -21,45 +21,6 @@ CHOICES = [*(f"{stage}=a100" for stage in GPU_STAGES), "smoke=submitter"]
 # Stages that ask about the present, or change it.
 NEVER_CACHED = {"fetch-autoencoder", "fetch-base", "gate", "publish-autoencoder", "publish-diffusion", "smoke",
                 "promote", "tell-end"}  # fmt: skip
-
-
-class Package:
-    """A compiled package: its documents, and each task by its stage."""
-
-    def __init__(self, path: Path) -> None:
-        self.text = path.read_text()
-        self.spec, platform = yaml.safe_load_all(self.text)
-        self.kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        self.executors = self.spec["deploymentSpec"]["executors"]
-        self.tasks = dict(self._tasks(self.spec["root"]))
-
-    def _tasks(self, component: Any) -> Any:
-        for task in component["dag"]["tasks"].values():
-            found = self.spec["components"][task["componentRef"]["name"]]
-            if "dag" in found:
-                yield from self._tasks(found)
-            else:
-                yield task["taskInfo"]["name"], {**task, "executor": found["executorLabel"]}
-
-    def outline(self) -> Any:
-        """What a reader of a change wants to see: who waits for whom, with what is tried again, on which nodes."""
-        nodes: dict[str, list[str]] = {}
-        stages = {}
-        for stage, task in sorted(self.tasks.items()):
-            stages[stage] = {
-                "after": sorted(task.get("dependentTasks", [])),
-                "cached": task.get("cachingOptions", {}).get("enableCache", False),
-                "retries": task.get("retryPolicy", {}).get("maxRetryCount", 0),
-            }
-            node = {
-                "resources": self.executors[task["executor"]]["container"].get("resources", {}),
-                **self.kubernetes.get(task["executor"], {}),
-            }
-            nodes.setdefault(json.dumps(node, sort_keys=True), []).append(stage)
-        return {
-            "stages": stages,
-            "nodes": [{"of": of, **json.loads(node)} for node, of in sorted(nodes.items(), key=lambda entry: entry[1])],
-        }
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from kfp_pipelines.definition import components
 from kfp_pipelines.running import cluster, data_version
 from services.cli import app
 from services.errors import CommandError
-from tests.unit.kfp_pipelines.api_stub import Asked, Server, serve
+from tests.support.kfp_api import Asked, Server, serve
 
 IMAGE = f"images.example/darkroom@sha256:{'0' * 64}"
 PARAMETERS = ["full", "diffusion_overrides=steps=7", "diffusion_overrides=seed=2", "smoke_images=2"]

@@ -10,7 +10,8 @@ from kfp_pipelines import profiles
 from kfp_pipelines.definition.pipeline import STAGES, Stages, compile_to
 from kfp_pipelines.profiles import Profile
 from kfp_pipelines.train_job import submit
-from tests.unit.kfp_pipelines.definition.test_pipeline import HERE, Package
+from tests.support.kfp_package import Package
+from tests.unit.kfp_pipelines.definition.test_pipeline import HERE
 
 A100 = profiles.read(HERE / "profiles.yaml", [], STAGES).named["a100"]
 NODES = A100.model_copy(update={"trainJob": True, "nodes": 4, "count": 8})

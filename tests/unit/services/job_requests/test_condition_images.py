@@ -2,9 +2,7 @@
 
 import base64
 import io
-import struct
 import time
-import zlib
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +12,7 @@ from PIL import Image
 
 from services.job_requests.condition_images import MAX_PIXELS, check_references, decoded, with_images
 from services.job_requests.schema import Limits, RequestError
+from tests.support.images import bomb
 
 IMAGE = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
 MASKED = {"type": "object", "properties": {"image": IMAGE, "mask": IMAGE}}
@@ -25,17 +24,6 @@ def file(pixels: Any, file_format: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=file_format)
     return buffer.getvalue()
-
-
-def bomb(side: int) -> bytes:
-    """A PNG of a few kilobytes that says it has side x side pixels."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    lines = zlib.compress(b"\0" * min(side * (side // 8 + 1), 2**24), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.unit.training.model.comparison import relative_error
+from tests.support.comparison import relative_error
 from training.model.autoencoder import Autoencoder
 from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.token_ids import TokenIdsConditioner

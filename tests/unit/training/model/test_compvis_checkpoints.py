@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.unit.training.model.comparison import relative_error
-from tests.unit.training.model.compvis_layout import TINY_FIRST_STAGE, change, theirs, tiny, write
+from tests.support.comparison import relative_error
+from tests.support.compvis import TINY_FIRST_STAGE, change, theirs, tiny, write
 from training.model import sampling
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner

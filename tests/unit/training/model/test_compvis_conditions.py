@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.training.model.compvis_layout import TINY_FIRST_STAGE, change, theirs, tiny, write
+from tests.support.compvis import TINY_FIRST_STAGE, change, theirs, tiny, write
 from training.model.interop import compvis
 from training.model.latent_diffusion import LatentDiffusion
 

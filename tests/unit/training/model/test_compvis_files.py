@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.training.model.compvis_layout import TINY_FIRST_STAGE, theirs, tiny, write
+from tests.support.compvis import TINY_FIRST_STAGE, theirs, tiny, write
 from training.model.autoencoder import Autoencoder
 from training.model.interop import compvis
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.training.model.comparison import random_weights, relative_error
+from tests.support.comparison import random_weights, relative_error
 from training.model import conditioners
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner

@@ -11,7 +11,7 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
-from tests.unit.training.model.comparison import random_weights, relative_error
+from tests.support.comparison import random_weights, relative_error
 from training.model import conditioners, solvers
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner

@@ -16,7 +16,7 @@ CHART = ROOT / "helm" / "darkroom"
 HELM = Path(sys.prefix, "bin", "helm")
 NAMESPACE = "images"
 PASSWORD = "abcdefgh12345678"
-HERE = Path(__file__).parent / "values"
+HERE = ROOT / "tests/helm/values"
 
 # Every value file of the chart, and what those do not show.
 MATRIX = {

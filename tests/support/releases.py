@@ -1,0 +1,46 @@
+"""Small random releases."""
+
+from pathlib import Path
+from typing import Any
+
+CLASS_LABEL = {"class_label": {"type": "class", "classes": 10, "width": 32}}
+
+
+def make_tiny_release(
+    folder: Path, *, seed: int = 0, name: str = "tiny", conditioners: Any = CLASS_LABEL, in_channels: int = 2
+) -> Path:
+    """Write a release of a small random model."""
+    import torch
+
+    from training.model.latent_diffusion import LatentDiffusion, save_diffusion
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LatentDiffusion.build(
+            {
+                "autoencoder": {
+                    "image_channels": 1,
+                    "channels": 32,
+                    "multipliers": (1, 1, 1),
+                    "res_blocks": 1,
+                    "latent_channels": 2,
+                    "middle_attention": False,
+                },
+                "unet": {
+                    "in_channels": in_channels,
+                    "out_channels": 2,
+                    "channels": 32,
+                    "multipliers": (1, 1),
+                    "res_blocks": 1,
+                    "attention_factors": (2,),
+                    "context_width": 32 if conditioners is CLASS_LABEL else None,
+                },
+                "conditioners": conditioners,
+                "diffusion": {},
+            }
+        )
+        for parameter in model.unet.parameters():
+            if not parameter.any():  # the zeroed last layers of each branch would hide the rest
+                torch.nn.init.normal_(parameter, std=0.1)
+    save_diffusion(folder, model.eval(), name=name, image_size=32)
+    return folder
