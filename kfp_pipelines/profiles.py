@@ -19,6 +19,8 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from training.errors import DarkroomError
+
 QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGM]i?|[kK]i?|m)?$"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -27,7 +29,7 @@ GPU = "gpu"
 COMPUTES = ("train-", "encode-", "evaluate-", "gate")  # stages that profit from an accelerator
 
 
-class ProfileError(Exception):
+class ProfileError(DarkroomError):
     """A profile that does not exist or cannot be used; the message names the field and what is permitted."""
 
 

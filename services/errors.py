@@ -3,6 +3,8 @@
 import reprlib
 from typing import Any
 
+from training.errors import DarkroomError
+
 
 def named(field: object) -> str:
     """A field's name in an error: short and printable, whatever was sent."""
@@ -16,5 +18,5 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class CommandError(Exception):
+class CommandError(DarkroomError):
     """A command cannot do what was asked; the message says what to do instead."""

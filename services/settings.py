@@ -10,11 +10,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.local_stack.logins import Role, local_values
 from services.local_stack.state import ROOT_VARIABLE, read
+from training.errors import DarkroomError
 
 Kind = TypeVar("Kind", bound="BaseSettings")
 
 
-class SettingsError(Exception):
+class SettingsError(DarkroomError):
     """A setting is missing or malformed; the message names its variable."""
 
 

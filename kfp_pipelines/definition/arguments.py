@@ -10,6 +10,7 @@ from typing import Any
 
 from kfp_pipelines.definition.pipeline import VARIANTS, Stages
 from kfp_pipelines.stages import gate, training
+from training.errors import DarkroomError
 
 EXPERIMENTS = {"autoencoder_experiment": "autoencoder_overrides", "diffusion_experiment": "diffusion_overrides"}
 # Fields that the stages fill in: any value stands for them when overrides are checked before.
@@ -19,7 +20,7 @@ GIVEN = {
 }
 
 
-class ArgumentError(Exception):
+class ArgumentError(DarkroomError):
     """A parameter that cannot be used; the message names it and what is permitted."""
 
 

@@ -15,13 +15,14 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kfp_pipelines.build import IMAGE, commit
+from training.errors import DarkroomError
 
 DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
 TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")  # where pods have KFP's token mounted
 PAGE = 100
 
 
-class ClusterError(Exception):
+class ClusterError(DarkroomError):
     """Kubeflow does not do what was asked; the message says what to check."""
 
 

@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from training.errors import DarkroomError
+
 ROOT = "data.root="
 S3 = "s3://"
 
 
-class DataVersionError(Exception):
+class DataVersionError(DarkroomError):
     """Images that cannot be listed; the message says where, and what to do."""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_pipelines.running.data_version import digest
+from training.errors import DarkroomError
 
 IMAGE = "DARKROOM_IMAGE"
 WORDS = re.compile(r"^\s*(?P<kind>(\w+\.)*\w*(Error|Exception))(: (?P<message>.*))?$")  # a traceback's last line
@@ -23,7 +24,7 @@ FAILED = re.compile(r"Task '(?P<name>[^']+)' finished with status FAILURE")
 SILENT = "it ended without a word, as a process does that is killed; was there enough memory? Run the same again"
 
 
-class PipelineError(Exception):
+class PipelineError(DarkroomError):
     """A stage failed; the message holds what it said last and where its log is."""
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.errors import DarkroomError
+
 FINGERPRINT = "fingerprint"
 RULE = re.compile(
     r"\s*(?P<figure>[a-z][a-z0-9_]*)\s*(?P<relation><=|>=)\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*"
@@ -19,7 +21,7 @@ RULE = re.compile(
 )
 
 
-class GateError(Exception):
+class GateError(DarkroomError):
     """A rule that cannot be read, or figures that cannot be compared; the message says which and what would do."""
 
 

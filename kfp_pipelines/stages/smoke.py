@@ -17,6 +17,7 @@ from services.database import connections
 from services.job_requests.condition_images import with_images
 from services.settings import load
 from services.storage.object_store import ObjectStore
+from training.errors import DarkroomError
 from training.model import release as release_format
 from training.model.release import Release
 
@@ -25,7 +26,7 @@ STEPS = 20
 ENDED = ("succeeded", "partial", "failed", "cancelled", "rejected")
 
 
-class SmokeError(Exception):
+class SmokeError(DarkroomError):
     """The job did not give its images; the message says what became of it."""
 
 

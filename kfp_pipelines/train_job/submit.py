@@ -18,6 +18,7 @@ from kfp_pipelines.profiles import QUEUE_LABEL, Profile
 from kfp_pipelines.train_job.exchange import DONE, INPUTS, PREFIX, STAGE, TRAINING, download, upload
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
+from training.errors import DarkroomError
 
 GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
 STEP_LABEL = "trainer.kubeflow.org/trainjob-ancestor-step"
@@ -27,7 +28,7 @@ USER = 65532  # of the image
 OWN_SETTINGS = ("DARKROOM_S3_BUCKET", "DARKROOM_S3_ENDPOINT_URL", "DARKROOM_S3_REGION")
 
 
-class TrainJobError(Exception):
+class TrainJobError(DarkroomError):
     """The job could not be created, or failed; the message has the cluster's own words."""
 
 

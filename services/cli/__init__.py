@@ -8,8 +8,8 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
-from services import errors
 from services.cli import check, db, evaluate, exports, imports, jobs, prune, queues, releases, run, stack, tenants
+from training.errors import DarkroomError
 
 app = typer.Typer(
     help="Train latent diffusion models in Kubeflow pipelines and develop images from them in bulk.",
@@ -45,19 +45,12 @@ def main() -> None:
     """Run the command. A mistake that a person can mend is one message and exit code 1, never a stack trace."""
     from sqlalchemy.exc import DBAPIError, OperationalError
 
-    from services.database.connections import DatabaseError, brief
-    from services.job_requests.schema import RequestError
-    from services.local_stack.state import StackError
-    from services.registry.releases import RegistryError
-    from services.settings import SettingsError
-    from services.storage.object_store import ObjectStoreError
-    from training.model.release import ReleaseError
+    from services.database.connections import brief
 
-    mistakes = (StackError, SettingsError, DatabaseError, ObjectStoreError, RegistryError, ReleaseError, RequestError)
     try:
         app()
-    except (*mistakes, errors.CommandError) as error:
-        fail(str(error))
+    except DarkroomError as error:
+        fail(str(error), error.exit_code)
     except OperationalError as error:
         hint = "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
         fail(f"Postgres does not answer ({brief(error)}). {hint}")
@@ -67,7 +60,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def fail(message: str) -> NoReturn:
+def fail(message: str, exit_code: int = 1) -> NoReturn:
     """Say what is wrong, to a person or as a line for a program, and end."""
     from services.observability import logs
 
@@ -75,7 +68,7 @@ def fail(message: str) -> NoReturn:
         logging.getLogger("darkroom").error("%s", message)
     else:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
-    sys.exit(1)
+    sys.exit(exit_code)
 
 
 def escape(message: str) -> str:

@@ -5,9 +5,10 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from services.observability import metrics
+from training.errors import DarkroomError
 
 
-class DatabaseError(Exception):
+class DatabaseError(DarkroomError):
     """The database cannot be used as asked; the message says what to do."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, TextClause, text
 
 from services.observability import metrics
+from training.errors import DarkroomError
 
 MAX_ATTEMPTS = 3  # errors of a piece of work, or crashes that it alone can have caused, before it fails
 MAX_LOSSES = 2  # processes that died holding it among others, before it runs alone
@@ -19,7 +20,7 @@ HEAD_START = 3_000  # network evaluations that a priority is worth: about 50 gui
 QUANTUM = 20_000  # evaluations by which the loaded release may run ahead of the others' turn
 
 
-class LeaseLost(Exception):
+class LeaseLost(DarkroomError):
     """The work was taken back from this process; whatever it was about to write must not be written."""
 
 

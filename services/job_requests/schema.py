@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from services.errors import shown
 from services.job_requests.messages import KEY_WORDS, MAX_DEPTH, complaints
+from training.errors import DarkroomError
 
 MAX_IMAGES = 1_000_000  # a job
 MAX_ITEMS = 10_000  # in the request itself; an input_uri may have as many as images
@@ -48,7 +49,7 @@ UNGUIDED = {"const": 1, "$comment": "this release never learned to do without it
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 
 
-class RequestError(Exception):
+class RequestError(DarkroomError):
     """A request that does not fit; each line names a field, its value and what is permitted."""
 
 

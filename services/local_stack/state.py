@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from training.errors import DarkroomError
+
 ROOT_VARIABLE = "DARKROOM_ROOT"
 
 HOST = "127.0.0.1"
@@ -33,7 +35,7 @@ ADMIN_GRPC_OFFSET = 10_000
 PORT_RANGE = range(20_000, 22_768)
 
 
-class StackError(Exception):
+class StackError(DarkroomError):
     """The local stack cannot do what was asked; the message says what a person can do about it."""
 
 

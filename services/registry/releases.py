@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from services.errors import shown
 from services.storage.layout import BLOBS_LOCK, blob_key
 from services.storage.object_store import ObjectStore
+from training.errors import DarkroomError
 from training.model import release as release_format
 
 REFERENCE = re.compile(
@@ -23,7 +24,7 @@ DEFAULT_ALIAS = "production"
 ANY = "*"
 
 
-class RegistryError(Exception):
+class RegistryError(DarkroomError):
     """A release that cannot be found or stored; the message names it and says what there is."""
 
 

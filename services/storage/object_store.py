@@ -18,12 +18,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from services.observability import metrics
 from services.settings import StoreSettings
 from services.storage.transient import passing
+from training.errors import DarkroomError
 
 ATTEMPTS_ON_CONFLICT = 5
 DELETED_TOGETHER = 1_000  # S3 takes no more
 
 
-class ObjectStoreError(Exception):
+class ObjectStoreError(DarkroomError):
     """S3 does not do what was asked; the message names the bucket and what to check."""
 
 

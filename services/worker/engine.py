@@ -21,6 +21,7 @@ from torch import Tensor
 from services.job_requests.condition_images import decoded
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
+from training.errors import DarkroomError
 from training.model import solvers
 from training.model.batch import Batch, Run
 from training.model.guidance import Guidance
@@ -53,11 +54,11 @@ class Developed:
     pixels: NDArray[np.uint8]
 
 
-class OutOfMemory(Exception):
+class OutOfMemory(DarkroomError):
     """The device has no room for a step of so many rows."""
 
 
-class DeviceFault(Exception):
+class DeviceFault(DarkroomError):
     """The device is in a state in which this process can compute nothing more."""
 
 

@@ -24,6 +24,7 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
 from training.data import pointer
+from training.errors import DarkroomError
 from training.model.pixels import to_unit
 
 IMAGES, MAPS, MASKS = "images.npy", "maps.npy", "masks.npy"
@@ -34,7 +35,7 @@ COPIED = 64 * 2**20  # bytes of one read and write
 Record = Mapping[str, Any]
 
 
-class DataError(Exception):
+class DataError(DarkroomError):
     """A data set that cannot be used; the message names what is wrong and what to do."""
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from training.errors import DarkroomError
 from training.model.autoencoder import AutoencoderConfig
 from training.model.diffusion import DiffusionConfig
 from training.model.unet import UNetConfig
@@ -24,7 +25,7 @@ Built = TypeVar("Built")
 Entry = Literal["cross_attention", "time_embedding"]
 
 
-class ExperimentError(Exception):
+class ExperimentError(DarkroomError):
     """An experiment that cannot be run; the message names the field and what is permitted."""
 
 

@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from training.errors import DarkroomError
+
 FORMAT = 1
 MANIFEST = "release.json"
 WEIGHTS_SUFFIXES = (".safetensors", ".tokenizer.json")  # a vocabulary decides as much as weights
 Kind = Literal["autoencoder", "diffusion"]
 
 
-class ReleaseError(Exception):
+class ReleaseError(DarkroomError):
     """A release folder that cannot be trusted or used; the message names the file and what to do."""
 
 

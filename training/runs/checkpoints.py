@@ -21,10 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from training.errors import DarkroomError
+
 STATE, RUN = "state.safetensors", "run.json"
 
 
-class CheckpointError(Exception):
+class CheckpointError(DarkroomError):
     """A checkpoint that cannot be written, read or gone on from; the message says why and what to do."""
 
 

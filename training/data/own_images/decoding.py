@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from training.errors import DarkroomError
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # and no other: PIL runs programs for some
 MAX_PIXELS = 178_000_000  # a few kilobytes can claim more and fill the memory
 KEPT_AREA = 0.25  # of an object in the crop, or it is dropped
@@ -38,7 +40,7 @@ class Problem:
     reason: str
 
 
-class BadPictureError(Exception):
+class BadPictureError(DarkroomError):
     """A picture that cannot be used."""
 
     def __init__(self, kind: str, reason: str) -> None:

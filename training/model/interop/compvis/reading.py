@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from training.errors import DarkroomError
 
-class CompVisError(Exception):
+
+class CompVisError(DarkroomError):
     """A configuration or a state dict that cannot be read; the message names the parameter or the keys."""
 
 

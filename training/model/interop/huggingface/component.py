@@ -9,13 +9,15 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from training.errors import DarkroomError
+
 VERSION = "0.42.1"  # the diffusers whose layout is written
 CONVOLUTIONS = ("conv_shortcut", "proj_in", "proj_out")  # theirs are 1x1 convolutions, ours may be linear layers
 
 Names = Iterator[tuple[str, str]]  # (our prefix, theirs)
 
 
-class ExportError(Exception):
+class ExportError(DarkroomError):
     """A model that diffusers cannot express, or a folder that cannot be written; the message names the field."""
 
 
