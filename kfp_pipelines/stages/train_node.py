@@ -10,15 +10,16 @@ import tempfile
 from pathlib import Path
 
 from kfp_pipelines.stages import training
+from kfp_pipelines.train_job import exchange
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
 from training.data.locks import locked
 from training.train import MISTAKES
 
 
-def run(exchange: str) -> None:
+def run(prefix_uri: str) -> None:
     """Fetch, train, and where this is the first rank lay the result beside the inputs."""
-    bucket, _, prefix = exchange.removeprefix(training.S3).partition("/")
+    bucket, _, prefix = prefix_uri.removeprefix(training.S3).partition("/")
     store = ObjectStore.connect(load_store(), bucket)
     stage = json.loads(store.get(f"{prefix}/{exchange.STAGE}"))
     folder = Path(tempfile.gettempdir()) / Path(prefix).name
