@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kfp_pipelines.checkpoints.writer_lock import WriterLock
 from services.storage.object_store import ObjectStore
-from services.storage.transient import passing
+from services.storage.transient import is_transient
 from training.data.locks import locked
 from training.runs.checkpoints import (
     RUN,
@@ -100,7 +100,7 @@ class DurableCheckpoints:
             for step in sorted(self._complete())[: -self.local.keep]:
                 self._remove(step)
         except (BotoCoreError, ClientError) as error:
-            if not passing(error):
+            if not is_transient(error):
                 raise CheckpointError(f"{self.store.uri(self.prefix)} cannot be written: {error}") from None
             print(f"{folder.name} is not in S3 ({error}); the next checkpoint is another try", flush=True)
 

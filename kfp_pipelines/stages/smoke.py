@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from kfp_pipelines.stages import reports
 from services.database import connections
-from services.job_requests.condition_images import with_images
+from services.job_requests.condition_images import map_images
 from services.settings import load
 from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
@@ -74,7 +74,7 @@ def items(description: Release, images: Path, count: int) -> list[dict[str, Any]
         Image.fromarray(np.asarray(pixels).squeeze()).save(file, "PNG")
         return base64.b64encode(file.getvalue()).decode()
 
-    return [with_images(dict(request), description.conditions, encoded) for request in asked.requests]
+    return [map_images(dict(request), description.conditions, encoded) for request in asked.requests]
 
 
 def ended(engine: Engine, job_id: Any, patience_s: float) -> Any:

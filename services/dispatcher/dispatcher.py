@@ -25,7 +25,7 @@ from services.process.heartbeat import Heartbeat
 from services.process.watchdog import Watchdog
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
-from services.storage.transient import passing
+from services.storage.transient import is_transient
 
 log = logging.getLogger("darkroom.dispatcher")
 
@@ -103,29 +103,29 @@ class Dispatcher:
                 if lease.kind == "plan":
                     reason = planner.plan_job(connection, self.store, lease)
                     told = f"rejected: {reason}" if reason else "planned"
-                    log.info("job %s %s", lease.job_id, told, extra=logs.of(lease))
+                    log.info("job %s %s", lease.job_id, told, extra=logs.lease_fields(lease))
                     metrics.JOBS_PLANNED.labels("rejected" if reason else "planned").inc()
                 else:
                     state = finalizer.finalize(connection, self.store, lease)
-                    log.info("job %s %s", lease.job_id, state, extra=logs.of(lease))
+                    log.info("job %s %s", lease.job_id, state, extra=logs.lease_fields(lease))
                     metrics.JOBS_FINISHED.labels(state).inc()
         except LeaseLost:
-            log.warning("lease lost: work %d", lease.id, extra=logs.of(lease))
+            log.warning("lease lost: work %d", lease.id, extra=logs.lease_fields(lease))
         except Exception as error:
             told = f"work {lease.id} ({lease.kind} of job {lease.job_id}) failed: {brief(error)}"
-            log.warning("%s", told, extra=logs.of(lease))
+            log.warning("%s", told, extra=logs.lease_fields(lease))
             self._failed(lease, error)
 
     def _failed(self, lease: Lease, error: Exception) -> None:
         told = f"{type(error).__name__}: {brief(error)}"
         try:
             with self.database.begin() as connection:
-                if passing(error):
+                if is_transient(error):
                     leases.postpone(connection, lease, told)
                 elif not leases.retry_later(connection, lease, told):
                     jobs.fail_job(connection, lease.job_id, f"{lease.kind} failed: {brief(error)}")
         except LeaseLost:
-            log.warning("lease lost: work %d", lease.id, extra=logs.of(lease))
+            log.warning("lease lost: work %d", lease.id, extra=logs.lease_fields(lease))
 
     # -- hints, rescue, jobs that are to stop ------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Dispatcher:
         with self.database.begin() as connection:
             for ending in maintenance.stop_jobs(connection):
                 told = maintenance.why(ending)
-                log.info("job %s is stopped: %s", ending.job_id, told, extra=logs.of_job(ending.job_id))
+                log.info("job %s is stopped: %s", ending.job_id, told, extra=logs.job_fields(ending.job_id))
 
     def _reconcile(self) -> bool:
         """Put back what is due and what lost processes held; one dispatcher at a time is enough. Whether it was due."""
@@ -164,7 +164,7 @@ class Dispatcher:
         metrics.RESCUES.inc(len(again) + len(failed))
         for lease in again:
             told = f"work {lease.id} of job {lease.job_id} taken back from a lost process"
-            log.warning("%s", told, extra=logs.of(lease))
+            log.warning("%s", told, extra=logs.lease_fields(lease))
         return True
 
     def _fail(self, connection: Connection, lease: Lease) -> None:

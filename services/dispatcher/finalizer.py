@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from services.job_queue import jobs
 from services.job_queue.leases import Lease
-from services.job_requests.items import echoes
+from services.job_requests.items import echo_reader
 from services.storage.layout import job_prefix
 from services.storage.object_store import ObjectStore
 
@@ -68,7 +68,7 @@ def _lines(connection: Connection, store: ObjectStore, job: Any, *, good: bool) 
         {"id": job.id, "good": good, "revision": job.revision},
         execution_options={"yield_per": 1000},
     )  # fmt: skip
-    items = echoes(store, job.plan)
+    items = echo_reader(store, job.plan)
     for row in rows:
         line: dict[str, Any] = {"index": row.index, "item": row.item, **items(row.item)}
         if row.seed is not None:

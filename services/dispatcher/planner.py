@@ -12,7 +12,7 @@ from services.job_queue.leases import Lease
 from services.job_requests.condition_images import check_references
 from services.job_requests.image_spec import evaluations, image_spec
 from services.job_requests.items import ItemReader, Items, Line
-from services.job_requests.schema import Limits, RequestError, check_count, parsed, plan
+from services.job_requests.schema import Limits, RequestError, check_count, parse_json, plan_request
 from services.registry import releases
 from services.storage.object_store import ObjectStore
 
@@ -37,7 +37,7 @@ def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | 
             if job.plan is None:
                 release = _permitted_release(connection, job)
                 rules = releases.rules(release.manifest)
-                planned = plan(parsed(job.request), rules, limits)
+                planned = plan_request(parse_json(job.request), rules, limits)
                 for number, item in enumerate(planned.get("items", ())):
                     check_references(item, rules, limits, f"items[{number}]")
             else:  # another revision: the same images, by the same release

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.job_requests.schema import Limits, permitted_key
+from services.job_requests.schema import Limits, resolve_key
 from services.storage.object_store import ObjectStore
 
 MAX_BYTES = 16 * 2**20  # of an object
@@ -25,12 +25,12 @@ SCHEME = "s3://"
 Rules = Mapping[str, Any]
 
 
-def with_images(value: Any, rule: Rules, change: Callable[[Any, str], Any], field: str = "") -> Any:
+def map_images(value: Any, rule: Rules, change: Callable[[Any, str], Any], field: str = "") -> Any:
     """A condition's value with `change(image, field)` in the place of each image in it; `rule` is its JSON Schema."""
     if isinstance(value, dict):
         rules = rule.get("properties", {})
         return {
-            name: with_images(part, rules.get(name, {}), change, f"{field}.{name}".lstrip("."))
+            name: map_images(part, rules.get(name, {}), change, f"{field}.{name}".lstrip("."))
             for name, part in value.items()
         }
     return change(value, field) if rule.get("contentEncoding") == "base64" else value
@@ -41,12 +41,12 @@ def check_references(item: Mapping[str, Any], conditions: Rules, limits: Limits,
 
     def check(image: Any, name: str) -> None:
         if image.startswith(SCHEME):
-            permitted_key(name, image, limits)
+            resolve_key(name, image, limits)
 
-    with_images(dict(item), conditions, check, field)
+    map_images(dict(item), conditions, check, field)
 
 
-def fetched(item: Mapping[str, Any], conditions: Rules, store: ObjectStore) -> dict[str, Any]:
+def fetch_images(item: Mapping[str, Any], conditions: Rules, store: ObjectStore) -> dict[str, Any]:
     """The item with each object that it refers to read, as bytes; the planner has checked where it lies.
 
     Raises ValueError for an object that is missing or too large.
@@ -60,11 +60,11 @@ def fetched(item: Mapping[str, Any], conditions: Rules, store: ObjectStore) -> d
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
-    read: dict[str, Any] = with_images(dict(item), conditions, fetch)
+    read: dict[str, Any] = map_images(dict(item), conditions, fetch)
     return read
 
 
-def decoded(value: Any, rule: Rules, field: str) -> Any:
+def decode_images(value: Any, rule: Rules, field: str) -> Any:
     """A condition's value with its images as arrays [H, W] or [H, W, C].
 
     Raises ValueError naming the field for what is not base64, no PNG, JPEG or WebP, broken, or too large.
@@ -72,14 +72,14 @@ def decoded(value: Any, rule: Rules, field: str) -> Any:
 
     def read(image: Any, name: str) -> NDArray[Any]:
         try:
-            return pixels(image)
+            return decode_image(image)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
-    return with_images(value, rule, read, field)
+    return map_images(value, rule, read, field)
 
 
-def pixels(image: str | bytes) -> NDArray[Any]:
+def decode_image(image: str | bytes) -> NDArray[Any]:
     """The pixels of an image file, or of one in base64. Raises ValueError."""
     try:
         body = base64.b64decode(image, validate=True) if isinstance(image, str) else image

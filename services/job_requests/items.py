@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 
 from services.job_queue.leases import Lease
 from services.job_requests.condition_images import check_references
-from services.job_requests.messages import complaints
-from services.job_requests.schema import Limits, RequestError, item_schema, parsed
+from services.job_requests.messages import validation_messages
+from services.job_requests.schema import Limits, RequestError, item_schema, parse_json
 from services.storage.object_store import ObjectStore
 
 MAX_LINE = 4 * 2**20  # bytes, like a whole request in the table
@@ -30,7 +30,7 @@ class Line:
     body: bytes | None  # None: longer than MAX_LINE
 
 
-def lines(chunks: Iterator[bytes], *, number: int = 0, start: int = 0) -> Iterator[Line]:
+def split_lines(chunks: Iterator[bytes], *, number: int = 0, start: int = 0) -> Iterator[Line]:
     """The lines of a stream of bytes that begins with line `number` at byte `start`. An end without newline counts."""
     kept, length = b"", 0  # of the line so far; what is too long is counted and not kept
     for chunk in chunks:
@@ -65,7 +65,7 @@ class Items:
         Raises ObjectStoreError where the object was changed.
         """
         body = self.store.stream(self.key, etag=self.etag, start=start, stop=stop, chunk=CHUNK)
-        return lines(body, number=number, start=start)
+        return split_lines(body, number=number, start=start)
 
 
 class ItemReader:
@@ -79,16 +79,16 @@ class ItemReader:
         """The item of a line. Raises RequestError saying what is wrong with it."""
         if line.body is None:
             raise RequestError(f"{line.stop - line.start} bytes are too long; permitted: {MAX_LINE}")
-        item = parsed(line.body)
+        item = parse_json(line.body)
         if not isinstance(item, dict):
             raise RequestError("not a JSON object")
-        if problems := complaints(item, self.validator):
+        if problems := validation_messages(item, self.validator):
             raise RequestError("; ".join(problems))
         check_references(item, self.conditions, self.limits)
         return item
 
 
-def items_of(store: ObjectStore, plan: Mapping[str, Any], lease: Lease) -> dict[int, Any]:
+def read_items(store: ObjectStore, plan: Mapping[str, Any], lease: Lease) -> dict[int, Any]:
     """The items of a shard by their number, from the plan or from its lines, which the planner has checked.
 
     Raises ObjectStoreError where the object was changed.
@@ -101,36 +101,36 @@ def items_of(store: ObjectStore, plan: Mapping[str, Any], lease: Lease) -> dict[
     assert lease.byte_start is not None
     items = Items(store, plan["input"]["key"], plan["input"]["etag"])
     found = items.lines(lease.line_start, lease.byte_start, lease.byte_stop)
-    return {line.number: item_of(line) for line in found if line.number in numbers}
+    return {line.number: parse_item(line) for line in found if line.number in numbers}
 
 
 ECHOED = ("id", "metadata")
 
 
-def echoes(store: ObjectStore, plan: Mapping[str, Any]) -> Callable[[int], dict[str, Any]]:
+def echo_reader(store: ObjectStore, plan: Mapping[str, Any]) -> Callable[[int], dict[str, Any]]:
     """What is echoed of an item, by its number; numbers are asked for in rising order, so lines are read once."""
     if "input" not in plan:
-        return lambda number: echoed(plan["items"][number])
+        return lambda number: echo_fields(plan["items"][number])
     stream = Items(store, plan["input"]["key"], plan["input"]["etag"]).lines()
     latest: list[Line] = []
 
     def echo(number: int) -> dict[str, Any]:
         while not latest or latest[-1].number < number:
             latest[:] = [next(stream)]
-        return echoed(item_of(latest[-1]))
+        return echo_fields(parse_item(latest[-1]))
 
     return echo
 
 
-def echoed(item: Mapping[str, Any]) -> dict[str, Any]:
+def echo_fields(item: Mapping[str, Any]) -> dict[str, Any]:
     """What is echoed of an item."""
     return {name: item[name] for name in ECHOED if name in item}
 
 
-def item_of(line: Line) -> dict[str, Any]:
+def parse_item(line: Line) -> dict[str, Any]:
     """The JSON object of a line; an empty one for a line that is none, whose images the planner has settled."""
     try:
-        item = parsed(line.body or b"")
+        item = parse_json(line.body or b"")
     except RequestError:
         return {}
     return item if isinstance(item, dict) else {}

@@ -13,12 +13,12 @@ MAX_DEPTH = 32  # of lists and objects in each other
 KEY_WORDS = "names of letters, digits, '_', '-', '=' and '.', joined by '/'"
 
 
-def complaints(value: Any, validator: Draft202012Validator) -> list[str]:
+def validation_messages(value: Any, validator: Draft202012Validator) -> list[str]:
     """A line for each of the first mistakes; none where the value fits the validator's JSON Schema."""
     if depth_exceeds(value, MAX_DEPTH):
         return [f"nested too deeply; permitted: at most {MAX_DEPTH} levels"]
     errors = sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))
-    lines = [line for error in errors for line in describe(error)]
+    lines = [line for error in errors for line in describe_error(error)]
     more = [f"and {len(lines) - SHOWN_MISTAKES} more mistakes"] if len(lines) > SHOWN_MISTAKES else []
     return lines[:SHOWN_MISTAKES] + more
 
@@ -34,7 +34,7 @@ def depth_exceeds(value: Any, limit: int) -> bool:
     return any(isinstance(part, dict | list) for part in level)
 
 
-def describe(error: ValidationError) -> list[str]:
+def describe_error(error: ValidationError) -> list[str]:
     """What is wrong, in one line a mistake: the field, the value, what is permitted."""
     rule: Any = error.schema
     instance: Any = error.instance
@@ -43,7 +43,7 @@ def describe(error: ValidationError) -> list[str]:
     match error.validator:
         case "required":
             name = error.message.split("'")[1]  # one error a missing field; only its message says which
-            return [f"{path}.{name}".lstrip(".") + f": missing; give {permitted(rule['properties'][name])}"]
+            return [f"{path}.{name}".lstrip(".") + f": missing; give {describe_rule(rule['properties'][name])}"]
         case "additionalProperties":
             known = rule["properties"]
             unknown = sorted(set(instance) - known.keys())
@@ -51,10 +51,10 @@ def describe(error: ValidationError) -> list[str]:
                 f"{path}.{named(name)}".lstrip(".") + f": not a known field; permitted: {', '.join(sorted(known))}"
                 for name in unknown[: SHOWN_MISTAKES + 1]
             ]
-    return [f"{path or 'request'}: {shown(instance)} is not allowed; permitted: {permitted(rule)}"]
+    return [f"{path or 'request'}: {shown(instance)} is not allowed; permitted: {describe_rule(rule)}"]
 
 
-def permitted(rule: Mapping[str, Any]) -> str:
+def describe_rule(rule: Mapping[str, Any]) -> str:
     """A JSON Schema in words."""
     if "enum" in rule:
         return ", ".join(map(str, rule["enum"]))
@@ -66,7 +66,7 @@ def permitted(rule: Mapping[str, Any]) -> str:
             noun = "an integer" if kind == "integer" else "a number"
             return f"{noun} from {rule['minimum']} to {rule['maximum']}"
         case "array" if least == most:
-            return f"a list of {least}, each {permitted(rule['items'])}"
+            return f"a list of {least}, each {describe_rule(rule['items'])}"
         case "array":
             return f"a list of {least} to {most} items"
         case "string" if "pattern" in rule:

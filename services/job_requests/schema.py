@@ -14,7 +14,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from services.errors import shown
-from services.job_requests.messages import KEY_WORDS, MAX_DEPTH, complaints
+from services.job_requests.messages import KEY_WORDS, MAX_DEPTH, validation_messages
 from training.errors import DarkroomError
 
 MAX_IMAGES = 1_000_000  # a job
@@ -53,7 +53,7 @@ class RequestError(DarkroomError):
     """A request that does not fit; each line names a field, its value and what is permitted."""
 
 
-def guidance(conditions: Mapping[str, Any]) -> dict[str, Any]:
+def guidance_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
     """JSON Schema of a guidance scale: 1, which is none, where the release never learned to do without conditions."""
     return GUIDANCE if conditions.get("guided", True) else UNGUIDED
 
@@ -68,14 +68,14 @@ def item_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
             "metadata": {"type": "object"},
             "seed": SEED,
             "steps": STEPS,
-            "guidance_scale": guidance(conditions),
+            "guidance_scale": guidance_schema(conditions),
         },
         "required": conditions.get("required", []),
         "additionalProperties": False,
     }
 
 
-def schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
+def request_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
     """JSON Schema of a request for a release with these `conditions`."""
     return {
         "type": "object",
@@ -87,7 +87,7 @@ def schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
             "steps": STEPS,
             "solver": {"enum": list(SOLVERS)},
             "spacing": {"enum": list(SPACINGS)},
-            "guidance_scale": guidance(conditions),
+            "guidance_scale": guidance_schema(conditions),
             "guidance_interval": {"type": "array", "items": SHARE, "minItems": 2, "maxItems": 2},
             "guidance_rescale": SHARE,
             "format": {"enum": list(FORMATS)},
@@ -107,12 +107,12 @@ class Limits:
     bucket: str = ""
 
 
-def plan(request: Any, conditions: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+def plan_request(request: Any, conditions: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """The request with every default filled in. Raises RequestError with a line for each mistake.
 
     conditions: the release's JSON Schema. Of an input_uri the plan has the key, as "input"; its lines are yet unread.
     """
-    mistakes = complaints(request, Draft202012Validator(schema(conditions)))
+    mistakes = validation_messages(request, Draft202012Validator(request_schema(conditions)))
     if ("items" in request) == ("input_uri" in request):
         given = "given with an input_uri; give one" if "items" in request else "missing; give them, or an input_uri"
         mistakes.insert(0, f"items: {given}")
@@ -125,9 +125,9 @@ def plan(request: Any, conditions: Mapping[str, Any], limits: Limits) -> dict[st
     low, high = planned["guidance_interval"]
     if low > high:
         raise RequestError(f"guidance_interval: [{low}, {high}] is not allowed; permitted: the lower number first")
-    within("output_prefix", planned["output_prefix"], limits.write_prefixes)
+    check_prefix("output_prefix", planned["output_prefix"], limits.write_prefixes)
     if "input_uri" in planned:
-        key = permitted_key("input_uri", planned["input_uri"], limits)
+        key = resolve_key("input_uri", planned["input_uri"], limits)
         return {**planned, "input": {"key": key}}
     check_count(len(planned["items"]) * planned["images_per_item"], limits)
     ids = [item["id"] for item in planned["items"] if "id" in item]
@@ -137,7 +137,7 @@ def plan(request: Any, conditions: Mapping[str, Any], limits: Limits) -> dict[st
     return planned
 
 
-def permitted_key(field: str, uri: str, limits: Limits) -> str:
+def resolve_key(field: str, uri: str, limits: Limits) -> str:
     """The key that an s3://bucket/key, or a key alone, names. Raises RequestError where the tenant may not read it."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://"):
@@ -146,11 +146,11 @@ def permitted_key(field: str, uri: str, limits: Limits) -> str:
         raise RequestError(f"{field}: the bucket {shown(bucket)} is not allowed; permitted: {limits.bucket}")
     if len(key) > MAX_KEY or not re.fullmatch(KEY, key):
         raise RequestError(f"{field}: {shown(uri)} is not allowed; permitted: {KEY_WORDS}")
-    within(field, key, limits.read_prefixes)
+    check_prefix(field, key, limits.read_prefixes)
     return key
 
 
-def within(field: str, key: str, prefixes: Sequence[str]) -> None:
+def check_prefix(field: str, key: str, prefixes: Sequence[str]) -> None:
     """Raise RequestError unless the key lies under one of the prefixes."""
     if any(part in (".", "..") for part in key.split("/")) or not any(
         f"{key}/".startswith(f"{allowed}/") for allowed in prefixes
@@ -167,7 +167,7 @@ def check_count(images: int, limits: Limits) -> None:
         )
 
 
-def parsed(text: str | bytes) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text. Raises RequestError for what is none, or has numbers that are none."""
 
     def refuse(name: str) -> Any:

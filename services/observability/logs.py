@@ -24,14 +24,14 @@ HIDDEN = "***"
 SHORTEST = 4  # a password of one letter would hide that letter everywhere
 
 
-def of_job(job_id: uuid.UUID) -> dict[str, str]:
+def job_fields(job_id: uuid.UUID) -> dict[str, str]:
     """The fields of a line about a job, as `extra`."""
     return {"job": str(job_id), "trace_id": job_id.hex}
 
 
-def of(lease: Any) -> dict[str, object]:
+def lease_fields(lease: Any) -> dict[str, object]:
     """The fields of a line about a leased piece of work, as `extra`."""
-    fields = {**of_job(lease.job_id), "shard": lease.id, "queue": lease.queue, "tenant": lease.tenant}
+    fields = {**job_fields(lease.job_id), "shard": lease.id, "queue": lease.queue, "tenant": lease.tenant}
     return {**fields, "release": lease.pack_key[:12]} if lease.pack_key else fields
 
 

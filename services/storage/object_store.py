@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from services.observability import metrics
 from services.settings import StoreSettings
-from services.storage.transient import passing
+from services.storage.transient import is_transient
 from training.errors import DarkroomError
 
 ATTEMPTS_ON_CONFLICT = 5
@@ -160,7 +160,7 @@ class ObjectStore:
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
-            if passing(error):
+            if is_transient(error):
                 raise
             raise ValueError(f"{self.uri(key)} does not exist, or the service may not read it") from None
         with answer["Body"] as body:

@@ -5,7 +5,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from urllib3.exceptions import HTTPError
 
 
-def passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether Postgres or S3 is away, or has too much to do."""
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", 500)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.job_requests.condition_images import decoded
+from services.job_requests.condition_images import decode_images
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
 from training.errors import DarkroomError
@@ -201,7 +201,7 @@ class Engine:
     def _request(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
         """Conditions with their images read. Raises ValueError for one that is none."""
         rules = self.release.conditions.get("properties", {})
-        return {name: decoded(value, rules[name], name) for name, value in conditions.items()}
+        return {name: decode_images(value, rules[name], name) for name, value in conditions.items()}
 
 
 def profile(device: torch.device, rows: int, decode_rows: int) -> str:

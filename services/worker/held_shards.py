@@ -110,14 +110,14 @@ class Holdings:
     def stop(self, shard: HeldShard, ending: Ending) -> None:
         """Its job is to stop."""
         told = f"work {shard.lease.id} of job {shard.lease.job_id} is stopped: {maintenance.why(ending)}"
-        log.info("%s", told, extra=logs.of(shard.lease))
+        log.info("%s", told, extra=logs.lease_fields(shard.lease))
         self._end(shard, "stopped", lambda connection: maintenance.stop_shard(connection, shard.lease, ending))
 
     def lost(self, shard: HeldShard) -> None:
         """Somebody else has it: whatever is made of it here is dropped."""
         if self._forget(shard, "lost"):
             told = f"lease lost: work {shard.lease.id} of job {shard.lease.job_id}; its images are dropped"
-            log.warning("%s", told, extra=logs.of(shard.lease))
+            log.warning("%s", told, extra=logs.lease_fields(shard.lease))
 
     def forget(self, shard: HeldShard) -> None:
         """Work on it no more; the heartbeat will give it back."""
@@ -131,7 +131,9 @@ class Holdings:
             metrics.SHARDS_HELD.set(len(self._held))
         if held:
             metrics.SHARDS_ENDED.labels(end).inc()
-            log.info("work %d of job %s: %s", shard.lease.id, shard.lease.job_id, end, extra=logs.of(shard.lease))
+            log.info(
+                "work %d of job %s: %s", shard.lease.id, shard.lease.job_id, end, extra=logs.lease_fields(shard.lease)
+            )
             self._dropped(shard)
         return held
 
@@ -146,4 +148,4 @@ class Holdings:
         except DBAPIError as problem:
             # The heartbeat gives back what this process leases and has forgotten.
             told = f"database: {brief(problem)}; work {shard.lease.id} will be given back"
-            log.warning("%s", told, extra=logs.of(shard.lease))
+            log.warning("%s", told, extra=logs.lease_fields(shard.lease))

@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.job_requests.condition_images import fetched
-from services.job_requests.items import items_of
+from services.job_requests.condition_images import fetch_images
+from services.job_requests.items import read_items
 from services.storage.object_store import ObjectStore
 from services.worker.held_shards import HeldShard
 
@@ -61,10 +61,10 @@ class Loader:
         # Lines that the planner refused, whose images are settled, are not looked at: they may refer to anything.
         wanted = {index // int(shard.plan["images_per_item"]) for index in shard.open}
         try:
-            items = items_of(self.store, shard.plan, shard.lease)
+            items = read_items(self.store, shard.plan, shard.lease)
             for number, item in ((number, items[number]) for number in wanted):
                 try:
-                    loaded.items[number] = fetched(item, shard.manifest["conditions"], self.store)
+                    loaded.items[number] = fetch_images(item, shard.manifest["conditions"], self.store)
                 except ValueError as error:
                     loaded.problems[number] = str(error)
         except Exception as error:

@@ -11,7 +11,7 @@ from services.job_queue.leases import LeaseLost
 from services.observability import logs, metrics
 from services.storage import layout
 from services.storage.object_store import ObjectStore
-from services.storage.transient import passing
+from services.storage.transient import is_transient
 from services.worker import encoding
 from services.worker.engine import Developed
 from services.worker.held_shards import HeldShard, Holdings
@@ -66,13 +66,13 @@ class Uploader:
             except LeaseLost:
                 self.holdings.lost(shard)
             except Exception as error:
-                if not passing(error):
+                if not is_transient(error):
                     told = f"image {index} of job {job_id} could not be stored: {brief(error)}"
-                    log.warning("%s", told, extra=logs.of(shard.lease))
+                    log.warning("%s", told, extra=logs.lease_fields(shard.lease))
                     self.holdings.give_up(shard, f"image {index} could not be stored: {brief(error)}")
                     return
                 told = f"image {index} of job {job_id} waits to be stored: {brief(error)}"
-                log.warning("%s", told, extra=logs.of(shard.lease))
+                log.warning("%s", told, extra=logs.lease_fields(shard.lease))
                 if self._hurry.wait(pause):
                     self.holdings.give_back(shard)
                 pause = min(2 * pause, LONGEST_PAUSE_S)

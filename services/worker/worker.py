@@ -27,7 +27,7 @@ from services.process.heartbeat import Heartbeat
 from services.process.watchdog import Watchdog
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
-from services.storage.transient import passing
+from services.storage.transient import is_transient
 from services.worker.engine import DeviceFault, Engine, OutOfMemory
 from services.worker.engine_cache import EngineCache
 from services.worker.held_shards import HeldShard, Holdings
@@ -155,7 +155,7 @@ class Worker:
         self.holdings.add(shard)
         if waited is not None:
             metrics.PICK_UP_SECONDS.labels(lease.queue).observe(waited)
-        log.info("work %d of job %s begins", lease.id, lease.job_id, extra=logs.of(lease))
+        log.info("work %d of job %s begins", lease.id, lease.job_id, extra=logs.lease_fields(lease))
         return shard
 
     def _begin_waiting(self) -> None:
@@ -192,8 +192,10 @@ class Worker:
 
     def _cannot_begin(self, shard: HeldShard, told: str, error: Exception) -> None:
         """S3 that is away, or this machine's disk, is no fault of the work: another try costs it nothing."""
-        log.warning("work %d of job %s: %s", shard.lease.id, shard.lease.job_id, told, extra=logs.of(shard.lease))
-        if passing(error) or isinstance(error, OSError):
+        log.warning(
+            "work %d of job %s: %s", shard.lease.id, shard.lease.job_id, told, extra=logs.lease_fields(shard.lease)
+        )
+        if is_transient(error) or isinstance(error, OSError):
             self._claims_from = time.monotonic() + PAUSE_AFTER_ERROR_S
             self.holdings.give_back(shard)
         else:

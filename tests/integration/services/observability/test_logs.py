@@ -98,7 +98,7 @@ def test_secrets_are_masked_wherever_they_come_from(
 def test_a_line_of_text_says_which_job_it_is_about_once() -> None:
     handler, job = logs.Handler(as_json=False, hidden=[]), uuid.uuid4()
     for words in ("no answer", f"job {job} begins"):
-        record = logging.makeLogRecord({"name": "darkroom", "msg": words, **logs.of_job(job)})
+        record = logging.makeLogRecord({"name": "darkroom", "msg": words, **logs.job_fields(job)})
         assert handler.format(record).count(str(job)) == 1
     assert handler.format(logging.makeLogRecord({"msg": "no answer"})).endswith("no answer")
 
@@ -111,9 +111,9 @@ def test_a_password_is_masked_in_every_way_of_writing_it() -> None:
 def test_what_ends_the_process_is_masked_too(stack: Stack) -> None:
     """An error that nobody expected, with a URL in its words."""
     first = (
-        "from services import tasks\n"
+        "from services.process import celery_app\n"
         "def broken(settings): raise RuntimeError(settings.broker_url.get_secret_value())\n"
-        "tasks.make_app = broken"
+        "celery_app.make_app = broken"
     )
     log = stack.root / "logs" / "broken.log"
     child = launch("worker", log, first, {"DARKROOM_ROOT": str(stack.root), **JSON})

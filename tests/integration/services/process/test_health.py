@@ -55,7 +55,7 @@ def test_a_dispatcher_through_good_and_bad_times() -> None:
 def test_a_worker_is_ready_when_its_releases_are_loaded(stack: Stack, tmp_path: Path) -> None:
     asked = Asked(free_port())
     later = make_tiny_release(tmp_path / "later", seed=51, name="later")
-    soon = "from services import preload\npreload.AGAIN_S = 0.5\n"
+    soon = "from services.worker import preload\npreload.AGAIN_S = 0.5\n"
     variables = {"DARKROOM_METRICS_PORT": str(asked.port), "DARKROOM_PRELOAD": '["tiny", "later@1"]'}
     with stack.process("worker", first=soon, **variables):
         (reason,) = asked.until("startupz", lambda reasons: len(reasons) == 1 and "no release" in reasons[0])
@@ -70,7 +70,7 @@ def test_a_worker_is_ready_when_its_releases_are_loaded(stack: Stack, tmp_path: 
 
 def test_what_drains_lives_and_takes_no_more(stack: Stack) -> None:
     asked = Asked(free_port())
-    slow = "import time; from services.engine import Engine; step = Engine.step\n" \
+    slow = "import time; from services.worker.engine import Engine; step = Engine.step\n" \
            "def slow(self):\n    time.sleep(0.2); return step(self)\nEngine.step = slow\n"  # fmt: skip
     with (
         stack.process("dispatcher"),

@@ -64,7 +64,7 @@ def test_at_default_settings_its_work_is_under_way_elsewhere_within_45_seconds(s
 
 POISON = """
 import os, signal
-from services.engine import Engine
+from services.worker.engine import Engine
 step = Engine._step
 def poisoned(self):
     if any(run.owner[1].seed == 666 for run in (*self._waiting, *self._batch.runs)):
@@ -94,7 +94,7 @@ def test_an_image_that_kills_every_process_fails_alone(stack: Stack, dispatcher:
 
 BROKEN_DEVICE = """
 import torch
-from services.engine import Engine
+from services.worker.engine import Engine
 def broken(self):
     raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 Engine._step = broken
@@ -115,8 +115,8 @@ def test_a_worker_whose_device_fails_ends_and_another_goes_on(stack: Stack, disp
 # Items are read slowly, so that a shard is being read while the engine of another runs out of memory.
 LITTLE_MEMORY = """
 import time, torch
-from services.engine import Engine
-from services.loader import Loader
+from services.worker.engine import Engine
+from services.worker.prefetch import Loader
 load, step = Loader._load, Engine._step
 def slow(self, shard):
     time.sleep(0.3)

@@ -163,7 +163,7 @@ def test_a_step_that_fails_fails_its_images_and_ends_the_job(
 
 # Whatever is asked for with seed 666 cannot be computed, and neither can what is computed beside it.
 FAILING = """
-from services.engine import Engine
+from services.worker.engine import Engine
 step = Engine._step
 def failing(self):
     if any(run.owner[1].seed == 666 for run in (*self._waiting, *self._batch.runs)):
@@ -190,7 +190,7 @@ def test_an_image_that_fails_every_step_fails_alone(stack: Stack, dispatcher: Pr
 
 def test_an_image_whose_condition_cannot_be_used_fails_alone(stack: Stack, dispatcher: Process) -> None:
     first = """
-from services.engine import Engine
+from services.worker.engine import Engine
 add = Engine.add
 def picky(self, owner, spec):
     if spec.index == 2:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.job_requests.condition_images import MAX_PIXELS, check_references, decoded, with_images
+from services.job_requests.condition_images import MAX_PIXELS, check_references, decode_images, map_images
 from services.job_requests.schema import Limits, RequestError
 from tests.support.images import bomb
 
@@ -32,7 +32,7 @@ def test_an_image_is_read_from_base64_or_from_bytes(file_format: str, in_base64:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     body = file(pixels, "PNG") if file_format == "PNG" else lossless(pixels)
     given = base64.b64encode(body).decode() if in_base64 else body
-    read = decoded({"image": given, "mask": given}, MASKED, "m")
+    read = decode_images({"image": given, "mask": given}, MASKED, "m")
     np.testing.assert_array_equal(read["image"], pixels)
     np.testing.assert_array_equal(read["mask"], pixels)
 
@@ -44,8 +44,8 @@ def lossless(pixels: Any) -> bytes:
 
 
 def test_what_is_no_image_stays_as_it_is() -> None:
-    assert decoded("a red circle", {"type": "string"}, "c") == "a red circle"
-    assert decoded(3, {"type": "integer"}, "n") == 3
+    assert decode_images("a red circle", {"type": "string"}, "c") == "a red circle"
+    assert decode_images(3, {"type": "integer"}, "n") == 3
 
 
 @pytest.mark.parametrize("side", [4097, 50_000, 2**31 - 1])
@@ -56,7 +56,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(side: int) -> Non
     with pytest.raises(
         ValueError, match=f"^i: an image of {side}x{side} pixels is not allowed|^i: not a readable"
     ) as error:
-        decoded(body, IMAGE, "i")
+        decode_images(body, IMAGE, "i")
     assert time.process_time() - begun < 1
     if side == 4097:
         assert f"at most {MAX_PIXELS} pixels" in str(error.value)
@@ -76,7 +76,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(side: int) -> Non
 )
 def test_other_files_are_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match="not a readable PNG, JPEG, WEBP"):
-        decoded(body, IMAGE, "i")
+        decode_images(body, IMAGE, "i")
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -87,13 +87,13 @@ def test_a_damaged_file_is_read_or_refused_and_never_more(seed: int) -> None:
         for position in random.integers(0, len(body), 4):
             body[position] = random.integers(0, 256)
         with suppress(ValueError):  # any other error would be a worker's end
-            assert decoded(bytes(body), IMAGE, "i").size <= MAX_PIXELS * 4
+            assert decode_images(bytes(body), IMAGE, "i").size <= MAX_PIXELS * 4
 
 
 @pytest.mark.parametrize("text", ["***", "aGVsbG8", "é", "data:image/png;base64,AAAA"])
 def test_what_is_not_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not an image in base64|not a readable"):
-        decoded(text, IMAGE, "i")
+        decode_images(text, IMAGE, "i")
 
 
 @pytest.mark.parametrize("uri", ["s3://darkroom/inputs/a/x.png", "s3://darkroom/shared/deep/er/x.png"])
@@ -130,5 +130,5 @@ def test_any_other_reference_is_refused_by_field(uri: str) -> None:
 def test_images_are_found_by_the_schema_wherever_they_lie() -> None:
     found: list[str] = []
     item = {"masked_image": {"image": "x", "mask": "y"}, "caption": "z", "id": "q"}
-    with_images(item, CONDITIONS, lambda image, field: found.append(f"{field}={image}"))
+    map_images(item, CONDITIONS, lambda image, field: found.append(f"{field}={image}"))
     assert found == ["masked_image.image=x", "masked_image.mask=y"]

@@ -24,7 +24,7 @@ def test_lines_are_the_same_however_the_stream_is_cut(monkeypatch: pytest.Monkey
         body = b"\n".join(parts) + draw.choice([b"", b"\n"])
         cuts = sorted(draw.choices(range(len(body) + 1), k=draw.randrange(6)))
         chunks = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
-        found = list(items.lines(iter(chunks)))
+        found = list(items.split_lines(iter(chunks)))
         wanted = body.split(b"\n")
         wanted = wanted[:-1] if not wanted[-1] else wanted
         assert [line.number for line in found] == list(range(len(wanted)))
@@ -33,7 +33,7 @@ def test_lines_are_the_same_however_the_stream_is_cut(monkeypatch: pytest.Monkey
 
 
 def test_lines_may_begin_in_the_middle() -> None:
-    assert list(items.lines(iter([b"x\ny"]), number=7, start=100)) == [
+    assert list(items.split_lines(iter([b"x\ny"]), number=7, start=100)) == [
         Line(7, 100, 101, b"x"),
         Line(8, 102, 103, b"y"),
     ]

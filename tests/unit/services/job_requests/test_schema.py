@@ -8,7 +8,7 @@ import pytest
 from services.cli import evaluate
 from services.job_requests import messages, schema
 from services.job_requests.image_spec import ImageSpec, evaluations, image_spec
-from services.job_requests.schema import MAX_SEED, Limits, RequestError, plan
+from services.job_requests.schema import MAX_SEED, Limits, RequestError, plan_request
 from training.evaluation import second_stage
 from training.model.solvers import SOLVERS
 from training.model.spacing import SPACINGS
@@ -27,7 +27,7 @@ def spec_of(request: dict, index: int) -> ImageSpec:
 
 
 def planned(**request: object) -> dict:
-    return plan({"items": [ITEM], **request}, CONDITIONS, LIMITS)
+    return plan_request({"items": [ITEM], **request}, CONDITIONS, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def planned(**request: object) -> dict:
 )
 def test_a_mistake_names_the_field_the_value_and_what_is_permitted(request_: dict, line: str) -> None:
     with pytest.raises(RequestError) as error:
-        plan(request_, CONDITIONS, LIMITS)
+        plan_request(request_, CONDITIONS, LIMITS)
     assert line in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_every_mistake_is_told_at_once_but_not_without_end() -> None:
     with pytest.raises(RequestError) as error:
-        plan({"items": [{"class_label": 99}] * 50, "steps": 0}, CONDITIONS, LIMITS)
+        plan_request({"items": [{"class_label": 99}] * 50, "steps": 0}, CONDITIONS, LIMITS)
     lines = str(error.value).splitlines()
     assert len(lines) == messages.SHOWN_MISTAKES + 1
     assert lines[-1] == "and 41 more mistakes"
@@ -128,18 +128,18 @@ def test_defaults_are_filled_in_and_a_seed_left_out_is_drawn() -> None:
 
 def test_a_planned_request_submitted_again_plans_the_same() -> None:
     first = planned()
-    assert plan(first, CONDITIONS, LIMITS) == first
+    assert plan_request(first, CONDITIONS, LIMITS) == first
 
 
 def test_seeds_are_the_items_plus_k_else_the_jobs_plus_index() -> None:
-    request = plan(
+    request = plan_request(
         {"items": [ITEM, {"class_label": 4, "seed": 100}], "images_per_item": 3, "seed": 7}, CONDITIONS, LIMITS
     )
     assert [spec_of(request, i).seed for i in range(6)] == [7, 8, 9, 100, 101, 102]
 
 
 def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() -> None:
-    request = plan({"items": [{"class_label": 4.0, "steps": 5.0, "guidance_scale": 1}]}, CONDITIONS, LIMITS)
+    request = plan_request({"items": [{"class_label": 4.0, "steps": 5.0, "guidance_scale": 1}]}, CONDITIONS, LIMITS)
     spec = spec_of(request, 0)
     assert (spec.steps, spec.guidance_scale, spec.conditions) == (5, 1.0, {"class_label": 4})
     assert isinstance(spec.conditions["class_label"], int)
@@ -161,7 +161,7 @@ def test_releases_are_evaluated_as_they_are_served() -> None:
 
 def test_a_guidance_interval_costs_its_share() -> None:
     def cost(**fields: object) -> int:
-        planned = plan({"items": [ITEM], "steps": 20, **fields}, CONDITIONS, LIMITS)
+        planned = plan_request({"items": [ITEM], "steps": 20, **fields}, CONDITIONS, LIMITS)
         return evaluations(spec_of(planned, 0))
 
     assert cost() == 40
@@ -173,14 +173,15 @@ def test_a_guidance_interval_costs_its_share() -> None:
 def test_a_release_that_never_did_without_conditions_is_not_guided() -> None:
     """Guidance by a null condition that was never trained makes noise of images."""
     rules = {**CONDITIONS, "guided": False}
-    assert plan({"items": [ITEM]}, rules, LIMITS)["guidance_scale"] == 1.0
+    assert plan_request({"items": [ITEM]}, rules, LIMITS)["guidance_scale"] == 1.0
     assert (
-        plan({"items": [{**ITEM, "guidance_scale": 1}], "guidance_scale": 1.0}, rules, LIMITS)["guidance_scale"] == 1.0
+        plan_request({"items": [{**ITEM, "guidance_scale": 1}], "guidance_scale": 1.0}, rules, LIMITS)["guidance_scale"]
+        == 1.0
     )
-    assert plan({"items": [ITEM]}, {**CONDITIONS, "guided": True}, LIMITS)["guidance_scale"] == 1.5
+    assert plan_request({"items": [ITEM]}, {**CONDITIONS, "guided": True}, LIMITS)["guidance_scale"] == 1.5
     for request_ in ({"items": [ITEM], "guidance_scale": 2.5}, {"items": [{**ITEM, "guidance_scale": 2.5}]}):
         with pytest.raises(RequestError) as error:
-            plan(request_, rules, LIMITS)
+            plan_request(request_, rules, LIMITS)
         told = (
             "guidance_scale: 2.5 is not allowed; permitted: 1; this release never learned to do without its conditions"
         )

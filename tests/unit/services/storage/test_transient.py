@@ -4,7 +4,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
 
-from services.storage.transient import passing
+from services.storage.transient import is_transient
 
 
 def answered(status: int) -> ClientError:
@@ -13,12 +13,12 @@ def answered(status: int) -> ClientError:
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_a_server_that_has_too_much_to_do_passes(status: int) -> None:
-    assert passing(answered(status))
+    assert is_transient(answered(status))
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 412])
 def test_a_refusal_stays(status: int) -> None:
-    assert not passing(answered(status))
+    assert not is_transient(answered(status))
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ def test_a_refusal_stays(status: int) -> None:
     ],
 )
 def test_what_does_not_answer_passes(error: Exception) -> None:
-    assert passing(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize("error", [DataError("", None, OSError()), IntegrityError("", None, OSError()), ValueError()])
 def test_a_mistake_stays(error: Exception) -> None:
-    assert not passing(error)
+    assert not is_transient(error)
