@@ -13,7 +13,7 @@ from kfp_pipelines.build import IMAGE
 
 def component(function: Callable[..., Any]) -> Any:
     """A KFP component that runs `function` on the project image as it is."""
-    return dsl.component(function, base_image=IMAGE, install_kfp_package=False, packages_to_install=[])  # type: ignore[call-overload]
+    return dsl.component(function, base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
 
 
 @component

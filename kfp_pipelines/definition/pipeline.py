@@ -77,10 +77,6 @@ class Stages:
 def full(stage: Stages) -> Pipeline:
     """Images to two published releases."""
 
-    @dsl.pipeline(
-        name="train-latent-diffusion",
-        description="Train, evaluate and publish an autoencoder and a diffusion model in its latent space.",
-    )
     def pipeline(
         data: str = "digits",
         data_version: str = "",
@@ -113,15 +109,16 @@ def full(stage: Stages) -> Pipeline:
             )
             stage.gated(images, second, scores, gate, alias, smoke_images, first, first_scores)
 
-    return pipeline
+    return dsl.pipeline(
+        pipeline,
+        name="train-latent-diffusion",
+        description="Train, evaluate and publish an autoencoder and a diffusion model in its latent space.",
+    )
 
 
 def diffusion(stage: Stages) -> Pipeline:
     """Images and a published autoencoder to a published diffusion release."""
 
-    @dsl.pipeline(
-        name="train-diffusion", description="Train, evaluate and publish a diffusion model on a published autoencoder."
-    )
     def pipeline(
         autoencoder: str,
         data: str = "digits",
@@ -146,13 +143,16 @@ def diffusion(stage: Stages) -> Pipeline:
             )
             stage.gated(images, second, scores, gate, alias, smoke_images)
 
-    return pipeline
+    return dsl.pipeline(
+        pipeline,
+        name="train-diffusion",
+        description="Train, evaluate and publish a diffusion model on a published autoencoder.",
+    )
 
 
 def fine_tune(stage: Stages) -> Pipeline:
     """Images and a published diffusion release to another one that began with its weights."""
 
-    @dsl.pipeline(name="fine-tune-diffusion", description="Train a published diffusion model further, on other images.")
     def pipeline(
         base: str,
         data: str = "digits",
@@ -180,7 +180,9 @@ def fine_tune(stage: Stages) -> Pipeline:
             )
             stage.gated(images, second, scores, gate, alias, smoke_images)
 
-    return pipeline
+    return dsl.pipeline(
+        pipeline, name="fine-tune-diffusion", description="Train a published diffusion model further, on other images."
+    )
 
 
 def sweep(stage: Stages) -> Pipeline:
@@ -189,9 +191,6 @@ def sweep(stage: Stages) -> Pipeline:
     KFP's backend runs no loop within an exit handler (kubeflow/pipelines#12390), so a sweep has none.
     """
 
-    @dsl.pipeline(
-        name="sweep-latent-diffusion", description="Choose the first stage and the guidance by what the second reaches."
-    )
     def pipeline(
         autoencoders: list[dict[str, str]],
         data: str = "digits",
@@ -230,7 +229,11 @@ def sweep(stage: Stages) -> Pipeline:
         )
         stage("publish-diffusion", published, cached=False)
 
-    return pipeline
+    return dsl.pipeline(
+        pipeline,
+        name="sweep-latent-diffusion",
+        description="Choose the first stage and the guidance by what the second reaches.",
+    )
 
 
 def diffused(

@@ -31,12 +31,14 @@ class ClusterSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="DARKROOM_KFP_", frozen=True)
 
-    host: str = Field("http://ml-pipeline.kubeflow.svc:8888", pattern=r"^https?://", description="address of the API")
-    namespace: str = Field("kubeflow", description="the profile's namespace where there are many users")
-    token: SecretStr | None = Field(None, description="a bearer token; in a pod the mounted one is used")
+    host: str = Field(
+        default="http://ml-pipeline.kubeflow.svc:8888", pattern=r"^https?://", description="address of the API"
+    )
+    namespace: str = Field(default="kubeflow", description="the profile's namespace where there are many users")
+    token: SecretStr | None = Field(default=None, description="a bearer token; in a pod the mounted one is used")
     ca_cert: Path | None = None
-    pipeline_root: str | None = Field(None, description="where artifacts go; unset: the server's default")
-    service_account: str | None = Field(None, description="of the runs' pods; unset: the server's default")
+    pipeline_root: str | None = Field(default=None, description="where artifacts go; unset: the server's default")
+    service_account: str | None = Field(default=None, description="of the runs' pods; unset: the server's default")
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,10 @@ def own_settings(settings: Any) -> dict[str, Any]:
 
 def runtime(name: str, profile: Profile, environment: Mapping[str, str]) -> dict[str, Any]:
     """The TrainingRuntime of a profile: its nodes, with every secret and volume that the stage asks for."""
-    volumes = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shm}}]
+    volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shm}}]
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
     for number, (claim, path) in enumerate(profile.pvc.items()):
-        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim}})  # type: ignore[dict-item]
+        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim}})
         mounts.append({"name": f"claim-{number}", "mountPath": path})
     plain = {**profile.env, **environment}
     variables: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in sorted(plain.items())]
