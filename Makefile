@@ -6,7 +6,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test chaos check chart-readme install clean
+.PHONY: demo test chaos check licenses chart-readme install clean
 
 demo: install
 	$(BIN)/darkroom demo
@@ -22,8 +22,12 @@ check: install .checkov/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python .ci/licenses.py --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/check_chart.py $(BIN)/helm .checkov/bin/checkov
+
+licenses: install
+	$(BIN)/python .ci/licenses.py
 
 chart-readme:
 	npx --yes @bitnami/readme-generator-for-helm@2.7.2 --values helm/darkroom/values.yaml --readme helm/darkroom/README.md

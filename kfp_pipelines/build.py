@@ -6,7 +6,7 @@ from pathlib import Path
 
 # Set in the image when it is built, and on the pods of stages.
 COMMIT_VARIABLE, IMAGE_VARIABLE = "DARKROOM_COMMIT", "DARKROOM_IMAGE"
-IMAGE = os.environ.get(IMAGE_VARIABLE, "darkroom:0.1.0")
+IMAGE = os.environ.get(IMAGE_VARIABLE, "darkroom:0.2.0")
 
 
 def commit() -> str:
