@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.data import shapes
-from training.data.batches import Batches, as_it_is
+from training.data.batches import Batches, keep_batch
 from training.data.conditions import Requests
 from training.data.image_set import ImageSet
 from training.data.own_images import prepare
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         def ours() -> Iterator[Any]:
             batches = Batches(read, count=options.count, batch_size=batch, seed=0, steps=steps)
-            return iter(DataLoader(batches, batch_size=None, sampler=range(steps), collate_fn=as_it_is))  # type: ignore[arg-type]
+            return iter(DataLoader(batches, batch_size=None, sampler=range(steps), collate_fn=keep_batch))
 
         def plain() -> Iterator[Any]:
             return iter(DataLoader(Folder(folder), batch_size=batch, shuffle=True, drop_last=True))

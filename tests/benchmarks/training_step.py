@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tests.benchmarks.unet import CONFIG, TOKENS, pair
-from training.data.batches import Batches, as_it_is
+from training.data.batches import Batches, keep_batch
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners import Conditioners, TokenIdsConditioner
 from training.model.diffusion import Diffusion, DiffusionConfig
@@ -93,7 +93,7 @@ def run(recipe: DiffusionRecipe, read: Any, batch: int, steps: int, clock: Clock
         accelerator="cpu", max_epochs=1, callbacks=[clock], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(recipe, DataLoader(batches, batch_size=None, sampler=range(steps), collate_fn=as_it_is))  # type: ignore[arg-type]
+    trainer.fit(recipe, DataLoader(batches, batch_size=None, sampler=range(steps), collate_fn=keep_batch))
     return statistics.median(clock.ours[UNCOUNTED:])
 
 

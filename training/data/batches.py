@@ -1,7 +1,7 @@
 """Batches whose content is a function of (seed, step) alone, so that a resumed run sees what it would have seen."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.random import Generator
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 Batch = dict[str, Any]
+T = TypeVar("T")
 Read = Callable[[NDArray[np.int64], Sequence[Generator]], Batch]
 
 
@@ -56,6 +57,6 @@ def row_generator(seed: int, step: int, position: int) -> Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step, position])))
 
 
-def as_it_is(batch: Batch) -> Batch:
-    """For a DataLoader's collate_fn: batches come whole, and the arrays in their requests stay arrays."""
+def keep_batch(batch: T) -> T:
+    """Return a batch unchanged: as a DataLoader's `collate_fn`, so that arrays in requests do not become tensors."""
     return batch

@@ -86,7 +86,8 @@ def masked_image(requests: Requests, picture: Picture, generator: Generator) -> 
     """The image and a hole, its own or a drawn one."""
     if requests.masks == "given":
         return None if picture.mask is None else {"image": picture.pixels, "mask": picture.mask}
-    return {"image": picture.pixels, "mask": masks.draw(requests.masks, *picture.pixels.shape[:2], generator)}
+    height, width = picture.pixels.shape[:2]
+    return {"image": picture.pixels, "mask": masks.draw(requests.masks, height, width, generator)}
 
 
 VALUES: dict[str, Callable[[Requests, Picture, Generator], Any]] = {

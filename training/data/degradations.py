@@ -17,6 +17,7 @@ milder one that Rombach et al. made of it. Orders, probabilities and ranges are 
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from PIL.Image import Resampling, Transform
 
 Bytes = NDArray[np.uint8]  # [H, W, C]
 Picture = NDArray[np.float32]  # [H, W, C] in [0, 1]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 FILTERS = (Resampling.BILINEAR, Resampling.BICUBIC, Resampling.BOX)
 HALVED = 0.25  # how often a scale of 4 begins with a halving
@@ -96,7 +98,7 @@ def degrade(image: Bytes, scale: int, kind: str, generator: np.random.Generator)
     size = height // scale, width // scale
     if kind == "bicubic":
         return _bicubic(image, size)
-    return _blindly(image.astype(np.float32) / 255, Task(STRENGTHS[kind], scale, size), generator)
+    return _blindly(image.astype(np.float32) / np.float32(255), Task(STRENGTHS[kind], scale, size), generator)
 
 
 def _blindly(image: Picture, task: Task, generator: np.random.Generator) -> Bytes:
@@ -163,7 +165,8 @@ def _fit(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
 def _noise(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
     """Gaussian noise of one of three sorts."""
     name = generator.choice(list(NOISES), p=[0.4, 0.4, 0.2])
-    return np.clip(image + NOISES[name](image, task, generator), 0, 1)
+    noisy: Picture = image + NOISES[name](image, task, generator)
+    return np.clip(noisy, 0, 1)
 
 
 def _colour(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
@@ -181,12 +184,15 @@ def _correlated(image: Picture, task: Task, generator: np.random.Generator) -> P
     channels = image.shape[2]
     orthogonal, _ = np.linalg.qr(generator.standard_normal((channels, channels)))
     root = np.sqrt(generator.random(channels))[:, None] * orthogonal * task.strength.noise[1] / 255
-    return generator.standard_normal(image.shape, np.float32) @ root.astype(np.float32)
+    noise: Picture = generator.standard_normal(image.shape, np.float32) @ root.astype(np.float32)
+    return noise
 
 
 def _jpeg(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
     """JPEG, there and back, in most cases."""
-    return _compressed(image, task, generator).astype(np.float32) / 255 if generator.random() < COMPRESSED else image
+    if generator.random() >= COMPRESSED:
+        return image
+    return _compressed(image, task, generator).astype(np.float32) / np.float32(255)
 
 
 STEPS: dict[str, Step] = {"blur": _blur, "shrink": _shrink, "fit": _fit, "noise": _noise, "jpeg": _jpeg}
@@ -207,8 +213,9 @@ def _gaussian(radius: int, covariance: NDArray[np.float64], centre: float = 0.0)
     axis = np.arange(-radius, radius + 1) - centre
     offsets = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
     precision = np.linalg.inv(covariance + 1e-3 * np.eye(2))  # a variance of 0 is a point
-    kernel = np.exp(-0.5 * np.einsum("yxi,ij,yxj->yx", offsets, precision, offsets))
-    return kernel / kernel.sum()
+    kernel: NDArray[np.float64] = np.exp(-0.5 * np.einsum("yxi,ij,yxj->yx", offsets, precision, offsets))
+    kernel /= kernel.sum()
+    return kernel
 
 
 def _convolved(image: Picture, kernel: NDArray[np.float64]) -> Picture:
@@ -220,7 +227,7 @@ def _convolved(image: Picture, kernel: NDArray[np.float64]) -> Picture:
     return np.clip(np.fft.irfft2(spectrum, size, axes=(0, 1))[2 * radius :, 2 * radius :], 0, 1)
 
 
-def _bicubic(image: NDArray, size: tuple[int, int]) -> NDArray:
+def _bicubic(image: NDArray[Scalar], size: tuple[int, int]) -> NDArray[Scalar]:
     """Bicubic with a low-pass filter; the dtype stays."""
     planes = [Image.fromarray(plane).resize(size[::-1], Resampling.BICUBIC) for plane in _planes(image)]
     return np.stack([np.asarray(plane) for plane in planes], axis=2)
@@ -235,10 +242,11 @@ def _filtered(image: Picture, size: tuple[int, int], generator: np.random.Genera
     else:  # unlike resize, transform has no low-pass filter
         whole = (0, 0, image.shape[1], image.shape[0])
         planes = [plane.transform(size[::-1], Transform.EXTENT, whole, method) for plane in planes]
-    return np.clip(np.stack([np.asarray(plane) for plane in planes], axis=2), 0, 1)
+    filtered: Picture = np.stack([np.asarray(plane) for plane in planes], axis=2)
+    return np.clip(filtered, 0, 1)
 
 
-def _planes(image: NDArray) -> list[NDArray]:
+def _planes(image: NDArray[Scalar]) -> list[NDArray[Scalar]]:
     return [np.ascontiguousarray(image[..., channel]) for channel in range(image.shape[2])]
 
 

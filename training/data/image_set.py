@@ -117,11 +117,11 @@ def write(
         if array is not None:
             digest.update(file.encode())
             copied(root / file, array, order, digest)
-    with (root / RECORDS).open("w", encoding="utf-8") as file:
+    with (root / RECORDS).open("w", encoding="utf-8") as lines:
         for row in order:
             line = json.dumps(dict(records[row]), ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
             digest.update(line.encode())
-            file.write(line)
+            lines.write(line)
     names = {field: tuple(values) for field, values in classes.items()}
     digest.update(json.dumps([train_count, names], sort_keys=True).encode())
     description = Description(name, len(order), train_count, digest.hexdigest(), **names)
@@ -137,7 +137,7 @@ def copied(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], diges
     for start in range(0, len(order), step):
         part = np.ascontiguousarray(array[order[start : start + step]])
         table[start : start + len(part)] = part
-        digest.update(part)
+        digest.update(part.data)
     table.flush()
 
 

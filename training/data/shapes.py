@@ -129,7 +129,7 @@ def picture(scene: Scene, image_size: int) -> tuple[NDArray[np.uint8], NDArray[n
                 pen.polygon([((x0 + x1) / 2, y0), (x1, y1), (x0, y1)], fill=1)
         parts = np.asarray(canvas, dtype=np.float32).reshape(image_size, SUPERSAMPLED, image_size, SUPERSAMPLED)
         cover = parts.mean((1, 3))
-        image += cover[..., None] * (np.float32(COLOURS[one.colour]) - image)
+        image += cover[..., None] * (np.array(COLOURS[one.colour], np.float32) - image)
         labels[cover >= 0.5] = 1 + SHAPES.index(one.shape)
     return image.round().astype(np.uint8), labels
 

@@ -32,15 +32,15 @@ def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Ne
     autoencoder = autoencoder.to(device)
     rows = images.rows("held_out")
     held_out = images.pixels(rows)
-    reconstructed = torch.cat([decoded(autoencoder, part.to(device)) for part in held_out.split(BATCH)])
+    reconstructed = torch.cat([decoded(autoencoder, part.to(device)) for part in torch.split(held_out, BATCH)])
     shown = torch.cat([held_out[:PAIRS], reconstructed[:PAIRS]])
     contact_sheet.save(output / "reconstructions.png", shown, columns=min(PAIRS, len(held_out)))
     ratio = psnr(reconstructed, held_out)
-    scores = {"psnr": float(ratio.mean()), "psnr_worst": float(ratio.min()), "images": len(held_out)}
+    scores: dict[str, Any] = {"psnr": float(ratio.mean()), "psnr_worst": float(ratio.min()), "images": len(held_out)}
     if images.image_size >= SMALLEST:
         scores["ssim"] = float(ssim(reconstructed, held_out).mean())
     if networks.perceptual is not None:
-        pairs = zip(held_out.split(BATCH), reconstructed.split(BATCH), strict=True)
+        pairs = zip(torch.split(held_out, BATCH), torch.split(reconstructed, BATCH), strict=True)
         scores["lpips"] = float(torch.cat([networks.perceptual(a, b) for a, b in pairs]).mean())
     if len(held_out) >= LEAST:
         network = networks.features

@@ -130,7 +130,7 @@ def train(images: ImageSet, wanted: Targets | None = None, *, seed: int = 0, ste
         pixels, answers = targets.examples(wanted, images, rows, draws)
         loss = wanted.loss(classifier(moved(pixels, draws)), answers)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
     classifier.requires_grad_(False).eval()
     accuracy, chance = held_out_accuracy(classifier, images, held_out)

@@ -78,7 +78,7 @@ class AutoencoderRecipe(Recipe):
             pairs.append((images, reconstructions.detach()))
         self.descend(optimisers[0])
         if self.restarts is not None:
-            self.restarts.restart(self.autoencoder.quantiser.codebook, self.seed, self.step)  # type: ignore[arg-type]
+            self.restarts.restart(self.autoencoder.quantiser.codebook, self.seed, self.step)
         if adversary is not None:
             adversary.requires_grad_(True)
             for part, (images, reconstructions) in enumerate(pairs):

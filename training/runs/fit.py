@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from training.data.batches import Batches, as_it_is
+from training.data.batches import Batches, keep_batch
 from training.experiments.schema import Experiment, ExperimentError, plain
 from training.recipes.recipe import Recipe
 from training.runs import recipe_state
@@ -74,7 +74,7 @@ def fit(
         if start < config.steps:
             workers = config.data.workers
             loader = DataLoader(
-                data, batch_size=None, sampler=range(start, config.steps), collate_fn=as_it_is, num_workers=workers,
+                data, batch_size=None, sampler=range(start, config.steps), collate_fn=keep_batch, num_workers=workers,
                 pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
             )  # fmt: skip
             with saver.stopping_softly():

@@ -11,7 +11,7 @@ import torch
 
 from training.data import built_in, image_set
 from training.data.image_set import DataError, ImageSet
-from training.model import pixels
+from training.model.pixels import to_bytes, to_unit
 
 COUNT, SIDE = 7, 8
 WORDS = ["Café am Fluß", "日本の犬", 'a "quoted" \\ line\nand\u2028another\r', "🙂", "", "ёлка", "x" * 3000]
@@ -82,16 +82,16 @@ def test_pixels_and_labels_of_some_rows(tmp_path: Path) -> None:
     for rows in ([4, 0], np.array([4, 0]), range(4, -1, -4)):
         pixels = found.pixels(rows)
         assert pixels.shape == (2, 3, SIDE, SIDE)
-        assert np.array_equal(pixels.to_bytes(pixels), given["images"][[4, 0]])
+        assert np.array_equal(to_bytes(pixels), given["images"][[4, 0]])
     assert found.labels([3, 0]).tolist() == [1, 0]
 
 
 def test_bytes_survive_the_way_to_floats_and_back() -> None:
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    floats = pixels.to_unit(torch.from_numpy(images))
+    floats = to_unit(torch.from_numpy(images))
     assert (float(floats.min()), float(floats.max())) == (-1, 1)
-    assert (pixels.to_bytes(floats) == images).all()
-    assert pixels.to_bytes(torch.tensor([-7.0, 7.0]).reshape(1, 1, 1, 2)).tolist() == [[[[0], [255]]]]
+    assert (to_bytes(floats) == images).all()
+    assert to_bytes(torch.tensor([-7.0, 7.0]).reshape(1, 1, 1, 2)).tolist() == [[[[0], [255]]]]
 
 
 def test_an_order_permutes_all_parts_alike_and_may_leave_some_out(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.data import image_set, latents
-from training.data.batches import Batches, as_it_is, row_generator
+from training.data.batches import Batches, keep_batch, row_generator
 from training.data.conditions import Picture, Requests
 from training.data.image_set import ImageSet
 from training.data.latents import Latents
@@ -351,5 +351,5 @@ def test_conditioners_read_what_a_loader_lets_through(marked: ImageSet, config: 
     batches = Batches(rows, count=20, batch_size=10, seed=0, steps=2)
     conditioner = conditioners.build(config)
     assert isinstance(conditioner, MapConditioner)
-    for batch in DataLoader(batches, batch_size=None, sampler=range(2), collate_fn=as_it_is):  # type: ignore[arg-type]
+    for batch in DataLoader(batches, batch_size=None, sampler=range(2), collate_fn=keep_batch):
         conditioner.embed([one["field"] for one in batch["requests"]], (8, 8), lambda images: images[:, :2, ::4, ::4])
