@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+PROFILES = Path(__file__).parents[1] / "unit/kfp_pipelines/profiles.yaml"
+
 
 class Package:
     """A compiled package: its documents, and each task by its stage."""

@@ -13,7 +13,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from kfp_pipelines import profiles
 from kfp_pipelines.definition import components
 from kfp_pipelines.definition.pipeline import STAGES, VARIANTS, Stages, compile_to
-from tests.support.kfp_package import Package
+from tests.support.kfp_package import PROFILES, Package
 
 HERE = Path(__file__).parents[1]
 GPU_STAGES = ("train-autoencoder", "train-diffusion", "encode-latents", "evaluate-diffusion")
@@ -26,7 +26,7 @@ NEVER_CACHED = {"fetch-autoencoder", "fetch-base", "gate", "publish-autoencoder"
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
     folder = tmp_path_factory.mktemp("packages")
-    placed = Stages(profiles.read(HERE / "profiles.yaml", CHOICES, STAGES))
+    placed = Stages(profiles.read(PROFILES, CHOICES, STAGES))
     for variant in VARIANTS:
         compile_to(folder / f"{variant}.yaml", variant, placed)
     return {variant: Package(folder / f"{variant}.yaml") for variant in VARIANTS}
@@ -124,13 +124,13 @@ def test_no_loop_is_within_an_exit_handler(packages: dict[str, Package]) -> None
 
 def test_compiling_again_gives_the_same_package(package: Package, packages: dict[str, Package], tmp_path: Path) -> None:
     (variant,) = (name for name, one in packages.items() if one is package)
-    compile_to(tmp_path / "again.yaml", variant, Stages(profiles.read(HERE / "profiles.yaml", CHOICES, STAGES)))
+    compile_to(tmp_path / "again.yaml", variant, Stages(profiles.read(PROFILES, CHOICES, STAGES)))
     assert (tmp_path / "again.yaml").read_text() == package.text
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_the_outline_is_the_recorded_one(packages: dict[str, Package], variant: str) -> None:
-    """A change of the packages is seen in review. To record it: python -m tests.unit.kfp_pipelines.test_pipeline"""
+    """A change of the packages is seen in review. To record it: python -m tests.unit.kfp_pipelines.definition.test_pipeline"""
     assert packages[variant].outline() == json.loads((HERE / "outlines" / f"{variant}.json").read_text())
 
 
@@ -138,7 +138,7 @@ def record() -> None:
     """Write the outlines as they are now."""
     from tempfile import TemporaryDirectory
 
-    placed = Stages(profiles.read(HERE / "profiles.yaml", CHOICES, STAGES))
+    placed = Stages(profiles.read(PROFILES, CHOICES, STAGES))
     (HERE / "outlines").mkdir(exist_ok=True)
     with TemporaryDirectory() as folder:
         for variant in VARIANTS:

@@ -10,10 +10,9 @@ from kfp_pipelines import profiles
 from kfp_pipelines.definition.pipeline import STAGES, Stages, compile_to
 from kfp_pipelines.profiles import Profile
 from kfp_pipelines.train_job import submit
-from tests.support.kfp_package import Package
-from tests.unit.kfp_pipelines.definition.test_pipeline import HERE
+from tests.support.kfp_package import PROFILES, Package
 
-A100 = profiles.read(HERE / "profiles.yaml", [], STAGES).named["a100"]
+A100 = profiles.read(PROFILES, [], STAGES).named["a100"]
 NODES = A100.model_copy(update={"trainJob": True, "nodes": 4, "count": 8})
 ENVIRONMENT = {"DARKROOM_S3_BUCKET": "images"}
 

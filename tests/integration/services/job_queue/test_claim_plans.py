@@ -1,0 +1,71 @@
+"""A claim reads a few rows of an index, however much work there is."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from services.job_queue import leases
+from tests.support.job_queue import REQUEST, empty_queue
+from tests.support.stack import Stack
+
+
+@pytest.fixture(scope="module")
+def million(stack: Stack) -> Iterator[Engine]:
+    """A million shards of ten releases, half of them done, and a few thousand jobs to plan."""
+    engine = stack.engine("migrator")
+    empty_queue(engine)
+    job_id = stack.submit(REQUEST)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO work (job_id, kind, queue, tenant, state, stop, pack_key, rank)
+                SELECT :id, 'sample', 'default', 'default', CASE WHEN n % 2 = 0 THEN 'done' ELSE 'ready' END, 1,
+                       'r' || n % 10, n FROM generate_series(1, 1000000) AS n
+            """),
+            {"id": job_id},
+        )
+        connection.execute(
+            text("INSERT INTO work (job_id, kind, queue, tenant, rank) "
+                 "SELECT :id, 'plan', 'default', 'default', n FROM generate_series(1, 5000) AS n"),
+            {"id": job_id},
+        )  # fmt: skip
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE work"))
+    yield engine
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE work"))
+    empty_queue(engine)
+
+
+def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", []):
+        yield from plan_nodes(part)
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (leases.CLAIM_SAMPLING, "work_to_sample"),
+        (leases.CLAIM_SAMPLING_OF_RELEASE, "work_to_sample_by_release"),
+        (leases.CLAIM_PLANNING, "work_to_dispatch"),
+    ],
+)
+def test_a_claim_reads_no_more_than_it_takes(million: Engine, statement: Any, index: str) -> None:
+    """Among a million shards: by its index, in the order of the turns."""
+    with million.begin() as connection:
+        worker_id = leases.register(connection, "worker")
+    values = {"queues": ["default"], "worker": worker_id, "count": 1, "release": "r7"}
+    with million.connect() as connection:
+        found = connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"), values).scalar()
+        connection.rollback()
+    plan = found[0]["Plan"]
+    assert plan["Actual Rows"] == 1
+    nodes = list(plan_nodes(plan))
+    assert any(node.get("Index Name") == index for node in nodes), json.dumps(found)
+    assert not any(node["Node Type"] == "Seq Scan" and node["Relation Name"] == "work" for node in nodes)
+    assert sum(node.get("Rows Removed by Filter", 0) for node in nodes) < 10
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 200

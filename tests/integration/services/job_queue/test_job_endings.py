@@ -1,0 +1,130 @@
+"""Start times, deadlines, cancellation, new revisions and the notification of an end."""
+
+import uuid
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from services.dispatcher import planner
+from services.job_queue import jobs, maintenance
+from services.job_queue.jobs import OutputRecord
+from tests.support.job_queue import REQUEST, call_function, claim, job_state, settle_shard, submit_planned
+from tests.support.stack import Stack
+
+
+def test_a_job_for_later_waits(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    job_id = stack.submit(REQUEST, run_after="2100-01-01")
+    with engine.begin() as connection:
+        assert maintenance.wake_delayed(connection) == 0
+    assert claim(engine, worker_id, "plan") == []
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE work SET run_after = now() WHERE job_id = :id"), {"id": job_id})
+        assert maintenance.wake_delayed(connection) == 1
+    assert [lease.job_id for lease in claim(engine, worker_id, "plan")] == [job_id]
+
+
+def test_what_is_not_done_by_its_deadline_fails_and_what_is_done_stays(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    job_id = submit_planned(stack, engine, worker_id, deadline="2100-01-01")
+    done, held = claim(engine, worker_id, count=2)
+    settle_shard(engine, done)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE jobs SET deadline = now()"))
+    with engine.begin() as connection:
+        (ending,) = maintenance.stop_jobs(connection)
+        assert job_state(connection, job_id) == "planned", "one shard is still held"
+        assert maintenance.endings(connection, [job_id]) == [ending]
+        maintenance.stop_shard(connection, held, ending)
+    (finalize,) = claim(engine, worker_id, "finalize")
+    with engine.begin() as connection:
+        assert jobs.finalized(connection, finalize, "manifest") == "partial"
+        errors = connection.scalars(text("SELECT error FROM outputs WHERE error IS NOT NULL")).all()
+    assert len(errors) == 24
+    assert all(error.startswith("its deadline, 20") for error in errors)
+
+
+def test_a_deadline_before_planning_fails_the_job(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    job_id = stack.submit(REQUEST, deadline="2020-01-01")
+    with engine.begin() as connection:
+        maintenance.stop_jobs(connection)
+        row = connection.execute(text("SELECT state, reason FROM jobs WHERE id = :id"), {"id": job_id}).one()
+    assert row.state == "failed"
+    assert row.reason == "its deadline, 2020-01-01 00:00:00 UTC, has passed"
+    assert claim(engine, worker_id, "plan") == []
+
+
+def test_a_cancelled_job_keeps_its_images_and_pays_for_no_others(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE tenants SET virtual_time = 0"))
+    job_id = submit_planned(stack, engine, worker_id)
+    done, held = claim(engine, worker_id, count=2)
+    settle_shard(engine, done)
+    assert call_function(stack, "cancel_job", job_id) == "planned"
+    with engine.begin() as connection:
+        (ending,) = maintenance.stop_jobs(connection)
+        maintenance.stop_shard(connection, held, ending)
+        assert maintenance.stop_jobs(connection) == []
+        assert connection.scalar(text("SELECT virtual_time FROM tenants WHERE name = 'default'")) == 2 * 16 * 4
+    (finalize,) = claim(engine, worker_id, "finalize")
+    with engine.begin() as connection:
+        assert jobs.finalized(connection, finalize, "manifest") == "cancelled"
+        assert connection.scalar(text("SELECT count(*) FROM outputs")) == 16
+
+
+def test_a_job_that_is_not_planned_is_cancelled_at_once(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    job_id = stack.submit(REQUEST)
+    call_function(stack, "cancel_job", job_id)
+    with engine.begin() as connection:
+        maintenance.stop_jobs(connection)
+        assert job_state(connection, job_id) == "cancelled"
+    assert claim(engine, worker_id, "plan") == []
+
+
+def test_a_new_revision_makes_what_is_missing(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    job_id = submit_planned(stack, engine, worker_id)
+    with pytest.raises(DBAPIError, match="only what is partial, failed or cancelled"):
+        call_function(stack, "retry_job", job_id)
+    for lease in claim(engine, worker_id):
+        if lease.start == 16:
+            with engine.begin() as connection:
+                jobs.record(connection, lease, [OutputRecord(20, 0, None, error="bad luck")])
+                settled = [OutputRecord(i, 0, 5 + i, f"k{i}", "0" * 64, 1, "p") for i in range(16, 32)]
+                jobs.record(connection, lease, settled)
+                jobs.finish_shard(connection, lease)
+        else:
+            settle_shard(engine, lease)
+    (finalize,) = claim(engine, worker_id, "finalize")
+    with engine.begin() as connection:
+        assert jobs.finalized(connection, finalize, "manifest") == "partial"
+    assert call_function(stack, "retry_job", job_id) == 2
+    (lease,) = claim(engine, worker_id, "plan")
+    with engine.begin() as connection:
+        assert planner.plan_job(connection, stack.store(), lease) is None
+    (lease,) = claim(engine, worker_id)
+    assert (lease.start, lease.stop) == (16, 32)
+    with engine.begin() as connection:
+        assert set(range(16, 32)) - jobs.recorded(connection, job_id, 16, 32) == {20}
+        jobs.record(connection, lease, [OutputRecord(20, 0, 25, "k20", "1" * 64, 1, "p")])
+        jobs.finish_shard(connection, lease)
+        revisions = connection.execute(text("SELECT index, revision FROM outputs ORDER BY index")).all()
+    assert [tuple(row) for row in revisions] == [(i, 2 if i == 20 else 1) for i in range(40)]
+    (finalize,) = claim(engine, worker_id, "finalize")
+    with engine.begin() as connection:
+        assert jobs.finalized(connection, finalize, "manifest") == "succeeded"
+
+
+def test_an_end_is_announced(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as listener:
+        listener.execute("LISTEN darkroom_job_ended")
+        job_id = stack.submit(REQUEST)
+        call_function(stack, "cancel_job", job_id)
+        with engine.begin() as connection:
+            maintenance.stop_jobs(connection)
+        (notice,) = listener.notifies(timeout=10, stop_after=1)
+    assert notice.payload == str(job_id)

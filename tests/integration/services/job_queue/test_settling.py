@@ -1,0 +1,112 @@
+"""Only the holder of a lease settles its images, each of them once; errors are retried."""
+
+import threading
+import uuid
+
+import pytest
+from sqlalchemy import Engine, text
+
+from services.job_queue import jobs, leases, maintenance
+from services.job_queue.jobs import OutputRecord
+from services.job_queue.leases import Lease, LeaseLost
+from tests.support.job_queue import claim, job_state, settle_shard, submit_planned
+from tests.support.stack import Stack
+
+
+def test_a_stale_holder_can_neither_record_nor_finish_nor_release(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    job_id = submit_planned(stack, engine, worker_id)
+    stale = claim(engine, worker_id, count=1)[0]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE workers SET heartbeat_at = now() - interval '1 hour'"))
+        ready, failed = maintenance.rescue(connection, stale_s=30)
+        assert ([lease.id for lease in ready], failed) == ([stale.id], [])
+        connection.execute(text("UPDATE workers SET heartbeat_at = now()"))
+    fresh = claim(engine, worker_id, count=1)[0]
+    assert fresh.id == stale.id
+    assert fresh.token != stale.token
+    for write in (
+        lambda c: jobs.record(c, stale, [OutputRecord(0, 0, 5, "k", "0" * 64, 1, "p")]),
+        lambda c: jobs.finish_shard(c, stale),
+        lambda c: leases.retry_later(c, stale, "x"),
+        lambda c: leases.release(c, stale),
+        lambda c: leases.isolate(c, stale),
+    ):
+        with pytest.raises(LeaseLost), engine.begin() as connection:
+            write(connection)
+    settle_shard(engine, fresh)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT succeeded FROM jobs WHERE id = :id"), {"id": job_id}) == 16
+
+
+def test_an_index_is_recorded_once_and_counted_once(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    job_id = submit_planned(stack, engine, worker_id)
+    lease = claim(engine, worker_id, count=1)[0]
+    for sha in ("0" * 64, "1" * 64):
+        with engine.begin() as connection:
+            jobs.record(connection, lease, [OutputRecord(0, 0, 5, "k", sha, 1, "p")])
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT sha256 FROM outputs WHERE job_id = :id"), {"id": job_id}) == "0" * 64
+        assert connection.scalar(text("SELECT succeeded FROM jobs WHERE id = :id"), {"id": job_id}) == 1
+        assert jobs.recorded(connection, job_id, lease.start, lease.stop) == {0}
+
+
+def test_the_last_shard_opens_finalizing_once_even_when_two_finish_at_once(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    for _ in range(10):
+        job_id = submit_planned(stack, engine, worker_id)
+        leases = claim(engine, worker_id)
+        barrier = threading.Barrier(len(leases))
+
+        def finish(lease: Lease, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            settle_shard(engine, lease)
+
+        threads = [threading.Thread(target=finish, args=(lease,)) for lease in leases]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with engine.connect() as connection:
+            assert job_state(connection, job_id) == "finalizing"
+        (finalize,) = claim(engine, worker_id, "finalize")
+        with engine.begin() as connection:
+            assert jobs.finalized(connection, finalize, "manifest") == "succeeded"
+
+
+def test_an_error_is_tried_three_times_with_pauses_and_then_fails_its_images(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    job_id = submit_planned(stack, engine, worker_id)
+    bad, *good = claim(engine, worker_id)
+    for lease in good:
+        settle_shard(engine, lease)
+    for attempt in range(leases.MAX_ATTEMPTS):
+        with engine.begin() as connection:
+            again = leases.retry_later(connection, bad, "boom")
+            if not again:
+                jobs.fail_images(connection, bad, "boom")
+        assert again == (attempt + 1 < leases.MAX_ATTEMPTS)
+        if again:
+            assert claim(engine, worker_id) == [], "a pause comes first"
+            with engine.begin() as connection:
+                connection.execute(text("UPDATE work SET run_after = now() WHERE state = 'delayed'"))
+                assert maintenance.wake_delayed(connection) == 1
+            (bad,) = claim(engine, worker_id)
+    (finalize,) = claim(engine, worker_id, "finalize")
+    with engine.begin() as connection:
+        assert jobs.finalized(connection, finalize, "manifest") == "partial"
+        row = connection.execute(text("SELECT succeeded, failed FROM jobs WHERE id = :id"), {"id": job_id}).one()
+        assert (row.succeeded, row.failed) == (24, 16)
+        assert connection.scalar(text("SELECT count(*) FROM outputs WHERE error = 'boom'")) == 16
+
+
+def test_work_that_is_put_off_spends_no_attempt(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    submit_planned(stack, engine, worker_id)
+    (lease,) = claim(engine, worker_id, count=1)
+    with engine.begin() as connection:
+        leases.postpone(connection, lease, "S3 is away")
+        row = connection.execute(text("SELECT * FROM work WHERE id = :id"), {"id": lease.id}).one()
+    assert (row.state, row.attempts, row.losses, row.error) == ("delayed", 0, 0, "S3 is away")

@@ -1,0 +1,52 @@
+"""Jobs, claims and settled shards of a real queue."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from services.dispatcher import planner
+from services.job_queue import jobs, leases
+from services.job_queue.jobs import OutputRecord
+from services.job_queue.leases import Lease
+from tests.support.stack import Stack
+
+REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 2, "seed": 5}
+
+
+def empty_queue(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outputs"))
+        connection.execute(text("DELETE FROM jobs"))
+
+
+def claim(engine: Engine, worker_id: uuid.UUID, kind: str = "sample", count: int = 100) -> list[Lease]:
+    with engine.begin() as connection:
+        if kind != "sample":
+            return leases.claim_planning(connection, worker_id, count=count)
+        return leases.claim_sampling(connection, worker_id, queues=["default"], count=count)
+
+
+def submit_planned(stack: Stack, engine: Engine, worker_id: uuid.UUID, **columns: Any) -> uuid.UUID:
+    """A job with three shards ready: images 0-15, 16-31, 32-39."""
+    job_id = stack.submit(REQUEST, **columns)
+    (lease,) = [lease for lease in claim(engine, worker_id, "plan") if lease.job_id == job_id]
+    with engine.begin() as connection:
+        assert planner.plan_job(connection, stack.store(), lease) is None
+    return job_id
+
+
+def job_state(connection: Connection, job_id: uuid.UUID) -> str:
+    return str(connection.scalar(text("SELECT state FROM jobs WHERE id = :id"), {"id": job_id}))
+
+
+def settle_shard(engine: Engine, lease: Lease) -> None:
+    records = [OutputRecord(i, 0, 5 + i, f"k{i}", "0" * 64, 1, "p") for i in range(lease.start, lease.stop)]
+    with engine.begin() as connection:
+        jobs.record(connection, lease, records)
+        jobs.finish_shard(connection, lease)
+
+
+def call_function(stack: Stack, function: str, job_id: uuid.UUID) -> Any:
+    with stack.engine("submitter").begin() as connection:
+        return connection.scalar(text(f"SELECT {function}(:id)"), {"id": job_id})

@@ -1,0 +1,108 @@
+"""A set is prepared once, until its source or its settings change."""
+
+import io
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.support.own_images import noise_png, write_folder, write_tars
+from training.data.image_set import DataError, ImageSet
+from training.data.own_images import gathering
+from training.data.own_images import prepare as preparation
+from training.data.own_images.prepare import prepared, source_stamp
+
+
+def test_a_set_is_made_once_until_its_source_or_the_settings_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_folder(tmp_path / "source", {f"{n}.png": noise_png(n) for n in range(5)})
+    decoded: list[int] = []
+    decode = gathering.pictures.decode
+    monkeypatch.setattr(
+        gathering.pictures, "decode", lambda data, **options: (decoded.append(1), decode(data, **options))[1]
+    )
+
+    def again(**options: Any) -> int:
+        decoded.clear()
+        options = {"image_size": 8, "console": Console(file=io.StringIO()), **options}
+        made = prepared(source, tmp_path / "sets/own", **options)
+        assert made.image_size == options["image_size"]
+        return len(decoded)
+
+    assert [again(), again()] == [5, 0]
+    write_folder(tmp_path / "source", {"5.png": noise_png(5)})
+    assert [again(), again()] == [6, 0], "a picture came"
+    (tmp_path / "source/5.png").unlink()
+    assert [again(), again()] == [5, 0], "a picture went"
+    write_folder(tmp_path / "source", {"4.png": noise_png(6)})
+    assert [again(), again()] == [5, 0], "a picture changed"
+    assert [again(image_size=10), again(image_size=10)] == [5, 0]
+    assert [again(held_out=0.5), again(held_out=0.5)] == [5, 0]
+    (tmp_path / "sets/own/images.npy").unlink()
+    assert [again(held_out=0.5), again(held_out=0.5)] == [5, 0], "a damaged set is made again"
+    note = json.loads((tmp_path / "sets/own/source.json").read_text())
+    assert (note["source"], note["held_out"]) == (source, 0.5)
+
+
+def test_the_stamp_of_tars(tmp_path: Path) -> None:
+    source = write_tars(tmp_path / "tars", {"a.png": noise_png(1)})
+    stamp = source_stamp(source, {"image_size": 8})
+    assert stamp == source_stamp(source, {"image_size": 8})
+    assert stamp != source_stamp(source, {"image_size": 9})
+    (tmp_path / "tars/metadata.jsonl").write_bytes(b"")
+    assert stamp != source_stamp(source, {"image_size": 8})
+    with pytest.raises(DataError, match="does not exist"):
+        source_stamp(str(tmp_path / "nowhere"), {})
+
+
+def test_an_interrupted_preparation_is_made_good(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", {"a.png": noise_png(1)})
+    write_folder(tmp_path / "sets/own.scratch", {"pictures": b"left over"})
+    write_folder(tmp_path / "sets/own", {"images.npy": b"half"})
+    made = prepared(source, tmp_path / "sets/own", image_size=8, console=Console(file=io.StringIO()))
+    assert made.description.count == 1
+    assert not (tmp_path / "sets/own.scratch").exists()
+
+
+def test_of_two_at_once_one_prepares_and_the_other_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_folder(tmp_path / "source", {"a.png": noise_png(1)})
+    began, go_on = threading.Event(), threading.Event()
+    calls: list[int] = []
+    make = preparation.prepare
+
+    def slow(*arguments: Any, **options: Any) -> ImageSet:
+        calls.append(1)
+        began.set()
+        assert go_on.wait(30)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(preparation, "prepare", slow)
+    made: list[ImageSet] = []
+    consoles = [Console(file=io.StringIO(), width=300) for _ in range(2)]
+
+    def run(console: Console) -> None:
+        made.append(prepared(source, tmp_path / "sets/own", image_size=8, console=console))
+
+    threads = [threading.Thread(target=run, args=(console,)) for console in consoles]
+    threads[0].start()
+    assert began.wait(30)
+    threads[1].start()
+    while "waiting for it" not in consoles[1].file.getvalue():  # type: ignore[attr-defined]
+        assert threads[1].is_alive()
+        threads[1].join(0.01)
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(calls) == 1
+    assert made[0].description == made[1].description
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", {"a.png": noise_png(1)})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"data.prepared: .* cannot be written"):
+        prepared(source, tmp_path / "file/set", image_size=8)
