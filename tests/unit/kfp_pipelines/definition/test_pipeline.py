@@ -130,7 +130,10 @@ def test_compiling_again_gives_the_same_package(package: Package, packages: dict
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_the_outline_is_the_recorded_one(packages: dict[str, Package], variant: str) -> None:
-    """A change of the packages is seen in review. To record it: python -m tests.unit.kfp_pipelines.definition.test_pipeline"""
+    """A change of the packages is seen in review.
+
+    To record it: python -m tests.unit.kfp_pipelines.definition.test_pipeline
+    """
     assert packages[variant].outline() == json.loads((HERE / "outlines" / f"{variant}.json").read_text())
 
 

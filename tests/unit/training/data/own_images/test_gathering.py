@@ -49,7 +49,7 @@ def test_few_pictures_are_in_memory_at_once(
 def test_an_error_of_the_program_is_not_taken_for_a_bad_picture(
     make: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(gathering.pictures, "decode", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(gathering.decoding, "decode", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make({f"{n}.png": noise_png(n) for n in range(30)})
     assert not list(tmp_path.glob("set-*"))

@@ -21,9 +21,9 @@ def test_a_set_is_made_once_until_its_source_or_the_settings_change(
 ) -> None:
     source = write_folder(tmp_path / "source", {f"{n}.png": noise_png(n) for n in range(5)})
     decoded: list[int] = []
-    decode = gathering.pictures.decode
+    decode = gathering.decoding.decode
     monkeypatch.setattr(
-        gathering.pictures, "decode", lambda data, **options: (decoded.append(1), decode(data, **options))[1]
+        gathering.decoding, "decode", lambda data, **options: (decoded.append(1), decode(data, **options))[1]
     )
 
     def again(**options: Any) -> int:
