@@ -22,10 +22,10 @@ from services.job_requests.condition_images import decode_images
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
 from training.errors import DarkroomError
-from training.model import solvers
 from training.model.batch import Batch, Run
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, Prepared, load_diffusion
+from training.model.noise import seeded_noise
 from training.model.pixels import to_bytes
 from training.model.release import Release
 from training.model.sampling import Sampler, trajectory
@@ -160,7 +160,7 @@ class Engine:
         return Run(
             spec.seed,
             self._trajectories[sampler],
-            start=solvers.seeded_noise(spec.seed, 0, self.release.latent_shape).to(self.device),
+            start=seeded_noise(spec.seed, 0, self.release.latent_shape).to(self.device),
             conditions=self._prepared(spec.conditions),
             null=self._prepared(None) if self.condition_names else None,
             guidance=Guidance(spec.guidance_scale, spec.guidance_interval, spec.guidance_rescale),

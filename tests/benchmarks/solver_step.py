@@ -1,16 +1,16 @@
 """The solver's share of a sampling step: `python -m tests.benchmarks.solver_step`.
 
 One evaluation of the 25.4M-parameter U-Net for 8 rows of 4x32x32 latents, and what lies between two evaluations: the
-product and sum of `solvers.step`, and with it the algebra from the network's answer to the estimate of z_0.
+product and sum of `solver_step.advance`, and with it the algebra from the network's answer to the estimate of z_0.
 """
 
 import torch
 from rich.console import Console
 
 from tests.benchmarks.unet import batch, interleaved, pair
-from training.model import solvers
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.guidance import guided
+from training.model.solver_step import advance
 
 ROWS = 8
 
@@ -26,13 +26,13 @@ def main() -> None:
 
     def between() -> torch.Tensor:
         answer = guided(x, noise, scale, none)
-        return solvers.step(state, diffusion.denoised(state[:, 0], answer, t), noise, A)
+        return advance(state, diffusion.denoised(state[:, 0], answer, t), noise, A)
 
     with torch.inference_mode():
         times = interleaved(
             {
                 "network": lambda: unet(x, t, keys_values=keys_values),
-                "step": lambda: solvers.step(state, x, noise, A),
+                "step": lambda: advance(state, x, noise, A),
                 "between": between,
             },
             15,

@@ -14,6 +14,9 @@ import pytest
         "services.dispatcher.planner",
         "services.cli",
         "services.registry.releases",
+        "training.model.solvers",
+        "training.model.spacing",
+        "training.model.release",
     ],
 )
 def test_the_torch_free_parts_load_no_torch(module: str) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.model import solvers
 from training.model.guidance import Guidance, ImageGuider, guided
 from training.model.latent_diffusion import LatentDiffusion, Prepared
+from training.model.noise import seeded_noise
+from training.model.solver_step import advance
 from training.model.solvers import Trajectory
 
 KNOWN_NOISE = 2**32  # noise of the known region: the same seed, indices that no evaluation has
@@ -112,8 +113,8 @@ class Batch:
                 slot, i = self._slots[run], run.position
                 A[slot] = torch.from_numpy(run.trajectory.A[i])
                 if run.trajectory.noisy(i):
-                    noise[slot] = solvers.seeded_noise(run.seed, i + 1, x.shape[1:])
-            self._state = solvers.step(self._state, denoised, noise.to(self.device), A.to(self.device, torch.float32))
+                    noise[slot] = seeded_noise(run.seed, i + 1, x.shape[1:])
+            self._state = advance(self._state, denoised, noise.to(self.device), A.to(self.device, torch.float32))
             for run in chosen:
                 run.position += 1
                 if run.finished:
@@ -200,7 +201,7 @@ class Batch:
             return
         known, mask = run.known.latent, run.known.mask
         if not run.finished:
-            noise = solvers.seeded_noise(run.seed, KNOWN_NOISE + run.position, known.shape).to(known)
+            noise = seeded_noise(run.seed, KNOWN_NOISE + run.position, known.shape).to(known)
             t = torch.tensor([run.trajectory.t[run.position]], dtype=torch.float64, device=known.device)
             known = self.model.diffusion.diffuse(known[None], noise[None], t)[0]
         x = self._state[self._slots[run], 0]

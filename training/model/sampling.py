@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from training.model import solvers, spacing
 from training.model.batch import Batch, Known, Run
 from training.model.guidance import Guidance, ImageGuider
 from training.model.latent_diffusion import LatentDiffusion
+from training.model.noise import seeded_noise
 from training.model.solvers import Trajectory
 
 
@@ -85,7 +85,7 @@ def generate(
         if known is not None and tuple(known.shape[1:]) != tuple(latent_shape):
             raise ValueError(f"images: their latents are {tuple(known.shape[1:])}; wanted {tuple(latent_shape)}")
         if start is None:
-            start = torch.stack([solvers.seeded_noise(seed, 0, latent_shape) for seed in seeds])
+            start = torch.stack([seeded_noise(seed, 0, latent_shape) for seed in seeds])
         x = start.to(device)
         if known is not None and sampler.strength < 1:
             t = torch.full((len(x),), float(path.t[0]), dtype=torch.float64, device=device)
@@ -108,16 +108,3 @@ def generate(
         generated = model.autoencoder.decode(latents).clamp(-1, 1)
         pairs = zip(generated, requests, strict=True)
         return torch.stack([model.conditioners.finish(image, request) for image, request in pairs])
-
-
-def slerp(a: Tensor, b: Tensor, shares: Sequence[float]) -> Tensor:
-    """Noise between two noises, on the great circle: a, b [...], shares in [0, 1] -> [len(shares), ...].
-
-    A straight line would leave the shell where Gaussian noise lies (Shoemake 1985; Song et al. 2021, section 5.3).
-    """
-    cosine = F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0)
-    angle = torch.acos(cosine.clamp(-1, 1))
-    if float(angle) < 1e-4:
-        return torch.stack([torch.lerp(a, b, share) for share in shares])
-    parts = [(torch.sin((1 - s) * angle) * a + torch.sin(s * angle) * b) / torch.sin(angle) for s in shares]
-    return torch.stack(parts).to(a.dtype)

@@ -8,7 +8,8 @@ evaluations is linear in them, in the network's answer and in fresh noise:
 `x` is what the network sees next, `kept` the start of a step of several evaluations, h1..h3 earlier answers in the
 solver's own space (denoised, or eps), newest first. A builder is the paper's update written on the seven unit
 vectors; it never touches a tensor. So rows with different solvers and step counts share one batch, and one
-product-and-sum steps them all. Nowhere is alpha^2 + sigma^2 = 1 assumed: flow matching is served as well.
+product-and-sum (`solver_step.advance`) steps them all. Nothing assumes alpha^2 + sigma^2 = 1, so flow matching works
+too. This module needs numpy alone, so a process without torch can count a run's network evaluations.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,9 +18,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Vector = NDArray[np.float64]
 X, KEPT, H1, H2, H3, DENOISED, NOISE = np.eye(7)
@@ -278,41 +277,23 @@ SOLVERS: dict[str, Callable[..., Trajectory]] = {
 }
 
 
-def evaluations(solver: str, steps: int) -> int:
-    """Network evaluations of `steps` steps that end at the data; `len` of a trajectory counts any run.
+def count_evaluations(solver: str, steps: int, *, starts_in_pure_noise: bool = False, ends_at_data: bool = True) -> int:
+    """Return how many times a run of `steps` >= 1 steps evaluates the network: `len` of its trajectory.
 
-    Heun's method takes one more if a run stops short of the data ("leading"), one less if it begins in pure noise.
+    starts_in_pure_noise: the first level has alpha 0, as with zero terminal SNR or flow and "trailing" spacing.
+    ends_at_data: the last level has sigma 0; "leading" spacing ends at timestep 0 instead, unless it uses them all.
+    Heun's method evaluates twice a step, and PLMS in its first step, but only once at either of these ends.
+    The count is that of unguided sampling. Raises ValueError for an unknown solver.
     """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver: {solver!r} is not known; permitted: {', '.join(sorted(SOLVERS))}")
+    single = {0} if starts_in_pure_noise else set()  # steps that evaluate the network once
+    if ends_at_data:
+        single.add(steps - 1)
     match solver:
         case "heun":
-            return 2 * steps - 1
+            return 2 * steps - len(single)
         case "plms":
-            return steps + (steps > 1)
+            return steps + (0 not in single)
         case _:
             return steps
-
-
-# -- running -----------------------------------------------------------------------------------
-
-
-def step(state: Tensor, denoised: Tensor, noise: Tensor, A: Tensor) -> Tensor:
-    """state [R, 5, ...], denoised [R, ...], noise [R, ...], A [R, 5, 7] -> state [R, 5, ...].
-
-    A product and a sum, not a matrix product: no TF32, and a row's result is the same for any R.
-    """
-    A = A.to(state).reshape(*A.shape, *[1] * (state.dim() - 2))  # [R, 5, 7, 1, ...]
-    basis = [*state.unbind(1), denoised, noise]
-    after = A[:, :, 0] * basis[0][:, None]
-    for column, latent in enumerate(basis[1:], start=1):
-        after += A[:, :, column] * latent[:, None]  # not addcmul: whether that fuses depends on where a row lies
-    return after
-
-
-def seeded_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise as a function of (seed, index) alone: float32 of `shape`, on the CPU.
-
-    A counter-based generator (Salmon et al. 2011): no state, so a batch's other rows never matter.
-    index 0 is the start of a run, index i + 1 the noise of evaluation i; seed in [0, 2^63).
-    """
-    generator = np.random.Generator(np.random.Philox(key=[seed, index]))
-    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))

@@ -1,18 +1,21 @@
 """Where along the schedule a sampling run asks: N steps need N + 1 noise levels, from noise to data."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.model.diffusion import Diffusion
 from training.model.solvers import DATA, Level
+
+if TYPE_CHECKING:  # loading it would load torch, which a process that only needs the names may lack
+    from training.model.diffusion import Diffusion
 
 # Sabour et al. 2024 (Align Your Steps), the ten timesteps fitted for Stable Diffusion 1.5, and where the last one ends
 ALIGNED = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0]
 RHO = 7.0  # Karras et al. 2022, eq. 5
 
 
-def leading(diffusion: Diffusion, steps: int) -> list[Level]:
+def leading(diffusion: "Diffusion", steps: int) -> list[Level]:
     """t_i = i floor(T / N) + 1, down to the level of t = 0, as the released models are sampled (Song et al. 2021)."""
     T = diffusion.config.timesteps
     offset = min(1, T - 1 - (steps - 1) * (T // steps))  # N = T leaves no room for the 1
@@ -20,26 +23,26 @@ def leading(diffusion: Diffusion, steps: int) -> list[Level]:
     return [*map(diffusion.level, timesteps), diffusion.level(0) if offset else DATA]
 
 
-def trailing(diffusion: Diffusion, steps: int) -> list[Level]:
+def trailing(diffusion: "Diffusion", steps: int) -> list[Level]:
     """t_i = T - i T / N - 1: evenly from the last timestep down (Lin et al. 2024, table 2)."""
     T = diffusion.config.timesteps
     return [*(diffusion.level(round(T - i * T / steps) - 1) for i in range(steps)), DATA]
 
 
-def linspace(diffusion: Diffusion, steps: int) -> list[Level]:
+def linspace(diffusion: "Diffusion", steps: int) -> list[Level]:
     """Evenly from the last timestep to the first, both included; of one step the last."""
     timesteps = np.linspace(diffusion.config.timesteps - 1, 0, steps).round()
     return [*(diffusion.level(int(t)) for t in timesteps), DATA]
 
 
-def karras(diffusion: Diffusion, steps: int) -> list[Level]:
+def karras(diffusion: "Diffusion", steps: int) -> list[Level]:
     """Evenly in (sigma / alpha)^(1 / rho) over the schedule's own range (Karras et al. 2022, eq. 5)."""
     high, low = (diffusion.noise_to_signal(t) for t in (diffusion.noisiest, 0))
     ramp = np.linspace(high ** (1 / RHO), low ** (1 / RHO), steps)
     return [*map(diffusion.level_of, ramp**RHO), DATA]
 
 
-def ays(diffusion: Diffusion, steps: int) -> list[Level]:
+def ays(diffusion: "Diffusion", steps: int) -> list[Level]:
     """The aligned steps, and between them log-linear in sigma / alpha for other counts (Sabour et al. 2024, sec. 4).
 
     The eleventh level is replaced by the data, as published, after other counts are interpolated.
@@ -49,7 +52,7 @@ def ays(diffusion: Diffusion, steps: int) -> list[Level]:
     return [*map(diffusion.level_of, np.exp(np.interp(at, np.arange(len(logs)), logs))), DATA]
 
 
-SPACINGS: dict[str, Callable[[Diffusion, int], list[Level]]] = {
+SPACINGS: "dict[str, Callable[[Diffusion, int], list[Level]]]" = {
     "ays": ays,
     "karras": karras,
     "leading": leading,
@@ -58,7 +61,7 @@ SPACINGS: dict[str, Callable[[Diffusion, int], list[Level]]] = {
 }
 
 
-def levels(diffusion: Diffusion, steps: int, spacing: str) -> list[Level]:
+def levels(diffusion: "Diffusion", steps: int, spacing: str) -> list[Level]:
     """The N + 1 noise levels of exactly N = `steps` steps. Raises ValueError naming what is permitted."""
     if spacing not in SPACINGS:
         raise ValueError(f"spacing: {spacing!r} is not known; permitted: {', '.join(sorted(SPACINGS))}")

@@ -22,6 +22,7 @@ from training.model.conditioners.token_ids import TokenIdsConditioner
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.interop import huggingface
 from training.model.latent_diffusion import LatentDiffusion
+from training.model.solver_step import advance
 from training.model.spacing import levels
 from training.model.unet import UNet, UNetConfig
 
@@ -101,7 +102,7 @@ def sampled(model: LatentDiffusion, noise: Tensor, values: list[Any] | None, sca
             null = denoised(x, t, [None] * len(noise))
             answer = null + scale * (denoised(x, t, [{field: value} for value in values]) - null)
         A = torch.from_numpy(trajectory.A[i]).expand(len(noise), -1, -1)
-        state = solvers.step(state, answer, torch.zeros_like(x), A)
+        state = advance(state, answer, torch.zeros_like(x), A)
     return state[:, 0]
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.model import sampling, solvers
+from training.model import sampling
 from training.model.batch import Batch, Run
 from training.model.guidance import Guidance, ImageGuider, guided
 from training.model.latent_diffusion import LatentDiffusion, Prepared
-from training.model.sampling import Sampler, generate, slerp, trajectory
+from training.model.noise import seeded_noise, slerp
+from training.model.sampling import Sampler, generate, trajectory
 from training.model.solvers import SOLVERS
 
 SHAPE = (2, 8, 8)
@@ -48,7 +49,7 @@ def test_sixteen_rows_of_all_kinds_are_sixteen_single_runs(latent_diffusion: Lat
         guidance = [Guidance(), Guidance(3.0), Guidance(2.0, interval=(0.2, 0.7)), Guidance(4.0, rescale=0.7)][i % 4]
         path = trajectory(model, Sampler(names[i % len(names)], steps=3 + i, spacing="trailing"))
         conditions = model.conditions([{"class_label": i % 3}], (8, 8)).row(0)
-        return Run(i, path, solvers.seeded_noise(i, 0, SHAPE), conditions, null, guidance)
+        return Run(i, path, seeded_noise(i, 0, SHAPE), conditions, null, guidance)
 
     def finish(runs: list[Run], rows: int) -> list[Tensor]:
         batch, latents = Batch(model, rows=rows, shape=SHAPE), {}
@@ -110,7 +111,7 @@ def test_a_guidance_interval_frees_rows(latent_diffusion: LatentDiffusion) -> No
     null = latent_diffusion.conditions([None], (8, 8)).row(0)
     path = trajectory(latent_diffusion, Sampler(steps=10))
     guidance = Guidance(3.0, interval=(0.25, 0.75))
-    batch.join(Run(0, path, solvers.seeded_noise(0, 0, SHAPE), null, null, guidance))
+    batch.join(Run(0, path, seeded_noise(0, 0, SHAPE), null, null, guidance))
     free = []
     for _ in range(10):
         free.append(batch.free_rows)
@@ -132,7 +133,7 @@ def test_a_run_that_diverges_harms_nobody(latent_diffusion: LatentDiffusion) -> 
             batch.step()
         return [batch.leave(run) for run in runs]
 
-    good = solvers.seeded_noise(1, 0, SHAPE)
+    good = seeded_noise(1, 0, SHAPE)
     bad, beside = finish(torch.full(SHAPE, torch.nan), good)
     assert bad.isnan().all()
     assert torch.equal(beside, finish(good)[0])
@@ -171,7 +172,7 @@ def test_strength_says_where_in_the_schedule_an_image_joins(
     latent_diffusion: LatentDiffusion, strength: float, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, image = latent_diffusion, torch.rand(1, 1, 16, 16) * 2 - 1
-    known, noise = model.autoencoder.encode(image).detach(), solvers.seeded_noise(10, 0, SHAPE)[None]
+    known, noise = model.autoencoder.encode(image).detach(), seeded_noise(10, 0, SHAPE)[None]
     seen: list[tuple[Tensor, Tensor]] = []
 
     def knows_the_image(x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
@@ -253,13 +254,13 @@ def test_steps_are_shown_as_they_are_done(latent_diffusion: LatentDiffusion) -> 
 
 
 def test_a_start_may_be_handed_in(latent_diffusion: LatentDiffusion) -> None:
-    start = solvers.seeded_noise(10, 0, SHAPE)[None]
+    start = seeded_noise(10, 0, SHAPE)[None]
     given = draw(latent_diffusion, [0], seeds=[99], start=start, sampler=Sampler(steps=3))
     torch.testing.assert_close(given, draw(latent_diffusion, [0], seeds=[10], sampler=Sampler(steps=3)))
 
 
 def test_between_two_noises_there_is_noise() -> None:
-    a, b = solvers.seeded_noise(1, 0, (4, 32, 32)), solvers.seeded_noise(2, 0, (4, 32, 32))
+    a, b = seeded_noise(1, 0, (4, 32, 32)), seeded_noise(2, 0, (4, 32, 32))
     between = slerp(a, b, [0.0, 0.5, 1.0])
     torch.testing.assert_close(between[0], a)
     torch.testing.assert_close(between[2], b)

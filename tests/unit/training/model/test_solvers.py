@@ -1,6 +1,6 @@
 """The solvers on a Gaussian, whose denoiser and probability flow are known exactly."""
 
-from itertools import pairwise
+from itertools import chain, pairwise, product
 
 import numpy as np
 import pytest
@@ -9,7 +9,9 @@ import torch
 from tests.benchmarks.solver_order import DETERMINISTIC, STOCHASTIC, errors, slope
 from training.model import solvers, spacing
 from training.model.diffusion import Diffusion, DiffusionConfig
-from training.model.solvers import SOLVERS, Level, Trajectory
+from training.model.noise import seeded_noise
+from training.model.solver_step import advance
+from training.model.solvers import SOLVERS, Level, Trajectory, count_evaluations
 from training.model.spacing import SPACINGS
 
 DIFFUSION = Diffusion(DiffusionConfig())
@@ -23,24 +25,39 @@ def levels(steps: int, name: str = "trailing", diffusion: Diffusion = DIFFUSION)
 @pytest.mark.parametrize("steps", [1, 2, 3, 61, 400, 1000])
 def test_trajectories_are_finite_and_as_long_as_asked(solver: str, steps: int) -> None:
     trajectory = SOLVERS[solver](levels(steps))
-    assert len(trajectory) == solvers.evaluations(solver, steps)
+    assert len(trajectory) == count_evaluations(solver, steps)
     assert trajectory.A.shape == (len(trajectory), 5, 7)
     assert np.isfinite(trajectory.A).all()
     assert not trajectory.noisy(len(trajectory) - 1), "noise would end up in the image"
 
 
+CONFIGS = {
+    "scaled_linear": DiffusionConfig(),
+    "zero_terminal_snr": DiffusionConfig(zero_terminal_snr=True, parameterisation="v"),
+    "flow": DiffusionConfig(schedule="flow", parameterisation="flow"),
+    "cosine": DiffusionConfig(schedule="cosine"),
+}
+
+
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
+def test_the_network_is_evaluated_as_often_as_counted(solver: str) -> None:
+    usual = product([CONFIGS["scaled_linear"]], ["trailing"], range(1, 61))
+    for config, name, steps in chain(usual, product(CONFIGS.values(), SPACINGS, [1, 2, 3, 8])):
+        at = levels(steps, name, Diffusion(config))
+        counted = count_evaluations(
+            solver, steps, starts_in_pure_noise=at[0].alpha == 0, ends_at_data=at[-1].sigma == 0
+        )
+        assert len(SOLVERS[solver](at)) == counted, (config, name, steps)
+
+
+def test_only_known_solvers_are_counted() -> None:
+    with pytest.raises(ValueError, match=r"solver: 'huen' is not known; permitted: ddim, ddpm, .* unipc$"):
+        count_evaluations("huen", 5)
+
+
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
 @pytest.mark.parametrize("name", sorted(SPACINGS))
-@pytest.mark.parametrize(
-    "config",
-    [
-        DiffusionConfig(),
-        DiffusionConfig(zero_terminal_snr=True, parameterisation="v"),
-        DiffusionConfig(schedule="flow", parameterisation="flow"),
-        DiffusionConfig(schedule="cosine"),
-    ],
-    ids=["scaled_linear", "zero_terminal_snr", "flow", "cosine"],
-)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_network_that_knows_the_image_is_believed(solver: str, name: str, config: DiffusionConfig) -> None:
     """Every solver, from pure noise where the schedule has it, ends at z_0 exactly when every answer is z_0."""
     for steps in (1, 2, 5, 20):
@@ -54,7 +71,7 @@ def test_a_network_that_knows_the_image_is_believed(solver: str, name: str, conf
         state = torch.zeros(1, 5, 3, dtype=torch.float64)
         state[:, 0] = x
         for i in range(len(trajectory)):
-            state = solvers.step(state, z0, noises[i], torch.from_numpy(trajectory.A[i])[None])
+            state = advance(state, z0, noises[i], torch.from_numpy(trajectory.A[i])[None])
         if at[-1].sigma == 0:
             torch.testing.assert_close(state[:, 0], z0, rtol=0, atol=1e-9)
         else:  # leading ends at the level of t = 0
@@ -91,9 +108,9 @@ def test_rows_with_other_matrices_share_a_step_without_a_trace() -> None:
         rows.append(torch.from_numpy(trajectory.A[min(k, len(trajectory) - 1)]))
     A = torch.stack(rows)
     state, denoised, noise = torch.randn(16, 5, 3, 8, 8), torch.randn(16, 3, 8, 8), torch.randn(16, 3, 8, 8)
-    together = solvers.step(state, denoised, noise, A)
+    together = advance(state, denoised, noise, A)
     for k in range(16):
-        alone = solvers.step(state[k : k + 1], denoised[k : k + 1], noise[k : k + 1], A[k : k + 1])
+        alone = advance(state[k : k + 1], denoised[k : k + 1], noise[k : k + 1], A[k : k + 1])
         assert torch.equal(together[k : k + 1], alone)
     basis = torch.cat([state, denoised[:, None], noise[:, None]], dim=1).double()
     expected = torch.einsum("rij,rj...->ri...", A, basis)
@@ -112,16 +129,16 @@ def test_falling_noise_is_expected_of_every_spacing() -> None:
 
 
 def test_seeded_noise_is_a_function_of_seed_and_index() -> None:
-    one = solvers.seeded_noise(5, 2, (3, 8))
-    solvers.seeded_noise(9, 9, (100,))
-    assert torch.equal(one, solvers.seeded_noise(5, 2, (3, 8)))
-    assert not torch.equal(one, solvers.seeded_noise(6, 2, (3, 8)))
-    assert not torch.equal(one, solvers.seeded_noise(5, 3, (3, 8)))
-    assert not torch.equal(one, solvers.seeded_noise(2, 5, (3, 8)))
+    one = seeded_noise(5, 2, (3, 8))
+    seeded_noise(9, 9, (100,))
+    assert torch.equal(one, seeded_noise(5, 2, (3, 8)))
+    assert not torch.equal(one, seeded_noise(6, 2, (3, 8)))
+    assert not torch.equal(one, seeded_noise(5, 3, (3, 8)))
+    assert not torch.equal(one, seeded_noise(2, 5, (3, 8)))
 
 
 def test_seeded_noise_is_standard_normal_and_neighbours_are_unrelated() -> None:
-    noise = torch.stack([solvers.seeded_noise(seed, 0, (1000,)) for seed in range(200)]).double()
+    noise = torch.stack([seeded_noise(seed, 0, (1000,)) for seed in range(200)]).double()
     assert float(noise.mean()) == pytest.approx(0, abs=0.01)
     assert float(noise.std()) == pytest.approx(1, abs=0.01)
     assert float(noise.pow(4).mean()) == pytest.approx(3, abs=0.1)

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.model import solvers, spacing
+from training.model import spacing
 from training.model.diffusion import Diffusion, DiffusionConfig, betas
+from training.model.solver_step import advance
 from training.model.solvers import DATA, SOLVERS, Level
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # in diffusers, of its numpy
@@ -62,7 +63,7 @@ def ours(name: str, levels: list[Level], x: Tensor, noises: list[Tensor], **opti
     state[:, 0] = x
     for i, t in enumerate(trajectory.t):
         A = torch.from_numpy(trajectory.A[i]).expand(len(x), 5, 7)
-        state = solvers.step(state, denoiser(state[:, 0], by_time[t]), noises[i], A)
+        state = advance(state, denoiser(state[:, 0], by_time[t]), noises[i], A)
     return state[:, 0]
 
 

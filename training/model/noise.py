@@ -1,0 +1,31 @@
+"""The noise that sampling runs start from and add."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def seeded_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise as a function of (seed, index) alone: float32 of `shape`, on the CPU.
+
+    A counter-based generator (Salmon et al. 2011): no state, so a batch's other rows never matter.
+    index 0 is the start of a run, index i + 1 the noise of evaluation i; seed in [0, 2^63).
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, index]))
+    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+
+
+def slerp(a: Tensor, b: Tensor, shares: Sequence[float]) -> Tensor:
+    """Noise between two noises, on the great circle: a, b [...], shares in [0, 1] -> [len(shares), ...].
+
+    A straight line would leave the shell where Gaussian noise lies (Shoemake 1985; Song et al. 2021, section 5.3).
+    """
+    cosine = F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0)
+    angle = torch.acos(cosine.clamp(-1, 1))
+    if float(angle) < 1e-4:
+        return torch.stack([torch.lerp(a, b, share) for share in shares])
+    parts = [(torch.sin((1 - s) * angle) * a + torch.sin(s * angle) * b) / torch.sin(angle) for s in shares]
+    return torch.stack(parts).to(a.dtype)
