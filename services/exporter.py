@@ -6,27 +6,24 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
 from services.database.connections import brief
+from services.job_queue.load import QueueLoad, read_load
+from services.job_queue.states import OPEN_WORK, ProcessKind
 
 log = logging.getLogger("darkroom.exporter")
 
 FRESH_S = 5.0  # two Prometheus servers, or a person beside one, cost one reading
-TIMEOUT_S = 10
-PATIENCE_S = 8.0
+TIMEOUT_S = 8.0  # shorter than the time-out of a scrape
 TENANTS = 50
 OTHERS = "*"  # no tenant can have this name
-STATES = ("ready", "leased", "delayed")
-KINDS = ("dispatcher", "worker")
 
 GAUGES = {
     "darkroom_exporter_up": "Whether Postgres could be read; the other gauges are there only then.",
@@ -40,17 +37,6 @@ GAUGES = {
 }
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What Postgres said, at one moment."""
-
-    queues: dict[str, bool]  # name: paused
-    load: dict[tuple[str, str, str], tuple[int, int]]  # queue, tenant, state: evaluations, images
-    jobs: dict[tuple[str, str, str], tuple[int, float]]  # queue, tenant, state: count, seconds
-    settled: dict[str, tuple[str, int]]  # job at work: queue, images settled
-    processes: dict[str, int]
-
-
 class QueueCollector(Collector):
     """Reads at a scrape. What cannot be read is absent, so that no graph shows numbers of yesterday."""
 
@@ -59,7 +45,7 @@ class QueueCollector(Collector):
         self.error: str | None = None
         # A server that is frozen keeps no time-out of its own.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
-        self._reading: Future[Reading] | None = None
+        self._reading: Future[QueueLoad] | None = None
         self._lock = threading.Lock()
         self._families: list[Gauge] = []
         self._read_at = -FRESH_S
@@ -90,96 +76,68 @@ class QueueCollector(Collector):
         yield _gauge("darkroom_exporter_up", (), {(): 1})
         yield from self._gauges(reading)
 
-    def _answer(self) -> Reading:
+    def _answer(self) -> QueueLoad:
         """What Postgres says; one that does not answer is waited for no longer than Prometheus would wait."""
         if self._reading is None:
             self._reading = self._reader.submit(self._read)
         try:
-            reading = self._reading.result(PATIENCE_S)
+            reading = self._reading.result(TIMEOUT_S)
         except TimeoutError:
             if not self._reading.done():
-                raise TimeoutError(f"no answer within {PATIENCE_S:.0f} s") from None
+                raise TimeoutError(f"no answer within {TIMEOUT_S:.0f} s") from None
             raise
         finally:
             if self._reading.done():
                 self._reading = None
         return reading
 
-    def _read(self) -> Reading:
+    def _read(self) -> QueueLoad:
         with self.database.begin() as connection:
-            return read(connection, self.stale_s)
+            return read_load(connection, self.stale_s)
 
-    def _gauges(self, now: Reading) -> Iterator[Gauge]:
+    def _gauges(self, load: QueueLoad) -> Iterator[Gauge]:
         labels = ("queue", "tenant", "state")
         evaluations: dict[tuple[str, ...], float] = defaultdict(float)
         images: dict[tuple[str, ...], float] = defaultdict(float)
         jobs: dict[tuple[str, ...], float] = defaultdict(float)
         ages: dict[tuple[str, ...], float] = defaultdict(float)
-        for queue in now.queues:  # an empty queue is 0 to an alert, and not nothing
-            for state in STATES:
-                evaluations[queue, "", state] = images[queue, "", state] = 0
-        named = self._named(now)
-        for (queue, tenant, state), (count, pictures) in now.load.items():
+        for queue in load.queues:  # an empty queue is 0 to an alert, and not nothing
+            for open_state in OPEN_WORK:
+                evaluations[queue, "", open_state] = images[queue, "", open_state] = 0
+        named = self._named(load)
+        for (queue, tenant, state), (count, pictures) in load.work.items():
             evaluations[queue, named(tenant), state] += count
             images[queue, named(tenant), state] += pictures
-        for (queue, tenant, state), (count, age) in now.jobs.items():
+        for (queue, tenant, state), (count, age) in load.jobs.items():
             jobs[queue, named(tenant), state] += count
             ages[queue, named(tenant), state] = max(ages[queue, named(tenant), state], age)
         yield _gauge("darkroom_queue_evaluations", labels, evaluations)
         yield _gauge("darkroom_queue_images", labels, images)
-        yield _gauge("darkroom_queue_paused", ("queue",), {(queue,): paused for queue, paused in now.queues.items()})
+        yield _gauge("darkroom_queue_paused", ("queue",), {(queue,): paused for queue, paused in load.queues.items()})
         yield _gauge("darkroom_open_jobs", labels, jobs)
         yield _gauge("darkroom_oldest_job_seconds", labels, ages)
-        yield _gauge("darkroom_stalled_seconds", ("queue",), self._stalled(now))
-        yield _gauge("darkroom_processes", ("kind",), {(kind,): now.processes.get(kind, 0) for kind in KINDS})
+        yield _gauge("darkroom_stalled_seconds", ("queue",), self._stalled(load))
+        yield _gauge("darkroom_processes", ("kind",), {(kind,): load.processes.get(kind, 0) for kind in ProcessKind})
 
-    def _named(self, now: Reading) -> Any:
+    def _named(self, load: QueueLoad) -> Any:
         """A tenant's label: its name, if it is among those with most work, so that there are never many series."""
         work: dict[str, int] = defaultdict(int)
-        for (_, tenant, _), (evaluations, _) in now.load.items():
+        for (_, tenant, _), (evaluations, _) in load.work.items():
             work[tenant] += evaluations
-        for _, tenant, _ in now.jobs:
+        for _, tenant, _ in load.jobs:
             work[tenant] += 0
         shown = set(sorted(work, key=lambda tenant: (-work[tenant], tenant))[:TENANTS])
         return lambda tenant: tenant if tenant in shown else OTHERS
 
-    def _stalled(self, now: Reading) -> dict[tuple[str, ...], float]:
-        moment, longest = time.monotonic(), dict.fromkeys(((queue,) for queue in now.queues), 0.0)
+    def _stalled(self, load: QueueLoad) -> dict[tuple[str, ...], float]:
+        moment, longest = time.monotonic(), dict.fromkeys(((queue,) for queue in load.queues), 0.0)
         moved = {}
-        for job, (queue, settled) in now.settled.items():
+        for job, (queue, settled) in load.settled.items():
             before = self._moved.get(job)
             moved[job] = before if before is not None and before[0] == settled else (settled, moment)
             longest[(queue,)] = max(longest[(queue,)], moment - moved[job][1])
         self._moved = moved
         return {key: value for key, value in longest.items()}
-
-
-def read(connection: Connection, stale_s: float) -> Reading:
-    """One reading, all of one moment."""
-    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-    connection.execute(text(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'"))
-    queues = {row.name: row.paused for row in connection.execute(text("SELECT name, paused FROM queues"))}
-    load = {
-        (row.queue, row.tenant, row.state): (row.evaluations, row.images)
-        for row in connection.execute(text("SELECT * FROM queue_load"))
-    }
-    jobs = {
-        (row.queue, row.tenant, row.state): (row.jobs, row.age)
-        for row in connection.execute(
-            text("SELECT *, greatest(0, extract(epoch FROM now() - since))::float AS age FROM open_jobs")
-        )
-    }
-    settled = {
-        str(row.id): (row.queue, row.settled) for row in connection.execute(text("SELECT * FROM jobs_under_way"))
-    }
-    alive = connection.execute(
-        text("""
-            SELECT kind, count(*) AS processes FROM workers
-            WHERE stopped_at IS NULL AND heartbeat_at > now() - make_interval(secs => :stale) GROUP BY kind
-        """),
-        {"stale": stale_s},
-    )
-    return Reading(queues, load, jobs, settled, {row.kind: row.processes for row in alive})
 
 
 def _gauge(name: str, labels: tuple[str, ...], values: dict[tuple[str, ...], float] | Any) -> Gauge:

@@ -1,66 +1,38 @@
-"""Retention: jobs past their tenant's time go with all that they left in S3, and blobs that no release needs.
+"""Retention: delete jobs past their tenant's retention with everything they stored, and blobs that no release needs.
 
-What is interrupted is done again: a job's row goes in the same transaction in which its objects were deleted.
+An interrupted run continues next time: a job's rows are deleted in the transaction that deletes its objects.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 
-from services.storage.layout import BLOBS, BLOBS_LOCK, blob_key, job_prefix
+from services.job_queue import expiry, processes
+from services.job_queue.expiry import ExpiredJob
+from services.registry import releases
+from services.storage.layout import BLOBS, blob_key, job_prefix
 from services.storage.object_store import ObjectStore
 
-FORGOTTEN_AFTER = "interval '7 days'"
-EXPIRED = """
-    jobs.finished_at < now() - make_interval(days => tenants.retention_days) AND tenants.name = jobs.tenant
-"""
 
-
-@dataclass(frozen=True)
-class PrunedJob:
-    """A job that is no more."""
-
-    id: str
-    tenant: str
-    images: int
-
-
-def expired_jobs(connection: Connection) -> list[PrunedJob]:
-    """Jobs past their retention, the oldest first."""
-    rows = connection.execute(
-        text(f"SELECT jobs.id, tenant, succeeded FROM jobs, tenants WHERE {EXPIRED} ORDER BY jobs.id")
-    )
-    return [PrunedJob(str(row.id), row.tenant, row.succeeded) for row in rows]
-
-
-def prune_jobs(database: Database, store: ObjectStore) -> Iterator[PrunedJob]:
-    """Delete the jobs past their retention, with their outputs; each as it is gone."""
+def prune_jobs(database: Database, store: ObjectStore) -> Iterator[ExpiredJob]:
+    """Delete the jobs past their retention with their outputs. Yields each job after it is deleted."""
     with database.connect() as connection:
-        expired = expired_jobs(connection)
+        expired = expiry.expired_jobs(connection)
     for job in expired:
         with database.begin() as connection:
-            # Asked again here: a job that is being tried again has not ended any more.
-            plan = connection.execute(
-                text(f"DELETE FROM jobs USING tenants WHERE jobs.id = :id AND {EXPIRED} RETURNING jobs.id, plan"),
-                {"id": job.id},
-            ).first()
-            if plan is None:
+            deleted = expiry.delete_expired_job(connection, job.id)
+            if deleted is None:
                 continue
-            connection.execute(text("DELETE FROM outputs WHERE job_id = :id"), {"id": job.id})
-            if plan.plan is not None:
-                store.delete(store.keys(f"{job_prefix(plan.plan, plan.id)}/"))
+            if deleted.plan is not None:
+                store.delete(store.keys(f"{job_prefix(deleted.plan, deleted.id)}/"))
         yield job
 
 
 def unreferenced_blobs(connection: Connection, store: ObjectStore, older_than: timedelta) -> list[str]:
-    """Keys of blobs that belong to no release and have been there for so long."""
-    digests = connection.scalars(
-        text("SELECT DISTINCT file.value ->> 'sha256' FROM releases, jsonb_each(manifest -> 'files') AS file")
-    )
-    needed = {blob_key(digest) for digest in digests}
+    """Return the keys of blobs that belong to no release and were stored at least `older_than` ago."""
+    needed = {blob_key(digest) for digest in releases.referenced_files(connection)}
     latest = datetime.now(UTC) - older_than
     return [key for key in store.keys(f"{BLOBS}/", before=latest) if key not in needed]
 
@@ -68,10 +40,10 @@ def unreferenced_blobs(connection: Connection, store: ObjectStore, older_than: t
 def prune_blobs(database: Database, store: ObjectStore, older_than: timedelta) -> int | None:
     """Delete blobs that no release needs. Returns how many, or None while a release is being published.
 
-    A publish may count on a blob that it finds, so none begins meanwhile.
+    A publisher does not store a blob that exists already, so no release may be published meanwhile.
     """
     with database.begin() as connection:
-        if not connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({BLOBS_LOCK})")):
+        if not releases.try_lock_blobs(connection):
             return None
         keys = unreferenced_blobs(connection, store, older_than)
         store.delete(keys)
@@ -79,11 +51,6 @@ def prune_blobs(database: Database, store: ObjectStore, older_than: timedelta) -
 
 
 def prune_processes(database: Database) -> int:
-    """Forget processes that ended long ago. Returns how many."""
+    """Delete the rows of processes that stopped long ago. Returns how many."""
     with database.begin() as connection:
-        return connection.execute(
-            text(f"""
-                DELETE FROM workers WHERE coalesce(stopped_at, heartbeat_at) < now() - {FORGOTTEN_AFTER}
-                AND NOT EXISTS (SELECT FROM work WHERE owner = workers.id AND state = 'leased')
-            """)
-        ).rowcount
+        return processes.prune_processes(connection)

@@ -33,9 +33,10 @@ def demo(
     Takes about five minutes on two cores. It leaves the stack running.
     """
     from kfp_pipelines.commands.pipeline import execute
-    from services.cli.jobs import ENDED, follow, write_sheet
+    from services.cli.jobs import follow, write_sheet
     from services.cli.stack import start
     from services.database import connections
+    from services.job_queue.states import JobState
     from services.local_stack.background import start_background
     from services.storage.object_store import ObjectStore
 
@@ -64,9 +65,9 @@ def demo(
         engine = connections.connect(settings.database_url.get_secret_value())
         job_id = insert_job(engine, console)
         row = follow(engine, str(job_id))
-        if row.state != "succeeded":
+        if row.state != JobState.SUCCEEDED:
             raise CommandError(f"job {job_id} {row.state}: {row.reason or ''} Look into {root() / 'logs'}")
-        assert row.state in ENDED
+        assert row.manifest_key is not None
         store = ObjectStore.connect(settings)
         sheet = root() / "demo" / f"{job_id}.png"
         write_sheet(settings, engine, row, sheet)
@@ -92,20 +93,12 @@ def stage(console: Console, title: str) -> Iterator[None]:
 
 def show_releases(console: Console) -> None:
     """What the pipeline published, with what it scored."""
-    from sqlalchemy import text
-
     from services.database import connections
+    from services.registry.evaluations import list_evaluated
 
     engine = connections.connect(load("publisher").database_url.get_secret_value())
     with engine.connect() as connection:
-        rows = connection.execute(
-            text("""
-                SELECT DISTINCT ON (releases.id) releases.name, version, alias, metrics
-                FROM aliases JOIN releases ON releases.id = release_id JOIN evaluations USING (release_id)
-                WHERE alias = 'production' ORDER BY releases.id, evaluations.id DESC
-            """)
-        )
-        for row in rows:
+        for row in list_evaluated(connection, "production"):
             numbers = {name: row.metrics[name] for name in SCORES if name in row.metrics}
             scores = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
             console.print(f"  {row.name}@{row.version} = {row.name}@{row.alias}  ({scores})")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from kfp_pipelines.build import of_run
 from kfp_pipelines.stages.gate import FINGERPRINT, GateError, judge, parse
 from services.database import connections
-from services.registry import release_cache, releases
+from services.registry import aliases, evaluations, release_cache, releases
 from services.settings import load
 from services.storage.object_store import ObjectStore
 
@@ -40,7 +40,7 @@ def fetch(reference: str, kind: str, folder: Path) -> str:
             digest = row.manifest.get("lineage", {}).get("autoencoder")
             if kind != "autoencoder" or digest is None:
                 raise releases.RegistryError(f"release: {reference} is of kind {row.kind}; wanted: {kind}")
-            row = releases.by_digest(connection, digest)
+            row = releases.find_by_digest(connection, digest)
     found = release_cache.fetch(store, row.manifest, settings.cache_dir, settings.cache_gb)
     folder.parent.mkdir(parents=True, exist_ok=True)
     copied(found, folder)
@@ -64,15 +64,15 @@ def compare(rules: Sequence[str], alias: str, images: Path, evaluation: Path, ou
     parsed = parse(rules)
     version, production = 0, None
     with opened() as (connection, store, settings):
-        row = releases.pointed_at(connection, scores["release"], alias)
+        row = releases.find_by_alias(connection, scores["release"], alias)
         if row is not None:
             version = row.version
-            production = releases.evaluation(connection, row.id, scores[FINGERPRINT])
+            production = evaluations.latest_metrics(connection, row.id, scores[FINGERPRINT])
     if row is not None and production is None and any(rule.beside for rule in parsed):
         found = release_cache.fetch(store, row.manifest, settings.cache_dir, settings.cache_gb)
         production = evaluated_alike(found, scores, images, output / "production")
         with opened() as (connection, _, _):
-            releases.evaluate(connection, f"{row.name}@{row.version}", production[FINGERPRINT], production)
+            evaluations.record_evaluation(connection, f"{row.name}@{row.version}", production[FINGERPRINT], production)
     verdicts = judge(parsed, scores, production if any(rule.beside for rule in parsed) else None)
     verdict = "passed" if all(one.held for one in verdicts) else "refused"
     beside = f"{scores['release']}@{version}" if version else "nothing"
@@ -106,8 +106,8 @@ def publish(folder: Path, evaluation: Path, alias: str, run: str) -> str:
             releases.publish(connection, store, beside, origin)
         name, version = releases.publish(connection, store, folder, origin)
         reference = f"{name}@{version}"
-        releases.evaluate(connection, reference, metrics[FINGERPRINT], metrics)
-        releases.promote(connection, reference, alias)
+        evaluations.record_evaluation(connection, reference, metrics[FINGERPRINT], metrics)
+        aliases.promote(connection, reference, alias)
     print(f"published {reference} as {alias}", flush=True)
     return reference
 
@@ -119,7 +119,7 @@ def promote(release: str, autoencoder: str, alias: str, comparison: Path) -> Non
     """
     compared = json.loads((comparison / COMPARISON).read_text())
     with opened() as (connection, _, _):
-        releases.promote(connection, release, alias, expected=compared["version"])
+        aliases.promote(connection, release, alias, expected=compared["version"])
         if autoencoder:
-            releases.promote(connection, autoencoder, alias)
+            aliases.promote(connection, autoencoder, alias)
     print(f"promoted {release} to {alias}", flush=True)

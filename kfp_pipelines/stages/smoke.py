@@ -3,17 +3,21 @@
 import base64
 import hashlib
 import io
-import json
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from kfp_pipelines.stages import reports
 from services.database import connections
+from services.job_queue import clients
+from services.job_queue.clients import Job
+from services.job_queue.outputs import list_outputs
+from services.job_queue.states import JobState
 from services.job_requests.condition_images import map_images
 from services.settings import load
 from services.storage.object_store import ObjectStore
@@ -23,7 +27,6 @@ from training.model.release import Release
 
 PATIENCE_S = 1800.0  # GPU nodes may have to be started first
 STEPS = 20
-ENDED = ("succeeded", "partial", "failed", "cancelled", "rejected")
 
 
 class SmokeError(DarkroomError):
@@ -44,19 +47,19 @@ def run(release: str, folder: Path, count: int, images: Path, page: Path, *, pat
     try:
         body = {"items": items(description, images, count), "steps": STEPS, "seed": 0}
         with engine.begin() as connection:
-            job = {"model": release, "request": body}
-            job_id = connection.scalar(text("SELECT submit_job(CAST(:job AS jsonb))"), {"job": json.dumps(job)})
+            job_id = clients.submit_job(connection, {"model": release, "request": body})
         print(f"smoke: job {job_id} for {release}", flush=True)
-        row = ended(engine, job_id, patience_s)
-        if row.state != "succeeded":
-            raise SmokeError(f"smoke: job {job_id} of {release} {row.state}: {row.reason or told(engine, job_id)}")
+        job = ended(engine, job_id, patience_s)
+        if job.state != JobState.SUCCEEDED:
+            raise SmokeError(f"smoke: job {job_id} of {release} {job.state}: {job.reason or told(engine, job_id)}")
         pictures = checked(engine, job_id, ObjectStore.connect(settings), description)
     finally:
         engine.dispose()
     sheet = page.with_name("smoke.png")
     page.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(pictures, axis=1)).save(sheet)
-    seconds = (row.finished_at - row.created_at).total_seconds()
+    assert job.finished_at is not None
+    seconds = (job.finished_at - job.created_at).total_seconds()
     reports.write(page, f"{release}: {count} images through the queue in {seconds:.1f} s", [], [sheet])
 
 
@@ -77,45 +80,46 @@ def items(description: Release, images: Path, count: int) -> list[dict[str, Any]
     return [map_images(dict(request), description.conditions, encoded) for request in asked.requests]
 
 
-def ended(engine: Engine, job_id: Any, patience_s: float) -> Any:
-    """The job's row once it has ended. Raises SmokeError where that takes longer."""
+def ended(engine: Engine, job_id: uuid.UUID, patience_s: float) -> Job:
+    """The job once it has ended. Raises SmokeError where that takes longer."""
     deadline = time.monotonic() + patience_s
     while True:
         with engine.connect() as connection:
-            row = connection.execute(text("SELECT * FROM jobs WHERE id = :id"), {"id": job_id}).one()
-        if row.state in ENDED:
-            return row
+            job = clients.find_job(connection, job_id)
+        assert job is not None
+        if job.has_ended:
+            return job
         if time.monotonic() > deadline:
             with engine.begin() as connection:
-                connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
+                clients.cancel_job(connection, job_id)
             raise SmokeError(
-                f"smoke: job {job_id} is {row.state} after {patience_s:.0f} s and was cancelled; "
+                f"smoke: job {job_id} is {job.state} after {patience_s:.0f} s and was cancelled; "
                 "does a worker serve the queue `default`?"
             )
         time.sleep(1.0)
 
 
-def told(engine: Engine, job_id: Any) -> str:
+def told(engine: Engine, job_id: uuid.UUID) -> str:
     """What the first image that failed says."""
-    query = "SELECT error FROM outputs WHERE job_id = :id AND error IS NOT NULL ORDER BY index LIMIT 1"
     with engine.connect() as connection:
-        return str(connection.scalar(text(query), {"id": job_id}))
+        images = list_outputs(connection, job_id)
+    return str(next((image.error for image in images if image.error is not None), None))
 
 
-def checked(engine: Engine, job_id: Any, store: ObjectStore, description: Release) -> list[Any]:
+def checked(engine: Engine, job_id: uuid.UUID, store: ObjectStore, description: Release) -> list[Any]:
     """The job's images. Raises SmokeError for one that is not what its row says, of another shape, or blank."""
-    query = "SELECT index, key, sha256 FROM outputs WHERE job_id = :id ORDER BY index"
     with engine.connect() as connection:
-        rows = connection.execute(text(query), {"id": job_id}).all()
+        images = list_outputs(connection, job_id)
     pictures = []
     channels, *size = description.image_shape
-    for row in rows:
-        body = store.get(row.key)
-        if hashlib.sha256(body).hexdigest() != row.sha256:
-            raise SmokeError(f"smoke: {store.uri(row.key)} is not the image that was recorded")
+    for image in images:
+        assert image.key is not None
+        body = store.get(image.key)
+        if hashlib.sha256(body).hexdigest() != image.sha256:
+            raise SmokeError(f"smoke: {store.uri(image.key)} is not the image that was recorded")
         pixels = np.asarray(Image.open(io.BytesIO(body)))
         wanted = tuple(size) if channels == 1 else (*size, channels)
         if pixels.shape != wanted or pixels.std() == 0:
-            raise SmokeError(f"smoke: image {row.index} of job {job_id} is blank, or {pixels.shape}, not {wanted}")
+            raise SmokeError(f"smoke: image {image.index} of job {job_id} is blank, or {pixels.shape}, not {wanted}")
         pictures.append(pixels)
     return pictures

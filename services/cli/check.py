@@ -47,15 +47,12 @@ def check() -> None:
 
 
 def _database(engine: Any) -> str:
-    from sqlalchemy import text
-
-    from services.database import schema
+    from services.database import connections, schema
+    from services.job_queue.queues import queue_names
 
     found = schema.check(engine)
     with engine.connect() as connection:
-        version, queues = connection.execute(
-            text("SELECT current_setting('server_version'), (SELECT string_agg(name, ', ' ORDER BY name) FROM queues)")
-        ).one()
+        version, queues = connections.server_version(connection), ", ".join(queue_names(connection))
     return f"version {version}; schema {found.revision}; queues {queues}"
 
 
@@ -81,18 +78,10 @@ def _broker(app: Any) -> str:
 
 
 def _processes(engine: Any, stale_s: float) -> str:
-    from sqlalchemy import text
+    from services.job_queue.processes import count_alive
 
     with engine.connect() as connection:
-        alive = dict(
-            connection.execute(
-                text("""
-                    SELECT kind, count(*) FROM workers
-                    WHERE stopped_at IS NULL AND heartbeat_at > now() - make_interval(secs => :stale) GROUP BY kind
-                """),
-                {"stale": stale_s},
-            ).all()
-        )
+        alive = count_alive(connection, stale_s)
     if not alive.get("dispatcher"):
         raise CommandError("no dispatcher runs, so no job is planned: start one with `darkroom dispatcher`")
     return f"{alive['dispatcher']} dispatchers, {alive.get('worker', 0)} workers"

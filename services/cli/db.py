@@ -12,8 +12,9 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from services.cli.session import AsJson, connect_database
-from services.database.logins import ensure_login, ensure_tenant
+from services.database.logins import ensure_login
 from services.errors import CommandError
+from services.job_queue.tenants import ensure_tenant
 from services.local_stack.logins import Role
 from services.settings import load_database
 

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 import uuid
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,45 +13,41 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from services.cli.session import AsJson, connect, connect_database
 from services.errors import CommandError
+from services.job_queue import clients
+from services.job_queue.clients import Job, JobSummary
+from services.job_queue.outputs import Output, list_outputs
+from services.job_queue.states import JobState
 from services.settings import Settings
 
 app = typer.Typer(help="Submit jobs and see what became of them.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
 
-ENDED = ("succeeded", "partial", "failed", "rejected", "cancelled")
 EXIT_NOT_SUCCEEDED = 3
-TOGETHER = 1_000  # jobs of one statement
 JobId = Annotated[str, typer.Argument(help="The id that submitting returned.")]
-COLUMNS = (
-    "id, model, queue, priority, state, revision, reason, total, succeeded, failed, manifest_key, run_after, deadline, "
-    "cancel_requested_at, created_at, started_at, finished_at"
-)
 
 
-def find(engine: Engine, job_id: str) -> Any:
-    """A job's row. Raises CommandError for an id that is malformed or not this tenant's."""
+def find(engine: Engine, job_id: str) -> Job:
+    """A job. Raises CommandError for an id that is malformed or not this tenant's."""
     try:
         identifier = uuid.UUID(job_id)
     except ValueError:
         raise CommandError(f"job: {job_id!r} is not a job id; list them with: darkroom jobs list") from None
     with engine.connect() as connection:
-        row = connection.execute(
-            text(f"SELECT {COLUMNS}, plan, request FROM jobs WHERE id = :id"), {"id": identifier}
-        ).first()
-    if row is None:
+        job = clients.find_job(connection, identifier)
+    if job is None:
         raise CommandError(f"job: you have no job {job_id}; list them with: darkroom jobs list")
-    return row
+    return job
 
 
-def described(row: Any) -> dict[str, Any]:
+def described(job: JobSummary) -> dict[str, Any]:
     """A job as JSON has it."""
     return {
         key: value if value is None or isinstance(value, int | dict) else str(value)
-        for key, value in row._mapping.items()
+        for key, value in asdict(job).items()
         if key != "plan"
     }
 
@@ -87,7 +84,7 @@ def submit(
         "deadline": _time("--deadline", deadline),
     }
     with engine.begin() as connection:
-        job_id = connection.scalar(text("SELECT submit_job(CAST(:job AS jsonb))"), {"job": json.dumps(job)})
+        job_id = clients.submit_job(connection, job)
     typer.echo(json.dumps({"id": str(job_id)}) if as_json else str(job_id))
 
 
@@ -113,10 +110,8 @@ def submit_many(
             raise CommandError(f"{file}, line {number}: not JSON ({error}); nothing was submitted") from None
     engine = connect_database("submitter")
     with engine.begin() as connection:
-        for start in range(0, len(jobs), TOGETHER):
-            values = {"jobs": json.dumps(jobs[start : start + TOGETHER])}
-            for job_id in connection.scalars(text("SELECT submit_jobs(CAST(:jobs AS jsonb))"), values):
-                typer.echo(str(job_id))
+        for job_id in clients.submit_jobs(connection, jobs):
+            typer.echo(str(job_id))
 
 
 @app.command()
@@ -124,10 +119,10 @@ def cancel(job_id: JobId) -> None:
     """Stop a job. What is under way ends within seconds; images that are finished stay."""
     engine = connect_database("submitter")
     row = find(engine, job_id)
-    if row.state in ENDED:
+    if row.has_ended:
         raise CommandError(f"job: {job_id} has ended already ({row.state})")
     with engine.begin() as connection:
-        connection.execute(text("SELECT cancel_job(:id)"), {"id": row.id})
+        clients.cancel_job(connection, row.id)
     console.print(f"{job_id} is told to stop.")
 
 
@@ -136,12 +131,12 @@ def retry(job_id: JobId) -> None:
     """Make the images of a job again that failed or were never made; those that it has stay."""
     engine = connect_database("submitter")
     row = find(engine, job_id)
-    if row.state not in ("partial", "failed", "cancelled") or row.plan is None:
+    if not row.can_be_retried:
         raise CommandError(
             f"job: {job_id} is {row.state}; only a planned job that ended partial, failed or cancelled is tried again"
         )
     with engine.begin() as connection:
-        revision = connection.scalar(text("SELECT retry_job(:id)"), {"id": row.id})
+        revision = clients.retry_job(connection, row.id)
     console.print(f"{job_id} goes on as revision {revision}.")
 
 
@@ -152,9 +147,7 @@ def list_jobs(
     """List jobs, newest first."""
     engine = connect_database("submitter")
     with engine.connect() as connection:
-        rows = connection.execute(
-            text(f"SELECT {COLUMNS} FROM jobs ORDER BY id DESC LIMIT :limit"), {"limit": limit}
-        ).all()
+        rows = clients.list_jobs(connection, limit)
     if as_json:
         typer.echo(json.dumps([described(row) for row in rows]))
         return
@@ -192,32 +185,26 @@ def watch(job_id: JobId, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(described(row)))
     else:
         console.print(f"{row.state}: {row.succeeded} of {row.total} images" + (f"\n{row.reason}" if row.reason else ""))
-    if row.state != "succeeded":
+    if row.state != JobState.SUCCEEDED:
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
 
-def follow(engine: Engine, job_id: str, *, show: bool = True) -> Any:
-    """Wait until a job has ended, with a progress bar. Returns its row."""
+def follow(engine: Engine, job_id: str, *, show: bool = True) -> Job:
+    """Wait until a job has ended, with a progress bar. Returns the job."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
         bar = progress.add_task("submitted", total=None)
         while True:
             row = find(engine, job_id)
             progress.update(bar, description=row.state, total=row.total or None, completed=row.succeeded + row.failed)
-            if row.state in ENDED:
+            if row.has_ended:
                 return row
             time.sleep(0.25)
 
 
-def _images(engine: Engine, row: Any) -> list[Any]:
+def _images(engine: Engine, job: Job) -> list[Output]:
     with engine.connect() as connection:
-        return list(
-            connection.execute(
-                text("SELECT index, item, seed, key, sha256, bytes, profile, error FROM outputs "
-                     "WHERE job_id = :id ORDER BY index"),
-                {"id": row.id},
-            )
-        )  # fmt: skip
+        return list_outputs(connection, job.id)
 
 
 @app.command()
@@ -243,10 +230,10 @@ def outputs(
                     raise CommandError(f"{store.uri(row.key)}: sha256 differs from the record; the object was changed")
                 (download / Path(row.key).name).write_bytes(body)
     if as_json:
-        typer.echo(json.dumps([dict(row._mapping) for row in rows]))
+        typer.echo(json.dumps([asdict(row) for row in rows]))
         return
     for row in rows:
-        typer.echo(f"{row.index}\t{store.uri(row.key) if row.key else 'failed: ' + row.error}")
+        typer.echo(f"{row.index}\t{store.uri(row.key) if row.key else f'failed: {row.error}'}")
     if download is not None:
         console.print(f"{sum(bool(row.key) for row in rows)} images in {download}")
 
@@ -264,7 +251,7 @@ def sheet(
     console.print(str(path.resolve()))
 
 
-def write_sheet(settings: Settings, engine: Engine, row: Any, path: Path, *, scale: int = 2) -> None:
+def write_sheet(settings: Settings, engine: Engine, row: Job, path: Path, *, scale: int = 2) -> None:
     """A contact sheet of a job on disk. Raises CommandError when the job has no image."""
     from services.cli.contact_sheet import contact_sheet
     from services.storage.object_store import ObjectStore
@@ -273,6 +260,7 @@ def write_sheet(settings: Settings, engine: Engine, row: Any, path: Path, *, sca
     images = [(image.index, store.get(image.key)) for image in _images(engine, row) if image.key]
     if not images:
         raise CommandError(f"job {row.id} has no images ({row.state}{': ' + row.reason if row.reason else ''})")
+    assert row.plan is not None
     per_item = row.plan["images_per_item"]
     columns = per_item if 1 < per_item < row.total else min(16, len(images))
     path.parent.mkdir(parents=True, exist_ok=True)

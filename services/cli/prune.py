@@ -19,6 +19,7 @@ def prune(
 ) -> None:
     """Remove jobs past their tenant's retention (darkroom tenants set NAME --retention-days), and unneeded blobs."""
     from services import retention
+    from services.job_queue.expiry import expired_jobs
     from services.storage.object_store import ObjectStore
 
     settings, engine = connect("pruner")
@@ -26,7 +27,7 @@ def prune(
     older = timedelta(hours=blobs_older_than_hours)
     if dry_run:
         with engine.connect() as connection:
-            jobs = retention.expired_jobs(connection)
+            jobs = expired_jobs(connection)
             blobs = len(retention.unreferenced_blobs(connection, store, older))
         for job in jobs:
             console.print(f"job {job.id} of {job.tenant}, {job.images} images")

@@ -1,15 +1,16 @@
 """`darkroom queues`: lines of work, which an operator may pause."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import text
 
 from services.cli.session import AsJson, connect_database
 from services.errors import CommandError
+from services.job_queue import queues
 
 app = typer.Typer(help="Queues: list, add, pause, resume.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
@@ -21,16 +22,9 @@ def list_queues(as_json: AsJson = False) -> None:
     """Each queue, whether it is paused, and its work that waits and that is under way."""
     engine = connect_database("migrator")
     with engine.connect() as connection:
-        rows = connection.execute(
-            text("""
-                SELECT name, paused,
-                    (SELECT count(*) FROM work WHERE queue = name AND state IN ('ready', 'delayed')) AS waiting,
-                    (SELECT count(*) FROM work WHERE queue = name AND state = 'leased') AS leased
-                FROM queues ORDER BY name
-            """)
-        ).all()
+        rows = queues.list_queues(connection)
     if as_json:
-        typer.echo(json.dumps([dict(row._mapping) for row in rows]))
+        typer.echo(json.dumps([asdict(row) for row in rows]))
         return
     table = Table("queue", "", "waiting", "under way", box=None)
     for row in rows:
@@ -43,8 +37,7 @@ def add(names: Annotated[list[str], typer.Argument(help="a-z, 0-9, _ and -; may 
     """Add queues; jobs name them, and workers serve them with `darkroom worker --queue NAME`."""
     engine = connect_database("migrator")
     with engine.begin() as connection:
-        for name in names:
-            connection.execute(text("INSERT INTO queues (name) VALUES (:name) ON CONFLICT DO NOTHING"), {"name": name})
+        queues.add_queues(connection, names)
     console.print(f"There: {', '.join(names)}")
 
 
@@ -65,10 +58,6 @@ def resume(name: Name) -> None:
 def _set(name: str, *, paused: bool) -> None:
     engine = connect_database("migrator")
     with engine.begin() as connection:
-        found = connection.execute(
-            text("UPDATE queues SET paused = :paused WHERE name = :name"), {"paused": paused, "name": name}
-        )
-        if found.rowcount == 0:
-            known = ", ".join(connection.scalars(text("SELECT name FROM queues ORDER BY name")))
+        if not queues.set_paused(connection, name, paused=paused):
+            known = ", ".join(queues.queue_names(connection))
             raise CommandError(f"queue: {name!r} does not exist; permitted: {known}")
-        connection.execute(text("NOTIFY darkroom_work"))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from services.registry import releases
+from services.registry.evaluations import latest_comparable
 from services.settings import Settings
 from services.storage import layout
 from services.storage.object_store import ObjectStore
@@ -81,17 +82,12 @@ def leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def compared(connection: Connection, one: int, other: int) -> Iterator[tuple[str, tuple[float, float]]]:
     """The numbers of the latest pair of evaluations that have the same fingerprint."""
-    pair = connection.execute(
-        text("""
-            SELECT a.metrics AS a, b.metrics AS b FROM evaluations a JOIN evaluations b USING (fingerprint)
-            WHERE a.release_id = :one AND b.release_id = :other ORDER BY a.id DESC, b.id DESC LIMIT 1
-        """),
-        {"one": one, "other": other},
-    ).first()
+    pair = latest_comparable(connection, one, other)
     if pair is None:
         return
-    for name, value in pair.a.items():
-        both = value, pair.b.get(name)
+    first, second = pair
+    for name, value in first.items():
+        both: tuple[Any, Any] = value, second.get(name)
         if all(isinstance(part, int | float) and not isinstance(part, bool) for part in both):
             yield name, both
 

@@ -1,13 +1,13 @@
 """`darkroom releases`: what has been published and what its aliases point at."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Connection, text
 
 from services.cli.session import AsJson, connect, connect_database
 
@@ -16,24 +16,20 @@ console = Console(highlight=False, soft_wrap=True)
 Reference = Annotated[str, typer.Argument(help="name, name@alias or name@version")]
 
 
-def _aliases(connection: Connection, release_id: int) -> list[str]:
-    return list(
-        connection.scalars(text("SELECT alias FROM aliases WHERE release_id = :id ORDER BY alias"), {"id": release_id})
-    )
-
-
 @app.command("list")
 def list_releases(as_json: AsJson = False) -> None:
     """List every release, newest last."""
+    from services.registry import aliases, releases
+
     engine = connect_database("publisher")
     with engine.connect() as connection:
-        rows = connection.execute(text("SELECT * FROM releases ORDER BY id")).all()
-        described = [
+        rows = releases.list_releases(connection)
+        described: list[dict[str, Any]] = [
             {
                 "name": row.name,
                 "version": row.version,
                 "kind": row.kind,
-                "aliases": _aliases(connection, row.id),
+                "aliases": aliases.aliases_of(connection, row.id),
                 "digest": row.digest,
                 "created_at": row.created_at.isoformat(timespec="seconds"),
             }
@@ -55,15 +51,14 @@ def list_releases(as_json: AsJson = False) -> None:
 def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show a release: shapes, conditions, metrics, lineage and files."""
     from services.registry import releases
+    from services.registry.aliases import aliases_of
+    from services.registry.evaluations import list_evaluations
 
     engine = connect_database("publisher")
     with engine.connect() as connection:
         row = releases.find(connection, reference)
-        aliases = _aliases(connection, row.id)
-        evaluations = connection.execute(
-            text("SELECT fingerprint, metrics, created_at FROM evaluations WHERE release_id = :id ORDER BY id"),
-            {"id": row.id},
-        ).all()
+        aliases = aliases_of(connection, row.id)
+        evaluations = list_evaluations(connection, row.id)
     manifest = row.manifest
     if as_json:
         scores = [{"fingerprint": e.fingerprint, "metrics": e.metrics} for e in evaluations]
@@ -98,12 +93,11 @@ def promote(
     reference: Reference, alias: Annotated[str, typer.Option(help="The alias to point at it.")] = "production"
 ) -> None:
     """Point an alias at a release; the move is written down."""
-    from services.registry import releases
+    from services.registry import aliases
 
     engine = connect_database("publisher")
     with engine.begin() as connection:
-        releases.promote(connection, reference, alias)
-        row = releases.find(connection, reference)
+        row = aliases.promote(connection, reference, alias)
     console.print(f"{row.name}@{alias} is now version {row.version}.")
 
 
@@ -113,24 +107,24 @@ def rollback(
     alias: Annotated[str, typer.Option(help="The alias to point back.")] = "production",
 ) -> None:
     """Point an alias back at what it was before its last promotion; the move is written down."""
-    from services.registry import releases
+    from services.registry import aliases
 
     engine = connect_database("publisher")
     with engine.begin() as connection:
-        row = releases.rollback(connection, name, alias)
+        row = aliases.rollback(connection, name, alias)
     console.print(f"{name}@{alias} is version {row.version} again.")
 
 
 @app.command()
 def history(name: Annotated[str, typer.Argument(help="The name of the release.")], as_json: AsJson = False) -> None:
     """List every move of the aliases of a name: from which version to which, when, by whose login."""
-    from services.registry import releases
+    from services.registry import aliases
 
     engine = connect_database("publisher")
     with engine.connect() as connection:
-        moves = releases.moves(connection, name)
+        moves = aliases.list_promotions(connection, name)
     if as_json:
-        typer.echo(json.dumps([{**move._mapping, "promoted_at": move.promoted_at.isoformat()} for move in moves]))
+        typer.echo(json.dumps([{**asdict(move), "promoted_at": move.promoted_at.isoformat()} for move in moves]))
         return
     table = Table("alias", "from", "to", "at", "by", "", box=None)
     for move in moves:

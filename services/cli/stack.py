@@ -9,6 +9,7 @@ from rich.table import Table
 
 from services.cli.session import AsJson
 from services.database import logins
+from services.job_queue.tenants import ensure_tenant
 from services.local_stack import lifecycle
 from services.local_stack.logins import Role, local_login, local_password
 from services.local_stack.state import StackState
@@ -44,7 +45,7 @@ def start(ports: dict[str, int] | None = None, *, report: object = None) -> Stac
     with migrator.begin() as connection:
         for role in LOCAL_ROLES:
             logins.ensure_login(connection, local_login(role), group=role, password=local_password(state, role))
-        logins.ensure_tenant(connection, "default", login=local_login("submitter"))
+        ensure_tenant(connection, "default", login=local_login("submitter"))
     migrator.dispose()
     say(f"database: at revision {revision}")
     return state

@@ -1,23 +1,20 @@
 """`darkroom tenants`: who submits, and what they may."""
 
 import json
+from dataclasses import asdict, fields
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import text
 
 from services.cli.session import AsJson, connect_database
 from services.errors import CommandError
+from services.job_queue import tenants
+from services.job_queue.tenants import Tenant
 
 app = typer.Typer(help="Tenants: list, set. A new one: darkroom db add-tenant.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
-
-COLUMNS = (
-    "name, login, weight, max_open_jobs, max_job_images, retention_days, permitted_releases, read_prefixes, "
-    "write_prefixes"
-)
 
 
 @app.command("list")
@@ -25,13 +22,15 @@ def list_tenants(as_json: AsJson = False) -> None:
     """Each tenant and what it may."""
     engine = connect_database("migrator")
     with engine.connect() as connection:
-        rows = connection.execute(text(f"SELECT {COLUMNS} FROM tenants ORDER BY name")).all()
+        rows = tenants.list_tenants(connection)
     if as_json:
-        typer.echo(json.dumps([dict(row._mapping) for row in rows]))
+        typer.echo(json.dumps([asdict(row) for row in rows]))
         return
-    table = Table(*(name.strip().replace("_", " ") for name in COLUMNS.split(",")), box=None)
+    table = Table(*(field.name.replace("_", " ") for field in fields(Tenant)), box=None)
     for row in rows:
-        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value or "") for value in row))
+        table.add_row(
+            *(", ".join(value) if isinstance(value, list) else str(value or "") for value in asdict(row).values())
+        )
     console.print(table)
 
 
@@ -67,11 +66,7 @@ def set_tenant(
         changes["retention_days"] = None
     engine = connect_database("migrator")
     with engine.begin() as connection:
-        found = connection.execute(
-            text(f"UPDATE tenants SET {', '.join(f'{column} = :{column}' for column in changes)} WHERE name = :name"),
-            {**changes, "name": name},
-        )
-        if found.rowcount == 0:
-            known = ", ".join(connection.scalars(text("SELECT name FROM tenants ORDER BY name")))
+        if not tenants.update_tenant(connection, name, changes):
+            known = ", ".join(tenants.tenant_names(connection))
             raise CommandError(f"tenant: {name!r} does not exist; permitted: {known}")
     console.print(f"Tenant {name} is changed.")

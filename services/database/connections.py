@@ -1,6 +1,6 @@
 """Connections to Postgres and its logins: one for each tenant or service."""
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -39,6 +39,11 @@ def connect(url: str) -> Engine:
 def _count(context: ExceptionContext) -> None:
     if isinstance(context.sqlalchemy_exception, OperationalError):
         metrics.DATABASE_ERRORS.inc()
+
+
+def server_version(connection: Connection) -> str:
+    """Return the version of the Postgres server, such as 17.2."""
+    return str(connection.scalar(text("SELECT current_setting('server_version')")))
 
 
 def unreachable(engine: Engine, error: OperationalError) -> str:

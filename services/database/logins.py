@@ -1,9 +1,9 @@
-"""Postgres logins and tenants."""
+"""Postgres logins."""
 
 import re
 
 from psycopg import sql
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from services.database.connections import DatabaseError
 
@@ -19,17 +19,3 @@ def ensure_login(connection: Connection, login: str, *, group: str, password: st
     verb = sql.SQL("ALTER" if exists else "CREATE")
     cursor.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(login), sql.Literal(password)))
     cursor.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(f"darkroom_{group}"), sql.Identifier(login)))
-
-
-def ensure_tenant(connection: Connection, name: str, *, login: str) -> None:
-    """Create a tenant or give it another login; it reads under inputs/<name>, writes under outputs/<name>."""
-    if not NAME.fullmatch(name):
-        raise DatabaseError(f"tenant: {name!r} is not allowed; permitted: a-z, 0-9, _ and -, at most 63")
-    connection.execute(
-        text("""
-            INSERT INTO tenants (name, login, read_prefixes, write_prefixes)
-            VALUES (:name, :login, ARRAY['inputs/' || :name], ARRAY['outputs/' || :name])
-            ON CONFLICT (name) DO UPDATE SET login = excluded.login
-        """),
-        {"name": name, "login": login},
-    )

@@ -10,14 +10,15 @@ import time
 import psycopg
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
 from services.database.connections import brief
 from services.dispatcher import finalizer, planner
-from services.job_queue import jobs, leases, maintenance
+from services.job_queue import claims, jobs, leases, maintenance, notifications, queues
 from services.job_queue.leases import Lease, LeaseLost
+from services.job_queue.states import ProcessKind, WorkKind
 from services.observability import logs, metrics
 from services.process import celery_app
 from services.process.health import Health
@@ -29,7 +30,6 @@ from services.storage.transient import is_transient
 
 log = logging.getLogger("darkroom.dispatcher")
 
-CHANNEL = "darkroom_work"
 RECONCILE_S = 2.0
 PAUSE_AFTER_ERROR_S = 2.0
 
@@ -39,7 +39,7 @@ class Dispatcher:
 
     def __init__(self, settings: Settings, database: Database, store: ObjectStore, app: Celery) -> None:
         self.settings, self.database, self.store, self.app = settings, database, store, app
-        self.heartbeat = Heartbeat(database, "dispatcher", settings.heartbeat_s, self._tokens)
+        self.heartbeat = Heartbeat(database, ProcessKind.DISPATCHER, settings.heartbeat_s, self._tokens)
         self.watchdog = Watchdog(settings.step_limit_s)
         self.health = Health(self.heartbeat, self.watchdog, settings.stale_s)
         self._at_hand: list[Lease] = []
@@ -83,7 +83,7 @@ class Dispatcher:
 
     def _work(self) -> bool:
         with self.database.begin() as connection:
-            claimed = leases.claim_planning(connection, self.heartbeat.id)
+            claimed = claims.claim_planning(connection, self.heartbeat.id)
         self._at_hand = list(claimed)
         try:
             for lease in claimed:
@@ -100,7 +100,7 @@ class Dispatcher:
         """One piece of work in one transaction; an error spends an attempt of it and of nothing else."""
         try:
             with self.database.begin() as connection:
-                if lease.kind == "plan":
+                if lease.kind == WorkKind.PLAN:
                     reason = planner.plan_job(connection, self.store, lease)
                     told = f"rejected: {reason}" if reason else "planned"
                     log.info("job %s %s", lease.job_id, told, extra=logs.lease_fields(lease))
@@ -122,7 +122,7 @@ class Dispatcher:
             with self.database.begin() as connection:
                 if is_transient(error):
                     leases.postpone(connection, lease, told)
-                elif not leases.retry_later(connection, lease, told):
+                elif not leases.fail_attempt(connection, lease, told):
                     jobs.fail_job(connection, lease.job_id, f"{lease.kind} failed: {brief(error)}")
         except LeaseLost:
             log.warning("lease lost: work %d", lease.id, extra=logs.lease_fields(lease))
@@ -131,8 +131,8 @@ class Dispatcher:
 
     def _hint(self) -> None:
         with self.database.begin() as connection:
-            queues = maintenance.queues_with_work(connection)
-        for queue in queues:
+            names = queues.queues_with_work(connection)
+        for queue in names:
             try:
                 celery_app.send_hint(self.app, queue)
                 self._broker_is_silent = False
@@ -145,9 +145,8 @@ class Dispatcher:
 
     def _stop_jobs(self) -> None:
         with self.database.begin() as connection:
-            for ending in maintenance.stop_jobs(connection):
-                told = maintenance.why(ending)
-                log.info("job %s is stopped: %s", ending.job_id, told, extra=logs.job_fields(ending.job_id))
+            for request in maintenance.stop_jobs(connection):
+                log.info("job %s is stopped: %s", request.job_id, request.reason, extra=logs.job_fields(request.job_id))
 
     def _reconcile(self) -> bool:
         """Put back what is due and what lost processes held; one dispatcher at a time is enough. Whether it was due."""
@@ -155,7 +154,7 @@ class Dispatcher:
             return False
         self._reconciled = time.monotonic()
         with self.database.begin() as connection:
-            if not connection.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext('darkroom reconcile'))")):
+            if not maintenance.try_lock(connection):
                 return True
             maintenance.wake_delayed(connection)
             again, failed = maintenance.rescue(connection, stale_s=self.settings.stale_s)
@@ -169,8 +168,8 @@ class Dispatcher:
 
     def _fail(self, connection: Connection, lease: Lease) -> None:
         error = "every process that worked on it alone was lost"
-        if lease.kind == "sample":
-            jobs.fail_images(connection, lease, error)
+        if lease.kind == WorkKind.SAMPLE:
+            jobs.fail_shard(connection, lease, error)
         else:
             jobs.fail_job(connection, lease.job_id, f"{lease.kind}: {error}")
 
@@ -178,13 +177,12 @@ class Dispatcher:
 
     def _listen(self) -> None:
         """Wake on NOTIFY. A pooler or a half-open connection may swallow it, so the loop polls as well."""
-        url = self.database.url.set(drivername="postgresql").render_as_string(hide_password=False)
         while not self._stopping.is_set():
             try:
-                with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-                    connection.execute(f"LISTEN {CHANNEL}")
-                    while not self._stopping.is_set():
-                        for _ in connection.notifies(timeout=1.0, stop_after=1):
-                            self._wake.set()
+                for announced in notifications.listen(self.database.url):
+                    if announced:
+                        self._wake.set()
+                    if self._stopping.is_set():
+                        return
             except psycopg.Error:
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)

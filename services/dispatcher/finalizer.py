@@ -10,10 +10,13 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from services.job_queue import jobs
+from services.job_queue.jobs import FinalizingJob
 from services.job_queue.leases import Lease
+from services.job_queue.outputs import stream_outputs
+from services.job_queue.states import JobState
 from services.job_requests.items import echo_reader
 from services.storage.layout import job_prefix
 from services.storage.object_store import ObjectStore
@@ -21,34 +24,28 @@ from services.storage.object_store import ObjectStore
 LINES_PER_FILE = 10_000
 
 
-def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> str:
+def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> JobState:
     """Write the job's listings and, last, its manifest; then end the job. Returns its state. Raises LeaseLost.
 
     Doing it again after a crash writes the same bytes again. A later revision adds listings of its own.
     """
-    job = connection.execute(
-        text("""
-            SELECT jobs.*, releases.name AS release_name, releases.version, releases.digest
-            FROM jobs JOIN releases ON releases.id = jobs.release_id WHERE jobs.id = :id
-        """),
-        {"id": lease.job_id},
-    ).one()
+    job = jobs.find_finalizing_job(connection, lease.job_id)
     prefix = job_prefix(job.plan, job.id)
     key = f"{prefix}/manifest.json"
     mark = "" if job.revision == 1 else f"r{job.revision}-"
     earlier = json.loads(store.get(key))["outputs"] if job.manifest_key and mark else []
     files = [name for name in earlier if f"/outputs-{mark}" not in name]
-    for number, lines in enumerate(chunks(_lines(connection, store, job, good=True), LINES_PER_FILE)):
+    for number, lines in enumerate(chunks(_lines(connection, store, job, stored=True), LINES_PER_FILE)):
         files.append(f"{prefix}/outputs-{mark}{number:05d}.jsonl")
         store.put(files[-1], "".join(lines).encode(), content_type="application/jsonl")
     errors = f"{prefix}/errors{mark and '-' + mark[:-1]}.jsonl"
-    failed = "".join(_lines(connection, store, job, good=False))
+    failed = "".join(_lines(connection, store, job, stored=False))
     store.put(errors, failed.encode(), content_type="application/jsonl")
     manifest = {
         "job_id": str(job.id),
         "revision": job.revision,
         "counts": {"total": job.total, "succeeded": job.succeeded, "failed": job.failed},
-        "release": {"name": job.release_name, "version": job.version, "digest": job.digest},
+        "release": {"name": job.release_name, "version": job.release_version, "digest": job.release_digest},
         "request": job.request,
         "plan": job.plan,
         "outputs": files,
@@ -57,26 +54,21 @@ def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> str:
         "started_at": job.started_at.isoformat() if job.started_at else None,
     }
     store.put(key, (json.dumps(manifest, indent=2) + "\n").encode(), content_type="application/json")
-    return jobs.finalized(connection, lease, key)
+    return jobs.end_job(connection, lease, key)
 
 
-def _lines(connection: Connection, store: ObjectStore, job: Any, *, good: bool) -> Iterator[str]:
+def _lines(connection: Connection, store: ObjectStore, job: FinalizingJob, *, stored: bool) -> Iterator[str]:
     """JSON lines of the revision's images that are stored, or of those that failed, by index."""
-    rows = connection.execute(
-        text("SELECT * FROM outputs WHERE job_id = :id AND (error IS NULL) = :good AND revision = :revision "
-             "ORDER BY index"),
-        {"id": job.id, "good": good, "revision": job.revision},
-        execution_options={"yield_per": 1000},
-    )  # fmt: skip
+    outputs = stream_outputs(connection, job.id, job.revision, stored=stored)
     items = echo_reader(store, job.plan)
-    for row in rows:
-        line: dict[str, Any] = {"index": row.index, "item": row.item, **items(row.item)}
-        if row.seed is not None:
-            line["seed"] = row.seed
-        if good:
-            line |= {"key": row.key, "sha256": row.sha256, "bytes": row.bytes, "profile": row.profile}
+    for image in outputs:
+        line: dict[str, Any] = {"index": image.index, "item": image.item, **items(image.item)}
+        if image.seed is not None:
+            line["seed"] = image.seed
+        if stored:
+            line |= {"key": image.key, "sha256": image.sha256, "bytes": image.bytes, "profile": image.profile}
         else:
-            line["error"] = row.error
+            line["error"] = image.error
         yield json.dumps(line) + "\n"
 
 

@@ -4,16 +4,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
-from services.job_queue import jobs
-from services.job_queue.jobs import OutputRecord, Shard
+from services.job_queue import jobs, outputs, planning
 from services.job_queue.leases import Lease
+from services.job_queue.outputs import MAX_ERROR, Output
+from services.job_queue.planning import Shard, SubmittedJob
 from services.job_requests.condition_images import check_references
 from services.job_requests.image_spec import evaluations, image_spec
 from services.job_requests.items import ItemReader, Items, Line
 from services.job_requests.schema import Limits, RequestError, check_count, parse_json, plan_request
 from services.registry import releases
+from services.registry.releases import ReleaseRow
 from services.storage.object_store import ObjectStore
 
 SHARD_IMAGES = 16  # small enough that a lost process loses little, large enough to fill a batch
@@ -23,46 +25,46 @@ Plan = Mapping[str, Any]
 
 def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | None:
     """Plan the leased job in this transaction. Returns why it was rejected, or None. Raises LeaseLost."""
-    job = connection.execute(
-        text("""
-            SELECT jobs.model, CAST(jobs.request AS text) AS request, jobs.plan, jobs.release_id,
-                   tenants.permitted_releases, tenants.write_prefixes, tenants.read_prefixes, tenants.max_job_images
-            FROM jobs JOIN tenants ON tenants.name = jobs.tenant WHERE jobs.id = :id
-        """),
-        {"id": lease.job_id},
-    ).one()
+    job = planning.find_submitted_job(connection, lease.job_id)
     limits = Limits(job.write_prefixes, job.read_prefixes, job.max_job_images, store.bucket)
     try:
         with connection.begin_nested():  # a job that is rejected half-way leaves nothing behind
+            planned: Plan
             if job.plan is None:
                 release = _permitted_release(connection, job)
-                rules = releases.rules(release.manifest)
+                rules = releases.request_rules(release.manifest)
                 planned = plan_request(parse_json(job.request), rules, limits)
                 for number, item in enumerate(planned.get("items", ())):
                     check_references(item, rules, limits, f"items[{number}]")
             else:  # another revision: the same images, by the same release
-                release, planned = releases.by_id(connection, job.release_id), job.plan
-                rules = releases.rules(release.manifest)
+                release, planned = _planned_release(connection, job), job.plan
+                rules = releases.request_rules(release.manifest)
             items: Listed | Lines = Listed(planned)
             if "input" in planned:
                 items = Lines(connection, store, lease, planned, rules, limits)
             shards = iter(items) if job.plan is None else unsettled(connection, lease, iter(items))
-            jobs.add_shards(connection, lease.job_id, release.digest, shards)
+            planning.add_shards(connection, lease.job_id, release.digest, shards)
             total = items.count * planned["images_per_item"]
-            jobs.planned(connection, lease, plan=items.plan, release_id=release.id, total=total)
+            planning.record_plan(connection, lease, plan=items.plan, release_id=release.id, total=total)
     except (releases.RegistryError, RequestError) as error:
-        jobs.reject(connection, lease, str(error))
+        planning.reject_job(connection, lease, str(error))
         return str(error)
-    jobs.open_finalize(connection, lease.job_id)  # where no line is good there is nothing to sample
+    jobs.open_finalizing(connection, lease.job_id)  # where no line is good there is nothing to sample
     return None
 
 
-def _permitted_release(connection: Connection, job: Any) -> Any:
+def _permitted_release(connection: Connection, job: SubmittedJob) -> ReleaseRow:
     """The release that the job names. What its tenant may not use it is not told of either."""
     release = releases.find(connection, job.model, permitted=job.permitted_releases)
     if release.kind != "diffusion":
         raise releases.RegistryError(f"model: {job.model!r} is an {release.kind}; permitted: diffusion releases")
     return release
+
+
+def _planned_release(connection: Connection, job: SubmittedJob) -> ReleaseRow:
+    """The release of the job's earlier revision."""
+    assert job.release_id is not None
+    return releases.find_by_id(connection, job.release_id)
 
 
 # -- items in the request ----------------------------------------------------------------------
@@ -91,7 +93,7 @@ def cost(planned: Plan, item: Mapping[str, Any], index: int) -> int:
 def unsettled(connection: Connection, lease: Lease, shards: Iterator[Shard]) -> Iterator[Shard]:
     """The shards of which images are still to be made."""
     for shard in shards:
-        if len(jobs.recorded(connection, lease.job_id, shard.start, shard.stop)) < shard.stop - shard.start:
+        if len(outputs.settled_indices(connection, lease.job_id, shard.start, shard.stop)) < shard.stop - shard.start:
             yield shard
 
 
@@ -144,10 +146,10 @@ class Lines:
         except RequestError as error:
             first = line.number * self.per_item
             failed = [
-                OutputRecord(index, line.number, None, error=f"line {line.number + 1}: {error}"[:2000])
+                Output(index, line.number, None, error=f"line {line.number + 1}: {error}"[:MAX_ERROR])
                 for index in range(first, first + self.per_item)
             ]
-            jobs.settle(self.connection, self.lease.job_id, failed)
+            outputs.record_outputs(self.connection, self.lease.job_id, failed)
             return None
         if name is not None:
             self.ids.add(name)

@@ -1,119 +1,40 @@
-"""A job's way from planning to its manifest."""
+"""A planned job: sampling its shards, finalizing, and its end."""
 
-import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from services.job_queue.leases import HEAD_START, Lease, complete, hold
-
-TOGETHER = 1_000  # rows of one INSERT
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Images [start, stop) of a job and what they cost, in network evaluations.
-
-    Of a job whose items are lines of an object also where these lie: bytes [byte_start, byte_stop) from line_start on.
-    """
-
-    start: int
-    stop: int
-    cost: int
-    line_start: int | None = None
-    byte_start: int | None = None
-    byte_stop: int | None = None
-
-
-@dataclass(frozen=True)
-class OutputRecord:
-    """One settled image: stored under `key`, or not, with the reason. A failed image may have no seed yet."""
-
-    index: int
-    item: int
-    seed: int | None
-    key: str | None = None
-    sha256: str | None = None
-    bytes: int | None = None
-    profile: str | None = None
-    error: str | None = None
-
-
-# -- planning ----------------------------------------------------------------------------------
-
-
-def reject(connection: Connection, lease: Lease, reason: str) -> None:
-    """The job cannot run; its author reads why in `reason`. Raises LeaseLost."""
-    complete(connection, lease)
-    connection.execute(
-        text("UPDATE jobs SET state = 'rejected', reason = :reason, finished_at = now() "
-             "WHERE id = :id AND state = 'submitted'"),
-        {"id": lease.job_id, "reason": reason},
-    )  # fmt: skip
-
-
-# Start-time fair queueing (Goyal et al. 1996): a shard's turn is when its tenant's earlier work would be over if the
-# tenant had its weight's share all along; who was idle starts at what is being served now. A priority is a head start.
-TURN = text(f"""
-    SELECT tenants.weight, greatest(tenants.virtual_time, coalesce(
-        (SELECT max(rank + priority * {HEAD_START}) FROM work WHERE state = 'leased' AND kind = 'sample'),
-        (SELECT min(next.rank + next.priority * {HEAD_START}) FROM queues CROSS JOIN LATERAL (
-            SELECT rank, priority FROM work WHERE queue = queues.name AND state = 'ready' AND kind = 'sample'
-            ORDER BY rank LIMIT 1) AS next),
-        (SELECT max(virtual_time) FROM tenants))) AS start
-    FROM tenants WHERE name = :tenant FOR NO KEY UPDATE
-""")
-
-
-def planned(connection: Connection, lease: Lease, *, plan: Mapping[str, Any], release_id: int, total: int) -> None:
-    """The job is checked, and its shards were added in the same transaction. Raises LeaseLost."""
-    complete(connection, lease)
-    connection.execute(
-        text("""
-            UPDATE jobs SET state = 'planned', plan = CAST(:plan AS jsonb), release_id = :release, total = :total
-            WHERE id = :id AND state = 'submitted'
-        """),
-        {"id": lease.job_id, "plan": json.dumps(plan), "release": release_id, "total": total},
-    )
-
-
-def add_shards(connection: Connection, job_id: uuid.UUID, pack_key: str, shards: Iterable[Shard]) -> int:
-    """Make shards claimable, each in its turn. Returns how many."""
-    job = connection.execute(text("SELECT tenant, queue, priority FROM jobs WHERE id = :id"), {"id": job_id}).one()
-    turn = connection.execute(TURN, {"tenant": job.tenant}).one()
-    clock, count = float(turn.start), 0
-    rest = iter(shards)
-    while group := list(islice(rest, TOGETHER)):
-        rows = []
-        for shard in group:
-            rank = clock - job.priority * HEAD_START
-            rows.append({"job_id": job_id, "pack_key": pack_key, "rank": rank, **job._mapping, **asdict(shard)})
-            clock += shard.cost / turn.weight
-        connection.execute(
-            text("""
-                INSERT INTO work (job_id, kind, start, stop, queue, tenant, pack_key, priority, rank, cost,
-                                  line_start, byte_start, byte_stop)
-                VALUES (:job_id, 'sample', :start, :stop, :queue, :tenant, :pack_key, :priority, :rank, :cost,
-                        :line_start, :byte_start, :byte_stop)
-            """),
-            rows,
-        )
-        count += len(rows)
-    connection.execute(
-        text("UPDATE tenants SET virtual_time = :clock WHERE name = :tenant"), {"clock": clock, "tenant": job.tenant}
-    )
-    return count
-
+from services.job_queue.leases import Lease, complete
+from services.job_queue.outputs import fail_open_images
+from services.job_queue.states import JobState, WorkState
 
 # -- sampling ----------------------------------------------------------------------------------
 
 
-def begin(connection: Connection, lease: Lease) -> float | None:
-    """Sampling of the job has begun. Returns for how many seconds it had to wait, or None if it had begun before."""
+@dataclass(frozen=True)
+class SamplingJob:
+    """A job as a worker needs it: its plan, and the manifest of its release."""
+
+    plan: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+
+
+def find_sampling_job(connection: Connection, job_id: uuid.UUID) -> SamplingJob:
+    """Return the job of a leased shard."""
+    row = connection.execute(
+        text("SELECT jobs.plan, releases.manifest FROM jobs JOIN releases ON releases.id = release_id "
+             "WHERE jobs.id = :id"),
+        {"id": job_id},
+    ).one()  # fmt: skip
+    return SamplingJob(**row._mapping)
+
+
+def begin_sampling(connection: Connection, lease: Lease) -> float | None:
+    """Record that sampling of the job starts. Returns for how many seconds it waited, or None if it started before."""
     waited = connection.scalar(
         text("UPDATE jobs SET state = 'running', started_at = coalesce(started_at, now()) "
              "WHERE id = :id AND state = 'planned' "
@@ -123,78 +44,63 @@ def begin(connection: Connection, lease: Lease) -> float | None:
     return None if waited is None else float(waited)
 
 
-def recorded(connection: Connection, job_id: uuid.UUID, start: int, stop: int) -> set[int]:
-    """Which of the images [start, stop) are already settled, by an earlier holder or revision."""
-    return set(
-        connection.scalars(
-            text("SELECT index FROM outputs WHERE job_id = :job AND index >= :start AND index < :stop"),
-            {"job": job_id, "start": start, "stop": stop},
-        )
-    )
-
-
-def record(connection: Connection, lease: Lease, outputs: Sequence[OutputRecord]) -> None:
-    """Settle images: the first record of an index stays. Raises LeaseLost."""
-    hold(connection, lease)
-    settle(connection, lease.job_id, outputs)
-
-
-def fail_images(connection: Connection, lease: Lease, error: str) -> None:
-    """Settle the open images of a shard that has ended for good, and let its job go on to finalizing.
-
-    No lease is asked for: whoever calls this has ended it in the same transaction.
-    """
-    settle_as_failed(connection, lease, error)
-    open_finalize(connection, lease.job_id)
-
-
-def settle_as_failed(connection: Connection, lease: Lease, error: str) -> None:
-    """Settle the open images of a shard."""
-    query = text("SELECT CAST(plan ->> 'images_per_item' AS integer) FROM jobs WHERE id = :id")
-    per_item = int(connection.scalar(query, {"id": lease.job_id}) or 1)
-    settled = recorded(connection, lease.job_id, lease.start, lease.stop)
-    open_images = [index for index in range(lease.start, lease.stop) if index not in settled]
-    records = [OutputRecord(index, index // per_item, None, error=error[:2000]) for index in open_images]
-    settle(connection, lease.job_id, records)
-
-
-def settle(connection: Connection, job_id: uuid.UUID, outputs: Sequence[OutputRecord]) -> None:
-    """Record images in the job's present revision and count them; no lease is asked for."""
-    if not outputs:
-        return
-    connection.execute(
-        text("""
-            WITH settled AS (
-                INSERT INTO outputs (job_id, index, item, seed, key, sha256, bytes, profile, error, revision)
-                SELECT :job_id, new.index, new.item, new.seed, new.key, new.sha256, new.bytes, new.profile, new.error,
-                       (SELECT revision FROM jobs WHERE id = :job_id)
-                FROM jsonb_to_recordset(CAST(:outputs AS jsonb)) AS new (index integer, item integer, seed bigint,
-                    key text, sha256 text, bytes bigint, profile text, error text)
-                ON CONFLICT DO NOTHING RETURNING error
-            )
-            UPDATE jobs SET succeeded = succeeded + (SELECT count(*) FROM settled WHERE error IS NULL),
-                            failed = failed + (SELECT count(*) FROM settled WHERE error IS NOT NULL)
-            WHERE id = :job_id
-        """),
-        {"job_id": job_id, "outputs": json.dumps([asdict(output) for output in outputs])},
-    )
-
-
-def finish_shard(connection: Connection, lease: Lease, state: str = "done") -> None:
-    """All images of a shard are settled, or it is cancelled; after the job's last one it is finalized.
+def finish_shard(connection: Connection, lease: Lease, state: WorkState = WorkState.DONE) -> None:
+    """End a shard whose images are all settled, or that is cancelled. The job's last one opens its finalizing.
 
     Raises LeaseLost.
     """
     complete(connection, lease, state)
-    open_finalize(connection, lease.job_id)
+    open_finalizing(connection, lease.job_id)
+
+
+def fail_shard(connection: Connection, lease: Lease, error: str) -> None:
+    """Fail the unsettled images of a shard that has ended, and let its job continue to finalizing.
+
+    This checks no lease: the caller has ended it in the same transaction.
+    """
+    fail_open_images(connection, lease, error)
+    open_finalizing(connection, lease.job_id)
 
 
 # -- the end -----------------------------------------------------------------------------------
 
 
-def open_finalize(connection: Connection, job_id: uuid.UUID) -> None:
+@dataclass(frozen=True)
+class FinalizingJob:
+    """A job as its manifest describes it, with its release."""
+
+    id: uuid.UUID
+    revision: int
+    request: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    total: int
+    succeeded: int
+    failed: int
+    manifest_key: str | None  # of an earlier revision
+    created_at: datetime
+    started_at: datetime | None
+    release_name: str
+    release_version: int
+    release_digest: str
+
+
+def find_finalizing_job(connection: Connection, job_id: uuid.UUID) -> FinalizingJob:
+    """Return the job whose finalizing is leased."""
+    row = connection.execute(
+        text("""
+            SELECT jobs.id, revision, request, plan, total, succeeded, failed, manifest_key, jobs.created_at,
+                   started_at, releases.name AS release_name, releases.version AS release_version,
+                   releases.digest AS release_digest
+            FROM jobs JOIN releases ON releases.id = jobs.release_id WHERE jobs.id = :id
+        """),
+        {"id": job_id},
+    ).one()
+    return FinalizingJob(**row._mapping)
+
+
+def open_finalizing(connection: Connection, job_id: uuid.UUID) -> None:
     """Make the job's finalizing claimable once none of its sampling is open."""
-    # Holding the job's row, the last two shards cannot each believe that the other is still open.
+    # The lock on the job's row keeps the last two shards from each seeing the other as open.
     connection.execute(text("SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE"), {"id": job_id})
     connection.execute(
         text("""
@@ -211,10 +117,10 @@ def open_finalize(connection: Connection, job_id: uuid.UUID) -> None:
     )
 
 
-def finalized(connection: Connection, lease: Lease, manifest_key: str) -> str:
-    """The manifest is stored: the job ends. Returns its state. Raises LeaseLost."""
+def end_job(connection: Connection, lease: Lease, manifest_key: str) -> JobState:
+    """End a job whose manifest is stored. Returns its state. Raises LeaseLost."""
     complete(connection, lease)
-    return str(
+    return JobState(
         connection.scalar(
             text("""
                 UPDATE jobs SET manifest_key = :key, finished_at = now(), state = CASE
@@ -230,7 +136,7 @@ def finalized(connection: Connection, lease: Lease, manifest_key: str) -> str:
 
 
 def fail_job(connection: Connection, job_id: uuid.UUID, reason: str) -> None:
-    """Planning or finalizing failed for good."""
+    """End a job whose planning or finalizing has failed for good."""
     connection.execute(
         text("UPDATE jobs SET state = 'failed', reason = :reason, finished_at = now() "
              "WHERE id = :id AND state IN ('submitted', 'finalizing')"),

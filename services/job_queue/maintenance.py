@@ -1,17 +1,24 @@
-"""What nobody holds: work that is due, work of lost processes, jobs that are to stop, hints."""
+"""Work that no live process holds: delayed work that is due, work of lost processes, and jobs to stop."""
 
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
 from services.job_queue import jobs
-from services.job_queue.leases import COLUMNS, Lease, complete, lost
+from services.job_queue.leases import COLUMNS, Lease, complete, record_loss
+from services.job_queue.outputs import fail_open_images
+from services.job_queue.states import JobState, WorkState
+
+
+def try_lock(connection: Connection) -> bool:
+    """Take the lock of reconciliation until the transaction ends. Returns False if another dispatcher holds it."""
+    return bool(connection.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext('darkroom reconcile'))")))
 
 
 def wake_delayed(connection: Connection) -> int:
-    """Work whose pause is over is ready. Returns how much."""
+    """Make delayed work ready whose pause is over. Returns how many rows."""
     return connection.execute(
         text("UPDATE work SET state = 'ready', run_after = NULL "
              "WHERE state = 'delayed' AND run_after <= now()")
@@ -22,7 +29,10 @@ def wake_delayed(connection: Connection) -> int:
 
 
 def rescue(connection: Connection, *, stale_s: float) -> tuple[list[Lease], list[Lease]]:
-    """Take work back from processes that fell silent or outlived a lease: (tried again, failed for good)."""
+    """Take work from processes without a heartbeat for `stale_s` seconds, and from leases past their deadline.
+
+    Returns (the leases whose work will be retried, those whose work has failed for good).
+    """
     rows = connection.execute(
         text(f"""
             SELECT {COLUMNS} FROM work
@@ -32,108 +42,93 @@ def rescue(connection: Connection, *, stale_s: float) -> tuple[list[Lease], list
         """),
         {"stale": stale_s},
     ).all()
-    again: list[Lease] = []
+    retried: list[Lease] = []
     failed: list[Lease] = []
-    for lease in (Lease(**row._mapping) for row in rows):
-        gone = lost(connection, lease.id, "the process that held it stopped answering")
-        (failed if gone else again).append(lease)
-    return again, failed
+    for lease in map(Lease.from_row, rows):
+        has_failed = record_loss(connection, lease.id, "the process that held it stopped answering")
+        (failed if has_failed else retried).append(lease)
+    return retried, failed
 
 
-# -- jobs that are to stop ---------------------------------------------------------------------
+# -- jobs to stop ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Ending:
-    """A job that is to stop, and why."""
+class StopRequest:
+    """A job that must stop: its owner cancelled it, or its deadline has passed."""
 
     job_id: uuid.UUID
-    cancelled: bool  # else its deadline has passed
-    deadline: Any
+    cancelled: bool
+    deadline: datetime | None
+
+    @property
+    def reason(self) -> str:
+        """Why the job stops, for its owner."""
+        return "cancelled" if self.cancelled else f"its deadline, {self.deadline:%Y-%m-%d %H:%M:%S %Z}, has passed"
 
 
-ENDINGS = """
+STOP_REQUESTS = """
     SELECT id AS job_id, cancel_requested_at IS NOT NULL AS cancelled, deadline FROM jobs
     WHERE finished_at IS NULL AND (cancel_requested_at IS NOT NULL OR deadline < now())
 """
 
 
-def endings(connection: Connection, among: list[uuid.UUID]) -> list[Ending]:
-    """Which of these jobs are to stop."""
-    rows = connection.execute(text(f"{ENDINGS} AND id = ANY(:among)"), {"among": among})
-    return [Ending(**row._mapping) for row in rows]
+def find_stop_requests(connection: Connection, job_ids: list[uuid.UUID]) -> list[StopRequest]:
+    """Return which of these jobs must stop."""
+    rows = connection.execute(text(f"{STOP_REQUESTS} AND id = ANY(:among)"), {"among": job_ids})
+    return [StopRequest(**row._mapping) for row in rows]
 
 
-def stop_jobs(connection: Connection, limit: int = 100) -> list[Ending]:
-    """End the unclaimed work of jobs that are to stop. What is claimed, its holder ends within a second or two."""
+def stop_jobs(connection: Connection, limit: int = 100) -> list[StopRequest]:
+    """End the unclaimed work of up to `limit` jobs that must stop. Workers stop claimed work within two seconds."""
     rows = connection.execute(
-        text(f"{ENDINGS} AND state IN ('submitted', 'planned', 'running') ORDER BY id LIMIT :limit "
+        text(f"{STOP_REQUESTS} AND state IN ('submitted', 'planned', 'running') ORDER BY id LIMIT :limit "
              "FOR NO KEY UPDATE SKIP LOCKED"),
         {"limit": limit},
     ).all()  # fmt: skip
-    found = [Ending(**row._mapping) for row in rows]
-    for ending in found:
-        _stop(connection, ending)
-    return found
+    requests = [StopRequest(**row._mapping) for row in rows]
+    for request in requests:
+        _stop_job(connection, request)
+    return requests
 
 
-def _stop(connection: Connection, ending: Ending) -> None:
-    # What another process is just claiming is skipped: waiting for it, while it waits for the job, would be a deadlock.
+def _stop_job(connection: Connection, request: StopRequest) -> None:
+    # This skips work that another process is claiming: waiting for it while it waits for the job would be a deadlock.
     rows = connection.execute(
         text(f"""
             UPDATE work SET state = 'cancelled', run_after = NULL WHERE id IN (
                 SELECT id FROM work WHERE job_id = :id AND state IN ('ready', 'delayed') FOR UPDATE SKIP LOCKED)
             RETURNING {COLUMNS}, work.cost
         """),
-        {"id": ending.job_id},
+        {"id": request.job_id},
     ).all()
-    if connection.scalar(text("SELECT state FROM jobs WHERE id = :id"), {"id": ending.job_id}) == "submitted":
-        if rows:  # else it is being planned just now
+    state = connection.scalar(text("SELECT state FROM jobs WHERE id = :id"), {"id": request.job_id})
+    if state == JobState.SUBMITTED:
+        if rows:  # without rows its planning is leased just now
+            ended = JobState.CANCELLED if request.cancelled else JobState.FAILED
             connection.execute(
                 text("UPDATE jobs SET state = :state, reason = :reason, finished_at = now() WHERE id = :id"),
-                {"id": ending.job_id, "state": "cancelled" if ending.cancelled else "failed", "reason": why(ending)},
+                {"id": request.job_id, "state": ended, "reason": request.reason},
             )
         return
-    if rows:  # what is not served is not charged: the tenant's next job has its turn that much earlier
+    if rows:  # Work that is not served is not charged: the tenant's next job has its turn that much earlier.
         connection.execute(
             text("""
                 UPDATE tenants SET virtual_time = virtual_time - :cost / weight
                 FROM jobs WHERE jobs.id = :id AND tenants.name = jobs.tenant
             """),
-            {"id": ending.job_id, "cost": sum(row.cost for row in rows)},
+            {"id": request.job_id, "cost": sum(row.cost for row in rows)},
         )
-    if not ending.cancelled:
+    if not request.cancelled:
         for row in rows:
-            values = {name: value for name, value in row._mapping.items() if name != "cost"}
-            jobs.settle_as_failed(connection, Lease(**values), why(ending))
-    jobs.open_finalize(connection, ending.job_id)
+            fail_open_images(connection, Lease.from_row(row), request.reason)
+    jobs.open_finalizing(connection, request.job_id)
 
 
-def stop_shard(connection: Connection, lease: Lease, ending: Ending) -> None:
-    """End a shard of a job that is to stop, by its holder. Raises LeaseLost."""
-    complete(connection, lease, "cancelled")
-    if ending.cancelled:
-        jobs.open_finalize(connection, lease.job_id)
+def stop_shard(connection: Connection, lease: Lease, request: StopRequest) -> None:
+    """End a leased shard of a job that must stop. Raises LeaseLost."""
+    complete(connection, lease, WorkState.CANCELLED)
+    if request.cancelled:
+        jobs.open_finalizing(connection, lease.job_id)
     else:
-        jobs.fail_images(connection, lease, why(ending))
-
-
-def why(ending: Ending) -> str:
-    """The reason, for a person."""
-    return "cancelled" if ending.cancelled else f"its deadline, {ending.deadline:%Y-%m-%d %H:%M:%S %Z}, has passed"
-
-
-# -- hints -------------------------------------------------------------------------------------
-
-
-def queues_with_work(connection: Connection) -> list[str]:
-    """Queues that have sampling work for whoever asks."""
-    return list(
-        connection.scalars(
-            text("""
-                SELECT name FROM queues WHERE NOT paused AND EXISTS (
-                    SELECT FROM work WHERE queue = queues.name AND state = 'ready' AND kind = 'sample')
-                ORDER BY name
-            """)
-        )
-    )
+        jobs.fail_shard(connection, lease, request.reason)

@@ -11,7 +11,8 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
 from services.database.connections import brief
-from services.job_queue import leases
+from services.job_queue import processes
+from services.job_queue.states import ProcessKind
 from services.observability import logs
 
 log = logging.getLogger("darkroom.heartbeat")
@@ -23,7 +24,9 @@ class Heartbeat:
     known: the tokens of the leases that the process works on; what else is leased to it is given back.
     """
 
-    def __init__(self, database: Database, kind: str, every_s: float, known: Callable[[], Sequence[int]]) -> None:
+    def __init__(
+        self, database: Database, kind: ProcessKind, every_s: float, known: Callable[[], Sequence[int]]
+    ) -> None:
         self.database, self.kind, self.every_s, self.known = database, kind, every_s, known
         self.id = uuid.UUID(int=0)
         self.profile: str | None = None  # the execution profile, once there is one
@@ -44,7 +47,7 @@ class Heartbeat:
     def start(self) -> None:
         """Register under a fresh id."""
         with self.database.begin() as connection:
-            self.id = leases.register(connection, self.kind)
+            self.id = processes.register(connection, self.kind)
         logs.identify(self.id)
         self._beaten = time.monotonic()
         self._thread.start()
@@ -55,7 +58,7 @@ class Heartbeat:
         self._thread.join()
         try:
             with self.database.begin() as connection:
-                leases.retire(connection, self.id)
+                processes.retire(connection, self.id)
         except DBAPIError as error:
             log.warning("could not retire (%s); leases will be taken back when the heartbeat is stale", brief(error))
 
@@ -63,8 +66,8 @@ class Heartbeat:
         while not self._stopped.wait(self.every_s):
             try:
                 with self.database.begin() as connection:
-                    leases.heartbeat(connection, self.id, self.profile)
-                    forgotten = leases.give_back_forgotten(connection, self.id, self.known())
+                    processes.record_heartbeat(connection, self.id, self.profile)
+                    forgotten = processes.release_forgotten_leases(connection, self.id, self.known())
             except DBAPIError as error:
                 log.warning("heartbeat: %s", brief(error))
                 continue

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 BLOBS = "blobs/sha256"
-BLOBS_LOCK = "hashtext('darkroom blobs')"  # shared by those who publish, held alone by who removes blobs
 
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 

@@ -11,10 +11,10 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
 from services.database.connections import brief
-from services.job_queue import jobs, leases, maintenance
-from services.job_queue.jobs import OutputRecord
+from services.job_queue import jobs, leases, maintenance, outputs
 from services.job_queue.leases import Lease, LeaseLost
-from services.job_queue.maintenance import Ending
+from services.job_queue.maintenance import StopRequest
+from services.job_queue.outputs import Output
 from services.observability import logs, metrics
 
 log = logging.getLogger("darkroom.holdings")
@@ -65,12 +65,12 @@ class Holdings:
 
     # -- how a shard ends --------------------------------------------------------------------------
 
-    def settle(self, shard: HeldShard, record: OutputRecord) -> None:
+    def settle(self, shard: HeldShard, record: Output) -> None:
         """One image is stored, or has failed; the last one ends its shard. Raises LeaseLost."""
         with shard.settling:  # of two last images at the same moment the second one is the last
             last = shard.open <= {record.index}
             with self.database.begin() as connection:
-                jobs.record(connection, shard.lease, [record])
+                outputs.settle_images(connection, shard.lease, [record])
                 if last:
                     jobs.finish_shard(connection, shard.lease)
             shard.open.discard(record.index)
@@ -88,8 +88,8 @@ class Holdings:
         """An attempt failed; when it was the last, the images that are still open are settled as failed."""
 
         def write(connection: Connection) -> None:
-            if not leases.retry_later(connection, shard.lease, error):
-                jobs.fail_images(connection, shard.lease, error)
+            if not leases.fail_attempt(connection, shard.lease, error):
+                jobs.fail_shard(connection, shard.lease, error)
 
         self._end(shard, "failed", write)
 
@@ -98,20 +98,20 @@ class Holdings:
 
         def write(connection: Connection) -> None:
             leases.hold(connection, shard.lease)
-            if leases.lost(connection, shard.lease.id, error):
-                jobs.fail_images(connection, shard.lease, error)
+            if leases.record_loss(connection, shard.lease.id, error):
+                jobs.fail_shard(connection, shard.lease, error)
 
         self._end(shard, "crashed", write)
 
     def give_back(self, shard: HeldShard) -> None:
         """Not now: ready again for any process, no attempt spent."""
-        self._end(shard, "given_back", lambda connection: leases.release(connection, shard.lease))
+        self._end(shard, "given_back", lambda connection: leases.release_lease(connection, shard.lease))
 
-    def stop(self, shard: HeldShard, ending: Ending) -> None:
+    def stop(self, shard: HeldShard, request: StopRequest) -> None:
         """Its job is to stop."""
-        told = f"work {shard.lease.id} of job {shard.lease.job_id} is stopped: {maintenance.why(ending)}"
+        told = f"work {shard.lease.id} of job {shard.lease.job_id} is stopped: {request.reason}"
         log.info("%s", told, extra=logs.lease_fields(shard.lease))
-        self._end(shard, "stopped", lambda connection: maintenance.stop_shard(connection, shard.lease, ending))
+        self._end(shard, "stopped", lambda connection: maintenance.stop_shard(connection, shard.lease, request))
 
     def lost(self, shard: HeldShard) -> None:
         """Somebody else has it: whatever is made of it here is dropped."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from services.database.connections import brief
-from services.job_queue.jobs import OutputRecord
 from services.job_queue.leases import LeaseLost
+from services.job_queue.outputs import Output
 from services.observability import logs, metrics
 from services.storage import layout
 from services.storage.object_store import ObjectStore
@@ -87,5 +87,5 @@ class Uploader:
         spec, file_format = image.spec, shard.plan["format"]
         key = layout.image_key(shard.plan, shard.lease.job_id, spec.index)
         stored = self.store.put_if_absent(key, body, content_type=f"image/{file_format}")
-        record = OutputRecord(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, profile)
+        record = Output(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, profile)
         self.holdings.settle(shard, record)

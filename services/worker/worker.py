@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sqlalchemy import Engine as Database
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from services.database.connections import brief
-from services.job_queue import jobs, leases, maintenance
-from services.job_queue.jobs import OutputRecord
+from services.job_queue import claims, jobs, maintenance, outputs
 from services.job_queue.leases import LeaseLost
+from services.job_queue.outputs import Output
+from services.job_queue.states import ProcessKind
 from services.job_requests.image_spec import image_spec
 from services.observability import logs, metrics
 from services.process.health import Health
@@ -53,7 +53,7 @@ class Worker:
         self._stopped = threading.Event()
         self._dropped: deque[HeldShard] = deque()  # the engine belongs to its thread, which removes these
         self.holdings = Holdings(database, self._drop)
-        self.heartbeat = Heartbeat(database, "worker", settings.heartbeat_s, self.holdings.tokens)
+        self.heartbeat = Heartbeat(database, ProcessKind.WORKER, settings.heartbeat_s, self.holdings.tokens)
         self._uploader = Uploader(store, self.holdings)
         self._loader = Loader(store, self._wake.set)
         self._engines = EngineCache(store, settings)
@@ -140,18 +140,14 @@ class Worker:
     def _claimed(self) -> HeldShard | None:
         with self.database.begin() as connection:
             release = self._engine.release.digest if self._engine is not None else None
-            found = leases.claim_sampling(connection, self.heartbeat.id, queues=self.settings.queues, release=release)
+            found = claims.claim_sampling(connection, self.heartbeat.id, queues=self.settings.queues, release=release)
             if not found:
                 return None
             (lease,) = found
-            waited = jobs.begin(connection, lease)
-            row = connection.execute(
-                text("SELECT jobs.plan, releases.manifest FROM jobs JOIN releases ON releases.id = release_id "
-                     "WHERE jobs.id = :id"),
-                {"id": lease.job_id},
-            ).one()  # fmt: skip
-            settled = jobs.recorded(connection, lease.job_id, lease.start, lease.stop)
-        shard = HeldShard(lease, row.plan, row.manifest, set(range(lease.start, lease.stop)) - settled)
+            waited = jobs.begin_sampling(connection, lease)
+            job = jobs.find_sampling_job(connection, lease.job_id)
+            settled = outputs.settled_indices(connection, lease.job_id, lease.start, lease.stop)
+        shard = HeldShard(lease, job.plan, job.manifest, set(range(lease.start, lease.stop)) - settled)
         self.holdings.add(shard)
         if waited is not None:
             metrics.PICK_UP_SECONDS.labels(lease.queue).observe(waited)
@@ -172,7 +168,7 @@ class Worker:
         try:
             if shard.lease.suspect:
                 with self.database.begin() as connection:
-                    leases.isolate(connection, shard.lease)
+                    claims.isolate(connection, shard.lease)
                 self._alone = shard
             self._engine = None  # so that it can leave memory before another takes its place
             self.watchdog.pause()  # fetching has its own time-outs
@@ -226,7 +222,7 @@ class Worker:
                 seed = spec.seed
                 engine.add(shard, spec)
             except ValueError as error:  # a condition that its schema permits and the model cannot use
-                record = OutputRecord(index, number, seed, error=str(error)[:2000])
+                record = Output(index, number, seed, error=str(error)[:2000])
                 self._ending(shard, self.holdings.settle, shard, record)
 
     def _ending(self, shard: HeldShard, end: Callable[..., None], *arguments: Any) -> None:
@@ -296,14 +292,14 @@ class Worker:
                 continue
             try:
                 with self.database.begin() as connection:
-                    endings = maintenance.endings(connection, list({shard.lease.job_id for shard in held}))
+                    requests = maintenance.find_stop_requests(connection, list({shard.lease.job_id for shard in held}))
             except DBAPIError as error:
                 log.warning("database: %s", brief(error))
                 continue
-            for ending in endings:
+            for request in requests:
                 for shard in held:
-                    if shard.lease.job_id == ending.job_id:
-                        self.holdings.stop(shard, ending)
+                    if shard.lease.job_id == request.job_id:
+                        self.holdings.stop(shard, request)
 
     def _drain(self) -> None:
         deadline = time.monotonic() + self.settings.drain_s

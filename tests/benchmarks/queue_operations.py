@@ -30,8 +30,9 @@ from rich.table import Table
 from sqlalchemy import text
 
 from services.dispatcher import planner
-from services.job_queue import jobs, leases
-from services.job_queue.jobs import OutputRecord, Shard
+from services.job_queue import claims, jobs, outputs, planning, processes
+from services.job_queue.outputs import Output
+from services.job_queue.planning import Shard
 from tests.support.stack import Stack, fresh_stack
 
 UNDER_WAY = 10
@@ -73,14 +74,14 @@ def pieces(stack: Stack, count: int) -> None:
         connection.execute(text("TRUNCATE work, outputs, jobs CASCADE"))
     ids = [stack.submit(json.loads(REQUEST)) for _ in range(10)]
     with stack.engine("dispatcher").begin() as connection:
-        process = leases.register(connection, "dispatcher")
-        while found := leases.claim_planning(connection, process):
+        process = processes.register(connection, "dispatcher")
+        while found := claims.claim_planning(connection, process):
             for lease in found:
                 assert planner.plan_job(connection, stack.store(), lease) is None
     with stack.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM work"))
         for job_id in ids:
-            jobs.add_shards(connection, job_id, "0" * 64, (Shard(i, i + 1, 1) for i in range(count // 10)))
+            planning.add_shards(connection, job_id, "0" * 64, (Shard(i, i + 1, 1) for i in range(count // 10)))
     with stack.engine("migrator").connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE work"))
 
@@ -91,18 +92,18 @@ def work(stack: Stack) -> None:
 
     engine = connections.connect(stack.settings("worker").database_url.get_secret_value())
     with engine.begin() as connection:
-        process = leases.register(connection, "worker")
+        process = processes.register(connection, "worker")
 
     def one_after_the_other(_: int) -> None:
         while True:
             with engine.begin() as connection:
-                found = leases.claim_sampling(connection, process, queues=["default"], release=None)
+                found = claims.claim_sampling(connection, process, queues=["default"], release=None)
             if not found:
                 return
             (lease,) = found
-            record = OutputRecord(lease.start, lease.start, 1, "k", "0" * 64, 1, "p")
+            record = Output(lease.start, lease.start, 1, "k", "0" * 64, 1, "p")
             with engine.begin() as connection:
-                jobs.record(connection, lease, [record])
+                outputs.settle_images(connection, lease, [record])
                 jobs.finish_shard(connection, lease)
 
     with ThreadPoolExecutor(UNDER_WAY) as pool:

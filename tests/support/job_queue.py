@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from services.dispatcher import planner
-from services.job_queue import jobs, leases
-from services.job_queue.jobs import OutputRecord
+from services.job_queue import claims, jobs, outputs
 from services.job_queue.leases import Lease
+from services.job_queue.outputs import Output
 from tests.support.stack import Stack
 
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 2, "seed": 5}
@@ -23,8 +23,8 @@ def empty_queue(engine: Engine) -> None:
 def claim(engine: Engine, worker_id: uuid.UUID, kind: str = "sample", count: int = 100) -> list[Lease]:
     with engine.begin() as connection:
         if kind != "sample":
-            return leases.claim_planning(connection, worker_id, count=count)
-        return leases.claim_sampling(connection, worker_id, queues=["default"], count=count)
+            return claims.claim_planning(connection, worker_id, count=count)
+        return claims.claim_sampling(connection, worker_id, queues=["default"], count=count)
 
 
 def submit_planned(stack: Stack, engine: Engine, worker_id: uuid.UUID, **columns: Any) -> uuid.UUID:
@@ -41,9 +41,9 @@ def job_state(connection: Connection, job_id: uuid.UUID) -> str:
 
 
 def settle_shard(engine: Engine, lease: Lease) -> None:
-    records = [OutputRecord(i, 0, 5 + i, f"k{i}", "0" * 64, 1, "p") for i in range(lease.start, lease.stop)]
+    records = [Output(i, 0, 5 + i, f"k{i}", "0" * 64, 1, "p") for i in range(lease.start, lease.stop)]
     with engine.begin() as connection:
-        jobs.record(connection, lease, records)
+        outputs.settle_images(connection, lease, records)
         jobs.finish_shard(connection, lease)
 
 

@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from services.job_queue.states import TERMINAL
 from services.local_stack.logins import Role
 from services.settings import Settings
 from tests.support.processes import launch
 from tests.support.releases import make_tiny_release
-
-ENDED = ("succeeded", "partial", "failed", "rejected", "cancelled")
 
 
 def start_stack(root: Path) -> "Stack":
@@ -97,7 +96,7 @@ class Stack:
     def wait(self, job_id: uuid.UUID, *states: str, timeout: float = 90) -> Any:
         """The job's row once it is in one of `states` (by default: ended)."""
         deadline = time.monotonic() + timeout
-        while (row := self.job(job_id)).state not in (states or ENDED):
+        while (row := self.job(job_id)).state not in (states or TERMINAL):
             assert time.monotonic() < deadline, f"job {job_id} is still {row.state}, {row.succeeded}/{row.total}"
             time.sleep(0.05)
         return row
@@ -152,9 +151,9 @@ class Process:
 
 def publish_tiny(stack: Stack) -> None:
     """Publish the small model under its production alias."""
-    from services.registry import releases
+    from services.registry import aliases, releases
 
     folder = make_tiny_release(stack.root / "tiny-release")
     with stack.engine("publisher").begin() as connection:
         name, version = releases.publish(connection, stack.store(), folder)
-        releases.promote(connection, f"{name}@{version}", "production")
+        aliases.promote(connection, f"{name}@{version}", "production")

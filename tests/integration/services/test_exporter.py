@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from services.database.connections import connect
-from services.exporter import GAUGES, OTHERS, TENANTS, QueueCollector, read
+from services.exporter import GAUGES, OTHERS, TENANTS, QueueCollector
+from services.job_queue.load import read_load
 from services.local_stack import lifecycle, processes
 from tests.support.chart import of_kind
 from tests.support.http import Asked, free_port, scraped
@@ -128,7 +129,7 @@ def test_tenants_beyond_the_busiest_are_one(own: Stack) -> None:
 def test_the_observer_sees_numbers_and_no_request(own: Stack) -> None:
     engine = own.engine("observer")
     with engine.connect() as connection:
-        read(connection, 30)
+        read_load(connection, 30)
     for statement in ("SELECT * FROM jobs", "SELECT * FROM work", "SELECT * FROM outputs", "SELECT * FROM tenants",
                       "DELETE FROM workers", "UPDATE queues SET paused = true", "SELECT * FROM releases"):  # fmt: skip
         with engine.connect() as connection, pytest.raises(Exception, match="permission denied"):
@@ -167,7 +168,7 @@ def test_the_autoscaler_s_question_is_answered_in_evaluations(own: Stack) -> Non
 
 
 def test_a_frozen_postgres_is_not_waited_for(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.exporter.PATIENCE_S", 0.5)
+    monkeypatch.setattr("services.exporter.TIMEOUT_S", 0.5)
     collector = QueueCollector(own.engine("observer"), 30)
     assert gauges(collector)["darkroom_exporter_up"] == 1
     server = processes.find(own.root, "postgres")

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from services import retention
+from services.job_queue import expiry
 from services.registry import release_cache, releases
 from services.storage import layout
 from services.storage.object_store import ObjectStore
@@ -116,7 +117,7 @@ def test_pruning_that_was_interrupted_is_done_again(
         list(retention.prune_jobs(stack.engine("pruner"), store))
     assert left_of(stack, job) == {"jobs": 1, "outputs": 4, "work": 3, "objects": 4}
     monkeypatch.undo()
-    assert [str(job)] == [gone.id for gone in retention.prune_jobs(stack.engine("pruner"), store)]
+    assert [job] == [gone.id for gone in retention.prune_jobs(stack.engine("pruner"), store)]
     assert left_of(stack, job) == {"jobs": 0, "outputs": 0, "work": 0, "objects": 0}
 
 
@@ -125,7 +126,7 @@ def test_a_job_that_is_tried_again_meanwhile_stays(
     stack: Stack, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     age(stack, job, 25)
-    found = retention.expired_jobs
+    found = expiry.expired_jobs
 
     def and_then_it_is_tried_again(connection: Any) -> Any:
         expired = found(connection)
@@ -133,7 +134,7 @@ def test_a_job_that_is_tried_again_meanwhile_stays(
             other.execute(text("UPDATE jobs SET finished_at = NULL WHERE id = :id"), {"id": job})
         return expired
 
-    monkeypatch.setattr(retention, "expired_jobs", and_then_it_is_tried_again)
+    monkeypatch.setattr(expiry, "expired_jobs", and_then_it_is_tried_again)
     assert list(retention.prune_jobs(stack.engine("pruner"), stack.store())) == []
     assert left_of(stack, job)["objects"] == 7
     age(stack, job, 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from services.registry import releases
+from services.registry import aliases, evaluations, releases
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Process, Stack
 from training.model import release as release_format
@@ -202,8 +202,10 @@ def test_two_releases_are_compared_and_the_older_one_comes_back(
             lineage = {"experiment": {"steps": 100 * seed, "seed": 5}}
             release_format.write(folder, replace(described, lineage=lineage))
             releases.publish(connection, stack.store(), folder)
-            releases.evaluate(connection, f"pair@{seed}", "same", {"psnr": 30.0 + seed, "judge": "a network"})
-            releases.promote(connection, f"pair@{seed}", "production")
+            evaluations.record_evaluation(
+                connection, f"pair@{seed}", "same", {"psnr": 30.0 + seed, "judge": "a network"}
+            )
+            aliases.promote(connection, f"pair@{seed}", "production")
     sheet = tmp_path / "diff.png"
     told = darkroom("releases", "diff", "pair@1", "pair@2", "--output", str(sheet)).stdout
     for words in (r"experiment\.steps +100 +200", r"psnr +31\.0000 +32\.0000 +\+1\.0000"):
@@ -218,7 +220,7 @@ def test_two_releases_are_compared_and_the_older_one_comes_back(
         (None, 1, False), (1, 2, False), (2, 1, True),
     ]  # fmt: skip
     assert "rollback" in darkroom("releases", "history", "pair").stdout
-    refused(darkroom("releases", "rollback", "pair"), "pair@production was never another release")
+    refused(darkroom("releases", "rollback", "pair"), "pair@production has no earlier release to roll back to")
 
 
 @pytest.mark.parametrize(

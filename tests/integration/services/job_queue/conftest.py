@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from services.job_queue import leases
+from services.job_queue import processes
+from services.job_queue.states import ProcessKind
 from tests.support.job_queue import empty_queue
 from tests.support.stack import Stack
 
@@ -24,4 +25,4 @@ def engine(stack: Stack) -> Iterator[Engine]:
 def worker_id(engine: Engine) -> uuid.UUID:
     """A worker that is registered and runs no process."""
     with engine.begin() as connection:
-        return leases.register(connection, "worker")
+        return processes.register(connection, ProcessKind.WORKER)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from services.job_queue import leases
+from services.job_queue import claims, processes
+from services.job_queue.states import ProcessKind
 from tests.support.job_queue import REQUEST, empty_queue
 from tests.support.stack import Stack
 
@@ -49,15 +50,15 @@ def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (leases.CLAIM_SAMPLING, "work_to_sample"),
-        (leases.CLAIM_SAMPLING_OF_RELEASE, "work_to_sample_by_release"),
-        (leases.CLAIM_PLANNING, "work_to_dispatch"),
+        (claims.CLAIM_SAMPLING, "work_to_sample"),
+        (claims.CLAIM_SAMPLING_OF_RELEASE, "work_to_sample_by_release"),
+        (claims.CLAIM_PLANNING, "work_to_dispatch"),
     ],
 )
 def test_a_claim_reads_no_more_than_it_takes(million: Engine, statement: Any, index: str) -> None:
     """Among a million shards: by its index, in the order of the turns."""
     with million.begin() as connection:
-        worker_id = leases.register(connection, "worker")
+        worker_id = processes.register(connection, ProcessKind.WORKER)
     values = {"queues": ["default"], "worker": worker_id, "count": 1, "release": "r7"}
     with million.connect() as connection:
         found = connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"), values).scalar()

@@ -5,7 +5,7 @@ import uuid
 
 from sqlalchemy import Engine, text
 
-from services.job_queue import leases, maintenance
+from services.job_queue import claims, queues
 from services.job_queue.leases import Lease
 from tests.support.job_queue import claim, submit_planned
 from tests.support.stack import Stack
@@ -76,13 +76,13 @@ def test_the_loaded_release_goes_on_within_its_quantum(stack: Stack, engine: Eng
 
     def claimed() -> uuid.UUID:
         with engine.begin() as connection:
-            (lease,) = leases.claim_sampling(connection, worker_id, queues=["default"], release=release)
+            (lease,) = claims.claim_sampling(connection, worker_id, queues=["default"], release=release)
         return lease.job_id
 
     assert claimed() == second
     with engine.begin() as connection:
         connection.execute(
-            text("UPDATE work SET rank = rank + :far WHERE job_id = :id"), {"far": leases.QUANTUM + 1_000, "id": second}
+            text("UPDATE work SET rank = rank + :far WHERE job_id = :id"), {"far": claims.QUANTUM + 1_000, "id": second}
         )
     assert [claimed() for _ in range(3)] == [first] * 3
     assert claimed() == second
@@ -90,10 +90,10 @@ def test_the_loaded_release_goes_on_within_its_quantum(stack: Stack, engine: Eng
 
 def test_queues_with_work_are_hinted(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     with engine.begin() as connection:
-        assert maintenance.queues_with_work(connection) == []
+        assert queues.queues_with_work(connection) == []
     submit_planned(stack, engine, worker_id)
     with engine.begin() as connection:
-        assert maintenance.queues_with_work(connection) == ["default"]
+        assert queues.queues_with_work(connection) == ["default"]
     claim(engine, worker_id)
     with engine.begin() as connection:
-        assert maintenance.queues_with_work(connection) == []
+        assert queues.queues_with_work(connection) == []

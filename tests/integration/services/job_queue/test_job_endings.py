@@ -8,8 +8,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from services.dispatcher import planner
-from services.job_queue import jobs, maintenance
-from services.job_queue.jobs import OutputRecord
+from services.job_queue import jobs, maintenance, outputs
+from services.job_queue.outputs import Output
 from tests.support.job_queue import REQUEST, call_function, claim, job_state, settle_shard, submit_planned
 from tests.support.stack import Stack
 
@@ -34,13 +34,13 @@ def test_what_is_not_done_by_its_deadline_fails_and_what_is_done_stays(
     with engine.begin() as connection:
         connection.execute(text("UPDATE jobs SET deadline = now()"))
     with engine.begin() as connection:
-        (ending,) = maintenance.stop_jobs(connection)
+        (request,) = maintenance.stop_jobs(connection)
         assert job_state(connection, job_id) == "planned", "one shard is still held"
-        assert maintenance.endings(connection, [job_id]) == [ending]
-        maintenance.stop_shard(connection, held, ending)
+        assert maintenance.find_stop_requests(connection, [job_id]) == [request]
+        maintenance.stop_shard(connection, held, request)
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
-        assert jobs.finalized(connection, finalize, "manifest") == "partial"
+        assert jobs.end_job(connection, finalize, "manifest") == "partial"
         errors = connection.scalars(text("SELECT error FROM outputs WHERE error IS NOT NULL")).all()
     assert len(errors) == 24
     assert all(error.startswith("its deadline, 20") for error in errors)
@@ -66,13 +66,13 @@ def test_a_cancelled_job_keeps_its_images_and_pays_for_no_others(
     settle_shard(engine, done)
     assert call_function(stack, "cancel_job", job_id) == "planned"
     with engine.begin() as connection:
-        (ending,) = maintenance.stop_jobs(connection)
-        maintenance.stop_shard(connection, held, ending)
+        (request,) = maintenance.stop_jobs(connection)
+        maintenance.stop_shard(connection, held, request)
         assert maintenance.stop_jobs(connection) == []
         assert connection.scalar(text("SELECT virtual_time FROM tenants WHERE name = 'default'")) == 2 * 16 * 4
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
-        assert jobs.finalized(connection, finalize, "manifest") == "cancelled"
+        assert jobs.end_job(connection, finalize, "manifest") == "cancelled"
         assert connection.scalar(text("SELECT count(*) FROM outputs")) == 16
 
 
@@ -92,15 +92,15 @@ def test_a_new_revision_makes_what_is_missing(stack: Stack, engine: Engine, work
     for lease in claim(engine, worker_id):
         if lease.start == 16:
             with engine.begin() as connection:
-                jobs.record(connection, lease, [OutputRecord(20, 0, None, error="bad luck")])
-                settled = [OutputRecord(i, 0, 5 + i, f"k{i}", "0" * 64, 1, "p") for i in range(16, 32)]
-                jobs.record(connection, lease, settled)
+                outputs.settle_images(connection, lease, [Output(20, 0, None, error="bad luck")])
+                settled = [Output(i, 0, 5 + i, f"k{i}", "0" * 64, 1, "p") for i in range(16, 32)]
+                outputs.settle_images(connection, lease, settled)
                 jobs.finish_shard(connection, lease)
         else:
             settle_shard(engine, lease)
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
-        assert jobs.finalized(connection, finalize, "manifest") == "partial"
+        assert jobs.end_job(connection, finalize, "manifest") == "partial"
     assert call_function(stack, "retry_job", job_id) == 2
     (lease,) = claim(engine, worker_id, "plan")
     with engine.begin() as connection:
@@ -108,14 +108,14 @@ def test_a_new_revision_makes_what_is_missing(stack: Stack, engine: Engine, work
     (lease,) = claim(engine, worker_id)
     assert (lease.start, lease.stop) == (16, 32)
     with engine.begin() as connection:
-        assert set(range(16, 32)) - jobs.recorded(connection, job_id, 16, 32) == {20}
-        jobs.record(connection, lease, [OutputRecord(20, 0, 25, "k20", "1" * 64, 1, "p")])
+        assert set(range(16, 32)) - outputs.settled_indices(connection, job_id, 16, 32) == {20}
+        outputs.settle_images(connection, lease, [Output(20, 0, 25, "k20", "1" * 64, 1, "p")])
         jobs.finish_shard(connection, lease)
         revisions = connection.execute(text("SELECT index, revision FROM outputs ORDER BY index")).all()
     assert [tuple(row) for row in revisions] == [(i, 2 if i == 20 else 1) for i in range(40)]
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
-        assert jobs.finalized(connection, finalize, "manifest") == "succeeded"
+        assert jobs.end_job(connection, finalize, "manifest") == "succeeded"
 
 
 def test_an_end_is_announced(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:

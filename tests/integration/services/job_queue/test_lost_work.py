@@ -4,7 +4,7 @@ import uuid
 
 from sqlalchemy import Engine, text
 
-from services.job_queue import jobs, leases, maintenance
+from services.job_queue import claims, jobs, leases, maintenance, processes
 from services.job_queue.leases import Lease
 from tests.support.job_queue import REQUEST, claim, settle_shard, submit_planned
 from tests.support.stack import Stack
@@ -50,19 +50,19 @@ def test_one_image_that_kills_its_process_fails_alone(stack: Stack, engine: Engi
         (lease,) = held
         if lease.suspect:
             with engine.begin() as connection:
-                leases.isolate(connection, lease)
+                claims.isolate(connection, lease)
         if lease.start <= 21 < lease.stop:
             crashes += 1
             _, failed = expire_leases(engine)
             for one in failed:
                 with engine.begin() as connection:
-                    jobs.fail_images(connection, one, "it kills")
+                    jobs.fail_shard(connection, one, "it kills")
         else:
             settle_shard(engine, lease)
     assert crashes == leases.MAX_LOSSES + 4 + leases.MAX_ATTEMPTS  # 16 images are one after four cuts
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
-        assert jobs.finalized(connection, finalize, "manifest") == "partial"
+        assert jobs.end_job(connection, finalize, "manifest") == "partial"
         assert connection.scalars(text("SELECT index FROM outputs WHERE error IS NOT NULL")).all() == [21]
         assert connection.scalar(text("SELECT succeeded FROM jobs WHERE id = :id"), {"id": job_id}) == 39
 
@@ -84,7 +84,7 @@ def test_a_retired_process_gives_its_work_back_untouched(stack: Stack, engine: E
     submit_planned(stack, engine, worker_id)
     claim(engine, worker_id)
     with engine.begin() as connection:
-        leases.retire(connection, worker_id)
+        processes.retire(connection, worker_id)
         rows = connection.execute(text("SELECT state, attempts, losses FROM work WHERE kind = 'sample'")).all()
     assert [tuple(row) for row in rows] == [("ready", 0, 0)] * 3
 
@@ -99,7 +99,7 @@ def test_a_lease_that_its_process_does_not_know_of_is_given_back(
         connection.execute(text("UPDATE work SET lease_until = lease_until - interval '20 s' WHERE state = 'leased'"))
     (fresh,) = claim(engine, worker_id, count=1)
     with engine.begin() as connection:
-        assert leases.give_back_forgotten(connection, worker_id, [known.token]) == 1
+        assert processes.release_forgotten_leases(connection, worker_id, [known.token]) == 1
         rows = connection.execute(text("SELECT id, state, attempts, losses FROM work WHERE kind = 'sample'")).all()
     assert {row.id: row.state for row in rows} == {known.id: "leased", lost.id: "ready", fresh.id: "leased"}
     assert all((row.attempts, row.losses) == (0, 0) for row in rows)

@@ -20,10 +20,11 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, text
 
 from services.dispatcher import planner
-from services.job_queue import jobs, leases, maintenance
-from services.job_queue.jobs import OutputRecord
+from services.job_queue import claims, jobs, leases, maintenance, outputs, processes
 from services.job_queue.leases import Lease, LeaseLost
-from tests.support.stack import ENDED, Stack
+from services.job_queue.outputs import Output
+from services.job_queue.states import RETRYABLE, TERMINAL, ProcessKind, WorkKind
+from tests.support.stack import Stack
 
 WORKERS = 3
 PICK = st.integers(0, 7)  # of the latest
@@ -41,8 +42,8 @@ class QueueMachine(RuleBasedStateMachine):
         with self.engine.begin() as connection:
             connection.execute(text("DELETE FROM outputs"))
             connection.execute(text("DELETE FROM jobs"))
-            self.workers = [leases.register(connection, "worker") for _ in range(WORKERS)]
-            self.dispatcher = leases.register(connection, "dispatcher")
+            self.workers = [processes.register(connection, ProcessKind.WORKER) for _ in range(WORKERS)]
+            self.dispatcher = processes.register(connection, ProcessKind.DISPATCHER)
         self.good: dict[tuple[uuid.UUID, int], str] = {}  # images that are stored: they stay for ever
         self.tokens: set[int] = set()
         self.held: list[Lease] = []
@@ -71,20 +72,20 @@ class QueueMachine(RuleBasedStateMachine):
             connection.execute(text("UPDATE work SET run_after = now() WHERE state = 'delayed'"))
             maintenance.wake_delayed(connection)
         with self.engine.begin() as connection:
-            claimed = leases.claim_planning(connection, self.dispatcher)
+            claimed = claims.claim_planning(connection, self.dispatcher)
         for lease in claimed:
             with self.engine.begin() as connection:
-                if lease.kind == "plan":
+                if lease.kind == WorkKind.PLAN:
                     assert planner.plan_job(connection, self.stack.store(), lease) is None
                 else:
-                    jobs.finalized(connection, lease, "manifest")
+                    jobs.end_job(connection, lease, "manifest")
 
     @rule(worker=st.integers(0, WORKERS - 1), count=st.integers(1, 3))
     def claim(self, worker: int, count: int) -> None:
         with self.engine.begin() as connection:
-            found = leases.claim_sampling(connection, self.workers[worker], queues=["default"], count=count)
+            found = claims.claim_sampling(connection, self.workers[worker], queues=["default"], count=count)
             for lease in found:
-                jobs.begin(connection, lease)
+                jobs.begin_sampling(connection, lease)
         self.take(found)
 
     @rule()
@@ -96,7 +97,7 @@ class QueueMachine(RuleBasedStateMachine):
         def claimer(worker: uuid.UUID) -> None:
             barrier.wait()
             with self.engine.begin() as connection:
-                found.extend(leases.claim_sampling(connection, worker, queues=["default"], count=2))
+                found.extend(claims.claim_sampling(connection, worker, queues=["default"], count=2))
 
         threads = [threading.Thread(target=claimer, args=(worker,)) for worker in self.workers]
         for thread in threads:
@@ -140,12 +141,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     def store(self, lease: Lease, stop: int, failing: int | None) -> None:
         images = [i for i in range(lease.start, stop) if i != failing]
-        records = [OutputRecord(i, 0, i, f"key-{i}", uuid.uuid4().hex * 2, 1, "p") for i in images]
+        records = [Output(i, 0, i, f"key-{i}", uuid.uuid4().hex * 2, 1, "p") for i in images]
         if failing is not None:
-            records.append(OutputRecord(failing, 0, None, error="bad"))
+            records.append(Output(failing, 0, None, error="bad"))
         with self.engine.begin() as connection:
-            before = jobs.recorded(connection, lease.job_id, lease.start, lease.stop)
-            jobs.record(connection, lease, records)
+            before = outputs.settled_indices(connection, lease.job_id, lease.start, lease.stop)
+            outputs.settle_images(connection, lease, records)
             if stop == lease.stop:
                 jobs.finish_shard(connection, lease)
         for index in images:
@@ -154,27 +155,27 @@ class QueueMachine(RuleBasedStateMachine):
 
     def fail_an_attempt(self, lease: Lease, share: float) -> None:
         with self.engine.begin() as connection:
-            if not leases.retry_later(connection, lease, "boom"):
-                jobs.fail_images(connection, lease, "boom")
+            if not leases.fail_attempt(connection, lease, "boom"):
+                jobs.fail_shard(connection, lease, "boom")
 
     def give_back(self, lease: Lease, share: float) -> None:
         with self.engine.begin() as connection:
-            leases.release(connection, lease)
+            leases.release_lease(connection, lease)
 
     def isolate(self, lease: Lease, share: float) -> None:
         with self.engine.begin() as connection:
-            leases.isolate(connection, lease)
+            claims.isolate(connection, lease)
 
     def look_around(self, lease: Lease, share: float) -> None:
         with self.engine.begin() as connection:
-            for ending in maintenance.endings(connection, [lease.job_id]):
-                maintenance.stop_shard(connection, lease, ending)
+            for request in maintenance.find_stop_requests(connection, [lease.job_id]):
+                maintenance.stop_shard(connection, lease, request)
 
     @rule(worker=st.integers(0, WORKERS - 1), of_its_own_will=st.booleans())
     def a_worker_ends(self, worker: int, of_its_own_will: bool) -> None:
         with self.engine.begin() as connection:
             if of_its_own_will:
-                leases.retire(connection, self.workers[worker])
+                processes.retire(connection, self.workers[worker])
             else:
                 connection.execute(
                     text("UPDATE workers SET heartbeat_at = now() - interval '1 hour' WHERE id = :id"),
@@ -183,8 +184,8 @@ class QueueMachine(RuleBasedStateMachine):
                 # Only that one is stale, however slow this machine is.
                 _, failed = maintenance.rescue(connection, stale_s=1800)
                 for lease in failed:
-                    jobs.fail_images(connection, lease, "lost")
-            self.workers[worker] = leases.register(connection, "worker")
+                    jobs.fail_shard(connection, lease, "lost")
+            self.workers[worker] = processes.register(connection, ProcessKind.WORKER)
 
     @rule(pick=PICK)
     def cancel_or_retry(self, pick: int) -> None:
@@ -194,7 +195,7 @@ class QueueMachine(RuleBasedStateMachine):
         job_id = self.submitted[-1 - pick % len(self.submitted)]
         row = self.stack.job(job_id)
         with self.stack.engine("submitter").begin() as connection:
-            if row.state in ("partial", "failed", "cancelled") and row.plan is not None:
+            if row.state in RETRYABLE and row.plan is not None:
                 assert connection.scalar(text("SELECT retry_job(:id)"), {"id": job_id}) == row.revision + 1
             else:
                 connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
@@ -244,7 +245,7 @@ class QueueMachine(RuleBasedStateMachine):
         for _ in range(200):
             self.dispatch()
             with self.engine.begin() as connection:
-                found = leases.claim_sampling(connection, self.workers[0], queues=["default"], count=100)
+                found = claims.claim_sampling(connection, self.workers[0], queues=["default"], count=100)
             for lease in found:
                 self.store(lease, lease.stop, failing=None)
             with self.engine.connect() as connection:
@@ -252,7 +253,7 @@ class QueueMachine(RuleBasedStateMachine):
                     break
         with self.engine.connect() as connection:
             rows = connection.execute(text("SELECT * FROM jobs")).all()
-        assert {row.state for row in rows} <= set(ENDED)
+        assert {row.state for row in rows} <= TERMINAL
         for row in rows:
             if row.state != "cancelled":
                 assert row.succeeded + row.failed == row.total

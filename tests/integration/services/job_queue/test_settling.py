@@ -6,9 +6,9 @@ import uuid
 import pytest
 from sqlalchemy import Engine, text
 
-from services.job_queue import jobs, leases, maintenance
-from services.job_queue.jobs import OutputRecord
+from services.job_queue import claims, jobs, leases, maintenance, outputs
 from services.job_queue.leases import Lease, LeaseLost
+from services.job_queue.outputs import Output
 from tests.support.job_queue import claim, job_state, settle_shard, submit_planned
 from tests.support.stack import Stack
 
@@ -27,11 +27,11 @@ def test_a_stale_holder_can_neither_record_nor_finish_nor_release(
     assert fresh.id == stale.id
     assert fresh.token != stale.token
     for write in (
-        lambda c: jobs.record(c, stale, [OutputRecord(0, 0, 5, "k", "0" * 64, 1, "p")]),
+        lambda c: outputs.settle_images(c, stale, [Output(0, 0, 5, "k", "0" * 64, 1, "p")]),
         lambda c: jobs.finish_shard(c, stale),
-        lambda c: leases.retry_later(c, stale, "x"),
-        lambda c: leases.release(c, stale),
-        lambda c: leases.isolate(c, stale),
+        lambda c: leases.fail_attempt(c, stale, "x"),
+        lambda c: leases.release_lease(c, stale),
+        lambda c: claims.isolate(c, stale),
     ):
         with pytest.raises(LeaseLost), engine.begin() as connection:
             write(connection)
@@ -45,11 +45,11 @@ def test_an_index_is_recorded_once_and_counted_once(stack: Stack, engine: Engine
     lease = claim(engine, worker_id, count=1)[0]
     for sha in ("0" * 64, "1" * 64):
         with engine.begin() as connection:
-            jobs.record(connection, lease, [OutputRecord(0, 0, 5, "k", sha, 1, "p")])
+            outputs.settle_images(connection, lease, [Output(0, 0, 5, "k", sha, 1, "p")])
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT sha256 FROM outputs WHERE job_id = :id"), {"id": job_id}) == "0" * 64
         assert connection.scalar(text("SELECT succeeded FROM jobs WHERE id = :id"), {"id": job_id}) == 1
-        assert jobs.recorded(connection, job_id, lease.start, lease.stop) == {0}
+        assert outputs.settled_indices(connection, job_id, lease.start, lease.stop) == {0}
 
 
 def test_the_last_shard_opens_finalizing_once_even_when_two_finish_at_once(
@@ -73,7 +73,7 @@ def test_the_last_shard_opens_finalizing_once_even_when_two_finish_at_once(
             assert job_state(connection, job_id) == "finalizing"
         (finalize,) = claim(engine, worker_id, "finalize")
         with engine.begin() as connection:
-            assert jobs.finalized(connection, finalize, "manifest") == "succeeded"
+            assert jobs.end_job(connection, finalize, "manifest") == "succeeded"
 
 
 def test_an_error_is_tried_three_times_with_pauses_and_then_fails_its_images(
@@ -85,9 +85,9 @@ def test_an_error_is_tried_three_times_with_pauses_and_then_fails_its_images(
         settle_shard(engine, lease)
     for attempt in range(leases.MAX_ATTEMPTS):
         with engine.begin() as connection:
-            again = leases.retry_later(connection, bad, "boom")
+            again = leases.fail_attempt(connection, bad, "boom")
             if not again:
-                jobs.fail_images(connection, bad, "boom")
+                jobs.fail_shard(connection, bad, "boom")
         assert again == (attempt + 1 < leases.MAX_ATTEMPTS)
         if again:
             assert claim(engine, worker_id) == [], "a pause comes first"
@@ -97,7 +97,7 @@ def test_an_error_is_tried_three_times_with_pauses_and_then_fails_its_images(
             (bad,) = claim(engine, worker_id)
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
-        assert jobs.finalized(connection, finalize, "manifest") == "partial"
+        assert jobs.end_job(connection, finalize, "manifest") == "partial"
         row = connection.execute(text("SELECT succeeded, failed FROM jobs WHERE id = :id"), {"id": job_id}).one()
         assert (row.succeeded, row.failed) == (24, 16)
         assert connection.scalar(text("SELECT count(*) FROM outputs WHERE error = 'boom'")) == 16

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from services.database import logins
+from services.job_queue import tenants
 from tests.support.stack import Process, Stack
 
 REQUEST = '{"items":[{"class_label":3}],"images_per_item":16,"steps":30,"guidance_scale":2.0,"seed":7}'
@@ -26,7 +27,7 @@ def other_tenant(stack: Stack) -> Iterator[psycopg.Connection]:
     """A second tenant's connection."""
     with stack.engine("migrator").begin() as connection:
         logins.ensure_login(connection, "tenant_other", group="submitter", password="a-long-password")
-        logins.ensure_tenant(connection, "other", login="tenant_other")
+        tenants.ensure_tenant(connection, "other", login="tenant_other")
     url = stack.engine("migrator").url.set(drivername="postgresql", username="tenant_other", password="a-long-password")
     with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
         yield connection

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from services.database import logins
 from services.dispatcher import planner
-from services.job_queue import leases
+from services.job_queue import planning
+from services.job_queue.tenants import ensure_tenant
 from tests.support.job_queue import REQUEST, claim, empty_queue, job_state, settle_shard
 from tests.support.stack import Stack
 
@@ -21,7 +21,7 @@ def tenants(engine: Engine) -> Iterator[None]:
     with engine.begin() as connection:
         connection.execute(text("UPDATE tenants SET virtual_time = 0"))
         for name, weight in names.items():
-            logins.ensure_tenant(connection, name, login=f"login_{name}")
+            ensure_tenant(connection, name, login=f"login_{name}")
             connection.execute(text("UPDATE tenants SET weight = :w WHERE name = :n"), {"w": weight, "n": name})
     yield
     empty_queue(engine)
@@ -100,7 +100,7 @@ def test_nothing_starves_whatever_comes_before_it(
     while low not in serve(engine, worker_id, 63):
         before += cost
         submit_planned_for(stack, engine, worker_id, "ant", 1000, priority=1)
-    assert 2 * leases.HEAD_START - cost <= before <= 2 * leases.HEAD_START + cost
+    assert 2 * planning.HEAD_START - cost <= before <= 2 * planning.HEAD_START + cost
 
 
 def test_planning_goes_round_the_tenants(stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from services.job_requests import condition_images
-from services.registry import releases
+from services.registry import aliases, releases
 from tests.support.images import bomb
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Process, Stack
@@ -27,7 +27,7 @@ def release(stack: Stack) -> None:
     folder = make_tiny_release(stack.root / MODEL, name=MODEL, conditioners=conditioners, in_channels=4)
     with stack.engine("publisher").begin() as connection:
         name, version = releases.publish(connection, stack.store(), folder)
-        releases.promote(connection, f"{name}@{version}", "production")
+        aliases.promote(connection, f"{name}@{version}", "production")
 
 
 @pytest.fixture(scope="module")

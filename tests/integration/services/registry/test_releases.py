@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from services.registry import release_cache, releases
+from services.registry import aliases, evaluations, release_cache, releases
 from services.registry.releases import RegistryError
 from services.storage import layout
 from tests.support.releases import make_tiny_release
@@ -46,7 +46,7 @@ def test_an_alias_moves_and_every_move_is_written_down(stack: Stack, tmp_path: P
         publish(stack, make_tiny_release(tmp_path / str(seed), seed=seed, name="moving"))
     with stack.engine("publisher").begin() as connection:
         for reference in ("moving@1", "moving@2", "moving@2", "moving@1"):
-            releases.promote(connection, reference, "production")
+            aliases.promote(connection, reference, "production")
         assert releases.find(connection, "moving").version == 1
         assert releases.find(connection, "moving@production").version == 1
         assert releases.find(connection, "moving@2").version == 2
@@ -66,14 +66,14 @@ def test_going_back_and_back_again(stack: Stack, tmp_path: Path) -> None:
         publish(stack, make_tiny_release(tmp_path / str(seed), seed=seed, name="stepping"))
     with stack.engine("publisher").begin() as connection:
         for version in (1, 2, 3):
-            releases.promote(connection, f"stepping@{version}", "production")
-        assert releases.rollback(connection, "stepping", "production").version == 2
-        assert releases.rollback(connection, "stepping", "production").version == 1
-        with pytest.raises(RegistryError, match="stepping@production was never another release"):
-            releases.rollback(connection, "stepping", "production")
-        releases.promote(connection, "stepping@3", "production")
-        assert releases.rollback(connection, "stepping", "production").version == 1
-        moves = releases.moves(connection, "stepping")
+            aliases.promote(connection, f"stepping@{version}", "production")
+        assert aliases.rollback(connection, "stepping", "production").version == 2
+        assert aliases.rollback(connection, "stepping", "production").version == 1
+        with pytest.raises(RegistryError, match="stepping@production has no earlier release to roll back to"):
+            aliases.rollback(connection, "stepping", "production")
+        aliases.promote(connection, "stepping@3", "production")
+        assert aliases.rollback(connection, "stepping", "production").version == 1
+        moves = aliases.list_promotions(connection, "stepping")
     told = [(move.before, move.after, move.rollback) for move in moves]
     assert told == [
         (None, 1, False), (1, 2, False), (2, 3, False), (3, 2, True), (2, 1, True), (1, 3, False), (3, 1, True),
@@ -85,12 +85,12 @@ def test_an_alias_that_was_moved_meanwhile_is_not_moved_again(stack: Stack, tmp_
     for seed in (1, 2, 3):
         publish(stack, make_tiny_release(tmp_path / str(seed), seed=seed, name="contested"))
     with stack.engine("publisher").begin() as connection:
-        releases.promote(connection, "contested@1", "production", expected=0)
-        releases.promote(connection, "contested@2", "production", expected=1)
+        aliases.promote(connection, "contested@1", "production", expected=0)
+        aliases.promote(connection, "contested@2", "production", expected=1)
         with pytest.raises(RegistryError, match="contested@production was moved meanwhile and is version 2 now"):
-            releases.promote(connection, "contested@3", "production", expected=1)
-        releases.promote(connection, "contested@2", "production", expected=1)  # tried again after it was done
-        assert len(releases.moves(connection, "contested")) == 2
+            aliases.promote(connection, "contested@3", "production", expected=1)
+        aliases.promote(connection, "contested@2", "production", expected=1)  # tried again after it was done
+        assert len(aliases.list_promotions(connection, "contested")) == 2
 
 
 def test_who_publishes_first_is_where_a_release_comes_from(stack: Stack, tmp_path: Path) -> None:
@@ -100,13 +100,13 @@ def test_who_publishes_first_is_where_a_release_comes_from(stack: Stack, tmp_pat
             assert releases.publish(connection, stack.store(), folder, {"run": run}) == ("made", 1)
         row = releases.find(connection, "made@1")
         assert (row.origin, row.published_by) == ({"run": "first"}, "local_publisher")
-        assert releases.by_digest(connection, row.digest).digest == row.digest
+        assert releases.find_by_digest(connection, row.digest).digest == row.digest
         with pytest.raises(RegistryError, match="no release of digest ffffffffffff is published"):
-            releases.by_digest(connection, "f" * 64)
+            releases.find_by_digest(connection, "f" * 64)
         for metrics in ({"psnr": 30.0}, {"psnr": 30.0}, {"psnr": 31.0}):
-            releases.evaluate(connection, "made@1", "fingerprint", metrics)
-        assert releases.evaluation(connection, row.id, "fingerprint") == {"psnr": 31.0}
-        assert releases.evaluation(connection, row.id, "another") is None
+            evaluations.record_evaluation(connection, "made@1", "fingerprint", metrics)
+        assert evaluations.latest_metrics(connection, row.id, "fingerprint") == {"psnr": 31.0}
+        assert evaluations.latest_metrics(connection, row.id, "another") is None
         count = connection.scalar(text("SELECT count(*) FROM evaluations WHERE release_id = :id"), {"id": row.id})
         assert count == 2, "the same again is not written again"
 

@@ -141,13 +141,13 @@ def test_a_step_that_fails_fails_its_images_and_ends_the_job(
     stack: Stack, dispatcher: Process, worker: Process
 ) -> None:
     """A release whose weights are gone from S3 cannot be loaded: three attempts, then every image has its error."""
-    from services.registry import releases
+    from services.registry import aliases, releases
     from tests.support.releases import make_tiny_release
 
     folder = make_tiny_release(stack.root / "lost-release", seed=1, name="lost")
     with stack.engine("publisher").begin() as connection:
         releases.publish(connection, stack.store(), folder)
-        releases.promote(connection, "lost@1", "production")
+        aliases.promote(connection, "lost@1", "production")
     manifest = json.loads((folder / "release.json").read_text())
     store = stack.store()
     key = layout.blob_key(manifest["files"]["unet.safetensors"]["sha256"])

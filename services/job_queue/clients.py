@@ -1,0 +1,101 @@
+"""What a client's login does: submit jobs, follow them, cancel and retry them. It sees the jobs of its tenant alone."""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from sqlalchemy import Connection, Row, text
+
+from services.job_queue.states import RETRYABLE, TERMINAL, JobState
+
+SUBMITTED_TOGETHER = 1_000  # jobs of one statement
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """A job's state and counts. docs/sql.md explains the columns."""
+
+    id: uuid.UUID
+    model: str
+    queue: str
+    priority: int
+    state: JobState
+    revision: int
+    reason: str | None
+    total: int
+    succeeded: int
+    failed: int
+    manifest_key: str | None
+    run_after: datetime | None
+    deadline: datetime | None
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job is in a terminal state."""
+        return self.state in TERMINAL
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> Self:
+        """Make a job of a row that has its columns."""
+        return cls(**{**row._mapping, "state": JobState(row.state)})
+
+
+@dataclass(frozen=True)
+class Job(JobSummary):
+    """A job with its plan, None before it is planned, and its request."""
+
+    plan: dict[str, Any] | None
+    request: dict[str, Any]
+
+    @property
+    def can_be_retried(self) -> bool:
+        """Whether `retry_job` accepts it: it was planned and ended without all of its images."""
+        return self.state in RETRYABLE and self.plan is not None
+
+
+SUMMARY_COLUMNS = ", ".join(JobSummary.__dataclass_fields__)
+JOB_COLUMNS = ", ".join(Job.__dataclass_fields__)
+
+
+def submit_job(connection: Connection, job: Mapping[str, Any]) -> uuid.UUID:
+    """Submit a job, given by the fields of the SQL function `submit_job`. Returns its id."""
+    job_id = connection.scalar(text("SELECT submit_job(CAST(:job AS jsonb))"), {"job": json.dumps(job)})
+    return uuid.UUID(str(job_id))
+
+
+def submit_jobs(connection: Connection, jobs: Sequence[Any]) -> Iterator[uuid.UUID]:
+    """Submit jobs, up to SUBMITTED_TOGETHER in one statement, and yield their ids in order."""
+    for start in range(0, len(jobs), SUBMITTED_TOGETHER):
+        values = {"jobs": json.dumps(jobs[start : start + SUBMITTED_TOGETHER])}
+        yield from connection.scalars(text("SELECT submit_jobs(CAST(:jobs AS jsonb))"), values)
+
+
+def find_job(connection: Connection, job_id: uuid.UUID) -> Job | None:
+    """Return a job, or None if the tenant has no job of this id."""
+    row = connection.execute(text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = :id"), {"id": job_id}).first()
+    return None if row is None else Job.from_row(row)
+
+
+def list_jobs(connection: Connection, limit: int) -> list[JobSummary]:
+    """Return up to `limit` jobs, newest first."""
+    rows = connection.execute(
+        text(f"SELECT {SUMMARY_COLUMNS} FROM jobs ORDER BY id DESC LIMIT :limit"), {"limit": limit}
+    ).all()
+    return [JobSummary.from_row(row) for row in rows]
+
+
+def cancel_job(connection: Connection, job_id: uuid.UUID) -> None:
+    """Ask that a job stops; its stored images stay. A job that has ended is left unchanged."""
+    connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
+
+
+def retry_job(connection: Connection, job_id: uuid.UUID) -> int:
+    """Start the next revision of an ended job, which makes the images that are missing. Returns its number."""
+    return int(connection.execute(text("SELECT retry_job(:id)"), {"id": job_id}).scalar_one())

@@ -1,0 +1,23 @@
+"""The Postgres channel on which new work is announced."""
+
+from collections.abc import Iterator
+
+import psycopg
+from sqlalchemy import URL
+
+CHANNEL = "darkroom_work"  # the migrations' triggers notify it
+
+
+def listen(url: URL, timeout_s: float = 1.0) -> Iterator[bool]:
+    """Yield True for each announcement of work, and False after each `timeout_s` seconds without one.
+
+    Raises psycopg.Error when the connection cannot be made or is lost.
+    """
+    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address, autocommit=True, connect_timeout=5) as connection:
+        connection.execute(f"LISTEN {CHANNEL}")
+        while True:
+            announced = False
+            for _ in connection.notifies(timeout=timeout_s, stop_after=1):
+                announced = True
+            yield announced

@@ -1,0 +1,95 @@
+"""Images of jobs: which are settled, where they are stored, why they failed."""
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from sqlalchemy import Connection, text
+
+from services.job_queue.leases import Lease, hold
+
+MAX_ERROR = 2_000  # characters of an image's error that are kept
+
+
+@dataclass(frozen=True)
+class Output:
+    """A settled image: stored under `key`, or failed with `error`. A failed image may have no seed yet."""
+
+    index: int
+    item: int
+    seed: int | None
+    key: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    profile: str | None = None
+    error: str | None = None
+
+
+COLUMNS = ", ".join(field.name for field in fields(Output))
+
+
+def list_outputs(connection: Connection, job_id: uuid.UUID) -> list[Output]:
+    """Return the settled images of a job, by index."""
+    rows = connection.execute(text(f"SELECT {COLUMNS} FROM outputs WHERE job_id = :id ORDER BY index"), {"id": job_id})
+    return [Output(**row._mapping) for row in rows]
+
+
+def stream_outputs(connection: Connection, job_id: uuid.UUID, revision: int, *, stored: bool) -> Iterator[Output]:
+    """Yield the images that a revision of a job stored, or those that failed in it, by index."""
+    rows = connection.execute(
+        text(f"SELECT {COLUMNS} FROM outputs "
+             "WHERE job_id = :id AND (error IS NULL) = :stored AND revision = :revision ORDER BY index"),
+        {"id": job_id, "stored": stored, "revision": revision},
+        execution_options={"yield_per": 1000},
+    )  # fmt: skip
+    for row in rows:
+        yield Output(**row._mapping)
+
+
+def settled_indices(connection: Connection, job_id: uuid.UUID, start: int, stop: int) -> set[int]:
+    """Return which of the images [start, stop) an earlier holder or revision has settled."""
+    return set(
+        connection.scalars(
+            text("SELECT index FROM outputs WHERE job_id = :job AND index >= :start AND index < :stop"),
+            {"job": job_id, "start": start, "stop": stop},
+        )
+    )
+
+
+def settle_images(connection: Connection, lease: Lease, outputs: Sequence[Output]) -> None:
+    """Record images of a leased shard. The first record of an index stays. Raises LeaseLost."""
+    hold(connection, lease)
+    record_outputs(connection, lease.job_id, outputs)
+
+
+def fail_open_images(connection: Connection, lease: Lease, error: str) -> None:
+    """Record every unsettled image of a shard as failed. The caller has ended the lease in this transaction."""
+    query = text("SELECT CAST(plan ->> 'images_per_item' AS integer) FROM jobs WHERE id = :id")
+    per_item = int(connection.scalar(query, {"id": lease.job_id}) or 1)
+    settled = settled_indices(connection, lease.job_id, lease.start, lease.stop)
+    unsettled = [index for index in range(lease.start, lease.stop) if index not in settled]
+    failed = [Output(index, index // per_item, None, error=error[:MAX_ERROR]) for index in unsettled]
+    record_outputs(connection, lease.job_id, failed)
+
+
+def record_outputs(connection: Connection, job_id: uuid.UUID, outputs: Sequence[Output]) -> None:
+    """Record images in the job's present revision and count them, without checking a lease."""
+    if not outputs:
+        return
+    connection.execute(
+        text("""
+            WITH settled AS (
+                INSERT INTO outputs (job_id, index, item, seed, key, sha256, bytes, profile, error, revision)
+                SELECT :job_id, new.index, new.item, new.seed, new.key, new.sha256, new.bytes, new.profile, new.error,
+                       (SELECT revision FROM jobs WHERE id = :job_id)
+                FROM jsonb_to_recordset(CAST(:outputs AS jsonb)) AS new (index integer, item integer, seed bigint,
+                    key text, sha256 text, bytes bigint, profile text, error text)
+                ON CONFLICT DO NOTHING RETURNING error
+            )
+            UPDATE jobs SET succeeded = succeeded + (SELECT count(*) FROM settled WHERE error IS NULL),
+                            failed = failed + (SELECT count(*) FROM settled WHERE error IS NOT NULL)
+            WHERE id = :job_id
+        """),
+        {"job_id": job_id, "outputs": json.dumps([asdict(output) for output in outputs])},
+    )

@@ -1,0 +1,66 @@
+"""Tenants: who submits jobs, and what they may do."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from services.database.connections import DatabaseError
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant with its share, quotas, retention and the releases and key prefixes that it may use."""
+
+    name: str
+    login: str | None
+    weight: float
+    max_open_jobs: int
+    max_job_images: int
+    retention_days: int | None
+    permitted_releases: list[str]
+    read_prefixes: list[str]
+    write_prefixes: list[str]
+
+
+COLUMNS = ", ".join(field.name for field in fields(Tenant))
+
+
+def list_tenants(connection: Connection) -> list[Tenant]:
+    """Return every tenant, by name."""
+    return [Tenant(**row._mapping) for row in connection.execute(text(f"SELECT {COLUMNS} FROM tenants ORDER BY name"))]
+
+
+def tenant_names(connection: Connection) -> list[str]:
+    """Return the names of all tenants."""
+    return list(connection.scalars(text("SELECT name FROM tenants ORDER BY name")))
+
+
+def update_tenant(connection: Connection, name: str, changes: Mapping[str, Any]) -> bool:
+    """Change columns of a tenant; `changes` maps columns of Tenant to values. Returns False if it does not exist."""
+    assert changes.keys() <= {field.name for field in fields(Tenant)}
+    assignments = ", ".join(f"{column} = :{column}" for column in changes)
+    result = connection.execute(text(f"UPDATE tenants SET {assignments} WHERE name = :name"), {**changes, "name": name})
+    return result.rowcount > 0
+
+
+def ensure_tenant(connection: Connection, name: str, *, login: str) -> None:
+    """Create a tenant, or give an existing one another login.
+
+    It reads objects under inputs/<name> and writes under outputs/<name>. Raises DatabaseError for a name that is not
+    allowed.
+    """
+    if not NAME.fullmatch(name):
+        raise DatabaseError(f"tenant: {name!r} is not allowed; permitted: a-z, 0-9, _ and -, at most 63")
+    connection.execute(
+        text("""
+            INSERT INTO tenants (name, login, read_prefixes, write_prefixes)
+            VALUES (:name, :login, ARRAY['inputs/' || :name], ARRAY['outputs/' || :name])
+            ON CONFLICT (name) DO UPDATE SET login = excluded.login
+        """),
+        {"name": name, "login": login},
+    )

@@ -1,0 +1,116 @@
+"""Aliases: movable names for releases, such as production. Every move is recorded."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from services.registry.releases import RegistryError, ReleaseRow, find, find_by_alias, find_by_id, lock_name
+
+ALIAS = re.compile(r"[a-z][a-z_-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One move of an alias, between versions of its name."""
+
+    alias: str
+    before: int | None  # None: the alias did not exist
+    after: int
+    promoted_by: str  # login
+    promoted_at: datetime
+    rollback: bool
+
+
+def aliases_of(connection: Connection, release_id: int) -> list[str]:
+    """Return the aliases that point at a release."""
+    return list(
+        connection.scalars(text("SELECT alias FROM aliases WHERE release_id = :id ORDER BY alias"), {"id": release_id})
+    )
+
+
+def promote(connection: Connection, reference: str, alias: str, *, expected: int | None = None) -> ReleaseRow:
+    """Point an alias of the release's name at the release, and record the move. Returns the release.
+
+    expected: the version that the alias must point at now, 0 for none. Raises RegistryError if it points elsewhere, and
+    for a reference or an alias that is not allowed.
+    """
+    release = find(connection, reference)
+    before = _find_and_lock(connection, release.name, alias)
+    if before is not None and before.id == release.id:
+        return release
+    if expected is not None and (before.version if before else 0) != expected:
+        now = f"version {before.version}" if before else "none"
+        raise RegistryError(
+            f"alias: {release.name}@{alias} was moved meanwhile and is {now} now; compare with that one"
+        )
+    _move(connection, release, alias, before, rollback=False)
+    return release
+
+
+def rollback(connection: Connection, name: str, alias: str) -> ReleaseRow:
+    """Point an alias back at its release before the last promotion that was not rolled back. Returns that release.
+
+    Raises RegistryError if there is no earlier release.
+    """
+    before = _find_and_lock(connection, name, alias)
+    promotions = connection.execute(
+        text("SELECT to_release, rollback FROM promotions WHERE name = :name AND alias = :alias ORDER BY id"),
+        {"name": name, "alias": alias},
+    )
+    history: list[int] = []
+    for promotion in promotions:
+        if promotion.rollback:
+            history.pop()
+        else:
+            history.append(promotion.to_release)
+    if len(history) < 2:
+        raise RegistryError(f"alias: {name}@{alias} has no earlier release to roll back to")
+    release = find_by_id(connection, history[-2])
+    _move(connection, release, alias, before, rollback=True)
+    return release
+
+
+def list_promotions(connection: Connection, name: str) -> list[Promotion]:
+    """Return every move of the aliases of a name, oldest first."""
+    rows = connection.execute(
+        text("""
+            SELECT alias, a.version AS before, b.version AS after, promoted_by, promoted_at, rollback
+            FROM promotions LEFT JOIN releases a ON a.id = from_release JOIN releases b ON b.id = to_release
+            WHERE promotions.name = :name ORDER BY promotions.id
+        """),
+        {"name": name},
+    )
+    return [Promotion(**row._mapping) for row in rows]
+
+
+def _find_and_lock(connection: Connection, name: str, alias: str) -> ReleaseRow | None:
+    """Return the release that an alias points at, and keep others from moving it until the transaction ends."""
+    if not ALIAS.fullmatch(alias):
+        raise RegistryError(f"alias: {alias!r} is not allowed; permitted: a-z, _ and -, at most 63")
+    lock_name(connection, name)
+    return find_by_alias(connection, name, alias)
+
+
+def _move(
+    connection: Connection, release: ReleaseRow, alias: str, before: ReleaseRow | None, *, rollback: bool
+) -> None:
+    connection.execute(
+        text("""
+            INSERT INTO aliases (name, alias, release_id) VALUES (:name, :alias, :id)
+            ON CONFLICT (name, alias) DO UPDATE SET release_id = excluded.release_id
+        """),
+        {"name": release.name, "alias": alias, "id": release.id},
+    )
+    connection.execute(
+        text("INSERT INTO promotions (name, alias, from_release, to_release, rollback) "
+             "VALUES (:name, :alias, :before, :id, :rollback)"),
+        {
+            "name": release.name,
+            "alias": alias,
+            "before": None if before is None else before.id,
+            "id": release.id,
+            "rollback": rollback,
+        },
+    )  # fmt: skip
