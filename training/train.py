@@ -3,11 +3,9 @@
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -18,50 +16,47 @@ from training.data.image_set import DataError
 from training.experiments import compose
 from training.experiments.schema import AutoencoderExperiment, Experiment, ExperimentError, plain
 from training.model.release import ReleaseError
-from training.runs.checkpoints import CheckpointError, LocalCheckpoints, disk_full
+from training.runs.checkpoints import CheckpointError, CheckpointFolder, CheckpointLocation, disk_full
 from training.runs.errors import Diverged, Interrupted
 
-if TYPE_CHECKING:  # loads Lightning
-    from training.runs.fit import Stores
-
-    StoresIn = Callable[[LocalCheckpoints], Stores]
-
 MISTAKES = (ExperimentError, DataError, ReleaseError, CheckpointError, Diverged)
+IN_OUTPUT = CheckpointFolder()
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run it again
 
 
 def run(
-    name: str, overrides: Sequence[str] = (), output: Path | None = None, *, stores: "StoresIn | None" = None
+    name: str,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    *,
+    checkpoints: CheckpointLocation = IN_OUTPUT,
 ) -> Path:
     """Train the experiment `name` into `output` and return the release folder, `output/release`.
 
-    A run that died goes on from its last checkpoint, in output/checkpoints unless `stores` keeps them elsewhere.
-    Raises ExperimentError, DataError, ReleaseError,
-    CheckpointError, Diverged or Interrupted: each of one line, saying what to change or to do.
+    A run that died resumes from its last checkpoint. `checkpoints` is `output/checkpoints` by default.
+    Raises ExperimentError, DataError, ReleaseError, CheckpointError, Diverged or Interrupted.
     """
     config = compose.load(name, overrides)
     if output is not None:
         config = replace(config, output=str(output))
-    return train(config, stores)
+    return train(config, checkpoints)
 
 
-def train(config: Experiment, stores: "StoresIn | None" = None) -> Path:
+def train(config: Experiment, checkpoints: CheckpointLocation = IN_OUTPUT) -> Path:
     """Train a checked experiment; see `run`."""
     images = prepare.images(config.data)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)  # the initial weights
-    local = LocalCheckpoints(output / "checkpoints", keep=config.checkpoint.keep)
-    opened = stores(local) if stores is not None else lambda run: nullcontext(local)
     unfinished = output / "release.unfinished"  # a finished release stays until the next one is whole
     if isinstance(config, AutoencoderExperiment):
         from training.runs.autoencoder import train_autoencoder
 
-        first = train_autoencoder(config, images, opened, unfinished)
+        first = train_autoencoder(config, images, checkpoints, unfinished)
     else:
         from training.runs.diffusion import train_diffusion
 
-        first = train_diffusion(config, images, opened, unfinished)
+        first = train_diffusion(config, images, checkpoints, unfinished)
     release = output / "release"
     if first:  # of several ranks
         shutil.rmtree(release, ignore_errors=True)

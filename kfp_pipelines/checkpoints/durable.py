@@ -9,9 +9,10 @@ KEY is of the settings, the images and the code, so that a step that is tried ag
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,10 @@ from training.runs.checkpoints import (
     STATE,
     Checkpoint,
     CheckpointError,
-    CheckpointStore,
     LocalCheckpoints,
+    output_checkpoints,
     step_of,
 )
-from training.runs.fit import Stores
 from training.runs.identity import Run
 
 LOSSES = "losses.csv"
@@ -129,23 +129,25 @@ class DurableCheckpoints:
         return f"{self.prefix}/{name}/{file}"
 
 
-def stores_in(store: ObjectStore, prefix: str, *, rank: int = 0) -> Callable[[LocalCheckpoints], Stores]:
-    """What `training.train.run` takes to keep the checkpoints of each run under PREFIX/KEY. Rank 0 alone writes."""
+@dataclass(frozen=True)
+class DurableLocation:
+    """A `CheckpointLocation` in S3: the checkpoints of each run are stored under PREFIX/KEY. Only rank 0 writes."""
 
-    def over(local: LocalCheckpoints) -> Stores:
-        @contextmanager
-        def opened(run: Run) -> Iterator[CheckpointStore]:
-            own = f"{prefix.strip('/')}/{run.key}"
-            if rank > 0:
-                yield DurableCheckpoints(local, store, own, None)
-                return
-            with WriterLock(store, f"{own}/lock") as lock:
-                kept = DurableCheckpoints(local, store, own, lock)
-                try:
-                    yield kept
-                finally:
-                    kept.close()
+    store: ObjectStore
+    prefix: str
+    rank: int = 0
 
-        return opened
-
-    return over
+    @contextmanager
+    def open(self, run: Run) -> Iterator[DurableCheckpoints]:
+        """See `CheckpointLocation.open`."""
+        local = LocalCheckpoints(output_checkpoints(run), keep=run.config["checkpoint"]["keep"])
+        own = f"{self.prefix.strip('/')}/{run.key}"
+        if self.rank > 0:
+            yield DurableCheckpoints(local, self.store, own, None)
+            return
+        with WriterLock(self.store, f"{own}/lock") as lock:
+            checkpoints = DurableCheckpoints(local, self.store, own, lock)
+            try:
+                yield checkpoints
+            finally:
+                checkpoints.close()

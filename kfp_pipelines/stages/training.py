@@ -4,9 +4,12 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kfp_pipelines.stages import reports
+
+if TYPE_CHECKING:
+    from training.runs.checkpoints import CheckpointLocation
 
 RANK = "RANK"  # of torchrun
 WORKINGS = ("checkpoints", "tensorboard", "latents")  # of a training: kept elsewhere, or of no use when it is done
@@ -33,7 +36,7 @@ def train(
     report: Path | None = None,
     job: str = "",
 ) -> None:
-    """Train an experiment; the release lies in `output`/release. inputs: paths by field. checkpoints: see `kept_in`.
+    """Train an experiment into `output`/release. inputs: paths by field. checkpoints: see `location_of`.
 
     job: a profile as JSON: as a TrainJob on its nodes, not here. A stage that is tried again goes on from the newest
     whole checkpoint of the same settings, images and code.
@@ -60,28 +63,24 @@ def _train_here(
     from training.train import run
 
     given = [f"{field}='{path}'" for field, path in inputs.items()]  # quoted: a path may hold commas
-    run(named(experiment, output), [*overrides, *given], output, stores=kept_in(checkpoints))
+    run(named(experiment, output), [*overrides, *given], output, checkpoints=location_of(checkpoints))
 
 
-def kept_in(checkpoints: str) -> Any:
-    """Where runs keep checkpoints: s3://BUCKET/PREFIX, a folder that outlives the pod, or nothing: beside the output.
+def location_of(checkpoints: str) -> "CheckpointLocation":
+    """Return where runs keep checkpoints: in s3://BUCKET/PREFIX, in a folder, or in the output folder if empty.
 
-    Each run has its own place there, by its key.
+    In S3 and in a folder each run has its own place, by its key.
     """
+    from training.runs.checkpoints import CheckpointFolder
+
     if checkpoints.startswith(S3):
-        from kfp_pipelines.checkpoints.durable import stores_in
+        from kfp_pipelines.checkpoints.durable import DurableLocation
         from services.settings import load_store
         from services.storage.object_store import ObjectStore
 
         bucket, _, prefix = checkpoints.removeprefix(S3).partition("/")
-        return stores_in(ObjectStore.connect(load_store(), bucket), prefix, rank=int(os.environ.get(RANK, "0")))
-    if checkpoints:
-        from contextlib import nullcontext
-
-        from training.runs.checkpoints import LocalCheckpoints
-
-        return lambda local: lambda run: nullcontext(LocalCheckpoints(Path(checkpoints) / run.key, keep=local.keep))
-    return None
+        return DurableLocation(ObjectStore.connect(load_store(), bucket), prefix, int(os.environ.get(RANK, "0")))
+    return CheckpointFolder(Path(checkpoints) if checkpoints else None)
 
 
 def named(experiment: str, folder: Path) -> str:

@@ -14,6 +14,7 @@ from services.registry.evaluations import latest_comparable
 from services.settings import Settings
 from services.storage import layout
 from services.storage.object_store import ObjectStore
+from training.experiments import fields
 
 SHEET = "samples.png"
 GAP = 16  # pixels between the sheets
@@ -54,11 +55,11 @@ class Differences:
 def differences(connection: Connection, one: str, other: str) -> Differences:
     """Of two references. Raises RegistryError."""
     rows = releases.find(connection, one), releases.find(connection, other)
-    a, b = (dict(leaves(described(row.manifest))) for row in rows)
+    changes = fields.differences(*(described(row.manifest) for row in rows))
     return Differences(
         names=(f"{rows[0].name}@{rows[0].version}", f"{rows[1].name}@{rows[1].version}"),
         manifests=(rows[0].manifest, rows[1].manifest),
-        settings={name: (a.get(name), b.get(name)) for name in sorted({*a, *b}) if a.get(name) != b.get(name)},
+        settings={name: (a, b) for name, a, b in changes},
         figures=dict(compared(connection, rows[0].id, rows[1].id)),
     )
 
@@ -69,15 +70,6 @@ def described(manifest: Mapping[str, Any]) -> dict[str, Any]:
     parents = {name: lineage[name][:12] for name in ("autoencoder", "initial") if name in lineage}
     about = {key: manifest[key] for key in ("kind", "image_shape", "latent_shape", "architecture")}
     return {**about, "parents": parents, "experiment": lineage.get("experiment", {}), "data": lineage.get("data", {})}
-
-
-def leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Fields by dotted name."""
-    for key, value in document.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def compared(connection: Connection, one: int, other: int) -> Iterator[tuple[str, tuple[float, float]]]:

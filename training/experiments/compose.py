@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from training.experiments.fields import field_names
 from training.experiments.schema import RECIPES, DataAlone, DataConfig, Experiment, ExperimentError, check
 
 Checked = TypeVar("Checked")
@@ -135,18 +136,8 @@ def field_of(error: ErrorDetails) -> str:
 
 def no_such_field(field: str, content: dict[Any, Any]) -> str:
     """What is said of a misspelt field."""
-    close = difflib.get_close_matches(field, [known for known in flat(content) if known != field], n=1)
+    close = difflib.get_close_matches(field, [known for known in field_names(content) if known != field], n=1)
     return f"{field}: there is no such field" + (f"; did you mean {close[0]}?" if close else "")
-
-
-def flat(content: Any, prefix: str = "") -> list[str]:
-    """The dotted names of all fields of nested dictionaries."""
-    if not isinstance(content, dict):
-        return []
-    found = []
-    for key, value in content.items():
-        found += [f"{prefix}{key}", *flat(value, f"{prefix}{key}.")]
-    return found
 
 
 def mistake(error: ErrorDetails) -> str:

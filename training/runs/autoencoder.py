@@ -17,7 +17,8 @@ from training.previews import samples
 from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale
 from training.recipes.discriminator import SMALLEST_IMAGE
 from training.runs import card
-from training.runs.fit import Stores, fit
+from training.runs.checkpoints import CheckpointLocation
+from training.runs.fit import fit
 from training.runs.identity import Run, lineage_of, parents
 from training.runs.progress import ProgressReport
 
@@ -25,13 +26,15 @@ MEASURED = 32  # images of a batch when the latent scale is measured
 MOST_MEASURED = 10_000  # images that are measured at most
 
 
-def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, stores: Stores, release: Path) -> bool:
+def train_autoencoder(
+    config: AutoencoderExperiment, images: ImageSet, checkpoints: CheckpointLocation, release: Path
+) -> bool:
     """Write the release folder; whether this is the first rank, which alone does so."""
     check(config, images)
     model = built("model", lambda: Autoencoder(config.model))
     loss: float | None = None
     if config.model.regularisation != "identity":  # its latents are the pixels; only their scale is to be found
-        report = trained(model, config, images, stores)
+        report = trained(model, config, images, checkpoints)
         loss = None if report is None else report.loss()
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     model.eval().to("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
@@ -54,7 +57,7 @@ def train_autoencoder(config: AutoencoderExperiment, images: ImageSet, stores: S
 
 
 def trained(
-    model: Autoencoder, config: AutoencoderExperiment, images: ImageSet, stores: Stores
+    model: Autoencoder, config: AutoencoderExperiment, images: ImageSet, checkpoints: CheckpointLocation
 ) -> ProgressReport | None:
     """Train the model. Returns the report on the first rank."""
     recipe = built(
@@ -82,7 +85,7 @@ def trained(
     def pictures(path: Path) -> dict[str, object]:
         return {**samples.reconstructions(model, shown, path)}
 
-    with stores(run) as store:
+    with checkpoints.open(run) as store:
         return fit(recipe, batches, config, run, store=store, pictures=pictures)
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training.errors import DarkroomError
+from training.runs.identity import Run
 
 STATE, RUN = "state.safetensors", "run.json"
 
@@ -107,6 +109,30 @@ class LocalCheckpoints:
                "Make room and run the same command again"  # fmt: skip
 
 
+class CheckpointLocation(Protocol):
+    """Where runs keep their checkpoints: a disk, a volume, an object store."""
+
+    def open(self, run: Run) -> AbstractContextManager[CheckpointStore]:
+        """Open the store of a run, to be closed when training ends. Raises CheckpointError."""
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A `CheckpointLocation` on disk: a folder per run under `root`, or `checkpoints` in the run's output folder."""
+
+    root: Path | None = None
+
+    def open(self, run: Run) -> AbstractContextManager[LocalCheckpoints]:
+        """See `CheckpointLocation.open`."""
+        folder = output_checkpoints(run) if self.root is None else self.root / run.key
+        return nullcontext(LocalCheckpoints(folder, keep=run.config["checkpoint"]["keep"]))
+
+
+def output_checkpoints(run: Run) -> Path:
+    """Return the folder of checkpoints in a run's output folder."""
+    return Path(run.config["output"]) / "checkpoints"
+
+
 def disk_full(error: Exception) -> bool:
     """Whether there was no room to write; safetensors tells so in words alone."""
     number = getattr(error, "errno", None)
@@ -126,9 +152,6 @@ def synced(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# -- a recipe's state ----------------------------------------------------------------------------
 
 
 def damaged(checkpoint: Checkpoint, error: Exception) -> CheckpointError:

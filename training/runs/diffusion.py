@@ -19,13 +19,16 @@ from training.model.unet import UNet
 from training.previews import samples
 from training.recipes.diffusion import DiffusionRecipe
 from training.runs import card
-from training.runs.fit import Stores, fit
+from training.runs.checkpoints import CheckpointLocation
+from training.runs.fit import fit
 from training.runs.identity import Run, lineage_of, parents
 
 GUIDANCE = 2.0  # of the pictures, where conditions were dropped in training
 
 
-def train_diffusion(config: DiffusionExperiment, images: ImageSet, stores: Stores, release: Path) -> bool:
+def train_diffusion(
+    config: DiffusionExperiment, images: ImageSet, checkpoints: CheckpointLocation, release: Path
+) -> bool:
     """Write the release folder; whether this is the first rank, which alone does so."""
     autoencoder, first_stage = load_autoencoder(Path(config.autoencoder))
     encoding.check(autoencoder, images)
@@ -61,7 +64,7 @@ def train_diffusion(config: DiffusionExperiment, images: ImageSet, stores: Store
         return {**samples.samples(recipe.released(), asked, shape, path, guidance=guidance)}
 
     run = Run.of(config, images.description.fingerprint)
-    with stores(run) as store:
+    with checkpoints.open(run) as store:
         report = fit(recipe, batches, config, run, store=store, pictures=pictures)
     if report is None:
         return False

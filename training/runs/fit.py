@@ -4,7 +4,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from training.runs.callbacks import Pictures, Saver, Shown
 from training.runs.checkpoints import Checkpoint, CheckpointStore
 from training.runs.identity import Run
 from training.runs.progress import ProgressReport
-
-Stores = Callable[[Run], AbstractContextManager[CheckpointStore]]  # opens where the checkpoints of a run are kept
 
 
 def fit(
@@ -92,7 +89,13 @@ def checkpoint_of(config: Experiment, run: Run, store: CheckpointStore) -> Check
         return None
     latest = store.latest()
     if latest is not None and config.resume != "anyway":
-        run.check(latest)
+        changes = run.changes_since(latest.run)
+        if changes:
+            raise ExperimentError(
+                f"output: {latest.folder.parent.parent} holds a run of another experiment at step {latest.step}: "
+                f"{', '.join(changes)}. Give another output, resume=anyway to go on from that step with the changes, "
+                "or resume=false to begin again"
+            )
     return latest
 
 

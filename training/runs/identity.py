@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from training.experiments.schema import Experiment, ExperimentError, plain
+from training.experiments.fields import differences, leaves
+from training.experiments.schema import Experiment, plain
 from training.model import release
-from training.runs.checkpoints import Checkpoint
 
 MAY_CHANGE = ("output", "data.root", "data.prepared", "data.latents", "data.workers", "autoencoder", "initial",
               "device", "devices", "accumulate", "checkpoint", "resume", "pictures_every", "data.max_bad")  # fmt: skip
@@ -44,48 +44,23 @@ class Run:
             return bool(self.config["optimiser"]["schedule"] == "constant")
         return any(name == free or name.startswith(f"{free}.") for free in MAY_CHANGE)
 
-    def check(self, checkpoint: Checkpoint) -> None:
-        """Raise ExperimentError naming what has changed since the checkpoint."""
+    def changes_since(self, recorded: Mapping[str, Any]) -> list[str]:
+        """Return what has changed since a run was recorded in a checkpoint and may not change, in words."""
         changes = [
             f"{name} was {was} and is {now}"
-            for name, was, now in differences(checkpoint.run.get("config", {}), self.config)
+            for name, was, now in differences(recorded.get("config", {}), self.config)
             if not self.may_change(name) or (name == "steps" and now < was)
         ]
-        changes += [
+        return changes + [
             f"{name} was {was[:12]} and is {now[:12]}"
-            for name, was, now in differences(checkpoint.run.get("inputs", {}), self.inputs)
+            for name, was, now in differences(recorded.get("inputs", {}), self.inputs)
         ]
-        if changes:
-            raise ExperimentError(
-                f"output: {checkpoint.folder.parent.parent} holds a run of another experiment at step "
-                f"{checkpoint.step}: {', '.join(changes)}. Give another output, resume=anyway to go on from that step "
-                "with the changes, or resume=false to begin again"
-            )
 
 
 def parents(config: Experiment) -> dict[str, str]:
     """Digests of the releases that a run begins with: its `autoencoder`, its `initial` weights."""
     folders = {"autoencoder": getattr(config, "autoencoder", None), "initial": config.initial}
     return {name: release.read(Path(folder)).digest for name, folder in folders.items() if folder is not None}
-
-
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of a nested mapping by their dotted names."""
-    for key, value in sorted(config.items()):
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The fields in which two nested mappings differ: dotted name, value before, value now."""
-    before, after = dict(leaves(was)), dict(leaves(now))
-    return [
-        (name, before.get(name), after.get(name))
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    ]
 
 
 @cache

@@ -14,7 +14,7 @@ import pytest
 import torch
 from botocore.exceptions import EndpointConnectionError
 
-from kfp_pipelines.checkpoints.durable import DurableCheckpoints, stores_in
+from kfp_pipelines.checkpoints.durable import DurableCheckpoints, DurableLocation
 from kfp_pipelines.checkpoints.writer_lock import WriterLock
 from services.storage.object_store import ObjectStore
 from tests.support.stack import Stack
@@ -33,12 +33,13 @@ OVERRIDES = ["batch_size=8", "device=cpu", f"steps={STEPS}", "checkpoint.every_s
 IN_A_POD = """
 import sys
 from pathlib import Path
-from kfp_pipelines.durable_checkpoints import stores_in
-from services.object_store import ObjectStore
+from kfp_pipelines.checkpoints.durable import DurableLocation
 from services.settings import load_store
+from services.storage.object_store import ObjectStore
 from training import train
 output, prefix, *overrides = sys.argv[1:]
-train.run("shapes_autoencoder", overrides, Path(output), stores=stores_in(ObjectStore.connect(load_store()), prefix))
+location = DurableLocation(ObjectStore.connect(load_store()), prefix)
+train.run("shapes_autoencoder", overrides, Path(output), checkpoints=location)
 """
 
 
@@ -78,7 +79,7 @@ def test_a_killed_run_goes_on_on_another_machine(stack: Stack, overrides: list[s
     (lock,) = (key for key in store.keys(prefix) if key.endswith("/lock"))
     store.delete([lock])  # as if its lease had passed
     output = tmp_path / "another"
-    train.run("shapes_autoencoder", overrides, output, stores=stores_in(store, prefix))
+    train.run("shapes_autoencoder", overrides, output, checkpoints=DurableLocation(store, prefix))
     assert release.read(output / "release").digest == release.read(whole / "release").digest, f"killed at {step}"
     assert (output / "losses.csv").read_bytes() == (whole / "losses.csv").read_bytes(), f"killed at {step}"
     kept = [key for key in store.keys(prefix) if key.endswith("run.json")]
@@ -90,9 +91,9 @@ def test_a_killed_run_goes_on_on_another_machine(stack: Stack, overrides: list[s
 def test_each_run_finds_its_own(
     stack: Stack, overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stores = stores_in(stack.store(), "checkpoints/settings")
+    location = DurableLocation(stack.store(), "checkpoints/settings")
     for number, more in enumerate((["steps=2"], ["steps=2"], ["steps=2", "seed=1"])):
-        train.run("shapes_autoencoder", [*overrides, *more], tmp_path / str(number), stores=stores)
+        train.run("shapes_autoencoder", [*overrides, *more], tmp_path / str(number), checkpoints=location)
     assert capsys.readouterr().out.count("going on from step 2 of 2") == 1
     prefixes = {key.split("/")[2] for key in stack.store().keys("checkpoints/settings")}
     assert len(prefixes) == 2
