@@ -6,7 +6,12 @@ from pathlib import Path
 
 # Set in the image when it is built, and on the pods of stages.
 COMMIT_VARIABLE, IMAGE_VARIABLE = "DARKROOM_COMMIT", "DARKROOM_IMAGE"
-IMAGE = os.environ.get(IMAGE_VARIABLE, "darkroom:0.2.0")
+DEFAULT_IMAGE = "darkroom:0.2.0"
+
+
+def image() -> str:
+    """Return the image that stages run: DARKROOM_IMAGE, or the default."""
+    return os.environ.get(IMAGE_VARIABLE, DEFAULT_IMAGE)
 
 
 def commit() -> str:

@@ -62,7 +62,9 @@ def compile_pipeline(
     profile: Profile = None,
 ) -> None:
     """Compile a pipeline for Kubeflow. The image is DARKROOM_IMAGE."""
-    from kfp_pipelines.definition.pipeline import STAGES, VARIANTS, Stages, compile_to
+    from kfp_pipelines.build import image
+    from kfp_pipelines.definition.pipeline import VARIANTS, compile_to
+    from kfp_pipelines.definition.placement import STAGES, Stages
     from kfp_pipelines.profiles import read
 
     path = output or Path(f"{variant}.yaml")
@@ -71,7 +73,7 @@ def compile_pipeline(
     if not path.parent.is_dir():
         raise CommandError(f"--output: the folder {path.parent} does not exist")
     with told():
-        compile_to(path, variant, Stages(read(profiles, profile or [], STAGES)))
+        compile_to(path, variant, Stages(read(profiles, profile or [], STAGES), image=image()))
     console.print(str(path.resolve()))
 
 
@@ -171,15 +173,17 @@ def _uploaded(
     """The cluster, the package on it, and the arguments of a run."""
     from tempfile import TemporaryDirectory
 
-    from kfp_pipelines.definition.pipeline import STAGES, Stages, compile_to
+    from kfp_pipelines.build import image
+    from kfp_pipelines.definition.pipeline import compile_to
+    from kfp_pipelines.definition.placement import STAGES, Stages
     from kfp_pipelines.profiles import read
     from kfp_pipelines.running.cluster import Cluster, check_image
 
     arguments = asked(variant, pairs)
     if "checkpoints" not in arguments:
         arguments["checkpoints"] = f"s3://{load_store().s3_bucket}/checkpoints"
-    check_image()
-    stages = Stages(read(profiles, chosen, STAGES), fresh_data=fresh_data)
+    check_image(image())
+    stages = Stages(read(profiles, chosen, STAGES), image=image(), fresh_data=fresh_data)
     cluster = Cluster.connect()
     with TemporaryDirectory() as folder:
         package = Path(folder) / f"{variant}.yaml"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfp_pipelines.definition.pipeline import VARIANTS, Stages
+from kfp_pipelines.definition.parameters import signature
+from kfp_pipelines.definition.pipeline import VARIANTS
 from kfp_pipelines.stages import gate, training
 from training.errors import DarkroomError
 
@@ -56,12 +57,10 @@ def parameters(variant: str) -> dict[str, Parameter]:
     """The parameters of a variant by name. Raises ArgumentError for what is none."""
     if variant not in VARIANTS:
         raise ArgumentError(f"variant: {variant!r} is not known; permitted: {', '.join(VARIANTS)}")
-    function = VARIANTS[variant](Stages()).pipeline_func
-    hints = typing.get_type_hints(function)
     found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        of_list = typing.get_origin(hints[name]) is list
-        kind = typing.get_args(hints[name])[0] if of_list else hints[name]
+    for name, parameter in signature(VARIANTS[variant].parameters).parameters.items():
+        of_list = typing.get_origin(parameter.annotation) is list
+        kind = typing.get_args(parameter.annotation)[0] if of_list else parameter.annotation
         found[name] = Parameter(name, typing.get_origin(kind) or kind, of_list, parameter.default)
     return found
 

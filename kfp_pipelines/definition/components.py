@@ -3,20 +3,9 @@
 Nothing is installed at run time. KFP takes a component's source text alone, so imports stand inside.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from kfp import dsl
 
-from kfp_pipelines.build import IMAGE
 
-
-def component(function: Callable[..., Any]) -> Any:
-    """A KFP component that runs `function` on the project image as it is."""
-    return dsl.component(function, base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
-
-
-@component
 def prepare_data(data: str, data_version: str, overrides: list[str], images: dsl.Output[dsl.Dataset]) -> None:
     """Check the images, bring them to size, and train the classifier through which evaluations see them.
 
@@ -29,7 +18,6 @@ def prepare_data(data: str, data_version: str, overrides: list[str], images: dsl
     images.metadata["fingerprint"] = stages.prepare(data, overrides, Path(images.path))
 
 
-@component
 def fetch_release(reference: str, kind: str, training: dsl.Output[dsl.Model]) -> None:
     """A published release; for `autoencoder` the first stage of a diffusion release, or the release itself."""
     from pathlib import Path
@@ -39,7 +27,6 @@ def fetch_release(reference: str, kind: str, training: dsl.Output[dsl.Model]) ->
     training.metadata["release"] = publishing.fetch(reference, kind, Path(training.path) / "release")
 
 
-@component
 def train_autoencoder(
     experiment: str,
     overrides: list[str],
@@ -58,7 +45,6 @@ def train_autoencoder(
     stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path), job)
 
 
-@component
 def encode_latents(
     experiment: str,
     overrides: list[str],
@@ -74,7 +60,6 @@ def encode_latents(
     stages.encode(experiment, overrides, Path(training.path) / "release", Path(images.path), Path(latents.path))
 
 
-@component
 def train_diffusion(
     experiment: str,
     overrides: list[str],
@@ -99,7 +84,6 @@ def train_diffusion(
     stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path), job)
 
 
-@component
 def fine_tune_diffusion(
     experiment: str,
     overrides: list[str],
@@ -126,7 +110,6 @@ def fine_tune_diffusion(
     stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path), job)
 
 
-@component
 def evaluate(
     sampling: list[str],
     training: dsl.Input[dsl.Model],
@@ -148,7 +131,6 @@ def evaluate(
     Path(metrics.path).write_text(json.dumps(figures))  # an artifact without a file is not found in a cache again
 
 
-@component
 def gate(
     rules: list[str],
     alias: str,
@@ -167,7 +149,6 @@ def gate(
     return verdict
 
 
-@component
 def publish(run: str, alias: str, training: dsl.Input[dsl.Model], evaluation: dsl.Input[dsl.Artifact]) -> str:
     """Publish a release with its evaluation, point the alias at it; its name@version."""
     from pathlib import Path
@@ -177,7 +158,6 @@ def publish(run: str, alias: str, training: dsl.Input[dsl.Model], evaluation: ds
     return publishing.publish(Path(training.path) / "release", Path(evaluation.path), alias, run)
 
 
-@component
 def smoke(
     release: str,
     count: int,
@@ -193,7 +173,6 @@ def smoke(
     smoke.run(release, Path(training.path) / "release", count, Path(images.path), Path(report.path))
 
 
-@component
 def promote(release: str, autoencoder: str, alias: str, comparison: dsl.Input[dsl.Artifact]) -> None:
     """Point the alias at the release, unless it was moved since the gate compared; and at a new first stage, if any."""
     from pathlib import Path
@@ -203,7 +182,6 @@ def promote(release: str, autoencoder: str, alias: str, comparison: dsl.Input[ds
     publishing.promote(release, autoencoder, alias, Path(comparison.path))
 
 
-@component
 def tell_end(run: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[dsl.Markdown]) -> None:
     """How the run ended, whether well or not; always the last stage."""
     from pathlib import Path
@@ -213,7 +191,6 @@ def tell_end(run: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[d
     stages.tell_end(run, status.state, status.error_code, status.error_message, Path(report.path))
 
 
-@component
 def train_autoencoder_of_sweep(
     entry: dict[str, str], checkpoints: str, images: dsl.Input[dsl.Dataset], training: dsl.Output[dsl.Model]
 ) -> None:
@@ -225,7 +202,6 @@ def train_autoencoder_of_sweep(
     sweep.train_autoencoder(entry, Path(images.path), Path(training.path), checkpoints)
 
 
-@component
 def train_diffusion_of_sweep(
     entry: dict[str, str],
     experiment: str,
@@ -244,7 +220,6 @@ def train_diffusion_of_sweep(
     sweep.train_diffusion(entry, experiment, overrides, Path(images.path), first, Path(training.path), checkpoints)
 
 
-@component
 def evaluate_guidances(
     sampling: list[str],
     guidances: list[float],
@@ -260,7 +235,6 @@ def evaluate_guidances(
     sweep.evaluate(Path(training.path) / "release", Path(images.path), Path(evaluation.path), sampling, guidances)
 
 
-@component
 def choose(
     by: str,
     evaluations: dsl.Input[list[dsl.Artifact]],

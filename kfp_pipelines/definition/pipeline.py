@@ -1,269 +1,282 @@
 """The pipelines. The same definitions compile for a cluster and run on a laptop.
 
-    full        data -> autoencoder -> latents -> diffusion -> gate -> publish -> smoke job -> promote
-    diffusion   the same on an autoencoder that is published already
-    fine_tune   the same from the weights of a diffusion release
-    sweep       several autoencoders, a diffusion model on each, several guidance scales; the best is published
-
-Every variant is a function of where its stages run, and returns the pipeline.
+full        images -> autoencoder -> latents -> diffusion -> gate -> publish -> smoke job -> promote
+diffusion   the same on a published autoencoder
+fine-tune   the same from the weights of a published diffusion release
+sweep       several autoencoders, a diffusion model on each, several guidance scales; publishes the best
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl
 
 from kfp_pipelines.definition import components
-from kfp_pipelines.profiles import Profiles
+from kfp_pipelines.definition.parameters import (
+    DiffusionParameters,
+    FineTuneParameters,
+    FullParameters,
+    GatedParameters,
+    Parameters,
+    SweepParameters,
+    signature,
+)
+from kfp_pipelines.definition.placement import Stages
 
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 CANDIDATE = "candidate"
 PASSED = "passed"
-STAGES = ("prepare-data", "fetch-autoencoder", "fetch-base", "train-autoencoder", "evaluate-autoencoder",
-          "encode-latents", "train-diffusion", "evaluate-diffusion", "gate", "publish-autoencoder",
-          "publish-diffusion", "smoke", "promote", "tell-end", "choose")  # fmt: skip
-GATE = ["frechet_distance <= 1.05 * production"]
-SAMPLING = ["images=1000"]
 
-Pipeline = Any
+Artifact = Any  # an output of a KFP task
 
 
-class Stages:
-    """Places tasks: each by its stage's profile, and those that ask about the present never from KFP's cache."""
+@dataclass(frozen=True)
+class Trained:
+    """A release that a pipeline trained, and its evaluation."""
 
-    def __init__(self, profiles: Profiles | None = None, *, fresh_data: bool = False) -> None:
-        """fresh_data: images are looked at in every run, as a schedule's must be."""
-        self.profiles, self.fresh_data = profiles or Profiles(), fresh_data
-
-    def __call__(self, stage: str, task: Any, *, cached: bool = True) -> Any:
-        """The task, with everything that its stage asks for."""
-        if not cached:
-            task.set_caching_options(False)
-        return self.profiles.apply(task, stage)
-
-    def images(self, data: Any, data_version: Any, overrides: Any) -> Any:
-        """The prepared images."""
-        task = components.prepare_data(data=data, data_version=data_version, overrides=overrides)
-        return self("prepare-data", task, cached=not self.fresh_data).outputs["images"]
-
-    def gated(
-        self, images: Any, training: Any, evaluation: Any, rules: Any, alias: Any, smoke_images: Any,
-        autoencoder: Any = None, autoencoder_evaluation: Any = None,
-    ) -> None:  # fmt: skip
-        """Gate, and if it passes: publish as candidate, smoke job, promote."""
-        gate = self(
-            "gate", components.gate(rules=rules, alias=alias, images=images, evaluation=evaluation), cached=False
-        )
-        with dsl.If(gate.outputs["Output"] == PASSED, "passed"):
-            first = ""
-            before = []
-            if autoencoder is not None:
-                published = components.publish(
-                    run=RUN, alias=CANDIDATE, training=autoencoder, evaluation=autoencoder_evaluation
-                )
-                before = [self("publish-autoencoder", published, cached=False)]
-                first = published.output
-            candidate = components.publish(run=RUN, alias=CANDIDATE, training=training, evaluation=evaluation)
-            self("publish-diffusion", candidate, cached=False).after(*before)  # it points at its autoencoder
-            tried = components.smoke(release=candidate.output, count=smoke_images, training=training, images=images)
-            self("smoke", tried, cached=False)
-            moved = components.promote(
-                release=candidate.output, autoencoder=first, alias=alias, comparison=gate.outputs["comparison"]
-            )
-            self("promote", moved, cached=False).after(tried)
+    training: Artifact
+    evaluation: Artifact
 
 
-def full(stage: Stages) -> Pipeline:
-    """Images to two published releases."""
+@dataclass(frozen=True)
+class Variant:
+    """A pipeline: its name and description in the KFP UI, its parameters, and the function that creates its tasks."""
 
-    def pipeline(
-        data: str = "digits",
-        data_version: str = "",
-        data_overrides: list[str] = [],  # noqa: B006  (KFP compiles the default, it is never changed)
-        autoencoder_experiment: str = "digits_autoencoder",
-        autoencoder_overrides: list[str] = [],  # noqa: B006
-        diffusion_experiment: str = "digits_diffusion",
-        diffusion_overrides: list[str] = [],  # noqa: B006
-        checkpoints: str = "",
-        sampling: list[str] = SAMPLING,
-        gate: list[str] = GATE,
-        alias: str = "production",
-        smoke_images: int = 4,
-    ) -> None:
-        end = stage("tell-end", components.tell_end(run=RUN), cached=False)
-        with dsl.ExitHandler(end, "train and publish"):
-            images = stage.images(data, data_version, data_overrides)
-            first = stage(
-                "train-autoencoder",
-                components.train_autoencoder(
-                    experiment=autoencoder_experiment, overrides=autoencoder_overrides, checkpoints=checkpoints,
-                    job=stage.profiles.job("train-autoencoder"), images=images,
-                ),
-            ).outputs["training"]  # fmt: skip
-            first_scores = stage(
-                "evaluate-autoencoder", components.evaluate(sampling=sampling, training=first, images=images)
-            ).outputs["evaluation"]
-            second, scores = diffused(
-                stage, diffusion_experiment, diffusion_overrides, checkpoints, sampling, images, first
-            )
-            stage.gated(images, second, scores, gate, alias, smoke_images, first, first_scores)
+    name: str
+    description: str
+    parameters: type[Parameters]
+    create_tasks: Callable[[Stages, Any], None]
 
-    return dsl.pipeline(
-        pipeline,
-        name="train-latent-diffusion",
-        description="Train, evaluate and publish an autoencoder and a diffusion model in its latent space.",
-    )
+    def define(self, stages: Stages) -> Callable[..., Any]:
+        """Return the KFP pipeline, whose tasks `stages` creates."""
+
+        def pipeline(*placeholders: Any) -> None:
+            names = signature(self.parameters).parameters
+            self.create_tasks(stages, self.parameters(**dict(zip(names, placeholders, strict=True))))
+
+        pipeline.__signature__ = signature(self.parameters)  # type: ignore[attr-defined]  # KFP reads the parameters
+        defined: Callable[..., Any] = dsl.pipeline(pipeline, name=self.name, description=self.description)
+        return defined
 
 
-def diffusion(stage: Stages) -> Pipeline:
-    """Images and a published autoencoder to a published diffusion release."""
-
-    def pipeline(
-        autoencoder: str,
-        data: str = "digits",
-        data_version: str = "",
-        data_overrides: list[str] = [],  # noqa: B006
-        diffusion_experiment: str = "digits_diffusion",
-        diffusion_overrides: list[str] = [],  # noqa: B006
-        checkpoints: str = "",
-        sampling: list[str] = SAMPLING,
-        gate: list[str] = GATE,
-        alias: str = "production",
-        smoke_images: int = 4,
-    ) -> None:
-        end = stage("tell-end", components.tell_end(run=RUN), cached=False)
-        with dsl.ExitHandler(end, "train and publish"):
-            images = stage.images(data, data_version, data_overrides)
-            first = stage(
-                "fetch-autoencoder", components.fetch_release(reference=autoencoder, kind="autoencoder"), cached=False
-            ).outputs["training"]
-            second, scores = diffused(
-                stage, diffusion_experiment, diffusion_overrides, checkpoints, sampling, images, first
-            )
-            stage.gated(images, second, scores, gate, alias, smoke_images)
-
-    return dsl.pipeline(
-        pipeline,
-        name="train-diffusion",
-        description="Train, evaluate and publish a diffusion model on a published autoencoder.",
-    )
+def train_both_stages(stages: Stages, given: FullParameters) -> None:
+    """Train an autoencoder and a diffusion model in its latent space, and publish both."""
+    with ending_report(stages):
+        images = prepare_images(stages, given)
+        autoencoder = stages.task(
+            "train-autoencoder",
+            components.train_autoencoder,
+            experiment=given.autoencoder_experiment,
+            overrides=given.autoencoder_overrides,
+            checkpoints=given.checkpoints,
+            job=stages.profiles.job("train-autoencoder"),
+            images=images,
+        ).outputs["training"]
+        scores = stages.task(
+            "evaluate-autoencoder", components.evaluate, sampling=given.sampling, training=autoencoder, images=images
+        ).outputs["evaluation"]
+        diffusion = train_second_stage(stages, given, images, autoencoder)
+        publish_if_passed(stages, given, images, diffusion, Trained(autoencoder, scores))
 
 
-def fine_tune(stage: Stages) -> Pipeline:
-    """Images and a published diffusion release to another one that began with its weights."""
-
-    def pipeline(
-        base: str,
-        data: str = "digits",
-        data_version: str = "",
-        data_overrides: list[str] = [],  # noqa: B006
-        diffusion_experiment: str = "digits_diffusion",
-        diffusion_overrides: list[str] = [],  # noqa: B006
-        checkpoints: str = "",
-        sampling: list[str] = SAMPLING,
-        gate: list[str] = GATE,
-        alias: str = "production",
-        smoke_images: int = 4,
-    ) -> None:
-        end = stage("tell-end", components.tell_end(run=RUN), cached=False)
-        with dsl.ExitHandler(end, "train and publish"):
-            images = stage.images(data, data_version, data_overrides)
-            begun = stage(
-                "fetch-base", components.fetch_release(reference=base, kind="diffusion"), cached=False
-            ).outputs["training"]
-            first = stage(
-                "fetch-autoencoder", components.fetch_release(reference=base, kind="autoencoder"), cached=False
-            ).outputs["training"]
-            second, scores = diffused(
-                stage, diffusion_experiment, diffusion_overrides, checkpoints, sampling, images, first, begun
-            )
-            stage.gated(images, second, scores, gate, alias, smoke_images)
-
-    return dsl.pipeline(
-        pipeline, name="fine-tune-diffusion", description="Train a published diffusion model further, on other images."
-    )
+def train_on_autoencoder(stages: Stages, given: DiffusionParameters) -> None:
+    """Train a diffusion model in the latent space of a published autoencoder, and publish it."""
+    with ending_report(stages):
+        images = prepare_images(stages, given)
+        autoencoder = fetch(stages, "autoencoder", given.autoencoder)
+        publish_if_passed(stages, given, images, train_second_stage(stages, given, images, autoencoder))
 
 
-def sweep(stage: Stages) -> Pipeline:
-    """Several autoencoders, a diffusion model on each, several guidance scales: the best one as candidate.
+def fine_tune(stages: Stages, given: FineTuneParameters) -> None:
+    """Train a diffusion model from the weights of a published one, and publish it."""
+    with ending_report(stages):
+        images = prepare_images(stages, given)
+        base = fetch(stages, "base", given.base)
+        autoencoder = fetch(stages, "autoencoder", given.base)
+        publish_if_passed(stages, given, images, train_second_stage(stages, given, images, autoencoder, base))
 
-    KFP's backend runs no loop within an exit handler (kubeflow/pipelines#12390), so a sweep has none.
+
+def sweep(stages: Stages, given: SweepParameters) -> None:
+    """Train a diffusion model on each of several autoencoders, and publish the best as a candidate.
+
+    KFP's backend cannot run a loop within an exit handler (kubeflow/pipelines#12390), so a sweep has none.
     """
+    images = prepare_images(stages, given)
+    with dsl.ParallelFor(given.autoencoders, name="autoencoders") as entry:
+        autoencoder = stages.task(
+            "train-autoencoder",
+            components.train_autoencoder_of_sweep,
+            entry=entry,
+            checkpoints=given.checkpoints,
+            images=images,
+        ).outputs["training"]
+        training = stages.task(
+            "train-diffusion",
+            components.train_diffusion_of_sweep,
+            entry=entry,
+            experiment=given.diffusion_experiment,
+            overrides=given.diffusion_overrides,
+            checkpoints=given.checkpoints,
+            images=images,
+            autoencoder=autoencoder,
+        ).outputs["training"]
+        scores = stages.task(
+            "evaluate-diffusion",
+            components.evaluate_guidances,
+            sampling=given.sampling,
+            guidances=given.guidances,
+            training=training,
+            images=images,
+        ).outputs["evaluation"]
+    best = stages.task(
+        "choose",
+        components.choose,
+        by=given.by,
+        trainings=dsl.Collected(training),
+        evaluations=dsl.Collected(scores),
+    )
+    publish(stages, "publish-diffusion", Trained(best.outputs["best"], best.outputs["evaluation"]))
 
-    def pipeline(
-        autoencoders: list[dict[str, str]],
-        data: str = "digits",
-        data_version: str = "",
-        data_overrides: list[str] = [],  # noqa: B006
-        diffusion_experiment: str = "digits_diffusion",
-        diffusion_overrides: list[str] = [],  # noqa: B006
-        checkpoints: str = "",
-        sampling: list[str] = SAMPLING,
-        guidances: list[float] = [1.0, 2.0, 4.0],  # noqa: B006
-        by: str = "least frechet_distance",
-    ) -> None:
-        images = stage.images(data, data_version, data_overrides)
-        with dsl.ParallelFor(autoencoders, name="autoencoders") as one:
-            first = stage(
-                "train-autoencoder",
-                components.train_autoencoder_of_sweep(entry=one, checkpoints=checkpoints, images=images),
-            ).outputs["training"]
-            second = stage(
-                "train-diffusion",
-                components.train_diffusion_of_sweep(
-                    entry=one, experiment=diffusion_experiment, overrides=diffusion_overrides,
-                    checkpoints=checkpoints, images=images, autoencoder=first,
-                ),
-            ).outputs["training"]  # fmt: skip
-            scores = stage(
-                "evaluate-diffusion",
-                components.evaluate_guidances(sampling=sampling, guidances=guidances, training=second, images=images),
-            ).outputs["evaluation"]
-        best = stage(
-            "choose",
-            components.choose(by=by, trainings=dsl.Collected(second), evaluations=dsl.Collected(scores)),
-        )
-        published = components.publish(
-            run=RUN, alias=CANDIDATE, training=best.outputs["best"], evaluation=best.outputs["evaluation"]
-        )
-        stage("publish-diffusion", published, cached=False)
 
-    return dsl.pipeline(
-        pipeline,
-        name="sweep-latent-diffusion",
-        description="Choose the first stage and the guidance by what the second reaches.",
+@contextmanager
+def ending_report(stages: Stages) -> Iterator[None]:
+    """Create the task that reports how the run ended, after all tasks of the block, even if one failed."""
+    with dsl.ExitHandler(stages.task("tell-end", components.tell_end, cached=False, run=RUN), "train and publish"):
+        yield
+
+
+def prepare_images(stages: Stages, given: Parameters) -> Artifact:
+    """Create the task that prepares the images, and return its image set."""
+    return stages.task(
+        "prepare-data",
+        components.prepare_data,
+        cached=not stages.fresh_data,
+        data=given.data,
+        data_version=given.data_version,
+        overrides=given.data_overrides,
+    ).outputs["images"]
+
+
+def fetch(stages: Stages, role: str, reference: str) -> Artifact:
+    """Create the task that fetches a release as the `autoencoder` or the `base`, and return the release."""
+    kind = "diffusion" if role == "base" else role
+    task = stages.task(f"fetch-{role}", components.fetch_release, cached=False, reference=reference, kind=kind)
+    return task.outputs["training"]
+
+
+def train_second_stage(
+    stages: Stages, given: Parameters, images: Artifact, autoencoder: Artifact, base: Artifact | None = None
+) -> Trained:
+    """Create the tasks that encode latents, train a diffusion model on them and evaluate it."""
+    latents = stages.task(
+        "encode-latents",
+        components.encode_latents,
+        experiment=given.diffusion_experiment,
+        overrides=given.diffusion_overrides,
+        training=autoencoder,
+        images=images,
+    ).outputs["latents"]
+    inputs = {} if base is None else {"base": base}
+    training = stages.task(
+        "train-diffusion",
+        components.train_diffusion if base is None else components.fine_tune_diffusion,
+        experiment=given.diffusion_experiment,
+        overrides=given.diffusion_overrides,
+        checkpoints=given.checkpoints,
+        job=stages.profiles.job("train-diffusion"),
+        images=images,
+        autoencoder=autoencoder,
+        latents=latents,
+        **inputs,
+    ).outputs["training"]
+    evaluation = stages.task(
+        "evaluate-diffusion", components.evaluate, sampling=given.sampling, training=training, images=images
+    ).outputs["evaluation"]
+    return Trained(training, evaluation)
+
+
+def publish_if_passed(
+    stages: Stages, given: GatedParameters, images: Artifact, diffusion: Trained, autoencoder: Trained | None = None
+) -> None:
+    """Create the gate, and the tasks that run if it passes: publish as a candidate, run a smoke job, promote."""
+    gate = stages.task(
+        "gate",
+        components.gate,
+        cached=False,
+        rules=given.gate,
+        alias=given.alias,
+        images=images,
+        evaluation=diffusion.evaluation,
+    )
+    with dsl.If(gate.outputs["Output"] == PASSED, "passed"):
+        first = None if autoencoder is None else publish(stages, "publish-autoencoder", autoencoder)
+        candidate = publish(stages, "publish-diffusion", diffusion)
+        if first is not None:
+            candidate.after(first)  # the diffusion release names its autoencoder
+        smoke = stages.task(
+            "smoke",
+            components.smoke,
+            cached=False,
+            release=candidate.output,
+            count=given.smoke_images,
+            training=diffusion.training,
+            images=images,
+        )
+        stages.task(
+            "promote",
+            components.promote,
+            cached=False,
+            release=candidate.output,
+            autoencoder="" if first is None else first.output,
+            alias=given.alias,
+            comparison=gate.outputs["comparison"],
+        ).after(smoke)
+
+
+def publish(stages: Stages, stage: str, trained: Trained) -> dsl.PipelineTask:
+    """Create the task that publishes a release with its evaluation as a candidate."""
+    return stages.task(
+        stage,
+        components.publish,
+        cached=False,
+        run=RUN,
+        alias=CANDIDATE,
+        training=trained.training,
+        evaluation=trained.evaluation,
     )
 
 
-def diffused(
-    stage: Stages, experiment: Any, overrides: Any, checkpoints: Any, sampling: Any, images: Any, autoencoder: Any,
-    base: Any = None,
-) -> tuple[Any, Any]:  # fmt: skip
-    """The second stage on a first one: its training and its evaluation."""
-    latents = stage(
-        "encode-latents",
-        components.encode_latents(experiment=experiment, overrides=overrides, training=autoencoder, images=images),
-    ).outputs["latents"]
-    given = {
-        "experiment": experiment, "overrides": overrides, "checkpoints": checkpoints, "images": images,
-        "job": stage.profiles.job("train-diffusion"),
-        "autoencoder": autoencoder, "latents": latents,
-    }  # fmt: skip
-    task = components.train_diffusion(**given) if base is None else components.fine_tune_diffusion(**given, base=base)
-    training = stage("train-diffusion", task).outputs["training"]
-    evaluated = components.evaluate(sampling=sampling, training=training, images=images)
-    return training, stage("evaluate-diffusion", evaluated).outputs["evaluation"]
-
-
-VARIANTS: dict[str, Callable[[Stages], Pipeline]] = {
-    "full": full,
-    "diffusion": diffusion,
-    "fine-tune": fine_tune,
-    "sweep": sweep,
+VARIANTS = {
+    "full": Variant(
+        "train-latent-diffusion",
+        "Train, evaluate and publish an autoencoder and a diffusion model in its latent space.",
+        FullParameters,
+        train_both_stages,
+    ),
+    "diffusion": Variant(
+        "train-diffusion",
+        "Train, evaluate and publish a diffusion model on a published autoencoder.",
+        DiffusionParameters,
+        train_on_autoencoder,
+    ),
+    "fine-tune": Variant(
+        "fine-tune-diffusion",
+        "Train a published diffusion model further, on other images.",
+        FineTuneParameters,
+        fine_tune,
+    ),
+    "sweep": Variant(
+        "sweep-latent-diffusion",
+        "Choose the first stage and the guidance by what the second reaches.",
+        SweepParameters,
+        sweep,
+    ),
 }
 
 
 def compile_to(path: Path, variant: str = "full", stages: Stages | None = None) -> None:
-    """Write the pipeline package, YAML, for a Kubeflow cluster."""
-    compiler.Compiler().compile(VARIANTS[variant](stages or Stages()), str(path))
+    """Write the YAML package of a pipeline for a Kubeflow cluster."""
+    compiler.Compiler().compile(VARIANTS[variant].define(stages or Stages()), str(path))

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from kfp_pipelines.build import IMAGE, commit
+from kfp_pipelines.build import IMAGE_VARIABLE, commit
 from training.errors import DarkroomError
 
 DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
@@ -178,9 +178,10 @@ def check_cron(cron: str) -> None:
         raise ClusterError(f"cron: {cron!r} is not allowed; permitted: six fields, seconds first: 0 0 3 * * *")
 
 
-def check_image() -> None:
-    """Raise ClusterError unless the image is told by its digest: a tag may be another image tomorrow, and KFP's cache
-    would not see it.
+def check_image(image: str) -> None:
+    """Raise ClusterError unless the image is named by its digest.
+
+    A tag may point at another image tomorrow, and KFP's cache would not notice.
     """
-    if not DIGEST.fullmatch(IMAGE):
-        raise ClusterError(f"DARKROOM_IMAGE: {IMAGE!r} is not allowed; permitted: NAME@sha256:DIGEST")
+    if not DIGEST.fullmatch(image):
+        raise ClusterError(f"{IMAGE_VARIABLE}: {image!r} is not allowed; permitted: NAME@sha256:DIGEST")

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kfp_pipelines.build import IMAGE_VARIABLE, image
 from kfp_pipelines.running.data_version import digest
 from training.errors import DarkroomError
 
-IMAGE = "DARKROOM_IMAGE"
 WORDS = re.compile(r"^\s*(?P<kind>(\w+\.)*\w*(Error|Exception))(: (?P<message>.*))?$")  # a traceback's last line
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 TASK = re.compile(r"Executing task '(?P<name>[^']+)'")
@@ -59,7 +59,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", IMAGE: f"darkroom-here:{source()}"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", IMAGE_VARIABLE: f"darkroom-here:{source()}"},
         ) as process,
     ):
         assert process.stdout is not None
@@ -91,13 +91,14 @@ def main() -> None:
     """`python -m kfp_pipelines.running.local VARIANT ROOT ARGUMENTS`: the process that `run` starts."""
     from kfp import local
 
-    from kfp_pipelines.definition.pipeline import VARIANTS, Stages
+    from kfp_pipelines.definition.pipeline import VARIANTS
+    from kfp_pipelines.definition.placement import Stages
 
     variant, root, arguments = sys.argv[1:]
     runner = local.SubprocessRunner(use_venv=False)
     local.init(runner, pipeline_root=root, raise_on_error=True, enable_caching=True)
     try:
-        VARIANTS[variant](Stages())(**json.loads(arguments))
+        VARIANTS[variant].define(Stages(image=image()))(**json.loads(arguments))
     except RuntimeError as error:  # says only which stage failed; the stage's own words are above
         print(f"({error})")
         sys.exit(1)

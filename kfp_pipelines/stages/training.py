@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kfp_pipelines import build
 from kfp_pipelines.stages import reports
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def train(
         from kfp_pipelines.profiles import Profile
         from kfp_pipelines.train_job import submit
 
-        asked = submit.Stage(experiment, overrides, inputs, checkpoints)
+        asked = submit.Stage(experiment, overrides, inputs, checkpoints, build.image())
         submit.run(asked, Profile.model_validate_json(job), output)
     else:
         _train_here(experiment, overrides, inputs, output, checkpoints)

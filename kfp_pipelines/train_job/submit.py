@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfp_pipelines.build import IMAGE
 from kfp_pipelines.profiles import QUEUE_LABEL, Profile
 from kfp_pipelines.train_job.exchange import DONE, INPUTS, PREFIX, STAGE, TRAINING, download, upload
 from services.settings import load_store
@@ -40,11 +39,12 @@ class Stage:
     overrides: Sequence[str]
     inputs: Mapping[str, str]
     checkpoints: str
+    image: str
 
     @property
     def name(self) -> str:
         """Of the job: equal for equal stages, so that a stage that is tried again finds its job."""
-        content = json.dumps([self.experiment, list(self.overrides), dict(self.inputs), self.checkpoints, IMAGE])
+        content = json.dumps([self.experiment, list(self.overrides), dict(self.inputs), self.checkpoints, self.image])
         return f"darkroom-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
@@ -64,7 +64,7 @@ def run(stage: Stage, profile: Profile, output: Path) -> None:
         store.put(f"{exchange}/{STAGE}", json.dumps(document).encode(), content_type="application/json")
     if store.etag(f"{exchange}/{DONE}") is None:
         environment = {name: str(value) for name, value in own_settings(settings).items() if value}
-        Jobs(POLL_S).run(stage.name, profile, store.uri(exchange), environment)
+        Jobs(POLL_S).run(stage, profile, store.uri(exchange), environment)
     download(store, f"{exchange}/{TRAINING}", output)
     store.delete(store.keys(f"{exchange}/"))
 
@@ -75,7 +75,7 @@ def own_settings(settings: Any) -> dict[str, Any]:
     return dict(zip(OWN_SETTINGS, values, strict=True))
 
 
-def runtime(name: str, profile: Profile, environment: Mapping[str, str]) -> dict[str, Any]:
+def runtime(name: str, image: str, profile: Profile, environment: Mapping[str, str]) -> dict[str, Any]:
     """The TrainingRuntime of a profile: its nodes, with every secret and volume that the stage asks for."""
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shm}}]
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
@@ -99,7 +99,7 @@ def runtime(name: str, profile: Profile, environment: Mapping[str, str]) -> dict
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in profile.tolerations],
         "volumes": volumes,
         "containers": [
-            {"name": "node", "image": IMAGE, "env": variables, "volumeMounts": mounts, "securityContext": confined}
+            {"name": "node", "image": image, "env": variables, "volumeMounts": mounts, "securityContext": confined}
         ],
     }
     node = {
@@ -121,7 +121,7 @@ def runtime(name: str, profile: Profile, environment: Mapping[str, str]) -> dict
     }
 
 
-def train_job(name: str, profile: Profile, exchange: str) -> dict[str, Any]:
+def train_job(name: str, image: str, profile: Profile, exchange: str) -> dict[str, Any]:
     """The TrainJob: torchrun on every node of the runtime of the same name."""
     resources: dict[str, Any] = {"cpu": profile.cpu, "memory": profile.memory}
     if profile.count:
@@ -133,7 +133,7 @@ def train_job(name: str, profile: Profile, exchange: str) -> dict[str, Any]:
         "spec": {
             "runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": name},
             "trainer": {
-                "image": IMAGE,
+                "image": image,
                 "command": ["torchrun", "-m", "kfp_pipelines.stages.train_node"],
                 "args": [exchange],
                 "numNodes": profile.nodes,
@@ -163,16 +163,17 @@ class Jobs:
             self.namespace = config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
         self.api, self.refused, self.poll_s = client.CustomObjectsApi(), client.ApiException, poll_s
 
-    def run(self, name: str, profile: Profile, exchange: str, environment: Mapping[str, str]) -> None:
+    def run(self, stage: Stage, profile: Profile, exchange: str, environment: Mapping[str, str]) -> None:
         """Create the job, or find it where an earlier try created it, and wait for its end. Raises TrainJobError."""
+        name = stage.name
         try:
             found = self._get("trainjobs", name)
             if found is not None and ended(found) == "Failed":
                 self._delete(name)
                 found = None
             if found is None:
-                self._create("trainingruntimes", runtime(name, profile, environment))
-                self._create("trainjobs", train_job(name, profile, exchange))
+                self._create("trainingruntimes", runtime(name, stage.image, profile, environment))
+                self._create("trainjobs", train_job(name, stage.image, profile, exchange))
             self._wait(name, profile.seconds)
             self._delete(name)
         except self.refused as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_pipelines.definition.pipeline import STAGES
+from kfp_pipelines.definition.placement import STAGES
 from kfp_pipelines.profiles import ProfileError, read
 
 FILE = Path(__file__).parent / "profiles.yaml"

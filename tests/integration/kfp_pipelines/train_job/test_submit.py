@@ -28,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:F
 OVERRIDES = ["batch_size=8", "device=cpu", "steps=6", "data=images", "data.image_size=32", "pictures_every=100",
              "model.channels=32", "model.multipliers=[1,1]", "model.res_blocks=1", "model.middle_attention=false",
              "loss.adversarial_weight=0", "optimiser.learning_rate=1e-5"]  # fmt: skip
+IMAGE = "images.example/darkroom"
 PROFILE = Profile(trainJob=True, count=0, timeout="5m")
 
 
@@ -147,7 +148,9 @@ def test_two_ranks_train_what_one_would(stack: Stack, cluster: Cluster, scenes: 
 def test_a_job_that_fails_is_told_and_a_later_try_begins_anew(
     stack: Stack, cluster: Cluster, scenes: Path, tmp_path: Path
 ) -> None:
-    asked = submit.Stage("shapes_autoencoder", [*OVERRIDES, "model.multipliers=[]"], {"data.root": str(scenes)}, "")
+    asked = submit.Stage(
+        "shapes_autoencoder", [*OVERRIDES, "model.multipliers=[]"], {"data.root": str(scenes)}, "", IMAGE
+    )
     for _ in range(2):
         with pytest.raises(TrainJobError, match=rf"train job {asked.name} failed: Failed (.|\n)*multipliers"):
             submit.run(asked, PROFILE, tmp_path / "out")
@@ -156,6 +159,6 @@ def test_a_job_that_fails_is_told_and_a_later_try_begins_anew(
 
 def test_what_the_cluster_refuses_is_told(cluster: Cluster, scenes: Path, tmp_path: Path) -> None:
     cluster.refuse = "trainjobs is forbidden: User cannot create resource"
-    asked = submit.Stage("shapes_autoencoder", OVERRIDES, {"data.root": str(scenes)}, "")
+    asked = submit.Stage("shapes_autoencoder", OVERRIDES, {"data.root": str(scenes)}, "", IMAGE)
     with pytest.raises(TrainJobError, match=r"the cluster refuses it \(403\): trainjobs is forbidden"):
         submit.run(asked, PROFILE, tmp_path / "out")

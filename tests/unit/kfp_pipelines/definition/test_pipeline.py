@@ -11,11 +11,12 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kfp_pipelines import profiles
-from kfp_pipelines.definition import components
-from kfp_pipelines.definition.pipeline import STAGES, VARIANTS, Stages, compile_to
+from kfp_pipelines.definition.pipeline import VARIANTS, compile_to
+from kfp_pipelines.definition.placement import STAGES, Stages
 from tests.support.kfp_package import PROFILES, Package
 
 HERE = Path(__file__).parents[1]
+IMAGE = f"images.example/darkroom@sha256:{'1' * 64}"
 GPU_STAGES = ("train-autoencoder", "train-diffusion", "encode-latents", "evaluate-diffusion")
 CHOICES = [*(f"{stage}=a100" for stage in GPU_STAGES), "smoke=submitter"]
 # Stages that ask about the present, or change it.
@@ -26,7 +27,7 @@ NEVER_CACHED = {"fetch-autoencoder", "fetch-base", "gate", "publish-autoencoder"
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
     folder = tmp_path_factory.mktemp("packages")
-    placed = Stages(profiles.read(PROFILES, CHOICES, STAGES))
+    placed = Stages(profiles.read(PROFILES, CHOICES, STAGES), image=IMAGE)
     for variant in VARIANTS:
         compile_to(folder / f"{variant}.yaml", variant, placed)
     return {variant: Package(folder / f"{variant}.yaml") for variant in VARIANTS}
@@ -50,7 +51,7 @@ def test_stages_are_known_by_name(package: Package) -> None:
 
 def test_every_stage_runs_on_the_project_image_and_installs_nothing(package: Package) -> None:
     for executor in package.executors.values():
-        assert executor["container"]["image"] == components.IMAGE
+        assert executor["container"]["image"] == IMAGE
         assert "pip install" not in " ".join(executor["container"]["command"] + executor["container"]["args"])
 
 
@@ -124,7 +125,7 @@ def test_no_loop_is_within_an_exit_handler(packages: dict[str, Package]) -> None
 
 def test_compiling_again_gives_the_same_package(package: Package, packages: dict[str, Package], tmp_path: Path) -> None:
     (variant,) = (name for name, one in packages.items() if one is package)
-    compile_to(tmp_path / "again.yaml", variant, Stages(profiles.read(PROFILES, CHOICES, STAGES)))
+    compile_to(tmp_path / "again.yaml", variant, Stages(profiles.read(PROFILES, CHOICES, STAGES), image=IMAGE))
     assert (tmp_path / "again.yaml").read_text() == package.text
 
 

@@ -12,8 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from kfp_pipelines.definition import components
-from kfp_pipelines.running import cluster, data_version
+from kfp_pipelines.running import data_version
 from services.cli import app
 from services.errors import CommandError
 from tests.support.kfp_api import Asked, Server, serve
@@ -29,11 +28,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name, value in {
         "DARKROOM_KFP_HOST": found.url, "DARKROOM_KFP_NAMESPACE": "team", "DARKROOM_KFP_TOKEN": "secret-token",
         "DARKROOM_KFP_PIPELINE_ROOT": "s3://artifacts/kfp", "DARKROOM_S3_BUCKET": "darkroom",
-        "DARKROOM_COMMIT": "c" * 40, "KF_PIPELINES_ENDPOINT": "", "HOME": "/nonexistent",
+        "DARKROOM_COMMIT": "c" * 40, "DARKROOM_IMAGE": IMAGE, "KF_PIPELINES_ENDPOINT": "", "HOME": "/nonexistent",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cluster, "IMAGE", IMAGE)
-    monkeypatch.setattr(components, "IMAGE", IMAGE)
     yield found
     listening.shutdown()
     listening.server_close()
@@ -152,7 +149,7 @@ def test_mistakes_are_found_before_anything_is_sent(
 
 
 def test_an_image_without_its_digest_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "IMAGE", "darkroom:latest")
+    monkeypatch.setenv("DARKROOM_IMAGE", "darkroom:latest")
     done = darkroom("submit", *PARAMETERS)
     assert "DARKROOM_IMAGE: 'darkroom:latest' is not allowed; permitted: NAME@sha256:DIGEST" in str(done.exception)
     assert server.asked == []

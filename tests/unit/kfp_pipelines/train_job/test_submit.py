@@ -7,13 +7,15 @@ import pytest
 from kubeflow_trainer_api import models
 
 from kfp_pipelines import profiles
-from kfp_pipelines.definition.pipeline import STAGES, Stages, compile_to
+from kfp_pipelines.definition.pipeline import compile_to
+from kfp_pipelines.definition.placement import STAGES, Stages
 from kfp_pipelines.profiles import Profile
 from kfp_pipelines.train_job import submit
 from tests.support.kfp_package import PROFILES, Package
 
 A100 = profiles.read(PROFILES, [], STAGES).named["a100"]
 NODES = A100.model_copy(update={"trainJob": True, "nodes": 4, "count": 8})
+IMAGE = "images.example/darkroom"
 ENVIRONMENT = {"DARKROOM_S3_BUCKET": "images"}
 
 
@@ -23,8 +25,8 @@ def known(manifest: dict[str, Any], model: Any) -> None:
 
 
 def test_the_manifests_are_of_the_api() -> None:
-    known(submit.train_job("darkroom-x", NODES, "s3://images/x"), models.TrainerV1alpha1TrainJob)
-    runtime = submit.runtime("darkroom-x", NODES, ENVIRONMENT)
+    known(submit.train_job("darkroom-x", IMAGE, NODES, "s3://images/x"), models.TrainerV1alpha1TrainJob)
+    runtime = submit.runtime("darkroom-x", IMAGE, NODES, ENVIRONMENT)
     known(runtime["spec"]["mlPolicy"], models.TrainerV1alpha1MLPolicy)
     node = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     known(node, models.IoK8sApiCoreV1PodSpec)
@@ -32,14 +34,14 @@ def test_the_manifests_are_of_the_api() -> None:
 
 
 def test_the_job_is_torchrun_on_every_node() -> None:
-    assert submit.train_job("darkroom-x", NODES, "s3://images/x") == {
+    assert submit.train_job("darkroom-x", IMAGE, NODES, "s3://images/x") == {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
         "metadata": {"name": "darkroom-x", "labels": {"kueue.x-k8s.io/queue-name": "training"}},
         "spec": {
             "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": "darkroom-x"},
             "trainer": {
-                "image": submit.IMAGE,
+                "image": IMAGE,
                 "command": ["torchrun", "-m", "kfp_pipelines.stages.train_node"],
                 "args": ["s3://images/x"],
                 "numNodes": 4,
@@ -54,7 +56,7 @@ def test_the_job_is_torchrun_on_every_node() -> None:
 
 
 def test_its_nodes_are_the_profiles() -> None:
-    spec = submit.runtime("darkroom-x", NODES, ENVIRONMENT)["spec"]["template"]["spec"]
+    spec = submit.runtime("darkroom-x", IMAGE, NODES, ENVIRONMENT)["spec"]["template"]["spec"]
     assert spec["failurePolicy"] == {"maxRestarts": 10}
     pod = spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == A100.nodeSelector
@@ -70,7 +72,7 @@ def test_its_nodes_are_the_profiles() -> None:
 
 
 def test_its_pods_may_run_where_pods_are_restricted() -> None:
-    template = submit.runtime("darkroom-x", NODES, ENVIRONMENT)["spec"]["template"]["spec"]["replicatedJobs"][0]
+    template = submit.runtime("darkroom-x", IMAGE, NODES, ENVIRONMENT)["spec"]["template"]["spec"]["replicatedJobs"][0]
     pod = template["template"]["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
