@@ -26,7 +26,7 @@ def prune_jobs(database: Database, store: ObjectStore) -> Iterator[ExpiredJob]:
             if deleted is None:
                 continue
             if deleted.plan is not None:
-                store.delete(store.keys(f"{job_prefix(deleted.plan, deleted.id)}/"))
+                store.delete(store.keys(f"{job_prefix(deleted.plan['output_prefix'], deleted.id)}/"))
         yield job
 
 

@@ -30,7 +30,7 @@ def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> JobSta
     Doing it again after a crash writes the same bytes again. A later revision adds listings of its own.
     """
     job = jobs.find_finalizing_job(connection, lease.job_id)
-    prefix = job_prefix(job.plan, job.id)
+    prefix = job_prefix(job.plan["output_prefix"], job.id)
     key = f"{prefix}/manifest.json"
     mark = "" if job.revision == 1 else f"r{job.revision}-"
     earlier = json.loads(store.get(key))["outputs"] if job.manifest_key and mark else []

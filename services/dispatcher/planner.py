@@ -9,18 +9,17 @@ from sqlalchemy import Connection
 from services.job_queue import jobs, outputs, planning
 from services.job_queue.leases import Lease
 from services.job_queue.outputs import MAX_ERROR, Output
+from services.job_queue.plan import Plan
 from services.job_queue.planning import Shard, SubmittedJob
 from services.job_requests.condition_images import check_references
-from services.job_requests.image_spec import evaluations, image_spec
-from services.job_requests.items import ItemReader, Items, Line
+from services.job_requests.image_spec import image_cost, image_spec
+from services.job_requests.items import InputObject, ItemReader, Line
 from services.job_requests.schema import Limits, RequestError, check_count, parse_json, plan_request
 from services.registry import releases
 from services.registry.releases import ReleaseRow
 from services.storage.object_store import ObjectStore
 
 SHARD_IMAGES = 16  # small enough that a lost process loses little, large enough to fill a batch
-
-Plan = Mapping[str, Any]
 
 
 def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | None:
@@ -87,7 +86,7 @@ class Listed:
 
 def cost(planned: Plan, item: Mapping[str, Any], index: int) -> int:
     """Network evaluations of an image."""
-    return evaluations(image_spec(planned, item, [], index))
+    return image_cost(image_spec(planned, item, [], index))
 
 
 def unsettled(connection: Connection, lease: Lease, shards: Iterator[Shard]) -> Iterator[Shard]:
@@ -112,11 +111,20 @@ class Lines:
     """The shards of a job whose items are lines. Lines that do not fit are settled as failed on the way."""
 
     def __init__(
-        self, connection: Connection, store: ObjectStore, lease: Lease, planned: Plan, conditions: Plan, limits: Limits
+        self,
+        connection: Connection,
+        store: ObjectStore,
+        lease: Lease,
+        planned: Plan,
+        conditions: Mapping[str, Any],
+        limits: Limits,
     ) -> None:
         given = planned["input"]
-        self.items = Items(store, given["key"], given["etag"]) if "etag" in given else Items.open(store, given["key"])
-        self.plan = {**planned, "input": {"key": self.items.key, "etag": self.items.etag}}
+        if "etag" in given:
+            self.items = InputObject(store, given["key"], given["etag"])
+        else:
+            self.items = InputObject.open(store, given["key"])
+        self.plan: Plan = {**planned, "input": {"key": self.items.key, "etag": self.items.etag}}
         self.connection, self.lease, self.limits = connection, lease, limits
         self.reader = ItemReader(conditions, limits)
         self.per_item = int(planned["images_per_item"])

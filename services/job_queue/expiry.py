@@ -1,11 +1,11 @@
 """Jobs past the retention of their tenant."""
 
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, text
+
+from services.job_queue.plan import Plan
 
 EXPIRED = """
     jobs.finished_at < now() - make_interval(days => tenants.retention_days) AND tenants.name = jobs.tenant
@@ -26,7 +26,7 @@ class DeletedJob:
     """A job whose rows were deleted, and its plan, None if it was never planned."""
 
     id: uuid.UUID
-    plan: Mapping[str, Any] | None
+    plan: Plan | None
 
 
 def expired_jobs(connection: Connection) -> list[ExpiredJob]:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from services.job_queue.leases import Lease, complete
 from services.job_queue.outputs import fail_open_images
+from services.job_queue.plan import Plan
 from services.job_queue.states import JobState, WorkState
 
 # -- sampling ----------------------------------------------------------------------------------
@@ -19,7 +20,7 @@ from services.job_queue.states import JobState, WorkState
 class SamplingJob:
     """A job as a worker needs it: its plan, and the manifest of its release."""
 
-    plan: Mapping[str, Any]
+    plan: Plan
     manifest: Mapping[str, Any]
 
 
@@ -72,7 +73,7 @@ class FinalizingJob:
     id: uuid.UUID
     revision: int
     request: Mapping[str, Any]
-    plan: Mapping[str, Any]
+    plan: Plan
     total: int
     succeeded: int
     failed: int

@@ -2,14 +2,14 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 from sqlalchemy import Connection, text
 
 from services.job_queue.leases import Lease, complete
+from services.job_queue.plan import Plan
 
 HEAD_START = 3_000  # network evaluations that a priority is worth: about 50 guided images of 30 steps
 INSERT_ROWS = 1_000  # rows of one INSERT
@@ -21,7 +21,7 @@ class SubmittedJob:
 
     model: str
     request: str  # JSON
-    plan: Mapping[str, Any] | None
+    plan: Plan | None
     release_id: int | None
     permitted_releases: list[str]
     write_prefixes: list[str]
@@ -68,7 +68,7 @@ def reject_job(connection: Connection, lease: Lease, reason: str) -> None:
     )  # fmt: skip
 
 
-def record_plan(connection: Connection, lease: Lease, *, plan: Mapping[str, Any], release_id: int, total: int) -> None:
+def record_plan(connection: Connection, lease: Lease, *, plan: Plan, release_id: int, total: int) -> None:
     """Record the plan of a job whose shards were added in the same transaction. Raises LeaseLost."""
     complete(connection, lease)
     connection.execute(

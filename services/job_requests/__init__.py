@@ -1,1 +1,1 @@
-"""What a client may ask for: the JSON Schema, its error messages, items and condition images."""
+"""Requests of clients: the JSON Schema, error messages, plans, items and condition images."""

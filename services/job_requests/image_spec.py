@@ -1,16 +1,19 @@
-"""One image of a planned request: everything it depends on besides the release."""
+"""One image of a plan: everything that it depends on besides the release, and what it costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.job_queue.plan import Plan
+from training.model.solvers import count_evaluations
+
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """Everything that one image depends on, beside the release."""
+    """Everything that one image depends on besides the release."""
 
     index: int
-    item: int
+    item: int  # the number of its item
     seed: int
     steps: int
     solver: str
@@ -21,31 +24,33 @@ class ImageSpec:
     guidance_rescale: float = 0.0
 
 
-def image_spec(
-    planned: Mapping[str, Any], item: Mapping[str, Any], condition_names: Sequence[str], index: int
-) -> ImageSpec:
-    """Image `index` of a planned request: its item's seed + k, else the job's seed + index."""
-    position, k = divmod(index, int(planned["images_per_item"]))
+def image_spec(plan: Plan, item: Mapping[str, Any], condition_names: Sequence[str], index: int) -> ImageSpec:
+    """Return image `index` of a plan. Its seed is its item's seed + k, or else the job's seed + index."""
+    position, k = divmod(index, int(plan["images_per_item"]))
+    low, high = plan["guidance_interval"]
     return ImageSpec(
         index=index,
         item=position,
-        seed=int(item["seed"]) + k if "seed" in item else int(planned["seed"]) + index,
-        steps=int(item.get("steps", planned["steps"])),
-        solver=planned["solver"],
-        spacing=planned["spacing"],
-        guidance_scale=float(item.get("guidance_scale", planned["guidance_scale"])),
-        guidance_interval=(float(planned["guidance_interval"][0]), float(planned["guidance_interval"][1])),
-        guidance_rescale=float(planned["guidance_rescale"]),
-        # JSON has one kind of number: 3.0 is the class 3.
+        seed=int(item["seed"]) + k if "seed" in item else int(plan["seed"]) + index,
+        steps=int(item.get("steps", plan["steps"])),
+        solver=plan["solver"],
+        spacing=plan["spacing"],
+        guidance_scale=float(item.get("guidance_scale", plan["guidance_scale"])),
+        guidance_interval=(float(low), float(high)),
+        guidance_rescale=float(plan["guidance_rescale"]),
+        # JSON does not tell 3.0 from 3, and the class 3.0 is the class 3.
         conditions={name: _integral(item[name]) for name in condition_names},
     )
 
 
-def evaluations(spec: ImageSpec) -> int:
-    """Network evaluations that an image costs, about: two a step of Heun's; twice as many while it is guided."""
-    steps = spec.steps * (2 if spec.solver == "heun" else 1)
+def image_cost(spec: ImageSpec) -> int:
+    """Return the network rows that an image takes: one an evaluation, and two where it is guided.
+
+    Evaluations are taken as evenly spread over the guidance interval. A schedule that ends in pure noise may save one.
+    """
+    count = count_evaluations(spec.solver, spec.steps, ends_at_data=spec.spacing != "leading")
     low, high = spec.guidance_interval
-    return steps + (round(steps * (high - low)) if spec.guidance_scale != 1.0 else 0)
+    return count + (round(count * (high - low)) if spec.guidance_scale != 1.0 else 0)
 
 
 def _integral(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Validation errors as messages: the field, the value, and what is permitted."""
+"""Messages for validation errors: the field, its value and what is permitted."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from jsonschema.exceptions import ValidationError
 from services.errors import named, shown
 
 SHOWN_MISTAKES = 10
-MAX_DEPTH = 32  # of lists and objects in each other
+MAX_DEPTH = 32  # levels of nested lists and objects
 KEY_WORDS = "names of letters, digits, '_', '-', '=' and '.', joined by '/'"
 
 
 def validation_messages(value: Any, validator: Draft202012Validator) -> list[str]:
-    """A line for each of the first mistakes; none where the value fits the validator's JSON Schema."""
+    """Return a line for each of the first SHOWN_MISTAKES mistakes; an empty list if the value is valid."""
     if depth_exceeds(value, MAX_DEPTH):
         return [f"nested too deeply; permitted: at most {MAX_DEPTH} levels"]
     errors = sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))
@@ -24,7 +24,7 @@ def validation_messages(value: Any, validator: Draft202012Validator) -> list[str
 
 
 def depth_exceeds(value: Any, limit: int) -> bool:
-    """Whether lists and objects lie more than `limit` deep in each other. Without recursion."""
+    """Return whether lists and objects nest more than `limit` levels, without recursion."""
     level = [value]
     for _ in range(limit):
         level = [part for outer in level if isinstance(outer, dict | list)
@@ -35,14 +35,14 @@ def depth_exceeds(value: Any, limit: int) -> bool:
 
 
 def describe_error(error: ValidationError) -> list[str]:
-    """What is wrong, in one line a mistake: the field, the value, what is permitted."""
+    """Return one line for each mistake: the field, its value and what is permitted."""
     rule: Any = error.schema
     instance: Any = error.instance
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{named(part)}" for part in error.absolute_path)
     path = path.lstrip(".")
     match error.validator:
         case "required":
-            name = error.message.split("'")[1]  # one error a missing field; only its message says which
+            name = error.message.split("'")[1]  # one error for each missing field; only its message names the field
             return [f"{path}.{name}".lstrip(".") + f": missing; give {describe_rule(rule['properties'][name])}"]
         case "additionalProperties":
             known = rule["properties"]
@@ -55,7 +55,7 @@ def describe_error(error: ValidationError) -> list[str]:
 
 
 def describe_rule(rule: Mapping[str, Any]) -> str:
-    """A JSON Schema in words."""
+    """Describe in words what a JSON Schema permits."""
     if "enum" in rule:
         return ", ".join(map(str, rule["enum"]))
     if "const" in rule:
@@ -72,7 +72,7 @@ def describe_rule(rule: Mapping[str, Any]) -> str:
         case "string" if "pattern" in rule:
             return KEY_WORDS
         case "string" if rule.get("contentEncoding") == "base64":
-            return "an image file in base64, or the s3:// URI of one"
+            return "a base64-encoded image file, or the s3:// URI of one"
         case "string":
             return f"text of {rule.get('minLength', 0)} to {rule.get('maxLength', 'any number of')} characters"
         case "boolean":

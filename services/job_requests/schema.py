@@ -1,7 +1,7 @@
-"""What a client may ask for: one JSON Schema a release, limits, and errors that say what is permitted.
+"""What a client may request: one JSON Schema a release, the tenant's limits, and errors that say what is permitted.
 
-A request is checked whole, so that its author sees every mistake at once. What passes becomes a plan:
-every default filled in and the seed drawn, so that the plan alone reproduces each image.
+A request is validated as a whole, so that its author sees every mistake at once. A valid request becomes a plan: with
+every default filled in and the seed drawn, the plan alone reproduces each image.
 """
 
 import json
@@ -9,27 +9,26 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from jsonschema import Draft202012Validator
 
 from services.errors import shown
+from services.job_queue.plan import Plan
 from services.job_requests.messages import KEY_WORDS, MAX_DEPTH, validation_messages
+from services.storage.uri import ObjectUri
 from training.errors import DarkroomError
+from training.model.solvers import SOLVERS
 
 MAX_IMAGES = 1_000_000  # a job
-MAX_ITEMS = 10_000  # in the request itself; an input_uri may have as many as images
+MAX_ITEMS = 10_000  # in the request itself; an input_uri may have as many lines as the job may have images
 MAX_PER_ITEM = 1_000
 MAX_SEED = 2**62  # leaves room for seed + index in 63 bits
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 50
-SOLVERS = (
-    "ddim", "ddpm", "deis", "dpm_solver_2m", "dpm_solver_2m_sde", "dpm_solver_3m", "euler", "euler_ancestral", "heun",
-    "plms", "unipc",
-)  # fmt: skip
 SPACINGS = ("ays", "karras", "leading", "linspace", "trailing")
 FORMATS = ("png", "jpeg", "webp")
-DEFAULTS = {  # solver, steps and guidance are what docs/results/claims.md has measured
+DEFAULTS = {  # docs/results/claims.md measures this solver, number of steps and guidance
     "images_per_item": 1,
     "steps": 20,
     "solver": "dpm_solver_2m",
@@ -45,21 +44,24 @@ KEY = r"[A-Za-z0-9_.=\-]+(/[A-Za-z0-9_.=\-]+)*"
 SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
 STEPS = {"type": "integer", "minimum": 1, "maximum": MAX_STEPS}
 GUIDANCE = {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE}
-UNGUIDED = {"const": 1, "$comment": "this release never learned to do without its conditions"}
+UNGUIDED = {"const": 1, "$comment": "this release was trained without condition dropout, so it cannot be guided"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 
 
 class RequestError(DarkroomError):
-    """A request that does not fit; each line names a field, its value and what is permitted."""
+    """A request that is not allowed. Each line names a field, its value and what is permitted."""
 
 
 def guidance_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema of a guidance scale: 1, which is none, where the release never learned to do without conditions."""
+    """Return the JSON Schema of a guidance scale: only 1, no guidance, if the release was trained without dropout."""
     return GUIDANCE if conditions.get("guided", True) else UNGUIDED
 
 
 def item_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema of an item for a release with these `conditions`: its own JSON Schema, and whether it is `guided`."""
+    """Return the JSON Schema of an item.
+
+    conditions: the JSON Schema of the release's conditions, and under `guided` whether it can be guided.
+    """
     return {
         "type": "object",
         "properties": {
@@ -76,7 +78,7 @@ def item_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def request_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema of a request for a release with these `conditions`."""
+    """Return the JSON Schema of a request; see `item_schema` for `conditions`."""
     return {
         "type": "object",
         "properties": {
@@ -85,7 +87,7 @@ def request_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
             "images_per_item": {"type": "integer", "minimum": 1, "maximum": MAX_PER_ITEM},
             "seed": SEED,
             "steps": STEPS,
-            "solver": {"enum": list(SOLVERS)},
+            "solver": {"enum": sorted(SOLVERS)},
             "spacing": {"enum": list(SPACINGS)},
             "guidance_scale": guidance_schema(conditions),
             "guidance_interval": {"type": "array", "items": SHARE, "minItems": 2, "maxItems": 2},
@@ -99,7 +101,10 @@ def request_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a tenant may do. Prefixes are of keys in the service's bucket, and the first to write to is the default."""
+    """What a tenant may read, write and request.
+
+    write_prefixes, read_prefixes: of keys in the service's bucket; the first write prefix is the default output prefix.
+    """
 
     write_prefixes: Sequence[str]
     read_prefixes: Sequence[str] = ()
@@ -107,60 +112,61 @@ class Limits:
     bucket: str = ""
 
 
-def plan_request(request: Any, conditions: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """The request with every default filled in. Raises RequestError with a line for each mistake.
+def plan_request(request: Any, conditions: Mapping[str, Any], limits: Limits) -> Plan:
+    """Validate a request and fill in every default. Raises RequestError with a line for each mistake.
 
-    conditions: the release's JSON Schema. Of an input_uri the plan has the key, as "input"; its lines are yet unread.
+    conditions: see `item_schema`. The plan of a request with an input_uri refers to the object by its key; nothing of
+    the object has been read yet.
     """
     mistakes = validation_messages(request, Draft202012Validator(request_schema(conditions)))
-    if ("items" in request) == ("input_uri" in request):
-        given = "given with an input_uri; give one" if "items" in request else "missing; give them, or an input_uri"
-        mistakes.insert(0, f"items: {given}")
+    if "items" in request and "input_uri" in request:
+        mistakes.insert(0, "items: given together with input_uri; give only one of them")
+    elif "items" not in request and "input_uri" not in request:
+        mistakes.insert(0, "items: missing; give items or input_uri")
     if mistakes:
         raise RequestError("\n".join(mistakes))
     default = DEFAULTS if conditions.get("guided", True) else {**DEFAULTS, "guidance_scale": 1.0}
-    planned = {"output_prefix": limits.write_prefixes[0], **default, **request}
-    if "seed" not in planned:
-        planned["seed"] = secrets.randbelow(2**32)
-    low, high = planned["guidance_interval"]
+    plan = cast(Plan, {"output_prefix": limits.write_prefixes[0], **default, **request})
+    if "seed" not in plan:
+        plan["seed"] = secrets.randbelow(2**32)
+    low, high = plan["guidance_interval"]
     if low > high:
         raise RequestError(f"guidance_interval: [{low}, {high}] is not allowed; permitted: the lower number first")
-    check_prefix("output_prefix", planned["output_prefix"], limits.write_prefixes)
-    if "input_uri" in planned:
-        key = resolve_key("input_uri", planned["input_uri"], limits)
-        return {**planned, "input": {"key": key}}
-    check_count(len(planned["items"]) * planned["images_per_item"], limits)
-    ids = [item["id"] for item in planned["items"] if "id" in item]
+    check_prefix("output_prefix", plan["output_prefix"], limits.write_prefixes)
+    if "input_uri" in plan:
+        plan["input"] = {"key": resolve_key("input_uri", plan["input_uri"], limits)}
+        return plan
+    check_count(len(plan["items"]) * plan["images_per_item"], limits)
+    ids = [item["id"] for item in plan["items"] if "id" in item]
     if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise RequestError(f"items: the id {twice!r} is given twice; each must be its item's own")
-    return planned
+        duplicate = next(name for name in ids if ids.count(name) > 1)
+        raise RequestError(f"items: the id {duplicate!r} is given twice; each item needs its own id")
+    return plan
 
 
-def resolve_key(field: str, uri: str, limits: Limits) -> str:
-    """The key that an s3://bucket/key, or a key alone, names. Raises RequestError where the tenant may not read it."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not uri.startswith("s3://"):
-        key = uri
-    elif bucket != limits.bucket:
-        raise RequestError(f"{field}: the bucket {shown(bucket)} is not allowed; permitted: {limits.bucket}")
+def resolve_key(field: str, text: str, limits: Limits) -> str:
+    """Return the key that s3://BUCKET/KEY, or KEY alone, names. Raises RequestError if the tenant may not read it."""
+    uri = ObjectUri.parse(text)
+    if uri is not None and uri.bucket != limits.bucket:
+        raise RequestError(f"{field}: the bucket {shown(uri.bucket)} is not allowed; permitted: {limits.bucket}")
+    key = text if uri is None else uri.key
     if len(key) > MAX_KEY or not re.fullmatch(KEY, key):
-        raise RequestError(f"{field}: {shown(uri)} is not allowed; permitted: {KEY_WORDS}")
+        raise RequestError(f"{field}: {shown(text)} is not allowed; permitted: {KEY_WORDS}")
     check_prefix(field, key, limits.read_prefixes)
     return key
 
 
 def check_prefix(field: str, key: str, prefixes: Sequence[str]) -> None:
-    """Raise RequestError unless the key lies under one of the prefixes."""
+    """Raise RequestError unless the key is under one of the prefixes."""
     if any(part in (".", "..") for part in key.split("/")) or not any(
-        f"{key}/".startswith(f"{allowed}/") for allowed in prefixes
+        f"{key}/".startswith(f"{prefix}/") for prefix in prefixes
     ):
-        permitted_ = f"under {', '.join(prefixes)}" if prefixes else "none, ask an administrator"
-        raise RequestError(f"{field}: {key!r} is not allowed; permitted: {permitted_}")
+        permitted = f"under {', '.join(prefixes)}" if prefixes else "no key; ask an administrator for a prefix"
+        raise RequestError(f"{field}: {key!r} is not allowed; permitted: {permitted}")
 
 
 def check_count(images: int, limits: Limits) -> None:
-    """Raise RequestError for a job of more images than the tenant may have."""
+    """Raise RequestError if a job has more images than its tenant may request."""
     if images > limits.max_images:
         raise RequestError(
             f"items x images_per_item: {images} images are not allowed; permitted: at most {limits.max_images}"
@@ -168,7 +174,7 @@ def check_count(images: int, limits: Limits) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises RequestError for what is none, or has numbers that are none."""
+    """Parse JSON text. Raises RequestError if it is not JSON, or holds NaN or an infinite number."""
 
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is not a number")

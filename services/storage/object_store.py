@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from services.observability import metrics
 from services.settings import StoreSettings
 from services.storage.transient import is_transient
+from services.storage.uri import ObjectUri
 from training.errors import DarkroomError
 
 ATTEMPTS_ON_CONFLICT = 5
@@ -221,7 +222,7 @@ class ObjectStore:
 
     def uri(self, key: str) -> str:
         """s3://bucket/key."""
-        return f"s3://{self.bucket}/{key}"
+        return str(ObjectUri(self.bucket, key))
 
 
 def _count(event_name: str, http_response: Any = None, **_: Any) -> None:

@@ -15,7 +15,7 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def encode(pixels: NDArray[np.uint8], image_format: str) -> bytes:
+def encode_image(pixels: NDArray[np.uint8], image_format: str) -> bytes:
     """uint8 [H, W, 1 or 3] -> the bytes of a file, the same bytes for the same pixels."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()

@@ -15,6 +15,7 @@ from services.job_queue import jobs, leases, maintenance, outputs
 from services.job_queue.leases import Lease, LeaseLost
 from services.job_queue.maintenance import StopRequest
 from services.job_queue.outputs import Output
+from services.job_queue.plan import Plan
 from services.observability import logs, metrics
 
 log = logging.getLogger("darkroom.holdings")
@@ -25,7 +26,7 @@ class HeldShard:
     """A leased shard, the items of its job that it needs, and which of its images are not settled yet."""
 
     lease: Lease
-    plan: Mapping[str, Any]
+    plan: Plan
     manifest: Mapping[str, Any]
     open: set[int]
     settling: threading.Lock = field(default_factory=threading.Lock)

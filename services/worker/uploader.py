@@ -80,12 +80,12 @@ class Uploader:
     def _encoded(self, image: Developed) -> bytes:
         file_format = image.owner.plan["format"]
         with metrics.ENCODE_SECONDS.labels(file_format).time():
-            return encoding.encode(image.pixels, file_format)
+            return encoding.encode_image(image.pixels, file_format)
 
     def _settle(self, image: Developed, body: bytes, profile: str) -> None:
         shard: HeldShard = image.owner
         spec, file_format = image.spec, shard.plan["format"]
-        key = layout.image_key(shard.plan, shard.lease.job_id, spec.index)
+        key = layout.image_key(shard.plan["output_prefix"], shard.lease.job_id, spec.index, file_format)
         stored = self.store.put_if_absent(key, body, content_type=f"image/{file_format}")
         record = Output(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, profile)
         self.holdings.settle(shard, record)

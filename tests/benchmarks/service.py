@@ -11,9 +11,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import cast
 
 from sqlalchemy import text
 
+from services.job_queue.plan import Plan
 from services.job_requests.image_spec import image_spec
 from services.job_requests.schema import DEFAULTS
 from services.worker.engine import Engine
@@ -79,10 +81,9 @@ def bare(stack: Stack, jobs: int, steps: int) -> float:
     exec(SLOW_STEP.format(STEP_S), {})
     engine = Engine(stack.root / "tiny-release", rows=stack.settings("worker").rows, device="cpu")
     for number in range(jobs):
-        asked = {**DEFAULTS, **request(number, steps)}
+        plan = cast(Plan, {**DEFAULTS, **request(number, steps)})
         for index in range(64):
-            item = asked["items"][0]  # type: ignore[index]
-            engine.add(None, image_spec(asked, item, engine.condition_names, index))
+            engine.add(None, image_spec(plan, plan["items"][0], engine.condition_names, index))
     begun, images = time.perf_counter(), 0
     while engine.busy:
         images += len(engine.step())

@@ -76,12 +76,12 @@ def test_an_object_gives_the_same_image_as_its_bytes_in_the_request(stack: Stack
 def test_an_object_that_cannot_be_used_fails_alone(stack: Stack) -> None:
     bad = {
         "gone": (stack.store().uri("inputs/default/gone.png"), "does not exist, or the service may not read it"),
-        "bomb": (upload(stack, "bomb.png", bomb(40_000)), "not a readable PNG|40000x40000 pixels is not allowed"),
+        "bomb": (upload(stack, "bomb.png", bomb(40_000)), "not a readable image|40000x40000 pixels is not allowed"),
         "huge": (
             upload(stack, "huge.png", bytes(condition_images.MAX_BYTES + 1)),
             "bytes; permitted: at most 16777216",
         ),
-        "text": (upload(stack, "text.png", b"hello"), "not a readable PNG, JPEG, WEBP"),
+        "text": (upload(stack, "text.png", b"hello"), "not a readable image; permitted: PNG, JPEG, WEBP"),
         "inline bomb": (base64.b64encode(bomb(5000)).decode(), "5000x5000 pixels is not allowed"),
         "classes": (upload(stack, "classes.png", _grey(9)), "label 9 is not allowed"),
     }
@@ -132,5 +132,5 @@ def test_what_a_tenant_may_not_read_is_not_read_for_it(stack: Stack, uri: str) -
 def test_a_condition_of_another_kind_is_named(stack: Stack) -> None:
     row = stack.wait(stack.submit({"items": [{"semantic_map": 5}], "steps": 1}, model=MODEL))
     assert row.reason == (
-        "items[0].semantic_map: 5 is not allowed; permitted: an image file in base64, or the s3:// URI of one"
+        "items[0].semantic_map: 5 is not allowed; permitted: a base64-encoded image file, or the s3:// URI of one"
     )

@@ -18,16 +18,16 @@ JOB = uuid.UUID("01a20623-9eb0-7e43-a7ba-68359c45a3dd")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_keeps_every_pixel_and_is_the_same_bytes_again(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 6, channels), dtype=np.uint8)
-    body = encoding.encode(pixels, "png")
-    assert body == encoding.encode(pixels, "png")
+    body = encoding.encode_image(pixels, "png")
+    assert body == encoding.encode_image(pixels, "png")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(body))).reshape(8, 6, channels), pixels)
 
 
 @pytest.mark.parametrize(("image_format", "suffix"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
 def test_each_format_has_its_suffix_and_opens_as_itself(image_format: str, suffix: str) -> None:
-    plan = {"output_prefix": "outputs/default", "format": image_format}
-    assert layout.image_key(plan, JOB, 7) == f"outputs/default/{JOB}/images/00000007.{suffix}"
-    body = encoding.encode(np.full((8, 8, 3), 128, np.uint8), image_format)
+    key = layout.image_key("outputs/default", JOB, 7, image_format)
+    assert key == f"outputs/default/{JOB}/images/00000007.{suffix}"
+    body = encoding.encode_image(np.full((8, 8, 3), 128, np.uint8), image_format)
     assert Image.open(io.BytesIO(body)).format == image_format.upper()
 
 
@@ -39,7 +39,7 @@ def test_lines_are_cut_into_files_and_an_empty_job_has_one() -> None:
 
 def test_contact_sheet_has_a_row_an_item_and_gaps_where_images_miss() -> None:
     def image(level: int) -> bytes:
-        return encoding.encode(np.full((4, 4, 1), level, np.uint8), "png")
+        return encoding.encode_image(np.full((4, 4, 1), level, np.uint8), "png")
 
     sheet = contact_sheet.contact_sheet([(0, image(0)), (3, image(50)), (4, image(100))], columns=3)
     pixels = np.asarray(sheet)[:, :, 0]

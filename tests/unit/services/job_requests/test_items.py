@@ -57,7 +57,7 @@ def test_lines_may_begin_in_the_middle() -> None:
         (b'{"class_label": 12}', "class_label: 12 is not allowed; permitted: an integer from 0 to 9"),
         (b'{"class_label": 1, "prompt": "x"}', "prompt: not a known field; permitted: class_label"),
         (b'{"class_label": 1, "seed": -1}', "seed: -1 is not allowed"),
-        (None, "5000000 bytes are too long; permitted: 4194304"),
+        (None, "a line of 5000000 bytes is not allowed; permitted: at most 4194304 bytes"),
     ],
 )
 def test_what_is_no_item_is_told_why(body: bytes | None, told: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from services.cli import evaluate
 from services.job_requests import messages, schema
-from services.job_requests.image_spec import ImageSpec, evaluations, image_spec
+from services.job_requests.image_spec import ImageSpec, image_cost, image_spec
 from services.job_requests.schema import MAX_SEED, Limits, RequestError, plan_request
 from training.evaluation import second_stage
 from training.model.solvers import SOLVERS
@@ -33,7 +33,7 @@ def planned(**request: object) -> dict:
 @pytest.mark.parametrize(
     ("request_", "line"),
     [
-        ({}, "items: missing; give them, or an input_uri"),
+        ({}, "items: missing; give items or input_uri"),
         ({"items": []}, "items: [] is not allowed; permitted: a list of 1 to 10000 items"),
         ({"items": [ITEM], "steps": 0}, "steps: 0 is not allowed; permitted: an integer from 1 to 1000"),
         ({"items": [ITEM], "steps": 1_000_000}, "steps: 1000000 is not allowed; permitted: an integer from 1 to 1000"),
@@ -85,7 +85,10 @@ def planned(**request: object) -> dict:
             {"items": [ITEM] * 1001, "images_per_item": 1000},
             "1001000 images are not allowed; permitted: at most 1000000",
         ),
-        ({"items": [ITEM], "input_uri": "inputs/default/a"}, "items: given with an input_uri; give one"),
+        (
+            {"items": [ITEM], "input_uri": "inputs/default/a"},
+            "items: given together with input_uri; give only one of them",
+        ),
         (
             {"input_uri": "inputs/other/a.jsonl"},
             "input_uri: 'inputs/other/a.jsonl' is not allowed; permitted: und",
@@ -143,7 +146,7 @@ def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() 
     spec = spec_of(request, 0)
     assert (spec.steps, spec.guidance_scale, spec.conditions) == (5, 1.0, {"class_label": 4})
     assert isinstance(spec.conditions["class_label"], int)
-    assert evaluations(spec) == 5
+    assert image_cost(spec) == 5
 
 
 def test_every_solver_and_spacing_that_may_be_asked_for_exists() -> None:
@@ -162,27 +165,25 @@ def test_releases_are_evaluated_as_they_are_served() -> None:
 def test_a_guidance_interval_costs_its_share() -> None:
     def cost(**fields: object) -> int:
         planned = plan_request({"items": [ITEM], "steps": 20, **fields}, CONDITIONS, LIMITS)
-        return evaluations(spec_of(planned, 0))
+        return image_cost(spec_of(planned, 0))
 
     assert cost() == 40
     assert cost(guidance_interval=[0.25, 0.75]) == 30
     assert cost(guidance_scale=1) == 20
-    assert cost(solver="heun", guidance_scale=1) == 40
+    assert cost(solver="heun", guidance_scale=1) == 39
 
 
-def test_a_release_that_never_did_without_conditions_is_not_guided() -> None:
+def test_a_release_trained_without_condition_dropout_cannot_be_guided() -> None:
     """Guidance by a null condition that was never trained makes noise of images."""
     rules = {**CONDITIONS, "guided": False}
     assert plan_request({"items": [ITEM]}, rules, LIMITS)["guidance_scale"] == 1.0
-    assert (
-        plan_request({"items": [{**ITEM, "guidance_scale": 1}], "guidance_scale": 1.0}, rules, LIMITS)["guidance_scale"]
-        == 1.0
-    )
+    unguided = {"items": [{**ITEM, "guidance_scale": 1}], "guidance_scale": 1.0}
+    assert plan_request(unguided, rules, LIMITS)["guidance_scale"] == 1.0
     assert plan_request({"items": [ITEM]}, {**CONDITIONS, "guided": True}, LIMITS)["guidance_scale"] == 1.5
     for request_ in ({"items": [ITEM], "guidance_scale": 2.5}, {"items": [{**ITEM, "guidance_scale": 2.5}]}):
         with pytest.raises(RequestError) as error:
             plan_request(request_, rules, LIMITS)
-        told = (
-            "guidance_scale: 2.5 is not allowed; permitted: 1; this release never learned to do without its conditions"
-        )
-        assert told in str(error.value)
+        assert (
+            "guidance_scale: 2.5 is not allowed; permitted: 1; "
+            "this release was trained without condition dropout, so it cannot be guided"
+        ) in str(error.value)

@@ -1,0 +1,34 @@
+"""A plan: a request with every default filled in and the seed drawn, as the database stores it."""
+
+from typing import Any, NotRequired, TypedDict
+
+# Conditions as the release's JSON Schema describes them, and optionally id, metadata, seed, steps and guidance_scale.
+Item = dict[str, Any]
+
+
+class InputReference(TypedDict):
+    """The object whose lines are the items. The planner adds the ETag of the version that it read."""
+
+    key: str
+    etag: NotRequired[str]
+
+
+class Plan(TypedDict):
+    """The JSON of `jobs.plan`. It has either `items` or `input`.
+
+    JSON does not tell 5.0 from 5: a client may give an integer field as 5.0, and the plan keeps it.
+    """
+
+    items: NotRequired[list[Item]]
+    input_uri: NotRequired[str]
+    input: NotRequired[InputReference]
+    images_per_item: int
+    seed: int
+    steps: int
+    solver: str
+    spacing: str
+    guidance_scale: float
+    guidance_interval: list[float]  # [low, high], shares of the schedule in [0, 1]
+    guidance_rescale: float
+    format: str  # png, jpeg or webp
+    output_prefix: str
