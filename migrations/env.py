@@ -1,11 +1,7 @@
-"""Runs the migrations on the connection that `services.database.upgrade` hands in."""
+"""Runs the migrations on the connection that `services.database.schema` passes in. Alembic executes this file."""
 
 from alembic import context
 
-from migrations.tables import metadata
-
-context.configure(
-    connection=context.config.attributes["connection"], target_metadata=metadata, transaction_per_migration=True
-)
+context.configure(connection=context.config.attributes["connection"], transaction_per_migration=True)
 with context.begin_transaction():
     context.run_migrations()

@@ -1,6 +1,6 @@
-"""The tables of Darkroom. The migrations make them; a test holds that both agree.
+"""The tables of Darkroom, as a reference. The migrations create them, and a test checks that both agree.
 
-What the columns mean is told in docs/sql.md, and which states follow which in docs/state_machine.md.
+docs/sql.md explains the columns, docs/state_machine.md the states.
 """
 
 import uuid

@@ -50,7 +50,7 @@ def _database(engine: Any) -> str:
     from services.database import connections, schema
     from services.job_queue.queues import queue_names
 
-    found = schema.check(engine)
+    found = schema.check_schema(engine)
     with engine.connect() as connection:
         version, queues = connections.server_version(connection), ", ".join(queue_names(connection))
     return f"version {version}; schema {found.revision}; queues {queues}"

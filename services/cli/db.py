@@ -55,7 +55,7 @@ def wait(timeout: Annotated[float, typer.Option(min=0, help="Seconds.")] = 600) 
     deadline, told = time.monotonic() + timeout, ""
     while True:
         try:
-            found = schema.check(engine)
+            found = schema.check_schema(engine)
             break
         except connections.DatabaseError as error:
             if time.monotonic() > deadline:
@@ -75,12 +75,13 @@ def revision(as_json: AsJson = False) -> None:
     settings = load_database("observer")
     engine = connections.connect(settings.database_url.get_secret_value())
     with engine.connect() as connection:
-        found = schema.look(connection)
+        found = schema.read_schema(connection)
     problem = found.problem()
     if as_json:
-        typer.echo(json.dumps({"database": found.revision, "code": found.head, "problem": problem}))
+        typer.echo(json.dumps({"database": found.revision, "code": found.code_revision, "problem": problem}))
     else:
-        console.print(f"database {found.revision or 'unknown'}, this version {found.head}: {problem or 'they work'}")
+        versions = f"database {found.revision or 'unknown'}, this version {found.code_revision}"
+        console.print(f"{versions}: {problem or 'they work'}")
     if problem:
         raise typer.Exit(1)
 

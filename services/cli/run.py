@@ -69,7 +69,7 @@ def _connect(settings: Settings) -> tuple[Any, Any, Any]:
 
     logs.configure(settings)
     engine = connections.connect(settings.database_url.get_secret_value())
-    schema.check(engine)
+    schema.check_schema(engine)
     store = ObjectStore.connect(settings)
     store.check()
     app = celery_app.make_app(settings)

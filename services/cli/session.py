@@ -26,5 +26,5 @@ def _opened(settings: DatabaseSettings) -> Engine:
     from services.database import connections, schema
 
     engine = connections.connect(settings.database_url.get_secret_value())
-    schema.check(engine)
+    schema.check_schema(engine)
     return engine

@@ -42,7 +42,7 @@ def test_down_and_up_again_on_another_database(stack: Stack) -> None:
             left = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         assert left == ["alembic_version"]
         schema.upgrade(engine)
-        schema.check(engine)
+        schema.check_schema(engine)
     finally:
         engine.dispose()
         with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -77,15 +77,17 @@ def test_the_new_code_works_with_the_old_schema() -> None:
 
 def test_older_code_on_a_newer_schema_knows_whether_it_may_run(stack: Stack) -> None:
     with another_database(stack, "rolled_back") as engine:
-        assert schema.upgrade(engine) == schema.head()
+        assert schema.upgrade(engine) == schema.newest_revision()
         with engine.begin() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-            connection.execute(text("INSERT INTO schema_revisions VALUES ('9999', :head)"), {"head": schema.head()})
+            connection.execute(
+                text("INSERT INTO schema_revisions VALUES ('9999', :head)"), {"head": schema.newest_revision()}
+            )
         assert schema.upgrade(engine) == "9999"  # no "Can't locate revision", and nothing done
-        assert schema.check(engine).revision == "9999"
+        assert schema.check_schema(engine).revision == "9999"
         with engine.begin() as connection:
             connection.execute(text("UPDATE schema_revisions SET oldest_code = '9000' WHERE revision = '9999'"))
-        for refused in (schema.upgrade, schema.check):
+        for refused in (schema.upgrade, schema.check_schema):
             with pytest.raises(DatabaseError, match=r"9999, works with versions from 9000 on, and this one is \d{4}"):
                 refused(engine)
 
@@ -93,11 +95,11 @@ def test_older_code_on_a_newer_schema_knows_whether_it_may_run(stack: Stack) -> 
 def test_a_schema_that_is_too_old_is_named(stack: Stack) -> None:
     with another_database(stack, "old") as engine:
         with pytest.raises(DatabaseError, match="no Darkroom tables yet"):
-            schema.check(engine)
+            schema.check_schema(engine)
         schema.upgrade(engine)
         schema.downgrade(engine, "0003")
         with pytest.raises(DatabaseError, match=r"0003, is older than 0004.*darkroom db upgrade"):
-            schema.check(engine)
+            schema.check_schema(engine)
         with pytest.raises(DatabaseError, match="'0999' is not known"):
             schema.downgrade(engine, "0999")
 
@@ -131,7 +133,7 @@ def test_a_million_rows_are_migrated_and_writers_hardly_wait(stack: Stack) -> No
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            assert schema.upgrade(engine) == schema.head()
+            assert schema.upgrade(engine) == schema.newest_revision()
         finally:
             ended.set()
             writer.join()
@@ -172,12 +174,12 @@ def test_a_step_that_cannot_have_its_lock_lets_others_pass_and_goes_on_later(
             reader.execute(text("SELECT count(*) FROM busy"))
             time.sleep(1.1)
             with pytest.raises(
-                DatabaseError, match=r"Migration 0001 could not have its lock.*pid \d+ \(darkroom, \d+ s\)"
+                DatabaseError, match=r"Migration 0001 could not get its lock.*pid \d+ \(darkroom, \d+ s\)"
             ):
-                schema.upgrade(engine, waiting, patience_s=0.5)
+                schema.upgrade(engine, waiting, timeout_s=0.5)
             threading.Timer(1.5, reader.close).start()
             done: list[str] = []
-            upgrading = threading.Thread(target=lambda: done.append(schema.upgrade(engine, waiting, patience_s=30)))
+            upgrading = threading.Thread(target=lambda: done.append(schema.upgrade(engine, waiting, timeout_s=30)))
             upgrading.start()
             longest = 0.0
             while upgrading.is_alive():
@@ -201,7 +203,7 @@ def test_no_superuser_is_needed(darkroom_here: Darkroom, tmp_path: Path) -> None
             for group in groups:  # as if the owner had made them
                 connection.execute(text(f"GRANT {group} TO owner WITH ADMIN OPTION"))
         with another_database(own, "managed", "owner", "a-long-password") as engine:
-            assert schema.upgrade(engine) == schema.head()
+            assert schema.upgrade(engine) == schema.newest_revision()
             at = f"{url.host}:{url.port}/managed"
             for role in ("dispatcher", "submitter", "observer"):
                 (tmp_path / role).write_text(f"postgresql://{role}_one:a-long-{role}@{at}\n")
@@ -215,7 +217,7 @@ def test_no_superuser_is_needed(darkroom_here: Darkroom, tmp_path: Path) -> None
                 connection.execute(text("INSERT INTO jobs (model, request) VALUES ('tiny', '{}')"))
             client.dispose()
             done = darkroom_here("db", "wait", DARKROOM_DATABASE_URL=(tmp_path / "dispatcher").read_text().strip())
-            assert (done.returncode, schema.head() in done.stdout) == (0, True), done.stderr
+            assert (done.returncode, schema.newest_revision() in done.stdout) == (0, True), done.stderr
             (tmp_path / "worker").write_text("worker_one:a-secret-password")
             done = darkroom_here("db", "logins", **given)
             assert done.returncode == 1
@@ -231,7 +233,7 @@ def test_waiting_tells_what_for_and_ends(stack: Stack, darkroom_here: Darkroom) 
     assert "a-secret-password" not in done.stdout + done.stderr
 
 
-def test_the_revision_is_told(stack: Stack, darkroom_here: Darkroom) -> None:
+def test_db_revision_reports_the_revision(stack: Stack, darkroom_here: Darkroom) -> None:
     done = darkroom_here("db", "revision", "--json")
     assert done.returncode == 0, done.stderr
-    assert f'"database": "{schema.head()}"' in done.stdout
+    assert f'"database": "{schema.newest_revision()}"' in done.stdout
