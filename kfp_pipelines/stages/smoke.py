@@ -51,7 +51,7 @@ def run(release: str, folder: Path, count: int, images: Path, page: Path, *, pat
         print(f"smoke: job {job_id} for {release}", flush=True)
         job = ended(engine, job_id, patience_s)
         if job.state != JobState.SUCCEEDED:
-            raise SmokeError(f"smoke: job {job_id} of {release} {job.state}: {job.reason or told(engine, job_id)}")
+            raise SmokeError(f"smoke: job {job_id} of {release} {job.state}: {job.reason}")
         pictures = checked(engine, job_id, ObjectStore.connect(settings), description)
     finally:
         engine.dispose()
@@ -97,13 +97,6 @@ def ended(engine: Engine, job_id: uuid.UUID, patience_s: float) -> Job:
                 "does a worker serve the queue `default`?"
             )
         time.sleep(1.0)
-
-
-def told(engine: Engine, job_id: uuid.UUID) -> str:
-    """What the first image that failed says."""
-    with engine.connect() as connection:
-        images = list_outputs(connection, job_id)
-    return str(next((image.error for image in images if image.error is not None), None))
 
 
 def checked(engine: Engine, job_id: uuid.UUID, store: ObjectStore, description: Release) -> list[Any]:

@@ -13,6 +13,8 @@ from services.job_queue.outputs import fail_open_images
 from services.job_queue.plan import Plan
 from services.job_queue.states import JobState, WorkState
 
+MAX_REASON = 500  # characters of an image's error in the reason of its job
+
 # -- sampling ----------------------------------------------------------------------------------
 
 
@@ -119,16 +121,28 @@ def open_finalizing(connection: Connection, job_id: uuid.UUID) -> None:
 
 
 def end_job(connection: Connection, lease: Lease, manifest_key: str) -> JobState:
-    """End a job whose manifest is stored. Returns its state. Raises LeaseLost."""
+    """End a job whose manifest is stored. Returns its state. Raises LeaseLost.
+
+    The reason of a partial or failed job is its images' commonest error and how many images have it.
+    """
     complete(connection, lease)
     return JobState(
         connection.scalar(
-            text("""
+            text(f"""
+                WITH commonest AS (
+                    SELECT error, count(*) AS images FROM outputs WHERE job_id = :id AND error IS NOT NULL
+                    GROUP BY error ORDER BY images DESC, min(index) LIMIT 1
+                ), cut AS (
+                    SELECT images, CASE WHEN length(error) > {MAX_REASON}
+                        THEN left(error, {MAX_REASON - 3}) || '...' ELSE error END AS error FROM commonest
+                )
                 UPDATE jobs SET manifest_key = :key, finished_at = now(), state = CASE
                     WHEN succeeded = total THEN 'succeeded'
                     WHEN succeeded + failed < total THEN 'cancelled'
                     WHEN succeeded = 0 THEN 'failed'
-                    ELSE 'partial' END
+                    ELSE 'partial' END,
+                reason = CASE WHEN succeeded + failed < total THEN reason ELSE coalesce(reason,
+                    (SELECT error || ' (' || images || ' of ' || total || ' images)' FROM cut)) END
                 WHERE id = :id AND state = 'finalizing' RETURNING state
             """),
             {"id": lease.job_id, "key": manifest_key},

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from services.dispatcher import planner
 from services.job_queue import jobs, maintenance, outputs
 from services.job_queue.outputs import Output
+from services.job_queue.states import WorkState
 from tests.support.job_queue import REQUEST, call_function, claim, job_state, settle_shard, submit_planned
 from tests.support.stack import Stack
 
@@ -116,6 +117,19 @@ def test_a_new_revision_makes_what_is_missing(stack: Stack, engine: Engine, work
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
         assert jobs.end_job(connection, finalize, "manifest") == "succeeded"
+
+
+def test_a_long_error_is_cut_in_the_reason_of_its_job(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    job_id = submit_planned(stack, engine, worker_id)
+    for lease in claim(engine, worker_id):
+        with engine.begin() as connection:
+            jobs.finish_shard(connection, lease, WorkState.FAILED)
+            outputs.fail_open_images(connection, lease, "x" * 3_000)
+    (finalize,) = claim(engine, worker_id, "finalize")
+    with engine.begin() as connection:
+        assert jobs.end_job(connection, finalize, "manifest") == "failed"
+        reason = connection.scalar(text("SELECT reason FROM jobs WHERE id = :id"), {"id": job_id})
+    assert reason == "x" * (jobs.MAX_REASON - 3) + "... (40 of 40 images)"
 
 
 def test_an_end_is_announced(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
