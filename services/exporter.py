@@ -1,12 +1,14 @@
-"""The queue as gauges, read from Postgres when Prometheus asks: by one process, with rights to see numbers alone."""
+"""The exporter: the queue as Prometheus gauges, read from Postgres on each scrape.
+
+One process serves them, with a login that may read counts and no requests.
+"""
 
 import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily as Gauge
@@ -20,52 +22,54 @@ from services.job_queue.states import OPEN_WORK, ProcessKind
 
 log = logging.getLogger("darkroom.exporter")
 
-FRESH_S = 5.0  # two Prometheus servers, or a person beside one, cost one reading
-TIMEOUT_S = 8.0  # shorter than the time-out of a scrape
-TENANTS = 50
-OTHERS = "*"  # no tenant can have this name
+FRESH_S = 5.0  # scrapes within this time, by two Prometheus servers or a person, share one reading
+TIMEOUT_S = 8.0  # below the 10 s that Prometheus waits
+MAX_TENANTS = 50  # tenants that have a label of their own
+OTHER_TENANTS = "*"  # no tenant can have this name
 
 GAUGES = {
-    "darkroom_exporter_up": "Whether Postgres could be read; the other gauges are there only then.",
+    "darkroom_exporter_up": "1 if Postgres could be read, else 0; the other gauges are absent while it is 0.",
     "darkroom_queue_evaluations": "Network evaluations of sampling that is not done.",
     "darkroom_queue_images": "Images of sampling that is not done.",
-    "darkroom_queue_paused": "Whether nothing is claimed from a queue.",
+    "darkroom_queue_paused": "1 if no work of the queue is claimed.",
     "darkroom_open_jobs": "Jobs that have not ended.",
-    "darkroom_oldest_job_seconds": "Age of the oldest of them, from when it could have begun.",
-    "darkroom_stalled_seconds": "For how long a job that is worked on has had no image settled, the longest.",
+    "darkroom_oldest_job_seconds": "Age of the oldest open job, from when it could have started.",
+    "darkroom_stalled_seconds": "The longest time for which a job in work has had no image settled.",
     "darkroom_processes": "Processes whose heartbeat is fresh.",
 }
 
+Samples = Mapping[tuple[str, ...], float]  # values by label values
+
 
 class QueueCollector(Collector):
-    """Reads at a scrape. What cannot be read is absent, so that no graph shows numbers of yesterday."""
+    """Reads the queue on a scrape. Gauges that cannot be read are absent, so that no graph shows stale numbers."""
 
     def __init__(self, database: Database, stale_s: float) -> None:
         self.database, self.stale_s = database, stale_s
         self.error: str | None = None
-        # A server that is frozen keeps no time-out of its own.
+        # Postgres enforces its statement time-out only while it runs, so a thread waits for a frozen server.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._reading: Future[QueueLoad] | None = None
         self._lock = threading.Lock()
         self._families: list[Gauge] = []
         self._read_at = -FRESH_S
-        self._moved: dict[str, tuple[int, float]] = {}  # job: images settled, since when
+        self._progress: dict[str, tuple[int, float]] = {}  # job: its settled images, and since when
 
     def describe(self) -> Iterable[Gauge]:
-        """The names, without asking Postgres."""
-        return [Gauge(name, told) for name, told in GAUGES.items()]
+        """Return the gauges without values, and without reading Postgres."""
+        return [Gauge(name, documentation) for name, documentation in GAUGES.items()]
 
     def collect(self) -> Iterator[Gauge]:
-        """The gauges of now, or of at most FRESH_S ago."""
+        """Yield the gauges of a reading that is at most FRESH_S old."""
         with self._lock:
             if time.monotonic() - self._read_at >= FRESH_S:
-                self._families = list(self._collected())
+                self._families = list(self._read_gauges())
                 self._read_at = time.monotonic()
             yield from self._families
 
-    def _collected(self) -> Iterator[Gauge]:
+    def _read_gauges(self) -> Iterator[Gauge]:
         try:
-            reading = self._answer()
+            load = self._wait_for_load()
         except (DBAPIError, TimeoutError) as error:
             if self.error is None:
                 log.warning("Postgres: %s", brief(error))
@@ -74,14 +78,14 @@ class QueueCollector(Collector):
             return
         self.error = None
         yield _gauge("darkroom_exporter_up", (), {(): 1})
-        yield from self._gauges(reading)
+        yield from self._gauges(load)
 
-    def _answer(self) -> QueueLoad:
-        """What Postgres says; one that does not answer is waited for no longer than Prometheus would wait."""
+    def _wait_for_load(self) -> QueueLoad:
+        """Return the load, or raise TimeoutError after TIMEOUT_S. A reading that is late serves the next scrape."""
         if self._reading is None:
-            self._reading = self._reader.submit(self._read)
+            self._reading = self._reader.submit(self._read_load)
         try:
-            reading = self._reading.result(TIMEOUT_S)
+            load = self._reading.result(TIMEOUT_S)
         except TimeoutError:
             if not self._reading.done():
                 raise TimeoutError(f"no answer within {TIMEOUT_S:.0f} s") from None
@@ -89,9 +93,9 @@ class QueueCollector(Collector):
         finally:
             if self._reading.done():
                 self._reading = None
-        return reading
+        return load
 
-    def _read(self) -> QueueLoad:
+    def _read_load(self) -> QueueLoad:
         with self.database.begin() as connection:
             return read_load(connection, self.stale_s)
 
@@ -101,79 +105,85 @@ class QueueCollector(Collector):
         images: dict[tuple[str, ...], float] = defaultdict(float)
         jobs: dict[tuple[str, ...], float] = defaultdict(float)
         ages: dict[tuple[str, ...], float] = defaultdict(float)
-        for queue in load.queues:  # an empty queue is 0 to an alert, and not nothing
+        for queue in load.queues:  # Alerts need the value 0 for an empty queue.
             for open_state in OPEN_WORK:
                 evaluations[queue, "", open_state] = images[queue, "", open_state] = 0
-        named = self._named(load)
-        for (queue, tenant, state), (count, pictures) in load.work.items():
-            evaluations[queue, named(tenant), state] += count
-            images[queue, named(tenant), state] += pictures
+        label = tenant_labels(load)
+        for (queue, tenant, state), (evaluation_count, image_count) in load.work.items():
+            evaluations[queue, label(tenant), state] += evaluation_count
+            images[queue, label(tenant), state] += image_count
         for (queue, tenant, state), (count, age) in load.jobs.items():
-            jobs[queue, named(tenant), state] += count
-            ages[queue, named(tenant), state] = max(ages[queue, named(tenant), state], age)
+            jobs[queue, label(tenant), state] += count
+            ages[queue, label(tenant), state] = max(ages[queue, label(tenant), state], age)
         yield _gauge("darkroom_queue_evaluations", labels, evaluations)
         yield _gauge("darkroom_queue_images", labels, images)
         yield _gauge("darkroom_queue_paused", ("queue",), {(queue,): paused for queue, paused in load.queues.items()})
         yield _gauge("darkroom_open_jobs", labels, jobs)
         yield _gauge("darkroom_oldest_job_seconds", labels, ages)
-        yield _gauge("darkroom_stalled_seconds", ("queue",), self._stalled(load))
+        yield _gauge("darkroom_stalled_seconds", ("queue",), self._stalled_seconds(load))
         yield _gauge("darkroom_processes", ("kind",), {(kind,): load.processes.get(kind, 0) for kind in ProcessKind})
 
-    def _named(self, load: QueueLoad) -> Any:
-        """A tenant's label: its name, if it is among those with most work, so that there are never many series."""
-        work: dict[str, int] = defaultdict(int)
-        for (_, tenant, _), (evaluations, _) in load.work.items():
-            work[tenant] += evaluations
-        for _, tenant, _ in load.jobs:
-            work[tenant] += 0
-        shown = set(sorted(work, key=lambda tenant: (-work[tenant], tenant))[:TENANTS])
-        return lambda tenant: tenant if tenant in shown else OTHERS
-
-    def _stalled(self, load: QueueLoad) -> dict[tuple[str, ...], float]:
-        moment, longest = time.monotonic(), dict.fromkeys(((queue,) for queue in load.queues), 0.0)
-        moved = {}
+    def _stalled_seconds(self, load: QueueLoad) -> Samples:
+        """Return of each queue the longest time since a job in work had an image settled, as this process saw it."""
+        now = time.monotonic()
+        longest: dict[tuple[str, ...], float] = {(queue,): 0.0 for queue in load.queues}
+        progress = {}
         for job, (queue, settled) in load.settled.items():
-            before = self._moved.get(job)
-            moved[job] = before if before is not None and before[0] == settled else (settled, moment)
-            longest[(queue,)] = max(longest[(queue,)], moment - moved[job][1])
-        self._moved = moved
-        return {key: value for key, value in longest.items()}
+            before = self._progress.get(job)
+            progress[job] = before if before is not None and before[0] == settled else (settled, now)
+            longest[(queue,)] = max(longest[(queue,)], now - progress[job][1])
+        self._progress = progress
+        return longest
 
 
-def _gauge(name: str, labels: tuple[str, ...], values: dict[tuple[str, ...], float] | Any) -> Gauge:
+def tenant_labels(load: QueueLoad) -> Callable[[str], str]:
+    """Return the function from a tenant to its label: its name for the MAX_TENANTS with most work, else "*".
+
+    The limit keeps the number of time series bounded.
+    """
+    evaluations: dict[str, int] = defaultdict(int)
+    for (_, tenant, _), (count, _) in load.work.items():
+        evaluations[tenant] += count
+    for _, tenant, _ in load.jobs:
+        evaluations[tenant] += 0
+    busiest = set(sorted(evaluations, key=lambda tenant: (-evaluations[tenant], tenant))[:MAX_TENANTS])
+    return lambda tenant: tenant if tenant in busiest else OTHER_TENANTS
+
+
+def _gauge(name: str, labels: tuple[str, ...], samples: Samples) -> Gauge:
     family = Gauge(name, GAUGES[name], labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, float(value))
+    for values, sample in samples.items():
+        family.add_metric(values, float(sample))
     return family
 
 
 class ExporterHealth:
-    """It lives as long as it answers; it is ready while Postgres can be read."""
+    """The exporter lives while it answers, and is ready while it can read Postgres."""
 
     def __init__(self, collector: QueueCollector) -> None:
         self.collector = collector
 
     def live(self) -> list[str]:
-        """Nothing: to start it again would not bring Postgres back."""
+        """Return no reasons: a restart would not bring Postgres back."""
         return []
 
     def started(self) -> list[str]:
-        """Nothing: it has nothing to load."""
+        """Return no reasons: there is nothing to load."""
         return []
 
     def ready(self) -> list[str]:
-        """Against being ready: a database that cannot be read."""
+        """Return the reason why Postgres cannot be read, if it cannot."""
         for _ in self.collector.collect():
             pass
         return [] if self.collector.error is None else [f"Postgres cannot be read: {self.collector.error}"]
 
 
-def registry(collector: QueueCollector) -> CollectorRegistry:
-    """The exporter's gauges alone: what the engine counts is of workers."""
+def make_registry(collector: QueueCollector) -> CollectorRegistry:
+    """Return a registry of the exporter's own gauges, without the counters of workers."""
     from prometheus_client import PlatformCollector, ProcessCollector
 
-    own = CollectorRegistry()
-    own.register(collector)
-    ProcessCollector(registry=own)
-    PlatformCollector(registry=own)
-    return own
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry

@@ -45,7 +45,7 @@ def dispatcher() -> None:
 def exporter() -> None:
     """Serve the queue's gauges to Prometheus until SIGTERM. One is enough; two would count the same queue twice."""
     from services.database import connections
-    from services.exporter import ExporterHealth, QueueCollector, registry
+    from services.exporter import ExporterHealth, QueueCollector, make_registry
     from services.observability import http, logs
 
     settings = load_database("observer")
@@ -56,7 +56,7 @@ def exporter() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    http.serve(settings, ExporterHealth(collector), registry(collector))
+    http.serve(settings, ExporterHealth(collector), make_registry(collector))
     stopping.wait()
 
 

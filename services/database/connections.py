@@ -1,4 +1,4 @@
-"""Connections to Postgres and its logins: one for each tenant or service."""
+"""Connections to Postgres. Each tenant and each role has a login of its own."""
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
@@ -9,13 +9,13 @@ from training.errors import DarkroomError
 
 
 class DatabaseError(DarkroomError):
-    """The database cannot be used as asked; the message says what to do."""
+    """The database cannot do what was asked; the message says what to do."""
 
 
 def connect(url: str) -> Engine:
-    """An engine for `url`, postgresql://login:password@host:port/database. Opens nothing yet.
+    """Return an engine for `url`, postgresql://login:password@host:port/database, without connecting.
 
-    Prepared statements are off, so that a transaction-pooling PgBouncer may stand between.
+    It uses no prepared statements, so that it works through a PgBouncer that pools transactions.
     """
     engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
@@ -25,18 +25,18 @@ def connect(url: str) -> Engine:
             "prepare_threshold": None,
             "connect_timeout": 5,
             "application_name": "darkroom",
-            # A peer that is gone without a word is noticed in seconds, not in the kernel's two hours.
+            # The kernel's defaults notice a lost peer only after two hours.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,
         },
     )
-    event.listen(engine, "handle_error", _count)
+    event.listen(engine, "handle_error", _count_error)
     return engine
 
 
-def _count(context: ExceptionContext) -> None:
+def _count_error(context: ExceptionContext) -> None:
     if isinstance(context.sqlalchemy_exception, OperationalError):
         metrics.DATABASE_ERRORS.inc()
 
@@ -47,7 +47,7 @@ def server_version(connection: Connection) -> str:
 
 
 def unreachable(engine: Engine, error: OperationalError) -> str:
-    """One line about a database that does not answer, without its password."""
+    """Return a line about a database that does not answer, without its password."""
     return (
         f"Postgres at {engine.url.render_as_string(hide_password=True)} does not answer ({brief(error)}). "
         "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
@@ -55,7 +55,7 @@ def unreachable(engine: Engine, error: OperationalError) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """The first line of an error, for a log."""
+    """Return the first line of an error, for a log."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     lines = str(cause).strip().splitlines()
     return lines[0] if lines else type(cause).__name__

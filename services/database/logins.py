@@ -1,4 +1,4 @@
-"""Postgres logins."""
+"""Logins of Postgres, each a member of one role."""
 
 import re
 
@@ -11,7 +11,10 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
 def ensure_login(connection: Connection, login: str, *, group: str, password: str) -> None:
-    """Create `login` or set its password; it belongs to the role darkroom_<group> and to nothing else."""
+    """Create a login or set its password, and make it a member of the role darkroom_<group>.
+
+    Raises DatabaseError for a name that is not allowed.
+    """
     if not NAME.fullmatch(login):
         raise DatabaseError(f"login: {login!r} is not allowed; permitted: a-z, 0-9, _ and -, at most 63")
     cursor = connection.connection.cursor()

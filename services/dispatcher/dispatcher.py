@@ -1,6 +1,6 @@
-"""The dispatcher: listens, plans and finalizes jobs, sends hints, takes back what lost processes held.
+"""The dispatcher: plans and finalizes jobs, sends hints to workers, and rescues work of lost processes.
 
-Any number may run; each does whatever piece it claims first. It needs no GPU and no torch.
+Any number of dispatchers may run; each works on whatever it claims first. A dispatcher needs neither a GPU nor torch.
 """
 
 import logging
@@ -16,8 +16,9 @@ from sqlalchemy.exc import DBAPIError
 
 from services.database.connections import brief
 from services.dispatcher import finalizer, planner
-from services.job_queue import claims, jobs, leases, maintenance, notifications, queues
+from services.job_queue import claims, jobs, leases, maintenance, notifications
 from services.job_queue.leases import Lease, LeaseLost
+from services.job_queue.queues import queues_with_work
 from services.job_queue.states import ProcessKind, WorkKind
 from services.observability import logs, metrics
 from services.process import celery_app
@@ -30,32 +31,32 @@ from services.storage.transient import is_transient
 
 log = logging.getLogger("darkroom.dispatcher")
 
-RECONCILE_S = 2.0
-PAUSE_AFTER_ERROR_S = 2.0
+RECONCILE_INTERVAL_S = 2.0
+RETRY_INTERVAL_S = 2.0  # after an error of the database
 
 
 class Dispatcher:
-    """`run` returns after `stop`, with the work at hand completed."""
+    """A dispatcher process. `run` returns after `stop`, once the work at hand is completed."""
 
     def __init__(self, settings: Settings, database: Database, store: ObjectStore, app: Celery) -> None:
         self.settings, self.database, self.store, self.app = settings, database, store, app
-        self.heartbeat = Heartbeat(database, ProcessKind.DISPATCHER, settings.heartbeat_s, self._tokens)
+        self.heartbeat = Heartbeat(database, ProcessKind.DISPATCHER, settings.heartbeat_s, self._held_tokens)
         self.watchdog = Watchdog(settings.step_limit_s)
         self.health = Health(self.heartbeat, self.watchdog, settings.stale_s)
-        self._at_hand: list[Lease] = []
+        self._held: list[Lease] = []
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._reconciled = 0.0
+        self._reconciled_at = 0.0
         self._broker_is_silent = False
 
     def stop(self) -> None:
-        """End after the work at hand; safe in a signal handler."""
+        """Stop after the work at hand. Safe to call from a signal handler."""
         self.health.draining = True
         self._stopping.set()
         self._wake.set()
 
     def run(self) -> None:
-        """Serve until `stop`."""
+        """Serve until `stop` is called."""
         self.heartbeat.start()
         self.watchdog.start()
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
@@ -65,15 +66,15 @@ class Dispatcher:
             try:
                 self._wake.clear()
                 self._stop_jobs()
-                due = self._reconcile()
-                busy = self._work()
-                if busy or due:
-                    self._hint()
+                reconciled = self._reconcile_if_due()
+                worked = self._claim_and_work()
+                if worked or reconciled:
+                    self._send_hints()
             except DBAPIError as error:
                 log.warning("database: %s; trying again", brief(error))
-                self._stopping.wait(PAUSE_AFTER_ERROR_S)
+                self._stopping.wait(RETRY_INTERVAL_S)
                 continue
-            if not busy:
+            if not worked:
                 self._wake.wait(self.settings.poll_s)
         self.watchdog.stop()
         self.heartbeat.stop()
@@ -81,29 +82,30 @@ class Dispatcher:
 
     # -- planning and finalizing -----------------------------------------------------------------
 
-    def _work(self) -> bool:
+    def _claim_and_work(self) -> bool:
+        """Plan and finalize what can be claimed now. Returns whether that was anything."""
         with self.database.begin() as connection:
             claimed = claims.claim_planning(connection, self.heartbeat.id)
-        self._at_hand = list(claimed)
+        self._held = list(claimed)
         try:
             for lease in claimed:
                 self.watchdog.tick()
-                self._do(lease)
+                self._work_on(lease)
         finally:
-            self._at_hand = []  # after an error the heartbeat gives the rest back
+            self._held = []  # After an error the heartbeat returns the remaining leases to the queue.
         return bool(claimed)
 
-    def _tokens(self) -> list[int]:
-        return [lease.token for lease in self._at_hand]
+    def _held_tokens(self) -> list[int]:
+        return [lease.token for lease in self._held]
 
-    def _do(self, lease: Lease) -> None:
-        """One piece of work in one transaction; an error spends an attempt of it and of nothing else."""
+    def _work_on(self, lease: Lease) -> None:
+        """Plan or finalize in one transaction. An error counts as an attempt of this work alone."""
         try:
             with self.database.begin() as connection:
                 if lease.kind == WorkKind.PLAN:
                     reason = planner.plan_job(connection, self.store, lease)
-                    told = f"rejected: {reason}" if reason else "planned"
-                    log.info("job %s %s", lease.job_id, told, extra=logs.lease_fields(lease))
+                    outcome = f"rejected: {reason}" if reason else "planned"
+                    log.info("job %s %s", lease.job_id, outcome, extra=logs.lease_fields(lease))
                     metrics.JOBS_PLANNED.labels("rejected" if reason else "planned").inc()
                 else:
                     state = finalizer.finalize(connection, self.store, lease)
@@ -112,27 +114,28 @@ class Dispatcher:
         except LeaseLost:
             log.warning("lease lost: work %d", lease.id, extra=logs.lease_fields(lease))
         except Exception as error:
-            told = f"work {lease.id} ({lease.kind} of job {lease.job_id}) failed: {brief(error)}"
-            log.warning("%s", told, extra=logs.lease_fields(lease))
-            self._failed(lease, error)
+            message = f"work {lease.id} ({lease.kind} of job {lease.job_id}) failed: {brief(error)}"
+            log.warning("%s", message, extra=logs.lease_fields(lease))
+            self._end_attempt(lease, error)
 
-    def _failed(self, lease: Lease, error: Exception) -> None:
-        told = f"{type(error).__name__}: {brief(error)}"
+    def _end_attempt(self, lease: Lease, error: Exception) -> None:
+        message = f"{type(error).__name__}: {brief(error)}"
         try:
             with self.database.begin() as connection:
                 if is_transient(error):
-                    leases.postpone(connection, lease, told)
-                elif not leases.fail_attempt(connection, lease, told):
+                    leases.postpone(connection, lease, message)
+                elif not leases.fail_attempt(connection, lease, message):
                     jobs.fail_job(connection, lease.job_id, f"{lease.kind} failed: {brief(error)}")
         except LeaseLost:
             log.warning("lease lost: work %d", lease.id, extra=logs.lease_fields(lease))
 
-    # -- hints, rescue, jobs that are to stop ------------------------------------------------------
+    # -- hints, rescue, jobs to stop ---------------------------------------------------------------
 
-    def _hint(self) -> None:
+    def _send_hints(self) -> None:
+        """Wake one worker of each queue that has work. Without a broker, workers find work by polling."""
         with self.database.begin() as connection:
-            names = queues.queues_with_work(connection)
-        for queue in names:
+            queues = queues_with_work(connection)
+        for queue in queues:
             try:
                 celery_app.send_hint(self.app, queue)
                 self._broker_is_silent = False
@@ -148,22 +151,22 @@ class Dispatcher:
             for request in maintenance.stop_jobs(connection):
                 log.info("job %s is stopped: %s", request.job_id, request.reason, extra=logs.job_fields(request.job_id))
 
-    def _reconcile(self) -> bool:
-        """Put back what is due and what lost processes held; one dispatcher at a time is enough. Whether it was due."""
-        if time.monotonic() - self._reconciled < RECONCILE_S:
+    def _reconcile_if_due(self) -> bool:
+        """Wake delayed work and rescue work of lost processes, one dispatcher at a time. Returns whether it was due."""
+        if time.monotonic() - self._reconciled_at < RECONCILE_INTERVAL_S:
             return False
-        self._reconciled = time.monotonic()
+        self._reconciled_at = time.monotonic()
         with self.database.begin() as connection:
             if not maintenance.try_lock(connection):
                 return True
             maintenance.wake_delayed(connection)
-            again, failed = maintenance.rescue(connection, stale_s=self.settings.stale_s)
+            retried, failed = maintenance.rescue(connection, stale_s=self.settings.stale_s)
             for lease in failed:
                 self._fail(connection, lease)
-        metrics.RESCUES.inc(len(again) + len(failed))
-        for lease in again:
-            told = f"work {lease.id} of job {lease.job_id} taken back from a lost process"
-            log.warning("%s", told, extra=logs.lease_fields(lease))
+        metrics.RESCUES.inc(len(retried) + len(failed))
+        for lease in retried:
+            message = f"work {lease.id} of job {lease.job_id} taken back from a lost process"
+            log.warning("%s", message, extra=logs.lease_fields(lease))
         return True
 
     def _fail(self, connection: Connection, lease: Lease) -> None:
@@ -176,13 +179,13 @@ class Dispatcher:
     # -- threads ------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Wake on NOTIFY. A pooler or a half-open connection may swallow it, so the loop polls as well."""
+        """Wake on NOTIFY. The loop polls as well, because a pooler or a half-open connection may lose notifications."""
         while not self._stopping.is_set():
             try:
-                for announced in notifications.listen(self.database.url):
-                    if announced:
+                for is_announced in notifications.listen(self.database.url):
+                    if is_announced:
                         self._wake.set()
                     if self._stopping.is_set():
                         return
             except psycopg.Error:
-                self._stopping.wait(PAUSE_AFTER_ERROR_S)
+                self._stopping.wait(RETRY_INTERVAL_S)

@@ -1,9 +1,9 @@
-"""What a job leaves in S3: images, JSONL, and the manifest, which is written last.
+"""Finalizing: write what a job stores in S3 next to its images, the manifest last, and end the job.
 
 {prefix}/{job_id}/images/00000000.png
-{prefix}/{job_id}/outputs-00000.jsonl    one line an image
-{prefix}/{job_id}/errors.jsonl           one line an image that failed
-{prefix}/{job_id}/manifest.json          counts, release, request; its presence says that the rest is complete
+{prefix}/{job_id}/outputs-00000.jsonl    one line for each stored image
+{prefix}/{job_id}/errors.jsonl           one line for each failed image
+{prefix}/{job_id}/manifest.json          counts, release, request; once it exists, the job's objects are complete
 """
 
 import json
@@ -25,9 +25,9 @@ LINES_PER_FILE = 10_000
 
 
 def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> JobState:
-    """Write the job's listings and, last, its manifest; then end the job. Returns its state. Raises LeaseLost.
+    """Write the job's listings and then its manifest, and end the job. Returns its state. Raises LeaseLost.
 
-    Doing it again after a crash writes the same bytes again. A later revision adds listings of its own.
+    A retry after a crash writes the same bytes. A later revision adds listings of its own.
     """
     job = jobs.find_finalizing_job(connection, lease.job_id)
     prefix = job_prefix(job.plan["output_prefix"], job.id)
@@ -35,7 +35,7 @@ def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> JobSta
     mark = "" if job.revision == 1 else f"r{job.revision}-"
     earlier = json.loads(store.get(key))["outputs"] if job.manifest_key and mark else []
     files = [name for name in earlier if f"/outputs-{mark}" not in name]
-    for number, lines in enumerate(chunks(_lines(connection, store, job, stored=True), LINES_PER_FILE)):
+    for number, lines in enumerate(split_lines(_lines(connection, store, job, stored=True), LINES_PER_FILE)):
         files.append(f"{prefix}/outputs-{mark}{number:05d}.jsonl")
         store.put(files[-1], "".join(lines).encode(), content_type="application/jsonl")
     errors = f"{prefix}/errors{mark and '-' + mark[:-1]}.jsonl"
@@ -58,11 +58,10 @@ def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> JobSta
 
 
 def _lines(connection: Connection, store: ObjectStore, job: FinalizingJob, *, stored: bool) -> Iterator[str]:
-    """JSON lines of the revision's images that are stored, or of those that failed, by index."""
-    outputs = stream_outputs(connection, job.id, job.revision, stored=stored)
-    items = echo_reader(store, job.plan)
-    for image in outputs:
-        line: dict[str, Any] = {"index": image.index, "item": image.item, **items(image.item)}
+    """Yield a JSON line for each image that the revision stored, or for each that failed in it, by index."""
+    echo = echo_reader(store, job.plan)
+    for image in stream_outputs(connection, job.id, job.revision, stored=stored):
+        line: dict[str, Any] = {"index": image.index, "item": image.item, **echo(image.item)}
         if image.seed is not None:
             line["seed"] = image.seed
         if stored:
@@ -72,14 +71,14 @@ def _lines(connection: Connection, store: ObjectStore, job: FinalizingJob, *, st
         yield json.dumps(line) + "\n"
 
 
-def chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Lists of at most `size` lines; one empty list if there are none."""
+def split_lines(lines: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield lists of at most `size` lines, or one empty list if there are no lines."""
     chunk: list[str] = []
-    first = True
+    is_first = True
     for line in lines:
         chunk.append(line)
         if len(chunk) == size:
             yield chunk
-            chunk, first = [], False
-    if chunk or first:
+            chunk, is_first = [], False
+    if chunk or is_first:
         yield chunk

@@ -1,4 +1,4 @@
-"""Releases on this machine's disk: fetched from S3 once, the least recently used removed when room is needed."""
+"""A cache of releases on disk: each is fetched from S3 once, and the least recently used are removed to make room."""
 
 import json
 import logging
@@ -16,14 +16,14 @@ from training.model import release as release_format
 
 log = logging.getLogger("darkroom.release_cache")
 
-SPARED_S = 600.0  # a release used so lately may be about to be read by another process
+KEPT_S = 600.0  # another process may still read a release that was used within this time
 
 
 def fetch(store: ObjectStore, manifest: Mapping[str, Any], cache_dir: Path, cache_gb: float) -> Path:
-    """The folder of a release in the cache, fetched from S3 unless it is there already.
+    """Return the folder of a release in the cache, and fetch it from S3 if it is not there.
 
-    The folder appears by a rename once it is complete, so that a killed fetch leaves nothing half-done. Before it,
-    other releases are removed until all together take no more than `cache_gb` GiB.
+    Other releases are removed first, until all together need at most `cache_gb` GiB. The complete folder is renamed
+    into its place, so that a killed fetch leaves no incomplete release. Raises ObjectStoreError and ReleaseError.
     """
     release = release_format.parse(manifest)
     releases = cache_dir / "releases"
@@ -42,7 +42,7 @@ def fetch(store: ObjectStore, manifest: Mapping[str, Any], cache_dir: Path, cach
         try:
             os.rename(workplace, folder)
         except OSError:
-            if not folder.is_dir():  # otherwise another process fetched it first
+            if not folder.is_dir():  # If it is there, another process fetched it first.
                 raise
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
@@ -50,20 +50,20 @@ def fetch(store: ObjectStore, manifest: Mapping[str, Any], cache_dir: Path, cach
 
 
 def _make_room(releases: Path, room: float) -> None:
-    """Remove the folders that were used longest ago until the rest take no more than `room` bytes.
+    """Remove the least recently used folders until the rest need at most `room` bytes.
 
-    What fetches that were killed left behind goes the same way: it too is a folder that nobody has used for long.
+    This also removes the folders of killed fetches, which nobody uses either.
     """
-    found = {}
+    folders = {}
     for folder in releases.iterdir():
         try:
-            found[folder] = folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir())
-        except OSError:  # another process renames or removes it at this moment
+            folders[folder] = folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir())
+        except OSError:  # Another process is renaming or removing it.
             continue
-    held = sum(size for _, size in found.values())
-    for folder, (used, size) in sorted(found.items(), key=lambda entry: entry[1][0]):
-        if held <= room or time.time() - used < SPARED_S:
+    total = sum(size for _, size in folders.values())
+    for folder, (used, size) in sorted(folders.items(), key=lambda entry: entry[1][0]):
+        if total <= room or time.time() - used < KEPT_S:
             return
         shutil.rmtree(folder, ignore_errors=True)
-        held -= size
+        total -= size
         log.info("removed %s from the cache: %.2f GiB for other releases", folder.name, size / 2**30)

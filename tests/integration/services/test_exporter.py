@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from services.database.connections import connect
-from services.exporter import GAUGES, OTHERS, TENANTS, QueueCollector
+from services.exporter import GAUGES, MAX_TENANTS, OTHER_TENANTS, QueueCollector
 from services.job_queue.load import read_load
 from services.local_stack import lifecycle, processes
 from tests.support.chart import of_kind
@@ -96,7 +96,7 @@ def test_a_job_that_gets_nowhere_is_timed(own: Stack) -> None:
 
 
 def test_tenants_beyond_the_busiest_are_one(own: Stack) -> None:
-    count = TENANTS + 10
+    count = MAX_TENANTS + 10
     with own.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
         connection.execute(
@@ -119,8 +119,8 @@ def test_tenants_beyond_the_busiest_are_one(own: Stack) -> None:
         )
     seen = gauges(QueueCollector(own.engine("observer"), 30))
     named = {name: value for name, value in seen.items() if name.startswith("darkroom_queue_evaluations,")}
-    assert len([name for name in named if "tenant=tenant-" in name]) == TENANTS
-    assert named[f"darkroom_queue_evaluations,queue=default,state=ready,tenant={OTHERS}"] == sum(range(1, 11))
+    assert len([name for name in named if "tenant=tenant-" in name]) == MAX_TENANTS
+    assert named[f"darkroom_queue_evaluations,queue=default,state=ready,tenant={OTHER_TENANTS}"] == sum(range(1, 11))
     assert sum(named.values()) == count * (count + 1) // 2
     with own.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM jobs"))

@@ -32,9 +32,9 @@ def test_each_format_has_its_suffix_and_opens_as_itself(image_format: str, suffi
 
 
 def test_lines_are_cut_into_files_and_an_empty_job_has_one() -> None:
-    assert list(finalizer.chunks("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
-    assert list(finalizer.chunks("abcd", 2)) == [["a", "b"], ["c", "d"]]
-    assert list(finalizer.chunks([], 2)) == [[]]
+    assert list(finalizer.split_lines("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
+    assert list(finalizer.split_lines("abcd", 2)) == [["a", "b"], ["c", "d"]]
+    assert list(finalizer.split_lines([], 2)) == [[]]
 
 
 def test_contact_sheet_has_a_row_an_item_and_gaps_where_images_miss() -> None:
