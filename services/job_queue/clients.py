@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Row, text
 
+from services.job_queue.plan import Plan
 from services.job_queue.states import RETRYABLE, TERMINAL, JobState
 
 SUBMITTED_TOGETHER = 1_000  # jobs of one statement
@@ -51,7 +52,7 @@ class JobSummary:
 class Job(JobSummary):
     """A job with its plan, None before it is planned, and its request."""
 
-    plan: dict[str, Any] | None
+    plan: Plan | None
     request: dict[str, Any]
 
     @property
