@@ -136,9 +136,13 @@ def save_autoencoder(folder: Path, model: Autoencoder, *, name: str, image_size:
 
 
 def save_diffusion(
-    folder: Path, model: LatentDiffusion, *, name: str, image_size: int, **about: Any
+    folder: Path, model: LatentDiffusion, *, name: str, image_size: int, guided: bool = True, **about: Any
 ) -> release.Release:
-    """Write a diffusion release; its autoencoder's file has the bytes of the autoencoder's own release."""
+    """Write a diffusion release; its autoencoder's file has the bytes of the autoencoder's own release.
+
+    guided: whether the model was trained with condition dropout, so that guidance works; it says nothing of a model
+    without conditions. about: lineage and metrics.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model.unet, folder / UNET_FILE)
     save_weights(model.conditioners, folder / CONDITIONERS_FILE)
@@ -152,7 +156,7 @@ def save_diffusion(
             described,
             kind="diffusion",
             architecture=model.architecture(),
-            conditions=model.conditioners.schema(),
+            conditions={**model.conditioners.schema(), **({"guided": guided} if len(model.conditioners) else {})},
         ),
     )
 

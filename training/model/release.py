@@ -41,19 +41,25 @@ class Release:
     architecture: dict[str, Any]
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, int, int]
-    conditions: dict[str, Any]  # JSON Schema of an item's conditions
+    conditions: dict[str, Any]  # JSON Schema of an item's conditions, and `guided` (see below)
     files: dict[str, FileRecord] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def guided(self) -> bool:
-        """Whether guidance means anything: it has conditions, and learned to do without (Ho & Salimans 2022).
+        """Whether classifier-free guidance works: the model has conditions and was trained to do without them.
 
-        Where nobody wrote down how it was trained, it may have.
+        Training needs condition dropout for this (Ho & Salimans 2022, algorithm 1). New releases state the fact as
+        `conditions["guided"]`: the digest covers it there, and versions that do not know the field ignore it. For a
+        release without the field the lineage decides, and where the lineage does not say, the answer is yes.
         """
-        dropped = self.lineage.get("experiment", {}).get("loss", {}).get("condition_dropout", 1.0)
-        return bool(self.conditions.get("properties")) and dropped > 0
+        if not self.conditions.get("properties"):
+            return False
+        if "guided" in self.conditions:
+            return bool(self.conditions["guided"])
+        dropout: float = self.lineage.get("experiment", {}).get("loss", {}).get("condition_dropout", 1.0)
+        return dropout > 0
 
     @property
     def digest(self) -> str:

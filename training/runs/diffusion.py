@@ -76,7 +76,8 @@ def train_diffusion(
         (release / f"sheet-{name}.png").rename(release / f"{name}.png")
     (release / "card.md").write_text(card.diffusion(config, images.description, report.loss()))
     lineage = {**lineage_of(config, asdict(images.description)), **parents(config)}
-    save_diffusion(release, trained, name=config.name, image_size=size, lineage=lineage)
+    guided = config.loss.condition_dropout > 0
+    save_diffusion(release, trained, name=config.name, image_size=size, guided=guided, lineage=lineage)
     return True
 
 

@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from training.model import release
 from training.model.autoencoder import Autoencoder
+from training.model.conditioners import Conditioners
+from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.latent_diffusion import (
     AUTOENCODER_FILE,
     UNET_FILE,
@@ -18,6 +20,7 @@ from training.model.latent_diffusion import (
     save_diffusion,
 )
 from training.model.release import MANIFEST, ReleaseError
+from training.model.unet import UNet, UNetConfig
 
 
 @pytest.fixture
@@ -171,11 +174,46 @@ def test_an_autoencoder_is_not_a_diffusion_release(autoencoder: Autoencoder, tmp
         load_diffusion(tmp_path)
 
 
+@pytest.mark.parametrize("guided", [True, False])
+def test_the_digest_covers_whether_a_release_can_be_guided(
+    tmp_path: Path, latent_diffusion: LatentDiffusion, guided: bool
+) -> None:
+    def trained_with(dropout: float) -> dict[str, object]:
+        return {"experiment": {"loss": {"condition_dropout": dropout}}}
+
+    save_diffusion(
+        tmp_path, latent_diffusion, name="tiny", image_size=16, guided=guided, lineage=trained_with(0.1 * guided)
+    )
+    document = json.loads((tmp_path / MANIFEST).read_text())
+    assert release.parse(document).guided is guided
+    assert release.parse({**document, "lineage": trained_with(0.1 * (not guided))}).guided is guided
+    assert release.parse({**document, "lineage": {}}).guided is guided
+    with pytest.raises(ReleaseError, match="the digest does not match"):
+        release.parse({**document, "conditions": {**document["conditions"], "guided": not guided}})
+
+
+def test_a_release_without_conditions_cannot_be_guided(autoencoder: Autoencoder, tmp_path: Path) -> None:
+    unet = UNet(UNetConfig(2, 2, 32, (1,), 1, ()))
+    model = LatentDiffusion(autoencoder, unet, Conditioners(), Diffusion(DiffusionConfig()))
+    save_diffusion(tmp_path, model, name="tiny", image_size=16, guided=True)
+    description = release.read(tmp_path)
+    assert not description.guided
+    assert "guided" not in description.conditions
+
+
+def test_a_release_of_an_earlier_version_keeps_its_digest_and_says_in_its_lineage_whether_it_can_be_guided() -> None:
+    document = json.loads(Path(__file__).with_name("release_without_guided.json").read_text())
+    assert release.parse(document).digest == "456d903306e509da967bcf3addf19f7a328506d3bbe8d5c1d6d11ae3cac666e7"
+    assert not release.parse(document).guided
+    document["lineage"]["experiment"]["loss"]["condition_dropout"] = 0.1
+    assert release.parse(document).guided
+
+
 @pytest.mark.parametrize(
     ("conditions", "dropout", "guided"),
     [({"label": {}}, 0.1, True), ({"label": {}}, 0.0, False), ({"label": {}}, None, True), ({}, 0.1, False)],
 )
-def test_what_was_trained_without_dropping_conditions_cannot_be_guided(
+def test_without_a_statement_the_lineage_says_whether_a_release_can_be_guided(
     conditions: dict[str, object], dropout: float | None, guided: bool
 ) -> None:
     lineage = {} if dropout is None else {"experiment": {"loss": {"condition_dropout": dropout}}}
