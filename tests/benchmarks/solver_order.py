@@ -77,7 +77,8 @@ def errors(name: str, counts: Sequence[int] = COUNTS) -> tuple[list[int], list[f
 def slope(evaluations: Sequence[int], wrong: Sequence[float]) -> float:
     """The order: minus the slope of log error over log evaluations, from `MEASURED` evaluations on."""
     kept = [(n, e) for n, e in zip(evaluations, wrong, strict=True) if n >= MEASURED]
-    return float(-np.polyfit(*np.log(np.array(kept)).T, 1)[0])
+    x, y = np.log(np.array(kept)).T
+    return float(-np.polyfit(x, y, 1)[0])
 
 
 def plot(results: dict[str, tuple[list[int], list[float]]], path: Path) -> None:

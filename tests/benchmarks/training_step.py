@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 from tests.benchmarks.unet import CONFIG, TOKENS, pair
 from training.data.batches import Batches, keep_batch
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
-from training.model.conditioners import Conditioners, TokenIdsConditioner
+from training.model.conditioners import Conditioners
+from training.model.conditioners.token_ids import TokenIdsConditioner
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.latent_diffusion import LatentDiffusion
 from training.recipes.diffusion import DiffusionRecipe
@@ -54,7 +55,7 @@ def their_step(network: nn.Module, batch: int, tokens: Tensor) -> Callable[[Tens
     scheduler = DDPMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear")
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-5, weight_decay=1e-2)
     rate = get_scheduler("constant", optimiser)
-    average = EMAModel(network.parameters(), model_cls=type(network), model_config=network.config)  # type: ignore[union-attr]
+    average = EMAModel(network.parameters(), model_cls=type(network), model_config=network.config)
 
     def step(latents: Tensor) -> None:
         noise = torch.randn_like(latents)

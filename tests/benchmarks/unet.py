@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     ours, theirs = pair(device, dtype)
     if device.type == "cuda":
-        theirs = theirs.to(memory_format=torch.channels_last)
+        theirs = theirs.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub leaves it out
     first, second = (torch.compile(model) if options.compile else model for model in (ours, theirs))
     size = sum(parameter.numel() for parameter in ours.parameters()) / 1e6
     where = f"{options.device}, {options.dtype}, {'compiled' if options.compile else 'eager'}"

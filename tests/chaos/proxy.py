@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+T = TypeVar("T")
 Mood = Literal["pass", "reset", "silent", "slow", "unavailable", "broken"]
 
 ANSWERS = {"unavailable": b"503 Service Unavailable", "broken": b"500 Internal Server Error"}
@@ -51,7 +53,7 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
 
-    def _call(self, coroutine):  # type: ignore[no-untyped-def]
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(5)
 
     def _cut(self) -> None:

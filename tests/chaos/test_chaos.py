@@ -139,8 +139,8 @@ class World:
         self._mood(self.postgres, "silent", 1, 6)
 
     def bad_s3(self) -> None:
-        mood = self.draw.choice(["reset", "silent", "slow", "unavailable", "broken"])
-        self._mood(self.s3, mood, 0.5, 5)
+        moods: list[Mood] = ["reset", "silent", "slow", "unavailable", "broken"]
+        self._mood(self.s3, self.draw.choice(moods), 0.5, 5)
 
     def _mood(self, proxy: Proxy, mood: Mood, low: float, high: float) -> None:
         proxy.set(mood)
@@ -195,7 +195,7 @@ def submit(stack: Stack, asked: dict[str, object]) -> uuid.UUID:
             if "jobs_tenant_idempotency_key_key" in str(error):
                 with stack.engine("submitter").connect() as connection:
                     found = connection.scalar(text("SELECT id FROM jobs WHERE idempotency_key = :key"), {"key": key})
-                    return found  # type: ignore[no-any-return]
+                    return found
             time.sleep(0.3)
 
 

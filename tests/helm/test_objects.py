@@ -113,15 +113,15 @@ def test_every_selector_finds_exactly_its_own_pods(name: str) -> None:
         return {owner for owner, has in found.items() if labels.items() <= has.items()}
 
     for one in of_kind(name, "Deployment", "StatefulSet"):
-        mine = f"{one['kind']}/{one['metadata']['name']}"
-        assert chosen(one["spec"]["selector"]["matchLabels"]) == {mine}
+        name_of_pods = f"{one['kind']}/{one['metadata']['name']}"
+        assert chosen(one["spec"]["selector"]["matchLabels"]) == {name_of_pods}
     for one in of_kind(name, "PodDisruptionBudget"):
         assert chosen(one["spec"]["selector"]["matchLabels"]) == {f"Deployment/{one['metadata']['name']}"}
     for one in of_kind(name, "Service"):
         assert chosen(one["spec"]["selector"]) in (
             {f"{kind}/{one['metadata']['name']}"} for kind in ("Deployment", "StatefulSet")
         )
-    covered = set()
+    covered: set[str] = set()
     for one in of_kind(name, "NetworkPolicy"):
         mine = chosen(one["spec"]["podSelector"]["matchLabels"])
         assert mine or one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] in (

@@ -43,7 +43,7 @@ def example_values(kind: str) -> list[Any]:
     rng = np.random.default_rng(0)
     height, width = 2 * SIZE[0], 2 * SIZE[1]
     pixels = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
-    return {
+    values: dict[str, list[Any]] = {
         "class": [0, 2],
         "token_ids": [[1, 9, 3], []],
         "text": ["A red cat", "cats"],
@@ -56,7 +56,8 @@ def example_values(kind: str) -> list[Any]:
         "semantic_map": [rng.integers(0, 5, (height, width)) for _ in range(2)],
         "low_resolution": [pixels[0], torch.rand(3, *SIZE) * 2 - 1],
         "masked_image": [{"image": image, "mask": rng.random((height, width)) < 0.5} for image in pixels],
-    }[kind]
+    }
+    return values[kind]
 
 
 def encode_images(images: Tensor) -> Tensor:

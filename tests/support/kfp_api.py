@@ -4,6 +4,7 @@ import email
 import json
 import threading
 from dataclasses import dataclass, field
+from email import policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -87,9 +88,13 @@ def serve(server: Server) -> ThreadingHTTPServer:
             content = self.rfile.read(int(self.headers["Content-Length"]))
             kind = self.headers["Content-Type"]
             if kind.startswith("multipart/"):
-                message = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + content)
-                (part,) = message.get_payload()  # type: ignore[misc]
-                self._answer(part.get_payload(decode=True).decode())  # type: ignore[union-attr]
+                message = email.message_from_bytes(
+                    f"Content-Type: {kind}\r\n\r\n".encode() + content, policy=policy.default
+                )
+                (part,) = message.iter_parts()
+                package = part.get_payload(decode=True)
+                assert isinstance(package, bytes)
+                self._answer(package.decode())
             else:
                 self._answer(json.loads(content))
 

@@ -69,7 +69,7 @@ def preparation_error(make: Callable[..., ImageSet], source: str | Files, **opti
     return str(caught.value)
 
 
-RECORDS = [
+RECORDS: list[dict[str, Any]] = [
     {"file_name": "a.png", "text": "first", "label": "cat", "boxes": [{"label": "ear", "box": [2, 0, 6, 8]}]},
     {"file_name": "sub/b.png", "text": "second", "label": "dog", "boxes": [{"label": "tail", "box": [0, 0, 2.5, 3]}]},
     {"file_name": "sub/c.png", "text": "third", "label": "cat"},

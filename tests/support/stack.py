@@ -87,7 +87,7 @@ class Stack:
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
         with self.engine("submitter").begin() as connection:
             statement = text(f"INSERT INTO jobs ({names}) VALUES ({marks}) RETURNING id")
-            return connection.scalar(statement, values)  # type: ignore[no-any-return]
+            return connection.scalar(statement, values)
 
     def job(self, job_id: uuid.UUID) -> Any:
         with self.engine("submitter").connect() as connection:

@@ -19,6 +19,7 @@ from services.storage import layout
 from services.storage.object_store import ObjectStore
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Process, Stack
+from training.model import release
 
 NOW = timedelta(0)
 
@@ -177,7 +178,7 @@ def test_releases_that_are_published_while_blobs_are_pruned_are_whole(stack: Sta
         for folder in folders:
             for file in sorted(folder.glob("*.safetensors")):
                 body = file.read_bytes()
-                store.put_if_absent(layout.blob_key(releases.release_format.sha256_of(file)), body)
+                store.put_if_absent(layout.blob_key(release.sha256_of(file)), body)
             with stack.engine("publisher").begin() as connection:
                 releases.publish(connection, store, folder)
     finally:

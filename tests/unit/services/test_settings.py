@@ -41,7 +41,7 @@ def test_only_who_sends_or_takes_messages_needs_the_broker(variables: pytest.Mon
     assert load("publisher").broker_url is None
     for role in ("dispatcher", "worker"):
         with pytest.raises(SettingsError, match="DARKROOM_BROKER_URL: field required"):
-            load(role)  # type: ignore[arg-type]
+            load(role)
 
 
 def test_s3_alone_is_enough_for_who_needs_no_more(variables: pytest.MonkeyPatch) -> None:

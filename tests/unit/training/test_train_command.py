@@ -14,6 +14,7 @@ from torch import nn
 
 from training import encode_latents, evaluate, train
 from training.data.image_set import ImageSet
+from training.evaluation.second_stage import Sampling
 from training.model import release
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion, save_diffusion
 from training.model.unet import UNet
@@ -78,7 +79,7 @@ def test_the_second_stage_trains_on_given_latents_or_its_own_alike(
     assert (one / "autoencoder.safetensors").read_bytes() == (first_stage / "autoencoder.safetensors").read_bytes()
     assert len(model.conditioners) == 1
 
-    scores = evaluate.run(one, bars_root, tmp_path / "scores", evaluate.Sampling(images=6, steps=2))
+    scores = evaluate.run(one, bars_root, tmp_path / "scores", Sampling(images=6, steps=2))
     assert scores["images"] == 6
     assert scores["class_accuracy_of_held_out_images"] == 1.0
     assert 0 <= scores["class_accuracy"] <= 1
@@ -135,7 +136,7 @@ def test_evaluating_a_first_stage_scores_its_reconstructions(
 def test_evaluation_is_the_same_every_time(latent_diffusion: LatentDiffusion, bars_root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "release"
     save_diffusion(folder, latent_diffusion, name="tiny", image_size=16)
-    sampling = evaluate.Sampling(images=6, steps=3)
+    sampling = Sampling(images=6, steps=3)
     one = evaluate.run(folder, bars_root, tmp_path / "1", sampling)
     assert one == evaluate.run(folder, bars_root, tmp_path / "2", sampling)
     assert (tmp_path / "1" / "samples.png").read_bytes() == (tmp_path / "2" / "samples.png").read_bytes()

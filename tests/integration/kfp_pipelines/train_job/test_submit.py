@@ -29,7 +29,7 @@ OVERRIDES = ["batch_size=8", "device=cpu", "steps=6", "data=images", "data.image
              "model.channels=32", "model.multipliers=[1,1]", "model.res_blocks=1", "model.middle_attention=false",
              "loss.adversarial_weight=0", "optimiser.learning_rate=1e-5"]  # fmt: skip
 IMAGE = "images.example/darkroom"
-PROFILE = Profile(trainJob=True, count=0, timeout="5m")
+PROFILE = Profile.model_validate({"trainJob": True, "count": 0, "timeout": "5m"})
 
 
 @dataclass

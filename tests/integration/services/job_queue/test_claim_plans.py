@@ -63,6 +63,7 @@ def test_a_claim_reads_no_more_than_it_takes(million: Engine, statement: Any, in
     with million.connect() as connection:
         found = connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"), values).scalar()
         connection.rollback()
+    assert found is not None
     plan = found[0]["Plan"]
     assert plan["Actual Rows"] == 1
     nodes = list(plan_nodes(plan))

@@ -221,7 +221,7 @@ class QueueMachine(RuleBasedStateMachine):
             rows = connection.execute(text("SELECT job_id, index, sha256 FROM outputs WHERE key IS NOT NULL")).all()
         assert wrong == []
         # None is lost, none is listed that nobody stored, and the first that was stored stays.
-        assert {(row.job_id, row.index): row.sha256 for row in rows} == self.good
+        assert {(job_id, index): sha256 for job_id, index, sha256 in rows} == self.good
 
     @invariant()
     def a_job_has_open_work_exactly_until_it_has_ended(self) -> None:

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -33,11 +34,19 @@ def other_tenant(stack: Stack) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+def fetch_value(connection: psycopg.Connection, statement: str, values: tuple[object, ...] = ()) -> Any:
+    """Run a statement that returns one value."""
+    row = connection.execute(statement, values).fetchone()
+    assert row is not None
+    (value,) = row
+    return value
+
+
 def test_an_insert_returns_its_id_at_once_and_the_job_is_submitted(client: psycopg.Connection) -> None:
     began = time.monotonic()
-    (job_id,) = client.execute(
-        f"INSERT INTO jobs (model, request) VALUES ('nobody@production', '{REQUEST}') RETURNING id"
-    ).fetchone()
+    job_id = fetch_value(
+        client, f"INSERT INTO jobs (model, request) VALUES ('nobody@production', '{REQUEST}') RETURNING id"
+    )
     assert time.monotonic() - began < 1
     assert isinstance(job_id, uuid.UUID)
     assert job_id.version == 7 or str(job_id)[14] == "7"
@@ -49,9 +58,9 @@ def test_the_group_role_itself_submits_for_the_default_tenant(stack: Stack) -> N
     url = stack.engine("migrator").url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET ROLE darkroom_submitter")
-        (job_id,) = connection.execute(
-            f"INSERT INTO jobs (model, request) VALUES ('nobody@production', '{REQUEST}') RETURNING id"
-        ).fetchone()
+        job_id = fetch_value(
+            connection, f"INSERT INTO jobs (model, request) VALUES ('nobody@production', '{REQUEST}') RETURNING id"
+        )
         assert connection.execute("SELECT tenant FROM jobs WHERE id = %s", (job_id,)).fetchone() == ("default",)
 
 
@@ -98,14 +107,15 @@ def test_tenants_see_only_their_own_jobs_and_outputs(
     assert client.execute("SELECT count(*) FROM outputs WHERE job_id = %s", (job_id,)).fetchone() == (1,)
     assert other_tenant.execute("SELECT count(*) FROM jobs WHERE id = %s", (job_id,)).fetchone() == (0,)
     assert other_tenant.execute("SELECT count(*) FROM outputs").fetchone() == (0,)
-    (theirs,) = other_tenant.execute(
-        'INSERT INTO jobs (model, request) VALUES (\'tiny\', \'{"items":[{"class_label":1}],"steps":1}\') RETURNING id'
-    ).fetchone()
+    theirs = fetch_value(
+        other_tenant,
+        'INSERT INTO jobs (model, request) VALUES (\'tiny\', \'{"items":[{"class_label":1}],"steps":1}\') RETURNING id',
+    )
     deadline = time.monotonic() + 30
     while other_tenant.execute("SELECT state FROM jobs WHERE id = %s", (theirs,)).fetchone() != ("succeeded",):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    (key,) = other_tenant.execute("SELECT key FROM outputs WHERE job_id = %s", (theirs,)).fetchone()
+    key = fetch_value(other_tenant, "SELECT key FROM outputs WHERE job_id = %s", (theirs,))
     assert key.startswith("outputs/other/")
 
 
@@ -145,7 +155,7 @@ def test_what_is_no_request_at_all_is_refused_by_the_insert(
 
 def test_submit_job_does_what_the_insert_does_and_a_key_returns_its_job(client: psycopg.Connection) -> None:
     job = '{"model": "nobody", "request": {"items": []}, "priority": 3, "idempotency_key": "function"}'
-    (first,) = client.execute("SELECT submit_job(%s)", (job,)).fetchone()
+    first = fetch_value(client, "SELECT submit_job(%s)", (job,))
     assert client.execute("SELECT submit_job(%s)", (job,)).fetchone() == (first,)
     assert client.execute("SELECT model, priority FROM jobs WHERE id = %s", (first,)).fetchone() == ("nobody", 3)
     with pytest.raises(psycopg.errors.UniqueViolation, match=f"is that of job {first}, which asks for something else"):
@@ -180,7 +190,7 @@ def test_submit_job_refuses_what_is_no_job(client: psycopg.Connection, job: str,
 def test_other_tenants_jobs_are_neither_cancelled_nor_tried_again(
     client: psycopg.Connection, other_tenant: psycopg.Connection
 ) -> None:
-    (job_id,) = client.execute("INSERT INTO jobs (model, request) VALUES ('nobody', '{}') RETURNING id").fetchone()
+    job_id = fetch_value(client, "INSERT INTO jobs (model, request) VALUES ('nobody', '{}') RETURNING id")
     for function in ("cancel_job", "retry_job"):
         with pytest.raises(psycopg.Error, match=f"you have no job {job_id}"):
             other_tenant.execute(f"SELECT {function}(%s)", (job_id,))
@@ -192,7 +202,7 @@ def test_a_tenant_has_no_more_open_jobs_than_its_quota(stack: Stack, other_tenan
         with stack.engine("migrator").begin() as connection:
             connection.exec_driver_sql(f"UPDATE tenants SET max_open_jobs = {count} WHERE name = 'other'")
 
-    (open_jobs,) = other_tenant.execute("SELECT count(*) FROM jobs WHERE finished_at IS NULL").fetchone()
+    open_jobs = fetch_value(other_tenant, "SELECT count(*) FROM jobs WHERE finished_at IS NULL")
     allow(open_jobs + 3)
     insert = "INSERT INTO jobs (model, request) SELECT 'nobody', '{}' FROM generate_series(1, %s)"
     try:

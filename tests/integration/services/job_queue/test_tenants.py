@@ -52,7 +52,7 @@ def submit_planned_for(
 
 def serve(engine: Engine, worker_id: uuid.UUID, count: int = 1000) -> list[uuid.UUID]:
     """Whose shards are claimed, in order; each is done before the next one is."""
-    order = []
+    order: list[uuid.UUID] = []
     while len(order) < count and (held := claim(engine, worker_id, count=1)):
         order.append(held[0].job_id)
         settle_shard(engine, held[0])

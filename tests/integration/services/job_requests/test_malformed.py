@@ -105,6 +105,7 @@ def test_a_malformed_request_is_refused_with_a_reason_or_made(
         except psycopg.Error as error:
             refused[error.sqlstate] += 1
         else:
+            assert row is not None
             jobs.append(row[0])
     assert set(refused) <= {"22P02", "22P05", "23514", "54000", "54001"}, refused
     for job_id in good_jobs:

@@ -8,7 +8,7 @@ from services.storage.transient import is_transient
 
 
 def answered(status: int) -> ClientError:
-    return ClientError({"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")  # type: ignore[typeddict-item]
+    return ClientError({"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])

@@ -31,7 +31,7 @@ def engine(tiny_release: Path) -> Engine:
 def develop(engine: Engine, specs: list[ImageSpec]) -> dict[int, bytes]:
     for each in specs:
         engine.add("owner", each)
-    done = {}
+    done: dict[int, bytes] = {}
     while engine.busy:
         for image in engine.step():
             done[image.spec.seed] = image.pixels.tobytes()
@@ -65,7 +65,7 @@ def test_images_that_join_midway_change_nothing(engine: Engine) -> None:
     engine.add("early", MIX[1])
     engine.step()
     engine.step()
-    done = {}
+    done: dict[int, bytes] = {}
     for each in (MIX[0], MIX[2]):
         engine.add("late", each)
     while engine.busy:

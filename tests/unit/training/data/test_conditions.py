@@ -36,7 +36,7 @@ def value(kind: str, picture: Picture | None = None, seed: int = 0, **options: A
 
 
 def test_every_type_that_an_experiment_may_have_has_a_value() -> None:
-    union = Condition.__args__[0]  # type: ignore[attr-defined]
+    union = Condition.__args__[0]
     types = {one.__dataclass_fields__["type"].type.__args__[0] for one in union.__args__}
     assert types == set(conditions.VALUES)
     assert types == set(conditioners.TYPES) - {"token_ids"}  # of which no record tells

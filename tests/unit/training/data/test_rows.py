@@ -307,9 +307,9 @@ def test_a_picture_is_a_view_of_the_memory_map(marked: ImageSet, flip: bool, par
 
 def test_a_request_of_maps_and_masks_copies_nothing(marked: ImageSet) -> None:
     (request,) = ImageRows(marked, flip=True, crop=CROP, requests=REQUESTS)(np.array([3]), generators(0, 1))["requests"]
-    assert np.shares_memory(request["scene"], marked.maps)  # type: ignore[arg-type]
+    assert np.shares_memory(request["scene"], marked.maps)
     assert np.shares_memory(request["inpaint"]["image"], marked.images)
-    assert np.shares_memory(request["inpaint"]["mask"], marked.masks)  # type: ignore[arg-type]
+    assert np.shares_memory(request["inpaint"]["mask"], marked.masks)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from training.experiments.schema import (
     TextCondition,
 )
 from training.model.autoencoder import AutoencoderConfig
-from training.model.conditioners import Conditioners
+from training.model.conditioners import Conditioner, Conditioners
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.text import TextConditioner
 
@@ -119,7 +119,9 @@ def test_each_type_is_built_and_reads_what_the_set_has(kind: str, images: ImageS
     config = configured({"field": CONDITIONS[kind]}, masks="given")
     built = conditioners.build(config, images, FIRST_STAGE)
     assert list(built) == ["field"]
-    assert built["field"].config()["type"] == kind
+    field = built["field"]
+    assert isinstance(field, Conditioner)
+    assert field.config()["type"] == kind
     makes = replace(conditioners.requests(config), scale=2)
     requests = [makes(picture(images, row, images.records[row]), row_generator(0, 0, row)) for row in range(4)]
     for request in requests:
@@ -146,7 +148,9 @@ def test_classes_are_those_of_the_set(kind: str, count: int, images: ImageSet, c
     one: Any = CONDITIONS[kind]
     for asked in (None, count):
         built = conditioners.build(configured({"field": replace(one, classes=asked)}), images, FIRST_STAGE)
-        assert built["field"].config()["classes"] == count
+        field = built["field"]
+        assert isinstance(field, Conditioner)
+        assert field.config()["classes"] == count
     with refused(rf"model\.conditioners\.field\.classes: 7; the images have {count}"):
         conditioners.build(configured({"field": replace(one, classes=7)}), images, FIRST_STAGE)
 
@@ -167,7 +171,9 @@ def test_a_tokenizer_may_be_given(images: ImageSet, tmp_path: Path, configured: 
     path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\npicture\n")
     one: Any = CONDITIONS["text"]
     built = conditioners.build(configured({"caption": replace(one, tokenizer=str(path))}), images, FIRST_STAGE)
-    assert built["caption"].read("a picture of") == [2, 4, 5, 1, 3, 0, 0, 0]
+    caption = built["caption"]
+    assert isinstance(caption, TextConditioner)
+    assert caption.read("a picture of") == [2, 4, 5, 1, 3, 0, 0, 0]
     for name, told in (("none.txt", "No such file"), ("short.txt", r"is not a vocabulary of BERT, since \[CLS\]")):
         (tmp_path / "short.txt").write_text("[PAD]\n")
         with refused(rf"model\.conditioners\.caption: .*{told}.*"):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ def test_unets_answer_as_the_authors_do(name: str) -> None:
     assert relative_error(found, recorded["output/eps"]) < TOLERANCE
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
     "params": {
         "image_size": 8,
@@ -110,7 +111,7 @@ SMALL = {
 }
 
 
-def their_state(config: dict[str, object]) -> dict[str, Tensor]:
+def their_state(config: dict[str, Any]) -> dict[str, Tensor]:
     """A state dict of the authors' layout: each source of ours at its shape."""
     model, names = compvis.READERS[str(config["target"]).rpartition(".")[2]](config["params"], {})
     sources, state = dict(names), {}
@@ -140,13 +141,13 @@ def test_every_key_is_needed_and_none_may_be_left_over() -> None:
     [
         ({"target": "ldm.models.autoencoder.VQModel", "params": {}}, "VQModel: params: n_embed is missing"),
         ({"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"}, "FrozenCLIPEmbedder cannot be read; permitted"),
-        ({**SMALL, "params": {**SMALL["params"], "num_classes": 10}}, "num_classes: 10 cannot be read"),  # type: ignore[dict-item]
-        ({**SMALL, "params": {**SMALL["params"], "num_heads": 5}}, "heads: 5 does not divide the width 32"),  # type: ignore[dict-item]
-        ({**SMALL, "params": {**SMALL["params"], "dropout": float("nan")}}, "dropout: nan cannot be read"),  # type: ignore[dict-item]
+        ({**SMALL, "params": {**SMALL["params"], "num_classes": 10}}, "num_classes: 10 cannot be read"),
+        ({**SMALL, "params": {**SMALL["params"], "num_heads": 5}}, "heads: 5 does not divide the width 32"),
+        ({**SMALL, "params": {**SMALL["params"], "dropout": float("nan")}}, "dropout: nan cannot be read"),
         ({"target": "SpatialRescaler", "params": {"out_channels": 3, "n_stages": -1}}, "n_stages: -1 cannot be read"),
-        ({**SMALL, "params": {**SMALL["params"], "dims": 3}}, "dims: 3 cannot be read; permitted: 2"),  # type: ignore[dict-item]
-        ({**SMALL, "params": {**SMALL["params"], "depth": 3}}, "depth: is not known"),  # type: ignore[dict-item]
-        ({**SMALL, "params": {**SMALL["params"], "context_dim": 3}}, "context_dim: needed with"),  # type: ignore[dict-item]
+        ({**SMALL, "params": {**SMALL["params"], "dims": 3}}, "dims: 3 cannot be read; permitted: 2"),
+        ({**SMALL, "params": {**SMALL["params"], "depth": 3}}, "depth: is not known"),
+        ({**SMALL, "params": {**SMALL["params"], "context_dim": 3}}, "context_dim: needed with"),
     ],
 )
 def test_what_cannot_be_read_is_named(config: dict[str, object], told: str) -> None:
@@ -158,7 +159,7 @@ def test_what_cannot_be_read_is_named(config: dict[str, object], told: str) -> N
 def test_other_ways_to_write_a_unet_are_the_same_function() -> None:
     """The newer order of a fused qkv, heads given by their width, resampling without a convolution."""
     torch.manual_seed(0)
-    params = {**SMALL["params"], "channel_mult": [1, 2], "attention_resolutions": (1, 2), "conv_resample": False}  # type: ignore[dict-item]
+    params = {**SMALL["params"], "channel_mult": [1, 2], "attention_resolutions": (1, 2), "conv_resample": False}
     config = {**SMALL, "params": {**params, "num_heads": 4}}
     state = {key: torch.randn(value.shape) * 0.1 for key, value in their_state(config).items()}
     x, t = torch.randn(2, 2, 8, 8), torch.tensor([1, 500])

@@ -3,7 +3,7 @@
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -36,9 +36,9 @@ def recorded(name: str) -> Path:
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 @pytest.mark.parametrize("name", ["ldm_class_kl", "ldm_unconditional_vq"])
 @torch.inference_mode()
-def test_sampling_runs_end_where_the_authors_did(name: str, weights: str) -> None:
+def test_sampling_runs_end_where_the_authors_did(name: str, weights: Literal["raw", "ema"]) -> None:
     folder = recorded(name)
-    model = compvis.read(folder / "model.ckpt", folder / "config.yaml", weights=weights)  # type: ignore[arg-type]
+    model = compvis.read(folder / "model.ckpt", folder / "config.yaml", weights=weights)
     assert isinstance(model, LatentDiffusion)
     tensors, run = load_file(folder / "sampling.safetensors"), json.loads((folder / "sampling.json").read_text())
     start = tensors["x_T"]
@@ -122,7 +122,7 @@ def test_averages_are_found_under_their_names_without_dots(tmp_path: Path, parts
         if key.startswith(name)
     }
     paths = write(tmp_path, config, state | averages | {"model_ema.decay": torch.tensor(0.9999)})
-    average, raw = (compvis.read(*paths, weights=weights) for weights in (None, "raw"))  # type: ignore[arg-type]
+    average, raw = (compvis.read(*paths, weights=weights) for weights in (None, "raw"))
     assert isinstance(average, LatentDiffusion)
     assert isinstance(raw, LatentDiffusion)
     for ours, other in zip(average.unet.parameters(), raw.unet.parameters(), strict=True):

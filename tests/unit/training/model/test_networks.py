@@ -96,14 +96,17 @@ def test_keys_and_values_once_are_those_of_every_evaluation() -> None:
 
 def test_gradient_checkpointing_changes_memory_and_nothing_else() -> None:
     unet, x, context = cross_attention_unet(), torch.randn(2, 2, 8, 8), torch.randn(2, 5, 16)
-    t, saved = torch.tensor([3, 700]), []
+    t = torch.tensor([3, 700])
+    saved: list[int] = []
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor.numel())
+        return tensor
 
     def gradients(checkpointing: bool) -> tuple[list[torch.Tensor], int]:
         unet.gradient_checkpointing = checkpointing
         saved.clear()
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: saved.append(tensor.numel()) or tensor, lambda x: x
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
             loss = unet(x, t, context).square().sum()
         held = sum(saved)
         return list(torch.autograd.grad(loss, list(unet.parameters()))), held
@@ -122,8 +125,8 @@ def test_a_unet_with_coordinates_can_tell_places_apart() -> None:
     answers = {}
     for given in (False, True):
         unet = UNet(UNetConfig(channels=32, multipliers=(1,), res_blocks=1, attention_factors=(), coordinates=given))
-        torch.nn.init.normal_(unet.conv_out.weight, std=0.1)
-        unet.middle[0].attention = None  # it sees the padding from everywhere
+        torch.nn.init.normal_(unet.get_parameter("conv_out.weight"), std=0.1)
+        unet.get_submodule("middle.0").register_module("attention", None)  # it sees the padding from everywhere
         answers[given] = unet.eval()(even, torch.tensor([10, 10]))
         assert torch.equal(answers[given][0], answers[given][1])
     assert answers[False][0, :, 16, 16:32].std(dim=-1).max() < 1e-5

@@ -195,13 +195,20 @@ def test_an_image_of_another_size_is_named(latent_diffusion: LatentDiffusion) ->
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "heun", "dpm_solver_2m"])
-def test_inpainting_keeps_what_is_known(latent_diffusion: LatentDiffusion, solver: str) -> None:
+def test_inpainting_keeps_what_is_known(
+    latent_diffusion: LatentDiffusion, solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, image = unconditional(latent_diffusion), torch.rand(1, 1, 16, 16) * 2 - 1
     keep = torch.zeros(1, 1, 8, 8)
     keep[..., :4] = 1
     latents: list[Tensor] = []
     decode = model.autoencoder.decode
-    model.autoencoder.decode = lambda z: (latents.append(z), decode(z))[1]  # type: ignore[method-assign]
+
+    def keep_and_decode(z: Tensor) -> Tensor:
+        latents.append(z)
+        return decode(z)
+
+    monkeypatch.setattr(model.autoencoder, "decode", keep_and_decode)
     generate(model, [{}], [3], latent_shape=SHAPE, sampler=Sampler(solver, steps=4), images=image, keep=keep)
     known = model.autoencoder.encode(image)
     torch.testing.assert_close(latents[0][..., :4], known[..., :4])

@@ -179,7 +179,7 @@ def test_equals_diffusers_for_v_prediction(name: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["dpm_solver_2m", "dpm_solver_3m", "dpm_solver_2m_sde", "deis", "unipc"])
 def test_equals_diffusers_for_flow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where alpha + sigma = 1."""
-    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    flow: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
     assert compare(name, 20, "linspace", monkeypatch, double=True, **flow) < 1e-9
 
 

@@ -13,11 +13,12 @@ from PIL import Image
 from training.data import image_set, vocabulary
 from training.data.conditions import Requests
 from training.data.image_set import ImageSet
-from training.model import conditioners, pixels
+from training.model import conditioners
 from training.model.autoencoder import Autoencoder
 from training.model.conditioners import Conditioners
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.latent_diffusion import LatentDiffusion
+from training.model.pixels import to_bytes
 from training.model.unet import UNet, UNetConfig
 from training.previews import contact_sheet, samples
 from training.previews.samples import Asked
@@ -151,7 +152,7 @@ def test_what_was_asked_for_is_above_and_the_originals_are_below(
     what = asked_for(images, "low_resolution")
     drawn = samples.samples(model_of(autoencoder, "low_resolution"), what, LATENT, tmp_path / "x", guidance=1.0)
     assert what.pictures is not None
-    asked = pixels.to_bytes(what.pictures)
+    asked = to_bytes(what.pictures)
     for column in range(6):
         assert np.array_equal(cell(drawn["samples"], 0, column), asked[column])
         assert np.array_equal(cell(drawn["samples"], 3, column), images.images[10 + column])
@@ -187,7 +188,7 @@ def test_conditions_that_can_be_seen_are_shown(kind: str, channels: int, tmp_pat
     what = asked_for(written(tmp_path, images=pixels), kind)
     assert what.pictures is not None
     assert what.pictures.shape == (6, channels, SIDE, SIDE)
-    drawn = pixels.to_bytes(what.pictures)
+    drawn = to_bytes(what.pictures)
     for one, request, original in zip(drawn, what.requests, pixels[10:], strict=True):
         value = request[kind]
         if kind == "semantic_map":
@@ -251,7 +252,7 @@ def test_large_images_are_not_enlarged_and_a_last_row_may_be_short(tmp_path: Pat
     images = torch.rand(5, 3, 40, 100) * 2 - 1
     drawn = contact_sheet.save(tmp_path / "sheet.png", images, columns=3)
     assert drawn.shape == (2 * 42 + 2, 3 * 102 + 2, 3)
-    assert np.array_equal(drawn[2:42, 2:102], pixels.to_bytes(images)[0])
+    assert np.array_equal(drawn[2:42, 2:102], to_bytes(images)[0])
     assert (drawn[44:84, 206:] == 255).all()
     with Image.open(tmp_path / "sheet.png") as picture:
         assert np.array_equal(np.asarray(picture), drawn)
@@ -266,7 +267,7 @@ def test_reconstructions_are_below_their_images(images: ImageSet, autoencoder: A
     assert np.array_equal(cell(drawn, 0, 2), images.images[12])
     with torch.inference_mode():
         shown = images.pixels([12])
-        decoded = pixels.to_bytes(autoencoder.eval().decode(autoencoder.encode(shown)))[0]
+        decoded = to_bytes(autoencoder.eval().decode(autoencoder.encode(shown)))[0]
     assert np.abs(cell(drawn, 1, 2).astype(int) - decoded).max() <= 1
     with Image.open(tmp_path / "step-reconstructions.png") as picture:
         assert np.array_equal(np.asarray(picture), drawn[..., 0])

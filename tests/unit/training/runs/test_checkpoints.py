@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training.runs import checkpoints, recipe_state
@@ -39,7 +40,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     latest = store.latest()
     assert latest is not None
     assert latest.run["config"] == {"steps": 10}
-    assert float(checkpoints.load_file(latest.folder / checkpoints.STATE)["recipe.weight"].mean()) == 2
+    assert float(load_file(latest.folder / checkpoints.STATE)["recipe.weight"].mean()) == 2
 
 
 def test_one_that_was_not_finished_does_not_count(tmp_path: Path) -> None:

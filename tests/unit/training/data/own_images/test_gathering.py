@@ -1,6 +1,7 @@
 """Threads decode a bounded number of images at once, and progress is reported."""
 
 import io
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ from rich.console import Console
 
 from tests.support.own_images import noise_png, write_folder, write_tars
 from training.data.image_set import ImageSet
-from training.data.own_images import gathering
-from training.data.own_images import prepare as preparation
+from training.data.own_images import decoding, gathering
 from training.data.own_images.report import PreparationProgress
+from training.data.own_images.sources import open_source
 
 
 def test_few_pictures_are_in_memory_at_once(
@@ -38,7 +39,7 @@ def test_few_pictures_are_in_memory_at_once(
         kept(self, *arguments)
         count(-1)
 
-    monkeypatch.setattr(gathering.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setattr(gathering.Gathered, "_is_first", first)
     monkeypatch.setattr(gathering.Gathered, "_keep", keep)
     assert make(source).description.count == 100
@@ -49,7 +50,7 @@ def test_few_pictures_are_in_memory_at_once(
 def test_an_error_of_the_program_is_not_taken_for_a_bad_picture(
     make: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(gathering.decoding, "decode", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(decoding, "decode", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make({f"{n}.png": noise_png(n) for n in range(30)})
     assert not list(tmp_path.glob("set-*"))
@@ -57,7 +58,7 @@ def test_an_error_of_the_program_is_not_taken_for_a_bad_picture(
 
 
 def test_a_log_gets_lines_and_a_terminal_a_bar(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    source = preparation.open_source(write_folder(tmp_path / "source", {"a.png": noise_png(1)}))
+    source = open_source(write_folder(tmp_path / "source", {"a.png": noise_png(1)}))
     source.position = source.total // 2
     log = PreparationProgress(source, Console(file=io.StringIO()))
     with log.shown():

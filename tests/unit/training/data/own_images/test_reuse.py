@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.support.own_images import noise_png, write_folder, write_tars
 from training.data.image_set import DataError, ImageSet
-from training.data.own_images import gathering
+from training.data.own_images import decoding
 from training.data.own_images import prepare as preparation
 from training.data.own_images.prepare import prepared, source_stamp
 
@@ -21,10 +21,13 @@ def test_a_set_is_made_once_until_its_source_or_the_settings_change(
 ) -> None:
     source = write_folder(tmp_path / "source", {f"{n}.png": noise_png(n) for n in range(5)})
     decoded: list[int] = []
-    decode = gathering.decoding.decode
-    monkeypatch.setattr(
-        gathering.decoding, "decode", lambda data, **options: (decoded.append(1), decode(data, **options))[1]
-    )
+    decode = decoding.decode
+
+    def count_and_decode(data: bytes, **options: Any) -> decoding.Picture:
+        decoded.append(1)
+        return decode(data, **options)
+
+    monkeypatch.setattr(decoding, "decode", count_and_decode)
 
     def again(**options: Any) -> int:
         decoded.clear()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from tests.support.conditioners import BERT, TRANSFORMER, build_conditioner, embed
 from training.model import conditioners
@@ -20,7 +21,9 @@ def test_padding_is_hidden_from_a_frozen_encoder_and_zero(assets: dict[str, byte
     for masked in (True, False):
         conditioner = build_conditioner("frozen_text", assets, masked=masked)
         before = embed(conditioner, ["a cat"])
-        conditioner.encoder.embeddings.word_embeddings.weight.data[0] = torch.linspace(-1, 1, 8)
+        words = conditioner.get_submodule("encoder.embeddings.word_embeddings")
+        assert isinstance(words, nn.Embedding)
+        words.weight.data[0] = torch.linspace(-1, 1, 8)
         after = embed(conditioner, ["a cat"])
         assert torch.allclose(before[0, :4], after[0, :4], atol=1e-6) == masked
         assert bool(after[0, 4:].any()) != masked
@@ -58,7 +61,8 @@ def test_a_pretrained_encoder_answers_as_its_library_does() -> None:
     assert torch.equal(embed(released, values), conditioner.embed(values))
 
     ids = [conditioner.read(text)[0] for text in texts]
-    trained = TextConditioner(**TRANSFORMER, length=16, assets=read_assets(folder / "vocab.txt"))
+    trained = conditioners.build({"type": "text", **TRANSFORMER, "length": 16}, read_assets(folder / "vocab.txt"))
+    assert isinstance(trained, TextConditioner)
     assert ids == encoded["input_ids"].tolist() == [trained.read(text) for text in texts]
 
 
@@ -76,7 +80,7 @@ def test_only_complete_safetensors_are_read(assets: dict[str, bytes], tmp_path: 
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"})
     )
     (tmp_path / "config.json").write_text(json.dumps(conditioner.config()["encoder"]))
-    weights = dict(conditioner.encoder.state_dict())
+    weights = dict(conditioner.get_submodule("encoder").state_dict())
     torch.save(weights, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="is not a text encoder with safetensors"):
         FrozenTextConditioner.from_folder(tmp_path, length=6)

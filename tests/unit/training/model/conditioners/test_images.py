@@ -29,6 +29,7 @@ def test_a_semantic_map_without_labels_is_zeros() -> None:
     labels = np.zeros((8, 12, 1), np.uint8)
     maps = conditioner.embed([None, labels], SIZE, encode_images)
     assert not maps[0].any()
+    assert conditioner.rescaler.project is not None
     torch.testing.assert_close(maps[1], conditioner.rescaler.project.weight[:, 0].expand(3, *SIZE))
 
 

@@ -1,11 +1,14 @@
 """Several conditioners of one model: their conditions are joined by entry."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from tests.support.conditioners import CONFIGS, SIZE, build_conditioner, encode_images, example_values
 from training.model.conditioners import Conditioners, Conditions
+from training.model.conditioners.conditioner import TokenConditioner
 
 
 def test_conditions_of_one_entry_are_joined(assets: dict[str, bytes]) -> None:
@@ -21,7 +24,10 @@ def test_conditions_of_one_entry_are_joined(assets: dict[str, bytes]) -> None:
     assert found.embedding is not None
     assert found.tokens.shape == (3, 1 + 6 + 6 + 6 + (3 * 3 + 2), 16)
     assert found.maps.shape == (3, 5 + 3 + 3 + (3 + 1), *SIZE)
-    pooled = model["label"].embed([1, None]) + model["title"].embed(["a cat", None]).mean(1, keepdim=True)
+    label, title = model["label"], model["title"]
+    assert isinstance(label, TokenConditioner)
+    assert isinstance(title, TokenConditioner)
+    pooled = label.embed([1, None]) + title.embed(["a cat", None]).mean(1, keepdim=True)
     torch.testing.assert_close(found.embedding[:2], pooled[:, 0])
     changed = (found.tokens[0] - found.tokens[2]).abs().amax(dim=1) > 1e-5  # by the null of one field
     assert changed.tolist() == [7 <= i < 13 for i in range(30)]
@@ -37,12 +43,13 @@ def test_a_missing_or_bad_field_is_named(assets: dict[str, bytes]) -> None:
         {"label": build_conditioner("class", assets), "scene": build_conditioner("semantic_map", assets)}
     )
     labels = np.zeros((8, 12), int)
-    for request, told in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"scene": labels}, "label: is missing; every request needs it"),
         ({"label": 3, "scene": labels}, "label: 3 is not allowed; permitted: an integer from 0 to 2"),
         ({"label": None, "scene": labels + 5}, "scene: label 5 is not allowed; permitted: an integer from 0 to 4"),
-    ]:
-        with pytest.raises(ValueError, match=f"^{told}$"):
+    ]
+    for request, message in cases:
+        with pytest.raises(ValueError, match=f"^{message}$"):
             model.check(request)
-        with pytest.raises(ValueError, match=f"^{told}$"):
+        with pytest.raises(ValueError, match=f"^{message}$"):
             model([None, request], SIZE, encode_images)

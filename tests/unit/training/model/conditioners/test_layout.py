@@ -1,5 +1,7 @@
 """Layouts as tokens of a grid, and as maps of painted boxes."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -34,7 +36,9 @@ def test_boxes_are_painted_by_the_share_of_each_cell_that_they_cover() -> None:
     conditioner = LayoutMapConditioner(classes=3, channels=4, objects=5)
     rng = np.random.default_rng(0)
     corners = np.sort(rng.random((3, 2, 2)), axis=1)  # [objects, low and high, x and y]
-    asked = [{"class": i % 2, "box": [float(v) for v in corners[i].reshape(-1)]} for i in range(3)]
+    asked: list[dict[str, Any]] = [
+        {"class": i % 2, "box": [float(v) for v in corners[i].reshape(-1)]} for i in range(3)
+    ]
     found = conditioner.embed([{"boxes": asked}, None, {"boxes": asked[:1]}], (4, 6), encode_images).detach()
     fine = 200
     x, y = ((np.arange(n * fine) + 0.5) / (n * fine) for n in (6, 4))

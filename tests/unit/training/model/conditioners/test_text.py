@@ -27,6 +27,7 @@ def test_text_is_cut_into_word_pieces(text: str, ids: list[int], assets: dict[st
 def test_every_token_of_text_counts(assets: dict[str, bytes]) -> None:
     """No mask: the embedding of [PAD] reaches the tokens of the words, as in the released models."""
     conditioner = build_conditioner("text", assets)
+    assert isinstance(conditioner, TextConditioner)
     before = embed(conditioner, ["a cat"])
     conditioner.transformer.token_embedding.weight.data[0] = torch.linspace(-1, 1, 16)
     assert not torch.allclose(embed(conditioner, ["a cat"])[0, 1], before[0, 1], atol=1e-3)
