@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from services.cli import evaluate
+from services.job_queue.plan import Plan
 from services.job_requests import messages, schema
 from services.job_requests.image_spec import ImageSpec, image_cost, image_spec
 from services.job_requests.schema import MAX_SEED, Limits, RequestError, plan_request
@@ -22,11 +23,11 @@ ITEM = {"class_label": 3}
 LIMITS = Limits(["outputs/default"], ["inputs/default"], bucket="ours")
 
 
-def spec_of(request: dict, index: int) -> ImageSpec:
+def spec_of(request: Plan, index: int) -> ImageSpec:
     return image_spec(request, request["items"][index // request["images_per_item"]], ["class_label"], index)
 
 
-def planned(**request: object) -> dict:
+def planned(**request: object) -> Plan:
     return plan_request({"items": [ITEM], **request}, CONDITIONS, LIMITS)
 
 
@@ -150,8 +151,9 @@ def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() 
 
 
 def test_every_solver_and_spacing_that_may_be_asked_for_exists() -> None:
-    assert set(schema.SOLVERS) == set(SOLVERS)
-    assert set(schema.SPACINGS) == set(SPACINGS)
+    properties = schema.request_schema(CONDITIONS)["properties"]
+    assert set(properties["solver"]["enum"]) == set(SOLVERS)
+    assert set(properties["spacing"]["enum"]) == set(SPACINGS)
 
 
 def test_releases_are_evaluated_as_they_are_served() -> None:
