@@ -1,4 +1,4 @@
-{{/* The pod, apart from the Job, whose name depends on it. */}}
+{{/* The pod template. The Job's name contains a hash of it. */}}
 {{- define "darkroom.migration.pod" -}}
 {{- $values := .Values.migration -}}
 metadata:
@@ -34,7 +34,7 @@ spec:
     {{- end }}
 {{- end }}
 
-{{/* What its containers have in common. */}}
+{{/* Environment and resources of the migration's containers. */}}
 {{- define "darkroom.migration.rest" -}}
 env:
   {{- include "darkroom.env.database" (list . "migrator") | nindent 2 }}

@@ -1,4 +1,4 @@
-{{/* What every object's name begins with. Pools add at most 21 characters to it, components 16. */}}
+{{/* Prefix of every object's name. Pools add at most 21 characters to it, components 16. */}}
 {{- define "darkroom.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
@@ -15,7 +15,7 @@ app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 |
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Of every object: [root, component]. */}}
+{{/* Labels and annotations of every object: [root, component]. */}}
 {{- define "darkroom.metadata" -}}
 {{- $root := index . 0 -}}
 labels:
@@ -34,7 +34,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* [root, image's values] */}}
+{{/* Full image name: [root, image's values]. */}}
 {{- define "darkroom.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
@@ -47,12 +47,12 @@ annotations:
 {{- end -}}
 {{- end }}
 
-{{/* A pool as it is after its own values are laid over the defaults: [root, name]. As YAML. */}}
+{{/* A pool's values merged over workerDefaults, as YAML: [root, name]. */}}
 {{- define "darkroom.pool" -}}
 {{- $root := index . 0 -}}
 {{- $own := default (dict) (index $root.Values.workerPools (index . 1)) -}}
 {{- $pool := mergeOverwrite (deepCopy $root.Values.workerDefaults) (deepCopy $own) -}}
-{{- /* Half of one pool's selector and half of another's would be a node that nobody has. */ -}}
+{{- /* A node selector is replaced as a whole: a mixture of two selectors would match no node. */ -}}
 {{- range $whole := list "nodeSelector" "affinity" "resources" -}}
 {{- if hasKey $own $whole }}{{ $_ := set $pool $whole (index $own $whole) }}{{ end -}}
 {{- end -}}

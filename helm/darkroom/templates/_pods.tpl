@@ -1,4 +1,4 @@
-{{/* What all pods have in common: [root, component, its values, account or ""]. */}}
+{{/* Pod fields shared by all pods: [root, component, its values, account or ""]. */}}
 {{- define "darkroom.pod" -}}
 {{- $root := index . 0 -}}
 {{- $values := index . 2 -}}
@@ -62,7 +62,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* A container of an image: [root, image's values, name]. */}}
+{{/* Container fields: [root, image's values, name]. */}}
 {{- define "darkroom.container" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
@@ -73,7 +73,7 @@ securityContext:
   {{- toYaml $root.Values.containerSecurityContext | nindent 2 }}
 {{- end }}
 
-{{/* Until the database has a schema that this version works with: [root, role, resources]. */}}
+{{/* Init container that waits for a schema that works with this version: [root, role, resources]. */}}
 {{- define "darkroom.wait" -}}
 {{- $root := index . 0 -}}
 {{ include "darkroom.container" (list $root $root.Values.slimImage "wait-for-database") }}
@@ -86,7 +86,7 @@ volumeMounts:
   - {name: tmp, mountPath: /tmp}
 {{- end }}
 
-{{/* Health of a process that serves it on the port `metrics`: [root, seconds to start]. */}}
+{{/* Probes of a process that serves its health on the port `metrics`: [root, seconds to start]. */}}
 {{- define "darkroom.probes" -}}
 ports:
   - {name: metrics, containerPort: {{ (index . 0).Values.metrics.port | int64 }}, protocol: TCP}

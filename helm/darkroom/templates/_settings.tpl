@@ -31,7 +31,7 @@ http://{{ include "darkroom.fullname" . }}-seaweedfs.{{ .Release.Namespace }}:83
 {{- end -}}
 {{- end }}
 
-{{/* The Secret with the access key; none where pods have a role of their own. */}}
+{{/* Name of the Secret with the access key; empty if pods use a role of their own. */}}
 {{- define "darkroom.objectStore.secret" -}}
 {{- if .Values.objectStore.existingSecret -}}
 {{ .Values.objectStore.existingSecret }}
@@ -46,10 +46,10 @@ http://{{ include "darkroom.fullname" . }}-seaweedfs.{{ .Release.Namespace }}:83
     secretKeyRef: {name: {{ .Values.broker.existingSecret }}, key: {{ .Values.broker.key }}}
 {{- end }}
 
-{{/* Of processes that go on: how they tell of themselves, and what they ask of the queue. */}}
+{{/* Variables of long-running processes: metrics, logs and intervals. */}}
 {{- define "darkroom.env.serving" -}}
 {{- $settings := .Values.settings -}}
-- {name: DARKROOM_METRICS_HOST, value: "0.0.0.0"}  # of the pod; the network policy says who may come
+- {name: DARKROOM_METRICS_HOST, value: "0.0.0.0"}  # of the pod; the network policy restricts access
 - {name: DARKROOM_METRICS_PORT, value: {{ .Values.metrics.port | int64 | quote }}}
 - {name: DARKROOM_HEARTBEAT_S, value: {{ $settings.heartbeatSeconds | quote }}}
 - {name: DARKROOM_STALE_S, value: {{ $settings.staleSeconds | quote }}}

@@ -1,4 +1,4 @@
-{{/* The profiles, each with what every stage needs of S3 laid under its own secrets and variables. */}}
+{{/* The profiles. Each gets the S3 secrets and variables that every stage needs; its own take precedence. */}}
 {{- define "darkroom.training.profiles" -}}
 {{- $secret := include "darkroom.objectStore.secret" . -}}
 {{- $keys := .Values.objectStore.keys -}}

@@ -1,9 +1,9 @@
-{{/* A password of its own for everyone, the same at every rendering: [root, whose]. */}}
+{{/* A password per role, the same at every rendering: [root, role]. */}}
 {{- define "darkroom.dev.password" -}}
 {{- printf "%s of %s" (index . 1) (index . 0).Values.devServices.password | sha256sum | trunc 32 -}}
 {{- end }}
 
-{{/* Service, network policy, and metadata of one dev service: [root, component, port]. */}}
+{{/* Service, network policy and metadata of one trial service: [root, component, port]. */}}
 {{- define "darkroom.dev.door" -}}
 {{- $root := index . 0 -}}
 {{- $component := index . 1 -}}
@@ -43,13 +43,13 @@ spec:
             matchLabels:
               {{- include "darkroom.selector" $root | nindent 14 }}
         {{- if ne $component "valkey" }}
-        # Runs of pipelines.
+        # Pipeline runs.
         - namespaceSelector:
             matchLabels:
               kubernetes.io/metadata.name: {{ include "darkroom.training.namespace" $root }}
         {{- end }}
         {{- if eq $component "postgres" }}
-        # KEDA asks how much work there is.
+        # KEDA reads the outstanding work.
         - namespaceSelector:
             matchLabels:
               kubernetes.io/metadata.name: keda
@@ -57,7 +57,7 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* What the pods of dev services have in common: [root, component]. */}}
+{{/* Pod fields shared by the trial services: [root, component]. */}}
 {{- define "darkroom.dev.pod" -}}
 {{- $root := index . 0 -}}
 automountServiceAccountToken: false
@@ -73,7 +73,7 @@ securityContext:
 terminationGracePeriodSeconds: 60
 {{- end }}
 
-{{/* Image with the registry laid over: [root, image]. */}}
+{{/* Image name with the global registry: [root, image]. */}}
 {{- define "darkroom.dev.image" -}}
 {{- $registry := (index . 0).Values.global.imageRegistry -}}
 {{- if $registry -}}
