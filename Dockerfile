@@ -1,9 +1,9 @@
-# Two images of one project; both run `darkroom` as nobody, on a read-only root with a writable /tmp.
-#   docker build -t darkroom:0.2.0 .                              everything: workers, stages of pipelines
-#   docker build -t darkroom-slim:0.2.0 --target slim .           dispatcher, migrations, commands: no torch
+# Two images. Both run `darkroom` as an unprivileged user and need only a writable /tmp.
+#   docker build -t darkroom:0.2.0 .                          full: workers and pipeline stages
+#   docker build -t darkroom-slim:0.2.0 --target slim .       slim: dispatcher, migrations and commands, without torch
 ARG CUDA=12.9.1
 
-# -- without torch -------------------------------------------------------------------------------
+# -- slim: without torch ------------------------------------------------------------------------
 FROM ubuntu:24.04 AS slim
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -14,7 +14,7 @@ RUN apt-get update \
     && python3.12 -m venv /opt/darkroom
 WORKDIR /opt/build
 ENV PATH=/opt/darkroom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# Dependencies change seldom and are large: they are a layer of their own, of a project that is still empty.
+# Dependencies are large and change rarely. Installing them before the code is copied gives them a layer of their own.
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 RUN pip install -c constraints.txt . && pip uninstall --yes darkroom
 COPY services services
@@ -25,7 +25,7 @@ RUN pip install --no-deps . && rm -rf /opt/build/*
 
 ARG COMMIT=unknown
 LABEL org.opencontainers.image.title="darkroom-slim" \
-      org.opencontainers.image.description="Plans jobs of latent diffusion models, migrates their database" \
+      org.opencontainers.image.description="Plans jobs of latent diffusion models and migrates their database" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${COMMIT}"
@@ -35,7 +35,7 @@ USER 65532:65532
 ENTRYPOINT ["darkroom"]
 CMD ["--help"]
 
-# -- everything ----------------------------------------------------------------------------------
+# -- full: with torch -----------------------------------------------------------------------------
 FROM nvidia/cuda:${CUDA}-base-ubuntu24.04 AS full
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -56,7 +56,7 @@ RUN pip install --no-deps . && rm -rf /opt/build/*
 
 ARG COMMIT=unknown
 LABEL org.opencontainers.image.title="darkroom" \
-      org.opencontainers.image.description="Trains latent diffusion models and develops images from them in bulk" \
+      org.opencontainers.image.description="Trains latent diffusion models and samples images from them in bulk" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${COMMIT}"

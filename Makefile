@@ -1,8 +1,10 @@
-# make demo    everything on this machine: stack, training pipeline, a job, its pictures
-# make test    every test, on real parts
-# make chaos   two hundred faults at random, half an hour
-# make check   ruff, mypy, import contracts, hadolint, checkov
-# make chart-readme   the table of the chart's values, of the comments in values.yaml; needs npm
+# make demo           run the whole chain on this machine: stack, training pipeline, one job and its images
+# make test           run all tests against real Postgres, Valkey, S3 and processes
+# make chaos          inject two hundred random faults; takes half an hour
+# make check          run ruff, mypy, import contracts, the licence check, hadolint, and checkov on the rendered chart
+# make licenses       write the table in docs/licenses.md
+# make chart-readme   write the table in helm/darkroom/README.md from the comments in values.yaml; needs npm
+# make clean          stop the local stack; delete it and the environments
 PYTHON ?= python3.11
 BIN := .venv/bin
 
@@ -40,7 +42,7 @@ install: .venv/.installed
 	$(BIN)/python .ci/install_helm.py $(BIN)
 	touch $@
 
-# Of its own: it pins older versions of what the project uses itself.
+# checkov has its own environment, because it pins older versions of packages that the project uses.
 .checkov/.installed: Makefile
 	test -x .checkov/bin/python || $(PYTHON) -m venv .checkov
 	.checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30

@@ -1,4 +1,4 @@
-"""Let checkov look at what the chart renders under each of its examples."""
+"""Run checkov on the objects that the chart renders with each file of examples/."""
 
 import subprocess
 import sys
@@ -7,16 +7,16 @@ from pathlib import Path
 
 CHART = Path("helm/darkroom")
 SKIPPED = {
-    "CKV_K8S_35": "secrets as files: the settings are read from the environment, as every library here expects",
-    "CKV_K8S_43": "images by digest: the operator's, who builds them; image.digest takes it",
-    "CKV_K8S_15": "always pull: the operator's; image.pullPolicy takes it",
-    "CKV_K8S_8": "liveness of a pod that runs one command and ends",
-    "CKV_K8S_9": "readiness of the same",
+    "CKV_K8S_35": "secrets as files: settings are read from environment variables",
+    "CKV_K8S_43": "images by digest: the operator sets image.digest after building the images",
+    "CKV_K8S_15": "always pull: the operator sets image.pullPolicy",
+    "CKV_K8S_8": "liveness probe: these pods run one command and end",
+    "CKV_K8S_9": "readiness probe: these pods run one command and end",
 }
 
 
 def main(helm: str, checkov: str) -> int:
-    """Exit code 0 if checkov has nothing against any of them."""
+    """Return exit code 0 if checkov reports nothing for any example."""
     with tempfile.TemporaryDirectory() as folder:
         for values in sorted((CHART / "examples").glob("*.yaml")):
             command = [helm, "template", "pictures", str(CHART), "--namespace", "pictures", "--values", str(values)]

