@@ -18,5 +18,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+# Exit codes of `darkroom` that no exception class has; docs/commands.md lists all.
+EXIT_USER_ERROR = 1
+EXIT_NOT_SUCCEEDED = 3
+EXIT_BUG = 4
+EXIT_INTERRUPTED = 130
+
+
 class CommandError(DarkroomError):
     """A command cannot do what was asked; the message says what to do instead."""

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.local_stack.logins import Role, local_values
-from services.local_stack.state import ROOT_VARIABLE, read
+from services.local_stack.state import read, stack_root
 from training.errors import DarkroomError
 
 Kind = TypeVar("Kind", bound="BaseSettings")
@@ -62,11 +62,6 @@ class Settings(StoreSettings, DatabaseSettings):
     heartbeat_s: float = Field(5.0, gt=0, le=60)
 
 
-def root(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of the local stack."""
-    return Path(environ.get(ROOT_VARIABLE, ".darkroom")).resolve()
-
-
 def load(role: Role, environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of a process: DARKROOM_* variables, else the local stack's. Raises SettingsError."""
     settings = _loaded(Settings, role, environ)
@@ -86,7 +81,7 @@ def load_database(role: Role, environ: Mapping[str, str] = os.environ) -> Databa
 
 
 def _loaded(kind: type[Kind], role: Role, environ: Mapping[str, str]) -> Kind:
-    folder = root(environ)
+    folder = stack_root(environ)
     state = read(folder)
     values: dict[str, Any] = {**local_values(state, role, folder)} if state else {}
     missing = {key for key in values if f"DARKROOM_{key.upper()}" not in environ} & kind.model_fields.keys()

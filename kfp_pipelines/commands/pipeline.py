@@ -2,30 +2,34 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from services.cli.commands import command_group
 from services.cli.session import AsJson, connect
-from services.errors import CommandError
-from services.local_stack.state import ROOT_VARIABLE
-from services.settings import Settings, load_store, root
+from services.cli.terminal import print_json, print_table
+from services.errors import EXIT_NOT_SUCCEEDED, CommandError
+from services.local_stack.state import ROOT_VARIABLE, stack_root
 
-app = typer.Typer(help="The training pipeline.", no_args_is_help=True)
-console = Console(highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from rich.console import Console
 
-Variant = Annotated[str, typer.Argument(help="full, diffusion, fine-tune or sweep")]
-Pairs = Annotated[list[str] | None, typer.Argument(help="name=value of its parameters; again for more of a list.")]
+    from kfp_pipelines.running.cluster import Cluster, Uploaded
+    from services.settings import Settings
+
+app = command_group("Run the training pipeline here or in Kubeflow.")
+
+Variant = Annotated[str, typer.Argument(help="full, diffusion, fine-tune or sweep.")]
+Pairs = Annotated[
+    list[str] | None, typer.Argument(help="Parameters as name=value; repeat a list parameter for each of its values.")
+]
 Profiles = Annotated[Path | None, typer.Option(help="A file of node profiles.", envvar="DARKROOM_PROFILES")]
 Profile = Annotated[list[str] | None, typer.Option(help="STAGE=NAME, or NAME for all other stages; may be repeated.")]
-Experiment = Annotated[str, typer.Option(help="Under which of Kubeflow's experiments runs are listed.")]
-EXIT_FAILED = 3
-BEGUN_WITH = {"autoencoder", "base"}  # parameters that are releases
+Experiment = Annotated[str, typer.Option(help="The experiment of Kubeflow that the runs belong to.")]
+RELEASE_PARAMETERS = {"autoencoder", "base"}  # parameters that name releases
 TOLD = (
     "gate: ",
     "published ",
@@ -38,30 +42,40 @@ TOLD = (
 
 
 @app.command("parameters")
-def show_parameters(variant: Variant = "full") -> None:
-    """List a variant's parameters and what they are by default."""
-    from rich.table import Table
+def show_parameters(variant: Variant = "full", as_json: AsJson = False) -> None:
+    """List the parameters of a pipeline and their defaults."""
+    from kfp_pipelines.definition.arguments import parameters
 
-    from kfp_pipelines.definition.arguments import ArgumentError, parameters
-
-    table = Table("parameter", "of", "default", box=None)
-    try:
-        for name, one in parameters(variant).items():
-            kind = f"{one.kind.__name__}, several" if one.of_list else one.kind.__name__
-            table.add_row(name, kind, "must be given" if one.required else json.dumps(one.default))
-    except ArgumentError as error:
-        raise CommandError(str(error)) from None
-    console.print(table)
+    found = parameters(variant)
+    if as_json:
+        print_json(
+            [
+                {"name": name, "type": one.kind.__name__, "list": one.of_list, "required": one.required,
+                 "default": None if one.required else one.default}
+                for name, one in found.items()
+            ]
+        )  # fmt: skip
+        return
+    cells = [
+        (
+            name,
+            f"{one.kind.__name__}, repeatable" if one.of_list else one.kind.__name__,
+            "required" if one.required else json.dumps(one.default),
+        )
+        for name, one in found.items()
+    ]
+    print_table(("parameter", "type", "default"), cells)
 
 
 @app.command("compile")
 def compile_pipeline(
     variant: Variant = "full",
-    output: Annotated[Path | None, typer.Option(help="The YAML package to write; default: VARIANT.yaml")] = None,
+    output: Annotated[Path | None, typer.Option(help="The YAML package to write; default: VARIANT.yaml.")] = None,
     profiles: Profiles = None,
     profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Compile a pipeline for Kubeflow. The image is DARKROOM_IMAGE."""
+    """Compile a pipeline for Kubeflow. Its container image is DARKROOM_IMAGE."""
     from kfp_pipelines.build import image
     from kfp_pipelines.definition.pipeline import VARIANTS, compile_to
     from kfp_pipelines.definition.placement import STAGES, Stages
@@ -72,26 +86,31 @@ def compile_pipeline(
         raise CommandError(f"variant: {variant!r} is not known; permitted: {', '.join(VARIANTS)}")
     if not path.parent.is_dir():
         raise CommandError(f"--output: the folder {path.parent} does not exist")
-    with told():
-        compile_to(path, variant, Stages(read(profiles, profile or [], STAGES), image=image()))
-    console.print(str(path.resolve()))
+    compile_to(path, variant, Stages(read(profiles, profile or [], STAGES), image=image()))
+    if as_json:
+        print_json({"path": str(path.resolve())})
+    else:
+        typer.echo(path.resolve())
 
 
 @app.command("run")
 def run_pipeline(variant: Variant = "full", parameters: Pairs = None) -> None:
-    """Run a pipeline on this machine and publish what it makes."""
+    """Run a pipeline on this machine and publish its releases."""
+    from rich.console import Console
+
     from services.registry import releases
 
-    settings, engine = connect("publisher")  # before training for minutes, see that publishing will find its way
-    arguments = asked(variant, parameters or [])
+    settings, engine = connect("publisher")  # fail now rather than after minutes of training
+    arguments = parse_arguments(variant, parameters or [])
     with engine.connect() as connection:
-        for name in BEGUN_WITH & arguments.keys():
+        for name in RELEASE_PARAMETERS & arguments.keys():
             releases.find(connection, arguments[name])
-    execute(variant, {**on_this_machine(settings, variant), **arguments}, console)
+    console = Console(highlight=False, soft_wrap=True)
+    execute(variant, {**local_defaults(settings, variant), **arguments}, console)
 
 
-def asked(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """The arguments of a run, checked, with the version of its data. Raises CommandError."""
+def parse_arguments(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of a run, checked, with the version of its data. Raises CommandError."""
     from kfp_pipelines.definition.arguments import ArgumentError, parse
     from kfp_pipelines.running import data_version
 
@@ -112,65 +131,69 @@ def submit(
     experiment: Experiment = "darkroom",
     as_json: AsJson = False,
 ) -> None:
-    """Upload a pipeline to Kubeflow and run it. Where Kubeflow is: DARKROOM_KFP_*."""
-    with told():
-        cluster, uploaded, arguments = _uploaded(variant, parameters or [], profiles, profile or [])
-        run_id = cluster.run(uploaded, arguments, experiment)
+    """Upload a pipeline to Kubeflow and run it.
+
+    DARKROOM_KFP_* variables say where Kubeflow is.
+    """
+    cluster, uploaded, arguments = _upload(variant, parameters or [], profiles, profile or [])
+    run_id = cluster.run(uploaded, arguments, experiment)
     if as_json:
-        typer.echo(json.dumps({"run": run_id, "pipeline": uploaded.name, "version": uploaded.version}))
+        print_json({"run": run_id, "pipeline": uploaded.name, "version": uploaded.version})
     else:
-        console.print(f"{uploaded.name} {uploaded.version}\n{cluster.link(run_id)}")
-        console.print(f"Follow it: darkroom pipeline status {run_id}")
+        typer.echo(f"{uploaded.name} {uploaded.version}\n{cluster.link(run_id)}")
+        typer.echo(f"Follow it with: darkroom pipeline status {run_id}")
 
 
 @app.command()
 def schedule(
-    cron: Annotated[str, typer.Argument(help="Six fields, seconds first, in UTC: '0 0 3 * * *' is 3 o'clock.")],
+    cron: Annotated[
+        str, typer.Argument(help="Six fields, seconds first, in UTC: '0 0 3 * * *' is 3 o'clock every night.")
+    ],
     variant: Variant = "full",
     parameters: Pairs = None,
     profiles: Profiles = None,
     profile: Profile = None,
     experiment: Experiment = "darkroom",
+    as_json: AsJson = False,
 ) -> None:
-    """Upload a pipeline to Kubeflow and run it again and again, one run at a time."""
+    """Upload a pipeline to Kubeflow and run it on a schedule, one run at a time."""
     from kfp_pipelines.running.cluster import check_cron
 
-    with told():
-        check_cron(cron)
-        cluster, uploaded, arguments = _uploaded(variant, parameters or [], profiles, profile or [], fresh_data=True)
-        recurring = cluster.schedule(uploaded, arguments, experiment, cron)
-    console.print(f"{uploaded.name} {uploaded.version} runs at {cron}; schedule {recurring}")
+    check_cron(cron)
+    cluster, uploaded, arguments = _upload(variant, parameters or [], profiles, profile or [], fresh_data=True)
+    recurring = cluster.schedule(uploaded, arguments, experiment, cron)
+    if as_json:
+        print_json({"schedule": recurring, "pipeline": uploaded.name, "version": uploaded.version})
+    else:
+        typer.echo(f"{uploaded.name} {uploaded.version} runs at {cron}; schedule {recurring}")
 
 
 @app.command()
-def status(run_id: Annotated[str, typer.Argument(help="The id that submit printed.")], as_json: AsJson = False) -> None:
-    """Show how a run goes, stage by stage. Exit code 0 unless it failed, 3 if it did."""
-    from rich.table import Table
-
+def status(
+    run_id: Annotated[str, typer.Argument(help="The id that `submit` printed.")], as_json: AsJson = False
+) -> None:
+    """Show the state of a run and its stages. Exit code 3 if the run failed."""
     from kfp_pipelines.running.cluster import Cluster
 
-    with told():
-        run = Cluster.connect().status(run_id)
+    run = Cluster.connect().status(run_id)
     stages = [
         {"stage": task.display_name, "state": task.state, "error": task.error.message if task.error else ""}
         for task in (run.run_details.task_details if run.run_details else None) or ()
         if task.display_name
     ]
     if as_json:
-        typer.echo(json.dumps({"run": run_id, "state": run.state, "stages": stages}))
+        print_json({"run": run_id, "state": run.state, "stages": stages})
     else:
-        table = Table("stage", "state", "", box=None)
-        for stage in stages:
-            table.add_row(stage["stage"], stage["state"], stage["error"])
-        console.print(f"{run.display_name}: {run.state}", table, sep="\n")
+        typer.echo(f"{run.display_name}: {run.state}")
+        print_table(("stage", "state", ""), [(one["stage"], one["state"], one["error"]) for one in stages])
     if run.state == "FAILED":
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
 
-def _uploaded(
+def _upload(
     variant: str, pairs: Sequence[str], profiles: Path | None, chosen: Sequence[str], *, fresh_data: bool = False
-) -> Any:
-    """The cluster, the package on it, and the arguments of a run."""
+) -> "tuple[Cluster, Uploaded, dict[str, Any]]":
+    """Compile and upload a pipeline; return the cluster, the uploaded package and the arguments of a run."""
     from tempfile import TemporaryDirectory
 
     from kfp_pipelines.build import image
@@ -178,8 +201,9 @@ def _uploaded(
     from kfp_pipelines.definition.placement import STAGES, Stages
     from kfp_pipelines.profiles import read
     from kfp_pipelines.running.cluster import Cluster, check_image
+    from services.settings import load_store
 
-    arguments = asked(variant, pairs)
+    arguments = parse_arguments(variant, pairs)
     if "checkpoints" not in arguments:
         arguments["checkpoints"] = f"s3://{load_store().s3_bucket}/checkpoints"
     check_image(image())
@@ -191,31 +215,21 @@ def _uploaded(
         return cluster, cluster.upload(package), arguments
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """A person's mistakes, and a cluster's, as one line."""
-    from kfp_pipelines.profiles import ProfileError
-    from kfp_pipelines.running.cluster import ClusterError
-
-    try:
-        yield
-    except (ClusterError, ProfileError) as error:
-        raise CommandError(str(error)) from None
-
-
-def on_this_machine(settings: Settings, variant: str) -> dict[str, Any]:
-    """What differs from a cluster: no worker may be running, so no smoke job is waited for unless one is asked for."""
+def local_defaults(settings: "Settings", variant: str) -> dict[str, Any]:
+    """Return the defaults of a run on this machine: no smoke job, for no worker may be running."""
     checkpoints = {"checkpoints": f"s3://{settings.s3_bucket}/checkpoints"}
     return checkpoints if variant == "sweep" else {**checkpoints, "smoke_images": 0}
 
 
-def execute(variant: str, arguments: dict[str, Any], console: Console) -> list[tuple[str, float]]:
-    """Run the pipeline with its progress shown. Returns each stage's name and seconds."""
+def execute(variant: str, arguments: dict[str, Any], console: "Console") -> list[tuple[str, float]]:
+    """Run the pipeline and show its progress. Return the name and the seconds of each stage."""
     import os
+
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from kfp_pipelines.running import local
 
-    os.environ[ROOT_VARIABLE] = str(root())  # the stages find the same stack, wherever they run
+    os.environ[ROOT_VARIABLE] = str(stack_root())  # the stages find the same stack, wherever they run
     stages: list[tuple[str, float]] = []
     began = time.monotonic()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -243,16 +257,13 @@ def execute(variant: str, arguments: dict[str, Any], console: Console) -> list[t
             elif current is not None and (step := _step_of(line)):
                 progress.update(bar, description=f"{current}  {step}")
 
-        try:
-            local.run(variant, arguments, root() / "pipeline", on_stage=on_stage, on_line=on_line)
-        except local.PipelineError as error:
-            raise CommandError(str(error)) from None
+        local.run(variant, arguments, stack_root() / "pipeline", on_stage=on_stage, on_line=on_line)
         end_stage()
     return stages
 
 
 def _step_of(line: str) -> str:
-    """The progress that a stage reports, from a line of its output; empty for other lines."""
+    """Return the progress that a line of a stage's output reports, or an empty string."""
     import re
 
     match = re.search(r"step\s+(\d+)\s*/\s*(\d+).*", line)

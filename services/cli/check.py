@@ -1,52 +1,66 @@
-"""`darkroom check`: whether what the service stands on does what it needs, seen with a dispatcher's rights."""
+"""`darkroom check`: what the service depends on, checked with a dispatcher's rights."""
 
 import uuid
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from services.cli.session import AsJson, create_engine
+from services.cli.terminal import print_json, print_table
 from services.errors import CommandError
-from services.settings import load
 
-console = Console(highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+    from services.storage.object_store import ObjectStore
+
 KEY = "checks/{}"
 
 
-def check() -> None:
-    """Look at Postgres, S3, the broker and the processes. Exit code 0 if all is well, 1 otherwise."""
-    from sqlalchemy.exc import DBAPIError
-
-    from services.database import connections
-    from services.process import celery_app
+def check(as_json: AsJson = False) -> None:
+    """Check Postgres, S3, the broker and the running processes. Exit code 1 if any check fails."""
+    from services.process.celery_app import make_app
+    from services.settings import load
     from services.storage.object_store import ObjectStore
 
     settings = load("dispatcher")
-    engine = connections.connect(settings.database_url.get_secret_value())
+    engine = create_engine(settings)
     checks: dict[str, Callable[[], str]] = {
-        "Postgres": lambda: _database(engine),
-        "S3": lambda: _written_once(ObjectStore.connect(settings)),
-        "broker": lambda: _broker(celery_app.make_app(settings)),
-        "processes": lambda: _processes(engine, settings.stale_s),
+        "Postgres": lambda: _check_database(engine),
+        "S3": lambda: _check_store(ObjectStore.connect(settings)),
+        "broker": lambda: _check_broker(make_app(settings)),
+        "processes": lambda: _check_processes(engine, settings.stale_s),
     }
-    table, well = Table(box=None, show_header=False), True
-    for name, look in checks.items():
-        try:
-            table.add_row(name, "[green]well[/]", look())
-        except (CommandError, connections.DatabaseError, DBAPIError) as error:
-            well = False
-            table.add_row(name, "[red]not well[/]", connections.brief(error))
-        except Exception as error:  # whatever a client of S3 or of the broker may raise
-            well = False
-            table.add_row(name, "[red]not well[/]", f"{type(error).__name__}: {connections.brief(error)}")
-    console.print(table)
-    if not well:
+    results = [(name, *_run(look)) for name, look in checks.items()]
+    ok = all(one_ok for _, one_ok, _ in results)
+    if as_json:
+        rows = [{"name": name, "ok": one_ok, "detail": detail} for name, one_ok, detail in results]
+        print_json({"ok": ok, "checks": rows})
+    else:
+        words = {True: typer.style("ok", fg="green"), False: typer.style("FAILED", fg="red")}
+        print_table((), [(name, words[one_ok], detail) for name, one_ok, detail in results])
+    if not ok:
         raise typer.Exit(1)
 
 
-def _database(engine: Any) -> str:
+def _run(look: "Callable[[], str]") -> tuple[bool, str]:
+    """Return whether a check passed, and what it found or why it failed."""
+    from sqlalchemy.exc import DBAPIError
+
+    from services.database.connections import brief
+    from training.errors import DarkroomError
+
+    try:
+        return True, look()
+    except (DarkroomError, DBAPIError) as error:
+        return False, brief(error)
+    except Exception as error:  # the clients of S3 and of the broker have many
+        return False, f"{type(error).__name__}: {brief(error)}"
+
+
+def _check_database(engine: "Engine") -> str:
     from services.database import connections, schema
     from services.job_queue.queues import queue_names
 
@@ -56,32 +70,32 @@ def _database(engine: Any) -> str:
     return f"version {version}; schema {found.revision}; queues {queues}"
 
 
-def _written_once(store: Any) -> str:
-    """A store that ignores conditions would let a lost worker overwrite what its successor has stored."""
+def _check_store(store: "ObjectStore") -> str:
+    """In a store that ignores If-None-Match, a lost worker could overwrite the images of its successor."""
     key = KEY.format(uuid.uuid4().hex)
     store.check()
     try:
         first = store.put_if_absent(key, b"first")
         second = store.put_if_absent(key, b"second")
         if (first, store.get(key)) != (second, b"first"):
-            raise CommandError("the store ignores If-None-Match; Darkroom needs one that keeps what was written first")
+            raise CommandError("the store ignores If-None-Match; Darkroom needs a store that honours it on PUT")
     finally:
         store.delete([key])
-    return f"bucket {store.bucket} takes, keeps and removes objects"
+    return f"bucket {store.bucket}: objects can be written, read and deleted"
 
 
-def _broker(app: Any) -> str:
+def _check_broker(app: Any) -> str:
     from services.process.celery_app import check_broker
 
     check_broker(app)
-    return "takes hints"
+    return "accepts hints"
 
 
-def _processes(engine: Any, stale_s: float) -> str:
+def _check_processes(engine: "Engine", stale_s: float) -> str:
     from services.job_queue.processes import count_alive
 
     with engine.connect() as connection:
         alive = count_alive(connection, stale_s)
     if not alive.get("dispatcher"):
-        raise CommandError("no dispatcher runs, so no job is planned: start one with `darkroom dispatcher`")
+        raise CommandError("no dispatcher is running, so no job is planned; start one with `darkroom dispatcher`")
     return f"{alive['dispatcher']} dispatchers, {alive.get('worker', 0)} workers"

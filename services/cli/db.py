@@ -1,58 +1,68 @@
-"""`darkroom db`: the database's schema and its logins."""
+"""`darkroom db`: the database schema and its logins."""
 
-import json
 import os
 import time
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.console import Console
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
-from services.cli.session import AsJson, connect_database
-from services.database.logins import ensure_login
+from services.cli.commands import COMMANDS, command_group
+from services.cli.session import AsJson, connect_database, open_database
+from services.cli.tenants import NewName, PasswordFile
+from services.cli.tenants import add as tenants_add
+from services.cli.terminal import print_json, print_renamed
 from services.errors import CommandError
-from services.job_queue.tenants import ensure_tenant
 from services.local_stack.logins import Role
-from services.settings import load_database
 
-app = typer.Typer(help="The database schema and its logins.", no_args_is_help=True)
-console = Console(highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+app = command_group(COMMANDS["db"].help)
 
 LOGINS_VARIABLE = "DARKROOM_LOGINS_DIR"
-AGAIN_S = 2.0
+RETRY_INTERVAL_S = 2.0
 
 
 @app.command()
-def upgrade() -> None:
-    """Bring the database to the newest schema, as the role that owns it. A newer one that works is left alone."""
-    from services.database import connections, schema
+def upgrade(as_json: AsJson = False) -> None:
+    """Upgrade the schema to this version's, as the role that owns it.
 
-    settings = load_database("migrator")
-    revision = schema.upgrade(connections.connect(settings.database_url.get_secret_value()))
-    console.print(f"The database is at revision {revision}.")
+    A newer schema that works with this version is left unchanged.
+    """
+    from services.database import schema
 
-
-@app.command()
-def downgrade(revision: Annotated[str, typer.Argument(help="for example 0004")]) -> None:
-    """Bring the schema back to an older revision. What newer ones added is lost."""
-    from services.database import connections, schema
-
-    settings = load_database("migrator")
-    schema.downgrade(connections.connect(settings.database_url.get_secret_value()), revision)
-    console.print(f"The database is at revision {revision}.")
+    _print_revision(schema.upgrade(open_database("migrator")), as_json)
 
 
 @app.command()
-def wait(timeout: Annotated[float, typer.Option(min=0, help="Seconds.")] = 600) -> None:
-    """Wait until the database answers this login and has a schema that this version works with."""
+def downgrade(
+    revision: Annotated[str, typer.Argument(help="A revision, such as 0004.")], as_json: AsJson = False
+) -> None:
+    """Downgrade the schema to an older revision. What newer revisions added is lost."""
+    from services.database import schema
+
+    schema.downgrade(open_database("migrator"), revision)
+    _print_revision(revision, as_json)
+
+
+def _print_revision(revision: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"revision": revision})
+    else:
+        typer.echo(f"The database is at revision {revision}.")
+
+
+@app.command()
+def wait(
+    timeout: Annotated[float, typer.Option(min=0, help="Give up after this many seconds.")] = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until the database answers and has a schema that works with this version."""
     from services.database import connections, schema
 
-    settings = load_database("observer")
-    engine = connections.connect(settings.database_url.get_secret_value())
-    deadline, told = time.monotonic() + timeout, ""
+    engine = open_database("observer")
+    deadline, message = time.monotonic() + timeout, ""
     while True:
         try:
             found = schema.check_schema(engine)
@@ -60,35 +70,41 @@ def wait(timeout: Annotated[float, typer.Option(min=0, help="Seconds.")] = 600) 
         except connections.DatabaseError as error:
             if time.monotonic() > deadline:
                 raise
-            if str(error) != told:
-                told = str(error)
-                console.print(told)
-            time.sleep(AGAIN_S)
-    console.print(f"The database is there, at revision {found.revision or 'before 0005'}.")
+            if str(error) != message:
+                message = str(error)
+                typer.echo(message, err=as_json)
+            time.sleep(RETRY_INTERVAL_S)
+    if as_json:
+        print_json({"revision": found.revision})
+    else:
+        typer.echo(f"The database is ready, at revision {found.revision or 'before 0005'}.")
 
 
 @app.command()
 def revision(as_json: AsJson = False) -> None:
-    """The database's revision and this version's, and whether they work together. Exit code 0 if they do."""
-    from services.database import connections, schema
+    """Show the revisions of the database and of this version. Exit code 1 if they do not work together."""
+    from services.database import schema
 
-    settings = load_database("observer")
-    engine = connections.connect(settings.database_url.get_secret_value())
-    with engine.connect() as connection:
+    with open_database("observer").connect() as connection:
         found = schema.read_schema(connection)
     problem = found.problem()
     if as_json:
-        typer.echo(json.dumps({"database": found.revision, "code": found.code_revision, "problem": problem}))
+        print_json({"database": found.revision, "code": found.code_revision, "problem": problem})
     else:
         versions = f"database {found.revision or 'unknown'}, this version {found.code_revision}"
-        console.print(f"{versions}: {problem or 'they work'}")
+        typer.echo(f"{versions}: {problem or 'compatible'}")
     if problem:
         raise typer.Exit(1)
 
 
-@app.command()
-def logins() -> None:
-    """Make the logins that the files of DARKROOM_LOGINS_DIR name: one file a role, with its connection URL."""
+@app.command("set-logins")
+def set_logins(as_json: AsJson = False) -> None:
+    """Create logins or set their passwords, from the files in DARKROOM_LOGINS_DIR.
+
+    Each file is called like a role and contains the connection URL of the role's login.
+    """
+    from services.database.logins import ensure_login
+    from services.job_queue.tenants import ensure_tenant
 
     folder = Path(os.environ.get(LOGINS_VARIABLE, ""))
     if not os.environ.get(LOGINS_VARIABLE) or not folder.is_dir():
@@ -97,33 +113,38 @@ def logins() -> None:
     engine = connect_database("migrator")
     with engine.begin() as connection:
         for role in roles:
-            try:
-                url = make_url((folder / role).read_text().strip())
-            except ArgumentError:
-                url = None
-            if url is None or not url.username or not url.password:
-                raise CommandError(f"{folder / role}: is no URL; permitted: postgresql://login:password@host:port/name")
-            ensure_login(connection, url.username, group=role, password=str(url.password))
+            url = _read_url(folder / role)
+            ensure_login(connection, str(url.username), group=role, password=str(url.password))
             if role == "submitter":
-                ensure_tenant(connection, "default", login=url.username)
-    console.print(f"There are logins for: {', '.join(roles) or 'no role'}")
+                ensure_tenant(connection, "default", login=str(url.username))
+    if as_json:
+        print_json({"logins": roles})
+    else:
+        typer.echo(f"Logins: {', '.join(roles) or 'none'}")
 
 
-@app.command("add-tenant")
-def add_tenant(
-    name: Annotated[str, typer.Argument(help="a-z, 0-9, _ and -; its outputs lie under outputs/NAME.")],
-    password_file: Annotated[Path, typer.Option(help="A file with the password of the tenant's new login.")],
-) -> None:
-    """Add a tenant and its login tenant_NAME, which may submit jobs and read its own, and nothing else."""
+def _read_url(path: Path) -> "URL":
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    if not password_file.is_file():
-        raise CommandError(f"--password-file: {password_file} does not exist")
-    password = password_file.read_text().strip()
-    if len(password) < 12:
-        raise CommandError("--password-file: the password is too short; permitted: 12 characters or more")
-    engine = connect_database("migrator")
-    with engine.begin() as connection:
-        login = f"tenant_{name}"
-        ensure_login(connection, login, group="submitter", password=password)
-        ensure_tenant(connection, name, login=login)
-    console.print(f"Tenant {name} submits as login {login}.")
+    try:
+        url = make_url(path.read_text().strip())
+    except ArgumentError:
+        url = None
+    if url is None or not url.username or not url.password:
+        raise CommandError(f"{path}: not a database URL; permitted: postgresql://login:password@host:port/name")
+    return url
+
+
+@app.command("logins", hidden=True)
+def logins(as_json: AsJson = False) -> None:
+    """Old name of `darkroom db set-logins`."""
+    print_renamed("db logins", "db set-logins")
+    set_logins(as_json)
+
+
+@app.command("add-tenant", hidden=True)
+def add_tenant(name: NewName, password_file: PasswordFile, as_json: AsJson = False) -> None:
+    """Old name of `darkroom tenants add`."""
+    print_renamed("db add-tenant", "tenants add")
+    tenants_add(name, password_file, as_json)

@@ -1,23 +1,26 @@
-"""`darkroom prune`: what is past its retention, once a day."""
+"""`darkroom prune`: delete what is past its retention. Run it once a day."""
 
 from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from services.cli.session import connect
-
-console = Console(highlight=False, soft_wrap=True)
+from services.cli.session import AsJson, connect
+from services.cli.terminal import print_json
 
 
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     blobs_older_than_hours: Annotated[
-        float, typer.Option(min=0, help="Blobs that no release needs stay so long, for whoever uploads them now.")
+        float, typer.Option(min=0, help="Keep younger blobs: a release that is being published may need them.")
     ] = 24,
+    as_json: AsJson = False,
 ) -> None:
-    """Remove jobs past their tenant's retention (darkroom tenants set NAME --retention-days), and unneeded blobs."""
+    """Delete expired jobs and unreferenced blobs.
+
+    A job expires after its tenant's retention (darkroom tenants set NAME --retention-days). Jobs are deleted with
+    their images. Entries of processes that ended more than a week ago are deleted as well.
+    """
     from services import retention
     from services.job_queue.expiry import expired_jobs
     from services.storage.object_store import ObjectStore
@@ -27,17 +30,24 @@ def prune(
     older = timedelta(hours=blobs_older_than_hours)
     if dry_run:
         with engine.connect() as connection:
-            jobs = expired_jobs(connection)
-            blobs = len(retention.unreferenced_blobs(connection, store, older))
-        for job in jobs:
-            console.print(f"job {job.id} of {job.tenant}, {job.images} images")
-        console.print(f"{len(jobs)} jobs and {blobs} blobs would go.")
+            expired = expired_jobs(connection)
+            unreferenced = len(retention.unreferenced_blobs(connection, store, older))
+        if as_json:
+            print_json({"dry_run": True, "jobs": [job.id for job in expired], "blobs": unreferenced})
+            return
+        for job in expired:
+            typer.echo(f"job {job.id} of {job.tenant}, {job.images} images")
+        typer.echo(f"{len(expired)} jobs and {unreferenced} blobs would be deleted.")
         return
-    count = 0
+    deleted = []
     for job in retention.prune_jobs(engine, store):
-        console.print(f"job {job.id} of {job.tenant}, {job.images} images: gone")
-        count += 1
-    removed = retention.prune_blobs(engine, store, older)
-    told = "no blobs, for a release is being published" if removed is None else f"{removed} blobs"
+        deleted.append(job.id)
+        if not as_json:
+            typer.echo(f"deleted job {job.id} of {job.tenant}, {job.images} images")
+    blobs = retention.prune_blobs(engine, store, older)
     processes = retention.prune_processes(engine)
-    console.print(f"{count} jobs, {told} and the entries of {processes} processes are gone.")
+    if as_json:
+        print_json({"dry_run": False, "jobs": deleted, "blobs": blobs, "processes": processes})
+        return
+    about_blobs = "no blobs (a release is being published)" if blobs is None else f"{blobs} blobs"
+    typer.echo(f"Deleted {len(deleted)} jobs, {about_blobs} and the entries of {processes} processes.")

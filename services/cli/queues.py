@@ -1,61 +1,79 @@
-"""`darkroom queues`: lines of work, which an operator may pause."""
+"""`darkroom queues`: queues, which an operator can pause."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from services.cli.commands import COMMANDS, command_group
 from services.cli.session import AsJson, connect_database
+from services.cli.terminal import print_json, print_table
 from services.errors import CommandError
-from services.job_queue import queues
 
-app = typer.Typer(help="Queues: list, add, pause, resume.", no_args_is_help=True)
-console = Console(highlight=False, soft_wrap=True)
-Name = Annotated[str, typer.Argument(help="a-z, 0-9, _ and -")]
+app = command_group(COMMANDS["queues"].help)
+Name = Annotated[str, typer.Argument(help="The name of the queue.")]
 
 
 @app.command("list")
 def list_queues(as_json: AsJson = False) -> None:
-    """Each queue, whether it is paused, and its work that waits and that is under way."""
+    """List queues with their waiting and leased work."""
+    from services.job_queue import queues
+
     engine = connect_database("migrator")
     with engine.connect() as connection:
         rows = queues.list_queues(connection)
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows]))
+        print_json([asdict(row) for row in rows])
         return
-    table = Table("queue", "", "waiting", "under way", box=None)
-    for row in rows:
-        table.add_row(row.name, "paused" if row.paused else "", str(row.waiting), str(row.leased))
-    console.print(table)
+    cells = [(row.name, "paused" if row.paused else "", str(row.waiting), str(row.leased)) for row in rows]
+    print_table(("queue", "", "waiting", "leased"), cells)
 
 
 @app.command()
-def add(names: Annotated[list[str], typer.Argument(help="a-z, 0-9, _ and -; may be several")]) -> None:
-    """Add queues; jobs name them, and workers serve them with `darkroom worker --queue NAME`."""
+def add(
+    names: Annotated[list[str], typer.Argument(help="One or more names of a-z, 0-9, _ and -.")], as_json: AsJson = False
+) -> None:
+    """Add queues.
+
+    Jobs name their queue; workers serve a queue with `darkroom worker --queue NAME`. A queue that exists is unchanged.
+    """
+    from services.job_queue import queues
+
     engine = connect_database("migrator")
     with engine.begin() as connection:
         queues.add_queues(connection, names)
-    console.print(f"There: {', '.join(names)}")
+    if as_json:
+        print_json({"queues": names})
+    else:
+        typer.echo(f"Queues: {', '.join(names)}")
 
 
 @app.command()
-def pause(name: Name) -> None:
-    """Claim nothing more from a queue; what is under way is finished, and jobs may still be submitted."""
-    _set(name, paused=True)
-    console.print(f"Queue {name} is paused. Go on with: darkroom queues resume {name}")
+def pause(name: Name, as_json: AsJson = False) -> None:
+    """Pause a queue.
+
+    Workers claim nothing more from it and finish what they have. Jobs can still be submitted.
+    """
+    _set_paused(name, True)
+    if as_json:
+        print_json({"name": name, "paused": True})
+    else:
+        typer.echo(f"Queue {name} is paused. Resume it with: darkroom queues resume {name}")
 
 
 @app.command()
-def resume(name: Name) -> None:
-    """Claim from a queue again."""
-    _set(name, paused=False)
-    console.print(f"Queue {name} goes on.")
+def resume(name: Name, as_json: AsJson = False) -> None:
+    """Resume a paused queue."""
+    _set_paused(name, False)
+    if as_json:
+        print_json({"name": name, "paused": False})
+    else:
+        typer.echo(f"Queue {name} is resumed.")
 
 
-def _set(name: str, *, paused: bool) -> None:
+def _set_paused(name: str, paused: bool) -> None:
+    from services.job_queue import queues
+
     engine = connect_database("migrator")
     with engine.begin() as connection:
         if not queues.set_paused(connection, name, paused=paused):

@@ -1,4 +1,4 @@
-"""In what two releases differ."""
+"""The differences between two releases."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from sqlalchemy import Connection
 
 from services.registry import releases
@@ -22,58 +21,48 @@ GAP = 16  # pixels between the sheets
 
 @dataclass(frozen=True)
 class Differences:
-    """Settings by dotted name, and figures of evaluations with the same fingerprint: (one's, the other's)."""
+    """Settings that differ, and metrics of comparable evaluations: by name, the value of one and of the other."""
 
     names: tuple[str, str]
     manifests: tuple[Mapping[str, Any], Mapping[str, Any]]
     settings: Mapping[str, tuple[Any, Any]]
-    figures: Mapping[str, tuple[float, float]]
+    metrics: Mapping[str, tuple[float, float]]
 
     def to_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {"releases": self.names, "settings": self.settings, "figures": self.figures}
+        """Return a document for programs. Its keys are part of the command's contract."""
+        return {"releases": self.names, "settings": self.settings, "figures": self.metrics}
 
-    def settings_table(self) -> Table:
-        """What was asked for otherwise."""
-        table = Table("setting", *self.names, box=None)
-        for name, (a, b) in self.settings.items():
-            table.add_row(name, str(a), str(b))
-        if not self.settings:
-            table.add_row("none differs", "", "")
-        return table
+    def setting_rows(self) -> list[tuple[str, ...]]:
+        """Return a row for each setting: name and both values."""
+        return [(name, str(a), str(b)) for name, (a, b) in self.settings.items()]
 
-    def figures_table(self) -> Table:
-        """What was measured alike."""
-        table = Table("figure", *self.names, "change", box=None)
-        for name, (a, b) in self.figures.items():
-            table.add_row(name, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}")
-        if not self.figures:
-            table.add_row("never evaluated alike: no two figures compare", "", "", "")
-        return table
+    def metric_rows(self) -> list[tuple[str, ...]]:
+        """Return a row for each metric: name, both values and the change."""
+        return [(name, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}") for name, (a, b) in self.metrics.items()]
 
 
-def differences(connection: Connection, one: str, other: str) -> Differences:
-    """Of two references. Raises RegistryError."""
+def compare(connection: Connection, one: str, other: str) -> Differences:
+    """Compare two releases, each given as name, name@alias or name@version. Raises RegistryError."""
     rows = releases.find(connection, one), releases.find(connection, other)
-    changes = fields.differences(*(described(row.manifest) for row in rows))
+    changes = fields.differences(*(comparable_fields(row.manifest) for row in rows))
     return Differences(
         names=(f"{rows[0].name}@{rows[0].version}", f"{rows[1].name}@{rows[1].version}"),
         manifests=(rows[0].manifest, rows[1].manifest),
         settings={name: (a, b) for name, a, b in changes},
-        figures=dict(compared(connection, rows[0].id, rows[1].id)),
+        metrics=dict(compare_metrics(connection, rows[0].id, rows[1].id)),
     )
 
 
-def described(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a release, without its weights."""
+def comparable_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what determines a release, without its weights."""
     lineage = manifest["lineage"]
     parents = {name: lineage[name][:12] for name in ("autoencoder", "initial") if name in lineage}
     about = {key: manifest[key] for key in ("kind", "image_shape", "latent_shape", "architecture")}
     return {**about, "parents": parents, "experiment": lineage.get("experiment", {}), "data": lineage.get("data", {})}
 
 
-def compared(connection: Connection, one: int, other: int) -> Iterator[tuple[str, tuple[float, float]]]:
-    """The numbers of the latest pair of evaluations that have the same fingerprint."""
+def compare_metrics(connection: Connection, one: int, other: int) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Yield the numbers of the latest pair of evaluations with the same fingerprint, which makes them comparable."""
     pair = latest_comparable(connection, one, other)
     if pair is None:
         return
@@ -84,8 +73,8 @@ def compared(connection: Connection, one: int, other: int) -> Iterator[tuple[str
             yield name, both
 
 
-def draw(found: Differences, settings: Settings, path: Path) -> bool:
-    """Both sample sheets side by side, as a PNG. False where a release has none."""
+def write_sheets(found: Differences, settings: Settings, path: Path) -> bool:
+    """Write both sample sheets side by side, as a PNG. Return False if a release has none."""
     from PIL import Image
 
     store = ObjectStore.connect(settings)

@@ -1,30 +1,48 @@
-"""Connections of a command: settings and a database whose schema is checked."""
+"""How a command connects: settings of its role, and a database whose schema this version works with."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sqlalchemy import Engine
 
 from services.local_stack.logins import Role
-from services.settings import DatabaseSettings, Settings, load, load_database
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from services.settings import DatabaseSettings, Settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
-def connect(role: Role) -> tuple[Settings, Engine]:
-    """The settings of a role, and the database, which has answered and has its tables. Raises DatabaseError."""
+def connect(role: Role) -> "tuple[Settings, Engine]":
+    """Return the settings of a role, and an engine. Raises DatabaseError unless the schema can be used."""
+    from services.settings import load
+
     settings = load(role)
-    return settings, _opened(settings)
+    return settings, _check(create_engine(settings))
 
 
-def connect_database(role: Role) -> Engine:
-    """The same for a command that needs no S3."""
-    return _opened(load_database(role))
+def connect_database(role: Role) -> "Engine":
+    """Return an engine, for a command that needs no S3. Raises DatabaseError unless the schema can be used."""
+    return _check(open_database(role))
 
 
-def _opened(settings: DatabaseSettings) -> Engine:
-    from services.database import connections, schema
+def open_database(role: Role) -> "Engine":
+    """Return an engine without looking at the schema, for the commands that manage it."""
+    from services.settings import load_database
 
-    engine = connections.connect(settings.database_url.get_secret_value())
+    return create_engine(load_database(role))
+
+
+def create_engine(settings: "DatabaseSettings") -> "Engine":
+    """Return an engine for the database of the settings. It does not connect yet."""
+    from services.database import connections
+
+    return connections.connect(settings.database_url.get_secret_value())
+
+
+def _check(engine: "Engine") -> "Engine":
+    from services.database import schema
+
     schema.check_schema(engine)
     return engine

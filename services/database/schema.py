@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 import migrations
 from services.database.connections import DatabaseError, brief, unreachable
+
+if TYPE_CHECKING:  # every command checks the schema, few change it, and Alembic is slow to import
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 MIGRATIONS = Path(migrations.__file__).parent
 OLDEST_SCHEMA = "0004"  # the oldest revision that this code's workers, dispatchers and commands work with
@@ -55,10 +57,8 @@ class Schema:
 
 
 def newest_revision(folder: Path = MIGRATIONS) -> str:
-    """Return the newest revision of the migrations in a folder."""
-    newest = ScriptDirectory.from_config(_alembic_config(folder)).get_current_head()
-    assert newest is not None
-    return newest
+    """Return the newest revision of the migrations in a folder. Their files begin with it."""
+    return max(path.name.split("_")[0] for path in (folder / "versions").glob("[0-9]*.py"))
 
 
 def read_schema(connection: Connection, folder: Path = MIGRATIONS) -> Schema:
@@ -113,8 +113,10 @@ def upgrade(engine: Engine, folder: Path = MIGRATIONS, timeout_s: float = TIMEOU
 
 def downgrade(engine: Engine, revision: str, folder: Path = MIGRATIONS) -> None:
     """Downgrade the schema to an older revision and lose what newer ones added. Raises DatabaseError."""
+    from alembic import command
+
     config = _alembic_config(folder)
-    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    known = [script.revision for script in _script_directory(folder).walk_revisions()]
     if revision not in known:
         raise DatabaseError(f"revision: {revision!r} is not known; permitted: {', '.join(sorted(known))}")
     with _upgrade_lock(engine), engine.begin() as connection:
@@ -126,14 +128,22 @@ def downgrade(engine: Engine, revision: str, folder: Path = MIGRATIONS) -> None:
 # -- steps -------------------------------------------------------------------------------------
 
 
-def _alembic_config(folder: Path) -> Config:
+def _alembic_config(folder: Path) -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(folder))
     return config
 
 
+def _script_directory(folder: Path) -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_alembic_config(folder))
+
+
 def _revision_after(revision: str | None, folder: Path) -> str:
-    scripts = ScriptDirectory.from_config(_alembic_config(folder)).walk_revisions()
+    scripts = _script_directory(folder).walk_revisions()
     return next(script.revision for script in scripts if script.down_revision == revision)
 
 
@@ -148,7 +158,7 @@ def _upgrade_lock(engine: Engine) -> Iterator[None]:
             connection.execute(text(f"SELECT pg_advisory_unlock({UPGRADE_LOCK})"))
 
 
-def _run_step(engine: Engine, config: Config, revision: str, timeout_s: float) -> None:
+def _run_step(engine: Engine, config: "Config", revision: str, timeout_s: float) -> None:
     """Run one migration, and retry after a pause while it cannot lock a table. Raises DatabaseError."""
     deadline, pause_s = time.monotonic() + timeout_s, FIRST_PAUSE_S
     while not _try_step(engine, config, revision):
@@ -162,8 +172,10 @@ def _run_step(engine: Engine, config: Config, revision: str, timeout_s: float) -
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def _try_step(engine: Engine, config: Config, revision: str) -> bool:
+def _try_step(engine: Engine, config: "Config", revision: str) -> bool:
     """Run one migration. Returns False if it could not lock a table."""
+    from alembic import command
+
     try:
         with engine.connect() as connection:
             # `SET LOCAL` would end with the transaction, and a step may have several.

@@ -89,6 +89,11 @@ class StackState:
         )
 
 
+def stack_root(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of the local stack: DARKROOM_ROOT, or .darkroom in the working directory."""
+    return Path(environ.get(ROOT_VARIABLE, ".darkroom")).resolve()
+
+
 def create(ports: Mapping[str, int]) -> StackState:
     """A new stack with fresh passwords."""
     return StackState(

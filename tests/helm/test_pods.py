@@ -181,7 +181,7 @@ def test_commands_are_those_of_the_code(name: str) -> None:
             command: Any = root
             words = list(container["args"])
             while words and hasattr(command, "commands"):
-                command = command.commands[words.pop(0)]
+                _, command, words = command.resolve_command(typer.Context(command), words)
             assert not hasattr(command, "commands")
             command.make_parser(typer.Context(command)).parse_args(words)  # raises where words do not fit
 

@@ -12,7 +12,7 @@ spec:
       {{- include "darkroom.migration.rest" . | nindent 6 }}
     {{- if $values.logins }}
     - {{ include "darkroom.container" (list . .Values.slimImage "logins") | indent 6 | trim }}
-      args: [db, logins]
+      args: [db, set-logins]
       {{- include "darkroom.migration.rest" . | nindent 6 }}
     {{- end }}
   containers:

@@ -87,10 +87,10 @@ def test_a_job_past_its_retention_goes_with_its_images(stack: Stack, job: uuid.U
     before = left_of(stack, younger)
     assert left_of(stack, job) == {"jobs": 1, "outputs": 4, "work": 3, "objects": 7}
     told = darkroom_here("prune", "--dry-run").stdout
-    assert f"job {job} of default, 4 images\n1 jobs and 0 blobs would go." in told
+    assert f"job {job} of default, 4 images\n1 jobs and 0 blobs would be deleted." in told
     assert left_of(stack, job)["objects"] == 7
     told = darkroom_here("prune").stdout
-    assert f"job {job} of default, 4 images: gone" in told
+    assert f"deleted job {job} of default, 4 images" in told
     assert left_of(stack, job) == {"jobs": 0, "outputs": 0, "work": 0, "objects": 0}
     assert left_of(stack, younger) == before
 

@@ -61,7 +61,7 @@ def test_mistakes_are_one_line(darkroom_here: Darkroom, checkpoint: tuple[Path, 
     other = tmp_path / "other.yaml"
     other.write_text(config.read_text().replace("n_embed: 16", "n_embed: 17"))
     for arguments, told in (
-        ((file, "--config", config, "--output", full), "is there already"),
+        ((file, "--config", config, "--output", full), "already exists; give a new or empty folder"),
         ((damaged, "--config", config, "--output", out), "missing or damaged"),
         ((file, "--config", other, "--output", out), "of another shape: quantize.embedding.weight (16, 3)"),
         ((file, "--config", config, "--output", file / "out"), "cannot be written (Not a directory)"),

@@ -209,7 +209,7 @@ def test_no_superuser_is_needed(darkroom_here: Darkroom, tmp_path: Path) -> None
                 (tmp_path / role).write_text(f"postgresql://{role}_one:a-long-{role}@{at}\n")
             given = {"DARKROOM_DATABASE_URL": f"postgresql://owner:a-long-password@{at}",
                      "DARKROOM_LOGINS_DIR": str(tmp_path)}  # fmt: skip
-            done = darkroom_here("db", "logins", **given)
+            done = darkroom_here("db", "set-logins", **given)
             assert done.returncode == 0, done.stderr
             assert "dispatcher" in done.stdout
             client = connections.connect((tmp_path / "submitter").read_text().strip())
@@ -219,9 +219,9 @@ def test_no_superuser_is_needed(darkroom_here: Darkroom, tmp_path: Path) -> None
             done = darkroom_here("db", "wait", DARKROOM_DATABASE_URL=(tmp_path / "dispatcher").read_text().strip())
             assert (done.returncode, schema.newest_revision() in done.stdout) == (0, True), done.stderr
             (tmp_path / "worker").write_text("worker_one:a-secret-password")
-            done = darkroom_here("db", "logins", **given)
+            done = darkroom_here("db", "set-logins", **given)
             assert done.returncode == 1
-            assert "worker: is no URL" in done.stderr
+            assert "worker: not a database URL" in done.stderr
             assert "a-secret-password" not in done.stderr
 
 

@@ -1,23 +1,35 @@
-"""`darkroom worker | dispatcher`: the long-running processes, in the foreground or, for the demo, behind it."""
+"""`darkroom worker`, `dispatcher` and `exporter`: the processes of the service, in the foreground."""
 
 import signal
 import threading
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from services.cli.session import create_engine
 from services.errors import CommandError
-from services.process.celery_app import check_broker
-from services.settings import Settings, load, load_database
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from services.settings import Settings
+    from services.storage.object_store import ObjectStore
 
 
 def worker(
     queue: Annotated[list[str] | None, typer.Option(help="A queue to serve; may be repeated.")] = None,
-    rows: Annotated[int | None, typer.Option(min=2, max=1024, help="Network rows of every denoising step.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=2, max=1024, help="Rows of the network's batch in a denoising step.")
+    ] = None,
 ) -> None:
-    """Develop images until SIGTERM; then finish or give back what is under way."""
+    """Run a worker until SIGTERM.
+
+    It then finishes the images in progress, or returns their shards to the queue.
+    """
     from services.observability import http
     from services.process import celery_app
+    from services.settings import load
     from services.worker.worker import Worker
 
     changes = {name: value for name, value in {"queues": queue, "rows": rows}.items() if value}
@@ -29,52 +41,59 @@ def worker(
 
 
 def dispatcher() -> None:
-    """Plan jobs, send hints, take back what lost workers held, until SIGTERM."""
+    """Run a dispatcher until SIGTERM.
+
+    It plans jobs, sends hints, finalizes jobs and recovers the work of lost workers.
+    """
     from services.dispatcher.dispatcher import Dispatcher
     from services.observability import http
+    from services.settings import load
 
     settings = load("dispatcher")
     engine, store, app = _connect(settings)
     service = Dispatcher(settings, engine, store, app)
     http.serve(settings, service.health)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
+    _on_stop(service.stop)
     service.run()
 
 
 def exporter() -> None:
-    """Serve the queue's gauges to Prometheus until SIGTERM. One is enough; two would count the same queue twice."""
-    from services.database import connections
+    """Serve metrics of the queue to Prometheus until SIGTERM.
+
+    Run one for a database: two would report the same queue twice.
+    """
     from services.exporter import ExporterHealth, QueueCollector, make_registry
     from services.observability import http, logs
+    from services.settings import load_database
 
     settings = load_database("observer")
     if not settings.metrics_port:
         raise CommandError("DARKROOM_METRICS_PORT: 0 is not allowed here; permitted: the port to serve on, say 9464")
     logs.configure(settings)
-    collector = QueueCollector(connections.connect(settings.database_url.get_secret_value()), settings.stale_s)
+    collector = QueueCollector(create_engine(settings), settings.stale_s)
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    _on_stop(stopping.set)
     http.serve(settings, ExporterHealth(collector), make_registry(collector))
     stopping.wait()
 
 
-def _connect(settings: Settings) -> tuple[Any, Any, Any]:
-    """Database, bucket and broker, each of which has answered: a process that cannot work says so at its start."""
-    from services.database import connections, schema
+def _on_stop(stop: Callable[[], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
+
+
+def _connect(settings: "Settings") -> "tuple[Engine, ObjectStore, Any]":
+    """Connect to the database, the bucket and the broker, so that a process that cannot work fails at its start."""
+    from services.database import schema
     from services.observability import logs
     from services.process import celery_app
     from services.storage.object_store import ObjectStore
 
     logs.configure(settings)
-    engine = connections.connect(settings.database_url.get_secret_value())
+    engine = create_engine(settings)
     schema.check_schema(engine)
     store = ObjectStore.connect(settings)
     store.check()
     app = celery_app.make_app(settings)
-    check_broker(app)
+    celery_app.check_broker(app)
     return engine, store, app
-
-
-# -- behind the demo ---------------------------------------------------------------------------

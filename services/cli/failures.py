@@ -1,0 +1,93 @@
+"""How a command fails: one message, and an exit code."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from services.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR
+from training.errors import DarkroomError
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Turn every exception into a message on standard error and an exit code.
+
+    A DarkroomError has its own code. Any other exception is a bug: its traceback goes to a file that the message names.
+    """
+    try:
+        yield
+    except DarkroomError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if message := _database_message(error):
+            fail(message)
+        _fail_unexpectedly(error)
+
+
+def fail(message: str, exit_code: int = EXIT_USER_ERROR) -> NoReturn:
+    """Print a message, as a line of JSON where this process logs JSON, and exit."""
+    if _logs_json():
+        import logging
+
+        logging.getLogger("darkroom").error("%s", message)
+    else:
+        typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _database_message(error: Exception) -> str | None:
+    """Return what to say about an error of Postgres, or None for any other error."""
+    if "sqlalchemy" not in sys.modules:
+        return None
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    from services.database.connections import brief
+
+    if isinstance(error, OperationalError):
+        hint = "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
+        return f"Postgres does not answer ({brief(error)}). {hint}"
+    return brief(error) if isinstance(error, DBAPIError) else None
+
+
+def _fail_unexpectedly(error: Exception) -> NoReturn:
+    lines = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    message = f"unexpected error, please report it: {what}"
+    if _logs_json():
+        import logging
+
+        logging.getLogger("darkroom").critical("%s", message, exc_info=error)
+        sys.exit(EXIT_BUG)
+    fail(f"{message} (traceback: {_write_traceback(error)})", EXIT_BUG)
+
+
+def _write_traceback(error: Exception) -> Path | str:
+    """Write the traceback to a file of the local stack's logs, or of the temporary directory; return its path."""
+    import tempfile
+    import time
+    import traceback
+
+    from services.local_stack.state import stack_root
+
+    name = f"traceback-{time.strftime('%Y%m%d-%H%M%S')}-"
+    logs = stack_root() / "logs"
+    for folder in (logs if logs.is_dir() else None, None):
+        with (
+            suppress(OSError),
+            tempfile.NamedTemporaryFile("w", dir=folder, prefix=name, suffix=".txt", delete=False) as file,
+        ):
+            file.write(f"{sys.argv}\n\n")
+            traceback.print_exception(error, file=file)
+            return Path(file.name)
+    return "could not be written"
+
+
+def _logs_json() -> bool:
+    logs = sys.modules.get("services.observability.logs")  # not imported: this process has not configured its logs
+    return logs is not None and bool(logs.as_json())

@@ -1,0 +1,55 @@
+"""Find the job that a command names, and wait for its end."""
+
+import time
+import uuid
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from services.errors import CommandError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from services.job_queue.clients import Job, JobSummary
+
+POLL_INTERVAL_S = 0.25
+
+
+def find_job(engine: "Engine", job_id: str) -> "Job":
+    """Return a job. Raises CommandError if the id is malformed, or is not the id of a job of this tenant."""
+    from services.job_queue import clients
+
+    try:
+        identifier = uuid.UUID(job_id)
+    except ValueError:
+        raise CommandError(f"job: {job_id!r} is not a job id; list jobs with: darkroom jobs list") from None
+    with engine.connect() as connection:
+        job = clients.find_job(connection, identifier)
+    if job is None:
+        raise CommandError(f"job: you have no job {job_id}; list jobs with: darkroom jobs list")
+    return job
+
+
+def job_to_json(job: "JobSummary") -> dict[str, Any]:
+    """Return a job as a JSON document, without its plan."""
+    return {
+        key: value if value is None or isinstance(value, int | dict) else str(value)
+        for key, value in asdict(job).items()
+        if key != "plan"
+    }
+
+
+def wait_for_job(engine: "Engine", job_id: str, *, show_progress: bool = True) -> "Job":
+    """Wait until a job has ended, and return it. A progress bar is shown on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not show_progress) as progress:
+        bar = progress.add_task("submitted", total=None)
+        while True:
+            job = find_job(engine, job_id)
+            progress.update(bar, description=job.state, total=job.total or None, completed=job.succeeded + job.failed)
+            if job.has_ended:
+                return job
+            time.sleep(POLL_INTERVAL_S)
