@@ -35,7 +35,7 @@ COMMANDS = {
     "dispatcher": Entry("services.cli.processes:dispatcher", "Run a dispatcher until SIGTERM."),
     "exporter": Entry("services.cli.processes:exporter", "Serve metrics of the queue to Prometheus until SIGTERM."),
     "prune": Entry("services.cli.prune:prune", "Delete expired jobs and unreferenced blobs."),
-    "evaluate": Entry("services.cli.evaluate:evaluate", "Score a release on an image set."),
+    "evaluate": Entry("services.cli.evaluate:evaluate", "Score a release on the held-out images of an image set."),
 }
 
 

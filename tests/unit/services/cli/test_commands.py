@@ -1,29 +1,40 @@
 """The table of commands, and what its help page costs."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.testing
 
 from services.cli import app
 from services.cli.commands import COMMANDS, build
+from training.errors import DarkroomError
+from training.runs.errors import Interrupted
 
-HEAVY = (
-    "alembic", "boto3", "botocore", "celery", "kfp", "kombu", "psycopg", "pydantic", "rich", "sqlalchemy", "torch",
-)  # fmt: skip
+HEAVY = ("alembic", "boto3", "botocore", "celery", "kfp", "kombu", "psycopg", "rich", "sqlalchemy", "torch")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["pipeline", "--help"], ["jobs", "submit", "--help"]])
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["--help"], (*HEAVY, "pydantic")),
+        (["--version"], (*HEAVY, "pydantic")),
+        (["pipeline", "--help"], HEAVY),  # Typer itself may need pydantic for the options of a command
+        (["jobs", "submit", "--help"], HEAVY),
+    ],
+)
+def test_help_imports_nothing_heavy(arguments: list[str], heavy: tuple[str, ...]) -> None:
     code = (
         "import sys; sys.argv[:] = ['darkroom', *sys.argv[1:]]\n"
         "from services.cli import main\n"
         "try: main()\n"
         "except SystemExit as ended: assert not ended.code\n"
-        f"print(sorted({set(HEAVY)} & set(sys.modules)))"
+        f"print(sorted({set(heavy)} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -50,40 +61,39 @@ def test_a_misspelt_command_is_a_usage_error_with_a_suggestion() -> None:
     assert "Did you mean 'jobs'?" in done.stderr
 
 
-def leaves() -> Iterator[list[str]]:
-    """Every command with its groups, hidden old names included."""
-    group = typer.main.get_command(app)
+def leaves() -> Iterator[tuple[str, Any]]:
+    """Every command with its name, hidden old names included."""
+    group: Any = typer.main.get_command(app)
     context = typer.Context(group)
-    for name in group.list_commands(context):  # type: ignore[attr-defined]
-        _, command, _ = group.resolve_command(context, [name])  # type: ignore[attr-defined]
-        for inner in getattr(command, "commands", ()):
-            yield [name, inner]
-        if not hasattr(command, "commands"):
-            yield [name]
+    for name in group.list_commands(context):
+        _, command, _ = group.resolve_command(context, [name])
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {inner}", one) for inner, one in command.commands.items())
+        else:
+            yield name, command
 
 
-@pytest.mark.parametrize("arguments", [*leaves()], ids=" ".join)
-def test_every_command_has_help_for_itself_and_its_options(arguments: list[str]) -> None:
-    done = typer.testing.CliRunner().invoke(app, [*arguments, "--help"], terminal_width=200)
+every_command = pytest.mark.parametrize(("name", "command"), [*leaves()], ids=[name for name, _ in leaves()])
+
+
+@every_command
+def test_every_command_has_help_for_itself_and_its_options(name: str, command: Any) -> None:
+    assert command.get_short_help_str(200).endswith(".")
+    for parameter in command.params:
+        assert parameter.help, f"{name}: {parameter.name} has no help"
+    done = typer.testing.CliRunner().invoke(app, [*name.split(), "--help"])
     assert done.exit_code == 0
-    for line in done.stdout.split("Options:")[1].splitlines():
-        if line.strip().startswith("--"):
-            assert "  " in line.strip(), f"{line.strip()}: an option without help"
+    assert "Usage:" in done.stdout
 
 
-WITHOUT_JSON = {
-    "worker",
-    "dispatcher",
-    "exporter",
-    "demo",
-    "pipeline run",
-}  # they run until they are stopped, or for minutes
+# These run until they are stopped, or show the progress of minutes.
+WITHOUT_JSON = {"worker", "dispatcher", "exporter", "demo", "pipeline run"}
 
 
-@pytest.mark.parametrize("arguments", [*leaves()], ids=" ".join)
-def test_every_answer_can_be_had_as_json(arguments: list[str]) -> None:
-    done = typer.testing.CliRunner().invoke(app, [*arguments, "--help"])
-    assert ("--json" in done.stdout) is (" ".join(arguments) not in WITHOUT_JSON)
+@every_command
+def test_every_answer_can_be_had_as_json(name: str, command: Any) -> None:
+    options = [option for parameter in command.params for option in parameter.opts]
+    assert ("--json" in options) is (name not in WITHOUT_JSON)
 
 
 def test_completion_shows_its_script(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,3 +101,26 @@ def test_completion_shows_its_script(monkeypatch: pytest.MonkeyPatch) -> None:
     done = typer.testing.CliRunner().invoke(app, ["--show-completion", "bash"])
     assert done.exit_code == 0
     assert "complete" in done.stdout
+
+
+PAGE = Path("docs/commands.md").read_text()
+
+
+def test_the_page_of_commands_lists_every_command_with_its_help() -> None:
+    rows = dict(re.findall(r"^\| `([a-z-][a-z -]*)` \| (.+?) \|", PAGE, re.MULTILINE))
+    assert rows == {name: command.get_short_help_str(200) for name, command in leaves() if not command.hidden}
+    for name, _ in leaves():
+        assert f"`{name}`" in PAGE, "an old name is listed as one"
+
+
+def test_the_page_of_commands_lists_every_exit_code() -> None:
+    from services import errors
+    from services.process.watchdog import EXIT_HUNG
+    from services.worker.worker import EXIT_DEVICE
+
+    def all_errors(root: type[DarkroomError]) -> set[type[DarkroomError]]:
+        return {root}.union(*map(all_errors, root.__subclasses__()))
+
+    codes = {0, 2, EXIT_HUNG, EXIT_DEVICE, *(error.exit_code for error in all_errors(DarkroomError))}
+    codes |= {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)} == codes | {Interrupted.exit_code}
