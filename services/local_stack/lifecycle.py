@@ -1,7 +1,4 @@
-"""Postgres, Valkey and SeaweedFS on this machine, from Python packages, for ``darkroom up``.
-
-Everything listens on 127.0.0.1 only and asks for a password; all state lies under one folder.
-"""
+"""Start and stop the local stack, and report its status."""
 
 import fcntl
 import os
@@ -16,20 +13,22 @@ import psutil
 from services.local_stack import processes
 from services.local_stack import state as kept_state
 from services.local_stack.part import Part
-from services.local_stack.parts import all_parts
+from services.local_stack.postgres import Postgres
+from services.local_stack.seaweedfs import ObjectStore
 from services.local_stack.state import StackError, StackState, read
+from services.local_stack.valkey import Broker
 
 __all__ = ["ServiceStatus", "StackError", "StackState", "read", "start", "status", "stop"]
 
 START_TIMEOUT_S = 60.0
 LOCK_TIMEOUT_S = 120.0
-# The helpers of a killed Postgres hold its shared memory for a moment, in which it cannot start.
+# The child processes of a killed Postgres keep its shared memory for a moment, during which it cannot start.
 LAUNCH_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """How one part stands; ``running`` means that it is ours and answers to our credentials."""
+    """The status of one part. It is running if it was started here and accepts our credentials."""
 
     name: str
     running: bool
@@ -38,15 +37,20 @@ class ServiceStatus:
     log: Path
 
 
+def all_parts(root: Path) -> tuple[Part, ...]:
+    """Return the parts in the order in which they are shown."""
+    return (Postgres(root), Broker(root), ObjectStore(root))
+
+
 def _silent(message: str) -> None:
     pass
 
 
 def start(root: Path, *, ports: Mapping[str, int] | None = None, report: Callable[[str], None] = _silent) -> StackState:
-    """Start every part that does not run yet, and return once all of them do their work.
+    """Start every part that does not run yet, and return when all of them work.
 
-    ``ports`` asks for particular ports, by ``postgres``, ``broker`` or ``s3``; the others keep the
-    ports of the last start while these are free. Raises StackError where a person has to act.
+    `ports` requests ports for `postgres`, `broker` or `s3`. Other parts keep the port of their last start if it is
+    free. Raises StackError if the user has to do something.
     """
     root = root.resolve()
     try:
@@ -55,25 +59,25 @@ def start(root: Path, *, ports: Mapping[str, int] | None = None, report: Callabl
             return _start(root, ports or {}, report)
     except (OSError, psutil.AccessDenied) as error:
         raise StackError(
-            f"The stack in {root} cannot be started ({error}). See that this folder belongs to you and "
-            "that its disk has room, or choose another folder."
+            f"The stack in {root} cannot be started ({error}). Check that this folder belongs to you and "
+            "that its disk has space, or choose another folder."
         ) from error
 
 
 def stop(root: Path) -> list[str]:
-    """Stop what runs, in order and without loss; return the names of the parts stopped."""
+    """Stop the parts that run, without loss of data, and return their names."""
     root = root.resolve()
     if not root.is_dir():
         return []
     try:
         with _lock(root, _silent):
-            return _stop(root)
+            return processes.stop(root, [part.stop for part in all_parts(root)])
     except (OSError, psutil.AccessDenied) as error:
         raise StackError(f"The stack in {root} cannot be stopped ({error}). Run as the user who started it.") from error
 
 
 def status(root: Path) -> list[ServiceStatus]:
-    """How every part stands; empty if the stack was never started in ``root``."""
+    """Return the status of every part; empty if the stack was never started in `root`."""
     root = root.resolve()
     state = read(root)
     if state is None:
@@ -117,7 +121,7 @@ def _state_to_start(
         if running or (root / "postgres" / "data").exists():
             raise StackError(
                 f"{root / 'stack.json'} is missing, and with it the passwords of the data in {root}. "
-                f"Put it back, or run `darkroom down` and delete {root} to begin anew without that data."
+                f"Restore that file, or run `darkroom down` and delete {root} to start again without that data."
             )
         state = kept_state.create(kept_state.choose_ports({}, asked, running))
         kept_state.write(root, state)
@@ -138,7 +142,7 @@ def _wait_for(part: Part, state: StackState) -> None:
     while (failure := _failure(part.settle, state)) is not None:
         alive = processes.find(part.root, part.name) is not None
         if time.monotonic() > deadline or (not alive and attempts == LAUNCH_ATTEMPTS):
-            what = f"does not answer ({failure})" if alive else "ended as soon as it was started"
+            what = f"does not answer ({failure})" if alive else "exited as soon as it was started"
             raise StackError(
                 f"{part.name}: {what}. Run `darkroom down`, then `darkroom up` again. "
                 f"The end of {processes.log_path(part.root, part.name)}:\n"
@@ -157,37 +161,16 @@ def _failure(check: Callable[[StackState], None], state: StackState) -> Exceptio
         check(state)
     except StackError:
         raise
-    except Exception as error:  # Each client library has its own; all of them mean "not yet".
+    except Exception as error:  # each client library has its own errors; all of them mean "not yet"
         return error
     return None
-
-
-def _stop(root: Path) -> list[str]:
-    stopping = []
-    for part in all_parts(root):
-        process = processes.find(root, part.name)
-        if process:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(part.stop_signal)
-            stopping.append((part, process))
-    began = time.monotonic()
-    for part, process in stopping:
-        try:
-            process.wait(max(0.0, began + part.stop_timeout_s - time.monotonic()))
-        except psutil.TimeoutExpired:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-            process.wait()
-    for part in all_parts(root):
-        processes.forget(root, part.name)
-    return [part.name for part, _ in stopping]
 
 
 def _prepare(root: Path) -> None:
     if not root.exists():
         root.mkdir(mode=0o700, parents=True)
     if os.geteuid() == 0:
-        # Postgres runs as another account then, and has to pass through to its own folder.
+        # Postgres runs as another account then, and must be able to reach its own folder.
         root.chmod(root.stat().st_mode & 0o7777 | 0o011)
     for name in ("run", "logs"):
         (root / name).mkdir(mode=0o700, exist_ok=True)
@@ -197,7 +180,7 @@ def _prepare(root: Path) -> None:
 
 @contextmanager
 def _lock(root: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Hold the stack alone; the system lets go of the lock even if this process is killed."""
+    """Hold the lock of the stack. The system releases it even if this process is killed."""
     with (root / "lock").open("w") as file:
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         waiting = False
@@ -209,7 +192,7 @@ def _lock(root: Path, report: Callable[[str], None]) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise StackError(
                         f"Another `darkroom up` or `darkroom down` has been busy in {root} for "
-                        f"{LOCK_TIMEOUT_S:.0f} s. Wait for it or end it, then try again."
+                        f"{LOCK_TIMEOUT_S:.0f} s. Wait for it or stop it, then try again."
                     ) from None
                 if not waiting:
                     report("waiting for another `darkroom up` or `darkroom down` to finish")

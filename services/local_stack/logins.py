@@ -1,4 +1,4 @@
-"""The logins of the local stack, one per role, and the settings that reach it."""
+"""The logins of the local stack, one for each role, and the settings with which a process reaches it."""
 
 import hashlib
 import hmac
@@ -11,19 +11,19 @@ Role = Literal["submitter", "dispatcher", "worker", "publisher", "pruner", "obse
 
 
 def local_login(role: Role) -> str:
-    """The login that the local stack makes for a role."""
+    """Return the name of a role's login."""
     return "postgres" if role == "migrator" else f"local_{role}"
 
 
 def local_password(state: StackState, role: Role) -> str:
-    """A login's password, derived from the superuser's, so that one secret file is enough."""
+    """Return the password of a role's login. It is derived from the superuser's, so that one secret file is enough."""
     if role == "migrator":
         return state.postgres_password
     return hmac.new(state.postgres_password.encode(), local_login(role).encode(), hashlib.sha256).hexdigest()
 
 
 def local_values(state: StackState, role: Role, folder: Path) -> dict[str, str]:
-    """The settings under which a process of `role` reaches the local stack."""
+    """Return the settings with which a process of `role` reaches the local stack in `folder`."""
     login, password = local_login(role), local_password(state, role)
     return {
         "database_url": f"postgresql+psycopg://{login}:{password}@{HOST}:{state.postgres_port}/darkroom",

