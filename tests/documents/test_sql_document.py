@@ -1,4 +1,4 @@
-"""Statements shown in the documents run as shown."""
+"""The SQL of docs/sql.md and the Python of docs/model.md run as shown."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ SQL = re.findall(r"```sql\n(.*?)```", Path("docs/sql.md").read_text(), re.DOTALL
 
 
 @pytest.mark.parametrize("statement", SQL, ids=lambda s: s.split("\n")[0][:40])
-def test_sql_of_the_contract(stack: Stack, statement: str) -> None:
+def test_the_sql_examples_run_as_shown(stack: Stack, statement: str) -> None:
     url = stack.settings("submitter").database_url.get_secret_value().replace("+psycopg", "")
     with psycopg.connect(url) as connection:
         cursor = connection.execute(statement)

@@ -1,4 +1,4 @@
-"""What the chart renders is what an API server takes, under every kind of values."""
+"""The chart renders objects that an API server accepts, with every set of values."""
 
 import re
 import warnings
@@ -23,7 +23,7 @@ CUSTOM = {
     "PrometheusRule": PrometheusRule,
 }
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
-# Nothing about taste; what would be read otherwise than it was meant, or not at all.
+# Only rules about YAML that would be read differently than it looks, none about style.
 LINT = YamlLintConfig("""
 extends: default
 rules: {line-length: disable, document-start: disable, braces: disable, comments: {min-spaces-from-content: 1},
@@ -33,24 +33,24 @@ rules: {line-length: disable, document-start: disable, braces: disable, comments
 
 @every
 @pytest.mark.parametrize("version", ["1.30", "1.33", "1.36"])
-def test_objects_are_as_their_schemas_say(name: str, version: str) -> None:
+def test_objects_match_their_schemas(name: str, version: str) -> None:
     for one in objects(name):
         if one["kind"] in CUSTOM:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of its own serializer
+                warnings.simplefilter("ignore", UserWarning)  # from cloudcoil's serializer
                 CUSTOM[one["kind"]].model_validate(one)
         else:
             kubernetes_validate.validate(one, version, strict=True)
 
 
 @every
-def test_yaml_is_read_as_it_was_meant(name: str) -> None:
+def test_yaml_is_unambiguous(name: str) -> None:
     problems = [str(one) for one in linter.run(text(name), LINT) if one.rule != "empty-lines"]
     assert [one for one in problems if "trailing spaces" not in one] == []
 
 
 @every
-def test_lint_has_nothing_against_it(name: str) -> None:
+def test_helm_lint_passes(name: str) -> None:
     chosen = [word for file in MATRIX[name] for word in ("--values", str(CHART / file))]
     helm("lint", "--strict", str(CHART), *chosen, "--set", f"devServices.password={PASSWORD}")
 
@@ -72,23 +72,23 @@ def test_an_upgrade_changes_no_selector_and_no_job(name: str) -> None:
     assert fixed(objects(name)) == fixed(objects(name, upgrade=True))
 
 
-def test_another_image_is_another_migration_job() -> None:
-    def jobs(*more: str) -> set[str]:
+def test_a_new_image_gets_a_new_migration_job() -> None:
+    def job_names(*more: str) -> set[str]:
         found = yaml.safe_load_all(template(MATRIX["least"], *more).stdout)
         return {one["metadata"]["name"] for one in found if one and one["kind"] == "Job"}
 
-    assert jobs() == jobs("--set", "dispatcher.replicas=5")
-    assert not jobs() & jobs("--set", "slimImage.tag=another")
+    assert job_names() == job_names("--set", "dispatcher.replicas=5")
+    assert not job_names() & job_names("--set", "slimImage.tag=another")
 
 
 @every
-def test_objects_are_named_once_and_labelled(name: str) -> None:
+def test_names_are_unique_and_objects_are_labelled(name: str) -> None:
     names = Counter((one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects(name))
     assert {key: count for key, count in names.items() if count > 1} == {}
     for one in objects(name):
         assert len(one["metadata"]["name"]) <= 63
         if one["metadata"]["name"] in ("pictures-more", "pictures-of-a-team-text"):
-            continue  # a person's own
+            continue  # from extraObjects
         labels = one["metadata"]["labels"]
         assert labels["app.kubernetes.io/instance"] == "pictures"
         assert all(LABEL.fullmatch(str(value)) and isinstance(value, str) for value in labels.values())
@@ -96,7 +96,7 @@ def test_objects_are_named_once_and_labelled(name: str) -> None:
 
 
 def test_a_long_release_name_still_fits() -> None:
-    long = "a" * 53  # the longest that helm takes
+    long = "a" * 53  # the longest name that helm accepts
     done = helm("template", long, str(CHART), *(f"--values={CHART / file}" for file in MATRIX["least"]),
                 "--set", "workerPools.pool-of-20-lettersxx.replicas=1")  # fmt: skip
     for one in yaml.safe_load_all(done.stdout):
@@ -106,7 +106,7 @@ def test_a_long_release_name_still_fits() -> None:
 
 
 @every
-def test_every_selector_finds_exactly_its_own_pods(name: str) -> None:
+def test_every_selector_matches_exactly_its_own_pods(name: str) -> None:
     found = {pod.name: pod.metadata["labels"] for pod in pods(name)}
 
     def chosen(labels: dict[str, str]) -> set[str]:
@@ -133,7 +133,7 @@ def test_every_selector_finds_exactly_its_own_pods(name: str) -> None:
 
 
 @every
-def test_what_is_referred_to_is_there(name: str) -> None:
+def test_every_reference_resolves(name: str) -> None:
     there = {(one["kind"], one["metadata"]["name"]) for one in objects(name)}
     external = set()
     for pod in pods(name):
@@ -154,7 +154,7 @@ def test_what_is_referred_to_is_there(name: str) -> None:
     given = {"darkroom-database", "darkroom-broker", "darkroom-hmac", "darkroom-s3", "keys"}
     made = {name for kind, name in there if kind == "Secret"}
     assert external <= (made if name == "dev" else made | given)
-    # Of the objects that the chart makes, none is unused.
+    # The chart creates no unused service account.
     used = {pod.spec.get("serviceAccountName") for pod in pods(name)}
     accounts = {one["metadata"]["name"] for one in of_kind(name, "ServiceAccount")}
     assert {one for one in accounts - used if not one.endswith("-pipelines")} - {None} <= (

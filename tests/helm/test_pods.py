@@ -1,4 +1,4 @@
-"""Every pod of the chart: what it may do, what it asks for, and how it ends."""
+"""Every pod of the chart: its rights, its resources and its end."""
 
 import json
 import re
@@ -13,12 +13,12 @@ from services.settings import Settings
 from tests.support.chart import MATRIX, PASSWORD, PodTemplate, objects, of_kind, pods
 
 every = pytest.mark.parametrize("name", MATRIX)
-# What the restricted Pod Security Standard permits.
+# Volume types that the restricted Pod Security Standard permits.
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 
 
 @every
-def test_restricted(name: str) -> None:
+def test_pods_meet_the_restricted_standard(name: str) -> None:
     for pod in pods(name):
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys()
         assert pod.spec["securityContext"]["runAsNonRoot"] is True
@@ -35,7 +35,7 @@ def test_restricted(name: str) -> None:
 
 
 @every
-def test_nobody_has_a_token(name: str) -> None:
+def test_no_pod_has_a_token(name: str) -> None:
     for pod in pods(name):
         assert pod.spec["automountServiceAccountToken"] is False
     for account in of_kind(name, "ServiceAccount"):
@@ -43,16 +43,16 @@ def test_nobody_has_a_token(name: str) -> None:
 
 
 @every
-def test_names_within_a_pod_are_used_once_and_resolve(name: str) -> None:
+def test_names_within_a_pod_are_unique_and_resolve(name: str) -> None:
     for pod in pods(name):
         claims = [one["metadata"]["name"] for one in pod.owner["spec"].get("volumeClaimTemplates", ())]
         volumes = [one["name"] for one in pod.spec.get("volumes", ())] + claims
-        assert unique(volumes), pod.name
-        assert unique([one["name"] for one in pod.containers]), pod.name
+        assert is_unique(volumes), pod.name
+        assert is_unique([one["name"] for one in pod.containers]), pod.name
         mounted = set()
         for container in pod.containers:
             for kind, key in (("env", "name"), ("ports", "name"), ("volumeMounts", "mountPath")):
-                assert unique([one[key] for one in container.get(kind, ())]), (pod.name, kind)
+                assert is_unique([one[key] for one in container.get(kind, ())]), (pod.name, kind)
             mounted |= {one["name"] for one in container.get("volumeMounts", ())}
             ports = {one["name"] for one in container.get("ports", ())}
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -62,12 +62,12 @@ def test_names_within_a_pod_are_used_once_and_resolve(name: str) -> None:
         assert mounted == set(volumes), pod.name
 
 
-def unique(names: list[str]) -> bool:
+def is_unique(names: list[str]) -> bool:
     return max(Counter(names).values(), default=1) == 1
 
 
 @every
-def test_everything_has_requests_and_limits_and_room_to_write(name: str) -> None:
+def test_containers_have_requests_limits_and_a_writable_tmp(name: str) -> None:
     for pod in pods(name):
         for container in pod.containers:
             for kind in ("requests", "limits"):
@@ -78,7 +78,7 @@ def test_everything_has_requests_and_limits_and_room_to_write(name: str) -> None
 
 
 @every
-def test_a_gpu_is_asked_for_once_and_alike(name: str) -> None:
+def test_gpu_requests_equal_limits_and_are_unique(name: str) -> None:
     for pod in pods(name):
         for container in pod.containers:
             gpus = [
@@ -90,13 +90,13 @@ def test_a_gpu_is_asked_for_once_and_alike(name: str) -> None:
             assert not gpus[0] or container["name"] == "worker"
 
 
-def test_a_slice_of_a_gpu_replaces_the_whole() -> None:
+def test_a_mig_slice_replaces_the_whole_gpu() -> None:
     (preview,) = (pod for pod in pods("gcp") if pod.name.endswith("worker-preview"))
     assert {key for key in preview.main["resources"]["limits"] if "/" in key} == {"nvidia.com/mig-1g.10gb"}
 
 
 @every
-def test_who_is_scaled_has_no_replicas(name: str) -> None:
+def test_scaled_deployments_set_no_replicas(name: str) -> None:
     scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind(name, "ScaledObject")}
     for one in of_kind(name, "Deployment"):
         assert ("replicas" in one["spec"]) == (one["metadata"]["name"] not in scaled)
@@ -106,13 +106,13 @@ def test_who_is_scaled_has_no_replicas(name: str) -> None:
 def test_a_worker_has_time_to_drain(name: str) -> None:
     for pod in workers(name):
         drain = float(variables(pod)["DARKROOM_DRAIN_S"])
-        assert pod.spec["terminationGracePeriodSeconds"] >= 2 * drain + 10  # it finishes, then stores
+        assert pod.spec["terminationGracePeriodSeconds"] >= 2 * drain + 10  # finish images, then store them
         rollout = pod.owner["spec"]["strategy"]["rollingUpdate"]
         assert rollout["maxSurge"] or rollout["maxUnavailable"]
 
 
 @every
-def test_a_worker_writes_only_where_it_may(name: str) -> None:
+def test_caches_of_a_worker_are_on_a_writable_volume(name: str) -> None:
     for pod in workers(name):
         mounts = {mount["mountPath"] for mount in pod.main["volumeMounts"]}
         assert {"/tmp", "/cache", "/dev/shm"} <= mounts
@@ -132,13 +132,13 @@ def test_long_running_pods_have_the_three_probes(name: str) -> None:
     for pod in pods(name):
         if pod.component in ("dispatcher", "worker", "exporter"):
             assert {probe: pod.main[probe]["httpGet"]["path"] for probe in paths} == paths
-            # A worker that loads for long is given the time that its values say.
+            # The budget covers a worker that loads releases before it is ready.
             budget = pod.main["startupProbe"]["failureThreshold"] * pod.main["startupProbe"]["periodSeconds"]
             assert budget >= 60
 
 
 @every
-def test_settings_are_those_of_the_code(name: str) -> None:
+def test_settings_exist_in_the_code_and_accept_the_values(name: str) -> None:
     known = {f"DARKROOM_{field.upper()}" for field in Settings.model_fields} | {"DARKROOM_LOGINS_DIR"}
     for pod in pods(name):
         for container in pod.containers:
@@ -150,11 +150,11 @@ def test_settings_are_those_of_the_code(name: str) -> None:
                     field = key.removeprefix("DARKROOM_").lower()
                     needed = {"s3_bucket": "bucket", "database_url": "postgresql://h/d"}
                     parsed = json.loads(value) if value.startswith("[") else value
-                    Settings(**{**needed, field: parsed})  # raises where the code would not take it
+                    Settings(**{**needed, field: parsed})  # raises if the code rejects the value
 
 
 @every
-def test_each_command_has_the_settings_that_it_needs_and_no_secret_beside(name: str) -> None:
+def test_each_command_has_the_settings_it_needs_and_no_other_secret(name: str) -> None:
     store = {"DARKROOM_S3_BUCKET", "DARKROOM_S3_REGION", "DARKROOM_S3_ENDPOINT_URL",
              "DARKROOM_S3_ACCESS_KEY_ID", "DARKROOM_S3_SECRET_ACCESS_KEY"}  # fmt: skip
     for pod in pods(name):
@@ -172,7 +172,7 @@ def test_each_command_has_the_settings_that_it_needs_and_no_secret_beside(name: 
 
 
 @every
-def test_commands_are_those_of_the_code(name: str) -> None:
+def test_commands_exist_in_the_code(name: str) -> None:
     root = typer.main.get_command(cli.app)
     for pod in pods(name):
         for container in pod.containers:
@@ -183,11 +183,11 @@ def test_commands_are_those_of_the_code(name: str) -> None:
             while words and hasattr(command, "commands"):
                 _, command, words = command.resolve_command(typer.Context(command), words)
             assert not hasattr(command, "commands")
-            command.make_parser(typer.Context(command)).parse_args(words)  # raises where words do not fit
+            command.make_parser(typer.Context(command)).parse_args(words)  # raises if the arguments are wrong
 
 
 @every
-def test_secrets_are_nowhere_but_in_secrets(name: str) -> None:
+def test_passwords_are_only_in_secrets(name: str) -> None:
     for one in objects(name):
         if one["kind"] != "Secret":
             assert PASSWORD not in json.dumps(one)
@@ -203,7 +203,7 @@ def test_secrets_are_nowhere_but_in_secrets(name: str) -> None:
 
 
 @every
-def test_each_reads_the_password_of_its_own_role(name: str) -> None:
+def test_each_component_reads_the_password_of_its_own_role(name: str) -> None:
     roles = {"dispatcher": "dispatcher", "worker": "worker", "exporter": "observer", "retention": "pruner",
              "migration": "migrator", "test": "dispatcher"}  # fmt: skip
     for pod in pods(name):
@@ -212,7 +212,7 @@ def test_each_reads_the_password_of_its_own_role(name: str) -> None:
                 assert secret_keys(container)["DARKROOM_DATABASE_URL"] == roles[pod.component]
 
 
-def test_a_try_needs_no_gpu() -> None:
+def test_the_trial_needs_no_gpu() -> None:
     assert not [pod.name for pod in pods("dev") if "nvidia" in json.dumps(pod.spec)]
 
 

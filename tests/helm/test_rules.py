@@ -1,4 +1,4 @@
-"""Alerts and recording rules, evaluated by Prometheus' own tool."""
+"""Alerts and recording rules, evaluated by promtool."""
 
 import re
 import shutil
@@ -21,23 +21,23 @@ def rules() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
+    program = shutil.which("promtool")
+    if program is None:
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
-    return found
+    return program
 
 
-def test_prometheus_takes_them(promtool: str) -> None:
+def test_prometheus_accepts_the_rules(promtool: str) -> None:
     done = subprocess.run([promtool, "check", "rules", str(RULES)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_fires_when_it_should_and_not_before(promtool: str) -> None:
+def test_alerts_fire_when_they_should_and_not_before(promtool: str) -> None:
     done = subprocess.run([promtool, "test", "rules", str(CASES)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+def test_every_alert_has_a_firing_and_a_silent_case() -> None:
     cases = [case for test in yaml.safe_load(CASES.read_text())["tests"] for case in test.get("alert_rule_test", ())]
     alerts = {rule["alert"] for rule in rules() if "alert" in rule}
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
@@ -53,12 +53,12 @@ def test_every_alert_has_a_runbook() -> None:
             assert rule["alert"].lower() in headings
 
 
-def test_what_the_operator_gets_is_what_was_tested() -> None:
+def test_the_prometheus_rule_contains_the_tested_rules() -> None:
     (rendered,) = of_kind("aws", "PrometheusRule")
     assert rendered["spec"]["groups"] == yaml.safe_load(RULES.read_text())["groups"]
     (rendered,) = of_kind("everything", "PrometheusRule")
-    left = [rule.get("alert") for group in rendered["spec"]["groups"] for rule in group["rules"]]
-    assert set(left) == {rule.get("alert") for rule in rules()} - {"DarkroomWorkerFlapping"}
+    rendered_alerts = [rule.get("alert") for group in rendered["spec"]["groups"] for rule in group["rules"]]
+    assert set(rendered_alerts) == {rule.get("alert") for rule in rules()} - {"DarkroomWorkerFlapping"}
 
 
 def test_an_alert_that_does_not_exist_cannot_be_disabled() -> None:

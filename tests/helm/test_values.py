@@ -1,4 +1,4 @@
-"""Values: mistakes are refused by name, the schema knows every value, and the README tells what is true."""
+"""Values: mistakes are refused by name, and schema and README cover every value."""
 
 import json
 import re
@@ -16,7 +16,7 @@ LEAST = MATRIX["least"]
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ("objectStore.bucket=", "objectStore.bucket: must be given"),
         ("workerPools.default.queues={slow}", 'workerPools.default.queues: "slow" is not among queues: default'),
@@ -28,7 +28,7 @@ LEAST = MATRIX["least"]
         ("settings.staleSeconds=9", "settings.staleSeconds: 9 is not allowed; permitted: more than twice"),
         ("devServices.enabled=true,devServices.password=", "devServices.password: must be given"),
         ("metrics.rules.enabled=true,exporter.enabled=false", "the alerts need exporter.enabled"),
-        # What the schema says.
+        # Errors from the schema.
         ("workerPool.a.rows=3", "additional properties 'workerPool' not allowed"),
         ("workerPools.default.row=3", "additional properties 'row' not allowed"),
         ("workerDefaults.rows=1", "/workerDefaults/rows"),
@@ -39,20 +39,20 @@ LEAST = MATRIX["least"]
         ("devServices.password=short", "/devServices/password"),
     ],
 )
-def test_a_mistake_names_its_value(given: str, told: str) -> None:
+def test_a_mistake_names_its_value(given: str, message: str) -> None:
     done = template(LEAST, "--set", given, check=False)
     assert done.returncode != 0
-    assert told in done.stderr, done.stderr
+    assert message in done.stderr, done.stderr
 
 
-def test_the_bucket_is_all_that_must_be_said() -> None:
+def test_only_the_bucket_is_required() -> None:
     assert {pod.component for pod in pods("least")} == {
         "dispatcher", "exporter", "migration", "retention", "test", "worker",
     }  # fmt: skip
 
 
-def leaves(values: dict[str, Any], schema: dict[str, Any], whole: dict[str, Any], path: str = "") -> list[str]:
-    """Values that the schema does not know, and properties that have no value."""
+def find_mismatches(values: dict[str, Any], schema: dict[str, Any], whole: dict[str, Any], path: str = "") -> list[str]:
+    """Return values that the schema lacks, and properties of the schema that have no value."""
     while "$ref" in schema:
         schema = whole["$defs"][schema["$ref"].rsplit("/", 1)[1]]
     if "properties" not in schema:
@@ -60,28 +60,28 @@ def leaves(values: dict[str, Any], schema: dict[str, Any], whole: dict[str, Any]
     wrong = [f"{path}.{key}: only on one side" for key in values.keys() ^ schema["properties"].keys()]
     for key in values.keys() & schema["properties"].keys():
         if isinstance(values[key], dict):
-            wrong += leaves(values[key], schema["properties"][key], whole, f"{path}.{key}")
+            wrong += find_mismatches(values[key], schema["properties"][key], whole, f"{path}.{key}")
     return wrong
 
 
-def test_the_schema_knows_every_value_and_no_other() -> None:
+def test_the_schema_has_exactly_the_values() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    assert leaves(yaml.safe_load((CHART / "values.yaml").read_text()), schema, schema) == []
+    assert find_mismatches(yaml.safe_load((CHART / "values.yaml").read_text()), schema, schema) == []
     for name, one in {"": schema, **schema["$defs"]}.items():
         assert "properties" not in one or one["additionalProperties"] is False, name
 
 
-def test_a_subchart_may_be_given_global_values_of_its_parent() -> None:
+def test_global_values_of_a_parent_chart_are_accepted() -> None:
     template(LEAST, "--set", "global.anything=1")
 
 
-def documented(values: dict[str, Any], named: set[str], path: str = "") -> list[str]:
-    """Values that no @param names, neither themselves nor as part of an object."""
+def find_undescribed(values: dict[str, Any], named: set[str], path: str = "") -> list[str]:
+    """Return values that no @param describes, neither directly nor through an object that contains them."""
     missing = []
     for key, value in values.items():
         name = f"{path}{key}"
         if name not in named:
-            missing += documented(value, named, f"{name}.") if isinstance(value, dict) and value else [name]
+            missing += find_undescribed(value, named, f"{name}.") if isinstance(value, dict) and value else [name]
     return missing
 
 
@@ -89,7 +89,7 @@ def test_every_value_is_described() -> None:
     text = (CHART / "values.yaml").read_text()
     values = yaml.safe_load(text)
     named = re.findall(r"^## @param (\S+) (.+)$", text, re.MULTILINE)
-    assert documented(values, {name for name, _ in named}) == []
+    assert find_undescribed(values, {name for name, _ in named}) == []
     for name, _ in named:
         at: Any = values
         for part in name.split("."):
@@ -112,7 +112,7 @@ def test_the_readme_has_every_value_with_its_default() -> None:
 
 
 @pytest.mark.parametrize("name", MATRIX)
-def test_training_profiles_are_such_as_submitting_takes(name: str, tmp_path: Path) -> None:
+def test_submitting_accepts_the_training_profiles(name: str, tmp_path: Path) -> None:
     (config,) = (one for one in of_kind(name, "ConfigMap") if one["metadata"]["name"].endswith("training-profiles"))
     file = tmp_path / "profiles.yaml"
     file.write_text(config["data"]["profiles.yaml"])
@@ -130,12 +130,12 @@ def test_a_pool_replaces_a_selector_as_a_whole_and_merges_the_rest() -> None:
     (deployment,) = (pod for pod in pods("everything") if pod.name.endswith("a-pool-of-20-letters"))
     assert deployment.spec["nodeSelector"] == {"gpu": "h100"}
     assert deployment.main["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/mig-3g.40gb": 1}
-    assert deployment.spec["tolerations"]  # of the defaults
+    assert deployment.spec["tolerations"]  # from workerDefaults
     (cpu,) = (pod for pod in pods("everything") if pod.name.endswith("worker-cpu"))
     assert cpu.spec["nodeSelector"] == {"disk": "ssd"}
 
 
-def test_a_change_of_one_pool_touches_that_pool_alone() -> None:
+def test_a_change_of_one_pool_changes_only_that_pool() -> None:
     before = {str(one["metadata"]["name"]) + one["kind"]: one for one in objects("aws")}
     done = template(MATRIX["aws"], "--set", "workerPools.l4.rows=64")
     after = {str(one["metadata"]["name"]) + one["kind"]: one for one in yaml.safe_load_all(done.stdout) if one}
@@ -154,7 +154,7 @@ def test_large_numbers_stay_numbers() -> None:
     assert scaled["spec"]["triggers"][0]["metadata"]["targetQueryValue"] == "5000000"
 
 
-def test_dev_passwords_differ_and_stay() -> None:
+def test_dev_passwords_differ_and_are_stable() -> None:
     def passwords(done: str) -> list[str]:
         return re.findall(r"[:\s\"]([0-9a-f]{32})[@\s\"]", done)
 
@@ -166,8 +166,8 @@ def test_dev_passwords_differ_and_stay() -> None:
 
 
 @pytest.mark.parametrize("name", MATRIX)
-def test_the_notes_name_every_secret_that_pipelines_need(name: str, tmp_path: Path) -> None:
-    """Helm shows notes only of an installation, so they are rendered as if they were an object."""
+def test_the_notes_list_every_secret_that_pipelines_need(name: str, tmp_path: Path) -> None:
+    """Helm renders notes only during an installation, so this renders them as an object."""
     chart = shutil.copytree(CHART, tmp_path / "darkroom")
     shutil.copy(chart / "templates" / "NOTES.txt", chart / "files" / "notes.txt")
     (chart / "templates" / "notes.yaml").write_text('text: {{ tpl (.Files.Get "files/notes.txt") . | toJson }}')
