@@ -15,7 +15,7 @@ metadata = MetaData()
 
 
 class Table(DeclarativeBase):
-    """Python types and the Postgres types that they are kept as."""
+    """The Postgres type of each Python type."""
 
     metadata = metadata
     type_annotation_map = {  # noqa: RUF012
@@ -30,7 +30,7 @@ class Table(DeclarativeBase):
 
 
 class Tenant(Table):
-    """Who may submit jobs: one database login, the releases and the key prefixes it may use."""
+    """A submitter of jobs: its login, its share and quotas, the releases and key prefixes that it may use."""
 
     __tablename__ = "tenants"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -46,7 +46,7 @@ class Tenant(Table):
 
 
 class Queue(Table):
-    """A named line of work; a paused one is not claimed from."""
+    """A named line of work. Nothing is claimed from a paused queue."""
 
     __tablename__ = "queues"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -54,7 +54,7 @@ class Queue(Table):
 
 
 class ReleaseRow(Table):
-    """A published release: version n of a name, and its `release.json`."""
+    """A published release: a version of a name, and its `release.json`."""
 
     __tablename__ = "releases"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -69,7 +69,7 @@ class ReleaseRow(Table):
 
 
 class Evaluation(Table):
-    """What a release scored on one data set."""
+    """The metrics of a release under one fingerprint."""
 
     __tablename__ = "evaluations"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -89,7 +89,7 @@ class Alias(Table):
 
 
 class Promotion(Table):
-    """One move of an alias, kept for ever."""
+    """One move of an alias. Rows are never deleted."""
 
     __tablename__ = "promotions"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -103,7 +103,7 @@ class Promotion(Table):
 
 
 class Job(Table):
-    """What a client asked for, and how far it has come."""
+    """A client's request and its progress."""
 
     __tablename__ = "jobs"
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -131,7 +131,7 @@ class Job(Table):
 
 
 class WorkerRow(Table):
-    """A process that holds leases: a fresh id for each start."""
+    """A process that holds leases. Each start has a fresh id."""
 
     __tablename__ = "workers"
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -145,7 +145,7 @@ class WorkerRow(Table):
 
 
 class Work(Table):
-    """Anything that can crash half-way: planning a job, sampling images [start, stop), finalizing."""
+    """Work that a process leases: planning a job, sampling its images [start, stop), or finalizing it."""
 
     __tablename__ = "work"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -175,7 +175,7 @@ class Work(Table):
 
 
 class Output(Table):
-    """One image of a job, by its index: where it is stored, or why it is not."""
+    """One image of a job: where it is stored, or why it failed."""
 
     __tablename__ = "outputs"
     job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)

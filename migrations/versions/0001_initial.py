@@ -1,4 +1,4 @@
-"""Tenants, jobs, leased work, outputs, workers, releases; the roles that may touch them."""
+"""Tenants, jobs, leased work, outputs, workers and releases, and the roles that may use them."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = None
 
 GROUPS = ("darkroom_submitter", "darkroom_dispatcher", "darkroom_worker", "darkroom_publisher")
 
-# Roles belong to the whole server, so another database may have made them already.
+# Roles belong to the whole server, so another database may have created them already.
 ROLES = f"""
 DO $$
 DECLARE
@@ -23,7 +23,7 @@ REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO {", ".join(GROUPS)};
 """
 
-# RFC 9562, section 5.7: 48 bits of milliseconds, then random bits. Postgres 18 has its own.
+# RFC 9562, section 5.7: 48 bits of milliseconds, then random bits. Postgres 18 has this function.
 UUIDV7 = """
 DO $$
 BEGIN
@@ -153,7 +153,7 @@ CREATE TABLE work (
     CHECK ((state = 'leased') = (owner IS NOT NULL)),
     CHECK ((state = 'delayed') = (run_after IS NOT NULL))
 );
--- Each index serves one statement of services/job_queue.py and holds only the rows that it looks for.
+-- Each index serves one statement of services/job_queue and contains only the rows that the statement reads.
 CREATE INDEX work_to_sample ON work (priority DESC, id) WHERE state = 'ready' AND kind = 'sample';
 CREATE INDEX work_to_dispatch ON work (priority DESC, id) WHERE state = 'ready' AND kind <> 'sample';
 CREATE INDEX work_by_owner ON work (owner) WHERE state = 'leased';
@@ -181,7 +181,7 @@ INSERT INTO tenants (name, write_prefixes) VALUES ('default', '{outputs/default}
 """
 
 # A job belongs to the tenant whose login opened the session; session_user does not change with SET ROLE.
-# Whoever administers the database acts for the tenant "default".
+# The owner of the tables acts for the tenant "default".
 SUBMITTING = """
 CREATE FUNCTION current_tenant() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -266,7 +266,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # The roles stay: other databases of the same server may use them.
+    # The roles stay, because other databases of the server may use them.
     op.execute("""
         DROP TABLE outputs, work, jobs, workers, promotions, aliases, evaluations, releases, queues, tenants;
         DROP SEQUENCE work_token;

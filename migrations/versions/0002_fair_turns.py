@@ -1,4 +1,4 @@
-"""Fair turns for tenants, deadlines, cancelling, failed images again as a revision, jobs of many lines."""
+"""Fair queueing of tenants, deadlines, cancelling, revisions that retry failed images, items from JSON Lines."""
 
 from alembic import op
 
@@ -30,7 +30,7 @@ CREATE INDEX jobs_to_cancel ON jobs (id) WHERE cancel_requested_at IS NOT NULL A
 CREATE INDEX jobs_by_deadline ON jobs (deadline) WHERE deadline IS NOT NULL AND finished_at IS NULL;
 """
 
-# rank: whose turn it is, the lowest first. Of sampling in weighted network evaluations, of the rest in seconds.
+# rank: the lowest is claimed first. Sampling ranks count weighted network evaluations, the others seconds.
 WORK = """
 ALTER TABLE work
     ADD COLUMN tenant     text REFERENCES tenants,
@@ -62,7 +62,7 @@ ALTER TABLE outputs
 """
 
 SUBMITTING = """
--- An earlier job of a priority has its turn; a priority is worth a minute of waiting to be planned.
+-- Jobs of a priority are planned in their order; a priority is worth a minute of waiting.
 CREATE OR REPLACE FUNCTION enqueue_plan() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
@@ -74,7 +74,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Once a statement, so that a thousand jobs in one INSERT are counted once.
+-- This runs once per statement, so that a thousand jobs in one INSERT are counted once.
 CREATE FUNCTION hold_to_quota() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
@@ -98,7 +98,7 @@ END $$;
 CREATE TRIGGER hold_to_quota AFTER INSERT ON jobs REFERENCING NEW TABLE AS inserted
     FOR EACH STATEMENT EXECUTE FUNCTION hold_to_quota();
 
--- The job of a key that is taken already is the same job, or this is a mistake.
+-- A job whose key exists must be the same job; anything else is an error.
 CREATE FUNCTION submit_job(job jsonb) RETURNS uuid
 LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
@@ -138,7 +138,7 @@ LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
     SELECT submit_job(one.job) FROM jsonb_array_elements(jobs) WITH ORDINALITY AS one (job, position) ORDER BY position
 $$;
 
--- What is under way stops within two steps; images that are finished stay.
+-- Images that are being sampled stop within two steps; stored images stay.
 CREATE FUNCTION cancel_job(job uuid) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
@@ -156,7 +156,7 @@ BEGIN
     RETURN present;
 END $$;
 
--- A new revision of an ended job makes the images that it has not got; those that it has stay.
+-- A new revision of an ended job makes its missing images; stored images stay.
 CREATE FUNCTION retry_job(job uuid) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE

@@ -1,4 +1,4 @@
-"""How long a tenant's jobs are kept, and the role that removes what is past it."""
+"""How long a tenant's jobs are kept, and the role that deletes expired jobs."""
 
 from alembic import op
 
@@ -19,7 +19,7 @@ ALTER TABLE tenants ADD COLUMN retention_days integer CHECK (retention_days >= 1
 CREATE INDEX jobs_by_end ON jobs (tenant, finished_at) WHERE finished_at IS NOT NULL;
 """
 
-# A job's work goes with it by its foreign key, which asks for no right.
+# A job's work is deleted through its foreign key, which needs no privilege.
 GRANTS = """
 GRANT USAGE ON SCHEMA public TO darkroom_pruner;
 GRANT SELECT ON tenants, jobs, outputs, work, workers, releases TO darkroom_pruner;

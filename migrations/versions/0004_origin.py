@@ -1,4 +1,4 @@
-"""Where a release was made, beside what it is; which moves of an alias were steps back."""
+"""The origin of a release, and which moves of an alias were rollbacks."""
 
 from alembic import op
 

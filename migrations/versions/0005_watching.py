@@ -1,4 +1,4 @@
-"""What an autoscaler and an exporter may read, and which code works with which schema."""
+"""Views for autoscalers and the exporter, and which code works with which schema."""
 
 from alembic import op
 
@@ -14,21 +14,21 @@ BEGIN
 END $$;
 """
 
-# Views read with their owner's rights, so that whoever watches sees numbers and no request.
+# Views read with their owner's privileges, so the observer sees counts and no requests.
 VIEWS = """
--- Sampling that is not done, in network evaluations. Delayed work is not for now, so no machine need be started for it.
+-- Sampling that is not done, in network evaluations. Delayed work cannot run yet, so it needs no machine now.
 CREATE VIEW queue_load AS
     SELECT queue, tenant, state, sum(stop - start)::bigint AS images, sum(cost)::bigint AS evaluations
     FROM work WHERE kind = 'sample' AND state IN ('ready', 'leased', 'delayed')
     GROUP BY queue, tenant, state;
 
--- Jobs that have not ended; since: when the oldest could have begun.
+-- Jobs that have not ended; since: when the oldest could have started.
 CREATE VIEW open_jobs AS
     SELECT queue, tenant, state, count(*) AS jobs, min(greatest(created_at, run_after)) AS since
     FROM jobs WHERE finished_at IS NULL
     GROUP BY queue, tenant, state;
 
--- Jobs that some process works on, and how many of their images are settled.
+-- Jobs that a process works on, and how many of their images are settled.
 CREATE VIEW jobs_under_way AS
     SELECT id, queue, tenant, succeeded + failed AS settled
     FROM jobs WHERE finished_at IS NULL AND EXISTS (SELECT FROM work WHERE job_id = jobs.id AND state = 'leased');

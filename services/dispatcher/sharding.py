@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from services.job_queue import outputs
 from services.job_queue.leases import Lease
-from services.job_queue.outputs import MAX_ERROR, Output
+from services.job_queue.outputs import Output
 from services.job_queue.plan import Item, Plan
 from services.job_queue.planning import Shard
 from services.job_requests.image_spec import image_cost, image_spec
@@ -108,7 +108,7 @@ class LineShards:
         except RequestError as error:
             first = line.number * self._per_item
             failed = [
-                Output(index, line.number, None, error=f"line {line.number + 1}: {error}"[:MAX_ERROR])
+                Output.failure(index, line.number, f"line {line.number + 1}: {error}")
                 for index in range(first, first + self._per_item)
             ]
             outputs.record_outputs(self._connection, self._lease.job_id, failed)

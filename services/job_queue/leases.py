@@ -11,6 +11,7 @@ from services.observability import metrics
 from training.errors import DarkroomError
 
 MAX_ATTEMPTS = 3  # errors of a piece of work, or crashes that it alone can have caused, before it fails
+MAX_ERROR = 2_000  # characters of an error that are kept
 MAX_LOSSES = 2  # processes that died while they held it among other work, before it runs alone
 # The hard deadline of a lease, whatever its owner's heartbeat says: a quarter of an hour, and 5 s a network evaluation.
 DURATION = "(interval '900 seconds' + work.cost * interval '5 seconds')"
@@ -83,7 +84,7 @@ def postpone(connection: Connection, lease: Lease, error: str) -> None:
                 run_after = now() + make_interval(secs => 3 + 4 * random())
             WHERE id = :id
         """),
-        {"id": lease.id, "error": error[:2000]},
+        {"id": lease.id, "error": error[:MAX_ERROR]},
     )
 
 
@@ -105,7 +106,7 @@ def fail_attempt(connection: Connection, lease: Lease, error: str) -> bool:
             "id": lease.id,
             "state": WorkState.DELAYED if again else WorkState.FAILED,
             "again": again,
-            "error": error[:2000],
+            "error": error[:MAX_ERROR],
         },
     )
     return again
@@ -119,7 +120,7 @@ def record_loss(connection: Connection, work_id: int, error: str) -> bool:
     and again until a single image is left; work that cannot be cut has used an attempt.
     """
     work = connection.execute(text("SELECT * FROM work WHERE id = :id FOR UPDATE"), {"id": work_id}).one()
-    values = {"id": work_id, "error": error[:2000], "middle": (work.start + work.stop) // 2}
+    values = {"id": work_id, "error": error[:MAX_ERROR], "middle": (work.start + work.stop) // 2}
     failed = False
     if not work.isolated:
         changes = f"state = 'ready', suspect = losses + 1 >= {MAX_LOSSES}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import psycopg
 from sqlalchemy import URL
 
-CHANNEL = "darkroom_work"  # the migrations' triggers notify it
+CHANNEL = "darkroom_work"  # triggers of the tables notify it too
 
 
 def listen(url: URL, timeout_s: float = 1.0) -> Iterator[bool]:

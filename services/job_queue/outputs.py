@@ -4,12 +4,11 @@ import json
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Self
 
 from sqlalchemy import Connection, text
 
-from services.job_queue.leases import Lease, hold
-
-MAX_ERROR = 2_000  # characters of an image's error that are kept
+from services.job_queue.leases import MAX_ERROR, Lease, hold
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,11 @@ class Output:
     bytes: int | None = None
     profile: str | None = None
     error: str | None = None
+
+    @classmethod
+    def failure(cls, index: int, item: int, error: str, *, seed: int | None = None) -> Self:
+        """Make a failed image; a long error is cut to MAX_ERROR characters."""
+        return cls(index, item, seed, error=error[:MAX_ERROR])
 
 
 COLUMNS = ", ".join(field.name for field in fields(Output))
@@ -69,8 +73,7 @@ def fail_open_images(connection: Connection, lease: Lease, error: str) -> None:
     per_item = int(connection.scalar(query, {"id": lease.job_id}) or 1)
     settled = settled_indices(connection, lease.job_id, lease.start, lease.stop)
     unsettled = [index for index in range(lease.start, lease.stop) if index not in settled]
-    failed = [Output(index, index // per_item, None, error=error[:MAX_ERROR]) for index in unsettled]
-    record_outputs(connection, lease.job_id, failed)
+    record_outputs(connection, lease.job_id, [Output.failure(index, index // per_item, error) for index in unsettled])
 
 
 def record_outputs(connection: Connection, job_id: uuid.UUID, outputs: Sequence[Output]) -> None:

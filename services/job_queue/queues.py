@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from services.job_queue.notifications import CHANNEL
+
 
 @dataclass(frozen=True)
 class Queue:
@@ -65,5 +67,5 @@ def set_paused(connection: Connection, name: str, *, paused: bool) -> bool:
     )
     if result.rowcount == 0:
         return False
-    connection.execute(text("NOTIFY darkroom_work"))
+    connection.execute(text(f"NOTIFY {CHANNEL}"))
     return True

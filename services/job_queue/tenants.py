@@ -1,6 +1,5 @@
 """Tenants: who submits jobs, and what they may do."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from services.database.connections import DatabaseError
-
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+from services.database.logins import NAME
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ class Worker:
                 seed = spec.seed
                 engine.add(shard, spec)
             except ValueError as error:  # a condition that its schema permits and the model cannot use
-                record = Output(index, number, seed, error=str(error)[:2000])
+                record = Output.failure(index, number, str(error), seed=seed)
                 self._ending(shard, self.holdings.settle, shard, record)
 
     def _ending(self, shard: HeldShard, end: Callable[..., None], *arguments: Any) -> None:
