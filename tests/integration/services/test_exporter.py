@@ -1,4 +1,4 @@
-"""The queue's gauges, as Prometheus reads them, beside what is in the database."""
+"""The queue's gauges as Prometheus reads them, compared with the database."""
 
 import json
 import time
@@ -21,13 +21,13 @@ REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 10, "g
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Stack]:
-    """A stack whose queue nobody else fills."""
+    """A stack of its own, so that no other test fills its queue."""
     with fresh_stack() as running:
         yield running
 
 
 def gauges(collector: QueueCollector) -> dict[str, float]:
-    """Every sample, by name and labels."""
+    """Return every sample, by name and labels."""
     collector._read_at = -1e9
     return {
         sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
@@ -36,7 +36,7 @@ def gauges(collector: QueueCollector) -> dict[str, float]:
     }
 
 
-def test_an_empty_queue_is_nought_and_a_job_is_counted_until_it_is_done(own: Stack) -> None:
+def test_an_empty_queue_is_zero_and_a_job_is_counted_until_it_ends(own: Stack) -> None:
     port = free_port()
     collector = QueueCollector(own.engine("observer"), 30)
     with own.process("exporter", DARKROOM_METRICS_PORT=str(port)):
@@ -47,7 +47,7 @@ def test_an_empty_queue_is_nought_and_a_job_is_counted_until_it_is_done(own: Sta
         assert seen["darkroom_queue_evaluations,queue=default,state=ready,tenant="] == 0
         assert seen["darkroom_processes,kind=dispatcher"] == 0
         assert seen["process_start_time_seconds"] > 0
-        assert not any(name.startswith("darkroom_step") for name in seen)  # what workers count
+        assert not any(name.startswith("darkroom_step") for name in seen)  # only workers count these
     job = own.submit(REQUEST)
     later = own.submit(REQUEST, run_after="2100-01-01")
     seen = gauges(collector)
@@ -63,17 +63,17 @@ def test_an_empty_queue_is_nought_and_a_job_is_counted_until_it_is_done(own: Sta
             own.wait(job)
     seen = gauges(collector)
     assert "darkroom_queue_evaluations,queue=default,state=ready,tenant=default" not in seen
-    assert seen["darkroom_open_jobs,queue=default,state=submitted,tenant=default"] == 1  # that of 2100
+    assert seen["darkroom_open_jobs,queue=default,state=submitted,tenant=default"] == 1  # the one of 2100
     assert seen["darkroom_oldest_job_seconds,queue=default,state=submitted,tenant=default"] == 0
     assert own.job(later).state == "submitted"
 
 
-def test_a_job_that_gets_nowhere_is_timed(own: Stack) -> None:
+def test_a_stalled_job_is_timed(own: Stack) -> None:
     collector = QueueCollector(own.engine("observer"), 30)
     job = own.submit({**REQUEST, "images_per_item": 64})
     with own.process("dispatcher"):
         own.wait(job, "planned")
-    with own.engine("worker").begin() as connection:  # a worker that claims and then does nothing
+    with own.engine("worker").begin() as connection:  # a worker claims and then does nothing
         worker = uuid.uuid4()
         connection.execute(
             text("INSERT INTO workers (id, kind, host, pid) VALUES (:id, 'worker', 'h', 1)"), {"id": worker}
@@ -85,7 +85,7 @@ def test_a_job_that_gets_nowhere_is_timed(own: Stack) -> None:
             """),
             {"id": worker, "job": job},
         )
-    assert gauges(collector)["darkroom_stalled_seconds,queue=default"] == 0  # a fresh exporter knows of no past
+    assert gauges(collector)["darkroom_stalled_seconds,queue=default"] == 0  # a fresh exporter knows no past
     time.sleep(0.3)
     assert 0.3 <= gauges(collector)["darkroom_stalled_seconds,queue=default"] < 30
     with own.engine("worker").begin() as connection:
@@ -95,7 +95,7 @@ def test_a_job_that_gets_nowhere_is_timed(own: Stack) -> None:
         connection.execute(text("DELETE FROM jobs"))
 
 
-def test_tenants_beyond_the_busiest_are_one(own: Stack) -> None:
+def test_tenants_beyond_the_busiest_share_a_label(own: Stack) -> None:
     count = MAX_TENANTS + 10
     with own.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
@@ -126,7 +126,7 @@ def test_tenants_beyond_the_busiest_are_one(own: Stack) -> None:
         connection.execute(text("DELETE FROM jobs"))
 
 
-def test_the_observer_sees_numbers_and_no_request(own: Stack) -> None:
+def test_the_observer_reads_counts_and_no_requests(own: Stack) -> None:
     engine = own.engine("observer")
     with engine.connect() as connection:
         read_load(connection, 30)
@@ -136,15 +136,15 @@ def test_the_observer_sees_numbers_and_no_request(own: Stack) -> None:
             connection.execute(text(statement))
 
 
-def test_without_a_port_it_says_so(own: Stack) -> None:
+def test_without_a_port_it_names_the_variable(own: Stack) -> None:
     with own.process("exporter") as process:
         process.child.wait(30)
         assert process.child.returncode == 1
         assert "DARKROOM_METRICS_PORT: 0 is not allowed here" in process.log.read_text()
 
 
-def test_the_autoscaler_s_question_is_answered_in_evaluations(own: Stack) -> None:
-    """The query that KEDA is given, asked with the login that KEDA has."""
+def test_the_autoscalers_query_counts_evaluations(own: Stack) -> None:
+    """The chart's query for KEDA, with the login that KEDA uses."""
     (scaled,) = (one for one in of_kind("everything", "ScaledObject"))
     query = scaled["spec"]["triggers"][0]["metadata"]["query"].replace("'slow'", "'default'")
     with own.engine("migrator").begin() as connection:
@@ -167,7 +167,7 @@ def test_the_autoscaler_s_question_is_answered_in_evaluations(own: Stack) -> Non
         connection.execute(text("DELETE FROM jobs"))
 
 
-def test_a_frozen_postgres_is_not_waited_for(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_postgres_does_not_delay_scrapes(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.exporter.TIMEOUT_S", 0.5)
     collector = QueueCollector(own.engine("observer"), 30)
     assert gauges(collector)["darkroom_exporter_up"] == 1
@@ -190,8 +190,8 @@ def test_a_frozen_postgres_is_not_waited_for(own: Stack, monkeypatch: pytest.Mon
         assert time.monotonic() < deadline
 
 
-def test_without_postgres_there_are_no_numbers(own: Stack) -> None:
-    """Last in this file: it stops the database."""
+def test_without_postgres_only_the_up_gauge_is_exported(own: Stack) -> None:
+    """This is the last test of the file because it stops the database."""
     port = free_port()
     with own.process("exporter", DARKROOM_METRICS_PORT=str(port)):
         asked = Asked(port)

@@ -1,4 +1,4 @@
-"""What is past its retention goes, whole; what is needed stays, whoever publishes at the same moment."""
+"""Expired jobs are deleted completely, and blobs that a release needs stay, even during a concurrent publish."""
 
 import threading
 import uuid
@@ -26,21 +26,21 @@ NOW = timedelta(0)
 
 @pytest.fixture(scope="module")
 def dispatcher(stack: Stack) -> Iterator[Process]:
-    """One for all."""
+    """One process for all tests of this file."""
     with stack.process("dispatcher") as process:
         yield process
 
 
 @pytest.fixture(scope="module")
 def worker(stack: Stack) -> Iterator[Process]:
-    """One for all."""
+    """One process for all tests of this file."""
     with stack.process("worker") as process:
         yield process
 
 
 @pytest.fixture
 def job(stack: Stack, dispatcher: Process, worker: Process) -> uuid.UUID:
-    """A job that has ended with four images."""
+    """An ended job with four images."""
     job_id = stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 1})
     assert stack.wait(job_id).state == "succeeded"
     return job_id
@@ -60,7 +60,7 @@ def set_retention(stack: Stack, days: int | None) -> None:
 
 
 def age(stack: Stack, job_id: uuid.UUID, hours: int) -> None:
-    """Let a job have ended so long ago."""
+    """Set the end of a job to some hours ago."""
     with stack.engine("migrator").begin() as connection:
         connection.execute(
             text("UPDATE jobs SET finished_at = now() - make_interval(hours => :hours) WHERE id = :id"),
@@ -69,7 +69,7 @@ def age(stack: Stack, job_id: uuid.UUID, hours: int) -> None:
 
 
 def left_of(stack: Stack, job_id: uuid.UUID) -> dict[str, int]:
-    """What there is of a job: its row, its outputs, its work, its objects."""
+    """Count what exists of a job: rows of three tables, and objects."""
     with stack.engine("migrator").connect() as connection:
         counts = {
             name: connection.scalar(text(f"SELECT count(*) FROM {name} WHERE {column} = :id"), {"id": job_id})
@@ -79,7 +79,7 @@ def left_of(stack: Stack, job_id: uuid.UUID) -> dict[str, int]:
 
 
 @pytest.mark.usefixtures("kept_for_a_day")
-def test_a_job_past_its_retention_goes_with_its_images(stack: Stack, job: uuid.UUID, darkroom_here: Any) -> None:
+def test_an_expired_job_is_deleted_with_its_images(stack: Stack, job: uuid.UUID, darkroom_here: Any) -> None:
     younger = stack.submit({"items": [{"class_label": 1}], "steps": 1})
     stack.wait(younger)
     age(stack, job, 25)
@@ -95,17 +95,17 @@ def test_a_job_past_its_retention_goes_with_its_images(stack: Stack, job: uuid.U
     assert left_of(stack, younger) == before
 
 
-def test_without_a_retention_a_job_stays_for_ever(stack: Stack, job: uuid.UUID) -> None:
+def test_without_a_retention_a_job_stays(stack: Stack, job: uuid.UUID) -> None:
     age(stack, job, 24 * 3650)
     assert list(retention.prune_jobs(stack.engine("pruner"), stack.store())) == []
     age(stack, job, 0)
 
 
 @pytest.mark.usefixtures("kept_for_a_day")
-def test_pruning_that_was_interrupted_is_done_again(
+def test_interrupted_pruning_is_completed_next_time(
     stack: Stack, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Objects are half deleted when the store goes away: the job's row stays, for the next time."""
+    """The store fails after some objects are deleted. The job's row stays for the next time."""
     age(stack, job, 25)
     store, delete = stack.store(), ObjectStore.delete
 
@@ -123,19 +123,17 @@ def test_pruning_that_was_interrupted_is_done_again(
 
 
 @pytest.mark.usefixtures("kept_for_a_day")
-def test_a_job_that_is_tried_again_meanwhile_stays(
-    stack: Stack, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_is_retried_meanwhile_stays(stack: Stack, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch) -> None:
     age(stack, job, 25)
     found = expiry.expired_jobs
 
-    def and_then_it_is_tried_again(connection: Any) -> Any:
+    def and_then_it_is_retried(connection: Any) -> Any:
         expired = found(connection)
         with stack.engine("migrator").begin() as other:
             other.execute(text("UPDATE jobs SET finished_at = NULL WHERE id = :id"), {"id": job})
         return expired
 
-    monkeypatch.setattr(expiry, "expired_jobs", and_then_it_is_tried_again)
+    monkeypatch.setattr(expiry, "expired_jobs", and_then_it_is_retried)
     assert list(retention.prune_jobs(stack.engine("pruner"), stack.store())) == []
     assert left_of(stack, job)["objects"] == 7
     age(stack, job, 0)
@@ -152,7 +150,7 @@ def test_only_blobs_that_no_release_needs_are_deleted(stack: Stack) -> None:
 
 
 def test_no_blob_is_deleted_while_a_release_is_published(stack: Stack, tmp_path: Path) -> None:
-    """The publish has found its blobs in the store, and not yet said so."""
+    """The publisher has found its blobs in the store and not committed yet."""
     folder = make_tiny_release(tmp_path / "late", seed=5, name="late")
     with stack.engine("publisher").begin() as connection:
         releases.publish(connection, stack.store(), folder)
@@ -160,8 +158,8 @@ def test_no_blob_is_deleted_while_a_release_is_published(stack: Stack, tmp_path:
     assert retention.prune_blobs(stack.engine("pruner"), stack.store(), NOW) == 0
 
 
-def test_releases_that_are_published_while_blobs_are_pruned_are_whole(stack: Stack, tmp_path: Path) -> None:
-    """Each release's blobs are there before it, as those of a publish that was killed, and the pruner wants them."""
+def test_releases_published_while_blobs_are_pruned_are_complete(stack: Stack, tmp_path: Path) -> None:
+    """Each release's blobs exist before it, as after a killed publish, so the pruner tries to delete them."""
     folders = [make_tiny_release(tmp_path / f"r{seed}", seed=seed, name=f"race{seed}") for seed in range(10, 16)]
     stop, removed, refused = threading.Event(), 0, 0
 
@@ -191,7 +189,7 @@ def test_releases_that_are_published_while_blobs_are_pruned_are_whole(stack: Sta
             assert release_cache.fetch(store, row.manifest, tmp_path / "cache", 1.0).is_dir()
 
 
-def test_processes_that_ended_long_ago_are_forgotten(stack: Stack) -> None:
+def test_rows_of_processes_that_stopped_long_ago_are_deleted(stack: Stack) -> None:
     with stack.engine("migrator").begin() as connection:
         for days in (1, 8):
             connection.execute(
@@ -213,6 +211,6 @@ def test_processes_that_ended_long_ago_are_forgotten(stack: Stack) -> None:
         "SELECT * FROM aliases",
     ],
 )
-def test_the_pruner_may_nothing_else(stack: Stack, statement: str) -> None:
+def test_the_pruner_may_do_nothing_else(stack: Stack, statement: str) -> None:
     with stack.engine("pruner").begin() as connection, pytest.raises(ProgrammingError, match="permission denied"):
         connection.execute(text(statement))

@@ -1,4 +1,4 @@
-"""The migrations make the tables that the code believes in."""
+"""The migrations create the tables of migrations/tables.py."""
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -19,14 +19,14 @@ def test_tables_and_migrations_agree(stack: Stack) -> None:
 
 
 def is_expected(difference: object) -> bool:
-    """Partitions, indexes and constraints live in SQL alone: the code names none of them."""
+    """Partitions, indexes and constraints are in the migrations only."""
     kind, thing = (difference[0], difference[1]) if isinstance(difference, tuple) else (None, None)
     if kind == "remove_table":
         return str(getattr(thing, "name", "")) in ("outputs_all", "alembic_version")
     return kind in ("remove_index", "remove_constraint", "add_constraint")
 
 
-def test_down_and_up_again_on_another_database(stack: Stack) -> None:
+def test_downgrading_to_nothing_and_upgrading_again(stack: Stack) -> None:
     owner = stack.engine("migrator")
     with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("CREATE DATABASE round_trip"))

@@ -1,4 +1,4 @@
-"""Back up and restore: Postgres goes back to a moment of its past, S3 does not, and nothing is lost or doubled."""
+"""After a restore Postgres is at an earlier moment than S3, and still no image is lost or doubled."""
 
 import hashlib
 import subprocess
@@ -22,7 +22,7 @@ def program(name: str) -> str:
 
 
 def restored(stack: Stack, dump: Path) -> None:
-    """An empty database in the place of what was there, filled from the dump."""
+    """Replace the database by an empty one and fill it from the dump."""
     url = stack.engine("migrator").url
     stack.close()
     server = connections.connect(url.set(database="postgres").render_as_string(hide_password=False))
@@ -34,7 +34,7 @@ def restored(stack: Stack, dump: Path) -> None:
     subprocess.run([program("pg_restore"), "--exit-on-error", f"--dbname={address}", str(dump)], check=True)
 
 
-def test_a_database_of_the_past_goes_on_beside_the_bucket_of_today(tmp_path: Path) -> None:
+def test_an_earlier_database_works_with_todays_bucket(tmp_path: Path) -> None:
     dump = tmp_path / "dump"
     with fresh_stack() as stack:
         with stack.process("dispatcher", **QUICK), stack.process("worker", **QUICK):
@@ -60,12 +60,12 @@ def test_a_database_of_the_past_goes_on_beside_the_bucket_of_today(tmp_path: Pat
         with stack.process("dispatcher", **QUICK), stack.process("worker", **QUICK):
             row = stack.wait(job)
             assert (row.state, row.succeeded, row.failed) == ("succeeded", 60, 0)
-            assert stack.images(job) == images  # what was stored first has stayed
+            assert stack.images(job) == images  # the first objects stay
             for output in stack.outputs(job):
                 assert hashlib.sha256(images[output.index]).hexdigest() == output.sha256
             assert len(stack.images(before)) == 3
             assert stack.store().get(row.manifest_key) == manifest
-            again = stack.submit({**REQUEST, "images_per_item": 2})  # clients go on too
+            again = stack.submit({**REQUEST, "images_per_item": 2})  # clients submit again
             assert stack.wait(again).state == "succeeded"
         with stack.engine("publisher").begin() as connection:
             assert releases.publish(connection, stack.store(), release) == ("later", 1)

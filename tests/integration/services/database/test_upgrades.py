@@ -1,4 +1,4 @@
-"""The schema moves under processes that run: old code on the new one, new code on the old one, and nobody waits."""
+"""The schema changes while processes run: old code works with the new schema, new code with the old, and none waits."""
 
 import io
 import os
@@ -26,7 +26,7 @@ Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @contextmanager
 def another_database(stack: Stack, name: str, owner: str = "postgres", password: str = "") -> Iterator[Engine]:
-    """An empty database beside the stack's."""
+    """An empty database next to the stack's."""
     administrator = stack.engine("migrator").execution_options(isolation_level="AUTOCOMMIT")
     with administrator.connect() as connection:
         connection.execute(text(f'CREATE DATABASE {name} OWNER "{owner}"'))
@@ -83,7 +83,7 @@ def test_older_code_on_a_newer_schema_knows_whether_it_may_run(stack: Stack) -> 
             connection.execute(
                 text("INSERT INTO schema_revisions VALUES ('9999', :head)"), {"head": schema.newest_revision()}
             )
-        assert schema.upgrade(engine) == "9999"  # no "Can't locate revision", and nothing done
+        assert schema.upgrade(engine) == "9999"  # without "Can't locate revision", and without a change
         assert schema.check_schema(engine).revision == "9999"
         with engine.begin() as connection:
             connection.execute(text("UPDATE schema_revisions SET oldest_code = '9000' WHERE revision = '9999'"))
@@ -104,7 +104,7 @@ def test_a_schema_that_is_too_old_is_named(stack: Stack) -> None:
             schema.downgrade(engine, "0999")
 
 
-def test_a_million_rows_are_migrated_and_writers_hardly_wait(stack: Stack) -> None:
+def test_writers_hardly_wait_while_a_million_rows_are_migrated(stack: Stack) -> None:
     with another_database(stack, "large") as engine:
         schema.upgrade(engine)
         schema.downgrade(engine, "0004")
@@ -156,21 +156,21 @@ def upgrade():
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Path:
-    """Migrations whose first step wants a strong lock."""
+    """Migrations whose first step needs an exclusive lock."""
     (tmp_path / "versions").mkdir()
     (tmp_path / "versions" / "0001.py").write_text(MIGRATION)
     (tmp_path / "env.py").write_text((schema.MIGRATIONS / "env.py").read_text())
     return tmp_path
 
 
-def test_a_step_that_cannot_have_its_lock_lets_others_pass_and_goes_on_later(
+def test_a_step_that_cannot_get_its_lock_blocks_nobody_and_is_retried(
     stack: Stack, waiting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "LOCK_TIMEOUT_S", 0.3)
     with another_database(stack, "busy") as engine:
         with engine.begin() as connection:
             connection.execute(text("CREATE TABLE busy (id integer)"))
-        with engine.connect() as reader:  # a report that somebody left open
+        with engine.connect() as reader:  # a report in an open transaction
             reader.execute(text("SELECT count(*) FROM busy"))
             time.sleep(1.1)
             with pytest.raises(
@@ -194,13 +194,13 @@ def test_a_step_that_cannot_have_its_lock_lets_others_pass_and_goes_on_later(
 
 
 def test_no_superuser_is_needed(darkroom_here: Darkroom, tmp_path: Path) -> None:
-    """As on managed Postgres: the login owns its database and may create roles, and no more."""
+    """As on managed Postgres, the login owns its database, may create roles and has no other privilege."""
     with fresh_stack() as own:
         url = own.engine("migrator").url
         with own.engine("migrator").begin() as connection:
             connection.execute(text("CREATE ROLE owner LOGIN CREATEROLE PASSWORD 'a-long-password'"))
             groups = connection.scalars(text("SELECT rolname FROM pg_roles WHERE rolname LIKE 'darkroom_%'")).all()
-            for group in groups:  # as if the owner had made them
+            for group in groups:  # as if the owner had created them
                 connection.execute(text(f"GRANT {group} TO owner WITH ADMIN OPTION"))
         with another_database(own, "managed", "owner", "a-long-password") as engine:
             assert schema.upgrade(engine) == schema.newest_revision()
@@ -225,7 +225,7 @@ def test_no_superuser_is_needed(darkroom_here: Darkroom, tmp_path: Path) -> None
             assert "a-secret-password" not in done.stderr
 
 
-def test_waiting_tells_what_for_and_ends(stack: Stack, darkroom_here: Darkroom) -> None:
+def test_db_wait_says_what_it_waits_for_and_ends(stack: Stack, darkroom_here: Darkroom) -> None:
     away = "postgresql://nobody:a-secret-password@127.0.0.1:1/darkroom"
     done = darkroom_here("db", "wait", "--timeout", "0", DARKROOM_DATABASE_URL=away)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""A claim reads a few rows of an index, however much work there is."""
+"""A claim reads a few rows of an index, however much work is ready."""
 
 import json
 from collections.abc import Iterator
@@ -55,8 +55,8 @@ def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         (claims.CLAIM_PLANNING, "work_to_dispatch"),
     ],
 )
-def test_a_claim_reads_no_more_than_it_takes(million: Engine, statement: Any, index: str) -> None:
-    """Among a million shards: by its index, in the order of the turns."""
+def test_a_claim_reads_only_what_it_claims(million: Engine, statement: Any, index: str) -> None:
+    """Among a million shards it reads its index, in the order of the ranks."""
     with million.begin() as connection:
         worker_id = processes.register(connection, ProcessKind.WORKER)
     values = {"queues": ["default"], "worker": worker_id, "count": 1, "release": "r7"}

@@ -20,7 +20,7 @@ def test_planning_cuts_a_job_into_shards_with_their_cost(stack: Stack, engine: E
     assert costs == [16 * 4, 16 * 4, 8 * 4]  # two steps, each with and without the condition
 
 
-def test_no_work_is_leased_twice_by_claimers_at_once(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_concurrent_claims_lease_no_work_twice(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     for _ in range(10):
         submit_planned(stack, engine, worker_id)
     taken: list[Lease] = []
@@ -41,7 +41,7 @@ def test_no_work_is_leased_twice_by_claimers_at_once(stack: Stack, engine: Engin
     assert len({lease.token for lease in taken}) == 30
 
 
-def test_higher_priority_first_then_older_first(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_claims_take_higher_priorities_and_then_older_jobs(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     low = submit_planned(stack, engine, worker_id, priority=-1)
     old, young = (submit_planned(stack, engine, worker_id) for _ in range(2))
     urgent = submit_planned(stack, engine, worker_id, priority=5)
@@ -51,7 +51,7 @@ def test_higher_priority_first_then_older_first(stack: Stack, engine: Engine, wo
     assert list(dict.fromkeys(order)) == [urgent, old, young, low]
 
 
-def test_a_paused_queue_is_not_claimed_from(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_nothing_is_claimed_from_a_paused_queue(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     submit_planned(stack, engine, worker_id)
     with engine.begin() as connection:
         connection.execute(text("UPDATE queues SET paused = true"))
@@ -63,7 +63,7 @@ def test_a_paused_queue_is_not_claimed_from(stack: Stack, engine: Engine, worker
     assert len(claim(engine, worker_id)) == 3
 
 
-def test_the_loaded_release_goes_on_within_its_quantum(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_the_loaded_release_continues_within_its_quantum(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     first = submit_planned(stack, engine, worker_id)
     second = submit_planned(stack, engine, worker_id)
     with engine.begin() as connection:
@@ -88,7 +88,7 @@ def test_the_loaded_release_goes_on_within_its_quantum(stack: Stack, engine: Eng
     assert claimed() == second
 
 
-def test_queues_with_work_are_hinted(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_only_queues_with_ready_shards_are_hinted(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     with engine.begin() as connection:
         assert queues.queues_with_work(connection) == []
     submit_planned(stack, engine, worker_id)

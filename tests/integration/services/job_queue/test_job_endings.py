@@ -15,7 +15,7 @@ from tests.support.job_queue import REQUEST, call_function, claim, job_state, se
 from tests.support.stack import Stack
 
 
-def test_a_job_for_later_waits(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_a_job_waits_for_its_run_after(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     job_id = stack.submit(REQUEST, run_after="2100-01-01")
     with engine.begin() as connection:
         assert maintenance.wake_delayed(connection) == 0
@@ -26,7 +26,7 @@ def test_a_job_for_later_waits(stack: Stack, engine: Engine, worker_id: uuid.UUI
     assert [lease.job_id for lease in claim(engine, worker_id, "plan")] == [job_id]
 
 
-def test_what_is_not_done_by_its_deadline_fails_and_what_is_done_stays(
+def test_a_deadline_fails_missing_images_and_keeps_stored_ones(
     stack: Stack, engine: Engine, worker_id: uuid.UUID
 ) -> None:
     job_id = submit_planned(stack, engine, worker_id, deadline="2100-01-01")
@@ -57,7 +57,7 @@ def test_a_deadline_before_planning_fails_the_job(stack: Stack, engine: Engine, 
     assert claim(engine, worker_id, "plan") == []
 
 
-def test_a_cancelled_job_keeps_its_images_and_pays_for_no_others(
+def test_a_cancelled_job_keeps_its_images_and_is_not_charged_for_others(
     stack: Stack, engine: Engine, worker_id: uuid.UUID
 ) -> None:
     with engine.begin() as connection:
@@ -77,7 +77,7 @@ def test_a_cancelled_job_keeps_its_images_and_pays_for_no_others(
         assert connection.scalar(text("SELECT count(*) FROM outputs")) == 16
 
 
-def test_a_job_that_is_not_planned_is_cancelled_at_once(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_a_submitted_job_is_cancelled_at_once(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     job_id = stack.submit(REQUEST)
     call_function(stack, "cancel_job", job_id)
     with engine.begin() as connection:
@@ -86,7 +86,7 @@ def test_a_job_that_is_not_planned_is_cancelled_at_once(stack: Stack, engine: En
     assert claim(engine, worker_id, "plan") == []
 
 
-def test_a_new_revision_makes_what_is_missing(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_a_new_revision_makes_the_missing_images(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     job_id = submit_planned(stack, engine, worker_id)
     with pytest.raises(DBAPIError, match="only what is partial, failed or cancelled"):
         call_function(stack, "retry_job", job_id)
@@ -132,7 +132,7 @@ def test_a_long_error_is_cut_in_the_reason_of_its_job(stack: Stack, engine: Engi
     assert reason == "x" * (jobs.MAX_REASON - 3) + "... (40 of 40 images)"
 
 
-def test_an_end_is_announced(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_the_end_of_a_job_is_notified(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as listener:
         listener.execute("LISTEN darkroom_job_ended")

@@ -11,13 +11,13 @@ from tests.support.stack import Stack
 
 
 def expire_leases(engine: Engine) -> tuple[list[Lease], list[Lease]]:
-    """All leases run out, as if their owners had died."""
+    """Expire all leases, as if their owners had died, and rescue the work."""
     with engine.begin() as connection:
         connection.execute(text("UPDATE work SET lease_until = now() - interval '1 s' WHERE state = 'leased'"))
         return maintenance.rescue(connection, stale_s=30)
 
 
-def test_a_lease_lasts_as_long_as_its_work_may_take(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_a_lease_lasts_as_long_as_its_work_can_take(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     """A thousand guided steps of sixteen images are not taken from a slow device that is alive."""
     submit_planned(stack, engine, worker_id)
     with engine.begin() as connection:
@@ -28,7 +28,7 @@ def test_a_lease_lasts_as_long_as_its_work_may_take(stack: Stack, engine: Engine
     assert {round(duration.total_seconds(), -2) for duration in lasts} == {900 + 5 * 32_000}
 
 
-def test_work_lost_in_company_spends_no_attempt_and_becomes_a_suspect(
+def test_work_lost_together_counts_no_attempt_and_becomes_a_suspect(
     stack: Stack, engine: Engine, worker_id: uuid.UUID
 ) -> None:
     submit_planned(stack, engine, worker_id)
@@ -43,7 +43,7 @@ def test_work_lost_in_company_spends_no_attempt_and_becomes_a_suspect(
 
 
 def test_one_image_that_kills_its_process_fails_alone(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
-    """Image 21 kills whoever samples it. Its shard is cut until it is alone; everything else succeeds."""
+    """Image 21 kills each process that samples it. Its shard is cut until the image is alone; all others succeed."""
     job_id = submit_planned(stack, engine, worker_id)
     crashes = 0
     while held := claim(engine, worker_id, count=1):
@@ -59,7 +59,7 @@ def test_one_image_that_kills_its_process_fails_alone(stack: Stack, engine: Engi
                     jobs.fail_shard(connection, one, "it kills")
         else:
             settle_shard(engine, lease)
-    assert crashes == leases.MAX_LOSSES + 4 + leases.MAX_ATTEMPTS  # 16 images are one after four cuts
+    assert crashes == leases.MAX_LOSSES + 4 + leases.MAX_ATTEMPTS  # four cuts leave one of 16 images
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
         assert jobs.end_job(connection, finalize, "manifest") == "partial"
@@ -73,14 +73,14 @@ def test_a_suspect_of_planning_is_claimed_alone(stack: Stack, engine: Engine, wo
     for _ in range(leases.MAX_LOSSES):
         assert len(claim(engine, worker_id, "plan")) == 3
         expire_leases(engine)
-    for _ in range(leases.MAX_ATTEMPTS):  # each crashes alone now
+    for _ in range(leases.MAX_ATTEMPTS):  # now each crashes alone
         for _ in range(3):
             assert len(claim(engine, worker_id, "plan")) == 1
         again, failed = expire_leases(engine)
     assert (again, len(failed)) == ([], 3)
 
 
-def test_a_retired_process_gives_its_work_back_untouched(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_a_retired_process_returns_its_work_to_the_queue(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     submit_planned(stack, engine, worker_id)
     claim(engine, worker_id)
     with engine.begin() as connection:
@@ -89,10 +89,8 @@ def test_a_retired_process_gives_its_work_back_untouched(stack: Stack, engine: E
     assert [tuple(row) for row in rows] == [("ready", 0, 0)] * 3
 
 
-def test_a_lease_that_its_process_does_not_know_of_is_given_back(
-    stack: Stack, engine: Engine, worker_id: uuid.UUID
-) -> None:
-    """A claim whose answer was lost with the connection; one that is being made just now is left alone."""
+def test_a_lease_that_its_process_does_not_know_is_released(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    """The answer to a claim was lost with the connection. A fresh claim is left alone."""
     submit_planned(stack, engine, worker_id)
     known, lost = claim(engine, worker_id, count=2)
     with engine.begin() as connection:

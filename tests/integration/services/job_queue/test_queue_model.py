@@ -1,6 +1,6 @@
-"""Whatever order claims, losses, errors, cancelling and retrying come in: nothing is lost, doubled or stuck.
+"""In every order of claims, losses, errors, cancelling and retrying, no image is lost or doubled and no job is stuck.
 
-A machine drives the queue's statements on real Postgres at random, beside a model of what must be so.
+A state machine runs the queue's statements on real Postgres at random and compares the result with a model.
 """
 
 import threading
@@ -27,8 +27,8 @@ from services.job_queue.states import RETRYABLE, TERMINAL, ProcessKind, WorkKind
 from tests.support.stack import Stack
 
 WORKERS = 3
-PICK = st.integers(0, 7)  # of the latest
-ENDS = ("store_all", "store_some", "store_all_but_one", "fail_an_attempt", "give_back", "isolate", "look_around")
+PICK = st.integers(0, 7)  # counted from the latest
+ENDS = ("store_all", "store_some", "store_all_but_one", "fail_an_attempt", "release", "isolate", "look_around")
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -44,14 +44,14 @@ class QueueMachine(RuleBasedStateMachine):
             connection.execute(text("DELETE FROM jobs"))
             self.workers = [processes.register(connection, ProcessKind.WORKER) for _ in range(WORKERS)]
             self.dispatcher = processes.register(connection, ProcessKind.DISPATCHER)
-        self.good: dict[tuple[uuid.UUID, int], str] = {}  # images that are stored: they stay for ever
+        self.good: dict[tuple[uuid.UUID, int], str] = {}  # stored images, which must stay
         self.tokens: set[int] = set()
         self.held: list[Lease] = []
         self.submitted: list[uuid.UUID] = []
 
-    # -- what happens ----------------------------------------------------------------------------
+    # -- rules -------------------------------------------------------------------------------------
 
-    # Few rules, for the machine leaves some of them out of each run.
+    # The rules are few because the machine leaves some of them out of each run.
 
     @rule(
         images=st.integers(1, 40),
@@ -66,7 +66,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def dispatch(self) -> None:
-        """A turn of the dispatcher."""
+        """One round of the dispatcher."""
         with self.engine.begin() as connection:
             maintenance.stop_jobs(connection)
             connection.execute(text("UPDATE work SET run_after = now() WHERE state = 'delayed'"))
@@ -90,7 +90,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def claim_all_at_once(self) -> None:
-        """Every worker at the same moment: no shard goes to two."""
+        """All workers claim at the same moment. No shard goes to two of them."""
         found: list[Lease] = []
         barrier = threading.Barrier(WORKERS)
 
@@ -114,11 +114,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.tokens |= tokens
         self.held += found
 
-    # What is drawn must not depend on what the database answered, so a lease or a job is picked by a number.
+    # Draws must not depend on the database's answers, so a number picks a lease or a job.
 
     @rule(pick=PICK, how=st.sampled_from(ENDS), share=st.floats(0, 1))
     def end(self, pick: int, how: str, share: float) -> None:
-        """What a holder does with a lease, stale or not. A stale one changes nothing."""
+        """A holder acts on a lease, which may be stale. A stale lease changes nothing."""
         if not self.held:
             return
         lease = self.held[-1 - pick % len(self.held)]
@@ -158,7 +158,7 @@ class QueueMachine(RuleBasedStateMachine):
             if not leases.fail_attempt(connection, lease, "boom"):
                 jobs.fail_shard(connection, lease, "boom")
 
-    def give_back(self, lease: Lease, share: float) -> None:
+    def release(self, lease: Lease, share: float) -> None:
         with self.engine.begin() as connection:
             leases.release_lease(connection, lease)
 
@@ -181,7 +181,7 @@ class QueueMachine(RuleBasedStateMachine):
                     text("UPDATE workers SET heartbeat_at = now() - interval '1 hour' WHERE id = :id"),
                     {"id": self.workers[worker]},
                 )
-                # Only that one is stale, however slow this machine is.
+                # Only that worker is stale, however slow this machine is.
                 _, failed = maintenance.rescue(connection, stale_s=1800)
                 for lease in failed:
                     jobs.fail_shard(connection, lease, "lost")
@@ -189,7 +189,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def cancel_or_retry(self, pick: int) -> None:
-        """Its owner's wish, whichever the state permits."""
+        """The owner retries the job if its state permits that, and cancels it if not."""
         if not self.submitted:
             return
         job_id = self.submitted[-1 - pick % len(self.submitted)]
@@ -200,7 +200,7 @@ class QueueMachine(RuleBasedStateMachine):
             else:
                 connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
 
-    # -- what is always so -----------------------------------------------------------------------
+    # -- invariants ------------------------------------------------------------------------------
 
     def is_current(self, lease: Lease) -> bool:
         with self.engine.connect() as connection:
@@ -220,7 +220,7 @@ class QueueMachine(RuleBasedStateMachine):
             ).all()
             rows = connection.execute(text("SELECT job_id, index, sha256 FROM outputs WHERE key IS NOT NULL")).all()
         assert wrong == []
-        # None is lost, none is listed that nobody stored, and the first that was stored stays.
+        # No image is lost, none is recorded that was not stored, and the first record stays.
         assert {(job_id, index): sha256 for job_id, index, sha256 in rows} == self.good
 
     @invariant()
@@ -237,7 +237,7 @@ class QueueMachine(RuleBasedStateMachine):
     # -- the end ---------------------------------------------------------------------------------
 
     def teardown(self) -> None:
-        """With healthy workers everything ends."""
+        """With healthy workers every job ends."""
         if not hasattr(self, "workers"):
             return
         for worker in range(WORKERS):
@@ -267,7 +267,7 @@ def engine(stack: Stack) -> Iterator[Engine]:
         connection.execute(text("DELETE FROM jobs"))
 
 
-def test_nothing_is_lost_doubled_or_stuck(stack: Stack, engine: Engine) -> None:
+def test_no_image_is_lost_or_doubled_and_no_job_is_stuck(stack: Stack, engine: Engine) -> None:
     class Machine(QueueMachine):
         pass
 

@@ -13,9 +13,7 @@ from tests.support.job_queue import claim, job_state, settle_shard, submit_plann
 from tests.support.stack import Stack
 
 
-def test_a_stale_holder_can_neither_record_nor_finish_nor_release(
-    stack: Stack, engine: Engine, worker_id: uuid.UUID
-) -> None:
+def test_a_stale_holder_cannot_settle_finish_or_release(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     job_id = submit_planned(stack, engine, worker_id)
     stale = claim(engine, worker_id, count=1)[0]
     with engine.begin() as connection:
@@ -52,7 +50,7 @@ def test_an_index_is_recorded_once_and_counted_once(stack: Stack, engine: Engine
         assert outputs.settled_indices(connection, job_id, lease.start, lease.stop) == {0}
 
 
-def test_the_last_shard_opens_finalizing_once_even_when_two_finish_at_once(
+def test_finalizing_opens_once_even_when_the_last_shards_finish_at_once(
     stack: Stack, engine: Engine, worker_id: uuid.UUID
 ) -> None:
     for _ in range(10):
@@ -76,7 +74,7 @@ def test_the_last_shard_opens_finalizing_once_even_when_two_finish_at_once(
             assert jobs.end_job(connection, finalize, "manifest") == "succeeded"
 
 
-def test_an_error_is_tried_three_times_with_pauses_and_then_fails_its_images(
+def test_an_error_is_retried_twice_after_pauses_and_then_fails_its_images(
     stack: Stack, engine: Engine, worker_id: uuid.UUID
 ) -> None:
     job_id = submit_planned(stack, engine, worker_id)
@@ -103,7 +101,7 @@ def test_an_error_is_tried_three_times_with_pauses_and_then_fails_its_images(
         assert connection.scalar(text("SELECT count(*) FROM outputs WHERE error = 'boom'")) == 16
 
 
-def test_work_that_is_put_off_spends_no_attempt(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+def test_postponed_work_counts_no_attempt(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     submit_planned(stack, engine, worker_id)
     (lease,) = claim(engine, worker_id, count=1)
     with engine.begin() as connection:

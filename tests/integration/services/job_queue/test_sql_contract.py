@@ -1,4 +1,4 @@
-"""A client's view: one INSERT, one's own rows, and nothing else."""
+"""What a client may do: insert jobs, read its own rows, and nothing else."""
 
 import time
 import uuid
@@ -17,7 +17,7 @@ REQUEST = '{"items":[{"class_label":3}],"images_per_item":16,"steps":30,"guidanc
 
 @pytest.fixture
 def client(stack: Stack) -> Iterator[psycopg.Connection]:
-    """A plain driver, as another language would have it, with the submitter's login."""
+    """A plain driver with the submitter's login, as another language would use."""
     url = stack.settings("submitter").database_url.get_secret_value().replace("+psycopg", "")
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection
@@ -54,7 +54,7 @@ def test_an_insert_returns_its_id_at_once_and_the_job_is_submitted(client: psyco
     assert row == ("submitted", "default")
 
 
-def test_the_group_role_itself_submits_for_the_default_tenant(stack: Stack) -> None:
+def test_the_group_role_submits_for_the_default_tenant(stack: Stack) -> None:
     url = stack.engine("migrator").url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET ROLE darkroom_submitter")
@@ -119,7 +119,7 @@ def test_tenants_see_only_their_own_jobs_and_outputs(
     assert key.startswith("outputs/other/")
 
 
-def test_a_login_without_a_tenant_is_told_what_is_missing(stack: Stack) -> None:
+def test_a_login_without_a_tenant_gets_a_hint(stack: Stack) -> None:
     with stack.engine("migrator").begin() as connection:
         logins.ensure_login(connection, "nobodys_login", group="submitter", password="a-long-password")
     url = stack.engine("migrator").url.set(
@@ -146,14 +146,14 @@ def test_a_login_without_a_tenant_is_told_what_is_missing(stack: Stack) -> None:
         ("model, request", "'m', jsonb_build_object('x', repeat('y', 5000000))", "request_is_at_most_4_mib"),
     ],
 )
-def test_what_is_no_request_at_all_is_refused_by_the_insert(
+def test_the_insert_refuses_malformed_jobs(
     client: psycopg.Connection, columns: str, values: str, complaint: str
 ) -> None:
     with pytest.raises(psycopg.Error, match=complaint):
         client.execute(f"INSERT INTO jobs ({columns}) VALUES ({values})")
 
 
-def test_submit_job_does_what_the_insert_does_and_a_key_returns_its_job(client: psycopg.Connection) -> None:
+def test_submit_job_inserts_and_returns_the_same_job_for_the_same_key(client: psycopg.Connection) -> None:
     job = '{"model": "nobody", "request": {"items": []}, "priority": 3, "idempotency_key": "function"}'
     first = fetch_value(client, "SELECT submit_job(%s)", (job,))
     assert client.execute("SELECT submit_job(%s)", (job,)).fetchone() == (first,)
@@ -182,12 +182,12 @@ def test_submit_job_does_what_the_insert_does_and_a_key_returns_its_job(client: 
         ),
     ],
 )
-def test_submit_job_refuses_what_is_no_job(client: psycopg.Connection, job: str, complaint: str) -> None:
+def test_submit_job_refuses_malformed_jobs(client: psycopg.Connection, job: str, complaint: str) -> None:
     with pytest.raises(psycopg.Error, match=complaint):
         client.execute("SELECT submit_job(%s)", (job,))
 
 
-def test_other_tenants_jobs_are_neither_cancelled_nor_tried_again(
+def test_jobs_of_other_tenants_cannot_be_cancelled_or_retried(
     client: psycopg.Connection, other_tenant: psycopg.Connection
 ) -> None:
     job_id = fetch_value(client, "INSERT INTO jobs (model, request) VALUES ('nobody', '{}') RETURNING id")
@@ -197,7 +197,7 @@ def test_other_tenants_jobs_are_neither_cancelled_nor_tried_again(
     assert client.execute("SELECT cancel_requested_at FROM jobs WHERE id = %s", (job_id,)).fetchone() == (None,)
 
 
-def test_a_tenant_has_no_more_open_jobs_than_its_quota(stack: Stack, other_tenant: psycopg.Connection) -> None:
+def test_a_quota_limits_the_open_jobs_of_a_tenant(stack: Stack, other_tenant: psycopg.Connection) -> None:
     def allow(count: int) -> None:
         with stack.engine("migrator").begin() as connection:
             connection.exec_driver_sql(f"UPDATE tenants SET max_open_jobs = {count} WHERE name = 'other'")
@@ -241,7 +241,7 @@ def test_an_idempotency_key_names_one_job(client: psycopg.Connection) -> None:
         ("tiny", {}, "items: missing"),
     ],
 )
-def test_a_request_that_does_not_fit_is_rejected_with_its_reason(
+def test_an_invalid_request_is_rejected_with_a_reason(
     stack: Stack, dispatcher: Process, model: str, request_: dict, reason: str
 ) -> None:
     row = stack.wait(stack.submit(request_, model=model), timeout=20)
@@ -250,7 +250,7 @@ def test_a_request_that_does_not_fit_is_rejected_with_its_reason(
     assert row.finished_at is not None
 
 
-def test_a_tenant_is_held_to_its_permitted_releases(stack: Stack, dispatcher: Process) -> None:
+def test_a_tenant_may_use_only_its_permitted_releases(stack: Stack, dispatcher: Process) -> None:
     def permit(names: str) -> None:
         with stack.engine("migrator").begin() as connection:
             connection.exec_driver_sql(f"UPDATE tenants SET permitted_releases = '{names}' WHERE name = 'default'")

@@ -1,4 +1,4 @@
-"""Tenants share the workers by their weights."""
+"""Tenants share the workers by weight."""
 
 import uuid
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.stack import Stack
 
 @pytest.fixture
 def tenants(engine: Engine) -> Iterator[None]:
-    """ant weighs 1, bee weighs 3; both as new as the default tenant."""
+    """Two tenants that have used nothing yet: ant with weight 1, bee with weight 3."""
     names = {"ant": 1, "bee": 3}
     with engine.begin() as connection:
         connection.execute(text("UPDATE tenants SET virtual_time = 0"))
@@ -30,7 +30,7 @@ def tenants(engine: Engine) -> Iterator[None]:
 
 
 def assign_to_tenant(engine: Engine, job_id: uuid.UUID, tenant: str) -> None:
-    """Let a job that is not planned yet be another tenant's."""
+    """Give an unplanned job to another tenant."""
     with engine.begin() as connection:
         for table, key in (("jobs", "id"), ("work", "job_id")):
             connection.execute(
@@ -51,7 +51,7 @@ def submit_planned_for(
 
 
 def serve(engine: Engine, worker_id: uuid.UUID, count: int = 1000) -> list[uuid.UUID]:
-    """Whose shards are claimed, in order; each is done before the next one is."""
+    """Claim and settle shards one after another. Returns their jobs in order."""
     order: list[uuid.UUID] = []
     while len(order) < count and (held := claim(engine, worker_id, count=1)):
         order.append(held[0].job_id)
@@ -60,7 +60,7 @@ def serve(engine: Engine, worker_id: uuid.UUID, count: int = 1000) -> list[uuid.
 
 
 def test_tenants_are_served_by_their_weights(stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None) -> None:
-    """Whoever came first: of the first 40 shards about 10 are ant's and 30 bee's."""
+    """Of the first 40 shards about 10 are ant's and 30 bee's, although ant came first."""
     ant = submit_planned_for(stack, engine, worker_id, "ant", 640)
     bee = submit_planned_for(stack, engine, worker_id, "bee", 640)
     first = serve(engine, worker_id, 40)
@@ -79,8 +79,8 @@ def test_a_small_job_does_not_wait_for_the_big_one_of_another_tenant(
     assert bee in serve(engine, worker_id, 2)
 
 
-def test_who_was_idle_has_saved_nothing_up(stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None) -> None:
-    """bee slept while ant used much: it has its share from now on, and no more."""
+def test_an_idle_tenant_saves_nothing_up(stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None) -> None:
+    """bee was idle while ant used much. It gets its share from now on, and not more."""
     submit_planned_for(stack, engine, worker_id, "ant", 1000)
     serve(engine, worker_id, 40)
     with engine.begin() as connection:
@@ -89,10 +89,8 @@ def test_who_was_idle_has_saved_nothing_up(stack: Stack, engine: Engine, worker_
     assert serve(engine, worker_id, 40).count(bee) == pytest.approx(20, abs=2)
 
 
-def test_nothing_starves_whatever_comes_before_it(
-    stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None
-) -> None:
-    """The lowest priority beside an endless stream of higher ones: it waits for what the head start is worth."""
+def test_the_lowest_priority_does_not_starve(stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None) -> None:
+    """Next to an endless stream of higher priorities it waits for the head start and not longer."""
     low = submit_planned_for(stack, engine, worker_id, "ant", 16, priority=-1)
     cost = 1000 * 2
     before = 0
@@ -103,7 +101,7 @@ def test_nothing_starves_whatever_comes_before_it(
     assert 2 * planning.HEAD_START - cost <= before <= 2 * planning.HEAD_START + cost
 
 
-def test_planning_goes_round_the_tenants(stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None) -> None:
+def test_planning_alternates_between_tenants(stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None) -> None:
     for _ in range(50):
         assign_to_tenant(engine, stack.submit(REQUEST), "ant")
     bee = stack.submit(REQUEST)

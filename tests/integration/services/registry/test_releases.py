@@ -21,7 +21,7 @@ def publish(stack: Stack, folder: Path) -> tuple[str, int]:
         return releases.publish(connection, stack.store(), folder)
 
 
-def test_publishing_again_is_a_no_op_and_other_content_is_the_next_version(stack: Stack, tmp_path: Path) -> None:
+def test_publishing_again_changes_nothing_and_other_content_is_the_next_version(stack: Stack, tmp_path: Path) -> None:
     first = make_tiny_release(tmp_path / "a", seed=1, name="versions")
     second = make_tiny_release(tmp_path / "b", seed=2, name="versions")
     assert publish(stack, first) == ("versions", 1)
@@ -30,7 +30,7 @@ def test_publishing_again_is_a_no_op_and_other_content_is_the_next_version(stack
     assert publish(stack, first) == ("versions", 1)
 
 
-def test_publishers_at_once_get_versions_of_their_own(stack: Stack, tmp_path: Path) -> None:
+def test_concurrent_publishers_get_different_versions(stack: Stack, tmp_path: Path) -> None:
     folders = [make_tiny_release(tmp_path / str(seed), seed=seed, name="racing") for seed in range(4)]
     versions: list[int] = []
     threads = [threading.Thread(target=lambda f=f: versions.append(publish(stack, f)[1])) for f in folders]
@@ -41,7 +41,7 @@ def test_publishers_at_once_get_versions_of_their_own(stack: Stack, tmp_path: Pa
     assert sorted(versions) == [1, 2, 3, 4]
 
 
-def test_an_alias_moves_and_every_move_is_written_down(stack: Stack, tmp_path: Path) -> None:
+def test_every_move_of_an_alias_is_recorded(stack: Stack, tmp_path: Path) -> None:
     for seed in (1, 2):
         publish(stack, make_tiny_release(tmp_path / str(seed), seed=seed, name="moving"))
     with stack.engine("publisher").begin() as connection:
@@ -61,7 +61,7 @@ def test_an_alias_moves_and_every_move_is_written_down(stack: Stack, tmp_path: P
     assert {move.promoted_by for move in moves} == {"local_publisher"}
 
 
-def test_going_back_and_back_again(stack: Stack, tmp_path: Path) -> None:
+def test_rolling_back_twice(stack: Stack, tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         publish(stack, make_tiny_release(tmp_path / str(seed), seed=seed, name="stepping"))
     with stack.engine("publisher").begin() as connection:
@@ -81,7 +81,7 @@ def test_going_back_and_back_again(stack: Stack, tmp_path: Path) -> None:
     assert {move.promoted_by for move in moves} == {"local_publisher"}
 
 
-def test_an_alias_that_was_moved_meanwhile_is_not_moved_again(stack: Stack, tmp_path: Path) -> None:
+def test_an_alias_that_moved_meanwhile_is_not_moved(stack: Stack, tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         publish(stack, make_tiny_release(tmp_path / str(seed), seed=seed, name="contested"))
     with stack.engine("publisher").begin() as connection:
@@ -89,11 +89,11 @@ def test_an_alias_that_was_moved_meanwhile_is_not_moved_again(stack: Stack, tmp_
         aliases.promote(connection, "contested@2", "production", expected=1)
         with pytest.raises(RegistryError, match="contested@production was moved meanwhile and is version 2 now"):
             aliases.promote(connection, "contested@3", "production", expected=1)
-        aliases.promote(connection, "contested@2", "production", expected=1)  # tried again after it was done
+        aliases.promote(connection, "contested@2", "production", expected=1)  # a retry after it succeeded
         assert len(aliases.list_promotions(connection, "contested")) == 2
 
 
-def test_who_publishes_first_is_where_a_release_comes_from(stack: Stack, tmp_path: Path) -> None:
+def test_the_first_publisher_sets_the_origin(stack: Stack, tmp_path: Path) -> None:
     folder = make_tiny_release(tmp_path / "a", seed=1, name="made")
     with stack.engine("publisher").begin() as connection:
         for run in ("first", "second"):
@@ -112,7 +112,7 @@ def test_who_publishes_first_is_where_a_release_comes_from(stack: Stack, tmp_pat
 
 
 @pytest.mark.parametrize("reference", ["", "Upper", "a@", "a@0", "a@b@c", "a b", "../a", "a@1;drop", "x" * 70])
-def test_what_is_no_reference_says_what_is(stack: Stack, reference: str) -> None:
+def test_an_invalid_reference_says_what_is_permitted(stack: Stack, reference: str) -> None:
     with (
         stack.engine("publisher").connect() as connection,
         pytest.raises(RegistryError, match="permitted: name, name@"),
@@ -146,7 +146,7 @@ def test_a_tampered_blob_is_refused_and_nothing_stays_in_the_cache(stack: Stack,
     assert list((tmp_path / "cache" / "releases").iterdir()) == []
 
 
-def test_the_cache_keeps_what_was_used_last(stack: Stack, tmp_path: Path) -> None:
+def test_the_cache_keeps_the_releases_used_last(stack: Stack, tmp_path: Path) -> None:
     manifests = []
     for number in range(4):
         publish(stack, make_tiny_release(tmp_path / str(number), seed=10 + number, name=f"cached-{number}"))
@@ -166,7 +166,7 @@ def test_the_cache_keeps_what_was_used_last(stack: Stack, tmp_path: Path) -> Non
     )  # used again
     folders.append(release_cache.fetch(stack.store(), manifests[2], tmp_path / "cache", room_for_two))
     assert [folder.is_dir() for folder in (*folders, left_by_a_kill)] == [True, False, True, False]
-    # Whatever the limit: what another process may just be about to read stays.
+    # A release that another process may still read stays, whatever the limit.
     release_cache.fetch(stack.store(), manifests[3], tmp_path / "cache", room_for_two)
     assert [folder.is_dir() for folder in folders] == [True, False, True]
 
@@ -179,6 +179,6 @@ def test_objects_are_written_once(stack: Stack) -> None:
     assert store.get("once/object") == b"first"
 
 
-def test_the_publisher_can_touch_no_job(stack: Stack) -> None:
+def test_the_publisher_cannot_read_jobs(stack: Stack) -> None:
     with stack.engine("publisher").connect() as connection, pytest.raises(Exception, match="permission denied"):
         connection.execute(text("SELECT * FROM jobs"))
