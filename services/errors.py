@@ -1,28 +1,28 @@
-"""The root of Darkroom's errors, and how values appear in their messages."""
+"""The error of commands, the exit codes that no error has, and how values appear in messages."""
 
 import reprlib
 from typing import Any
 
 from training.errors import DarkroomError
 
-
-def named(field: object) -> str:
-    """A field's name in an error: short and printable, whatever was sent."""
-    name = str(field)
-    return name if len(name) <= 60 and name.isprintable() else shown(name)
-
-
-def shown(value: Any) -> str:
-    """A value in an error: short and printable, whatever was sent."""
-    text = reprlib.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-# Exit codes of `darkroom` that no exception class has; docs/commands.md lists all.
+# docs/commands.md lists all exit codes.
 EXIT_USER_ERROR = 1
 EXIT_NOT_SUCCEEDED = 3
-EXIT_BUG = 4
 EXIT_INTERRUPTED = 130
+
+LONGEST = 60  # characters of a name or a value in a message
+
+
+def quote_name(field: object) -> str:
+    """Return the name of a field for a message, short and printable, whatever a client has sent."""
+    name = str(field)
+    return name if len(name) <= LONGEST and name.isprintable() else quote(name)
+
+
+def quote(value: Any) -> str:
+    """Return a value for a message, short and printable, whatever a client has sent."""
+    text = reprlib.repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 class CommandError(DarkroomError):

@@ -1,6 +1,9 @@
-"""The root of Darkroom's errors."""
+"""The root of Darkroom's errors, and the report of unexpected ones."""
 
+from pathlib import Path
 from typing import ClassVar
+
+EXIT_UNEXPECTED = 4  # a bug; docs/commands.md lists all exit codes
 
 
 class DarkroomError(Exception):
@@ -10,3 +13,31 @@ class DarkroomError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+
+def report_unexpected(error: BaseException, folder: Path | None = None) -> Path:
+    """Write the traceback of an unexpected exception to a file that only its owner can read, and return its path.
+
+    The file is stored in `folder`, or in the temporary folder if that is None or cannot be written.
+    """
+    import tempfile
+    import traceback
+
+    lines = "".join(traceback.format_exception(error))
+    for place in (folder, Path(tempfile.gettempdir())):
+        if place is None:
+            continue
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", prefix="darkroom-error-", suffix=".txt", dir=place, delete=False
+            ) as file:
+                file.write(lines)
+        except OSError:
+            continue
+        return Path(file.name)
+    return Path("/dev/null")
+
+
+def summarise(error: BaseException, limit: int = 200) -> str:
+    """Return the message of an exception on one line of at most `limit` characters, or its type if it has none."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -2,14 +2,13 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 
-from services.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR
-from training.errors import DarkroomError
+from services.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from training.errors import EXIT_UNEXPECTED, DarkroomError, report_unexpected, summarise
 
 
 @contextmanager
@@ -56,36 +55,15 @@ def _database_message(error: Exception) -> str | None:
 
 
 def _fail_unexpectedly(error: Exception) -> NoReturn:
-    lines = str(error).strip().splitlines()
-    what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    message = f"unexpected error, please report it: {what}"
+    message = f"unexpected {type(error).__name__}: {summarise(error)}. This is a bug"
     if _logs_json():
         import logging
 
         logging.getLogger("darkroom").critical("%s", message, exc_info=error)
-        sys.exit(EXIT_BUG)
-    fail(f"{message} (traceback: {_write_traceback(error)})", EXIT_BUG)
-
-
-def _write_traceback(error: Exception) -> Path | str:
-    """Write the traceback to a file of the local stack's logs, or of the temporary directory; return its path."""
-    import tempfile
-    import time
-    import traceback
-
+        sys.exit(EXIT_UNEXPECTED)
     from services.local_stack.state import stack_root
 
-    name = f"traceback-{time.strftime('%Y%m%d-%H%M%S')}-"
-    logs = stack_root() / "logs"
-    for folder in (logs if logs.is_dir() else None, None):
-        with (
-            suppress(OSError),
-            tempfile.NamedTemporaryFile("w", dir=folder, prefix=name, suffix=".txt", delete=False) as file,
-        ):
-            file.write(f"{sys.argv}\n\n")
-            traceback.print_exception(error, file=file)
-            return Path(file.name)
-    return "could not be written"
+    fail(f"{message}; the traceback is in {report_unexpected(error, stack_root() / 'logs')}", EXIT_UNEXPECTED)
 
 
 def _logs_json() -> bool:

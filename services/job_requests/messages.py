@@ -6,7 +6,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from services.errors import named, shown
+from services.errors import quote, quote_name
 
 SHOWN_MISTAKES = 10
 MAX_DEPTH = 32  # levels of nested lists and objects
@@ -38,7 +38,7 @@ def describe_error(error: ValidationError) -> list[str]:
     """Return one line for each mistake: the field, its value and what is permitted."""
     rule: Any = error.schema
     instance: Any = error.instance
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{named(part)}" for part in error.absolute_path)
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{quote_name(part)}" for part in error.absolute_path)
     path = path.lstrip(".")
     match error.validator:
         case "required":
@@ -48,10 +48,10 @@ def describe_error(error: ValidationError) -> list[str]:
             known = rule["properties"]
             unknown = sorted(set(instance) - known.keys())
             return [
-                f"{path}.{named(name)}".lstrip(".") + f": not a known field; permitted: {', '.join(sorted(known))}"
+                f"{path}.{quote_name(name)}".lstrip(".") + f": not a known field; permitted: {', '.join(sorted(known))}"
                 for name in unknown[: SHOWN_MISTAKES + 1]
             ]
-    return [f"{path or 'request'}: {shown(instance)} is not allowed; permitted: {describe_rule(rule)}"]
+    return [f"{path or 'request'}: {quote(instance)} is not allowed; permitted: {describe_rule(rule)}"]
 
 
 def describe_rule(rule: Mapping[str, Any]) -> str:

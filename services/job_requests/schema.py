@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from jsonschema import Draft202012Validator
 
-from services.errors import shown
+from services.errors import quote
 from services.job_queue.plan import Plan
 from services.job_requests.messages import KEY_WORDS, MAX_DEPTH, validation_messages
 from services.storage.uri import ObjectUri
@@ -148,10 +148,10 @@ def resolve_key(field: str, text: str, limits: Limits) -> str:
     """Return the key that s3://BUCKET/KEY, or KEY alone, names. Raises RequestError if the tenant may not read it."""
     uri = ObjectUri.parse(text)
     if uri is not None and uri.bucket != limits.bucket:
-        raise RequestError(f"{field}: the bucket {shown(uri.bucket)} is not allowed; permitted: {limits.bucket}")
+        raise RequestError(f"{field}: the bucket {quote(uri.bucket)} is not allowed; permitted: {limits.bucket}")
     key = text if uri is None else uri.key
     if len(key) > MAX_KEY or not re.fullmatch(KEY, key):
-        raise RequestError(f"{field}: {shown(text)} is not allowed; permitted: {KEY_WORDS}")
+        raise RequestError(f"{field}: {quote(text)} is not allowed; permitted: {KEY_WORDS}")
     check_prefix(field, key, limits.read_prefixes)
     return key
 

@@ -63,8 +63,10 @@ def serve(app: Celery, worker: Any, *, concurrency: int = 1) -> None:
     """Run a Celery worker around `worker` until SIGTERM.
 
     The worker's threads belong to a bootstep of this process: a prefork child would never hear SIGTERM, and
-    CUDA does not survive a fork. The task only wakes them.
+    CUDA does not survive a fork. The task only wakes them. Raises what `worker.start` raises; Celery would log its
+    traceback instead.
     """
+    failures: list[Exception] = []
 
     @app.task(name=WAKE)  # type: ignore[untyped-decorator]
     def wake() -> None:
@@ -76,7 +78,11 @@ def serve(app: Celery, worker: Any, *, concurrency: int = 1) -> None:
         requires = ("celery.worker.components:Pool",)
 
         def start(self, parent: Any) -> None:
-            worker.start()
+            try:
+                worker.start()
+            except Exception as error:
+                failures.append(error)
+                raise SystemExit(1) from error
 
         def stop(self, parent: Any) -> None:
             worker.stop()
@@ -94,6 +100,8 @@ def serve(app: Celery, worker: Any, *, concurrency: int = 1) -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     options = ["worker", "--pool=threads", f"--concurrency={concurrency}", "--without-gossip", "--without-mingle"]
     app.worker_main(["--quiet", *options, "--loglevel=INFO"])
+    if failures:
+        raise failures[0]
 
 
 def _leave_logging(**_: Any) -> None:

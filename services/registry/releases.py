@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Row, text
 
-from services.errors import shown
+from services.errors import quote
 from services.storage.layout import blob_key
 from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
@@ -64,7 +64,7 @@ def find(connection: Connection, reference: str, *, permitted: Sequence[str] = (
     """
     match = REFERENCE.fullmatch(reference)
     if match is None:
-        raise RegistryError(f"model: {shown(reference)} is not allowed; permitted: name, name@alias or name@version")
+        raise RegistryError(f"model: {quote(reference)} is not allowed; permitted: name, name@alias or name@version")
     name, version, alias = match["name"], match["version"], match["alias"] or DEFAULT_ALIAS
     if ANY not in permitted and name not in permitted:
         raise RegistryError(f"model: {name!r} is not permitted to you; permitted: {', '.join(permitted) or 'none'}")

@@ -68,6 +68,14 @@ def test_a_malformed_value_is_named(variables: pytest.MonkeyPatch) -> None:
         load("worker")
 
 
+def test_each_mistake_has_one_line(variables: pytest.MonkeyPatch) -> None:
+    variables.setenv("DARKROOM_ROWS", "many")
+    variables.setenv("DARKROOM_DEVICE", "tpu")
+    with pytest.raises(SettingsError) as error:
+        load("worker")
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["DARKROOM_ROWS", "DARKROOM_DEVICE"]
+
+
 def test_local_passwords_differ_by_role_and_from_the_superusers() -> None:
     from services.local_stack import state
 

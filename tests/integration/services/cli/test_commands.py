@@ -69,6 +69,17 @@ def test_with_a_bucket_that_is_missing(stack: Stack, darkroom: Darkroom, command
     refused(darkroom(command, DARKROOM_S3_BUCKET="nowhere"), "bucket 'nowhere' does not exist", "DARKROOM_S3_BUCKET")
 
 
+@pytest.mark.parametrize("command", ["worker", "dispatcher"])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_process_that_cannot_register_says_so_in_one_line(
+    stack: Stack, darkroom: Darkroom, command: str, log_format: str
+) -> None:
+    observer = stack.engine("observer").url.render_as_string(hide_password=False)
+    done = darkroom(command, DARKROOM_DATABASE_URL=observer, DARKROOM_LOG_FORMAT=log_format)
+    refused(done, "permission denied")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_with_no_settings_at_all(darkroom: Darkroom, tmp_path: Path) -> None:
     refused(darkroom("jobs", "list", DARKROOM_ROOT=str(tmp_path)), "DARKROOM_DATABASE_URL", "darkroom up")
 

@@ -13,7 +13,7 @@ import typer.testing
 
 from services.cli import app
 from services.cli.commands import COMMANDS, build
-from training.errors import DarkroomError
+from training.errors import EXIT_UNEXPECTED, DarkroomError
 from training.runs.errors import Interrupted
 
 HEAVY = ("alembic", "boto3", "botocore", "celery", "kfp", "kombu", "psycopg", "rich", "sqlalchemy", "torch")
@@ -121,6 +121,6 @@ def test_the_page_of_commands_lists_every_exit_code() -> None:
     def all_errors(root: type[DarkroomError]) -> set[type[DarkroomError]]:
         return {root}.union(*map(all_errors, root.__subclasses__()))
 
-    codes = {0, 2, EXIT_HUNG, EXIT_DEVICE, *(error.exit_code for error in all_errors(DarkroomError))}
+    codes = {0, 2, EXIT_UNEXPECTED, EXIT_HUNG, EXIT_DEVICE, *(error.exit_code for error in all_errors(DarkroomError))}
     codes |= {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)} == codes | {Interrupted.exit_code}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.cli.failures import exit_on_error
-from services.errors import EXIT_BUG, CommandError
+from services.errors import CommandError
+from training.errors import EXIT_UNEXPECTED
 from training.runs.errors import Interrupted
 
 Captured = pytest.CaptureFixture[str]
@@ -41,11 +42,10 @@ def test_the_traceback_of_a_bug_goes_to_a_file(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     if kept:
         (tmp_path / "stack" / "logs").mkdir(parents=True)
-    assert raise_and_exit(ZeroDivisionError("division by zero\nand more")) == EXIT_BUG
+    assert raise_and_exit(ZeroDivisionError("division by zero\nand more")) == EXIT_UNEXPECTED
     (line,) = capfd.readouterr().err.splitlines()
-    match = re.search(
-        r"unexpected error, please report it: ZeroDivisionError: division by zero \(traceback: (.+)\)", line
-    )
+    assert "unexpected ZeroDivisionError: division by zero and more. This is a bug" in line
+    match = re.search(r"the traceback is in (.+)", line)
     assert match, line
     path = Path(match[1])
     assert path.parent == (tmp_path / "stack" / "logs" if kept else tmp_path)
