@@ -28,7 +28,7 @@ PICK_UP_SECONDS = Histogram(
 LOAD_SECONDS = Histogram("darkroom_release_load_seconds", "Fetching and loading a release.", buckets=WAITS)
 SERVES = Gauge("darkroom_serves", "1 for each queue that this worker serves.", ["queue"])
 RELEASES_LOADED = Gauge("darkroom_releases_loaded", "Releases in memory.")
-SHARDS_HELD = Gauge("darkroom_shards_held", "Leased pieces of work.")
+LEASES_HELD = Gauge("darkroom_leases_held", "Leases that this worker holds.")
 SHARDS_ENDED = Counter("darkroom_shards_ended", "How leases ended.", ["end"])
 ENCODE_SECONDS = Histogram("darkroom_encode_seconds", "Encoding an image to a file.", ["format"], buckets=STEPS)
 UPLOAD_SECONDS = Histogram("darkroom_upload_seconds", "Storing a file and settling its image.", buckets=STEPS)

@@ -1,8 +1,7 @@
 """Step-level batching: images of any jobs, solvers and step counts share every network evaluation.
 
-The network always runs on the same number of rows, so that its arithmetic, and with it every image, never
-depends on what else is in the batch. An image asks for one row a step, or two with guidance; images join and
-leave at every step. This module is the one door from the services to the model.
+The network always runs on the same number of rows, so that its arithmetic, and therefore every image, never depends on
+what else is in the batch. An image takes one row a step, or two with guidance. Images join and leave at every step.
 """
 
 import hashlib
@@ -11,14 +10,14 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.job_requests.condition_images import decode_images
+from services.job_requests.condition_images import Rules, decode_images
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
 from training.errors import DarkroomError
@@ -31,41 +30,44 @@ from training.model.release import Release
 from training.model.sampling import Sampler, trajectory
 from training.model.solvers import Trajectory
 
-DECODE_ROWS = 8  # latents that are decoded together: a decoder needs far more memory a row than a U-Net
-DECODE_WAIT_STEPS = 8  # a finished image waits so long for company before it is decoded
+DECODE_ROWS = 8  # latents that are decoded at once: a decoder needs far more memory a row than a U-Net
+DECODE_WAIT_STEPS = 8  # steps for which a finished latent waits for others before it is decoded
+MAX_PREPARED = 4096  # requests whose prepared conditions are kept
+
+Owner = TypeVar("Owner")  # whom an image is for; owners are compared by identity
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A sampled latent [C, h, w] that waits for company before it is decoded."""
+class Finished(Generic[Owner]):
+    """A sampled latent [C, h, w] that waits to be decoded together with others."""
 
-    owner: Any
+    owner: Owner
     spec: ImageSpec
     latent: Tensor
-    at: int  # the engine's step
+    step: int  # the engine's step at which it was finished
 
 
 @dataclass(frozen=True)
-class Developed:
-    """A finished image: uint8 [H, W, C], and the owner it was added for."""
+class Developed(Generic[Owner]):
+    """A decoded image: uint8 [H, W, C]."""
 
-    owner: Any
+    owner: Owner
     spec: ImageSpec
     pixels: NDArray[np.uint8]
 
 
 class OutOfMemory(DarkroomError):
-    """The device has no room for a step of so many rows."""
+    """The device has no memory for a step of so many rows."""
 
 
 class DeviceFault(DarkroomError):
-    """The device is in a state in which this process can compute nothing more."""
+    """The device has failed, and this process cannot use it any more."""
 
 
-class Engine:
-    """Develops images of one release.
+class Engine(Generic[Owner]):
+    """Samples images of one release.
 
-    rows: the fixed number of network rows, at least 2. device: "cpu", "cuda" or "auto".
+    folder: of the release. rows: the fixed number of network rows, at least 2. device: "cpu", "cuda" or "auto".
     """
 
     def __init__(self, folder: Path, *, rows: int, device: str = "auto") -> None:
@@ -77,68 +79,78 @@ class Engine:
         self.release: Release = release
         self.rows = rows
         self.decode_rows = min(rows, DECODE_ROWS)
-        self.profile = profile(self.device, rows, self.decode_rows)
-        self.condition_names = sorted(release.conditions.get("properties", {}))
+        self.profile = execution_profile(self.device, rows, self.decode_rows)
+        self._rules: Mapping[str, Rules] = release.conditions.get("properties", {})
+        self.condition_names = sorted(self._rules)
         self._batch = Batch(self.model, rows=rows, shape=release.latent_shape)
+        self._images: dict[Run, tuple[Owner, ImageSpec]] = {}  # of every waiting or sampling run
         self._waiting: deque[Run] = deque()
-        self._finished: list[Finished] = []
+        self._finished: list[Finished[Owner]] = []
         self._steps = 0
         self._trajectories: dict[Sampler, Trajectory] = {}
         self._conditions: dict[bytes, Prepared] = {}
 
     @property
     def busy(self) -> bool:
-        """Whether a step would do anything."""
+        """Whether there is anything to sample or decode."""
         return bool(self._waiting or self._batch.runs or self._finished)
 
     @property
     def free_rows(self) -> int:
-        """Network rows that the next step would leave empty."""
+        """Network rows that the next step would leave unused."""
         return max(0, self._batch.free_rows - sum(self._batch.rows_of(run) for run in self._waiting))
 
-    def add(self, owner: Any, spec: ImageSpec) -> None:
-        """Let an image join as soon as there is room. Raises ValueError naming the condition that cannot be used."""
-        self._waiting.append(self._run(owner, spec))
+    def add(self, owner: Owner, spec: ImageSpec) -> None:
+        """Add an image, which joins the batch as soon as there is room.
 
-    def remove(self, owner: Any) -> None:
-        """Drop an owner's images, wherever they stand."""
-        self._waiting = deque(run for run in self._waiting if run.owner[0] is not owner)
-        for run in [run for run in self._batch.runs if run.owner[0] is owner]:
-            self._batch.leave(run)
+        Raises ValueError naming the condition that cannot be used.
+        """
+        run = self._make_run(spec)
+        self._images[run] = owner, spec
+        self._waiting.append(run)
+
+    def remove(self, owner: Owner) -> None:
+        """Drop an owner's images, whether waiting, sampling or finished."""
+        for run in [run for run, (other, _) in self._images.items() if other is owner]:
+            if run in self._batch.runs:
+                self._batch.leave(run)
+            else:
+                self._waiting.remove(run)
+            del self._images[run]
         self._finished = [finished for finished in self._finished if finished.owner is not owner]
 
-    def owners(self) -> list[Any]:
-        """Whose images are under way or wait for it."""
-        runs = [run.owner[0] for run in (*self._waiting, *self._batch.runs)]
-        return list(dict.fromkeys([*runs, *(finished.owner for finished in self._finished)]))
+    def owners(self) -> list[Owner]:
+        """Return the owners of all images that are waiting, sampling or finished."""
+        sampling = [self._images[run][0] for run in (*self._waiting, *self._batch.runs)]
+        return list(dict.fromkeys([*sampling, *(finished.owner for finished in self._finished)]))
 
     @property
-    def bytes(self) -> int:
+    def weight_bytes(self) -> int:
         """Memory of the weights."""
         return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
 
     def close(self) -> None:
-        """Give the memory back to the device."""
+        """Free the device's memory."""
         self._conditions.clear()
         self._finished.clear()
         self.model.cpu()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def step(self) -> list[Developed]:
-        """One network evaluation for the oldest images that fit, and the decoding of those that are due.
+    def step(self) -> list[Developed[Owner]]:
+        """Evaluate the network once for the oldest images that fit, and decode finished latents that are due.
 
-        Raises OutOfMemory, after which the engine is of no more use, or DeviceFault, after which the process is not.
+        Raises OutOfMemory, after which the engine cannot be used, or DeviceFault, after which the process cannot.
         """
         try:
             with torch.inference_mode():
                 return self._step()
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(str(error).splitlines()[0]) from None
-        except torch.AcceleratorError as error:  # an illegal access, an ECC error: CUDA answers no more
+        except torch.AcceleratorError as error:  # an illegal access or ECC error: CUDA then refuses every call
             raise DeviceFault(str(error).splitlines()[0]) from None
 
-    def _step(self) -> list[Developed]:
+    def _step(self) -> list[Developed[Owner]]:
         while self._waiting and self._batch.free_rows >= self._batch.rows_of(self._waiting[0]):
             self._batch.join(self._waiting.popleft())
         if self._batch.runs:
@@ -147,13 +159,12 @@ class Engine:
                 self._batch.step()
         self._steps += 1
         for run in [run for run in self._batch.runs if run.finished]:
-            owner, spec = run.owner
+            owner, spec = self._images.pop(run)
             self._finished.append(Finished(owner, spec, self._batch.leave(run), self._steps))
         metrics.IMAGES_UNDER_WAY.set(len(self._waiting) + len(self._batch.runs))
         return self._decode() if self._decode_is_due() else []
 
-    def _run(self, owner: Any, spec: ImageSpec) -> Run:
-        """The sampling run of an image."""
+    def _make_run(self, spec: ImageSpec) -> Run:
         sampler = Sampler(spec.solver, spec.steps, spec.spacing)
         if sampler not in self._trajectories:
             self._trajectories[sampler] = trajectory(self.model, sampler)
@@ -161,19 +172,18 @@ class Engine:
             spec.seed,
             self._trajectories[sampler],
             start=seeded_noise(spec.seed, 0, self.release.latent_shape).to(self.device),
-            conditions=self._prepared(spec.conditions),
-            null=self._prepared(None) if self.condition_names else None,
+            conditions=self._prepare(spec.conditions),
+            null=self._prepare(None) if self.condition_names else None,
             guidance=Guidance(spec.guidance_scale, spec.guidance_interval, spec.guidance_rescale),
-            owner=(owner, spec),
         )
 
     def _decode_is_due(self) -> bool:
         if not self._finished:
             return False
-        waited = self._steps - self._finished[0].at
+        waited = self._steps - self._finished[0].step
         return len(self._finished) >= self.decode_rows or not self._batch.runs or waited >= DECODE_WAIT_STEPS
 
-    def _decode(self) -> list[Developed]:
+    def _decode(self) -> list[Developed[Owner]]:
         group, self._finished = self._finished[: self.decode_rows], self._finished[self.decode_rows :]
         latents = torch.zeros(self.decode_rows, *self.release.latent_shape, device=self.device)
         for i, finished in enumerate(group):
@@ -181,34 +191,33 @@ class Engine:
         with metrics.DECODE_SECONDS.time():
             images = self.model.autoencoder.decode(latents)
         for i, finished in enumerate(group):
-            images[i] = self.model.conditioners.finish(images[i], self._request(finished.spec.conditions))
+            images[i] = self.model.conditioners.finish(images[i], self._decode_conditions(finished.spec.conditions))
         pixels = to_bytes(images)
         return [Developed(finished.owner, finished.spec, pixels[i]) for i, finished in enumerate(group)]
 
-    def _prepared(self, conditions: dict[str, Any] | None) -> Prepared:
-        """One request's conditions, computed once and with the same row count as all others."""
+    def _prepare(self, conditions: Mapping[str, Any] | None) -> Prepared:
+        """Prepare one request's conditions, or the null condition, once, with the row count of every evaluation."""
         key = hashlib.sha256(repr(sorted((conditions or {"": None}).items())).encode()).digest()
         if key not in self._conditions:
-            if len(self._conditions) >= 4096:
+            if len(self._conditions) >= MAX_PREPARED:
                 self._conditions.clear()
             _, height, width = self.release.latent_shape
-            request = None if conditions is None else self._request(conditions)
+            request = None if conditions is None else self._decode_conditions(conditions)
             with torch.inference_mode():
                 prepared = self.model.conditions([request] * self.rows, (height, width))
             self._conditions[key] = prepared.row(0)
         return self._conditions[key]
 
-    def _request(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
-        """Conditions with their images read. Raises ValueError for one that is none."""
-        rules = self.release.conditions.get("properties", {})
-        return {name: decode_images(value, rules[name], name) for name, value in conditions.items()}
+    def _decode_conditions(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
+        """Return conditions with their images decoded. Raises ValueError for an image that cannot be decoded."""
+        return {name: decode_images(value, self._rules[name], name) for name, value in conditions.items()}
 
 
-def profile(device: torch.device, rows: int, decode_rows: int) -> str:
-    """The execution profile: within one, an image is byte-identical; across profiles only close.
+def execution_profile(device: torch.device, rows: int, decode_rows: int) -> str:
+    """Name everything that decides the last digit of an image.
 
-    Device, instruction set, threads, torch build, dtype, eager or compiled, rows of the network and of the decoder: all
-    that decides the last digit.
+    That is the device, its instruction set and threads, torch, the dtype, eager or compiled, and the rows of network
+    and decoder. Images of equal profiles are byte-identical; images of different profiles are only close.
     """
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device).replace(" ", "-")

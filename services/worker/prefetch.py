@@ -1,72 +1,75 @@
-"""Shards on their way to the engine: their items are read from S3 while it goes on with its steps."""
+"""Reads the items of the next shards from S3 while the engine samples the present ones."""
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
+from services.job_queue.plan import Item
 from services.job_requests.condition_images import fetch_images
 from services.job_requests.items import read_items
 from services.storage.object_store import ObjectStore
 from services.worker.held_shards import HeldShard
 
-TOGETHER = 2  # shards that are read at a time: the next ones, and no stock
+CAPACITY = 2  # shards that are read at the same time
 
 
 @dataclass
-class Loaded:
-    """A shard with its items by number. problems: why an item cannot be made. error: why none can be read."""
+class PrefetchedShard:
+    """A shard and its items by number. problems: why an item cannot be used. error: why no item could be read."""
 
     shard: HeldShard
-    items: dict[int, dict[str, Any]] = field(default_factory=dict)
+    items: dict[int, Item] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     error: Exception | None = None
 
 
-class Loader:
-    """Reads shards' items. Only one thread adds and takes; `ready` is called from others."""
+class Prefetcher:
+    """Reads the items of shards in a few threads, and returns the shards in the order in which they were added.
 
-    def __init__(self, store: ObjectStore, ready: Callable[[], None]) -> None:
-        self.store, self._ready = store, ready
-        self._pool = ThreadPoolExecutor(TOGETHER, thread_name_prefix="load")
-        self._under_way: deque[Future[Loaded]] = deque()
+    One thread alone may call `add` and `take`. on_ready: called in another thread when a shard has been read.
+    """
+
+    def __init__(self, store: ObjectStore, on_ready: Callable[[], None]) -> None:
+        self.store, self._on_ready = store, on_ready
+        self._pool = ThreadPoolExecutor(CAPACITY, thread_name_prefix="prefetch")
+        self._shards: deque[Future[PrefetchedShard]] = deque()
 
     @property
     def busy(self) -> bool:
-        """Whether a shard is being read, or is read and not taken yet."""
-        return bool(self._under_way)
+        """Whether a shard is being read or waits to be taken."""
+        return bool(self._shards)
 
     @property
     def has_room(self) -> bool:
-        """Whether another one may be added."""
-        return len(self._under_way) < TOGETHER
+        """Whether another shard may be added."""
+        return len(self._shards) < CAPACITY
 
     def add(self, shard: HeldShard) -> None:
-        """Begin to read a shard."""
-        future = self._pool.submit(self._load, shard)
-        self._under_way.append(future)
-        future.add_done_callback(lambda _: self._ready())
+        """Start to read a shard's items."""
+        future = self._pool.submit(self._fetch, shard)
+        self._shards.append(future)
+        future.add_done_callback(lambda _: self._on_ready())
 
-    def take(self) -> Loaded | None:
-        """The next shard in the order in which they were added, once it is read."""
-        return self._under_way.popleft().result() if self._under_way and self._under_way[0].done() else None
+    def take(self) -> PrefetchedShard | None:
+        """Return the shard that was added first, or None if it has not been read yet."""
+        return self._shards.popleft().result() if self._shards and self._shards[0].done() else None
 
     def stop(self) -> None:
-        """Begin no more."""
+        """Start no more reads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _load(self, shard: HeldShard) -> Loaded:
-        loaded = Loaded(shard)
-        # Lines that the planner refused, whose images are settled, are not looked at: they may refer to anything.
-        wanted = {index // int(shard.plan["images_per_item"]) for index in shard.open}
+    def _fetch(self, shard: HeldShard) -> PrefetchedShard:
+        prefetched = PrefetchedShard(shard)
+        # The planner has settled the images of lines that it refused. They are skipped: they may refer to any object.
+        numbers = {index // int(shard.plan["images_per_item"]) for index in shard.unsettled}
         try:
             items = read_items(self.store, shard.plan, shard.lease)
-            for number, item in ((number, items[number]) for number in wanted):
+            for number, item in ((number, items[number]) for number in numbers):
                 try:
-                    loaded.items[number] = fetch_images(item, shard.manifest["conditions"], self.store)
+                    prefetched.items[number] = fetch_images(item, shard.manifest["conditions"], self.store)
                 except ValueError as error:
-                    loaded.problems[number] = str(error)
+                    prefetched.problems[number] = str(error)
         except Exception as error:
-            loaded.error = error
-        return loaded
+            prefetched.error = error
+        return prefetched

@@ -1,4 +1,4 @@
-"""Releases that are to be in memory before the first job asks for them."""
+"""Releases that a worker loads before it is ready."""
 
 import logging
 import time
@@ -13,30 +13,33 @@ from services.worker.engine_cache import EngineCache
 
 log = logging.getLogger("darkroom.preload")
 
-AGAIN_S = 15.0
+RETRY_INTERVAL_S = 15.0
 
 
 class Preload:
-    """`left`: references that are not loaded yet, and why. What fails is tried again while there is nothing to do."""
+    """Loads releases into the engine cache while the worker has nothing else to do, and retries what fails.
+
+    pending: references that are not loaded yet, and why.
+    """
 
     def __init__(self, references: Sequence[str], database: Database, engines: EngineCache) -> None:
-        self.left = dict.fromkeys(references, "its turn has not come")
+        self.pending = dict.fromkeys(references, "not tried yet")
         self.database, self.engines = database, engines
-        self._from = 0.0
+        self._next_try = 0.0
 
-    def go_on(self, watchdog: Watchdog) -> None:
-        """Load what is left, if it is time to. A name that is not there yet, or S3 that is away, stops nobody."""
-        if not self.left or time.monotonic() < self._from:
+    def load_pending(self, watchdog: Watchdog) -> None:
+        """Try to load every pending release, at most once in RETRY_INTERVAL_S. Logs errors and raises none."""
+        if not self.pending or time.monotonic() < self._next_try:
             return
-        for reference in list(self.left):
-            watchdog.pause()  # fetching has its own time-outs
+        for reference in list(self.pending):
+            watchdog.pause()  # a download has timeouts of its own
             try:
                 with self.database.begin() as connection:
                     manifest = releases.find(connection, reference).manifest
                 self.engines.get(manifest)
-                del self.left[reference]
+                del self.pending[reference]
             except Exception as error:
-                self.left[reference] = brief(error)
+                self.pending[reference] = brief(error)
                 log.warning("%s cannot be loaded: %s", reference, brief(error))
             watchdog.tick()
-        self._from = time.monotonic() + AGAIN_S
+        self._next_try = time.monotonic() + RETRY_INTERVAL_S

@@ -34,10 +34,10 @@ def test_a_job_is_followed_through_all_processes_by_its_trace(stack: Stack) -> N
         assert len({line["process"] for line in process if "process" in line}) == 1
     traced = {name: [line for line in of if line.get("trace_id") == job.hex] for name, of in said.items()}
     assert [line["message"] for line in traced["d"]] == [f"job {job} planned", f"job {job} succeeded"]
-    begins, done = traced["w"]
-    assert begins["message"].endswith("begins")
+    starts, done = traced["w"]
+    assert starts["message"].endswith("starts")
     assert done["message"].endswith("done")
-    for line in (begins, done):
+    for line in (starts, done):
         assert (line["job"], line["queue"], line["tenant"]) == (str(job), "default", "default")
         assert isinstance(line["shard"], int)
         assert len(line["release"]) == 12

@@ -39,7 +39,7 @@ def test_a_job_is_seen_in_the_metrics_of_its_processes(stack: Stack) -> None:
     assert 0 < seen["darkroom_pick_up_seconds_sum,queue=default"] < 60
     assert seen["darkroom_releases_loaded"] == 1
     assert seen["darkroom_release_load_seconds_count"] == 1
-    for gauge in ("images_under_way", "shards_held", "uploads_under_way"):
+    for gauge in ("images_under_way", "leases_held", "uploads_under_way"):
         assert seen[f"darkroom_{gauge}"] == 0, gauge
     assert planned["darkroom_jobs_planned_total,outcome=planned"] == 1
     assert planned["darkroom_jobs_planned_total,outcome=rejected"] == 1

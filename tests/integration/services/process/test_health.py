@@ -55,7 +55,7 @@ def test_a_dispatcher_through_good_and_bad_times() -> None:
 def test_a_worker_is_ready_when_its_releases_are_loaded(stack: Stack, tmp_path: Path) -> None:
     asked = Asked(free_port())
     later = make_tiny_release(tmp_path / "later", seed=51, name="later")
-    soon = "from services.worker import preload\npreload.AGAIN_S = 0.5\n"
+    soon = "from services.worker import preload\npreload.RETRY_INTERVAL_S = 0.5\n"
     variables = {"DARKROOM_METRICS_PORT": str(asked.port), "DARKROOM_PRELOAD": '["tiny", "later@1"]'}
     with stack.process("worker", first=soon, **variables):
         (reason,) = asked.until("startupz", lambda reasons: len(reasons) == 1 and "no release" in reasons[0])

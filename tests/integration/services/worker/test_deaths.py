@@ -67,7 +67,7 @@ import os, signal
 from services.worker.engine import Engine
 step = Engine._step
 def poisoned(self):
-    if any(run.owner[1].seed == 666 for run in (*self._waiting, *self._batch.runs)):
+    if any(run.seed == 666 for run in (*self._waiting, *self._batch.runs)):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self)
 Engine._step = poisoned
@@ -105,7 +105,7 @@ def test_a_worker_whose_device_fails_ends_and_another_goes_on(stack: Stack, disp
     with stack.process("worker", first=BROKEN_DEVICE, **QUICK) as sick:
         job_id = stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 2})
         assert sick.child.wait(60) == 71
-    assert "the device fails: CUDA error: an illegal memory access" in sick.log.read_text()
+    assert "the device failed: CUDA error: an illegal memory access" in sick.log.read_text()
     (work,) = work_of(stack, job_id)
     assert (work.state, work.attempts, work.losses) == ("ready", 0, 1)
     with stack.process("worker"):
@@ -116,12 +116,12 @@ def test_a_worker_whose_device_fails_ends_and_another_goes_on(stack: Stack, disp
 LITTLE_MEMORY = """
 import time, torch
 from services.worker.engine import Engine
-from services.worker.prefetch import Loader
-load, step = Loader._load, Engine._step
+from services.worker.prefetch import Prefetcher
+fetch, step = Prefetcher._fetch, Engine._step
 def slow(self, shard):
     time.sleep(0.3)
-    return load(self, shard)
-Loader._load = slow
+    return fetch(self, shard)
+Prefetcher._fetch = slow
 def hungry(self):
     if self.rows > {most}:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -138,7 +138,7 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_fewer_rows(stack: Stack, 
         assert worker.child.poll() is None
         said = worker.log.read_text()
     assert "out of memory with 32 rows (CUDA out of memory" in said
-    assert "going on with 8" in said
+    assert "continuing with 8" in said
     assert all("/8+8rows#" in output.profile for output in stack.outputs(job_id))
     assert {(work.attempts, work.losses) for work in work_of(stack, job_id)} == {(0, 0)}
 

@@ -1,0 +1,269 @@
+"""The sampling thread: it claims shards, runs the engine on their images, and drains when it is told to stop.
+
+A worker samples one release at a time. A shard of another release waits until the engine is idle. A suspect, which may
+have crashed earlier processes, waits until nothing else is held, and then runs alone.
+"""
+
+import logging
+import os
+import threading
+import time
+from typing import NoReturn
+
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import DBAPIError
+
+from services.database.connections import brief
+from services.job_queue import claims, jobs, outputs
+from services.job_queue.leases import LeaseLost
+from services.job_queue.outputs import Output
+from services.job_requests.image_spec import image_spec
+from services.observability import logs, metrics
+from services.process.heartbeat import Heartbeat
+from services.process.watchdog import Watchdog
+from services.settings import Settings
+from services.storage.object_store import ObjectStore
+from services.storage.transient import is_transient
+from services.worker.engine import DeviceFault, Engine, OutOfMemory
+from services.worker.engine_cache import EngineCache
+from services.worker.held_shards import HeldShard, HeldShards
+from services.worker.prefetch import PrefetchedShard, Prefetcher
+from services.worker.preload import Preload
+from services.worker.uploader import Uploader
+
+log = logging.getLogger("darkroom.worker")
+
+PAUSE_AFTER_ERROR_S = 2.0
+EXIT_DEVICE = 71  # EX_OSERR of sysexits.h
+
+
+class SamplingLoop:
+    """Runs the engine in a thread of its own, from `start` to `stop`.
+
+    wake: set when there may be something to do: a hint, a prefetched shard, a shard that has ended.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: ObjectStore,
+        shards: HeldShards,
+        heartbeat: Heartbeat,
+        watchdog: Watchdog,
+        wake: threading.Event,
+    ) -> None:
+        self.settings, self.database, self.shards = settings, database, shards
+        self.heartbeat, self.watchdog = heartbeat, watchdog
+        self._engines = EngineCache(store, settings)
+        self.preload = Preload(settings.preload, database, self._engines)
+        self._prefetcher = Prefetcher(store, on_ready=wake.set)
+        self._uploader = Uploader(store, shards)
+        self._wake, self._stopping = wake, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._engine: Engine[HeldShard] | None = None
+        self._waiting: HeldShard | None = None  # a shard of another release, or a suspect
+        self._isolated: HeldShard | None = None  # a suspect that runs alone
+        self._next_claim = 0.0  # when to claim again after a transient error
+
+    def start(self) -> None:
+        """Start the thread, and the watchdog over it."""
+        self._thread.start()
+        self.watchdog.start()
+
+    def stop(self) -> None:
+        """Drain: sample and store what fits the drain time, then return when every image is settled or released."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join()
+        self.watchdog.stop()
+        self._prefetcher.stop()
+        self._uploader.stop(self.settings.drain_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self.watchdog.tick()
+            try:
+                if not len(self.shards):
+                    self.preload.load_pending(self.watchdog)
+                self._remove_ended()
+                self._claim()
+                self._start_waiting()
+                self._start_prefetched()
+                if self._engine is not None and self._engine.busy:
+                    self._step(self._engine)
+                    continue
+            except DBAPIError as error:
+                log.warning("database: %s; retrying", brief(error))
+                self._stopping.wait(PAUSE_AFTER_ERROR_S)
+                continue
+            self._wake.wait(self.settings.poll_s)
+            self._wake.clear()
+        self._drain()
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + self.settings.drain_s
+        while self._engine is not None and self._engine.busy and time.monotonic() < deadline:
+            self.watchdog.tick()
+            self._remove_ended()
+            self._step(self._engine)
+        if self._engine is not None and self._engine.busy:
+            log.info("the drain time is over; shards with unfinished images return to the queue")
+
+    # -- claiming ------------------------------------------------------------------------------
+
+    def _claim(self) -> None:
+        """Claim shards while the next step has rows for them."""
+        while (
+            self._waiting is None
+            and time.monotonic() >= self._next_claim
+            and self._prefetcher.has_room
+            and (self._isolated is None or self._isolated not in self.shards)
+            and (self._engine is None or self._engine.free_rows > 0)
+        ):
+            shard = self._claim_shard()
+            if shard is None:
+                return
+            engine = self._engine
+            if not shard.unsettled:
+                with self.shards.dropping_on_error(shard):
+                    self.shards.finish(shard)
+            elif engine is None or engine.release.digest != shard.lease.pack_key or shard.lease.suspect:
+                self._waiting = shard
+            else:
+                self._prefetcher.add(shard)
+
+    def _claim_shard(self) -> HeldShard | None:
+        release = self._engine.release.digest if self._engine is not None else None
+        with self.database.begin() as connection:
+            found = claims.claim_sampling(connection, self.heartbeat.id, queues=self.settings.queues, release=release)
+            if not found:
+                return None
+            (lease,) = found
+            waited = jobs.begin_sampling(connection, lease)
+            job = jobs.find_sampling_job(connection, lease.job_id)
+            settled = outputs.settled_indices(connection, lease.job_id, lease.start, lease.stop)
+        shard = HeldShard(lease, job.plan, job.manifest, set(range(lease.start, lease.stop)) - settled)
+        self.shards.add(shard)
+        if waited is not None:
+            metrics.PICK_UP_SECONDS.labels(lease.queue).observe(waited)
+        log.info("work %d of job %s starts", lease.id, lease.job_id, extra=logs.lease_fields(lease))
+        return shard
+
+    # -- starting shards -----------------------------------------------------------------------
+
+    def _start_waiting(self) -> None:
+        """Start the waiting shard if it may run now: load its release, or isolate it as a suspect."""
+        shard = self._waiting
+        if shard is None or self._prefetcher.busy or (self._engine is not None and self._engine.busy):
+            return
+        if shard not in self.shards:  # it was stopped while it waited
+            self._waiting = None
+            return
+        if shard.lease.suspect and len(self.shards) > 1:
+            return  # images of other shards are still being stored
+        self._waiting = None
+        try:
+            if shard.lease.suspect:
+                with self.database.begin() as connection:
+                    claims.isolate(connection, shard.lease)
+                self._isolated = shard
+            self._engine = None  # frees its memory before another engine takes any
+            self.watchdog.pause()  # a download has timeouts of its own
+            self._engine = self._engines.get(shard.manifest)
+            self.watchdog.tick()
+            self.heartbeat.profile = self._engine.profile
+        except LeaseLost:
+            self.shards.drop_lost(shard)
+        except DBAPIError:
+            self.shards.return_to_queue(shard)
+            raise
+        except Exception as error:
+            self._reject(shard, f"the release cannot be loaded: {brief(error)}", error)
+        else:
+            self._prefetcher.add(shard)
+
+    def _start_prefetched(self) -> None:
+        while (prefetched := self._prefetcher.take()) is not None:
+            shard = prefetched.shard
+            if prefetched.error is not None:
+                message = f"its items cannot be read: {brief(prefetched.error)}"
+                self._reject(shard, message, prefetched.error)
+            elif shard not in self.shards:  # it was stopped while it was read
+                continue
+            elif self._engine is None:  # the engine ran out of memory in the meantime
+                self.shards.return_to_queue(shard)
+            else:
+                self._add_images(self._engine, prefetched)
+
+    def _reject(self, shard: HeldShard, message: str, error: Exception) -> None:
+        """Fail an attempt, unless S3 or this machine's disk is to blame: then the shard returns to the queue."""
+        lease = shard.lease
+        log.warning("work %d of job %s: %s", lease.id, lease.job_id, message, extra=logs.lease_fields(lease))
+        if is_transient(error) or isinstance(error, OSError):
+            self._next_claim = time.monotonic() + PAUSE_AFTER_ERROR_S
+            self.shards.return_to_queue(shard)
+        else:
+            self.shards.fail_attempt(shard, message)
+
+    def _add_images(self, engine: Engine[HeldShard], prefetched: PrefetchedShard) -> None:
+        """Add a shard's images to the engine. An image whose conditions cannot be used fails alone."""
+        shard = prefetched.shard
+        for index in sorted(shard.unsettled):
+            number = index // int(shard.plan["images_per_item"])
+            seed = None
+            try:
+                if number in prefetched.problems:
+                    raise ValueError(prefetched.problems[number])
+                spec = image_spec(shard.plan, prefetched.items[number], engine.condition_names, index)
+                seed = spec.seed
+                engine.add(shard, spec)
+            except ValueError as error:  # the schema permits a condition that the model cannot use
+                with self.shards.dropping_on_error(shard):
+                    self.shards.settle_image(shard, Output.failure(index, number, str(error), seed=seed))
+
+    # -- stepping ------------------------------------------------------------------------------
+
+    def _step(self, engine: Engine[HeldShard]) -> None:
+        try:
+            images = engine.step()
+        except OutOfMemory as error:
+            self._halve_rows(engine, error)
+            return
+        except DeviceFault as error:
+            self._exit(engine, error)
+        except Exception as error:  # a failing step counts against the shards in it, never against the process
+            log.exception("a step failed")
+            for shard in engine.owners():
+                self.shards.record_loss(shard, f"{type(error).__name__}: {error}")
+            self._remove_ended()
+            return
+        for image in images:
+            self._uploader.add(image, engine.profile, self.watchdog.tick)
+
+    def _remove_ended(self) -> None:
+        for shard in self.shards.take_removed():
+            if self._engine is not None:
+                self._engine.remove(shard)
+
+    def _halve_rows(self, engine: Engine[HeldShard], error: OutOfMemory) -> None:
+        """Continue with half the rows. Images in the batch restart under the profile with fewer rows."""
+        shards = engine.owners()
+        self._engine = None
+        rows = self._engines.halve_rows(engine)
+        outcome = f"continuing with {rows}" if rows else "fewer are not possible"
+        log.warning("out of memory with %d rows (%s); %s", engine.rows, error, outcome)
+        for shard in shards:
+            if rows:
+                self.shards.return_to_queue(shard)
+            else:
+                self.shards.record_loss(shard, f"out of memory with {engine.rows} rows: {error}")
+
+    def _exit(self, engine: Engine[HeldShard], error: DeviceFault) -> NoReturn:
+        """End the process after recording the losses, so that no other process waits for its heartbeat to go stale."""
+        log.critical("the device failed: %s; this process exits", error)
+        for shard in engine.owners():
+            self.shards.record_loss(shard, f"the device failed: {error}")
+        self._uploader.stop(self.settings.drain_s)
+        self.heartbeat.stop()
+        os._exit(EXIT_DEVICE)
