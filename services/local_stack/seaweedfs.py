@@ -6,6 +6,7 @@ from typing import Any
 from services.local_stack import processes
 from services.local_stack.part import PROBE_TIMEOUT_S, Part, installed_program
 from services.local_stack.state import HOST, SEAWEED_PORTS, StackError, StackState
+from services.s3_client import make_client
 
 
 class ObjectStore(Part):
@@ -85,21 +86,13 @@ class ObjectStore(Part):
             client.delete_object(**item)
 
     def _client(self, state: StackState) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        return boto3.client(
-            "s3",
+        return make_client(
             endpoint_url=state.s3_endpoint_url,
-            aws_access_key_id=state.s3_access_key_id,
-            aws_secret_access_key=state.s3_secret_access_key,
-            region_name="us-east-1",
-            config=Config(
-                connect_timeout=PROBE_TIMEOUT_S,
-                read_timeout=PROBE_TIMEOUT_S,
-                retries={"max_attempts": 0},
-                s3={"addressing_style": "path"},
-                # A proxy of the user's shell cannot reach the loopback of this machine.
-                proxies={},
-            ),
+            region="us-east-1",
+            access_key_id=state.s3_access_key_id,
+            secret_access_key=state.s3_secret_access_key,
+            connect_timeout_s=PROBE_TIMEOUT_S,
+            read_timeout_s=PROBE_TIMEOUT_S,
+            retries=0,
+            use_proxies=False,  # a proxy cannot reach this machine's loopback
         )

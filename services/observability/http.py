@@ -1,4 +1,4 @@
-"""What a process tells about itself over HTTP: /metrics, /healthz, /readyz, /startupz."""
+"""The HTTP endpoints of a process: /metrics, /healthz, /readyz, /startupz."""
 
 import json
 import threading
@@ -11,46 +11,47 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 from services.settings import DatabaseSettings
 
-Start = Callable[[str, list[tuple[str, str]]], Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
-class Answers(Protocol):
-    """Reasons against being alive, ready, started; none is a yes."""
+class HealthChecks(Protocol):
+    """Each check returns the reasons against it: an empty list means yes."""
 
     def live(self) -> list[str]:
-        """Against being alive."""
+        """Return why the process must be restarted."""
 
     def ready(self) -> list[str]:
-        """Against being ready."""
+        """Return why the process takes no work."""
 
     def started(self) -> list[str]:
-        """Against having started."""
+        """Return why the process has not started."""
 
 
-class Silent(WSGIRequestHandler):
-    """Asked every few seconds, it would fill the log."""
+class QuietRequestHandler(WSGIRequestHandler):
+    """Logs no requests: probes and scrapes arrive every few seconds."""
 
     def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
-def serve(settings: DatabaseSettings, health: Answers, registry: CollectorRegistry = REGISTRY) -> None:
-    """Serve on DARKROOM_METRICS_HOST and DARKROOM_METRICS_PORT, unless the port is 0."""
+def serve(settings: DatabaseSettings, health: HealthChecks, registry: CollectorRegistry = REGISTRY) -> None:
+    """Serve in a thread on DARKROOM_METRICS_HOST and DARKROOM_METRICS_PORT, unless the port is 0."""
     if not settings.metrics_port:
         return
     metrics = make_wsgi_app(registry)
-    answers = {"/healthz": health.live, "/readyz": health.ready, "/startupz": health.started}
+    checks = {"/healthz": health.live, "/readyz": health.ready, "/startupz": health.started}
 
-    def app(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            return metrics(environ, start)  # type: ignore[no-any-return]
-        if path not in answers:
-            start("404 Not Found", [("Content-Type", "text/plain")])
-            return [f"there are: /metrics, {', '.join(answers)}\n".encode()]
-        reasons = answers[path]()
-        start("503 Service Unavailable" if reasons else "200 OK", [("Content-Type", "application/json")])
+            return metrics(environ, start_response)  # type: ignore[no-any-return]
+        if path not in checks:
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [f"paths: /metrics, {', '.join(checks)}\n".encode()]
+        reasons = checks[path]()
+        status = "503 Service Unavailable" if reasons else "200 OK"
+        start_response(status, [("Content-Type", "application/json")])
         return [json.dumps({"ok": not reasons, "reasons": reasons}).encode()]
 
-    server = make_server(settings.metrics_host, settings.metrics_port, app, ThreadingWSGIServer, Silent)
-    threading.Thread(target=server.serve_forever, name="monitoring", daemon=True).start()
+    server = make_server(settings.metrics_host, settings.metrics_port, app, ThreadingWSGIServer, QuietRequestHandler)
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()

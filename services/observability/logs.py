@@ -1,7 +1,7 @@
-"""One line an event: for a person, or as JSON for a program. What a line is about is in fields; secrets are in none.
+"""Log lines, as text or JSON: one line an event, with fields that say what it is about, and without secrets.
 
-The trace id of a job is its UUID without dashes: 32 hexadecimal digits, as W3C Trace Context has them. So whoever
-knows a job finds its lines in the logs of all processes, and nothing has to be handed from one to the next.
+The trace id of a job is its UUID without dashes: 32 hexadecimal digits, as W3C Trace Context defines them. A job's id
+therefore finds its lines in the logs of every process, and processes need not pass a trace id to each other.
 """
 
 import json
@@ -21,45 +21,45 @@ from services.settings import DatabaseSettings
 
 FIELDS = ("process", "job", "shard", "queue", "tenant", "release", "trace_id")
 HIDDEN = "***"
-SHORTEST = 4  # a password of one letter would hide that letter everywhere
+MIN_SECRET_LENGTH = 4  # masking a password of one letter would mask that letter everywhere
 
 
 def job_fields(job_id: uuid.UUID) -> dict[str, str]:
-    """The fields of a line about a job, as `extra`."""
+    """Return the fields of a line about a job, for `extra`."""
     return {"job": str(job_id), "trace_id": job_id.hex}
 
 
 def lease_fields(lease: Any) -> dict[str, object]:
-    """The fields of a line about a leased piece of work, as `extra`."""
+    """Return the fields of a line about leased work, for `extra`."""
     fields = {**job_fields(lease.job_id), "shard": lease.id, "queue": lease.queue, "tenant": lease.tenant}
     return {**fields, "release": lease.pack_key[:12]} if lease.pack_key else fields
 
 
 def configure(settings: DatabaseSettings) -> "Handler":
-    """Send everything, also warnings and what ends a thread, to standard error as the settings say."""
+    """Log to standard error as the settings say: every logger, warnings, and exceptions that end a thread."""
     handler = Handler(settings.log_format == "json", secrets(settings))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
     logging.captureWarnings(True)
-    threading.excepthook, sys.excepthook = _thread_ended, _ended
+    threading.excepthook, sys.excepthook = _log_thread_end, _log_process_end
     return handler
 
 
 def as_json() -> bool:
-    """Whether this process writes lines for a program."""
-    return any(isinstance(one, Handler) and one.as_json for one in logging.getLogger().handlers)
+    """Return whether this process logs JSON."""
+    return any(isinstance(handler, Handler) and handler.as_json for handler in logging.getLogger().handlers)
 
 
 def identify(process: uuid.UUID) -> None:
-    """From now on this process's lines have its id."""
+    """Add the process's id to every later line."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, Handler):
             handler.process = str(process)
 
 
 def secrets(settings: DatabaseSettings) -> list[str]:
-    """What must be in no line: secret values, and the passwords within those that are URLs. The longest first."""
+    """Return what no line may contain: secret values, and the passwords in those that are URLs. The longest first."""
     found = set()
     for name in type(settings).model_fields:
         value = getattr(settings, name)
@@ -68,11 +68,11 @@ def secrets(settings: DatabaseSettings) -> list[str]:
             found.add(whole)
             if "://" in whole:
                 found |= passwords(whole)
-    return sorted((one for one in found if len(one) >= SHORTEST), key=len, reverse=True)
+    return sorted((one for one in found if len(one) >= MIN_SECRET_LENGTH), key=len, reverse=True)
 
 
 def passwords(url: str) -> set[str]:
-    """The passwords of a URL, as it has them, and as libraries may write them."""
+    """Return the passwords of a URL, as they are written there and as libraries may write them."""
     parts = urlsplit(url)
     raw = [parts.password or "", *(value for name, value in parse_qsl(parts.query) if "password" in name)]
     plain = {unquote(one) for one in raw}
@@ -80,7 +80,7 @@ def passwords(url: str) -> set[str]:
 
 
 class Handler(logging.StreamHandler[Any]):
-    """Writes lines to standard error, without secrets."""
+    """Writes lines to standard error, with secrets masked."""
 
     def __init__(self, as_json: bool, hidden: Iterable[str]) -> None:
         super().__init__(sys.stderr)
@@ -89,7 +89,7 @@ class Handler(logging.StreamHandler[Any]):
         self.plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s%(about)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line of JSON; or a line of text, and an exception's lines after it."""
+        """Return one line of JSON, or a line of text followed by the lines of an exception."""
         if not self.as_json:
             job = str(getattr(record, "job", ""))
             record.about = f" (job {job})" if job not in record.getMessage() else ""
@@ -113,11 +113,11 @@ class Handler(logging.StreamHandler[Any]):
         return text
 
 
-def _ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger("darkroom").critical("this process ends: %s", error, exc_info=(kind, error, trace))
+def _log_process_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logging.getLogger("darkroom").critical("this process ends with an error: %s", error, exc_info=(kind, error, trace))
 
 
-def _thread_ended(arguments: threading.ExceptHookArgs) -> None:
+def _log_thread_end(arguments: threading.ExceptHookArgs) -> None:
     name = arguments.thread.name if arguments.thread else "?"
     error = arguments.exc_value or arguments.exc_type()
     log = logging.getLogger("darkroom.threads")

@@ -1,7 +1,7 @@
 """Every Prometheus metric of the workers and dispatchers.
 
-A process has one registry; it is one worker, of one GPU. On a GPU the time of a step is that of its launch; what is
-launched is waited for while images are decoded, so that rates over a minute are right.
+A process has one registry, and a worker process has one GPU. On a GPU the time of a step is the time of its launch. The
+process waits for launched steps while it decodes images, so rates over a minute are right.
 """
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -14,39 +14,41 @@ WAITS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 STEP_SECONDS = Histogram("darkroom_step_seconds", "One denoising step of all rows.", buckets=STEPS)
 DECODE_SECONDS = Histogram("darkroom_decode_seconds", "Decoding one group of latents to images.", buckets=STEPS)
 ROWS = Gauge("darkroom_rows", "Network rows of every step.")
-ROWS_USED_TOTAL = Counter("darkroom_rows_used", "Rows of steps that an image was in; over steps x rows: how full.")
-IMAGES_UNDER_WAY = Gauge("darkroom_images_under_way", "Images in the batch, or waiting to join it.")
+ROWS_USED_TOTAL = Counter(
+    "darkroom_rows_used", "Rows that images used; divided by steps x rows, how full the batch is."
+)
+IMAGES_UNDER_WAY = Gauge("darkroom_images_under_way", "Images in the batch or waiting to join it.")
 
 # -- the worker ----------------------------------------------------------------------------------
 
 PICK_UP_SECONDS = Histogram(
     "darkroom_pick_up_seconds",
-    "From a job's submission, or its run_after, to its first claim.",
+    "Seconds from a job's submission, or from its run_after, to its first claim.",
     ["queue"],
     buckets=WAITS,
 )
-LOAD_SECONDS = Histogram("darkroom_release_load_seconds", "Fetching and loading a release.", buckets=WAITS)
+LOAD_SECONDS = Histogram("darkroom_release_load_seconds", "Downloading and loading a release.", buckets=WAITS)
 SERVES = Gauge("darkroom_serves", "1 for each queue that this worker serves.", ["queue"])
 RELEASES_LOADED = Gauge("darkroom_releases_loaded", "Releases in memory.")
 LEASES_HELD = Gauge("darkroom_leases_held", "Leases that this worker holds.")
-SHARDS_ENDED = Counter("darkroom_shards_ended", "How leases ended.", ["end"])
+SHARDS_ENDED = Counter("darkroom_shards_ended", "Leases that ended, by how they ended.", ["end"])
 ENCODE_SECONDS = Histogram("darkroom_encode_seconds", "Encoding an image to a file.", ["format"], buckets=STEPS)
-UPLOAD_SECONDS = Histogram("darkroom_upload_seconds", "Storing a file and settling its image.", buckets=STEPS)
+UPLOAD_SECONDS = Histogram("darkroom_upload_seconds", "Storing an image file and settling the image.", buckets=STEPS)
 UPLOADS_UNDER_WAY = Gauge("darkroom_uploads_under_way", "Finished images that are not settled yet.")
 IMAGES = Counter("darkroom_images", "Settled images.", ["outcome"])
-PROFILE_SHRINKS = Counter("darkroom_profile_shrinks", "Times that memory ran out and the rows were halved.")
+PROFILE_SHRINKS = Counter("darkroom_profile_shrinks", "Times that the device ran out of memory and rows were halved.")
 
 # -- the dispatcher ------------------------------------------------------------------------------
 
-JOBS_PLANNED = Counter("darkroom_jobs_planned", "Jobs that were checked.", ["outcome"])
-JOBS_FINISHED = Counter("darkroom_jobs_finished", "Jobs that were finalized, by their end.", ["state"])
-RESCUES = Counter("darkroom_rescues", "Pieces of work taken back from lost processes.")
+JOBS_PLANNED = Counter("darkroom_jobs_planned", "Jobs that were planned or rejected.", ["outcome"])
+JOBS_FINISHED = Counter("darkroom_jobs_finished", "Jobs that were finalized, by their final state.", ["state"])
+RESCUES = Counter("darkroom_rescues", "Work recovered from lost processes.")
 BROKER_UP = Gauge("darkroom_broker_up", "Whether the last hint could be sent.")
 
 # -- both ----------------------------------------------------------------------------------------
 
-RETRIES = Counter("darkroom_retries", "Attempts that failed by an error of the work and are made again.", ["kind"])
+RETRIES = Counter("darkroom_retries", "Failed attempts that are retried, without transient errors.", ["kind"])
 STORE_ERRORS = Counter(
-    "darkroom_object_store_errors", "Requests to S3 that failed, after its client's own retries.", ["operation"]
+    "darkroom_object_store_errors", "Requests to S3 that failed after the client's own retries.", ["operation"]
 )
-DATABASE_ERRORS = Counter("darkroom_database_errors", "Transactions that failed because Postgres was away.")
+DATABASE_ERRORS = Counter("darkroom_database_errors", "Transactions that failed because Postgres was unavailable.")

@@ -1,1 +1,1 @@
-"""What every long-running process has: a heartbeat, a watchdog, health checks and the Celery app."""
+"""Parts of every long-running process: a heartbeat, a watchdog, health checks and the Celery app."""

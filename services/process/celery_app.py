@@ -1,17 +1,18 @@
-"""The Celery app: messages are hints, Postgres is the truth.
+"""The Celery app. Its messages are hints: Postgres is the truth.
 
-A hint says "this queue has work". It is acknowledged at once; a duplicate finds nothing to claim, and a lost
-one is sent again. So the broker may be wiped at any moment.
+A hint says that a queue has work. The worker acknowledges it at once. A duplicate finds nothing to claim, and a lost
+hint is sent again, so the broker may be wiped at any moment.
 """
 
 import logging
 import warnings
-from typing import Any
+from typing import Any, Protocol
 
 from celery import Celery, bootsteps, signals
 from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from kombu.entity import Exchange, Queue
+from kombu.exceptions import OperationalError
 
 from services.errors import CommandError
 from services.settings import Settings
@@ -21,7 +22,7 @@ HINT_EXPIRES_S = 60
 
 
 def make_app(settings: Settings) -> Celery:
-    """An app that can send hints. Opens nothing yet."""
+    """Return an app that can send hints. It opens no connection yet."""
     assert settings.broker_url is not None
     app = Celery("darkroom", broker=settings.broker_url.get_secret_value(), set_as_current=False)
     app.conf.update(
@@ -35,7 +36,7 @@ def make_app(settings: Settings) -> Celery:
         worker_enable_remote_control=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # A half-open connection after a broker restart would otherwise be waited on for ever.
+        # Without these the client waits forever on a connection that a broker restart left half-open.
         broker_transport_options={
             "socket_timeout": 5,
             "socket_connect_timeout": 5,
@@ -50,21 +51,34 @@ def make_app(settings: Settings) -> Celery:
 
 
 def wire_name(queue: str) -> str:
-    """The name of a queue at the broker."""
+    """Return the broker's name for a queue."""
     return f"darkroom.{queue}"
 
 
 def send_hint(app: Celery, queue: str) -> None:
-    """Tell one worker of a queue that there is work. Raises kombu's OperationalError when the broker is away."""
+    """Send one worker of a queue a hint. Raises kombu's OperationalError if the broker does not answer."""
     app.send_task(WAKE, queue=wire_name(queue), retry=False, expires=HINT_EXPIRES_S, ignore_result=True)
 
 
-def serve(app: Celery, worker: Any, *, concurrency: int = 1) -> None:
+class Service(Protocol):
+    """What a Celery worker runs: threads that poll for work, and look for it at once after a hint."""
+
+    def start(self) -> None:
+        """Start the threads and return."""
+
+    def wake(self) -> None:
+        """Look for work now."""
+
+    def stop(self) -> None:
+        """Drain, and return when that is done."""
+
+
+def serve(app: Celery, worker: Service, *, concurrency: int = 1) -> None:
     """Run a Celery worker around `worker` until SIGTERM.
 
-    The worker's threads belong to a bootstep of this process: a prefork child would never hear SIGTERM, and
-    CUDA does not survive a fork. The task only wakes them. Raises what `worker.start` raises; Celery would log its
-    traceback instead.
+    A bootstep of this process starts and stops the worker's threads: a prefork child would never receive SIGTERM, and
+    CUDA does not survive a fork. The Celery task only wakes them. Raises what `worker.start` raises; Celery would log
+    its traceback instead.
     """
     failures: list[Exception] = []
 
@@ -73,7 +87,7 @@ def serve(app: Celery, worker: Any, *, concurrency: int = 1) -> None:
         worker.wake()
 
     class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
-        """Starts the engine with the Celery worker, and drains it when that stops."""
+        """Starts `worker` with the Celery worker, and drains it when the Celery worker stops."""
 
         requires = ("celery.worker.components:Pool",)
 
@@ -87,16 +101,16 @@ def serve(app: Celery, worker: Any, *, concurrency: int = 1) -> None:
         def stop(self, parent: Any) -> None:
             worker.stop()
 
-        # Also on the second signal: leases are given back rather than left to be missed.
+        # On the second signal as well: released leases are claimed at once, abandoned ones only when they are stale.
         terminate = stop
 
     app.steps["worker"].add(EngineStep)
     signals.setup_logging.connect(_leave_logging, weak=False)
-    # Celery tells of a shutdown past all logging; the worker tells it itself.
+    # Celery prints its shutdown without logging; the worker logs it.
     celery_worker.safe_say = lambda *_: None
     for name in ("celery", "kombu"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Celery fears root because of pickle, which this app does not accept.
+    # Celery warns about root because of pickle, which this app does not accept.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     options = ["worker", "--pool=threads", f"--concurrency={concurrency}", "--without-gossip", "--without-mingle"]
     app.worker_main(["--quiet", *options, "--loglevel=INFO"])
@@ -105,20 +119,18 @@ def serve(app: Celery, worker: Any, *, concurrency: int = 1) -> None:
 
 
 def _leave_logging(**_: Any) -> None:
-    """Whoever answers this signal has configured logging; Celery then changes nothing."""
+    """Keep Celery from configuring logging: it does so only if nothing is connected to this signal."""
 
 
-def check_broker(app: Any) -> None:
-    """Fail at the start rather than retry in silence; once running, a broker may come and go."""
-    from kombu.exceptions import OperationalError
-
+def check_broker(app: Celery) -> None:
+    """Raise CommandError if the broker does not answer at the start. Later it may be unavailable at times."""
     try:
         with app.connection_for_write(connect_timeout=3) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=3)
     except (OperationalError, OSError) as error:
         address = app.connection_for_write().as_uri()
-        lines = str(error).strip().splitlines()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CommandError(
-            f"The broker at {address} does not answer ({lines[0] if lines else error}). "
+            f"The broker at {address} does not answer ({reason}). "
             "Start the local stack with `darkroom up`, or check DARKROOM_BROKER_URL."
         ) from None

@@ -1,4 +1,4 @@
-"""A process's entry in the table of processes, kept fresh; and the end of a process that hangs."""
+"""The heartbeat of a process: its row in the table of processes, renewed every few seconds."""
 
 import logging
 import math
@@ -19,33 +19,34 @@ log = logging.getLogger("darkroom.heartbeat")
 
 
 class Heartbeat:
-    """From `start` to `stop` the process is alive to the others, who take back what a silent one holds.
+    """Shows other processes that this one is alive, from `start` to `stop`. They take the work of a stale one.
 
-    known: the tokens of the leases that the process works on; what else is leased to it is given back.
+    held_tokens: returns the tokens of the leases that the process works on. Each beat releases every other lease of the
+    process: a claim or an end whose answer was lost with a connection.
     """
 
     def __init__(
-        self, database: Database, kind: ProcessKind, every_s: float, known: Callable[[], Sequence[int]]
+        self, database: Database, kind: ProcessKind, interval_s: float, held_tokens: Callable[[], Sequence[int]]
     ) -> None:
-        self.database, self.kind, self.every_s, self.known = database, kind, every_s, known
+        self.database, self.kind, self.interval_s, self.held_tokens = database, kind, interval_s, held_tokens
         self.id = uuid.UUID(int=0)
-        self.profile: str | None = None  # the execution profile, once there is one
+        self.profile: str | None = None  # the execution profile of the loaded release
         self._beaten = -math.inf
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     @property
     def beating(self) -> bool:
-        """Whether it has begun and not ended."""
+        """Whether it has started and not stopped."""
         return self._thread.is_alive()
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the database last heard of this process."""
+        """Seconds since the last beat that the database has recorded."""
         return time.monotonic() - self._beaten
 
     def start(self) -> None:
-        """Register under a fresh id."""
+        """Register the process under a fresh id."""
         with self.database.begin() as connection:
             self.id = processes.register(connection, self.kind)
         logs.identify(self.id)
@@ -53,24 +54,24 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Give back what is still held, and end."""
+        """Release every lease that is still held, and mark the process as stopped."""
         self._stopped.set()
         self._thread.join()
         try:
             with self.database.begin() as connection:
                 processes.retire(connection, self.id)
         except DBAPIError as error:
-            log.warning("could not retire (%s); leases will be taken back when the heartbeat is stale", brief(error))
+            log.warning("could not retire (%s); a dispatcher will recover the leases", brief(error))
 
     def _beat(self) -> None:
-        while not self._stopped.wait(self.every_s):
+        while not self._stopped.wait(self.interval_s):
             try:
                 with self.database.begin() as connection:
                     processes.record_heartbeat(connection, self.id, self.profile)
-                    forgotten = processes.release_forgotten_leases(connection, self.id, self.known())
+                    released = processes.release_forgotten_leases(connection, self.id, self.held_tokens())
             except DBAPIError as error:
                 log.warning("heartbeat: %s", brief(error))
                 continue
             self._beaten = time.monotonic()
-            if forgotten:
-                log.warning("%d leases that this process did not know of are given back", forgotten)
+            if released:
+                log.warning("released %d leases that this process did not know of", released)

@@ -1,4 +1,4 @@
-"""Ends a process whose loop has stopped."""
+"""Ends a process whose loop hangs."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ EXIT_HUNG = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Watchdog:
-    """Ends the process when its loop has not ticked for `limit_s`: a kernel that hangs never returns."""
+    """Ends the process if its loop has not ticked for `limit_s` seconds: a GPU kernel that hangs never returns."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -21,29 +21,29 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """From now on the loop must tick."""
+        """Start to watch: from now on the loop must tick."""
         self.tick()
         self._thread.start()
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the loop last came round; below 0 while it may take as long as it likes."""
+        """Seconds since the last tick; minus infinity while the watchdog is paused."""
         return time.monotonic() - self._ticked
 
     def tick(self) -> None:
-        """The loop goes on."""
+        """Record that the loop makes progress."""
         self._ticked = time.monotonic()
 
     def pause(self) -> None:
-        """Until the next tick it may take as long as it likes."""
+        """Set no limit until the next tick."""
         self._ticked = math.inf
 
     def stop(self) -> None:
-        """The loop may end."""
+        """Stop watching."""
         self._stopped.set()
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self.limit_s / 4)):
             if self.silent_s > self.limit_s:
-                log.critical("nothing has moved for %.0f s; ending this process", self.limit_s)
+                log.critical("no progress for %.0f s; ending this process", self.limit_s)
                 os._exit(EXIT_HUNG)

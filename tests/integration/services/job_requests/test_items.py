@@ -47,7 +47,7 @@ def test_an_input_that_is_replaced_is_not_mixed(stack: Stack, dispatcher: Proces
     with stack.process("worker"):
         row = stack.wait(job_id)
     assert (row.state, row.failed) == ("failed", 4)
-    assert "was changed or removed since the job was planned" in stack.outputs(job_id)[0].error
+    assert "was replaced or removed after the job was planned" in stack.outputs(job_id)[0].error
 
 
 @pytest.mark.parametrize("per_item", [1, 3, 20])

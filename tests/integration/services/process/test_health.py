@@ -79,7 +79,7 @@ def test_what_drains_lives_and_takes_no_more(stack: Stack) -> None:
         job_id = stack.submit({"items": [{"class_label": 1}], "steps": 20})
         stack.wait(job_id, "running")
         worker.child.send_signal(signal.SIGTERM)
-        asked.until("readyz", lambda reasons: reasons == ["it is told to stop and takes no new work"])
+        asked.until("readyz", lambda reasons: reasons == ["the process is draining and takes no new work"])
         assert asked("healthz") == []
         assert stack.wait(job_id).state == "succeeded"
 
@@ -91,4 +91,4 @@ def test_other_paths_name_those_that_there_are(stack: Stack) -> None:
         with pytest.raises(urllib.error.HTTPError) as error:
             urllib.request.urlopen(f"http://127.0.0.1:{asked.port}/", timeout=5)
         assert error.value.code == 404
-        assert error.value.read() == b"there are: /metrics, /healthz, /readyz, /startupz\n"
+        assert error.value.read() == b"paths: /metrics, /healthz, /readyz, /startupz\n"

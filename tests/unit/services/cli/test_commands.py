@@ -116,7 +116,7 @@ def test_the_page_of_commands_lists_every_command_with_its_help() -> None:
 def test_the_page_of_commands_lists_every_exit_code() -> None:
     from services import errors
     from services.process.watchdog import EXIT_HUNG
-    from services.worker.worker import EXIT_DEVICE
+    from services.worker.sampling_loop import EXIT_DEVICE
 
     def all_errors(root: type[DarkroomError]) -> set[type[DarkroomError]]:
         return {root}.union(*map(all_errors, root.__subclasses__()))
