@@ -71,7 +71,7 @@ WAYS: dict[str, Callable[[Sequence[Request], int], Iterator[list[ImageSpec]]]] =
 }
 
 
-def seconds(engine: Engine, groups: Iterator[list[ImageSpec]]) -> tuple[float, int]:
+def seconds(engine: Engine[object], groups: Iterator[list[ImageSpec]]) -> tuple[float, int]:
     """How long the groups take, one after the other, and how many network evaluations."""
     begun, steps = time.perf_counter(), 0
     for group in groups:
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = sum(len(request) for request in requests)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(make_tiny_release(Path(folder) / "tiny"), rows=options.rows)
+        engine = Engine[object](make_tiny_release(Path(folder) / "tiny"), rows=options.rows)
     found: dict[str, list[float]] = {name: [] for name in WAYS}
     evaluations: dict[str, int] = {}
     seconds(engine, iter([requests[0]]))  # warms up

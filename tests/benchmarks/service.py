@@ -79,7 +79,7 @@ def request(number: int, steps: int) -> dict[str, object]:
 def bare(stack: Stack, jobs: int, steps: int) -> float:
     """Images a second of the engine in a loop, with nothing around it."""
     exec(SLOW_STEP.format(STEP_S), {})
-    engine = Engine(stack.root / "tiny-release", rows=stack.settings("worker").rows, device="cpu")
+    engine = Engine[None](stack.root / "tiny-release", rows=stack.settings("worker").rows, device="cpu")
     for number in range(jobs):
         plan = cast(Plan, {**DEFAULTS, **request(number, steps)})
         for index in range(64):

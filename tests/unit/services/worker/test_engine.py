@@ -24,11 +24,11 @@ def spec(seed: int, *, steps: int = 4, guidance: float = 2.0, label: int = 3, so
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_release: Path) -> Engine:
-    return Engine(tiny_release, rows=8, device="cpu")
+def engine(tiny_release: Path) -> Engine[object]:
+    return Engine[object](tiny_release, rows=8, device="cpu")
 
 
-def develop(engine: Engine, specs: list[ImageSpec]) -> dict[int, bytes]:
+def develop(engine: Engine[object], specs: list[ImageSpec]) -> dict[int, bytes]:
     for each in specs:
         engine.add("owner", each)
     done: dict[int, bytes] = {}
@@ -50,7 +50,7 @@ MIX = [
 ]
 
 
-def test_an_image_is_the_same_alone_and_in_any_company(engine: Engine) -> None:
+def test_an_image_is_the_same_alone_and_in_any_company(engine: Engine[object]) -> None:
     together = develop(engine, MIX)
     shuffled = MIX.copy()
     random.Random(0).shuffle(shuffled)
@@ -60,7 +60,7 @@ def test_an_image_is_the_same_alone_and_in_any_company(engine: Engine) -> None:
     assert len(set(together.values())) == len(MIX)
 
 
-def test_images_that_join_midway_change_nothing(engine: Engine) -> None:
+def test_images_that_join_midway_change_nothing(engine: Engine[object]) -> None:
     together = develop(engine, MIX[:3])
     engine.add("early", MIX[1])
     engine.step()
@@ -74,7 +74,7 @@ def test_images_that_join_midway_change_nothing(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("each", MIX[:6], ids=lambda each: f"{each.solver}-{each.steps}-{each.guidance_scale}")
-def test_agrees_with_generate(engine: Engine, each: ImageSpec) -> None:
+def test_agrees_with_generate(engine: Engine[object], each: ImageSpec) -> None:
     pixels = np.frombuffer(develop(engine, [each])[each.seed], np.uint8).reshape(32, 32, 1)
     expected = generate(
         engine.model,
@@ -87,7 +87,7 @@ def test_agrees_with_generate(engine: Engine, each: ImageSpec) -> None:
     assert np.abs(pixels.astype(int) - to_bytes(expected)[0].astype(int)).max() <= 1
 
 
-def test_an_unguided_image_asks_for_one_row(engine: Engine) -> None:
+def test_an_unguided_image_asks_for_one_row(engine: Engine[object]) -> None:
     engine.add("owner", spec(1, guidance=1.0))
     assert engine.free_rows == 7
     engine.add("owner", spec(2))
@@ -96,7 +96,7 @@ def test_an_unguided_image_asks_for_one_row(engine: Engine) -> None:
     assert engine.free_rows == 8
 
 
-def test_removing_an_owner_leaves_the_others(engine: Engine) -> None:
+def test_removing_an_owner_leaves_the_others(engine: Engine[object]) -> None:
     mine, theirs = object(), object()
     for seed in range(3):
         engine.add(mine, spec(seed))
@@ -109,7 +109,7 @@ def test_removing_an_owner_leaves_the_others(engine: Engine) -> None:
     assert sorted(image.spec.seed for image in done) == [10, 11, 12]
 
 
-def test_more_images_than_rows_are_taken_in_their_order(engine: Engine) -> None:
+def test_more_images_than_rows_are_taken_in_their_order(engine: Engine[object]) -> None:
     for seed in range(10):
         engine.add("owner", spec(seed, steps=2))
     assert engine.free_rows == 0
@@ -125,7 +125,7 @@ def test_the_profile_tells_row_counts_and_threads_apart(tiny_release: Path) -> N
     assert torch.__version__ in profile
 
 
-def test_a_condition_that_cannot_be_used_is_refused_when_it_is_added(engine: Engine) -> None:
+def test_a_condition_that_cannot_be_used_is_refused_when_it_is_added(engine: Engine[object]) -> None:
     with pytest.raises(ValueError, match="class_label: 10 is not allowed; permitted: an integer from 0 to 9"):
         engine.add("owner", spec(1, label=10))
     assert not engine.busy
