@@ -8,10 +8,10 @@ import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from services.storage.uri import ObjectUri
 from training.errors import DarkroomError
 
 ROOT = "data.root="
-S3 = "s3://"
 
 
 class DataVersionError(DarkroomError):
@@ -27,8 +27,8 @@ def of(data: str, overrides: Sequence[str]) -> str:
     if not roots:
         return ""  # built in: the image that runs the stage has it
     root = roots[-1]
-    if root.startswith(S3):
-        return digest(_objects(root))
+    if (uri := ObjectUri.parse(root)) is not None:
+        return digest(_objects(uri))
     if Path(root).exists():
         paths = sorted(path for path in [Path(root), *Path(root).rglob("*")] if path.is_file())
         return digest(f"{path}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}" for path in paths)
@@ -43,19 +43,18 @@ def digest(parts: Iterable[str]) -> str:
     return found.hexdigest()
 
 
-def _objects(root: str) -> list[str]:
+def _objects(uri: ObjectUri) -> list[str]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     from services.settings import load_store
     from services.storage.object_store import ObjectStore
 
-    bucket, _, prefix = root.removeprefix(S3).partition("/")
-    client = ObjectStore.connect(load_store(), bucket).client
+    client = ObjectStore.connect(load_store(), uri.bucket).client
     try:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=uri.key)
         found = [f"{entry['Key']}\0{entry['ETag']}" for page in pages for entry in page.get("Contents", ())]
     except (BotoCoreError, ClientError) as error:
-        raise DataVersionError(f"data.root: {root} cannot be listed: {error}") from None
+        raise DataVersionError(f"data.root: {uri} cannot be listed: {error}") from None
     if not found:
-        raise DataVersionError(f"data.root: there is nothing under {root}")
+        raise DataVersionError(f"data.root: there is nothing under {uri}")
     return found

@@ -13,14 +13,16 @@ from kfp_pipelines.stages import training
 from kfp_pipelines.train_job import exchange
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
+from services.storage.uri import ObjectUri
 from training.data.locks import locked
 from training.train import MISTAKES
 
 
 def run(prefix_uri: str) -> None:
     """Fetch, train, and where this is the first rank lay the result beside the inputs."""
-    bucket, _, prefix = prefix_uri.removeprefix(training.S3).partition("/")
-    store = ObjectStore.connect(load_store(), bucket)
+    uri = ObjectUri.parse(prefix_uri)
+    assert uri is not None
+    store, prefix = ObjectStore.connect(load_store(), uri.bucket), uri.key
     stage = json.loads(store.get(f"{prefix}/{exchange.STAGE}"))
     folder = Path(tempfile.gettempdir()) / Path(prefix).name
     fetched = folder / "fetched"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from kfp_pipelines import build
 from kfp_pipelines.stages import reports
+from services.storage.uri import ObjectUri
 
 if TYPE_CHECKING:
     from training.runs.checkpoints import CheckpointLocation
 
 RANK = "RANK"  # of torchrun
 WORKINGS = ("checkpoints", "tensorboard", "latents")  # of a training: kept elsewhere, or of no use when it is done
-S3 = "s3://"
 
 
 def prepare(data: str, overrides: Sequence[str], output: Path) -> str:
@@ -74,13 +74,12 @@ def location_of(checkpoints: str) -> "CheckpointLocation":
     """
     from training.runs.checkpoints import CheckpointFolder
 
-    if checkpoints.startswith(S3):
+    if (uri := ObjectUri.parse(checkpoints)) is not None:
         from kfp_pipelines.checkpoints.durable import DurableLocation
         from services.settings import load_store
         from services.storage.object_store import ObjectStore
 
-        bucket, _, prefix = checkpoints.removeprefix(S3).partition("/")
-        return DurableLocation(ObjectStore.connect(load_store(), bucket), prefix, int(os.environ.get(RANK, "0")))
+        return DurableLocation(ObjectStore.connect(load_store(), uri.bucket), uri.key, int(os.environ.get(RANK, "0")))
     return CheckpointFolder(Path(checkpoints) if checkpoints else None)
 
 
