@@ -72,7 +72,7 @@ def demo(
         engine = create_engine(settings)
         job_id = _insert_job(engine)
         row = wait_for_job(engine, str(job_id))
-        if row.state != "succeeded":
+        if not row.has_succeeded:
             raise CommandError(f"job {job_id} {row.state}: {row.reason or ''} See the logs in {stack_root() / 'logs'}")
         assert row.manifest_key is not None  # a job that succeeded has a manifest
         store = ObjectStore.connect(settings)

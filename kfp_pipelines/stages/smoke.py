@@ -17,7 +17,6 @@ from services.database import connections
 from services.job_queue import clients
 from services.job_queue.clients import Job
 from services.job_queue.outputs import list_outputs
-from services.job_queue.states import JobState
 from services.job_requests.condition_images import map_images
 from services.settings import load
 from services.storage.object_store import ObjectStore
@@ -50,7 +49,7 @@ def run(release: str, folder: Path, count: int, images: Path, page: Path, *, pat
             job_id = clients.submit_job(connection, {"model": release, "request": body})
         print(f"smoke: job {job_id} for {release}", flush=True)
         job = ended(engine, job_id, patience_s)
-        if job.state != JobState.SUCCEEDED:
+        if not job.has_succeeded:
             raise SmokeError(f"smoke: job {job_id} of {release} {job.state}: {job.reason}")
         pictures = checked(engine, job_id, ObjectStore.connect(settings), description)
     finally:

@@ -190,7 +190,7 @@ def watch(job_id: JobId, as_json: AsJson = False) -> None:
         print_json(job_to_json(job))
     else:
         typer.echo(f"{job.state}: {job.succeeded} of {job.total} images" + (f"\n{job.reason}" if job.reason else ""))
-    if job.state != "succeeded":
+    if not job.has_succeeded:
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
 

@@ -165,7 +165,7 @@ class Dispatcher:
                 self._fail(connection, lease)
         metrics.RESCUES.inc(len(retried) + len(failed))
         for lease in retried:
-            message = f"work {lease.id} of job {lease.job_id} taken back from a lost process"
+            message = f"work {lease.id} of job {lease.job_id} is recovered from a lost process"
             log.warning("%s", message, extra=logs.lease_fields(lease))
         return True
 

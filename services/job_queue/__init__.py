@@ -6,6 +6,7 @@ state. docs/state_machine.md shows all of them.
 
 states         the states of jobs and work
 clients        submit, find, cancel and retry jobs, with a client's login
+plan           the JSON of a planned request
 planning       a submitted job becomes shards, or is rejected
 claims         lease work whose turn it is
 leases         what a lease is, and how it ends

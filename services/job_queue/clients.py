@@ -42,6 +42,11 @@ class JobSummary:
         """Whether the job is in a terminal state."""
         return self.state in TERMINAL
 
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the job has ended with all of its images."""
+        return self.state == JobState.SUCCEEDED
+
     @classmethod
     def from_row(cls, row: Row[Any]) -> Self:
         """Make a job of a row that has its columns."""

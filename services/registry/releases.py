@@ -24,7 +24,7 @@ REFERENCE = re.compile(
 )
 DEFAULT_ALIAS = "production"
 ANY = "*"
-BLOBS_LOCK = "hashtext('darkroom blobs')"  # shared by publishers, exclusive to whoever deletes blobs
+BLOBS_LOCK = "hashtext('darkroom blobs')"  # shared by publishers, exclusive to the pruner of blobs
 
 
 class RegistryError(DarkroomError):
