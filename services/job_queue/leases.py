@@ -60,7 +60,7 @@ def hold(connection: Connection, lease: Lease) -> None:
         {"id": lease.id, "token": lease.token},
     )
     if not held:
-        raise LeaseLost(f"work {lease.id} of job {lease.job_id}: its lease has ended; another process may hold the work")
+        raise LeaseLost(f"work {lease.id} of job {lease.job_id}: the lease has ended; another process may hold it")
 
 
 def complete(connection: Connection, lease: Lease, state: WorkState = WorkState.DONE) -> None:
