@@ -31,9 +31,3 @@ def test_every_name_in_the_tree_exists() -> None:
 def test_every_package_is_in_the_tree() -> None:
     packages = {path.parent for name in PACKAGES for path in (ROOT / name).rglob("__init__.py")}
     assert packages - set(paths_in_the_tree()) == set()
-
-
-def test_every_path_in_the_text_exists() -> None:
-    paths = re.findall(r"`([\w/]+/[\w/.]+)`", PAGE)
-    assert len(paths) > 30
-    assert [path for path in paths if not (ROOT / path).exists()] == []
