@@ -1,5 +1,6 @@
 """The table of commands, and what its help page costs."""
 
+import os
 import re
 import subprocess
 import sys
@@ -101,6 +102,24 @@ def test_completion_shows_its_script(monkeypatch: pytest.MonkeyPatch) -> None:
     done = typer.testing.CliRunner().invoke(app, ["--show-completion", "bash"])
     assert done.exit_code == 0
     assert "complete" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"), [("darkroom jo", ["jobs"]), ("darkroom jobs sub", ["submit", "submit-many"])]
+)
+def test_commands_are_completed_without_their_imports(words: str, completions: list[str]) -> None:
+    code = (
+        "import sys; sys.argv[:] = ['darkroom']\n"
+        "from services.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print(sorted({set(HEAVY)} & set(sys.modules)))"
+    )
+    request = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_DARKROOM_COMPLETE": "complete_bash"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **request}
+    )
+    assert done.stdout.splitlines() == [*completions, "[]"]
 
 
 PAGE = Path("docs/commands.md").read_text()
