@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.benchmarks.unet import batch, interleaved, pair
 from training.model.diffusion import Diffusion, DiffusionConfig
-from training.model.guidance import guided
+from training.model.guidance import guide
 from training.model.solver_step import advance
 
 ROWS = 8
@@ -25,8 +25,8 @@ def main() -> None:
     scale, none = torch.full((ROWS,), 2.0), torch.zeros(ROWS)
 
     def between() -> torch.Tensor:
-        answer = guided(x, noise, scale, none)
-        return advance(state, diffusion.denoised(state[:, 0], answer, t), noise, A)
+        answer = guide(x, noise, scale, none)
+        return advance(state, diffusion.denoise(state[:, 0], answer, t), noise, A)
 
     with torch.inference_mode():
         times = interleaved(

@@ -34,12 +34,12 @@ class NarrowAttention(torch.autograd.Function):
         """q [R, heads, N, d], k and v [R, heads, M, d] -> [R, heads, N, d]."""
         rows, (n, d), m = q.shape[:2], q.shape[2:], k.shape[2]
         depth, width = block_sizes(rows.numel(), n, m)
-        q_t = blocked(q * (math.log2(math.e) / math.sqrt(d)), width)  # [B, P, d, W], so that exp2 does for exp
-        k, v_t = k.flatten(0, 1), transposed(with_ones(v))  # [P, M, d], [P, d + 1, M]
+        q_t = split_blocks(q * (math.log2(math.e) / math.sqrt(d)), width)  # [B, P, d, W], so that exp2 does for exp
+        k, v_t = k.flatten(0, 1), transpose(append_ones(v))  # [P, M, d], [P, d + 1, M]
         out = q.new_empty(len(q_t), len(k), d + 1, width)  # the last row is the softmax's denominator
         shift = q.new_empty(len(q_t), len(k), 1, width)
         scores = q.new_empty(depth, m, width)
-        for p in pieces(len(k), depth):
+        for p in slices(len(k), depth):
             for b in range(len(q_t)):
                 torch.bmm(k[p], q_t[b, p], out=scores)
                 torch.amax(scores, 1, keepdim=True, out=shift[b, p])
@@ -48,7 +48,7 @@ class NarrowAttention(torch.autograd.Function):
         values, total = out[:, :, :d] / out[:, :, d:], out[:, :, d:]
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(q_t, k, v, values, shift + total.log2())
-        return unblocked(values, rows)
+        return merge_blocks(values, rows)
 
     @staticmethod
     @once_differentiable
@@ -57,13 +57,13 @@ class NarrowAttention(torch.autograd.Function):
         q_t, k, v, values, log_total = ctx.saved_tensors
         rows, d, (_, m, _), width = gradient.shape[:2], gradient.shape[3], k.shape, q_t.shape[3]
         depth, _ = block_sizes(len(k), gradient.shape[2], m)
-        k1, v1, k_t = F.pad(k, (0, 1), value=1.0), with_ones(v), transposed(k)
+        k1, v1, k_t = F.pad(k, (0, 1), value=1.0), append_ones(v), transpose(k)
         q1_t = torch.cat([q_t, -log_total], dim=2)  # [B, P, d + 1, W]
-        g_t = blocked(gradient, width)  # [B, P, d, W]
+        g_t = split_blocks(gradient, width)  # [B, P, d, W]
         g1_t = torch.cat([g_t, -(g_t * values).sum(2, keepdim=True)], dim=2)
         dq_t, dk_t, dv_t = torch.empty_like(q_t), torch.zeros_like(k_t), torch.zeros_like(k_t)
         weights, scores = gradient.new_empty(2, depth, m, width)
-        for p in pieces(len(k), depth):
+        for p in slices(len(k), depth):
             for b in range(len(q_t)):
                 torch.bmm(k1[p], q1_t[b, p], out=weights).exp2_()  # the softmax, [depth, M, W]
                 dv_t[p].baddbmm_(g_t[b, p], weights.transpose(1, 2))
@@ -71,8 +71,8 @@ class NarrowAttention(torch.autograd.Function):
                 torch.bmm(k_t[p], scores, out=dq_t[b, p])
                 dk_t[p].baddbmm_(q_t[b, p], scores.transpose(1, 2))
         # q_t carries log2(e) / sqrt(d) already: dk needs the log2(e) taken out, dq the 1 / sqrt(d) put in.
-        dk, dv = (transposed(part).reshape(v.shape) for part in (dk_t / math.log2(math.e), dv_t))
-        return unblocked(dq_t / math.sqrt(d), rows), dk, dv
+        dk, dv = (transpose(part).reshape(v.shape) for part in (dk_t / math.log2(math.e), dv_t))
+        return merge_blocks(dq_t / math.sqrt(d), rows), dk, dv
 
 
 def block_sizes(pairs: int, n: int, m: int) -> tuple[int, int]:
@@ -86,26 +86,26 @@ def largest_divisor(n: int, most: int) -> int:
     return next(size for size in range(min(n, most), 0, -1) if n % size == 0)
 
 
-def pieces(n: int, size: int) -> Iterator[slice]:
+def slices(n: int, size: int) -> Iterator[slice]:
     """[0, n) in pieces."""
     return (slice(i, i + size) for i in range(0, n, size))
 
 
-def blocked(x: Tensor, width: int) -> Tensor:
+def split_blocks(x: Tensor, width: int) -> Tensor:
     """[R, heads, N, d] -> [B, P, d, W], contiguous."""
     return x.flatten(0, 1).reshape(-1, x.shape[2] // width, width, x.shape[3]).permute(1, 0, 3, 2).contiguous()
 
 
-def unblocked(x: Tensor, rows: torch.Size) -> Tensor:
+def merge_blocks(x: Tensor, rows: torch.Size) -> Tensor:
     """[B, P, d, W] -> [R, heads, N, d]."""
     return x.permute(1, 0, 3, 2).reshape(*rows, -1, x.shape[2])
 
 
-def transposed(x: Tensor) -> Tensor:
+def transpose(x: Tensor) -> Tensor:
     """[P, M, d] -> [P, d, M], contiguous."""
     return x.transpose(1, 2).contiguous()
 
 
-def with_ones(x: Tensor) -> Tensor:
+def append_ones(x: Tensor) -> Tensor:
     """[R, heads, M, d] -> [P, M, d + 1]: a column of ones behind."""
     return F.pad(x, (0, 1), value=1.0).flatten(0, 1)

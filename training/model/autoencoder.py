@@ -60,7 +60,7 @@ class AutoencoderConfig:
         return 1 if self.regularisation == "identity" else int(2 ** (len(self.multipliers) - 1))
 
     @property
-    def spoken_channels(self) -> int:
+    def encoder_channels(self) -> int:
         """Channels between the networks and the convolutions around the latent."""
         return self.latent_channels if self.z_channels is None else self.z_channels
 
@@ -123,7 +123,7 @@ class Encoder(nn.Module):
         self.middle = Middle(widths[-1], attention=config.middle_attention, dropout=config.dropout)
         self.norm_out = group_norm(widths[-1], EPS)
         moments = 2 if config.regularisation == "kl" else 1
-        self.conv_out = nn.Conv2d(widths[-1], moments * config.spoken_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], moments * config.encoder_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[R, 3, H, W] -> [R, 2C, H/f, W/f], or C channels without moments."""
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths = [config.channels * m for m in reversed(config.multipliers)]
-        self.conv_in = nn.Conv2d(config.spoken_channels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.encoder_channels, widths[0], 3, padding=1)
         self.middle = Middle(widths[0], attention=config.middle_attention, dropout=config.dropout)
         layers: list[nn.Module] = []
         for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
@@ -172,7 +172,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        c, latent, spoken = config, config.latent_channels, config.spoken_channels
+        c, latent, spoken = config, config.latent_channels, config.encoder_channels
         self.encoder: nn.Module = nn.Identity()
         self.decoder: nn.Module = nn.Identity()
         self.quant_conv: nn.Module = nn.Identity()
@@ -195,7 +195,7 @@ class Autoencoder(nn.Module):
         """
         if self.config.regularisation != "kl":
             raise ValueError(f"regularisation: {self.config.regularisation} has no posterior; only kl has one")
-        return Posterior(self._encoded(images))
+        return Posterior(self._encode_unscaled(images))
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each image's latents, scaled: two of [R, C, H/f, W/f].
@@ -232,7 +232,7 @@ class Autoencoder(nn.Module):
 
         Raises ValueError when the images have other channels or a side that f does not divide.
         """
-        z = self.posterior(images).mean if self.config.regularisation == "kl" else self._encoded(images)
+        z = self.posterior(images).mean if self.config.regularisation == "kl" else self._encode_unscaled(images)
         return z * self.latent_scale
 
     def decode(self, latents: Tensor, *, quantise: bool = True) -> Tensor:
@@ -250,6 +250,6 @@ class Autoencoder(nn.Module):
         if height % f or width % f:
             raise ValueError(f"images: {height}x{width} pixels; both sides must be multiples of {f}")
 
-    def _encoded(self, images: Tensor) -> Tensor:
+    def _encode_unscaled(self, images: Tensor) -> Tensor:
         self.check(images)
         return torch.as_tensor(self.quant_conv(self.encoder(images)))

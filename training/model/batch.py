@@ -1,7 +1,7 @@
-"""Many sampling runs in one batch, each with its own solver, steps, guidance and conditions.
+"""Sampling runs that share network evaluations, each with its own solver, steps, guidance and conditions.
 
-A `Run` is one image on its way. A `Batch` advances its runs by one network evaluation at a time; runs join and
-leave at every step, and the network always sees the same number of rows, so a run never depends on its company.
+A `Run` samples one image. A `Batch` advances its runs by one network evaluation at a time; runs join and leave
+between evaluations. The network always sees the same number of rows, so a run's result never depends on the others.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.model.guidance import Guidance, ImageGuider, guided
+from training.model.guidance import Guidance, ImageGuider, guide
 from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.noise import seeded_noise
+from training.model.seats import Seats
 from training.model.solver_step import advance
 from training.model.solvers import Trajectory
 
-KNOWN_NOISE = 2**32  # noise of the known region: the same seed, indices that no evaluation has
+KNOWN_NOISE = 2**32  # first index of the noise of a known region; those of evaluations are smaller
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is already there: the latent z_0 [C, h, w], and the mask [1, h, w], 1 where it is kept."""
+    """The part of an image that sampling keeps: its latent z_0 [C, h, w], and a mask [1, h, w], 1 where it is kept."""
 
     latent: Tensor
     mask: Tensor
@@ -30,17 +31,17 @@ class Known:
 
 @dataclass(eq=False)
 class Run:
-    """One image: all it depends on, and where it stands."""
+    """The sampling of one image: everything that its latent depends on, and its progress."""
 
-    seed: int
+    seed: int  # of the noise that the trajectory adds, see `noise.seeded_noise`
     trajectory: Trajectory
-    start: Tensor  # [C, h, w], what the first evaluation sees
+    start: Tensor  # [C, h, w], the input of the first evaluation
     conditions: Prepared  # one row
-    null: Prepared | None = None  # one row; None where the model has no condition
+    null: Prepared | None = None  # one row; None if the model has no conditions
     guidance: Guidance = field(default_factory=Guidance)
     known: Known | None = None
     owner: Any = None
-    position: int = 0  # evaluations done
+    position: int = 0  # evaluations so far
 
     @property
     def finished(self) -> bool:
@@ -51,152 +52,135 @@ class Run:
 class Batch:
     """Runs that share each network evaluation.
 
-    rows: rows of the network, at least 2; a run takes one, or two where it is guided. A run's result does not depend
-    on the others: rows are independent, and kernels see one shape. shape: (C, h, w) of the latents.
+    rows: rows of the network, at least 2. A run takes one row, or two while it is guided; it holds at most `rows` runs.
+    shape: (C, h, w) of the latents. Rows are independent and kernels always see the same shape, so a run's result does
+    not depend on the others. Raises ValueError for too few rows.
     """
 
     def __init__(self, model: LatentDiffusion, *, rows: int, shape: Sequence[int]) -> None:
         if rows < 2:
-            raise ValueError(f"rows: {rows} is not allowed; permitted: at least 2, for a guided image takes two")
+            raise ValueError(f"rows: {rows} is not allowed; permitted: at least 2, because a guided image takes two")
         self.model, self.rows, self.device = model, rows, model.device
         self.runs: list[Run] = []  # oldest first
-        self._slots: dict[Run, int] = {}  # where a run's state lies
-        self._state = torch.zeros(rows, 5, *shape, device=self.device)
-        self._conditions: Prepared | None = None  # of each network row
-        self._occupants: list[Prepared | None] = [None] * rows
+        self._slots: dict[Run, int] = {}  # index of a run's state
+        self._state = torch.zeros(rows, 5, *shape, device=self.device)  # see `solvers`
+        self._seats = Seats(rows)
 
     @property
     def free_rows(self) -> int:
-        """Network rows that the next step would leave empty."""
+        """Number of network rows that the next step would leave unused."""
         return max(0, self.rows - sum(self.rows_of(run) for run in self.runs))
 
     def rows_of(self, run: Run) -> int:
-        """Network rows that a run's next evaluation takes."""
-        return 0 if run.finished else 1 + self._guided(run)
+        """Return how many network rows a run's next evaluation takes: 0, 1 or 2."""
+        return 0 if run.finished else 1 + self._is_guided(run)
 
     def join(self, run: Run) -> None:
-        """Let a run take part from the next step on. Raises ValueError when every place is taken."""
-        taken = set(self._slots.values())
-        free = next((slot for slot in range(self.rows) if slot not in taken), None)
-        if free is None:
+        """Add a run, which takes part from the next step on. Raises ValueError if there are `rows` runs already."""
+        used = set(self._slots.values())
+        slot = next((slot for slot in range(self.rows) if slot not in used), None)
+        if slot is None:
             raise ValueError(f"rows: all {self.rows} are taken; step until a run is finished")
         self.runs.append(run)
-        self._slots[run] = free
-        self._state[free] = 0
-        self._state[free, 0] = run.start
+        self._slots[run] = slot
+        self._state[slot] = 0
+        self._state[slot, 0] = run.start
 
     def leave(self, run: Run) -> Tensor:
-        """Take a run out, finished or not: its latent, [C, h, w]."""
+        """Remove a run, finished or not, and return its latent, [C, h, w]."""
         self.runs.remove(run)
         return self._state[self._slots.pop(run), 0].clone()
 
     def step(self, guider: ImageGuider | None = None) -> Tensor:
-        """One evaluation for the oldest runs that fit; the others wait.
+        """Evaluate the network once, for the oldest runs that fit into its rows; the others wait.
 
-        guider: only where the batch's runs are the rows of its target. Returns the estimates of z_0, [rows, C, h, w],
-        at the slots of the runs.
+        guider: moves the estimates towards its targets; the batch's runs must be the rows of its target, in order.
+        Returns the estimates of z_0, [rows, C, h, w], each at its run's slot; runs that join an empty batch get slots
+        in their order.
         """
-        chosen = self._chosen()
+        selected = self._select_runs()
         with torch.no_grad():
-            for run in chosen:
-                self._keep_known(run)
-            layout = self._layout(chosen)
+            for run in selected:
+                self._restore_known(run)
+            layout = self._lay_out(selected)
             x = self._state[:, 0]  # [slots, C, h, w]
             if guider is None:
                 denoised = self._denoise(x, layout)
             else:
-                denoised = self._denoise_towards(guider, x, layout, [self._slots[run] for run in chosen])
-            denoised[[slot for slot, row in enumerate(layout.conditional) if row is None]] = 0  # of nobody: maybe NaN
-            A = torch.eye(5, 7, dtype=torch.float64).repeat(self.rows, 1, 1)  # who waits stays as he is
+                denoised = self._denoise_towards(guider, x, layout, [self._slots[run] for run in selected])
+            unused = [slot for slot, row in enumerate(layout.conditional) if row is None]
+            denoised[unused] = 0  # such a slot read another run's answer, which may be NaN
+            A = torch.eye(5, 7, dtype=torch.float64).repeat(self.rows, 1, 1)  # identity: a waiting run stays
             noise = torch.zeros(x.shape)
-            for run in chosen:
+            for run in selected:
                 slot, i = self._slots[run], run.position
                 A[slot] = torch.from_numpy(run.trajectory.A[i])
-                if run.trajectory.noisy(i):
+                if run.trajectory.adds_noise(i):
                     noise[slot] = seeded_noise(run.seed, i + 1, x.shape[1:])
             self._state = advance(self._state, denoised, noise.to(self.device), A.to(self.device, torch.float32))
-            for run in chosen:
+            for run in selected:
                 run.position += 1
                 if run.finished:
-                    self._keep_known(run)
+                    self._restore_known(run)
         return denoised
 
     # -- one evaluation --------------------------------------------------------------------------
 
-    def _chosen(self) -> list[Run]:
-        chosen, rows = [], 0
+    def _select_runs(self) -> list[Run]:
+        selected, rows = [], 0
         for run in self.runs:
             if run.finished:
                 continue
             if rows + self.rows_of(run) > self.rows:
-                break  # not skipped: a run never waits for a later one
-            chosen.append(run)
+                break  # a smaller, later run may fit, but must not overtake this one
+            selected.append(run)
             rows += self.rows_of(run)
-        return chosen
+        return selected
 
-    def _guided(self, run: Run) -> bool:
+    def _is_guided(self, run: Run) -> bool:
         if run.null is None or run.finished:
             return False
         return run.guidance.applies(float(run.trajectory.t[run.position]), self.model.diffusion.config.timesteps)
 
-    def _layout(self, chosen: Sequence[Run]) -> "Layout":
-        """Who sits in which network row. Conditions are written only where a row's occupant changes."""
+    def _lay_out(self, selected: Sequence[Run]) -> "Layout":
         layout = Layout.empty(self.rows)
-        wanted = [(run, run.conditions, layout.conditional) for run in chosen]
-        wanted += [(run, run.null, layout.null) for run in chosen if run.null is not None and self._guided(run)]
-        free = set(range(self.rows))
-        for newcomers in (False, True):  # who sat in a row before sits there again
-            for run, conditions, seats in wanted:
-                slot = self._slots[run]
-                if seats[slot] is not None:
-                    continue
-                row = next((r for r in free if newcomers or self._occupants[r] is conditions), None)
-                if row is None:
-                    continue
-                free.remove(row)
-                if newcomers:
-                    self._write(row, conditions)
-                layout.source[row], layout.t[row], seats[slot] = slot, float(run.trajectory.t[run.position]), row
-        for run in chosen:
-            if self._guided(run):
+        wanted = [(run, run.conditions, layout.conditional) for run in selected]
+        wanted += [(run, run.null, layout.null) for run in selected if run.null is not None and self._is_guided(run)]
+        rows = self._seats.assign([conditions for _, conditions, _ in wanted])
+        for (run, _, answers), row in zip(wanted, rows, strict=True):
+            slot = self._slots[run]
+            layout.source[row], layout.t[row], answers[slot] = slot, float(run.trajectory.t[run.position]), row
+        for run in selected:
+            if self._is_guided(run):
                 layout.scale[self._slots[run]] = run.guidance.scale
                 layout.rescale[self._slots[run]] = run.guidance.rescale
         return layout
 
-    def _write(self, row: int, conditions: Prepared) -> None:
-        self._occupants[row] = conditions
-        if self._conditions is None:
-            empty = (None if part is None else part.new_zeros(self.rows, *part.shape) for part in conditions)
-            self._conditions = Prepared(*empty)
-        for whole, part in zip(self._conditions, conditions, strict=True):
-            if whole is not None and part is not None:
-                whole[row] = part
-
     def _denoise(self, x: Tensor, layout: "Layout") -> Tensor:
-        """x at the slots [rows, C, h, w] -> the guided estimates of z_0 there."""
-        conditional = [row or 0 for row in layout.conditional]  # an empty slot reads any row; its answer is unused
+        """Return the guided estimates of z_0 for x: [slots, C, h, w] -> [slots, C, h, w]."""
+        conditional = [row or 0 for row in layout.conditional]  # an unused slot reads any row
         null = [other if row is None else row for row, other in zip(layout.null, conditional, strict=True)]
         index = torch.tensor([layout.source, conditional, null]).to(self.device)
         t = torch.tensor(layout.t, dtype=torch.float64).to(self.device)
         scale, rescale = torch.tensor([layout.scale, layout.rescale]).to(self.device)
-        assert self._conditions is not None
-        answers = self.model.predict(x[index[0]], t, self._conditions)
-        answer = guided(answers[index[1]], answers[index[2]], scale, rescale)
-        return self.model.diffusion.denoised(x, answer, t[index[1]])
+        assert self._seats.conditions is not None
+        outputs = self.model.predict(x[index[0]], t, self._seats.conditions)
+        output = guide(outputs[index[1]], outputs[index[2]], scale, rescale)
+        return self.model.diffusion.denoise(x, output, t[index[1]])
 
     def _denoise_towards(self, guider: ImageGuider, x: Tensor, layout: "Layout", slots: list[int]) -> Tensor:
-        """The same, moved by a guider: z_0 + (sigma^2 / alpha) grad log p(y | z_t)."""
+        """Return the estimates of z_0, moved by the guider: z_0 + (sigma^2 / alpha) grad log p(y | z_t)."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             denoised = self._denoise(x, layout)
             likelihood = guider.log_likelihood(self.model.autoencoder, denoised[slots])
             (gradient,) = torch.autograd.grad(likelihood.sum(), x)
         t = torch.tensor([layout.t[row or 0] for row in layout.conditional], dtype=torch.float64).to(self.device)
-        alpha, sigma = self.model.diffusion.at(t, x)
+        alpha, sigma = self.model.diffusion.alpha_sigma(t, x)
         return (denoised + sigma.square() / alpha * gradient).detach()
 
-    def _keep_known(self, run: Run) -> None:
-        """Put the known region, at the run's present noise level, into what the network sees next."""
+    def _restore_known(self, run: Run) -> None:
+        """Overwrite the known region of the network's next input with the known latent at the run's noise level."""
         if run.known is None:
             return
         known, mask = run.known.latent, run.known.mask
@@ -210,16 +194,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Layout:
-    """Who reads and answers what in one evaluation."""
+    """Which slot each network row reads in one evaluation, and which rows answer for each slot."""
 
-    source: list[int]  # [rows], the slot that a network row reads
-    t: list[float]  # [rows]
-    conditional: list[int | None]  # [slots], the network row of its conditional answer
-    null: list[int | None]  # [slots], and of its null answer
-    scale: list[float]  # [slots]
+    source: list[int]  # [rows], the slot that a row reads
+    t: list[float]  # [rows], the timestep
+    conditional: list[int | None]  # [slots], the row of the conditional answer; None if the slot takes no part
+    null: list[int | None]  # [slots], the row of the null answer; None without guidance
+    scale: list[float]  # [slots], see `Guidance`
     rescale: list[float]  # [slots]
 
     @classmethod
     def empty(cls, rows: int) -> "Layout":
-        """Nobody anywhere."""
+        """Return a layout without any run."""
         return cls([0] * rows, [0.0] * rows, [None] * rows, [None] * rows, [1.0] * rows, [0.0] * rows)

@@ -64,7 +64,7 @@ class DiffusionConfig:
         return self.zero_terminal_snr or self.schedule == "flow"
 
 
-def alpha_sigma(config: DiffusionConfig) -> tuple[Tensor, Tensor]:
+def alpha_sigma_tables(config: DiffusionConfig) -> tuple[Tensor, Tensor]:
     """alpha_t and sigma_t for t = 0 ... T - 1, [T] each, float64."""
     if config.schedule == "flow":
         s = torch.arange(1, config.timesteps + 1, dtype=torch.float64) / config.timesteps
@@ -97,13 +97,13 @@ class Diffusion:
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
-        self.alpha, self.sigma = alpha_sigma(config)  # [T] each, float64
+        self.alpha, self.sigma = alpha_sigma_tables(config)  # [T] each, float64
         self._log_ratio = self.sigma.log() - self.alpha.log()  # increasing; +inf at pure noise
         self._known = self._log_ratio[self._log_ratio.isfinite()].numpy()
         self._tables: dict[torch.device, Tensor] = {}
 
     @property
-    def noisiest(self) -> int:
+    def noisiest_timestep(self) -> int:
         """The last timestep at which something of the data is left."""
         return len(self._known) - 1
 
@@ -115,20 +115,20 @@ class Diffusion:
         """The noise level of an integer timestep, for the solvers."""
         return Level(float(t), float(self.alpha[t]), float(self.sigma[t]))
 
-    def level_of(self, ratio: float) -> Level:
+    def level_at_ratio(self, ratio: float) -> Level:
         """The noise level where sigma / alpha is `ratio`; its t lies between two timesteps."""
         t = float(np.interp(np.log(ratio), self._known, np.arange(len(self._known))))
-        alpha, sigma = self.at(torch.tensor([t], dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+        alpha, sigma = self.alpha_sigma(torch.tensor([t], dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
         return Level(t, float(alpha), float(sigma))
 
     def diffuse(self, z0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """q(z_t | z_0): z0, eps [R, ...], t [R] -> z_t [R, ...]."""
-        alpha, sigma = self.at(t, z0)
+        alpha, sigma = self.alpha_sigma(t, z0)
         return alpha * z0 + sigma * eps
 
     def target(self, z0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the network should answer: eps, z_0, v = alpha eps - sigma z_0 (Salimans & Ho 2022), or eps - z_0."""
-        alpha, sigma = self.at(t, z0)
+        alpha, sigma = self.alpha_sigma(t, z0)
         match self.config.parameterisation:
             case "eps":
                 return eps
@@ -139,9 +139,9 @@ class Diffusion:
             case "flow":
                 return eps - z0
 
-    def denoised(self, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
+    def denoise(self, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
         """The estimate of z_0 that the network's answer amounts to: all [R, ...], t [R]."""
-        alpha, sigma = self.at(t, z_t)
+        alpha, sigma = self.alpha_sigma(t, z_t)
         match self.config.parameterisation:
             case "eps":
                 return (z_t - sigma * output) / alpha
@@ -154,10 +154,10 @@ class Diffusion:
 
     def signal_to_noise(self, t: Tensor) -> Tensor:
         """alpha^2 / sigma^2 of each row: [R] -> [R], float32."""
-        alpha, sigma = self.at(t, torch.zeros(1, device=t.device))
+        alpha, sigma = self.alpha_sigma(t, torch.zeros(1, device=t.device))
         return (alpha / sigma).square()
 
-    def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t, [R, 1, ...] with the dimensions and dtype of `like`; t [R] may be fractional."""
         if t.device not in self._tables:
             self._tables[t.device] = torch.stack([self.alpha, self.sigma, self._log_ratio]).to(t.device)

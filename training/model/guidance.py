@@ -36,7 +36,7 @@ class Guidance:
         return self.scale != 1.0 and low <= t / (timesteps - 1) <= high
 
 
-def guided(conditional: Tensor, null: Tensor, scale: Tensor, rescale: Tensor) -> Tensor:
+def guide(conditional: Tensor, null: Tensor, scale: Tensor, rescale: Tensor) -> Tensor:
     """The network's guided answer: conditional and null [R, ...], scale and rescale [R] -> [R, ...].
 
     With null = conditional it is exactly the conditional answer.

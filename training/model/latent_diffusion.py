@@ -14,7 +14,7 @@ from training.model import conditioners, release
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners import Conditioners, Conditions
 from training.model.diffusion import Diffusion, DiffusionConfig
-from training.model.unet import LATER, UNet, UNetConfig
+from training.model.unet import LATER_FIELDS, UNet, UNetConfig
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
 UNET_FILE = "unet.safetensors"
@@ -93,22 +93,26 @@ class LatentDiffusion(nn.Module):
 
     def denoise(self, x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
         """The estimate of z_0: x [R, C, h, w], t [R] -> [R, C, h, w]. Rows are independent."""
-        return self.diffusion.denoised(x, self.predict(x, t, conditions), t)
+        return self.diffusion.denoise(x, self.predict(x, t, conditions), t)
 
     def architecture(self) -> dict[str, Any]:
         """What `build` needs to make this model again."""
         return {
-            "autoencoder": plain(asdict(self.autoencoder.config)),
-            "unet": {k: v for k, v in plain(asdict(self.unet.config)).items() if k not in LATER or v != LATER[k]},
+            "autoencoder": as_json(asdict(self.autoencoder.config)),
+            "unet": {
+                k: v
+                for k, v in as_json(asdict(self.unet.config)).items()
+                if k not in LATER_FIELDS or v != LATER_FIELDS[k]
+            },
             "conditioners": {
                 name: conditioner.config()  # type: ignore[operator]
                 for name, conditioner in self.conditioners.items()
             },
-            "diffusion": plain(asdict(self.diffusion.config)),
+            "diffusion": as_json(asdict(self.diffusion.config)),
         }
 
 
-def plain(config: dict[str, Any]) -> dict[str, Any]:
+def as_json(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as JSON has it: sequences are lists."""
     return {key: list(value) if isinstance(value, tuple | list) else value for key, value in config.items()}
 
@@ -126,7 +130,7 @@ def save_autoencoder(folder: Path, model: Autoencoder, *, name: str, image_size:
         release.Release(
             name=name,
             kind="autoencoder",
-            architecture={"autoencoder": plain(asdict(c))},
+            architecture={"autoencoder": as_json(asdict(c))},
             image_shape=(c.image_channels, image_size, image_size),
             latent_shape=(c.latent_channels, image_size // c.factor, image_size // c.factor),
             conditions={},
@@ -180,7 +184,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise release.ReleaseError(f"{path}: the weights do not fit the architecture: {reason}") from None
 
 
-def built(folder: Path, build: Callable[[], Model]) -> Model:
+def build_model(folder: Path, build: Callable[[], Model]) -> Model:
     """The model that a release's architecture describes. Raises ReleaseError when this version cannot build it."""
     try:
         return build()
@@ -191,7 +195,7 @@ def built(folder: Path, build: Callable[[], Model]) -> Model:
 def load_autoencoder(folder: Path) -> tuple[Autoencoder, release.Release]:
     """The autoencoder of a verified release of either kind, in eval mode."""
     description = release.read(folder)
-    model = built(folder, lambda: Autoencoder(AutoencoderConfig(**description.architecture["autoencoder"])))
+    model = build_model(folder, lambda: Autoencoder(AutoencoderConfig(**description.architecture["autoencoder"])))
     load_weights(model, folder / AUTOENCODER_FILE)
     return model.eval(), description
 
@@ -201,7 +205,9 @@ def load_diffusion(folder: Path) -> tuple[LatentDiffusion, release.Release]:
     description = release.read(folder)
     if description.kind != "diffusion":
         raise release.ReleaseError(f"{folder}: a release of kind {description.kind}; a diffusion release is needed")
-    model = built(folder, lambda: LatentDiffusion.build(description.architecture, read_assets(folder, description)))
+    model = build_model(
+        folder, lambda: LatentDiffusion.build(description.architecture, read_assets(folder, description))
+    )
     load_weights(model.autoencoder, folder / AUTOENCODER_FILE)
     load_weights(model.unet, folder / UNET_FILE)
     load_weights(model.conditioners, folder / CONDITIONERS_FILE)

@@ -139,13 +139,13 @@ class Pointwise(nn.Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def tokens_of(x: Tensor) -> Tensor:
+def map_to_tokens(x: Tensor) -> Tensor:
     """The positions of a feature map as a sequence: [R, C, H, W] -> [R, HW, C], a view if channels-last."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def map_of(tokens: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `tokens_of`: [R, HW, C] -> [R, C, H, W], channels-last."""
+def tokens_to_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `map_to_tokens`: [R, HW, C] -> [R, C, H, W], channels-last."""
     rows, _, height, width = like.shape
     return tokens.reshape(rows, height, width, -1).permute(0, 3, 1, 2)
 
@@ -155,7 +155,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, *, heads: int, qkv_bias: bool = False) -> None:
         super().__init__()
-        self.heads = checked_heads(heads, width)
+        self.heads = check_heads(heads, width)
         self.query = nn.Linear(width, width, bias=qkv_bias)
         self.key = nn.Linear(width, width, bias=qkv_bias)
         self.value = nn.Linear(width, width, bias=qkv_bias)
@@ -179,7 +179,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, *, heads: int, context_width: int) -> None:
         super().__init__()
-        self.heads, self.width = checked_heads(heads, width), width
+        self.heads, self.width = check_heads(heads, width), width
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(context_width, width, bias=False)
         self.value = nn.Linear(context_width, width, bias=False)
@@ -193,7 +193,7 @@ class CrossAttention(nn.Module):
         return torch.as_tensor(self.out(merge_heads(attend(q, k, v))))
 
 
-def checked_heads(heads: int, width: int) -> int:
+def check_heads(heads: int, width: int) -> int:
     """`heads`, if it divides the width. Raises ValueError."""
     if heads < 1 or width % heads:
         raise ValueError(f"heads: {heads} does not divide the width {width}")
@@ -220,7 +220,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[R, C, H, W] -> [R, C, H, W]."""
-        return x + map_of(self.attention(tokens_of(self.norm(x))), like=x)
+        return x + tokens_to_map(self.attention(map_to_tokens(self.norm(x))), like=x)
 
 
 class FeedForward(nn.Module):
@@ -277,7 +277,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
         """x [R, C, H, W], keys_values [R, M, all layers' keys and values] -> [R, C, H, W]."""
-        h = self.project_in(tokens_of(self.norm(x)))  # [R, HW, C]
+        h = self.project_in(map_to_tokens(self.norm(x)))  # [R, HW, C]
         for block in self.blocks:
             h = block(h, keys_values)
-        return x + map_of(self.project_out(h), like=x)
+        return x + tokens_to_map(self.project_out(h), like=x)

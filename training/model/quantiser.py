@@ -56,7 +56,7 @@ class VectorQuantiser(nn.Module):
         indices = torch.cat([self._nearest(part) for part in torch.split(vectors, VECTORS_AT_ONCE)])
         nearest = self.codebook(indices).view(rows.shape).permute(0, 3, 1, 2)
         loss = (nearest.detach() - z).square().mean() + COMMITMENT * (nearest - z.detach()).square().mean()
-        return Quantised(z + (nearest - z).detach(), self._renumbered(indices).view(rows.shape[:3]), loss)
+        return Quantised(z + (nearest - z).detach(), self._renumber(indices).view(rows.shape[:3]), loss)
 
     def entries(self, indices: Tensor) -> Tensor:
         """The vectors of indices as `forward` gave them: [R, h, w] -> [R, C, h, w]."""
@@ -72,7 +72,7 @@ class VectorQuantiser(nn.Module):
         distance = vectors.square().sum(1, keepdim=True) + entries.square().sum(1) - 2 * vectors @ entries.T
         return distance.argmin(1)
 
-    def _renumbered(self, indices: Tensor) -> Tensor:
+    def _renumber(self, indices: Tensor) -> Tensor:
         if not self.remaps:
             return indices
         match = indices[:, None] == self.used

@@ -52,7 +52,7 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.t)
 
-    def noisy(self, i: int) -> bool:
+    def adds_noise(self, i: int) -> bool:
         """Whether evaluation i takes fresh noise."""
         return bool(self.A[i, :, 6].any())
 

@@ -37,9 +37,9 @@ def linspace(diffusion: "Diffusion", steps: int) -> list[Level]:
 
 def karras(diffusion: "Diffusion", steps: int) -> list[Level]:
     """Evenly in (sigma / alpha)^(1 / rho) over the schedule's own range (Karras et al. 2022, eq. 5)."""
-    high, low = (diffusion.noise_to_signal(t) for t in (diffusion.noisiest, 0))
+    high, low = (diffusion.noise_to_signal(t) for t in (diffusion.noisiest_timestep, 0))
     ramp = np.linspace(high ** (1 / RHO), low ** (1 / RHO), steps)
-    return [*map(diffusion.level_of, ramp**RHO), DATA]
+    return [*map(diffusion.level_at_ratio, ramp**RHO), DATA]
 
 
 def ays(diffusion: "Diffusion", steps: int) -> list[Level]:
@@ -47,9 +47,9 @@ def ays(diffusion: "Diffusion", steps: int) -> list[Level]:
 
     The eleventh level is replaced by the data, as published, after other counts are interpolated.
     """
-    logs = [np.log(diffusion.noise_to_signal(t / ALIGNED[0] * diffusion.noisiest)) for t in ALIGNED]
+    logs = [np.log(diffusion.noise_to_signal(t / ALIGNED[0] * diffusion.noisiest_timestep)) for t in ALIGNED]
     at = np.linspace(0, len(logs) - 1, steps + 1)[:-1]
-    return [*map(diffusion.level_of, np.exp(np.interp(at, np.arange(len(logs)), logs))), DATA]
+    return [*map(diffusion.level_at_ratio, np.exp(np.interp(at, np.arange(len(logs)), logs))), DATA]
 
 
 SPACINGS: "dict[str, Callable[[Diffusion, int], list[Level]]]" = {

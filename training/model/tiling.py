@@ -29,8 +29,8 @@ def encode(autoencoder: Autoencoder, images: Tensor, *, tile: int = 512, overlap
     check(images, tile, overlap)
     if max(images.shape[2:]) <= tile:
         return autoencoder.encode(images)
-    with norms_of(autoencoder, lambda: autoencoder.encode(sketch(images, tile, f, "area"))):
-        return blended(autoencoder.encode, images, tile, overlap, num=1, den=f)
+    with shared_norms(autoencoder, lambda: autoencoder.encode(shrink(images, tile, f, "area"))):
+        return blend_tiles(autoencoder.encode, images, tile, overlap, num=1, den=f)
 
 
 def decode(autoencoder: Autoencoder, latents: Tensor, *, tile: int = 64, overlap: int = 16) -> Tensor:
@@ -42,8 +42,8 @@ def decode(autoencoder: Autoencoder, latents: Tensor, *, tile: int = 64, overlap
     if max(latents.shape[2:]) <= tile:
         return autoencoder.decode(latents)
     # Latents are left out, not averaged: a decoder knows them with their spread alone
-    with norms_of(autoencoder, lambda: autoencoder.decode(sketch(latents, tile, 1, "nearest-exact"))):
-        return blended(autoencoder.decode, latents, tile, overlap, num=autoencoder.config.factor, den=1)
+    with shared_norms(autoencoder, lambda: autoencoder.decode(shrink(latents, tile, 1, "nearest-exact"))):
+        return blend_tiles(autoencoder.decode, latents, tile, overlap, num=autoencoder.config.factor, den=1)
 
 
 def check(x: Tensor, tile: int, overlap: int) -> None:
@@ -56,7 +56,7 @@ def check(x: Tensor, tile: int, overlap: int) -> None:
         raise ValueError(f"overlap: {overlap} is not allowed; permitted: 0 to {tile // 2}, half a tile")
 
 
-def sketch(x: Tensor, tile: int, unit: int, mode: str) -> Tensor:
+def shrink(x: Tensor, tile: int, unit: int, mode: str) -> Tensor:
     """x made smaller, to about the area of a tile, its sides multiples of `unit`: [R, C, h, w] -> [R, C, h', w']."""
     height, width = x.shape[2], x.shape[3]
     share = min(1.0, tile / (height * width) ** 0.5)
@@ -65,7 +65,7 @@ def sketch(x: Tensor, tile: int, unit: int, mode: str) -> Tensor:
 
 
 @contextmanager
-def norms_of(network: nn.Module, run: Callable[[], Tensor]) -> Iterator[None]:
+def shared_norms(network: nn.Module, run: Callable[[], Tensor]) -> Iterator[None]:
     """Within it, all group norms of `network` use the mean and variance that they have in `run`, row by row."""
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
     moments: dict[nn.Module, tuple[Tensor, Tensor]] = {}
@@ -97,12 +97,14 @@ def norms_of(network: nn.Module, run: Callable[[], Tensor]) -> Iterator[None]:
             hook.remove()
 
 
-def blended(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, *, num: int, den: int) -> Tensor:
+def blend_tiles(
+    function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, *, num: int, den: int
+) -> Tensor:
     """`function` of each tile of x, the answers blended; it scales lengths by num / den. Raises ValueError."""
     check(x, tile, overlap)
     height, width = x.shape[2], x.shape[3]
     total: Tensor | None = None
-    rows, columns = (windows(length, tile, overlap, num, den) for length in (height, width))
+    rows, columns = (tile_weights(length, tile, overlap, num, den) for length in (height, width))
     for top, down in rows.items():
         for left, across in columns.items():
             answer = function(x[:, :, top : top + tile, left : left + tile])
@@ -115,7 +117,7 @@ def blended(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap:
     return total
 
 
-def windows(length: int, tile: int, overlap: int, num: int, den: int) -> dict[int, Tensor]:
+def tile_weights(length: int, tile: int, overlap: int, num: int, den: int) -> dict[int, Tensor]:
     """Where tiles begin along one side, and the weights of each one's answer, float64; they sum to 1 everywhere.
 
     Tiles are all as long as each other, so that a network meets one shape only: the last is moved back. Where

@@ -45,7 +45,7 @@ class UNetConfig:
 
 
 # Fields that older versions do not know. A release that does not use them does not name them, and is read by both.
-LATER = {"coordinates": False}
+LATER_FIELDS = {"coordinates": False}
 
 
 class Stage(nn.Module):

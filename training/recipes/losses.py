@@ -118,6 +118,6 @@ def diffusion_loss(
         case "x0":
             weight = capped
         case "v" | "flow":  # both are linear in z_0 by 1 / sigma; of v it is capped / (SNR + 1)
-            _, sigma = diffusion.at(t, error)
+            _, sigma = diffusion.alpha_sigma(t, error)
             weight = capped * sigma.square()
     return (weight * error).mean()

@@ -33,7 +33,7 @@ class SpatialRescaler(nn.Module):
         halved = self._halved(maps)
         return halved if self.project is None else torch.as_tensor(self.project(halved))
 
-    def of_labels(self, labels: Tensor) -> Tensor:
+    def rescale_labels(self, labels: Tensor) -> Tensor:
         """The same for one-hot maps of labels: [R, H, W] -> [R, C', H / 2^stages, W / 2^stages].
 
         Both steps are linear, one over positions and one over channels, so their order is free: looking up the
@@ -107,4 +107,4 @@ class SemanticMapConditioner(MapConditioner):
                     f"permitted: {needed[0]}x{needed[1]}"
                 )
         present = torch.tensor([value is not None for value in values], device=self.device)[:, None, None, None]
-        return self.rescaler.of_labels(torch.stack(labels).to(self.device)) * present
+        return self.rescaler.rescale_labels(torch.stack(labels).to(self.device)) * present

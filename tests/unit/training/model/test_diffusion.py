@@ -26,7 +26,7 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_a_perfect_answer_gives_the_image_back(parameterisation: Parameterisation) -> None:
     diffusion = Diffusion(DiffusionConfig(parameterisation=parameterisation))
     z0, eps, t = drawn()
-    found = diffusion.denoised(diffusion.diffuse(z0, eps, t), diffusion.target(z0, eps, t), t)
+    found = diffusion.denoise(diffusion.diffuse(z0, eps, t), diffusion.target(z0, eps, t), t)
     torch.testing.assert_close(found, z0, rtol=0, atol=1e-12)
 
 
@@ -90,7 +90,7 @@ def test_zero_terminal_snr_ends_in_pure_noise_and_starts_where_it_did() -> None:
     assert float(zero.sigma[-1]) == 1
     assert float(zero.alpha[0]) == pytest.approx(float(plain.alpha[0]), rel=1e-12)
     z0, eps, t = drawn()
-    found = zero.denoised(zero.diffuse(z0, eps, t), zero.target(z0, eps, t), t)
+    found = zero.denoise(zero.diffuse(z0, eps, t), zero.target(z0, eps, t), t)
     torch.testing.assert_close(found, z0, rtol=0, atol=1e-12)
 
 
@@ -100,14 +100,14 @@ def test_flow_is_a_straight_line_and_its_answer_the_way_along_it() -> None:
     assert (float(flow.alpha[-1]), float(flow.sigma[-1])) == (0.0, 1.0)
     z0, eps, t = drawn()
     assert torch.equal(flow.target(z0, eps, t), eps - z0)
-    found = flow.denoised(flow.diffuse(z0, eps, t), eps - z0, t)
+    found = flow.denoise(flow.diffuse(z0, eps, t), eps - z0, t)
     torch.testing.assert_close(found, z0, rtol=0, atol=1e-12)
 
 
 def test_between_two_timesteps_the_log_ratio_is_linear() -> None:
     diffusion = Diffusion(DiffusionConfig())
     t = torch.tensor([10.0, 10.25, 11.0], dtype=torch.float64)
-    alpha, sigma = diffusion.at(t, torch.zeros(3, dtype=torch.float64))
+    alpha, sigma = diffusion.alpha_sigma(t, torch.zeros(3, dtype=torch.float64))
     ratio = (sigma / alpha).log()
     assert float(ratio[1]) == pytest.approx(0.75 * float(ratio[0]) + 0.25 * float(ratio[2]), rel=1e-12)
     assert float(alpha[1] ** 2 + sigma[1] ** 2) == pytest.approx(1, abs=1e-15)
@@ -118,7 +118,7 @@ def test_between_two_timesteps_the_log_ratio_is_linear() -> None:
 def test_all_but_pure_noise_is_pure_noise(config: DiffusionConfig) -> None:
     """Between the last two timesteps log(sigma / alpha) is infinite; alpha and sigma are not."""
     t = torch.tensor([998.5, 999.0], dtype=torch.float64)
-    alpha, sigma = Diffusion(config).at(t, torch.zeros(2, dtype=torch.float64))
+    alpha, sigma = Diffusion(config).alpha_sigma(t, torch.zeros(2, dtype=torch.float64))
     assert alpha.tolist() == [0, 0]
     assert sigma.tolist() == [1, 1]
 

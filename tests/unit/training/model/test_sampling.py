@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.model import sampling
 from training.model.batch import Batch, Run
-from training.model.guidance import Guidance, ImageGuider, guided
+from training.model.guidance import Guidance, ImageGuider, guide
 from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.noise import seeded_noise, slerp
 from training.model.sampling import Sampler, generate, trajectory
@@ -142,12 +142,12 @@ def test_a_run_that_diverges_harms_nobody(latent_diffusion: LatentDiffusion) -> 
 def test_rescaled_guidance_has_the_conditional_spread() -> None:
     conditional, null = torch.randn(3, 2, 8, 8), torch.randn(3, 2, 8, 8)
     scale, rescale = torch.tensor([6.0, 6.0, 1.0]), torch.tensor([1.0, 0.0, 0.0])
-    answer = guided(conditional, null, scale, rescale)
+    answer = guide(conditional, null, scale, rescale)
     spread = answer.flatten(1).std(1) / conditional.flatten(1).std(1)
     assert float(spread[0]) == pytest.approx(1.0, abs=1e-5)
     assert float(spread[1]) > 3
     torch.testing.assert_close(answer[2], conditional[2])
-    assert torch.equal(guided(conditional, conditional, scale, 0 * rescale), conditional)
+    assert torch.equal(guide(conditional, conditional, scale, 0 * rescale), conditional)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_strength_says_where_in_the_schedule_an_image_joins(
 
     def knows_the_image(x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
         seen.append((x[:1], t[:1]))
-        alpha, sigma = model.diffusion.at(t, x)
+        alpha, sigma = model.diffusion.alpha_sigma(t, x)
         return (x - alpha * known) / sigma
 
     monkeypatch.setattr(model, "predict", knows_the_image)
@@ -227,7 +227,7 @@ def test_the_image_guider_follows_its_gradient(latent_diffusion: LatentDiffusion
         batch.join(Run(i, path, x[i], conditions))
     found = batch.step(guider)
     t = torch.full((2,), float(path.t[0]), dtype=torch.float64)
-    alpha, sigma = model.diffusion.at(t, x)
+    alpha, sigma = model.diffusion.alpha_sigma(t, x)
     empty = model.conditions([{}, {}], (8, 8))
 
     def likelihood(z: Tensor) -> float:

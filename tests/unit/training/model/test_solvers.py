@@ -28,7 +28,7 @@ def test_trajectories_are_finite_and_as_long_as_asked(solver: str, steps: int) -
     assert len(trajectory) == count_evaluations(solver, steps)
     assert trajectory.A.shape == (len(trajectory), 5, 7)
     assert np.isfinite(trajectory.A).all()
-    assert not trajectory.noisy(len(trajectory) - 1), "noise would end up in the image"
+    assert not trajectory.adds_noise(len(trajectory) - 1), "noise would end up in the image"
 
 
 CONFIGS = {

@@ -84,7 +84,7 @@ def test_a_fractional_timestep_and_its_level_agree() -> None:
     for diffusion in (DIFFUSION, Diffusion(DiffusionConfig(schedule="flow", parameterisation="flow"))):
         for level in spacing.levels(diffusion, 9, "karras")[:-1]:
             t = torch.tensor([level.t], dtype=torch.float64)
-            alpha, sigma = diffusion.at(t, torch.zeros(1, 2, dtype=torch.float64))
+            alpha, sigma = diffusion.alpha_sigma(t, torch.zeros(1, 2, dtype=torch.float64))
             assert (float(alpha), float(sigma)) == pytest.approx((level.alpha, level.sigma), rel=1e-12)
 
 

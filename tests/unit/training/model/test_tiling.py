@@ -14,8 +14,8 @@ from training.model.autoencoder import Autoencoder, AutoencoderConfig
 def test_a_pointwise_function_is_not_changed(height: int, width: int, tile: int, overlap: int) -> None:
     """The weights of all tiles sum to one everywhere."""
     x = torch.randn(2, 3, height, width)
-    torch.testing.assert_close(tiling.blended(lambda t: 2 * t, x, tile, overlap, num=1, den=1), 2 * x)
-    up = tiling.blended(lambda t: F.interpolate(t, scale_factor=4), x, tile, overlap, num=4, den=1)
+    torch.testing.assert_close(tiling.blend_tiles(lambda t: 2 * t, x, tile, overlap, num=1, den=1), 2 * x)
+    up = tiling.blend_tiles(lambda t: F.interpolate(t, scale_factor=4), x, tile, overlap, num=4, den=1)
     torch.testing.assert_close(up, F.interpolate(x, scale_factor=4))
 
 
@@ -26,7 +26,7 @@ def test_every_tile_has_the_size_that_was_told() -> None:
         seen.append((tile.shape[2], tile.shape[3]))
         return tile
 
-    tiling.blended(watched, torch.zeros(1, 1, 100, 70), 32, 8, num=1, den=1)
+    tiling.blend_tiles(watched, torch.zeros(1, 1, 100, 70), 32, 8, num=1, den=1)
     assert seen == [(32, 32)] * (4 * 3)
 
 
@@ -63,8 +63,8 @@ def test_tiles_are_exact_where_their_overlap_reaches_far_enough(autoencoder: Aut
 def test_with_the_statistics_of_the_whole_tiles_are_exact(autoencoder: Autoencoder) -> None:
     latents = torch.randn(1, 4, 130, 60)
     whole = autoencoder.decode(latents)
-    with tiling.norms_of(autoencoder, lambda: autoencoder.decode(latents)):
-        tiled = tiling.blended(autoencoder.decode, latents, 120, 60, num=4, den=1)
+    with tiling.shared_norms(autoencoder, lambda: autoencoder.decode(latents)):
+        tiled = tiling.blend_tiles(autoencoder.decode, latents, 120, 60, num=4, den=1)
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4 * float(whole.abs().max()))
     assert torch.equal(autoencoder.decode(latents), whole)  # nothing is left behind
 
@@ -83,7 +83,7 @@ def test_an_empty_tile_has_the_colour_of_the_others(autoencoder: Autoencoder) ->
 
     assert spread(autoencoder.decode(latents)) < 1e-3
     assert spread(tiling.decode(autoencoder, latents, tile=48, overlap=24)) < 3e-3
-    assert spread(tiling.blended(autoencoder.decode, latents, 48, 24, num=4, den=1)) > 0.05  # each tile on its own
+    assert spread(tiling.blend_tiles(autoencoder.decode, latents, 48, 24, num=4, den=1)) > 0.05  # each tile on its own
 
 
 def test_one_tile_is_the_whole(autoencoder: Autoencoder) -> None:

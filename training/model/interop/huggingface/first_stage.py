@@ -30,7 +30,7 @@ def autoencoder_component(model: Autoencoder, *, image_size: int) -> Component:
     if c.regularisation not in CLASSES:
         told = ", ".join(CLASSES)
         raise ExportError(f"autoencoder.regularisation: {c.regularisation!r} cannot be exported; permitted: {told}")
-    if c.regularisation == "kl" and c.spoken_channels != c.latent_channels:
+    if c.regularisation == "kl" and c.encoder_channels != c.latent_channels:
         raise ExportError(
             f"autoencoder.z_channels: {c.z_channels} cannot be exported; permitted: {c.latent_channels}, for "
             "AutoencoderKL's encoder and latent have as many channels"
@@ -44,7 +44,7 @@ def autoencoder_component(model: Autoencoder, *, image_size: int) -> Component:
         "block_out_channels": [c.channels * multiplier for multiplier in c.multipliers],
         "layers_per_block": c.res_blocks,
         "act_fn": "silu",
-        "latent_channels": c.spoken_channels,  # of VQModel those of encoder and decoder
+        "latent_channels": c.encoder_channels,  # of VQModel those of encoder and decoder
         "norm_num_groups": 32,
         "sample_size": image_size,
         "scaling_factor": float(model.latent_scale),

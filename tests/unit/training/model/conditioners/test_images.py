@@ -21,7 +21,7 @@ def test_looking_labels_up_equals_rescaling_one_hot_maps(method: Any, channels: 
     labels = torch.randint(0, 5, (2, 16, 24))
     expected = rescaler(F.one_hot(labels, 5).permute(0, 3, 1, 2).float())
     assert expected.shape == (2, channels or 5, *SIZE)
-    torch.testing.assert_close(rescaler.of_labels(labels), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(rescaler.rescale_labels(labels), expected, rtol=0, atol=1e-6)
 
 
 def test_a_semantic_map_without_labels_is_zeros() -> None:
