@@ -1,4 +1,4 @@
-"""softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1), by the fastest exact means at hand."""
+"""Exact attention, softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1), by the fastest means for the device."""
 
 import math
 from collections.abc import Iterator
@@ -10,31 +10,33 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 NARROW = 8  # heads up to this width are too thin for the fused kernel on a CPU
-BLOCK = 2**17  # scores of one thread's block: half a megabyte, which stays in its cache
+BLOCK = 2**17  # scores in one thread's block: half a megabyte, which stays in its cache
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q [R, heads, N, d], k and v [R, heads, M, d] -> [R, heads, N, d]."""
+    """Return the attention of q [R, heads, N, d] to k and v [R, heads, M, d]: [R, heads, N, d]."""
     if q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[3] <= NARROW:
         return torch.as_tensor(NarrowAttention.apply(q, k, v))  # type: ignore[no-untyped-call]
     return F.scaled_dot_product_attention(q, k, v)
 
 
 class NarrowAttention(torch.autograd.Function):
-    """The same for narrow heads on a CPU, where the fused kernel's matrix products are too thin to be fast.
+    """Attention for narrow heads on a CPU, where the fused kernel's matrix products are too thin to be fast.
 
-    Scores lie transposed, keys by queries, in blocks that stay in the cache, so that every product is wide. A row of
-    ones beside the keys or values takes part in a product what would else be a pass of its own: the softmax's
-    denominator, and its shift and the diagonal term in the backward pass (Dao et al. 2022, algorithm 4).
-    In what follows P is rows times heads, and queries come in B blocks of W.
+    Scores are stored transposed, keys by queries, in blocks that stay in the cache, so that every product is wide. A
+    row of ones appended to the keys or values makes one product compute what would need a pass of its own: the
+    softmax's denominator, and in the backward pass its shift and the diagonal term (Dao et al. 2022, algorithm 4).
+    In the shapes below P is rows times heads, and queries are in B blocks of W.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [R, heads, N, d], k and v [R, heads, M, d] -> [R, heads, N, d]."""
+        """Return the attention of q [R, heads, N, d] to k and v [R, heads, M, d]: [R, heads, N, d]."""
         rows, (n, d), m = q.shape[:2], q.shape[2:], k.shape[2]
         depth, width = block_sizes(rows.numel(), n, m)
-        q_t = split_blocks(q * (math.log2(math.e) / math.sqrt(d)), width)  # [B, P, d, W], so that exp2 does for exp
+        q_t = split_blocks(
+            q * (math.log2(math.e) / math.sqrt(d)), width
+        )  # [B, P, d, W], scaled for exp2 in place of exp
         k, v_t = k.flatten(0, 1), transpose(append_ones(v))  # [P, M, d], [P, d + 1, M]
         out = q.new_empty(len(q_t), len(k), d + 1, width)  # the last row is the softmax's denominator
         shift = q.new_empty(len(q_t), len(k), 1, width)
@@ -53,7 +55,7 @@ class NarrowAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of the answer [R, heads, N, d] -> those of q, k and v."""
+        """Return the gradients of q, k and v from that of the result, [R, heads, N, d]."""
         q_t, k, v, values, log_total = ctx.saved_tensors
         rows, d, (_, m, _), width = gradient.shape[:2], gradient.shape[3], k.shape, q_t.shape[3]
         depth, _ = block_sizes(len(k), gradient.shape[2], m)
@@ -70,42 +72,45 @@ class NarrowAttention(torch.autograd.Function):
                 torch.bmm(v1[p], g1_t[b, p], out=scores).mul_(weights)
                 torch.bmm(k_t[p], scores, out=dq_t[b, p])
                 dk_t[p].baddbmm_(q_t[b, p], scores.transpose(1, 2))
-        # q_t carries log2(e) / sqrt(d) already: dk needs the log2(e) taken out, dq the 1 / sqrt(d) put in.
+        # q_t already contains log2(e) / sqrt(d): divide dk by log2(e), and dq by sqrt(d).
         dk, dv = (transpose(part).reshape(v.shape) for part in (dk_t / math.log2(math.e), dv_t))
         return merge_blocks(dq_t / math.sqrt(d), rows), dk, dv
 
 
 def block_sizes(pairs: int, n: int, m: int) -> tuple[int, int]:
-    """(pairs, queries) of a block. Both divide theirs, for equal blocks: where a row lies must not matter."""
+    """Return the numbers of pairs (row, head) and of queries in a block.
+
+    They divide `pairs` and `n`, so that all blocks are equal and a row's result does not depend on its position.
+    """
     width = largest_divisor(n, max(1, BLOCK // m))
     return largest_divisor(pairs, max(1, 2 * torch.get_num_threads() * BLOCK // (m * width))), width
 
 
 def largest_divisor(n: int, most: int) -> int:
-    """The largest divisor of n that is at most `most`."""
+    """Return the largest divisor of n that is at most `most`."""
     return next(size for size in range(min(n, most), 0, -1) if n % size == 0)
 
 
 def slices(n: int, size: int) -> Iterator[slice]:
-    """[0, n) in pieces."""
+    """Yield slices of [0, n) of at most `size`."""
     return (slice(i, i + size) for i in range(0, n, size))
 
 
 def split_blocks(x: Tensor, width: int) -> Tensor:
-    """[R, heads, N, d] -> [B, P, d, W], contiguous."""
+    """Split queries into transposed blocks: [R, heads, N, d] -> [B, P, d, W], contiguous."""
     return x.flatten(0, 1).reshape(-1, x.shape[2] // width, width, x.shape[3]).permute(1, 0, 3, 2).contiguous()
 
 
 def merge_blocks(x: Tensor, rows: torch.Size) -> Tensor:
-    """[B, P, d, W] -> [R, heads, N, d]."""
+    """Undo `split_blocks`: [B, P, d, W] -> [R, heads, N, d], where `rows` is (R, heads)."""
     return x.permute(1, 0, 3, 2).reshape(*rows, -1, x.shape[2])
 
 
 def transpose(x: Tensor) -> Tensor:
-    """[P, M, d] -> [P, d, M], contiguous."""
+    """Transpose each matrix: [P, M, d] -> [P, d, M], contiguous."""
     return x.transpose(1, 2).contiguous()
 
 
 def append_ones(x: Tensor) -> Tensor:
-    """[R, heads, M, d] -> [P, M, d + 1]: a column of ones behind."""
+    """Append a column of ones: [R, heads, M, d] -> [P, M, d + 1]."""
     return F.pad(x, (0, 1), value=1.0).flatten(0, 1)

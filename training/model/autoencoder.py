@@ -1,4 +1,4 @@
-"""The perceptual autoencoder: pixels to scaled latents and back (Rombach et al. 2022, section 3.1)."""
+"""The perceptual autoencoder, from pixels to scaled latents and back (Rombach et al. 2022, section 3.1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.model.layers import Downsample, ResidualBlock, SpatialAttention, Upsample, group_norm
-from training.model.quantiser import Quantised, VectorQuantiser
+from training.model.quantiser import Quantisation, VectorQuantiser
 
 EPS = 1e-6
 
@@ -18,11 +18,11 @@ Regularisation = Literal["kl", "vq", "identity"]
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The shape of an autoencoder. Its factor is 2^(levels - 1): 1, 2, 4 ... 32.
+    """The architecture of an autoencoder. Its downsampling factor is 2^(levels - 1): 1, 2, 4 ... 32.
 
-    regularisation: "kl", a Gaussian posterior; "vq", a codebook, applied when decoding (Rombach et al. 2022, section
-    3.1); "identity", none at all: the latents are the pixels, and of the other fields only the channels count.
-    Raises ValueError naming the field that does not fit.
+    regularisation: "kl" is a Gaussian posterior, "vq" a codebook that is applied when decoding (Rombach et al. 2022,
+    section 3.1). With "identity" the latents are the pixels, and only the channel counts matter.
+    Raises ValueError naming the invalid field.
     """
 
     image_channels: int = 3
@@ -34,9 +34,9 @@ class AutoencoderConfig:
     middle_attention: bool = True
     dropout: float = 0.0
     regularisation: Regularisation = "kl"
-    z_channels: int | None = None  # what encoder and decoder speak; None: latent_channels
-    codebook_size: int = 8192  # of "vq"
-    codebook_used: Sequence[int] | None = None  # the entries that occur, where indices are renumbered
+    z_channels: int | None = None  # between the networks and the 1x1 convolutions; None: latent_channels
+    codebook_size: int = 8192  # entries, for "vq"
+    codebook_used: Sequence[int] | None = None  # the entries in use, if indices are renumbered; see VectorQuantiser
     codebook_unknown: str | int = "random"  # see VectorQuantiser
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class AutoencoderConfig:
             raise ValueError(f"regularisation: {self.regularisation!r} is not known; permitted: {', '.join(known)}")
         levels = len(self.multipliers)
         if not levels:
-            raise ValueError("multipliers: none; permitted: one for each level")
+            raise ValueError("multipliers: none; permitted: one for each level, at least one")
         if wrong := [i for i in self.attention_levels if not 0 <= i < levels]:
             raise ValueError(f"attention_levels: {wrong[0]} is not allowed; permitted: 0 to {levels - 1}")
         if self.regularisation == "identity" and self.latent_channels != self.image_channels:
@@ -56,29 +56,29 @@ class AutoencoderConfig:
 
     @property
     def factor(self) -> int:
-        """Image height over latent height."""
+        """Image height divided by latent height."""
         return 1 if self.regularisation == "identity" else int(2 ** (len(self.multipliers) - 1))
 
     @property
     def encoder_channels(self) -> int:
-        """Channels between the networks and the convolutions around the latent."""
+        """Channels that the encoder writes (for "kl" twice as many) and the decoder reads, see `z_channels`."""
         return self.latent_channels if self.z_channels is None else self.z_channels
 
 
 class Posterior:
-    """A diagonal Gaussian over latents, in the network's own (unscaled) units: moments [R, 2C, h, w]."""
+    """A diagonal Gaussian over unscaled latents, from moments [R, 2C, h, w]: means, then log variances."""
 
     def __init__(self, moments: Tensor) -> None:
         self.mean, logvar = moments.chunk(2, dim=1)
-        self.logvar = logvar.clamp(-30.0, 20.0)  # the bounds of the released models
+        self.logvar = logvar.clamp(-30.0, 20.0)  # as the released models do
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
-        """mean + std * noise, [R, C, h, w]; noise is drawn when it is not given."""
+        """Return mean + std * noise, [R, C, h, w]; draws standard normal noise if none is given."""
         noise = torch.randn_like(self.mean) if noise is None else noise
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Tensor:
-        """KL(posterior || N(0, I)) of each image, summed over its latent: [R], in nats."""
+        """Return KL(posterior || N(0, I)) of each image in nats, summed over its latent: [R]."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).flatten(1).sum(1)
 
 
@@ -92,12 +92,12 @@ class Middle(nn.Module):
         self.block2 = ResidualBlock(channels, channels, eps=EPS, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, C, h, w] -> [R, C, h, w]."""
+        """Transform a feature map: [R, C, h, w] -> [R, C, h, w]."""
         return torch.as_tensor(self.block2(self.attention(self.block1(x))))
 
 
 def level(in_channels: int, out_channels: int, blocks: int, *, attention: bool, dropout: float) -> list[nn.Module]:
-    """The residual blocks of one resolution, each followed by attention where the level has it."""
+    """Return the residual blocks of one resolution, each followed by attention if `attention`."""
     layers: list[nn.Module] = []
     for i in range(blocks):
         layers.append(ResidualBlock(in_channels if i == 0 else out_channels, out_channels, eps=EPS, dropout=dropout))
@@ -107,7 +107,7 @@ def level(in_channels: int, out_channels: int, blocks: int, *, attention: bool, 
 
 
 class Encoder(nn.Module):
-    """Pixels to moments, finest level first."""
+    """Maps pixels to moments, finest level first."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -126,13 +126,13 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], moments * config.encoder_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, 3, H, W] -> [R, 2C, H/f, W/f], or C channels without moments."""
+        """Encode images [R, channels, H, W] to moments [R, 2C, H/f, W/f] for "kl", else to [R, C, H/f, W/f]."""
         h = self.middle(self.down(self.conv_in(x.contiguous(memory_format=torch.channels_last))))
         return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
 
 
 class Decoder(nn.Module):
-    """Latents to pixels, coarsest level first."""
+    """Maps latents to pixels, coarsest level first."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -150,21 +150,21 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.image_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """[R, C, h, w] -> [R, 3, h f, w f]."""
+        """Decode latents: [R, C, h, w] -> images [R, channels, h f, w f]."""
         h = self.up(self.middle(self.conv_in(z.contiguous(memory_format=torch.channels_last))))
         return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight that the adaptive adversarial weight compares gradients at (Esser et al. 2021, eq. 7)."""
+        """The weight whose gradients set the adaptive adversarial weight (Esser et al. 2021, eq. 7)."""
         return self.conv_out.weight
 
 
 class Autoencoder(nn.Module):
-    """Images in [-1, 1] to latents of unit standard deviation and back. It owns the latent scale.
+    """Maps images in [-1, 1] to latents of unit standard deviation and back.
 
-    The diffusion model needs latents of about unit variance (Rombach et al. 2022, appendix G), so `encode`
-    multiplies by `latent_scale` = 1 / std(latents), measured after training, and `decode` divides by it.
+    The diffusion model needs latents of about unit variance (Rombach et al. 2022, appendix G). Therefore `encode`
+    multiplies by `latent_scale` = 1 / std(latents), which is measured after training, and `decode` divides by it.
     """
 
     latent_scale: Tensor
@@ -172,7 +172,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        c, latent, spoken = config, config.latent_channels, config.encoder_channels
+        c, latent, z = config, config.latent_channels, config.encoder_channels
         self.encoder: nn.Module = nn.Identity()
         self.decoder: nn.Module = nn.Identity()
         self.quant_conv: nn.Module = nn.Identity()
@@ -180,8 +180,8 @@ class Autoencoder(nn.Module):
         if c.regularisation != "identity":
             moments = 2 if c.regularisation == "kl" else 1
             self.encoder = Encoder(c)
-            self.quant_conv = nn.Conv2d(moments * spoken, moments * latent, 1)
-            self.post_quant_conv = nn.Conv2d(latent, spoken, 1)
+            self.quant_conv = nn.Conv2d(moments * z, moments * latent, 1)
+            self.post_quant_conv = nn.Conv2d(latent, z, 1)
             self.decoder = Decoder(c)
         if c.regularisation == "vq":
             self.quantiser = VectorQuantiser(c.codebook_size, latent, used=c.codebook_used, unknown=c.codebook_unknown)
@@ -189,18 +189,18 @@ class Autoencoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def posterior(self, images: Tensor) -> Posterior:
-        """images [R, channels, H, W] in [-1, 1] -> the unscaled posterior over [R, C, H/f, W/f].
+        """Return the unscaled posterior over latents [R, C, H/f, W/f] of images [R, channels, H, W] in [-1, 1].
 
-        Raises ValueError when the images have other channels or a side that f does not divide, and without "kl".
+        Raises ValueError if the regularisation is not "kl", and for images that `check` refuses.
         """
         if self.config.regularisation != "kl":
             raise ValueError(f"regularisation: {self.config.regularisation} has no posterior; only kl has one")
         return Posterior(self._encode_unscaled(images))
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each image's latents, scaled: two of [R, C, H/f, W/f].
+        """Return the mean and standard deviation of each image's scaled latents: [R, C, H/f, W/f] each.
 
-        Only the posterior of "kl" spreads; the other regularisations have one latent for an image.
+        The standard deviation is zero unless the regularisation is "kl". Raises ValueError as `check` does.
         """
         if self.config.regularisation != "kl":
             latents = self.encode(images)
@@ -208,16 +208,20 @@ class Autoencoder(nn.Module):
         posterior = self.posterior(images)
         return posterior.mean * self.latent_scale, torch.exp(0.5 * posterior.logvar) * self.latent_scale
 
-    def quantise(self, z: Tensor) -> Quantised:
-        """Unscaled latents [R, C, h, w] -> their nearest codebook entries. Raises ValueError without "vq"."""
+    def quantise(self, z: Tensor) -> Quantisation:
+        """Replace unscaled latents [R, C, h, w] by their nearest codebook entries.
+
+        Raises ValueError if the regularisation is not "vq".
+        """
         if self.config.regularisation != "vq":
             raise ValueError(f"regularisation: {self.config.regularisation} has no codebook; only vq has one")
-        return cast(Quantised, self.quantiser(z))
+        return cast(Quantisation, self.quantiser(z))
 
     def reconstruct_unscaled(self, z: Tensor, *, quantise: bool = True) -> Tensor:
-        """Unscaled latents [R, C, h, w] -> images [R, channels, h f, w f], about [-1, 1], not clamped.
+        """Decode unscaled latents [R, C, h, w] to images [R, channels, h f, w f], about in [-1, 1], not clamped.
 
-        quantise: with "vq", take the codebook's nearest entries first. Raises ValueError for other channels.
+        quantise: with "vq", replace latents by their nearest codebook entries first.
+        Raises ValueError for a wrong number of channels.
         """
         if z.dim() != 4 or z.shape[1] != self.config.latent_channels:
             raise ValueError(
@@ -228,19 +232,22 @@ class Autoencoder(nn.Module):
         return torch.as_tensor(self.decoder(self.post_quant_conv(z)))
 
     def encode(self, images: Tensor) -> Tensor:
-        """The latent of each image, scaled; with "kl" the mean: [R, channels, H, W] -> [R, C, H/f, W/f].
+        """Encode images [R, channels, H, W] in [-1, 1] to scaled latents [R, C, H/f, W/f]; with "kl", the means.
 
-        Raises ValueError when the images have other channels or a side that f does not divide.
+        Raises ValueError as `check` does.
         """
         z = self.posterior(images).mean if self.config.regularisation == "kl" else self._encode_unscaled(images)
         return z * self.latent_scale
 
     def decode(self, latents: Tensor, *, quantise: bool = True) -> Tensor:
-        """Scaled latents [R, C, h, w] -> images [R, channels, h f, w f], about [-1, 1], not clamped."""
+        """Decode scaled latents [R, C, h, w] to images [R, channels, h f, w f], about in [-1, 1], not clamped.
+
+        quantise: see `reconstruct_unscaled`. Raises ValueError for a wrong number of channels.
+        """
         return self.reconstruct_unscaled(latents / self.latent_scale, quantise=quantise)
 
     def check(self, images: Tensor) -> None:
-        """Raise ValueError for images that cannot be encoded: another shape, or a side that f does not divide."""
+        """Raise ValueError unless images have shape [R, image_channels, H, W], with H and W multiples of f."""
         if images.dim() != 4:
             raise ValueError(f"images: shape {list(images.shape)}; permitted: [R, {self.config.image_channels}, H, W]")
         channels, height, width = images.shape[1:]

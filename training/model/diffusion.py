@@ -1,9 +1,9 @@
-"""The forward process, its noise schedule and what the network is asked to predict.
+"""The forward process, its noise schedule and the network's prediction target.
 
     z_t = alpha_t z_0 + sigma_t eps
 
 Variance preserving: alpha_t^2 = prod_{s <= t} (1 - beta_s), alpha_t^2 + sigma_t^2 = 1 (Ho et al. 2020, eq. 4).
-Flow: alpha_t = 1 - s, sigma_t = s with s = (t + 1) / T, a straight line from data to noise (Liu et al. 2023).
+Flow: alpha_t = 1 - s, sigma_t = s with s = (t + 1) / T, a straight line from data to noise (Liu et al. 2023, eq. 1).
 """
 
 import math
@@ -22,10 +22,10 @@ Parameterisation = Literal["eps", "x0", "v", "flow"]
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Noise schedule and parameterisation. The betas are those of most released models.
+    """Noise schedule and parameterisation. The default betas are those of most released models.
 
-    zero_terminal_snr: the last timestep is pure noise (Lin et al. 2024, algorithm 1).
-    Raises ValueError naming the field that does not fit.
+    parameterisation: what the network predicts, see `Diffusion.target`. zero_terminal_snr: rescale the schedule so that
+    the last timestep is pure noise (Lin et al. 2024, algorithm 1). Raises ValueError naming the invalid field.
     """
 
     schedule: Schedule = "scaled_linear"
@@ -39,7 +39,7 @@ class DiffusionConfig:
         for field, permitted in (("schedule", get_args(Schedule)), ("parameterisation", get_args(Parameterisation))):
             if getattr(self, field) not in permitted:
                 raise ValueError(f"{field}: {getattr(self, field)!r} is not known; permitted: {', '.join(permitted)}")
-        if self.timesteps < 3:  # two of them are not pure noise, for spacings to lie between
+        if self.timesteps < 3:  # spacings interpolate between at least two timesteps that are not pure noise
             raise ValueError(f"timesteps: {self.timesteps} is not allowed; permitted: at least 3")
         if not 0 < self.beta_start <= self.beta_end < 1:
             given = f"{self.beta_start}, {self.beta_end}"
@@ -54,29 +54,32 @@ class DiffusionConfig:
             raise ValueError("zero_terminal_snr: true is not allowed with the schedule 'flow', whose end is pure noise")
         if self.zero_terminal_snr and self.parameterisation == "eps":
             raise ValueError(
-                "parameterisation: 'eps' is not allowed with zero_terminal_snr, for pure noise says nothing of the "
-                "data; permitted: v, x0"
+                "parameterisation: 'eps' is not allowed with zero_terminal_snr, because the noise of pure noise "
+                "says nothing about the data; permitted: v, x0"
             )
 
     @property
     def ends_in_pure_noise(self) -> bool:
-        """Whether nothing of the data is left at the last timestep: alpha 0."""
+        """Whether the last timestep has alpha 0: nothing of the data is left."""
         return self.zero_terminal_snr or self.schedule == "flow"
 
 
 def alpha_sigma_tables(config: DiffusionConfig) -> tuple[Tensor, Tensor]:
-    """alpha_t and sigma_t for t = 0 ... T - 1, [T] each, float64."""
+    """Return alpha_t and sigma_t for t = 0 ... T - 1: float64 [T] each."""
     if config.schedule == "flow":
         s = torch.arange(1, config.timesteps + 1, dtype=torch.float64) / config.timesteps
         return 1 - s, s
     alpha = torch.cumprod(1 - betas(config), dim=0).sqrt()
-    if config.zero_terminal_snr:  # shifted to end at 0, scaled to start where it did
+    if config.zero_terminal_snr:  # shift the end to 0, then scale the start back
         alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     return alpha, (1 - alpha**2).sqrt()
 
 
 def betas(config: DiffusionConfig) -> Tensor:
-    """[T], float64. "scaled_linear" is linear in sqrt(beta), as in the authors' code (which calls it linear)."""
+    """Return beta_t for t = 0 ... T - 1: float64 [T].
+
+    "scaled_linear" is linear in sqrt(beta); the authors' code calls it "linear".
+    """
     T = config.timesteps
     match config.schedule:
         case "linear":
@@ -89,10 +92,10 @@ def betas(config: DiffusionConfig) -> Tensor:
 
 
 class Diffusion:
-    """alpha_t and sigma_t for every timestep, and the algebra between z_0, eps and the network's answer.
+    """The levels alpha_t and sigma_t of every timestep, and the algebra between z_0, eps and the network's output.
 
-    Rows are independent: every function takes one timestep per row. Between two integer timesteps log(sigma / alpha)
-    is linear in t; alpha and sigma follow from it, so a level and its t always agree.
+    Every method takes one timestep per row. Between two integer timesteps log(sigma / alpha) is linear in t, and alpha
+    and sigma follow from it, so that a noise level and its t always agree.
     """
 
     def __init__(self, config: DiffusionConfig) -> None:
@@ -104,30 +107,33 @@ class Diffusion:
 
     @property
     def noisiest_timestep(self) -> int:
-        """The last timestep at which something of the data is left."""
+        """The last timestep with alpha above 0."""
         return len(self._known) - 1
 
     def noise_to_signal(self, t: float) -> float:
-        """sigma / alpha at t."""
+        """Return sigma / alpha at t, which may be fractional, from 0 to `noisiest_timestep`."""
         return float(np.exp(np.interp(t, np.arange(len(self._known)), self._known)))
 
     def level(self, t: int) -> Level:
-        """The noise level of an integer timestep, for the solvers."""
+        """Return the noise level of an integer timestep, for the solvers."""
         return Level(float(t), float(self.alpha[t]), float(self.sigma[t]))
 
     def level_at_ratio(self, ratio: float) -> Level:
-        """The noise level where sigma / alpha is `ratio`; its t lies between two timesteps."""
+        """Return the noise level at which sigma / alpha is `ratio`; its t is fractional."""
         t = float(np.interp(np.log(ratio), self._known, np.arange(len(self._known))))
         alpha, sigma = self.alpha_sigma(torch.tensor([t], dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
         return Level(t, float(alpha), float(sigma))
 
     def diffuse(self, z0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """q(z_t | z_0): z0, eps [R, ...], t [R] -> z_t [R, ...]."""
+        """Sample q(z_t | z_0) with the given noise: z0, eps [R, ...], t [R] -> z_t [R, ...]."""
         alpha, sigma = self.alpha_sigma(t, z0)
         return alpha * z0 + sigma * eps
 
     def target(self, z0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the network should answer: eps, z_0, v = alpha eps - sigma z_0 (Salimans & Ho 2022), or eps - z_0."""
+        """Return what the network should predict, from z0, eps [R, ...] and t [R]: [R, ...].
+
+        That is eps, z_0, v = alpha eps - sigma z_0 (Salimans & Ho 2022, section 4), or eps - z_0 for flow.
+        """
         alpha, sigma = self.alpha_sigma(t, z0)
         match self.config.parameterisation:
             case "eps":
@@ -140,7 +146,7 @@ class Diffusion:
                 return eps - z0
 
     def denoise(self, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
-        """The estimate of z_0 that the network's answer amounts to: all [R, ...], t [R]."""
+        """Return the estimate of z_0 that the network's output at z_t implies: all [R, ...], t [R]."""
         alpha, sigma = self.alpha_sigma(t, z_t)
         match self.config.parameterisation:
             case "eps":
@@ -153,12 +159,12 @@ class Diffusion:
                 return z_t - sigma * output
 
     def signal_to_noise(self, t: Tensor) -> Tensor:
-        """alpha^2 / sigma^2 of each row: [R] -> [R], float32."""
+        """Return alpha^2 / sigma^2 of each row: t [R] -> float32 [R]."""
         alpha, sigma = self.alpha_sigma(t, torch.zeros(1, device=t.device))
         return (alpha / sigma).square()
 
     def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t and sigma_t, [R, 1, ...] with the dimensions and dtype of `like`; t [R] may be fractional."""
+        """Return alpha_t and sigma_t, [R, 1, ...] with the dimensions and dtype of `like`; t [R] may be fractional."""
         if t.device not in self._tables:
             self._tables[t.device] = torch.stack([self.alpha, self.sigma, self._log_ratio]).to(t.device)
         alpha, sigma, log_ratio = self._tables[t.device]
@@ -170,7 +176,7 @@ class Diffusion:
         above = (below + 1).clamp(max=len(alpha) - 1)
         log_ratio = log_ratio[below] + share * (log_ratio[above] - log_ratio[below])
         p = 1 if self.config.schedule == "flow" else 2  # alpha^p + sigma^p = 1
-        between = share > 0  # at share 0 the tables' own values
+        between = share > 0  # integer timesteps use the tables' values
         a = torch.where(between, torch.sigmoid(-p * log_ratio) ** (1 / p), alpha[below])
         s = torch.where(between, torch.sigmoid(p * log_ratio) ** (1 / p), sigma[below])
         return a.to(like).reshape(shape), s.to(like).reshape(shape)

@@ -1,4 +1,4 @@
-"""Steering a sampling run: classifier-free guidance, and gradients of a guider on the decoded image."""
+"""Classifier-free guidance, and guidance by the gradient of a likelihood of the decoded image."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,12 @@ from training.model.autoencoder import Autoencoder
 class Guidance:
     """Classifier-free guidance of one image (Ho & Salimans 2022, eq. 6).
 
-    scale: 1 is none, 0 the null condition. interval: the share of the timesteps, 0 the data and 1 the noise, where
-    it applies (Kynkäänniemi et al. 2024); outside, the null condition is not evaluated at all. rescale: how far the
-    answer is brought back to the conditional one's standard deviation (Lin et al. 2024, eq. 15 and 16).
-    Raises ValueError naming the field that does not fit.
+    scale: 1 means no guidance, 0 the null condition alone.
+    interval: the part of the schedule with guidance, from 0 (the data) to 1 (the noise); outside it the null condition
+        is not evaluated (Kynkäänniemi et al. 2024).
+    rescale: how far the output is scaled back to the conditional output's standard deviation, from 0 to 1
+        (Lin et al. 2024, eq. 15 and 16).
+    Raises ValueError naming the invalid field.
     """
 
     scale: float = 1.0
@@ -31,15 +33,15 @@ class Guidance:
             raise ValueError(f"guidance rescale: {self.rescale} is not allowed; permitted: 0 to 1")
 
     def applies(self, t: float, timesteps: int) -> bool:
-        """Whether an evaluation at timestep t of `timesteps` needs the null condition too."""
+        """Return whether an evaluation at timestep t of `timesteps` needs the null condition too."""
         low, high = self.interval
         return self.scale != 1.0 and low <= t / (timesteps - 1) <= high
 
 
 def guide(conditional: Tensor, null: Tensor, scale: Tensor, rescale: Tensor) -> Tensor:
-    """The network's guided answer: conditional and null [R, ...], scale and rescale [R] -> [R, ...].
+    """Return the guided output of the network: conditional and null [R, ...], scale and rescale [R] -> [R, ...].
 
-    With null = conditional it is exactly the conditional answer.
+    If null equals conditional, so does the result.
     """
     scale, rescale = (value.reshape(-1, *[1] * (conditional.dim() - 1)) for value in (scale, rescale))
     answer = null + scale * (conditional - null)
@@ -53,16 +55,16 @@ def guide(conditional: Tensor, null: Tensor, scale: Tensor, rescale: Tensor) -> 
 class ImageGuider:
     """Guides an unconditional model towards a low-resolution image (Rombach et al. 2022, appendix C).
 
-    p(y | z_t) = N(y; T(D(z_0)), 1 / scale) with the decoder D and T average pooling to the size of y. Its gradient
-    flows through the denoiser: eps <- eps - sigma grad log p, which is z_0 <- z_0 + (sigma^2 / alpha) grad log p.
+    p(y | z_t) = N(y; T(D(z_0)), 1 / scale), where D is the decoder and T average pooling to the size of y. The gradient
+    flows through the denoiser: eps <- eps - sigma grad log p, that is z_0 <- z_0 + (sigma^2 / alpha) grad log p.
     """
 
     def __init__(self, target: Tensor, scale: float) -> None:
-        """target: y, [R, channels, H', W'] in [-1, 1]. scale: how strongly, in 1 / variance of a pixel."""
+        """Set the target y, [R, channels, H', W'] in [-1, 1], and the scale, 1 / variance of a pixel."""
         self.target, self.scale = target, scale
 
     def log_likelihood(self, autoencoder: Autoencoder, denoised: Tensor) -> Tensor:
-        """log p(y | z_t) up to a constant: the estimate of z_0 [R, C, h, w] -> [R]."""
+        """Return log p(y | z_t) up to a constant, [R], for the estimates of z_0, [R, C, h, w]."""
         image = autoencoder.decode(denoised)
-        seen = F.adaptive_avg_pool2d(image, (self.target.shape[2], self.target.shape[3]))
-        return -0.5 * self.scale * (self.target.to(seen) - seen).square().flatten(1).sum(1)
+        pooled = F.adaptive_avg_pool2d(image, (self.target.shape[2], self.target.shape[3]))
+        return -0.5 * self.scale * (self.target.to(pooled) - pooled).square().flatten(1).sum(1)

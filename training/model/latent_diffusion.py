@@ -23,9 +23,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Prepared(NamedTuple):
-    """Conditions in the form that every evaluation of a run reads; None where the model has no such entry.
+    """Conditions in the form that every network evaluation reads; None if the model has no such entry.
 
-    Of R rows each tensor is [R, ...]; of one row it lacks that dimension.
+    The tensors of R rows are [R, ...]; those of a single row lack that dimension.
     """
 
     keys_values: Tensor | None  # [R, M, all cross-attentions' keys and values]
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
     embedding: Tensor | None  # [R, E]
 
     def row(self, i: int) -> "Prepared":
-        """Row i, in memory of its own."""
+        """Return a copy of row i."""
         return Prepared(*(None if part is None else part[i].clone() for part in self))
 
 
@@ -46,9 +46,10 @@ class LatentDiffusion(nn.Module):
 
     @classmethod
     def build(cls, architecture: Mapping[str, Any], assets: Mapping[str, Mapping[str, bytes]] | None = None) -> Self:
-        """A model with fresh weights from the `architecture` of a release or a training configuration.
+        """Build a model with fresh weights from the `architecture` of a release or a training configuration.
 
-        assets: the files of each conditioner that has any, by its field. Raises KeyError, TypeError or ValueError.
+        assets: the files of conditioners that have any, by field. Raises KeyError, TypeError or ValueError for an
+        architecture that does not fit.
         """
         assets = assets or {}
         return cls(
@@ -65,38 +66,38 @@ class LatentDiffusion(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net is."""
+        """The device of the U-Net."""
         return next(self.unet.parameters()).device
 
     def conditions(self, requests: Sequence[Mapping[str, Any] | None], size: tuple[int, int]) -> Prepared:
-        """R requests' conditions, None for the null condition, for latents of `size` (h, w); computed once a run.
+        """Prepare the conditions of R requests, None for the null condition, for latents of `size` (h, w).
 
-        Raises ValueError naming the field that does not fit.
+        A sampling run needs this once. Raises ValueError naming the invalid field.
         """
         return self.prepare(self.conditioners(requests, size, self.autoencoder.encode))
 
     def prepare(self, conditions: Conditions) -> Prepared:
-        """What the U-Net reads at every evaluation: the tokens' keys and values, not the tokens."""
+        """Replace tokens by their keys and values, which every evaluation of the U-Net reads."""
         keys_values = None if conditions.tokens is None else self.unet.keys_values(conditions.tokens)
         return Prepared(keys_values, conditions.maps, conditions.embedding)
 
     def predict(self, x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
-        """What the parameterisation says of x: [R, C, h, w], t [R] -> eps, x0, v or the flow, [R, C, h, w].
+        """Evaluate the network: x [R, C, h, w], t [R] -> eps, x0, v or the flow, [R, C, h, w]; see `Diffusion.target`.
 
-        Rows are independent. The network runs in the dtype of its weights; the answer has that of x.
+        Rows are independent. The network runs in the dtype of its weights; the output has that of x.
         """
         weights = next(self.unet.parameters()).dtype
-        seen = x if conditions.maps is None else torch.cat([x, conditions.maps], dim=1)
+        full = x if conditions.maps is None else torch.cat([x, conditions.maps], dim=1)
         rest = (None if part is None else part.to(weights) for part in (conditions.keys_values, conditions.embedding))
         keys_values, embedding = rest
-        return torch.as_tensor(self.unet(seen.to(weights), t, keys_values=keys_values, embedding=embedding)).to(x.dtype)
+        return torch.as_tensor(self.unet(full.to(weights), t, keys_values=keys_values, embedding=embedding)).to(x.dtype)
 
     def denoise(self, x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
-        """The estimate of z_0: x [R, C, h, w], t [R] -> [R, C, h, w]. Rows are independent."""
+        """Estimate z_0: x [R, C, h, w], t [R] -> [R, C, h, w]. Rows are independent."""
         return self.diffusion.denoise(x, self.predict(x, t, conditions), t)
 
     def architecture(self) -> dict[str, Any]:
-        """What `build` needs to make this model again."""
+        """Return the configuration from which `build` makes this model."""
         return {
             "autoencoder": as_json(asdict(self.autoencoder.config)),
             "unet": {
@@ -113,7 +114,7 @@ class LatentDiffusion(nn.Module):
 
 
 def as_json(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as JSON has it: sequences are lists."""
+    """Return a configuration as JSON represents it: with lists for tuples."""
     return {key: list(value) if isinstance(value, tuple | list) else value for key, value in config.items()}
 
 
@@ -121,7 +122,7 @@ def as_json(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_autoencoder(folder: Path, model: Autoencoder, *, name: str, image_size: int, **about: Any) -> release.Release:
-    """Write an autoencoder release for square images. `about`: lineage and metrics."""
+    """Write an autoencoder release for square images of `image_size` pixels. about: lineage and metrics."""
     c = model.config
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model, folder / AUTOENCODER_FILE)
@@ -142,10 +143,10 @@ def save_autoencoder(folder: Path, model: Autoencoder, *, name: str, image_size:
 def save_diffusion(
     folder: Path, model: LatentDiffusion, *, name: str, image_size: int, guided: bool = True, **about: Any
 ) -> release.Release:
-    """Write a diffusion release; its autoencoder's file has the bytes of the autoencoder's own release.
+    """Write a diffusion release for square images of `image_size` pixels.
 
-    guided: whether the model was trained with condition dropout, so that guidance works; it says nothing of a model
-    without conditions. about: lineage and metrics.
+    Its autoencoder file has the same bytes as in the autoencoder's own release. guided: whether the model was trained
+    with condition dropout, so that guidance works; ignored for a model without conditions. about: lineage and metrics.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model.unet, folder / UNET_FILE)
@@ -166,7 +167,7 @@ def save_diffusion(
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's state, with the permissions of the folder's other files (safetensors makes its own private)."""
+    """Write a module's state. The file gets the usual permissions; safetensors alone would make it private."""
     path.touch()
     mode = path.stat().st_mode
     save_file({name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}, path)
@@ -174,7 +175,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load strictly. Raises ReleaseError naming the file and the tensors that do not fit."""
+    """Load a module's state, strictly. Raises ReleaseError naming the file and the tensors that do not fit."""
     try:
         module.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, OSError) as error:
@@ -185,7 +186,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def build_model(folder: Path, build: Callable[[], Model]) -> Model:
-    """The model that a release's architecture describes. Raises ReleaseError when this version cannot build it."""
+    """Return `build()`. Raises ReleaseError if this version cannot build the architecture of the release."""
     try:
         return build()
     except (KeyError, TypeError, ValueError) as error:
@@ -193,7 +194,7 @@ def build_model(folder: Path, build: Callable[[], Model]) -> Model:
 
 
 def load_autoencoder(folder: Path) -> tuple[Autoencoder, release.Release]:
-    """The autoencoder of a verified release of either kind, in eval mode."""
+    """Verify a release of either kind and load its autoencoder, in eval mode. Raises ReleaseError."""
     description = release.read(folder)
     model = build_model(folder, lambda: Autoencoder(AutoencoderConfig(**description.architecture["autoencoder"])))
     load_weights(model, folder / AUTOENCODER_FILE)
@@ -201,7 +202,7 @@ def load_autoencoder(folder: Path) -> tuple[Autoencoder, release.Release]:
 
 
 def load_diffusion(folder: Path) -> tuple[LatentDiffusion, release.Release]:
-    """The model of a verified diffusion release, in eval mode. Raises ReleaseError for another kind."""
+    """Verify a diffusion release and load its model, in eval mode. Raises ReleaseError, also for another kind."""
     description = release.read(folder)
     if description.kind != "diffusion":
         raise release.ReleaseError(f"{folder}: a release of kind {description.kind}; a diffusion release is needed")
@@ -215,10 +216,10 @@ def load_diffusion(folder: Path) -> tuple[LatentDiffusion, release.Release]:
 
 
 def read_assets(folder: Path, description: release.Release) -> dict[str, dict[str, bytes]]:
-    """The files of each conditioner, by its field: those that `save_diffusion` wrote as FIELD.NAME."""
+    """Return the files of each conditioner by field, which `save_diffusion` wrote as FIELD.NAME."""
     assets: dict[str, dict[str, bytes]] = {}
     for field in description.architecture["conditioners"]:
         for path in folder.glob(f"{field}.*"):
-            if path.suffix != ".safetensors":  # a field may be named as a file of weights is
+            if path.suffix != ".safetensors":  # a field may have the name of a weights file
                 assets.setdefault(field, {})[path.name.removeprefix(f"{field}.")] = path.read_bytes()
     return assets

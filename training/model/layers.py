@@ -1,7 +1,7 @@
-"""The blocks that the autoencoder and the U-Net are made of.
+"""The building blocks of the autoencoder and the U-Net.
 
 Numerics follow the released latent diffusion models (Rombach et al. 2022), so that their checkpoints
-can be read: group norm over 32 groups, nearest-neighbour upsampling, GEGLU with the erf GELU.
+can be loaded: group norm over 32 groups, nearest-neighbour upsampling, GEGLU with the erf GELU.
 """
 
 import math
@@ -13,18 +13,21 @@ from torch import Tensor, nn
 from training.model.attention import attend
 
 NORM_GROUPS = 32
-CACHED_TOKENS = 512  # whose activations inside a feed-forward, 8 times as wide, stay in a CPU's cache
+CACHED_TOKENS = 512  # tokens whose feed-forward activations, 8 times as wide, stay in a CPU's cache
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """Group norm over 32 groups. The released autoencoders use eps 1e-6, the U-Nets 1e-5."""
+    """Return group norm over 32 groups. The released autoencoders use eps 1e-6, the U-Nets 1e-5.
+
+    Raises ValueError unless 32 divides the channels.
+    """
     if channels % NORM_GROUPS:
         raise ValueError(f"channels: {channels} is not a multiple of {NORM_GROUPS}, which group norm needs")
     return nn.GroupNorm(NORM_GROUPS, channels, eps=eps)
 
 
 def zero_init(module: nn.Module) -> nn.Module:
-    """Zero a layer's parameters, so that a residual branch starts as the identity."""
+    """Set a layer's parameters to zero, so that a residual branch starts as the identity. Returns the layer."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -43,11 +46,11 @@ def sinusoidal_embedding(t: Tensor, width: int, max_period: float = 10_000.0) ->
 
 
 class ResidualBlock(nn.Module):
-    """norm-SiLU-conv twice plus a skip; in a U-Net the timestep embedding enters in between.
+    """Two layers of norm, SiLU and convolution, plus a skip; in a U-Net the timestep embedding enters between them.
 
-    embedding_width: width of the timestep embedding, None in an autoencoder.
-    scale_shift: the embedding scales and shifts the second norm, instead of being added before it
-        (Dhariwal & Nichol 2021, "adaptive group normalisation").
+    eps: of the norms. embedding_width: width of the timestep embedding; None in an autoencoder.
+    scale_shift: the embedding scales and shifts the output of the second norm instead of being added before it
+        (adaptive group normalisation, Dhariwal & Nichol 2021, section 3).
     resample: "down" or "up" resamples both branches by 2 inside the block.
     """
 
@@ -78,13 +81,13 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else Pointwise(in_channels, out_channels)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """x [R, C, H, W], embedding [R, E] (already through SiLU) -> [R, C', H', W']."""
+        """Transform x [R, C, H, W], with an embedding [R, E] after its SiLU -> [R, C', H', W']."""
         h = F.silu(self.norm1(x))
-        h, x = self._resampled(h), self._resampled(x)
+        h, x = self._resample(h), self._resample(x)
         h = self.conv1(h)
         shift = None
         if self.embedding is not None:
-            assert embedding is not None, "this block was built to take an embedding"
+            assert embedding is not None, "this block needs a timestep embedding"
             shift = self.embedding(embedding)[:, :, None, None]  # [R, C' or 2C', 1, 1]
         if shift is None:
             h = self.norm2(h)
@@ -96,7 +99,7 @@ class ResidualBlock(nn.Module):
         h = self.conv2(self.dropout(F.silu(h)))
         return torch.as_tensor(self.skip(x) + h)
 
-    def _resampled(self, x: Tensor) -> Tensor:
+    def _resample(self, x: Tensor) -> Tensor:
         if self.resample == "down":
             return F.avg_pool2d(x, 2)
         if self.resample == "up":
@@ -105,7 +108,10 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A 3x3 convolution with stride 2. The autoencoder pads right and below only, the U-Net all around."""
+    """A 3x3 convolution with stride 2.
+
+    asymmetric: pad on the right and below only, as the autoencoder does; the U-Net pads on all sides.
+    """
 
     def __init__(self, channels: int, *, asymmetric: bool) -> None:
         super().__init__()
@@ -113,45 +119,48 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, C, H, W] -> [R, C, H/2, W/2]."""
+        """Halve the sides: [R, C, H, W] -> [R, C, H/2, W/2]."""
         if self.asymmetric:
             x = F.pad(x, (0, 1, 0, 1))
         return torch.as_tensor(self.conv(x))
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour, then a 3x3 convolution (Odena et al. 2016: no checkerboard)."""
+    """Nearest-neighbour upsampling, then a 3x3 convolution, which avoids checkerboards (Odena et al. 2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, C, H, W] -> [R, C, 2H, 2W]."""
+        """Double the sides: [R, C, H, W] -> [R, C, 2H, 2W]."""
         return torch.as_tensor(self.conv(F.interpolate(x, scale_factor=2, mode="nearest")))
 
 
 class Pointwise(nn.Linear):
-    """A 1x1 convolution, as one matrix product over the positions: no copy where the map is channels-last."""
+    """A 1x1 convolution as one matrix product over the positions, without a copy if the map is channels-last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, C, H, W] -> [R, C', H, W]."""
+        """Mix channels: [R, C, H, W] -> [R, C', H, W]."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def map_to_tokens(x: Tensor) -> Tensor:
-    """The positions of a feature map as a sequence: [R, C, H, W] -> [R, HW, C], a view if channels-last."""
+    """Return the positions of a feature map as a sequence: [R, C, H, W] -> [R, HW, C], a view if channels-last."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def tokens_to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `map_to_tokens`: [R, HW, C] -> [R, C, H, W], channels-last."""
+    """Undo `map_to_tokens`: [R, HW, C] -> [R, C, H, W], channels-last, with the height and width of `like`."""
     rows, _, height, width = like.shape
     return tokens.reshape(rows, height, width, -1).permute(0, 3, 1, 2)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of tokens to each other: softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1)."""
+    """Multi-head attention of tokens to each other (Vaswani et al. 2017, section 3.2).
+
+    Raises ValueError unless `heads` divides the width.
+    """
 
     def __init__(self, width: int, *, heads: int, qkv_bias: bool = False) -> None:
         super().__init__()
@@ -162,7 +171,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, N, width] -> [R, N, width]."""
+        """Attend: [R, N, width] -> [R, N, width]."""
         parts = (self.query, self.key, self.value)
         bias = None if self.query.bias is None else torch.cat([part.bias for part in parts])
         qkv = F.linear(x, torch.cat([part.weight for part in parts]), bias)  # one product instead of three
@@ -173,8 +182,8 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention of tokens to a context (Rombach et al. 2022, section 3.3).
 
-    Keys and values depend on the context alone, so the U-Net computes those of all its layers at once, and a
-    request's only once: `columns` says which of them are this layer's.
+    Keys and values depend on the context alone. The U-Net therefore computes those of all its layers in one product,
+    once per sampling run; `columns` selects the ones of this layer.
     """
 
     def __init__(self, width: int, *, heads: int, context_width: int) -> None:
@@ -187,26 +196,26 @@ class CrossAttention(nn.Module):
         self.columns = slice(0, 2 * width)
 
     def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
-        """x [R, N, width], keys_values [R, M, all layers' keys and values] -> [R, N, width]."""
+        """Attend: x [R, N, width], keys_values [R, M, all layers' keys and values] -> [R, N, width]."""
         k, v = keys_values[..., self.columns].chunk(2, dim=2)
         q, k, v = (split_heads(part, self.heads) for part in (self.query(x), k, v))
         return torch.as_tensor(self.out(merge_heads(attend(q, k, v))))
 
 
 def check_heads(heads: int, width: int) -> int:
-    """`heads`, if it divides the width. Raises ValueError."""
+    """Return `heads`. Raises ValueError unless it divides the width."""
     if heads < 1 or width % heads:
         raise ValueError(f"heads: {heads} does not divide the width {width}")
     return heads
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[R, N, heads d] -> [R, heads, N, d]."""
+    """Split the width into heads: [R, N, heads d] -> [R, heads, N, d]."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[R, heads, N, d] -> [R, N, heads d]."""
+    """Undo `split_heads`: [R, heads, N, d] -> [R, N, heads d]."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -219,12 +228,12 @@ class SpatialAttention(nn.Module):
         self.attention = SelfAttention(channels, heads=heads, qkv_bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, C, H, W] -> [R, C, H, W]."""
+        """Attend: [R, C, H, W] -> [R, C, H, W]."""
         return x + tokens_to_map(self.attention(map_to_tokens(self.norm(x))), like=x)
 
 
 class FeedForward(nn.Module):
-    """GEGLU (Shazeer 2020): (x W1) * gelu(x W2), then back to the width."""
+    """GEGLU, (x W1) * gelu(x W2), then a projection back to the width (Shazeer 2020, eq. 6)."""
 
     def __init__(self, width: int, *, expansion: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
@@ -233,19 +242,21 @@ class FeedForward(nn.Module):
         self.out = nn.Linear(expansion * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, N, width] -> [R, N, width]."""
-        size = math.gcd(x.shape[0] * x.shape[1], CACHED_TOKENS)  # equal slices: a row's place must not matter
+        """Transform each token: [R, N, width] -> [R, N, width]."""
+        size = math.gcd(
+            x.shape[0] * x.shape[1], CACHED_TOKENS
+        )  # equal slices, so that a row's position does not matter
         if x.device.type != "cpu" or torch.is_grad_enabled() or size < CACHED_TOKENS // 4:
-            return self._of(x)
-        return torch.cat([self._of(part) for part in torch.split(x.flatten(0, 1), size)]).view(x.shape)
+            return self._transform(x)
+        return torch.cat([self._transform(part) for part in torch.split(x.flatten(0, 1), size)]).view(x.shape)
 
-    def _of(self, x: Tensor) -> Tensor:
+    def _transform(self, x: Tensor) -> Tensor:
         value, gate = self.gate(x).chunk(2, dim=-1)
         return torch.as_tensor(self.out(self.dropout(value * F.gelu(gate))))
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention, cross-attention to the conditions, feed-forward; each with a residual."""
+    """Self-attention, cross-attention to the conditions and feed-forward, each after a norm and with a residual."""
 
     def __init__(self, width: int, *, heads: int, context_width: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -257,7 +268,7 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(width, dropout=dropout)
 
     def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
-        """x [R, N, width], keys_values [R, M, all layers' keys and values] -> [R, N, width]."""
+        """Transform x [R, N, width], with keys_values [R, M, all layers' keys and values] -> [R, N, width]."""
         x = x + self.self_attention(self.norm1(x))
         x = x + self.cross_attention(self.norm2(x), keys_values)
         return torch.as_tensor(x + self.feed_forward(self.norm3(x)))
@@ -276,7 +287,7 @@ class SpatialTransformer(nn.Module):
         self.project_out = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
-        """x [R, C, H, W], keys_values [R, M, all layers' keys and values] -> [R, C, H, W]."""
+        """Transform x [R, C, H, W], with keys_values [R, M, all layers' keys and values] -> [R, C, H, W]."""
         h = self.project_in(map_to_tokens(self.norm(x)))  # [R, HW, C]
         for block in self.blocks:
             h = block(h, keys_values)

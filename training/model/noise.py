@@ -1,4 +1,4 @@
-"""The noise that sampling runs start from and add."""
+"""Gaussian noise that depends on a seed alone, and interpolation between noises."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,20 @@ from torch import Tensor
 
 
 def seeded_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise as a function of (seed, index) alone: float32 of `shape`, on the CPU.
+    """Return standard normal noise that depends on (seed, index) alone: float32 of `shape`, on the CPU.
 
-    A counter-based generator (Salmon et al. 2011): no state, so a batch's other rows never matter.
-    index 0 is the start of a run, index i + 1 the noise of evaluation i; seed in [0, 2^63).
+    seed: in [0, 2^63). index: 0 for the start of a run, i + 1 for the noise of evaluation i.
+    The generator is counter-based and has no state (Salmon et al. 2011), so a batch's other rows never matter.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, index]))
     return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
 
 
 def slerp(a: Tensor, b: Tensor, shares: Sequence[float]) -> Tensor:
-    """Noise between two noises, on the great circle: a, b [...], shares in [0, 1] -> [len(shares), ...].
+    """Interpolate between two noises along the great circle: a, b [...], shares in [0, 1] -> [len(shares), ...].
 
-    A straight line would leave the shell where Gaussian noise lies (Shoemake 1985; Song et al. 2021, section 5.3).
+    A straight line would leave the shell on which Gaussian noise concentrates (Shoemake 1985; Song et al. 2021,
+    section 5.3).
     """
     cosine = F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0)
     angle = torch.acos(cosine.clamp(-1, 1))

@@ -6,25 +6,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-COMMITMENT = 0.25  # beta; as in the released models it weighs the codebook's term, not the encoder's
+COMMITMENT = 0.25  # beta; as in the released models it weights the codebook's term, not the encoder's
 
-VECTORS_AT_ONCE = 4096  # whose distances to every entry are held: 128 MiB for 8192 of them
+VECTORS_AT_ONCE = 4096  # vectors per distance matrix, which takes 128 MiB for 8192 entries
 
 
-class Quantised(NamedTuple):
-    """What quantisation makes of latents [R, C, h, w]."""
+class Quantisation(NamedTuple):
+    """The result of quantising latents [R, C, h, w]."""
 
-    latents: Tensor  # [R, C, h, w]: the nearest entries; their gradient is passed on to the latents, straight through
-    indices: Tensor  # [R, h, w] int64, of the entries; renumbered where the codebook is remapped
-    loss: Tensor  # scalar: |sg(entry) - z|^2 + beta |entry - sg(z)|^2, means
+    latents: Tensor  # [R, C, h, w], the nearest entries; gradients pass straight through to the given latents
+    indices: Tensor  # [R, h, w] int64, of the entries; renumbered if the codebook is remapped
+    loss: Tensor  # scalar, mean of |sg(entry) - z|^2 + beta |entry - sg(z)|^2 (van den Oord et al. 2017, eq. 3)
 
 
 class VectorQuantiser(nn.Module):
-    """Replaces each latent vector by the nearest of `size` learned ones.
+    """Replaces each latent vector by the nearest of `size` learned entries.
 
-    used: the entries that occur, in the order of their new numbers, for a model of indices that knows only those
-        (taming-transformers' remap); it changes the indices alone. unknown: the number of an entry that is not among
-        them: "extra", one more than the last; "random"; or a number.
+    channels: of the latents. used: the entries that get a number, in the order of these numbers, for a model of indices
+        that knows only those (the remap of taming-transformers). It changes the indices, not the latents.
+    unknown: the number of any other entry: "extra" is one more than the last, "random" is drawn, or a fixed number.
+    Raises ValueError naming the invalid argument.
     """
 
     used: Tensor
@@ -46,8 +47,8 @@ class VectorQuantiser(nn.Module):
         if used is not None:
             self.register_buffer("used", torch.tensor(list(used), dtype=torch.int64))
 
-    def forward(self, z: Tensor) -> Quantised:
-        """Latents [R, C, h, w] -> their nearest entries. Raises ValueError for other channels."""
+    def forward(self, z: Tensor) -> Quantisation:
+        """Quantise latents [R, C, h, w]. Raises ValueError for a wrong number of channels."""
         entries = self.codebook.weight
         if z.shape[1] != entries.shape[1]:
             raise ValueError(f"latents: {z.shape[1]} channels; this codebook has {entries.shape[1]}")
@@ -56,19 +57,19 @@ class VectorQuantiser(nn.Module):
         indices = torch.cat([self._nearest(part) for part in torch.split(vectors, VECTORS_AT_ONCE)])
         nearest = self.codebook(indices).view(rows.shape).permute(0, 3, 1, 2)
         loss = (nearest.detach() - z).square().mean() + COMMITMENT * (nearest - z.detach()).square().mean()
-        return Quantised(z + (nearest - z).detach(), self._renumber(indices).view(rows.shape[:3]), loss)
+        return Quantisation(z + (nearest - z).detach(), self._renumber(indices).view(rows.shape[:3]), loss)
 
     def entries(self, indices: Tensor) -> Tensor:
-        """The vectors of indices as `forward` gave them: [R, h, w] -> [R, C, h, w]."""
-        if self.remaps:  # "extra", which stands for all entries that are not used, reads the first of them
+        """Return the entries of indices from `forward`: [R, h, w] -> [R, C, h, w]."""
+        if self.remaps:  # "extra" stands for every entry without a number; read it as the first one
             indices = self.used[torch.where(indices < len(self.used), indices, 0)]
         return torch.as_tensor(self.codebook(indices).permute(0, 3, 1, 2))
 
     @torch.no_grad()
     def _nearest(self, vectors: Tensor) -> Tensor:
-        """The numbers of the nearest entries, in float32: [N, C] -> [N]."""
+        """Return the index of each vector's nearest entry, found in float32: [N, C] -> [N]."""
         vectors, entries = vectors.float(), self.codebook.weight.float()
-        # |z - e|^2 = |z|^2 + |e|^2 - 2 z e, summed in this order, so that ties fall as they do for the authors
+        # |z - e|^2 = |z|^2 + |e|^2 - 2 z e, summed in the authors' order, so that ties break as in their code
         distance = vectors.square().sum(1, keepdim=True) + entries.square().sum(1) - 2 * vectors @ entries.T
         return distance.argmin(1)
 

@@ -1,4 +1,4 @@
-"""Sampling: requests and seeds in, images out; from noise or from an image, whole or in part."""
+"""Sampling images from requests and seeds, starting from noise or from an image, as a whole or in part."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ from training.model.solvers import Trajectory
 
 @dataclass(frozen=True)
 class Sampler:
-    """Which trajectory: see `solvers.SOLVERS` and `spacing.SPACINGS`.
+    """A choice of trajectory; see `solvers.SOLVERS` and `spacing.SPACINGS`.
 
-    eta: of "ddim" alone, 0 deterministic to 1 ancestral. strength: the share of the steps that are run, from the
-    middle of the schedule to the data; below 1 it needs an image to start from (Meng et al. 2022, SDEdit).
+    eta: from 0, deterministic, to 1, ancestral; for "ddim" only.
+    strength: the share of the steps to run, the last ones; below 1 the run starts from an image with noise (SDEdit,
+        Meng et al. 2022).
     """
 
     solver: str = "ddim"
@@ -31,7 +32,7 @@ class Sampler:
 
 
 def trajectory(model: LatentDiffusion, sampler: Sampler) -> Trajectory:
-    """The matrices of a sampler. Raises ValueError naming the field and what is permitted."""
+    """Return the trajectory of a sampler. Raises ValueError naming the invalid field and what is permitted."""
     if sampler.solver not in solvers.SOLVERS:
         known = ", ".join(sorted(solvers.SOLVERS))
         raise ValueError(f"solver: {sampler.solver!r} is not known; permitted: {known}")
@@ -40,9 +41,9 @@ def trajectory(model: LatentDiffusion, sampler: Sampler) -> Trajectory:
     if not 0 < sampler.strength <= 1:
         raise ValueError(f"strength: {sampler.strength} is not allowed; permitted: above 0, to 1")
     levels = spacing.levels(model.diffusion, sampler.steps, sampler.spacing)
-    kept = max(1, round(sampler.strength * sampler.steps))
+    steps = max(1, round(sampler.strength * sampler.steps))
     options = {"eta": sampler.eta} if sampler.solver == "ddim" else {}
-    return solvers.SOLVERS[sampler.solver](levels[-kept - 1 :], **options)
+    return solvers.SOLVERS[sampler.solver](levels[-steps - 1 :], **options)
 
 
 def generate(
@@ -60,16 +61,16 @@ def generate(
     on_step: Callable[[int, Tensor], None] | None = None,
     on_latents: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """One image for each request and seed: [R, channels, H, W] in [-1, 1].
+    """Sample one image for each request and seed: [R, channels, H, W] in [-1, 1].
 
-    latent_shape: (C, h, w); h and w may differ from training, for the networks are convolutional (Rombach et al.
-        2022, section 4.3.2; the latent scale keeps the signal-to-noise ratio right for it, appendix D.1).
-    start: the noise to begin with, [R, *latent_shape]; drawn from the seeds when it is not given.
-    images: [R, channels, H, W] in [-1, 1], where the run begins if the sampler's strength is below 1.
-    keep: [R, 1, h, w], 1 where the images' latent stays as it is: inpainting by an unconditional model.
-    guider: of an unconditional model, with a target for each request.
-    on_step: called with the number of evaluations done and the present estimates of z_0, [R, C, h, w].
-    on_latents: called with the latents before they are decoded, [R, C, h, w].
+    latent_shape: (C, h, w). h and w may differ from training, because the networks are convolutional (Rombach et al.
+        2022, section 4.3.2; the latent scale keeps the signal-to-noise ratio right, appendix D.1).
+    start: the initial noise, [R, *latent_shape]; drawn from the seeds by default.
+    images: [R, channels, H, W] in [-1, 1], the images to start from if the sampler's strength is below 1.
+    keep: [R, 1, h, w], 1 where the latent of `images` is kept: inpainting by an unconditional model.
+    guider: guides an unconditional model, with one target per request.
+    on_step: called with the number of evaluations so far and the current estimates of z_0, [R, C, h, w].
+    on_latents: called with the final latents before they are decoded, [R, C, h, w].
     Raises ValueError naming what does not fit.
     """
     sampler, guidance = sampler or Sampler(), guidance or Guidance()
@@ -94,8 +95,8 @@ def generate(
         batch = Batch(model, rows=max(2, len(requests) * (2 if guided else 1)), shape=latent_shape)
         runs = []
         for i, seed in enumerate(seeds):
-            stays = None if known is None or keep is None else Known(known[i], keep[i].to(known))
-            run = Run(seed, path, x[i], conditions.row(i), null, guidance, stays)
+            kept = None if known is None or keep is None else Known(known[i], keep[i].to(known))
+            run = Run(seed, path, x[i], conditions.row(i), null, guidance, kept)
             batch.join(run)
             runs.append(run)
         for done in range(1, len(path) + 1):

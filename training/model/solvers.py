@@ -1,13 +1,13 @@
 """Every sampler is a sequence of small matrices.
 
-A row's sampling state is five latents [x, kept, h1, h2, h3]. Everything a sampler does between two network
+A row's sampling state is five latents [x, kept, h1, h2, h3]. Everything that a sampler does between two network
 evaluations is linear in them, in the network's answer and in fresh noise:
 
     state <- A[i] @ [x, kept, h1, h2, h3, denoised, noise]          A[i]: 5 x 7, computed in float64
 
-`x` is what the network sees next, `kept` the start of a step of several evaluations, h1..h3 earlier answers in the
-solver's own space (denoised, or eps), newest first. A builder is the paper's update written on the seven unit
-vectors; it never touches a tensor. So rows with different solvers and step counts share one batch, and one
+`x` is the network's next input, `kept` the start of a step of several evaluations, and h1..h3 are earlier answers in
+the solver's own space (denoised, or eps), newest first. A builder writes the paper's update on the seven unit vectors
+and never touches a tensor. So rows with different solvers and step counts share one batch, and one
 product-and-sum (`solver_step.advance`) steps them all. Nothing assumes alpha^2 + sigma^2 = 1, so flow matching works
 too. This module needs numpy alone, so a process without torch can count a run's network evaluations.
 """
@@ -28,13 +28,13 @@ PAST = (H1, H2, H3)
 class Level(NamedTuple):
     """One noise level: z = alpha z_0 + sigma eps."""
 
-    t: float  # what the network is told; fractional where a spacing asks for it
+    t: float  # the timestep given to the network; some spacings make it fractional
     alpha: float
     sigma: float
 
     @property
     def half_log_snr(self) -> float:
-        """lambda = log(alpha / sigma): +inf at the data, -inf where nothing of them is left."""
+        """lambda = log(alpha / sigma): +inf at the data, -inf in pure noise."""
         with np.errstate(divide="ignore"):
             return float(np.log(self.alpha) - np.log(self.sigma))
 
@@ -44,7 +44,7 @@ DATA = Level(0.0, 1.0, 0.0)
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The whole sampling run of one row: E network evaluations."""
+    """The sampling run of one row: E network evaluations."""
 
     t: Vector  # [E], the timestep of each evaluation
     A: NDArray[np.float64]  # [E, 5, 7]
@@ -53,7 +53,7 @@ class Trajectory:
         return len(self.t)
 
     def adds_noise(self, i: int) -> bool:
-        """Whether evaluation i takes fresh noise."""
+        """Return whether fresh noise is added after evaluation i."""
         return bool(self.A[i, :, 6].any())
 
 
@@ -62,23 +62,23 @@ Answer = Callable[[Level], Vector]  # the network's answer in a solver's space
 
 
 def denoised(at: Level) -> Vector:
-    """D, the estimate of z_0."""
+    """Return D, the estimate of z_0."""
     return DENOISED
 
 
 def eps(at: Level) -> Vector:
-    """The noise that D implies: eps = (x - alpha D) / sigma."""
+    """Return the noise that D implies: eps = (x - alpha D) / sigma."""
     return (X - at.alpha * DENOISED) / at.sigma
 
 
 def evaluation(at: Level, x: Vector, kept: Vector = KEPT, push: Vector | None = None) -> Row:
-    """Ask at a level, then go to x. `push` is the answer that enters the history; without it the history stays."""
+    """Evaluate at a level, then move to x. `push` enters the history; without it the history stays."""
     past = (H1, H2, H3) if push is None else (push, H1, H2)
     return at.t, np.stack([x, kept, *past])
 
 
 def table(rows: Iterable[Row]) -> Trajectory:
-    """A trajectory of its evaluations."""
+    """Make a trajectory of its evaluations."""
     t, A = zip(*rows, strict=True)
     return Trajectory(np.array(t), np.stack(A))
 
@@ -87,12 +87,12 @@ def table(rows: Iterable[Row]) -> Trajectory:
 
 
 def noise_std(a: Level, b: Level, eta: float) -> float:
-    """Song et al. 2021, eq. 16: eta 1 is the posterior of the forward process."""
+    """Return the standard deviation of the noise of a step (Song et al. 2021, eq. 16); eta 1 is ancestral."""
     return float(eta * b.sigma * np.sqrt(max(0.0, 1 - (a.alpha * b.sigma / (a.sigma * b.alpha)) ** 2)))
 
 
 def towards(x: Vector, D: Vector, a: Level, b: Level, eta: float = 0.0) -> Vector:
-    """Song et al. 2021, eq. 12, from level a to b; finite at alpha_a = 0 and at sigma_b = 0.
+    """Step from level a to b (Song et al. 2021, eq. 12); finite at alpha_a = 0 and at sigma_b = 0.
 
     x_b = alpha_b D + sqrt(sigma_b^2 - n^2) eps + n noise,  n = noise_std
     """
@@ -102,12 +102,15 @@ def towards(x: Vector, D: Vector, a: Level, b: Level, eta: float = 0.0) -> Vecto
 
 
 def along(x: Vector, e: Vector, a: Level, b: Level) -> Vector:
-    """The same for a given eps: x / alpha moves along eps by the change of sigma / alpha. Needs alpha_a > 0."""
+    """Step from level a to b with a given eps: x / alpha moves along it by the change of sigma / alpha.
+
+    Needs alpha_a > 0.
+    """
     return b.alpha * (x / a.alpha + (b.sigma / b.alpha - a.sigma / a.alpha) * e)
 
 
 def ddim(levels: Sequence[Level], eta: float = 0.0) -> Trajectory:
-    """DDIM (Song et al. 2021). With eta 0 it is Euler's method, also for flow matching; with eta 1 it is ancestral."""
+    """DDIM (Song et al. 2021, eq. 12): with eta 0 Euler's method, also for flow matching; with eta 1 ancestral."""
     return table(evaluation(a, x=towards(X, DENOISED, a, b, eta)) for a, b in pairwise(levels))
 
 
@@ -117,7 +120,7 @@ def ancestral(levels: Sequence[Level]) -> Trajectory:
 
 
 def heun(levels: Sequence[Level]) -> Trajectory:
-    """Karras et al. 2022, algorithm 1, in y = x / alpha with dy / d(sigma / alpha) = eps.
+    """Heun's method (Karras et al. 2022, algorithm 1), in y = x / alpha with dy / d(sigma / alpha) = eps.
 
     y' = y_a + (s_b - s_a) eps_a,   y_b = y_a + (s_b - s_a) (eps_a + eps_b(y')) / 2,   s = sigma / alpha
     """
@@ -125,7 +128,7 @@ def heun(levels: Sequence[Level]) -> Trajectory:
     def rows() -> Iterator[Row]:
         for a, b in pairwise(levels):
             yield evaluation(a, x=towards(X, DENOISED, a, b), kept=X, push=eps(a))
-            if b.sigma > 0 and a.alpha > 0:  # the data, and pure noise, take one answer
+            if b.sigma > 0 and a.alpha > 0:  # a step to the data or from pure noise evaluates once
                 yield evaluation(b, x=along(KEPT, (H1 + eps(b)) / 2, a, b))
 
     return table(rows())
@@ -138,15 +141,15 @@ ADAMS_BASHFORTH = [(1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24,
 def plms(levels: Sequence[Level]) -> Trajectory:
     """Pseudo linear multistep (Liu et al. 2022, eq. 12), as released with latent diffusion.
 
-    eps' = Adams-Bashforth of the last four answers, then a DDIM step along eps'. The first step is a pseudo improved
-    Euler step, whose second answer is not remembered.
+    eps' combines the last four answers by Adams-Bashforth, and a DDIM step follows it. The first step is a pseudo
+    improved Euler step, whose second answer does not enter the history.
     """
 
     def rows() -> Iterator[Row]:
         for i, (a, b) in enumerate(pairwise(levels)):
             if i == 0:
                 yield evaluation(a, x=towards(X, DENOISED, a, b), kept=X, push=eps(a))
-                again = b if len(levels) > 2 else a  # a run of one step asks again at its only level, as released
+                again = b if len(levels) > 2 else a  # a run of one step evaluates its only level again, as released
                 if a.alpha > 0 and b.sigma > 0:
                     yield evaluation(again, x=along(KEPT, (H1 + eps(again)) / 2, a, b))
             else:
@@ -158,25 +161,25 @@ def plms(levels: Sequence[Level]) -> Trajectory:
 
 # -- several answers: exponential integrators in the half log-SNR -------------------------------
 
-SHORT_RUN = 15  # steps below which the order falls towards the data, as published
+SHORT_RUN = 15  # with fewer steps the order falls towards the data, as published
 Moments = Callable[[float, float, int], Vector]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(48)
 
 
 def exact(h: float, k: float, order: int) -> Vector:
-    """M_m = int_0^h exp(-k (h - u)) u^m du for m < order, by Gauss-Legendre: no cancellation at small h."""
+    """Return M_m = int_0^h exp(-k (h - u)) u^m du for m < order, by Gauss-Legendre: no cancellation at small h."""
     u = (NODES + 1) * h / 2
     return np.array([np.sum(WEIGHTS * h / 2 * np.exp(-k * (h - u)) * u**m) for m in range(order)])
 
 
 def midpoint(h: float, k: float, order: int) -> Vector:
-    """As published for DPM-Solver++(2M) and UniPC's B_2: with two answers M_1 is h / 2 M_0."""
+    """Return the moments published for DPM-Solver++(2M) and UniPC's B_2: with two answers M_1 is h / 2 M_0."""
     M = exact(h, k, order)
     return np.array([M[0], h / 2 * M[0]]) if order == 2 else M
 
 
 def published_third(h: float, k: float, order: int) -> Vector:
-    """As published for DPM-Solver++(3M): with three answers M_2 is halved; `exact` would make it third order."""
+    """Return the moments published for DPM-Solver++(3M): with three answers M_2 is halved, which costs an order."""
     return midpoint(h, k, order) * ([1.0, 1.0, 0.5] if order == 3 else 1.0)
 
 
@@ -184,13 +187,13 @@ def integrate(
     x: Vector, a: Level, b: Level, answers: Sequence[Vector], at: Sequence[Level], *, space: Answer, sde: bool,
     moments: Moments,
 ) -> Vector:  # fmt: skip
-    """From level a to b by variation of constants, the answers interpolated by a polynomial in lambda.
+    """Step from level a to b by variation of constants, interpolating the answers by a polynomial in lambda.
 
     denoised: x_b = sigma_b / sigma_a e^{-sde h} x + (1 + sde) alpha_b int e^{-(1 + sde)(lambda_b - l)} D(l) dl + noise
     eps:      x_b = alpha_b / alpha_a x - sigma_b int e^{lambda_b - l} eps(l) dl
 
     Lu et al. 2022 (DPM-Solver++, eq. 8 and 18), Zhang & Chen 2023 (DEIS, eq. 15), Zhao et al. 2023 (UniPC, where b is
-    among `at`). An end of the schedule, where lambda is infinite, takes one answer.
+    among `at`). A step to or from an infinite lambda uses one answer.
     """
     if not np.isfinite([a.half_log_snr, b.half_log_snr]).all():
         return towards(x, DENOISED, a, b, float(sde))
@@ -215,10 +218,10 @@ def multistep(
     sde: bool = False,
     corrector: bool = False,
 ) -> Trajectory:
-    """Predict from the answers so far, of which there are up to `order`; short runs end with fewer (Lu et al. 2022).
+    """Predict each step from up to `order` answers so far; short runs use fewer at their end (Lu et al. 2022).
 
-    A corrector first redoes the step that led here, now that the answer at its end is known (Zhao et al. 2023); with
-    one every run ends with fewer.
+    With a corrector, each evaluation first redoes the step that led to it, now that the answer at its end is known
+    (Zhao et al. 2023), and every run uses fewer answers at its end.
     """
     steps = len(levels) - 1
     cool = corrector or steps < SHORT_RUN
@@ -243,12 +246,12 @@ def dpm_solver_2m(levels: Sequence[Level]) -> Trajectory:
 
 
 def dpm_solver_3m(levels: Sequence[Level]) -> Trajectory:
-    """DPM-Solver++(3M) (Lu et al. 2022, appendix B), as published: of second order, see `published_third`."""
+    """DPM-Solver++(3M) (Lu et al. 2022, appendix B), as published: it has second order, see `published_third`."""
     return multistep(levels, 3, moments=published_third)
 
 
 def dpm_solver_2m_sde(levels: Sequence[Level]) -> Trajectory:
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, eq. 18): the same for the reverse stochastic equation."""
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, eq. 18), for the reverse stochastic equation."""
     return multistep(levels, 2, moments=midpoint, sde=True)
 
 
@@ -258,7 +261,7 @@ def deis(levels: Sequence[Level]) -> Trajectory:
 
 
 def unipc(levels: Sequence[Level]) -> Trajectory:
-    """UniPC of third order with B_2(h) (Zhao et al. 2023, algorithms 5 to 8): a corrector at no further evaluation."""
+    """UniPC of third order with B_2(h) (Zhao et al. 2023, algorithms 5 to 8); its corrector evaluates nothing more."""
     return multistep(levels, 3, moments=midpoint, corrector=True)
 
 

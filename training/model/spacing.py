@@ -1,4 +1,4 @@
-"""Where along the schedule a sampling run asks: N steps need N + 1 noise levels, from noise to data."""
+"""Spacings: the N + 1 noise levels of a sampling run of N steps, from noise to data."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,15 +10,15 @@ from training.model.solvers import DATA, Level
 if TYPE_CHECKING:  # loading it would load torch, which a process that only needs the names may lack
     from training.model.diffusion import Diffusion
 
-# Sabour et al. 2024 (Align Your Steps), the ten timesteps fitted for Stable Diffusion 1.5, and where the last one ends
+# The ten timesteps that Sabour et al. 2024 (Align Your Steps) fitted for Stable Diffusion 1.5, and the end of the last
 ALIGNED = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0]
 RHO = 7.0  # Karras et al. 2022, eq. 5
 
 
 def leading(diffusion: "Diffusion", steps: int) -> list[Level]:
-    """t_i = i floor(T / N) + 1, down to the level of t = 0, as the released models are sampled (Song et al. 2021)."""
+    """t_i = i floor(T / N) + 1, ending at the level of t = 0, as the released models are sampled (Song et al. 2021)."""
     T = diffusion.config.timesteps
-    offset = min(1, T - 1 - (steps - 1) * (T // steps))  # N = T leaves no room for the 1
+    offset = min(1, T - 1 - (steps - 1) * (T // steps))  # with N = T there is no timestep above to shift to
     timesteps = [i * (T // steps) + offset for i in reversed(range(steps))]
     return [*map(diffusion.level, timesteps), diffusion.level(0) if offset else DATA]
 
@@ -30,22 +30,22 @@ def trailing(diffusion: "Diffusion", steps: int) -> list[Level]:
 
 
 def linspace(diffusion: "Diffusion", steps: int) -> list[Level]:
-    """Evenly from the last timestep to the first, both included; of one step the last."""
+    """Evenly from the last timestep to the first, both included; a single step starts at the last."""
     timesteps = np.linspace(diffusion.config.timesteps - 1, 0, steps).round()
     return [*(diffusion.level(int(t)) for t in timesteps), DATA]
 
 
 def karras(diffusion: "Diffusion", steps: int) -> list[Level]:
-    """Evenly in (sigma / alpha)^(1 / rho) over the schedule's own range (Karras et al. 2022, eq. 5)."""
+    """Evenly in (sigma / alpha)^(1 / rho) over the range of the schedule (Karras et al. 2022, eq. 5)."""
     high, low = (diffusion.noise_to_signal(t) for t in (diffusion.noisiest_timestep, 0))
     ramp = np.linspace(high ** (1 / RHO), low ** (1 / RHO), steps)
     return [*map(diffusion.level_at_ratio, ramp**RHO), DATA]
 
 
 def ays(diffusion: "Diffusion", steps: int) -> list[Level]:
-    """The aligned steps, and between them log-linear in sigma / alpha for other counts (Sabour et al. 2024, sec. 4).
+    """The aligned steps; other counts interpolate log-linearly in sigma / alpha (Sabour et al. 2024, section 4).
 
-    The eleventh level is replaced by the data, as published, after other counts are interpolated.
+    As published, interpolation includes the eleventh level, which the data then replace.
     """
     logs = [np.log(diffusion.noise_to_signal(t / ALIGNED[0] * diffusion.noisiest_timestep)) for t in ALIGNED]
     at = np.linspace(0, len(logs) - 1, steps + 1)[:-1]
@@ -62,7 +62,7 @@ SPACINGS: "dict[str, Callable[[Diffusion, int], list[Level]]]" = {
 
 
 def levels(diffusion: "Diffusion", steps: int, spacing: str) -> list[Level]:
-    """The N + 1 noise levels of exactly N = `steps` steps. Raises ValueError naming what is permitted."""
+    """Return the N + 1 noise levels of exactly N = `steps` steps. Raises ValueError naming what is permitted."""
     if spacing not in SPACINGS:
         raise ValueError(f"spacing: {spacing!r} is not known; permitted: {', '.join(sorted(SPACINGS))}")
     if not 1 <= steps <= diffusion.config.timesteps:

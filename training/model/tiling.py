@@ -1,8 +1,8 @@
-"""Encoding and decoding images that are too large for memory: overlapping tiles, blended without a seam.
+"""Encoding and decoding images that are too large for memory, in overlapping tiles that are blended without seams.
 
-Three things would tell tiles apart. A tile lacks its surroundings: what lies near its border is dropped. Group norms
-would see one tile at a time, and an empty one would come out in another colour: all tiles use the statistics of a
-sketch of the whole. Attention sees one tile at a time: the overlaps blend what that changes.
+Three effects could make tiles visible. Near its border a tile lacks context, so that part is dropped. Group norms that
+saw one tile at a time would change its colours, so all tiles use the statistics of a small version of the whole image.
+Attention sees one tile at a time; the overlaps blend the difference.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,10 +17,10 @@ from training.model.autoencoder import Autoencoder
 
 
 def encode(autoencoder: Autoencoder, images: Tensor, *, tile: int = 512, overlap: int = 128) -> Tensor:
-    """As `autoencoder.encode`, in tiles of `tile` pixels of which neighbours share `overlap`.
+    """Encode in tiles of `tile` pixels a side, where neighbours share `overlap` pixels.
 
-    images [R, channels, H, W], both sides multiples of the factor f, as tile and overlap have to be. Returns
-    [R, C, H/f, W/f], near the answer without tiles, not equal to it. Raises ValueError naming what does not fit.
+    images: [R, channels, H, W]; H, W, tile and overlap must be multiples of the factor f. Returns latents
+    [R, C, H/f, W/f], close to those of `autoencoder.encode` but not equal. Raises ValueError naming what does not fit.
     """
     f = autoencoder.config.factor
     if tile % f or overlap % f:
@@ -34,20 +34,20 @@ def encode(autoencoder: Autoencoder, images: Tensor, *, tile: int = 512, overlap
 
 
 def decode(autoencoder: Autoencoder, latents: Tensor, *, tile: int = 64, overlap: int = 16) -> Tensor:
-    """As `autoencoder.decode`, in tiles of `tile` latent positions of which neighbours share `overlap`.
+    """Decode in tiles of `tile` latent positions a side, where neighbours share `overlap` positions.
 
-    latents [R, C, h, w] -> [R, channels, h f, w f]. Raises ValueError naming what does not fit.
+    latents [R, C, h, w] -> images [R, channels, h f, w f]. Raises ValueError naming what does not fit.
     """
     check(latents, tile, overlap)
     if max(latents.shape[2:]) <= tile:
         return autoencoder.decode(latents)
-    # Latents are left out, not averaged: a decoder knows them with their spread alone
+    # Skip latents instead of averaging them: a decoder only knows latents with their usual spread
     with shared_norms(autoencoder, lambda: autoencoder.decode(shrink(latents, tile, 1, "nearest-exact"))):
         return blend_tiles(autoencoder.decode, latents, tile, overlap, num=autoencoder.config.factor, den=1)
 
 
 def check(x: Tensor, tile: int, overlap: int) -> None:
-    """Raise ValueError naming what cannot be tiled."""
+    """Raise ValueError unless x can be tiled so."""
     if x.dim() != 4:
         raise ValueError(f"shape {list(x.shape)} is not allowed; permitted: [R, C, height, width]")
     if tile < 1:
@@ -57,7 +57,7 @@ def check(x: Tensor, tile: int, overlap: int) -> None:
 
 
 def shrink(x: Tensor, tile: int, unit: int, mode: str) -> Tensor:
-    """x made smaller, to about the area of a tile, its sides multiples of `unit`: [R, C, h, w] -> [R, C, h', w']."""
+    """Shrink x to about the area of a tile, with sides that are multiples of `unit`: [R, C, h, w] -> [R, C, h', w']."""
     height, width = x.shape[2], x.shape[3]
     share = min(1.0, tile / (height * width) ** 0.5)
     size = [max(unit, round(side * share / unit) * unit) for side in (height, width)]
@@ -66,7 +66,7 @@ def shrink(x: Tensor, tile: int, unit: int, mode: str) -> Tensor:
 
 @contextmanager
 def shared_norms(network: nn.Module, run: Callable[[], Tensor]) -> Iterator[None]:
-    """Within it, all group norms of `network` use the mean and variance that they have in `run`, row by row."""
+    """Within this context, all group norms of `network` use the mean and variance of each row in `run`."""
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
     moments: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -100,7 +100,10 @@ def shared_norms(network: nn.Module, run: Callable[[], Tensor]) -> Iterator[None
 def blend_tiles(
     function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, *, num: int, den: int
 ) -> Tensor:
-    """`function` of each tile of x, the answers blended; it scales lengths by num / den. Raises ValueError."""
+    """Apply `function`, which scales lengths by num / den, to each tile of x, and blend the results.
+
+    Raises ValueError as `check` does.
+    """
     check(x, tile, overlap)
     height, width = x.shape[2], x.shape[3]
     total: Tensor | None = None
@@ -118,11 +121,11 @@ def blend_tiles(
 
 
 def tile_weights(length: int, tile: int, overlap: int, num: int, den: int) -> dict[int, Tensor]:
-    """Where tiles begin along one side, and the weights of each one's answer, float64; they sum to 1 everywhere.
+    """Return the start of each tile along one side, with the weights of its result, float64, which sum to 1 everywhere.
 
-    Tiles are all as long as each other, so that a network meets one shape only: the last is moved back. Where
-    tiles overlap, the outer quarter is dropped, for there a tile lacks its surroundings; over the middle half the
-    weight rises linearly.
+    All tiles have the same length, so that the network sees a single shape; the last tile is moved back to fit. In an
+    overlap, the outer quarter of a tile is dropped because it lacks context, and the weight rises linearly over the
+    middle half.
     """
     stride, tile = tile - overlap, min(tile, length)
     starts = sorted({*range(0, length - tile, stride), length - tile})
@@ -131,7 +134,7 @@ def tile_weights(length: int, tile: int, overlap: int, num: int, den: int) -> di
     total = torch.zeros(length * num // den, dtype=torch.float64)
     weights = {}
     for start in starts:
-        inwards = torch.full_like(position, torch.inf)  # how far from the nearest border that is not the image's
+        inwards = torch.full_like(position, torch.inf)  # distance to the nearest border inside the image
         if start > 0:
             inwards = torch.minimum(inwards, position)
         if start + tile < length:

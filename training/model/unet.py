@@ -25,7 +25,7 @@ EPS = 1e-5
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The shape of a U-Net. `context_width` None means no cross-attention: plain spatial self-attention."""
+    """The architecture of a U-Net. Without a `context_width` it has self-attention only, no cross-attention."""
 
     in_channels: int = 4
     out_channels: int = 4
@@ -33,23 +33,23 @@ class UNetConfig:
     multipliers: Sequence[int] = (1, 2, 4)
     res_blocks: int = 2  # per level on the way down; one more on the way up
     attention_factors: Sequence[int] = (4, 2, 1)  # the downsampling factors at which a level attends
-    heads: int | None = None  # a fixed number of heads, or
-    head_width: int | None = 32  # a fixed width of each
+    heads: int | None = None  # number of attention heads; None: channels // head_width
+    head_width: int | None = 32  # width of each head, if `heads` is None
     transformer_depth: int = 1
     context_width: int | None = None
     scale_shift: bool = False
-    resample_in_blocks: bool = False  # residual blocks resample, instead of convolutions
-    resample_convolution: bool = True  # without it a resampling is pooling, or repetition, alone
+    resample_in_blocks: bool = False  # residual blocks resample instead of convolutions
+    resample_convolution: bool = True  # False: resampling only pools or repeats, without a convolution
     dropout: float = 0.0
-    coordinates: bool = False  # each position is told where it is: for conditions that speak of places
+    coordinates: bool = False  # add the position to the input, for conditions that name places
 
 
-# Fields that older versions do not know. A release that does not use them does not name them, and is read by both.
+# Fields that older versions do not know. A release names them only if it uses them, so that older versions can read it.
 LATER_FIELDS = {"coordinates": False}
 
 
 class Stage(nn.Module):
-    """A residual block, attention where the level has it, and the change of resolution where the level ends."""
+    """A residual block, attention if the level has any, and resampling at the end of a level; each is optional."""
 
     def __init__(
         self, block: nn.Module | None = None, attention: nn.Module | None = None, resample: nn.Module | None = None
@@ -58,7 +58,7 @@ class Stage(nn.Module):
         self.block, self.attention, self.resample = block, attention, resample
 
     def forward(self, h: Tensor, embedding: Tensor, keys_values: Tensor | None) -> Tensor:
-        """[R, C, h, w] -> [R, C', h', w']."""
+        """Transform h [R, C, h, w] with an embedding [R, E] and the cross-attentions' keys_values: [R, C', h', w']."""
         if self.block is not None:
             h = self.block(h, embedding)
         if isinstance(self.attention, SpatialTransformer):
@@ -73,7 +73,7 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts eps (or v, or x0) from a noisy latent, its timestep and a context."""
+    """Predicts eps (or v, x0, the flow) from a noisy latent, its timestep and a context."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -118,13 +118,13 @@ class UNet(nn.Module):
             factor //= 2
         self.norm_out = group_norm(channels, EPS)
         self.conv_out = zero_init(nn.Conv2d(channels, c.out_channels, 3, padding=1))
-        self.gradient_checkpointing = False  # recompute activations in the backward pass, to train in less memory
+        self.gradient_checkpointing = False  # recompute activations in the backward pass to save memory
 
         column = 0
         for layer in self.cross_attentions():
             layer.columns = slice(column, column + 2 * layer.width)
             column += 2 * layer.width
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # attention then takes feature maps as they lie
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # attention reads such maps without a copy
 
     def forward(
         self,
@@ -135,11 +135,11 @@ class UNet(nn.Module):
         keys_values: Tensor | None = None,
         embedding: Tensor | None = None,
     ) -> Tensor:
-        """x [R, in_channels, h, w], t [R] in [0, 1000) -> [R, out_channels, h, w].
+        """Predict from x [R, in_channels, h, w] and t [R] in [0, T): [R, out_channels, h, w].
 
-        context: [R, M, context_width] where the configuration asks for one, or its `keys_values`.
+        context: [R, M, context_width] if the configuration has a context width; or give its `keys_values`.
         embedding: [R, 4 channels], added to the timestep embedding.
-        Raises ValueError when the shapes do not fit the configuration.
+        Raises ValueError if the shapes do not fit the configuration.
         """
         self._check(x, context if keys_values is None else keys_values, keys_values is not None, embedding)
         if context is not None and keys_values is None:
@@ -160,15 +160,15 @@ class UNet(nn.Module):
         return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
 
     def keys_values(self, context: Tensor) -> Tensor:
-        """The keys and values of every cross-attention: [R, M, context_width] -> [R, M, 2 x sum of their widths].
+        """Return the keys and values of all cross-attentions: [R, M, context_width] -> [R, M, 2 x sum of widths].
 
-        They depend on nothing else, so a sampling run computes them once for all its steps.
+        They depend on the context alone, so a sampling run computes them once.
         """
         projections = [part.weight for layer in self.cross_attentions() for part in (layer.key, layer.value)]
         return F.linear(context, torch.cat(projections))
 
     def cross_attentions(self) -> list[CrossAttention]:
-        """All of them, in the order of the packed keys and values."""
+        """Return all cross-attentions, in the order of the packed keys and values."""
         return [module for module in self.modules() if isinstance(module, CrossAttention)]
 
     def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, keys_values: Tensor | None) -> Tensor:
@@ -224,10 +224,10 @@ class UNet(nn.Module):
 
 
 def coordinates(x: Tensor) -> Tensor:
-    """Where each position of feature maps [R, C, h, w] is, across and down, from -1 to 1: [R, 2, h, w].
+    """Return the x and y of each position of feature maps [R, C, h, w], between -1 and 1: [R, 2, h, w].
 
-    As two more channels of the input (Liu et al. 2018, CoordConv). A convolution over noise knows places by its padding
-    alone, near the edges; cross-attention to "left of" needs them in its queries.
+    They are two more input channels (Liu et al. 2018, CoordConv). Without them a convolution over noise can locate only
+    positions near the edges, by its padding; cross-attention to "left of" needs the position in its queries.
     """
     across, down = ((torch.arange(n, device=x.device, dtype=x.dtype) * 2 + 1) / n - 1 for n in (x.shape[3], x.shape[2]))
     grid = torch.stack(torch.meshgrid(across, down, indexing="xy"))

@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_named() -> None:
         ({"regularisation": "identity"}, "latent_channels: 4 is not allowed with the identity; permitted: 3"),
         ({"regularisation": "vqq"}, "regularisation: 'vqq' is not known; permitted: kl, vq, identity"),
         ({"attention_levels": (0, 3)}, "attention_levels: 3 is not allowed; permitted: 0 to 2"),
-        ({"multipliers": ()}, "multipliers: none; permitted: one for each level"),
+        ({"multipliers": ()}, "multipliers: none; permitted: one for each level, at least one"),
     ],
 )
 def test_configurations_that_cannot_be_are_named(fields: dict[str, Any], told: str) -> None:
