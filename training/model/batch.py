@@ -6,7 +6,6 @@ between evaluations. The network always sees the same number of rows, so a run's
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +39,6 @@ class Run:
     null: Prepared | None = None  # one row; None if the model has no conditions
     guidance: Guidance = field(default_factory=Guidance)
     known: Known | None = None
-    owner: Any = None
     position: int = 0  # evaluations so far
 
     @property
