@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from services.job_requests.messages import JsonSchema
 from services.job_requests.schema import Limits, resolve_key
 from services.storage.object_store import ObjectStore
 from services.storage.uri import SCHEME, ObjectUri
@@ -24,10 +25,8 @@ MAX_BYTES = 16 * 2**20  # of an object
 MAX_PIXELS = 4096 * 4096  # a PNG of a few hundred bytes may unpack to gigabytes
 FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow reads dozens more, and starts programs for some
 
-Rules = Mapping[str, Any]  # a JSON Schema
 
-
-def map_images(value: Any, rule: Rules, change: Callable[[Any, str], Any], field: str = "") -> Any:
+def map_images(value: Any, rule: JsonSchema, change: Callable[[Any, str], Any], field: str = "") -> Any:
     """Return a condition's value with each image replaced by `change(image, field)`; `rule` is its JSON Schema."""
     if isinstance(value, dict):
         rules = rule.get("properties", {})
@@ -38,7 +37,7 @@ def map_images(value: Any, rule: Rules, change: Callable[[Any, str], Any], field
     return change(value, field) if rule.get("contentEncoding") == "base64" else value
 
 
-def check_references(item: Mapping[str, Any], conditions: Rules, limits: Limits, field: str = "") -> None:
+def check_references(item: Mapping[str, Any], conditions: JsonSchema, limits: Limits, field: str = "") -> None:
     """Raise RequestError if the item refers to an image that its tenant may not read."""
 
     def check(image: Any, name: str) -> None:
@@ -48,7 +47,7 @@ def check_references(item: Mapping[str, Any], conditions: Rules, limits: Limits,
     map_images(dict(item), conditions, check, field)
 
 
-def fetch_images(item: Mapping[str, Any], conditions: Rules, store: ObjectStore) -> dict[str, Any]:
+def fetch_images(item: Mapping[str, Any], conditions: JsonSchema, store: ObjectStore) -> dict[str, Any]:
     """Return the item with each object that it refers to replaced by its bytes; `check_references` has passed.
 
     Raises ValueError for an object that is missing or too large.
@@ -67,7 +66,7 @@ def fetch_images(item: Mapping[str, Any], conditions: Rules, store: ObjectStore)
     return fetched
 
 
-def decode_images(value: Any, rule: Rules, field: str) -> Any:
+def decode_images(value: Any, rule: JsonSchema, field: str) -> Any:
     """Return a condition's value with its images decoded to arrays [H, W] or [H, W, C].
 
     Raises ValueError naming the field if an image is not base64, not in FORMATS, broken or too large.

@@ -4,16 +4,15 @@ A line that is not a valid item fails alone, and the error names its number. Eve
 that an input that is replaced while its job runs is detected instead of mixed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from jsonschema import Draft202012Validator
 
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Item, Plan
 from services.job_requests.condition_images import check_references
-from services.job_requests.messages import validation_messages
+from services.job_requests.messages import JsonSchema, validation_messages
 from services.job_requests.schema import Limits, RequestError, item_schema, parse_json
 from services.storage.object_store import ObjectStore
 
@@ -76,7 +75,7 @@ class InputObject:
 class ItemReader:
     """Reads items from lines, and validates them for one release and one tenant."""
 
-    def __init__(self, conditions: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(self, conditions: JsonSchema, limits: Limits) -> None:
         self.conditions, self.limits = conditions, limits
         self.validator = Draft202012Validator(item_schema(conditions))
 

@@ -8,19 +8,21 @@ from jsonschema.exceptions import ValidationError
 
 from services.errors import quote, quote_name
 
-SHOWN_MISTAKES = 10
+JsonSchema = Mapping[str, Any]
+
+MAX_MESSAGES = 10
 MAX_DEPTH = 32  # levels of nested lists and objects
 KEY_WORDS = "names of letters, digits, '_', '-', '=' and '.', joined by '/'"
 
 
 def validation_messages(value: Any, validator: Draft202012Validator) -> list[str]:
-    """Return a line for each of the first SHOWN_MISTAKES mistakes; an empty list if the value is valid."""
+    """Return a line for each of the first MAX_MESSAGES mistakes; an empty list if the value is valid."""
     if depth_exceeds(value, MAX_DEPTH):
         return [f"nested too deeply; permitted: at most {MAX_DEPTH} levels"]
     errors = sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))
     lines = [line for error in errors for line in describe_error(error)]
-    more = [f"and {len(lines) - SHOWN_MISTAKES} more mistakes"] if len(lines) > SHOWN_MISTAKES else []
-    return lines[:SHOWN_MISTAKES] + more
+    more = [f"and {len(lines) - MAX_MESSAGES} more mistakes"] if len(lines) > MAX_MESSAGES else []
+    return lines[:MAX_MESSAGES] + more
 
 
 def depth_exceeds(value: Any, limit: int) -> bool:
@@ -49,12 +51,12 @@ def describe_error(error: ValidationError) -> list[str]:
             unknown = sorted(set(instance) - known.keys())
             return [
                 f"{path}.{quote_name(name)}".lstrip(".") + f": not a known field; permitted: {', '.join(sorted(known))}"
-                for name in unknown[: SHOWN_MISTAKES + 1]
+                for name in unknown[: MAX_MESSAGES + 1]
             ]
     return [f"{path or 'request'}: {quote(instance)} is not allowed; permitted: {describe_rule(rule)}"]
 
 
-def describe_rule(rule: Mapping[str, Any]) -> str:
+def describe_rule(rule: JsonSchema) -> str:
     """Describe in words what a JSON Schema permits."""
     if "enum" in rule:
         return ", ".join(map(str, rule["enum"]))

@@ -7,7 +7,7 @@ every default filled in and the seed drawn, the plan alone reproduces each image
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,14 +15,14 @@ from jsonschema import Draft202012Validator
 
 from services.errors import quote
 from services.job_queue.plan import Plan
-from services.job_requests.messages import KEY_WORDS, MAX_DEPTH, validation_messages
+from services.job_requests.messages import KEY_WORDS, MAX_DEPTH, JsonSchema, validation_messages
 from services.storage.uri import ObjectUri
 from training.errors import DarkroomError
 from training.model.solvers import SOLVERS
 
-MAX_IMAGES = 1_000_000  # a job
+MAX_IMAGES = 1_000_000  # of a job
 MAX_ITEMS = 10_000  # in the request itself; an input_uri may have as many lines as the job may have images
-MAX_PER_ITEM = 1_000
+MAX_PER_ITEM = 1_000  # images
 MAX_SEED = 2**62  # leaves room for seed + index in 63 bits
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 50
@@ -52,12 +52,12 @@ class RequestError(DarkroomError):
     """A request that is not allowed. Each line names a field, its value and what is permitted."""
 
 
-def guidance_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
+def guidance_schema(conditions: JsonSchema) -> dict[str, Any]:
     """Return the JSON Schema of a guidance scale: only 1, no guidance, if the release was trained without dropout."""
     return GUIDANCE if conditions.get("guided", True) else UNGUIDED
 
 
-def item_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
+def item_schema(conditions: JsonSchema) -> dict[str, Any]:
     """Return the JSON Schema of an item.
 
     conditions: the JSON Schema of the release's conditions, and under `guided` whether it can be guided.
@@ -77,7 +77,7 @@ def item_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def request_schema(conditions: Mapping[str, Any]) -> dict[str, Any]:
+def request_schema(conditions: JsonSchema) -> dict[str, Any]:
     """Return the JSON Schema of a request; see `item_schema` for `conditions`."""
     return {
         "type": "object",
@@ -112,7 +112,7 @@ class Limits:
     bucket: str = ""
 
 
-def plan_request(request: Any, conditions: Mapping[str, Any], limits: Limits) -> Plan:
+def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     """Validate a request and fill in every default. Raises RequestError with a line for each mistake.
 
     conditions: see `item_schema`. The plan of a request with an input_uri refers to the object by its key; nothing of

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pydantic import SecretStr
@@ -29,7 +29,31 @@ def job_fields(job_id: uuid.UUID) -> dict[str, str]:
     return {"job": str(job_id), "trace_id": job_id.hex}
 
 
-def lease_fields(lease: Any) -> dict[str, object]:
+class LeasedWork(Protocol):
+    """What a log line says about leased work."""
+
+    @property
+    def id(self) -> int:
+        """The row of the table `work`."""
+
+    @property
+    def job_id(self) -> uuid.UUID:
+        """The job that the work is part of."""
+
+    @property
+    def queue(self) -> str:
+        """The queue of the job."""
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of the job."""
+
+    @property
+    def pack_key(self) -> str | None:
+        """The digest of the release; None for work that needs no release."""
+
+
+def lease_fields(lease: LeasedWork) -> dict[str, object]:
     """Return the fields of a line about leased work, for `extra`."""
     fields = {**job_fields(lease.job_id), "shard": lease.id, "queue": lease.queue, "tenant": lease.tenant}
     return {**fields, "release": lease.pack_key[:12]} if lease.pack_key else fields

@@ -1,1 +1,1 @@
-"""S3: conditional writes, where objects lie, and which errors are transient."""
+"""S3: conditional writes, the keys of objects, their URIs, and transient errors."""

@@ -1,4 +1,4 @@
-"""The sampling thread: it claims shards, runs the engine on their images, and drains when it is told to stop.
+"""The sampling thread: it claims shards, runs the engine on their images, and drains when the worker stops.
 
 A worker samples one release at a time. A shard of another release waits until the engine is idle. A suspect, which may
 have crashed earlier processes, waits until nothing else is held, and then runs alone.

@@ -113,7 +113,7 @@ def test_every_mistake_is_told_at_once_but_not_without_end() -> None:
     with pytest.raises(RequestError) as error:
         plan_request({"items": [{"class_label": 99}] * 50, "steps": 0}, CONDITIONS, LIMITS)
     lines = str(error.value).splitlines()
-    assert len(lines) == messages.SHOWN_MISTAKES + 1
+    assert len(lines) == messages.MAX_MESSAGES + 1
     assert lines[-1] == "and 41 more mistakes"
 
 

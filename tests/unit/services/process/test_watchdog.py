@@ -1,4 +1,4 @@
-"""A process that hangs ends, and one that ticks does not."""
+"""A process whose loop hangs ends; one whose loop ticks does not."""
 
 import subprocess
 import sys
