@@ -1,4 +1,4 @@
-"""Score a release on a set of images: `python -m training.evaluate RELEASE DATA OUTPUT`."""
+"""Evaluate a release on an image set: `python -m training.evaluate RELEASE DATA OUTPUT`."""
 
 import argparse
 import hashlib
@@ -12,14 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from training.commands import run_command
 from training.data import image_set
 from training.data.image_set import DataError, ImageSet
-from training.data.rows import centred
+from training.data.rows import crop_centres
 from training.evaluation import first_stage, networks, second_stage
 from training.evaluation.networks import Weights
 from training.evaluation.second_stage import Sampling
 from training.model.latent_diffusion import load_autoencoder, load_diffusion
-from training.model.release import Release, ReleaseError
+from training.model.release import Release
 from training.model.release import read as read_release
 
 COMPARED_BY = ("data_fingerprint", "features_digest", "sampling", "images")
@@ -28,22 +29,22 @@ COMPARED_BY = ("data_fingerprint", "features_digest", "sampling", "images")
 def run(
     release: Path, data: Path, output: Path, sampling: Sampling | None = None, weights: Weights | None = None
 ) -> dict[str, Any]:
-    """Score the release folder on the set in `data`; write metrics.json and sheets of images under `output`.
+    """Evaluate a release folder on the image set `data`; write metrics.json and image sheets to `output`.
 
     Raises ReleaseError, DataError, ValueError or FileNotFoundError.
     """
     images = image_set.read(data)
     description = read_release(release)
-    images = centred(images, min(images.image_size, description.image_shape[1]))
-    check(images, description)
+    images = crop_centres(images, min(images.image_size, description.image_shape[1]))
+    check_images(images, description)
     output.mkdir(parents=True, exist_ok=True)
-    seen_by = networks.load(weights or Weights(), images, data, output)
+    judges = networks.load(weights or Weights(), images, data, output)
     if description.kind == "autoencoder":
         autoencoder, _ = load_autoencoder(release)
-        scores = first_stage.score(autoencoder, images, output, seen_by)
+        scores = first_stage.score(autoencoder, images, output, judges)
     else:
         model, _ = load_diffusion(release)
-        scores = second_stage.score(model, description, images, output, sampling or Sampling(), seen_by)
+        scores = second_stage.score(model, description, images, output, sampling or Sampling(), judges)
     complete = {
         "release": description.name,
         "release_digest": description.digest,
@@ -57,64 +58,67 @@ def run(
 
 
 def fingerprint(scores: Mapping[str, Any]) -> str:
-    """What figures depend on besides the release. Two evaluations compare only where it is equal."""
-    told = json.dumps([scores.get(name) for name in COMPARED_BY], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    """Hash what figures depend on apart from the release. Only evaluations of one fingerprint are comparable."""
+    settings = json.dumps([scores.get(name) for name in COMPARED_BY], sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()
 
 
-def check(images: ImageSet, description: Release) -> None:
+def check_images(images: ImageSet, description: Release) -> None:
     """Raise DataError unless the images have the release's shape and some are held out."""
     channels, size = images.channels, images.image_size
     if (channels, size, size) != description.image_shape:
         raise DataError(f"data.root: images of {channels}x{size}x{size}; the release makes {description.image_shape}")
     if not images.rows("held_out"):
-        raise DataError("data.root: no image is held out; prepare the set with some to evaluate on")
+        raise DataError("data.root: no image is held out; prepare the set with data.held_out above 0")
 
 
 def table(scores: Mapping[str, Any]) -> Table:
-    """The figures, a row each."""
-    shown = Table("figure", "value", title=f"{scores['release']} on {scores['data']}", title_justify="left")
+    """Return the figures as a table, one row each."""
+    rows = Table("figure", "value", title=f"{scores['release']} on {scores['data']}", title_justify="left")
     for name, value in scores.items():
         if isinstance(value, Mapping):
-            value = ", ".join(f"{key.replace('_', ' ')} {told(inner)}" for key, inner in value.items())
+            value = ", ".join(f"{key.replace('_', ' ')} {format_figure(inner)}" for key, inner in value.items())
         elif name.endswith(("digest", "fingerprint")):
             value = value[:12]
-        shown.add_row(name.replace("_", " "), told(value))
-    return shown
+        rows.add_row(name.replace("_", " "), format_figure(value))
+    return rows
 
 
-def told(value: Any) -> str:
-    """A figure, to four decimals."""
+def format_figure(value: Any) -> str:
+    """Return a figure as text, a float with four decimals."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of sampling and of weights."""
+    """Add the options of sampling and of network weights."""
     for field, value in asdict(Sampling()).items():
         parser.add_argument(f"--{field}", type=type(value), default=value, help=f"default {value}")
-    parser.add_argument("--inception", type=Path, metavar="FILE", help="published weights for the Fréchet distance")
+    parser.add_argument(
+        "--inception", type=Path, metavar="FILE", help="published Inception weights for the Fréchet distance"
+    )
     parser.add_argument("--vgg", metavar="FILE", help="published VGG-16 weights for LPIPS, path or URL")
     parser.add_argument("--lpips", metavar="FILE", help="published LPIPS weights, path or URL")
-    parser.add_argument("--clip", type=Path, metavar="FOLDER", help="a CLIP of the transformers library")
+    parser.add_argument(
+        "--clip", type=Path, metavar="FOLDER", help="a CLIP model in the layout of the transformers library"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. A mistake is one line on standard error and exit code 2."""
+    """Run the command and return its exit code: 2 for a mistake."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("release", type=Path, help="release folder of an autoencoder or a diffusion model")
     parser.add_argument("data", type=Path, help="folder of an image set")
     parser.add_argument("output", type=Path, help="folder to write")
     add_arguments(parser)
     given = vars(parser.parse_args(arguments))
-    try:
+
+    def command() -> None:
         sampling = Sampling(**{field: given[field] for field in asdict(Sampling())})
         weights = Weights(**{field: given[field] for field in asdict(Weights())})
         scores = run(given["release"], given["data"], given["output"], sampling, weights)
-    except (ReleaseError, DataError, ValueError, FileNotFoundError) as error:  # a ValueError names its field
-        print(error, file=sys.stderr)
-        return 2
-    Console(width=110).print(table(scores))
-    return 0
+        Console(width=110).print(table(scores))
+
+    return run_command(command, mistakes=(ValueError, FileNotFoundError))  # these name their field
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor
 from kfp_pipelines.checkpoints.writer_lock import WriterLock
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
-from training.data.locks import locked
+from training.data.locks import lock_folder
 from training.runs.checkpoints import (
     RUN,
     STATE,
@@ -61,7 +61,7 @@ class DurableCheckpoints:
     def latest(self) -> Checkpoint | None:
         """See `CheckpointStore.latest`: of S3 and this machine."""
         try:
-            with locked(self.local.folder):  # several ranks begin at once
+            with lock_folder(self.local.folder):  # several ranks begin at once
                 here, there = self.local.complete(), self._complete()
                 if there and (not here or step_of(here[-1]) < max(there)):
                     self._fetch(max(there))

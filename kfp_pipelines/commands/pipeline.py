@@ -36,7 +36,7 @@ TOLD = (
     "promoted ",
     "smoke: ",
     "sweep: ",
-    "going on from ",
+    "resuming from ",
     "run ",
 )  # lines of stages that are shown
 

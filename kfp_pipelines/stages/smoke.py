@@ -65,11 +65,11 @@ def run(release: str, folder: Path, count: int, images: Path, page: Path, *, pat
 def items(description: Release, images: Path, count: int) -> list[dict[str, Any]]:
     """Items of a request, as JSON: images in base64."""
     from training.data import image_set
-    from training.data.rows import centred
-    from training.evaluation.second_stage import questions
+    from training.data.rows import crop_centres
+    from training.evaluation.second_stage import build_requests
 
     held = image_set.read(images)
-    asked = questions(description, centred(held, min(held.image_size, description.image_shape[1])), count)
+    asked = build_requests(description, crop_centres(held, min(held.image_size, description.image_shape[1])), count)
 
     def encoded(pixels: Any, field: str) -> str:
         file = io.BytesIO()

@@ -14,8 +14,8 @@ from kfp_pipelines.train_job import exchange
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
 from services.storage.uri import ObjectUri
-from training.data.locks import locked
-from training.train import MISTAKES
+from training.data.locks import lock_folder
+from training.errors import DarkroomError
 
 
 def run(prefix_uri: str) -> None:
@@ -26,7 +26,7 @@ def run(prefix_uri: str) -> None:
     stage = json.loads(store.get(f"{prefix}/{exchange.STAGE}"))
     folder = Path(tempfile.gettempdir()) / Path(prefix).name
     fetched = folder / "fetched"
-    with locked(folder):
+    with lock_folder(folder):
         if not fetched.is_file():
             exchange.download(store, f"{prefix}/{exchange.INPUTS}", folder / exchange.INPUTS)
             fetched.touch()
@@ -46,7 +46,7 @@ def main() -> int:
     """The command. A mistake is one line on standard error and exit code 2."""
     try:
         run(sys.argv[1])
-    except MISTAKES as error:
+    except DarkroomError as error:
         print(error, file=sys.stderr)
         return 2
     return 0

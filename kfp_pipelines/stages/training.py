@@ -20,11 +20,11 @@ WORKINGS = ("checkpoints", "tensorboard", "latents")  # of a training: kept else
 def prepare(data: str, overrides: Sequence[str], output: Path) -> str:
     """Bring images to size and train the classifier that evaluations look through. Returns the set's fingerprint."""
     from training import prepare
-    from training.evaluation.networks import CLASSIFIER, own_classifier
+    from training.evaluation.networks import CLASSIFIER, find_classifier
 
     images = prepare.run([f"data={data}", *overrides], output)
     if images.rows("held_out"):
-        own_classifier(images, [output / CLASSIFIER])
+        find_classifier(images, [output / CLASSIFIER])
     return images.description.fingerprint
 
 
@@ -98,7 +98,7 @@ def encode(experiment: str, overrides: Sequence[str], release: Path, images: Pat
     That place is shared: each first stage and set of images has a folder of its own in it.
     """
     from training.data import image_set, latents, pointer
-    from training.data.locks import locked
+    from training.data.locks import lock_folder
     from training.encode_latents import run
     from training.experiments import compose
     from training.model.release import read
@@ -111,7 +111,7 @@ def encode(experiment: str, overrides: Sequence[str], release: Path, images: Pat
         return
     of = read(release).digest, image_set.read(images).description.fingerprint
     place = Path(data.latents) / f"{of[0][:16]}-{of[1][:16]}{'-flips' if data.flip else ''}"
-    with locked(place):  # another run may encode the same
+    with lock_folder(place):  # another run may encode the same
         if not (place / latents.DESCRIPTION).is_file():
             run(release, images, place, flip=data.flip)
     pointer.point(output, place)

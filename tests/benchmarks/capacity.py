@@ -24,7 +24,7 @@ WARM_UP_S = 30.0  # the release is loaded, the batch is full
 PER_JOB = 64
 
 
-def counted(stack: Stack, job: dict[str, object], model: str, rows: int, seconds: float) -> dict[str, float]:
+def count_labels(stack: Stack, job: dict[str, object], model: str, rows: int, seconds: float) -> dict[str, float]:
     """By how much each of the worker's numbers grew, and the seconds it took as `seconds`."""
     port = free_port()
     environment = {"DARKROOM_METRICS_PORT": str(port), "DARKROOM_ROWS": str(rows)}
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with fresh_stack() as stack:
         with stack.engine("publisher").begin() as connection:
             name, version = releases.publish(connection, stack.store(), options.release)
-        seen = counted(stack, job, f"{name}@{version}", options.rows, options.seconds)
+        seen = count_labels(stack, job, f"{name}@{version}", options.rows, options.seconds)
     steps = seen["darkroom_step_seconds_count"]
     step_s = seen["darkroom_step_seconds_sum"] / steps
     fill = seen["darkroom_rows_used_total"] / (steps * options.rows)

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.0)
     options = parser.parse_args()
     model, description = load_diffusion(options.release)
-    questions = second_stage.questions(description, image_set.read(options.data), options.images)
+    questions = second_stage.build_requests(description, image_set.read(options.data), options.images)
     sampling = Sampling(options.images, guidance=options.guidance)
     samples = to_bytes(second_stage.generate(model, description, questions.requests, sampling))
     counts: dict[str, Counter[int]] = {name: Counter() for name in ("captions", "all", "shapes", "number")}
@@ -41,7 +41,7 @@ def main() -> None:
         wanted, ground = asked(caption)
         number = len(wanted)
         counts["captions"][number] += 1
-        counts["all"][number] += shapes.obeys(seen, caption)
+        counts["all"][number] += shapes.matches(seen, caption)
         counts["shapes"][number] += (sorted(one.name for one in seen.shapes), seen.ground) == (wanted, ground)
         counts["number"][number] += len(seen.shapes) == number
     for number, total in sorted(counts["captions"].items()):

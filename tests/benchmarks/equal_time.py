@@ -77,7 +77,7 @@ def released(fields: Sequence[str], output: Path, step: int, name: str) -> Path:
 def measured(release: Path, images: ImageSet, fidelity: Fidelity, sampling: Sampling) -> Row:
     """Distance and speed of sampling."""
     model, description = load_diffusion(release)
-    asked = second_stage.questions(description, images, sampling.images)
+    asked = second_stage.build_requests(description, images, sampling.images)
     begun = time.process_time()
     samples = second_stage.generate(model, description, asked.requests, sampling)
     speed = len(samples) / (time.process_time() - begun)
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     variants: dict[str, list[str]] = yaml.safe_load(options.variants.read_text())
     images = image_set.read(options.data)
-    fidelity = Fidelity(networks.own_classifier(images, [options.data / networks.CLASSIFIER]), images)
+    fidelity = Fidelity(networks.find_classifier(images, [options.data / networks.CLASSIFIER]), images)
     table = options.output / "equal_time.jsonl"
     rows: list[Row] = [json.loads(line) for line in table.read_text().splitlines()] if table.is_file() else []
     marks = [0.0, *sorted(options.minutes)]
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows += found
             with table.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in found)
-    floor = fidelity.likeness(fidelity.held_out)["frechet_distance"]
+    floor = fidelity.compare(fidelity.held_out)["frechet_distance"]
     draw(rows, floor, options.output / "equal_time.png")
     print(f"held-out images: {floor:.4f} of {len(fidelity.held_out)}")
 

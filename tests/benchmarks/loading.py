@@ -88,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder, tar = written(scenes, Path(name))
         start = time.perf_counter()
         quiet = Console(file=io.StringIO())
-        prepared = prepare.prepared(str(folder), Path(name) / "ready", image_size=SIDE, held_out=0.0, console=quiet)
+        prepared = prepare.prepare_once(
+            str(folder), Path(name) / "ready", prepare.Settings(SIDE, held_out=0.0), console=quiet
+        )
         once = time.perf_counter() - start
         steps = options.count // batch
         read = ImageRows(prepared, requests=Requests({"caption": "text"}))

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             done.append(measured(model, release, fidelity, judge, setting, options.images))
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()
-    real = fidelity.likeness(fidelity.held_out)["frechet_distance"]
+    real = fidelity.compare(fidelity.held_out)["frechet_distance"]
     draw(done, real, options.output / "sweep.png")
     print(f"held-out images: {real:.4f} of {len(fidelity.held_out)}")
 

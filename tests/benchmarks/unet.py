@@ -26,7 +26,7 @@ TOKENS = 77
 
 
 def interleaved(runs: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each run; they take turns, after two rounds that are not counted."""
+    """Median seconds of each run; they take turns, after two rounds that are not count_labels."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(repeats + 2):
         for name, run in runs.items():

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -28,31 +29,39 @@ def commands(document: str) -> list[str]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """60 pictures with captions."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """60 images with captions."""
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    told = []
+    records = []
     for i in range(60):
         colour = rng.integers(0, 256, 3)
         Image.fromarray(np.broadcast_to(colour, (70, 66, 3)).astype(np.uint8)).save(folder / f"{i:02d}.png")
-        told.append({"file_name": f"{i:02d}.png", "text": f"a picture of {'red' if colour[0] > 127 else 'blue'}"})
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, told)))
+        records.append({"file_name": f"{i:02d}.png", "text": f"a picture of {'red' if colour[0] > 127 else 'blue'}"})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, records)))
     return folder
 
 
 @pytest.mark.parametrize(("document", "count"), [("docs/training.md", 4), ("README.md", 3)])
 def test_the_commands_run_as_shown(
-    document: str, count: int, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    document: str, count: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shown = commands(document)
     assert len(shown) == count
     for command in shown:
-        placed = command.replace("PICTURES", str(pictures)).replace("OTHERS", str(pictures))
-        _, _, module, *arguments = shlex.split(placed.replace("...", "runs/emoji-autoencoder/release"))
+        runnable = command.replace("OTHER_IMAGES", str(images)).replace("IMAGES", str(images))
+        _, _, module, *arguments = shlex.split(runnable.replace("...", "runs/emoji-autoencoder/release"))
         assert importlib.import_module(module).main([*arguments, *SMALLER.get(module, [])]) == 0, command
+
+
+def test_every_call_of_a_training_step_exists() -> None:
+    (chain,) = re.findall(r"```text\n(.*?)```", (ROOT / "docs/training.md").read_text(encoding="utf-8"), re.DOTALL)
+    names = [line.split()[0] for line in chain.splitlines()]
+    assert len(names) == 6
+    for name in names:
+        assert callable(resolve_name(name)), name
 
 
 def test_the_file_of_one_s_own_composes_as_shown(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_stage_that_is_killed_goes_on_when_the_pipeline_is_run_again(
     store.delete([lock])  # as if its lease had passed
     again = darkroom(root, *command)
     assert again.returncode == 0, again.stdout + again.stderr
-    (went_on,) = re.findall(rf"going on from step (\d+) of {STEPS}", again.stdout)
+    (went_on,) = re.findall(rf"resuming from step (\d+) of {STEPS}", again.stdout)
     assert 0 < int(went_on) < STEPS
     assert "published digits@1 as candidate" in again.stdout
 

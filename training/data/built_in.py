@@ -1,4 +1,4 @@
-"""The data sets that need no download, by name."""
+"""The built-in image sets, which need no download, by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,8 @@ from training.data.image_set import DataError, ImageSet
 
 
 def shapes(root: Path, image_size: int) -> ImageSet:
-    """Drawing takes scipy, which is slow to import."""
+    """Write the set of drawn shapes."""
+    # Imported here because scipy is slow to import.
     from training.data import shapes
 
     return shapes.prepare(root, image_size=image_size)
@@ -21,7 +22,7 @@ SETS: dict[str, Callable[[Path, int], ImageSet]] = {
 
 
 def prepare(name: str, root: Path, *, image_size: int = 32) -> ImageSet:
-    """Write the built-in set `name` under `root`; digits have one size. Raises DataError for an unknown name."""
+    """Write the built-in set `name` to `root`. Digits ignore `image_size`. Raises DataError for an unknown name."""
     if name not in SETS:
         raise DataError(f"data.name: {name!r} is not a built-in set; permitted: {', '.join(sorted(SETS))}")
     return SETS[name](root, image_size)

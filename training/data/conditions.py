@@ -1,4 +1,4 @@
-"""What a request would say about an image of the set: its record and its pixels as the values of conditions."""
+"""Makes requests from images of a set: the values of conditions come from an image's record and pixels."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from training.data.image_set import ImageSet, Record
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One image as it is trained on, with what belongs to it."""
+class AnnotatedImage:
+    """One training image with its annotations."""
 
     pixels: NDArray[np.uint8]  # [H, W, C]
     record: Record
-    mirrored: bool = False  # pixels, map and mask are; boxes are not yet
+    mirrored: bool = False  # pixels, map and mask are mirrored already; boxes are not
     map: NDArray[np.uint8] | None = None  # [H, W]
     mask: NDArray[np.uint8] | None = None  # [H, W], 255 in the hole
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Makes requests of pictures.
+    """Makes the request that would describe an image.
 
-    types: of the conditioner of each field, as in `conditioners.TYPES`. degradation, scale: see `degradations`.
-    masks: a kind of `masks.KINDS`, or "given". objects: the most that a layout may have.
+    types: the type of each field's conditioner, as in `conditioners.TYPES`. degradation, scale: see `degradations`.
+    masks: a kind of `masks.KINDS`, or "given". objects: the maximum of objects in a layout.
     """
 
     types: Mapping[str, str]
@@ -38,59 +38,59 @@ class Requests:
     objects: int | None = None
 
     @property
-    def need_pixels(self) -> bool:
-        """Whether a request holds an image or a map, so that records alone do not make one."""
+    def needs_pixels(self) -> bool:
+        """Whether a request holds an image or a map, so that records alone do not suffice."""
         return any(kind in ("semantic_map", "low_resolution", "masked_image") for kind in self.types.values())
 
-    def __call__(self, picture: Picture, generator: Generator) -> dict[str, Any]:
-        """A value for each field, None where the picture's record has none."""
-        return {field: VALUES[kind](self, picture, generator) for field, kind in self.types.items()}
+    def __call__(self, image: AnnotatedImage, generator: Generator) -> dict[str, Any]:
+        """Return a value for each field, None if the image's record has none."""
+        return {field: VALUES[kind](self, image, generator) for field, kind in self.types.items()}
 
 
-def label(requests: Requests, picture: Picture, generator: Generator) -> Any:
-    """The number of its class."""
-    return picture.record.get("label")
+def label(requests: Requests, image: AnnotatedImage, generator: Generator) -> Any:
+    """Return the number of the class."""
+    return image.record.get("label")
 
 
-def text(requests: Requests, picture: Picture, generator: Generator) -> Any:
-    """Its caption."""
-    return picture.record.get("text")
+def text(requests: Requests, image: AnnotatedImage, generator: Generator) -> Any:
+    """Return the caption."""
+    return image.record.get("text")
 
 
-def layout(requests: Requests, picture: Picture, generator: Generator) -> Any:
-    """Its boxes, shuffled: the order of objects means nothing, and a transformer would learn one."""
-    boxes = picture.record.get("boxes")
+def layout(requests: Requests, image: AnnotatedImage, generator: Generator) -> Any:
+    """Return the boxes, shuffled, because a transformer would learn their order, which has no meaning."""
+    boxes = image.record.get("boxes")
     if boxes is None:
         return None
     shuffled = [boxes[i] for i in generator.permutation(len(boxes))[: requests.objects]]
-    return {"boxes": [{**one, "box": mirrored(one["box"])} for one in shuffled] if picture.mirrored else shuffled}
+    return {"boxes": [{**one, "box": mirror_box(one["box"])} for one in shuffled] if image.mirrored else shuffled}
 
 
-def mirrored(box: list[float]) -> list[float]:
-    """A box [x0, y0, x1, y1] of the mirrored image."""
+def mirror_box(box: list[float]) -> list[float]:
+    """Return a box [x0, y0, x1, y1] in the mirrored image."""
     x0, y0, x1, y1 = box
     return [1 - x1, y0, 1 - x0, y1]
 
 
-def semantic_map(requests: Requests, picture: Picture, generator: Generator) -> Any:
-    """The class of each pixel, [H, W] uint8."""
-    return picture.map
+def semantic_map(requests: Requests, image: AnnotatedImage, generator: Generator) -> Any:
+    """Return the class of each pixel, [H, W] uint8."""
+    return image.map
 
 
-def low_resolution(requests: Requests, picture: Picture, generator: Generator) -> Any:
-    """The image, degraded: [H / scale, W / scale, C] uint8."""
-    return degradations.degrade(picture.pixels, requests.scale, requests.degradation, generator)
+def low_resolution(requests: Requests, image: AnnotatedImage, generator: Generator) -> Any:
+    """Return the degraded image, [H / scale, W / scale, C] uint8."""
+    return degradations.degrade(image.pixels, requests.scale, requests.degradation, generator)
 
 
-def masked_image(requests: Requests, picture: Picture, generator: Generator) -> Any:
-    """The image and a hole, its own or a drawn one."""
+def masked_image(requests: Requests, image: AnnotatedImage, generator: Generator) -> Any:
+    """Return the image and the mask of a hole: its own, or a random one."""
     if requests.masks == "given":
-        return None if picture.mask is None else {"image": picture.pixels, "mask": picture.mask}
-    height, width = picture.pixels.shape[:2]
-    return {"image": picture.pixels, "mask": masks.draw(requests.masks, height, width, generator)}
+        return None if image.mask is None else {"image": image.pixels, "mask": image.mask}
+    height, width = image.pixels.shape[:2]
+    return {"image": image.pixels, "mask": masks.draw(requests.masks, height, width, generator)}
 
 
-VALUES: dict[str, Callable[[Requests, Picture, Generator], Any]] = {
+VALUES: dict[str, Callable[[Requests, AnnotatedImage, Generator], Any]] = {
     "class": label,
     "text": text,
     "frozen_text": text,
@@ -102,8 +102,8 @@ VALUES: dict[str, Callable[[Requests, Picture, Generator], Any]] = {
 }
 
 
-def missing(images: ImageSet, kind: str, *, given_masks: bool = False) -> int:
-    """How many training images have no value for a conditioner of `kind`."""
+def count_missing(images: ImageSet, kind: str, *, given_masks: bool = False) -> int:
+    """Return the number of training images without a value for a conditioner of `kind`."""
     rows = images.rows("train")
     match kind:
         case "semantic_map":

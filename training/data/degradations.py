@@ -1,17 +1,17 @@
 """Low-resolution inputs for training super-resolution (Rombach et al. 2022, section 4.4 and appendix D.6).
 
-`bicubic` is Pillow's bicubic filter, antialiased, on every channel: the inputs on which the paper meets SR3.
+`bicubic` is Pillow's antialiased bicubic filter on every channel, the inputs of the paper's comparison with SR3.
 
 `bsr` is the degradation model of BSRGAN (Zhang et al. 2021, "Designing a Practical Degradation Model for Deep Blind
 Image Super-Resolution", section 3): the steps of `Strength.steps` in random order, then JPEG. `bsr_light` is the
-milder one that Rombach et al. made of it. Orders, probabilities and ranges are those of the `bsrgan.py` and
-`bsrgan_light.py` that Rombach et al. released, save for what follows.
+milder variant of Rombach et al. Orders, probabilities and ranges are those of their released `bsrgan.py` and
+`bsrgan_light.py`, with these differences:
 
-- The camera step is left out, as it is there: it needs a model of a camera's raw sensor and processing.
-- OpenCV's three filters are Pillow's: bilinear and bicubic read single points, without a low-pass filter, and "area"
-  is the box filter.
-- Kernels of an even width, which move the picture by half a pixel, are left out.
-- The covariance of correlated noise stays as it is drawn; the absolute value of its entries need not be one.
+- There is no camera step, as in their code: it needs a model of a camera's raw sensor and processing.
+- OpenCV's three filters are replaced by Pillow's: bilinear and bicubic without a low-pass filter, and the box filter
+  for "area".
+- Kernels of even width, which shift the image by half a pixel, are left out.
+- The covariance of correlated noise is used as drawn; its element-wise absolute value may not be a covariance.
 """
 
 from collections.abc import Callable
@@ -29,19 +29,19 @@ Picture = NDArray[np.float32]  # [H, W, C] in [0, 1]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 FILTERS = (Resampling.BILINEAR, Resampling.BICUBIC, Resampling.BOX)
-HALVED = 0.25  # how often a scale of 4 begins with a halving
-COMPRESSED = 0.9  # how often the step jpeg does anything
+HALVE_PROBABILITY = 0.25  # that a scale of 4 starts with halving
+JPEG_PROBABILITY = 0.9  # that the step jpeg compresses
 
 
 @dataclass(frozen=True)
 class Strength:
-    """How much a kind degrades."""
+    """The parameters of a kind of degradation."""
 
-    steps: tuple[str, ...]  # names in STEPS; shuffled, but shrink always comes before fit
-    spread: float  # of the Gaussian kernels, as a share of BSRGAN's
-    isotropic_widths: tuple[int, ...]  # of the kernels, in pixels
+    steps: tuple[str, ...]  # names in STEPS; shuffled, with shrink before fit
+    spread: float  # factor for the widths of BSRGAN's Gaussian kernels
+    isotropic_widths: tuple[int, ...]  # of kernels, in pixels
     anisotropic_widths: tuple[int, ...]
-    strided: float  # how often shrink takes every n-th pixel instead of resampling
+    strided: float  # probability that shrink takes every n-th pixel instead of resampling
     noise: tuple[int, int]  # lowest and highest standard deviation, of 255
     quality: tuple[int, int]  # lowest and highest, of JPEG
 
@@ -71,10 +71,10 @@ KINDS = ("bicubic", *STRENGTHS)
 
 @dataclass(frozen=True)
 class Task:
-    """What a step works towards."""
+    """The target of a degradation."""
 
     strength: Strength
-    scale: int  # left to shrink when the steps begin
+    scale: int  # by which the steps shrink the image
     size: tuple[int, int]  # height and width of the result
 
 
@@ -82,9 +82,9 @@ Step = Callable[[Picture, Task, np.random.Generator], Picture]
 
 
 def degrade(image: Bytes, scale: int, kind: str, generator: np.random.Generator) -> Bytes:
-    """image [H, W, C], C 1 or 3 -> [H / scale, W / scale, C]. Equal states of the generator give equal bytes.
+    """image [H, W, C], C 1 or 3 -> [H / scale, W / scale, C]. Equal generator states give equal bytes.
 
-    scale: at least 1, a divisor of H and of W. kind: one of KINDS; bicubic draws nothing. Raises ValueError.
+    scale: at least 1, a divisor of H and of W. kind: one of KINDS; bicubic draws no random numbers. Raises ValueError.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: {kind!r} is not known; permitted: {', '.join(KINDS)}")
@@ -98,89 +98,89 @@ def degrade(image: Bytes, scale: int, kind: str, generator: np.random.Generator)
     size = height // scale, width // scale
     if kind == "bicubic":
         return _bicubic(image, size)
-    return _blindly(image.astype(np.float32) / np.float32(255), Task(STRENGTHS[kind], scale, size), generator)
+    return _degrade_blindly(image.astype(np.float32) / np.float32(255), Task(STRENGTHS[kind], scale, size), generator)
 
 
-def _blindly(image: Picture, task: Task, generator: np.random.Generator) -> Bytes:
-    if task.scale == 4 and generator.random() < HALVED:
-        image = _halved(image, generator)
+def _degrade_blindly(image: Picture, task: Task, generator: np.random.Generator) -> Bytes:
+    if task.scale == 4 and generator.random() < HALVE_PROBABILITY:
+        image = _halve(image, generator)
         task = Task(task.strength, 2, task.size)
     names = [task.strength.steps[position] for position in generator.permutation(len(task.strength.steps))]
     shrink, fit = sorted((names.index("shrink"), names.index("fit")))
     names[shrink], names[fit] = "shrink", "fit"
     for name in names:
         image = STEPS[name](image, task, generator)
-    return _compressed(image, task, generator)
+    return _compress(image, task, generator)
 
 
-def _halved(image: Picture, generator: np.random.Generator) -> Picture:
+def _halve(image: Picture, generator: np.random.Generator) -> Picture:
     size = image.shape[0] // 2, image.shape[1] // 2
-    return _filtered(image, size, generator) if generator.random() < 0.5 else np.clip(_bicubic(image, size), 0, 1)
+    return _resize(image, size, generator) if generator.random() < 0.5 else np.clip(_bicubic(image, size), 0, 1)
 
 
 def _blur(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """A Gaussian blur, isotropic or not with equal odds."""
+    """Gaussian blur, isotropic or anisotropic with equal probability."""
     return BLURS["isotropic" if generator.random() < 0.5 else "anisotropic"](image, task, generator)
 
 
-def _isotropic(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
+def _blur_isotropic(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
     """Standard deviation up to 2 + 0.2 scale, in pixels, times the spread."""
     deviation = generator.uniform(0, task.strength.spread * (2 + 0.2 * task.scale))
     width = generator.choice(task.strength.isotropic_widths)
-    return _convolved(image, _gaussian(width // 2, deviation**2 * np.eye(2)))
+    return _convolve(image, _gaussian(width // 2, deviation**2 * np.eye(2)))
 
 
-def _anisotropic(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
+def _blur_anisotropic(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
     """Variances along two axes, turned by any angle, each up to 4 + scale, in square pixels, times the spread."""
     variances = generator.uniform(0, task.strength.spread * (4 + task.scale), 2)
     angle = generator.uniform(0, np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     width = generator.choice(task.strength.anisotropic_widths)
-    return _convolved(image, _gaussian(width // 2, turn @ np.diag(variances) @ turn.T))
+    return _convolve(image, _gaussian(width // 2, turn @ np.diag(variances) @ turn.T))
 
 
 def _shrink(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """Fewer pixels; how many is left to chance, and `fit` mends it."""
+    """Shrink to a random size, which `fit` corrects."""
     return SHRINKS["strided" if generator.random() < task.strength.strided else "resampled"](image, task, generator)
 
 
-def _resampled(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """A factor from 1 to twice the scale; beyond the scale, `fit` enlarges again."""
+def _shrink_resampled(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
+    """Shrink by a factor from 1 to twice the scale; beyond the scale, `fit` enlarges again."""
     factor = generator.uniform(1, 2 * task.scale)
-    return _filtered(image, (max(1, int(image.shape[0] / factor)), max(1, int(image.shape[1] / factor))), generator)
+    return _resize(image, (max(1, int(image.shape[0] / factor)), max(1, int(image.shape[1] / factor))), generator)
 
 
-def _strided(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """Every scale-th pixel of a blurred picture, the kernel moved so that blocks are read at their centres."""
+def _shrink_strided(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
+    """Take every scale-th pixel of a blurred image, with the kernel shifted to the centres of blocks."""
     deviation = generator.uniform(0.1, 0.6 * task.scale)
     kernel = _gaussian(3 * task.scale, deviation**2 * np.eye(2), centre=-(task.scale - 1) / 2)
-    return _convolved(image, kernel)[:: task.scale, :: task.scale]
+    return _convolve(image, kernel)[:: task.scale, :: task.scale]
 
 
 def _fit(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """The size of the result."""
-    return _filtered(image, task.size, generator)
+    """Resize to the size of the result."""
+    return _resize(image, task.size, generator)
 
 
 def _noise(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """Gaussian noise of one of three sorts."""
+    """Add Gaussian noise of one of three kinds."""
     name = generator.choice(list(NOISES), p=[0.4, 0.4, 0.2])
     noisy: Picture = image + NOISES[name](image, task, generator)
     return np.clip(noisy, 0, 1)
 
 
 def _colour(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """Independent in every channel."""
+    """Noise that is independent in each channel."""
     return _level(task, generator) * generator.standard_normal(image.shape, np.float32)
 
 
 def _grey(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """Equal in all channels."""
+    """Noise that is equal in all channels."""
     return _level(task, generator) * generator.standard_normal((*image.shape[:2], 1), np.float32)
 
 
 def _correlated(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """Covariance L^2 U^T D U between channels: U orthogonal, D diagonal in [0, 1], L the highest level."""
+    """Noise of covariance L^2 U^T D U between channels: U orthogonal, D diagonal in [0, 1], L the highest level."""
     channels = image.shape[2]
     orthogonal, _ = np.linalg.qr(generator.standard_normal((channels, channels)))
     root = np.sqrt(generator.random(channels))[:, None] * orthogonal * task.strength.noise[1] / 255
@@ -189,16 +189,16 @@ def _correlated(image: Picture, task: Task, generator: np.random.Generator) -> P
 
 
 def _jpeg(image: Picture, task: Task, generator: np.random.Generator) -> Picture:
-    """JPEG, there and back, in most cases."""
-    if generator.random() >= COMPRESSED:
+    """Compress as JPEG and decode, with JPEG_PROBABILITY."""
+    if generator.random() >= JPEG_PROBABILITY:
         return image
-    return _compressed(image, task, generator).astype(np.float32) / np.float32(255)
+    return _compress(image, task, generator).astype(np.float32) / np.float32(255)
 
 
 STEPS: dict[str, Step] = {"blur": _blur, "shrink": _shrink, "fit": _fit, "noise": _noise, "jpeg": _jpeg}
-BLURS: dict[str, Step] = {"isotropic": _isotropic, "anisotropic": _anisotropic}
-SHRINKS: dict[str, Step] = {"resampled": _resampled, "strided": _strided}
-NOISES: dict[str, Step] = {"colour": _colour, "grey": _grey, "correlated": _correlated}  # they return the noise alone
+BLURS: dict[str, Step] = {"isotropic": _blur_isotropic, "anisotropic": _blur_anisotropic}
+SHRINKS: dict[str, Step] = {"resampled": _shrink_resampled, "strided": _shrink_strided}
+NOISES: dict[str, Step] = {"colour": _colour, "grey": _grey, "correlated": _correlated}  # they return only the noise
 
 
 def _level(task: Task, generator: np.random.Generator) -> np.float32:
@@ -206,9 +206,9 @@ def _level(task: Task, generator: np.random.Generator) -> np.float32:
 
 
 def _gaussian(radius: int, covariance: NDArray[np.float64], centre: float = 0.0) -> NDArray[np.float64]:
-    """-> a kernel [2 radius + 1, 2 radius + 1] that adds up to 1; its centre is off the middle by as much on both axes.
+    """Return a Gaussian kernel [2 radius + 1, 2 radius + 1] with sum 1.
 
-    covariance: [2, 2], in square pixels.
+    covariance: [2, 2], in square pixels. centre: offset from the middle on both axes, in pixels.
     """
     axis = np.arange(-radius, radius + 1) - centre
     offsets = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
@@ -218,8 +218,8 @@ def _gaussian(radius: int, covariance: NDArray[np.float64], centre: float = 0.0)
     return kernel
 
 
-def _convolved(image: Picture, kernel: NDArray[np.float64]) -> Picture:
-    """By Fourier transforms: the widest kernels would take ten times as long otherwise. Edges are mirrored."""
+def _convolve(image: Picture, kernel: NDArray[np.float64]) -> Picture:
+    """Convolve by Fourier transforms, ten times as fast for the widest kernels. Edges are mirrored."""
     radius = len(kernel) // 2
     padded = np.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
     size = padded.shape[:2]
@@ -228,13 +228,13 @@ def _convolved(image: Picture, kernel: NDArray[np.float64]) -> Picture:
 
 
 def _bicubic(image: NDArray[Scalar], size: tuple[int, int]) -> NDArray[Scalar]:
-    """Bicubic with a low-pass filter; the dtype stays."""
+    """Resize bicubically with a low-pass filter; keeps the dtype."""
     planes = [Image.fromarray(plane).resize(size[::-1], Resampling.BICUBIC) for plane in _planes(image)]
     return np.stack([np.asarray(plane) for plane in planes], axis=2)
 
 
-def _filtered(image: Picture, size: tuple[int, int], generator: np.random.Generator) -> Picture:
-    """By one of FILTERS, drawn."""
+def _resize(image: Picture, size: tuple[int, int], generator: np.random.Generator) -> Picture:
+    """Resize with a random one of FILTERS."""
     method = FILTERS[generator.integers(len(FILTERS))]
     planes = [Image.fromarray(plane) for plane in _planes(image)]
     if method is Resampling.BOX:
@@ -250,7 +250,7 @@ def _planes(image: NDArray[Scalar]) -> list[NDArray[Scalar]]:
     return [np.ascontiguousarray(image[..., channel]) for channel in range(image.shape[2])]
 
 
-def _compressed(image: Picture, task: Task, generator: np.random.Generator) -> Bytes:
+def _compress(image: Picture, task: Task, generator: np.random.Generator) -> Bytes:
     quality = int(generator.integers(*task.strength.quality, endpoint=True))
     pixels = np.clip(np.rint(255 * image), 0, 255).astype(np.uint8)
     buffer = BytesIO()

@@ -1,4 +1,4 @@
-"""1,797 handwritten digits that scikit-learn ships (UCI, Alpaydin & Kaynak 1998), brought to 32x32 grey."""
+"""The 1,797 handwritten digits of scikit-learn (UCI, Alpaydin & Kaynak 1998), resized to 32x32 grey."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from training.data.image_set import ImageSet, write
 from training.model.pixels import to_bytes
 
-HELD_OUT = 360  # a fifth, drawn evenly from the classes
+HELD_OUT = 360  # a fifth, stratified by class
 
 
 def prepare(root: Path) -> ImageSet:
-    """Write the digits under `root`, held-out images last. The same bytes every time."""
+    """Write the digits to `root`, held-out images last. The bytes are the same every time."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

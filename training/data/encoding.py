@@ -18,8 +18,11 @@ BATCH = 32
 def encode(
     autoencoder: Autoencoder, images: ImageSet, output: Path, *, digest: str, flip: bool = False
 ) -> latents.Latents:
-    """Posterior mean and standard deviation of each training image, in scaled units; with `flip` mirrored too."""
-    check(autoencoder, images)
+    """Write the posterior mean and standard deviation of each training image, in scaled units.
+
+    With `flip`, mirrored images are encoded as well. Raises DataError.
+    """
+    check_images(autoencoder, images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = autoencoder.to(device).eval()
     rows = images.rows("train")
@@ -39,14 +42,14 @@ def encode(
     return latents.write(output, moments(), count=len(rows), data_fingerprint=fingerprint, autoencoder=digest)
 
 
-def check(autoencoder: Autoencoder, images: ImageSet) -> None:
-    """Raise DataError for images that the autoencoder does not take."""
+def check_images(autoencoder: Autoencoder, images: ImageSet) -> None:
+    """Raise DataError unless the autoencoder accepts the images."""
     config = autoencoder.config
     if images.channels != config.image_channels:
         raise DataError(
-            f"data.root: images of {images.channels} channels; this autoencoder takes {config.image_channels}"
+            f"data.root: images of {images.channels} channels; this autoencoder needs {config.image_channels}"
         )
     if images.image_size % config.factor:
         raise DataError(
-            f"data.root: images of {images.image_size} pixels; this autoencoder takes multiples of {config.factor}"
+            f"data.root: images of {images.image_size} pixels; this autoencoder needs multiples of {config.factor}"
         )

@@ -1,13 +1,13 @@
-"""An image set on disk, ready to train on: every image decoded, of one size, read through a memory map.
+"""An image set on disk: decoded images of one size, read through a memory map.
 
     images.npy      [N, S, S, C] uint8, the training images first, the held-out ones after them
-    records.jsonl   what is known of each image, one JSON object a line
-    maps.npy        [N, S, S] uint8, the class of each pixel, where the set has semantic maps
-    masks.npy       [N, S, S] uint8, 255 in the hole, where the set brings masks of its own
-    images.json     the description; it is written last, so a folder with one is complete
+    records.jsonl   the annotations of each image, one JSON object per line
+    maps.npy        [N, S, S] uint8, the class of each pixel, if the set has semantic maps
+    masks.npy       [N, S, S] uint8, 255 in the hole, if the set has masks
+    images.json     the description; written last, so a folder that has one is complete
 
-A record has `name`, and any of `text` (a caption), `label` (its number among the description's `classes`) and
-`boxes`: [{"class": its number among `box_classes`, "box": [x0, y0, x1, y1]}, ...], as shares of the image's sides.
+A record has `name`, and any of `text` (a caption), `label` (an index into the description's `classes`) and
+`boxes`: [{"class": an index into `box_classes`, "box": [x0, y0, x1, y1]}, ...], as shares of the image's sides.
 """
 
 import hashlib
@@ -24,31 +24,31 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
 from training.data import pointer
-from training.errors import DarkroomError
+from training.errors import DarkroomError, summarise
 from training.model.pixels import to_unit
 
 IMAGES, MAPS, MASKS = "images.npy", "maps.npy", "masks.npy"
 RECORDS, DESCRIPTION = "records.jsonl", "images.json"
-FIELDS = ("text", "label", "boxes")  # of a record, beside its name
-COPIED = 64 * 2**20  # bytes of one read and write
+FIELDS = ("text", "label", "boxes")  # of a record, in addition to its name
+COPY_BYTES = 64 * 2**20  # per read and write
 
 Record = Mapping[str, Any]
 
 
 class DataError(DarkroomError):
-    """A data set that cannot be used; the message names what is wrong and what to do."""
+    """An image set cannot be used; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What `images.json` holds."""
+    """The content of `images.json`."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # of what is read, not of what is written
+    __pydantic_config__ = ConfigDict(extra="forbid")  # applies when reading
 
     name: str
     count: int
-    train_count: int  # the first ones; the rest are held out
-    fingerprint: str  # sha256 over images, maps, masks and records, in their order
+    train_count: int  # the first rows; the rest is held out
+    fingerprint: str  # sha256 of images, maps, masks and records, in order
     classes: tuple[str, ...] = ()  # names of the labels
     box_classes: tuple[str, ...] = ()
     map_classes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Description:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images [N, S, S, C] uint8 and what is known of each; see the module."""
+    """Images [N, S, S, C] uint8 and their annotations; see the module."""
 
     images: NDArray[np.uint8]
     records: Sequence[Record]
@@ -75,16 +75,16 @@ class ImageSet:
         return int(self.images.shape[3])
 
     def rows(self, split: str) -> range:
-        """Where the "train" or "held_out" images are."""
+        """Return the rows of the "train" or "held_out" images."""
         cut = self.description.train_count
         return range(cut) if split == "train" else range(cut, len(self.images))
 
     def pixels(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
-        """The images of `rows`: [R, C, S, S] in [-1, 1]."""
+        """Return the images of `rows`: [R, C, S, S] in [-1, 1]."""
         return to_unit(torch.from_numpy(self.images[np.asarray(rows)]))
 
     def labels(self, rows: Sequence[int]) -> Tensor:
-        """The labels of `rows`: [R] int64. Raises DataError where one has none."""
+        """Return the labels of `rows`: [R] int64. Raises DataError if an image has none."""
         try:
             return torch.tensor([self.records[row]["label"] for row in rows], dtype=torch.int64)
         except KeyError:
@@ -103,10 +103,10 @@ def write(
     order: NDArray[np.int64] | None = None,
     **classes: Sequence[str],
 ) -> ImageSet:
-    """Write a set under `root` and return it. Arrays may be memory maps: no more than a part is in memory at once.
+    """Write a set to `root` and return it. Arrays may be memory maps, which are copied in parts.
 
-    order: which of the given images, maps, masks and records come first, second ...; None takes all as they are.
-    classes: the names in `classes`, `box_classes` and `map_classes`.
+    order: the rows of images, maps, masks and records in the order of the set; None keeps all in their order.
+    classes: the values of `classes`, `box_classes` and `map_classes`.
     """
     root.mkdir(parents=True, exist_ok=True)
     (root / DESCRIPTION).unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def write(
         (root / file).unlink(missing_ok=True)
         if array is not None:
             digest.update(file.encode())
-            copied(root / file, array, order, digest)
+            copy_rows(root / file, array, order, digest)
     with (root / RECORDS).open("w", encoding="utf-8") as lines:
         for row in order:
             line = json.dumps(dict(records[row]), ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
@@ -130,10 +130,10 @@ def write(
     return read(root)
 
 
-def copied(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], digest: "hashlib._Hash") -> None:
-    """Write `array[order]` to `path` and to the digest, part by part."""
+def copy_rows(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], digest: "hashlib._Hash") -> None:
+    """Write `array[order]` to `path` in parts, and add it to the digest."""
     table = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(order), *array.shape[1:]))
-    step = max(1, COPIED // max(1, array[0].nbytes))
+    step = max(1, COPY_BYTES // max(1, array[0].nbytes))
     for start in range(0, len(order), step):
         part = np.ascontiguousarray(array[order[start : start + step]])
         table[start : start + len(part)] = part
@@ -142,12 +142,12 @@ def copied(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], diges
 
 
 def read(root: Path) -> ImageSet:
-    """Read a set, or the one that `root` stands for. Raises DataError where there is none, or a damaged one."""
-    root, given = pointer.followed(root), root
+    """Read the set in a folder, or in the one that it points to. Raises DataError if it is missing or damaged."""
+    root, given = pointer.resolve(root), root
     if not (root / DESCRIPTION).is_file():
         if root != given:
-            raise DataError(f"data.root: {given} stands for the image set in {root}, which is not there; is its volume "
-                            "mounted under the same path here?")  # fmt: skip
+            raise DataError(f"data.root: {given} points to the image set in {root}, which does not exist; is its "
+                            "volume mounted at the same path here?")  # fmt: skip
         raise DataError(f"data.root: {root} holds no image set ({DESCRIPTION} is missing); prepare the data first")
     try:
         description = TypeAdapter(Description).validate_json((root / DESCRIPTION).read_bytes(), strict=True)
@@ -157,27 +157,27 @@ def read(root: Path) -> ImageSet:
         records = list(read_records(root / RECORDS))
         images = arrays[IMAGES]
     except (OSError, EOFError, ValueError, KeyError) as error:
-        told = " ".join(str(error).split())
-        raise DataError(f"data.root: {root} holds a damaged image set ({told}); prepare the data again") from None
+        reason = summarise(error, 1000)
+        raise DataError(f"data.root: {root} holds a damaged image set ({reason}); prepare the data again") from None
     for file, array in arrays.items():
-        shape, needed = array.shape, "[N, S, S, C]" if file == IMAGES else "[N, S, S], S as of the images,"
+        shape, needed = array.shape, "[N, S, S, C]" if file == IMAGES else "[N, S, S], with the S of the images,"
         dimensions = 4 if file == IMAGES else 3
         if array.dtype != np.uint8 or len(shape) != dimensions or shape[1:3] != (images.shape[1],) * 2:
-            raise DataError(f"data.root: {root / file} is {array.dtype} {shape}; {needed} uint8 is needed")
+            raise DataError(f"data.root: {root / file} is {array.dtype} {shape}; {needed} uint8 is required")
     counts = {len(array) for array in arrays.values()} | {len(records), description.count}
     if len(counts) > 1 or not 0 < description.train_count <= len(images):
         raise DataError(
             f"data.root: {root} holds {len(images)} images, {len(records)} records and a train_count of "
-            f"{description.train_count}, which do not fit; prepare the data again"
+            f"{description.train_count}, which contradict each other; prepare the data again"
         )
     return ImageSet(images, records, description, arrays.get(MAPS), arrays.get(MASKS))
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The objects of a file of JSON lines. Raises ValueError."""
+    """Yield the objects of a file of JSON lines. Raises ValueError."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             record = json.loads(line)
             if not isinstance(record, dict):
-                raise ValueError(f"{path.name}: {line[:40].strip()} is no record")
+                raise ValueError(f"{path.name}: {line[:40].strip()} is not a record")
             yield record

@@ -1,8 +1,7 @@
-"""Latents on disk: the autoencoder's answer for every training image, computed once and read through a memory map.
+"""Latents on disk: the encoded training images, computed once and read through a memory map.
 
-A record is the posterior's mean and standard deviation, so that training still draws a fresh sample of the
-posterior at every step; both are in scaled units (unit standard deviation over the whole set). A set that is trained
-on mirrored images too has a second such pair for each.
+A record is the posterior's mean and standard deviation in scaled units (unit standard deviation over the whole set),
+so that training samples the posterior at every step. With mirrored images there is a second pair for each image.
 """
 
 import json
@@ -23,16 +22,16 @@ MOMENTS, DESCRIPTION = "moments.npy", "latents.json"
 
 @dataclass(frozen=True)
 class Description:
-    """What `latents.json` holds."""
+    """The content of `latents.json`."""
 
     count: int
     shape: tuple[int, int, int]  # of one latent, [C, h, w]
     data_fingerprint: str  # of the image set
-    autoencoder: str  # digest of the release that encoded it
-    flips: int = 1  # 2: as it is, and mirrored
+    autoencoder: str  # digest of the release
+    flips: int = 1  # 2: unmirrored and mirrored
 
-    def is_of(self, *, data_fingerprint: str, autoencoder: str, flips: int) -> bool:
-        """Whether the latents are of this image set and of this autoencoder, with as many flips."""
+    def matches(self, *, data_fingerprint: str, autoencoder: str, flips: int) -> bool:
+        """Return whether the latents belong to this image set and this autoencoder, with this number of flips."""
         return (self.data_fingerprint, self.autoencoder, self.flips) == (data_fingerprint, autoencoder, flips)
 
 
@@ -52,9 +51,9 @@ def write(
     data_fingerprint: str,
     autoencoder: str,
 ) -> Latents:
-    """Write batches of (mean, std), each [R, flips, C, h, w], `count` rows together. Holds one batch in memory."""
+    """Write batches of (mean, std), each [R, flips, C, h, w], `count` rows in total. Holds one batch in memory."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / DESCRIPTION).unlink(missing_ok=True)  # it is written last: a folder with one is complete
+    (root / DESCRIPTION).unlink(missing_ok=True)  # written last, so a folder that has one is complete
     table, row = None, 0
     for mean, std in batches:
         if table is None:
@@ -65,7 +64,7 @@ def write(
         table[row : row + len(mean)] = torch.stack([mean, std], dim=2).float().cpu().numpy()
         row += len(mean)
     if table is None or row != count:
-        raise DataError(f"data: {row} images were encoded, and there are {count}")
+        raise DataError(f"data: {row} of {count} images were encoded")
     table.flush()
     flips, _, channels, height, width = table.shape[1:]
     description = Description(count, (channels, height, width), data_fingerprint, autoencoder, flips)
@@ -74,15 +73,15 @@ def write(
 
 
 def read(root: Path) -> Latents:
-    """Read latents, or those that `root` stands for. Raises DataError naming what does not fit, and what to do."""
+    """Read the latents in a folder, or in the one that it points to. Raises DataError that says what to do."""
     again = "encode them again with python -m training.encode_latents"
-    root = pointer.followed(root)
+    root = pointer.resolve(root)
     if not (root / DESCRIPTION).is_file():
         raise DataError(f"data.latents: {root} holds no latents ({DESCRIPTION} is missing); {again}")
     try:
         document: dict[str, Any] = json.loads((root / DESCRIPTION).read_text())
         description = Description(**{**document, "shape": tuple(document["shape"])})
-        moments = np.load(root / MOMENTS, mmap_mode="c")  # copy on write: torch wants memory that it may write to
+        moments = np.load(root / MOMENTS, mmap_mode="c")  # copy on write, because torch requires writable memory
     except KeyError as error:
         raise DataError(f"data.latents: {root / DESCRIPTION} lacks the field {error}; {again}") from None
     except (OSError, EOFError, ValueError, TypeError) as error:
@@ -97,16 +96,16 @@ def read(root: Path) -> Latents:
 
 
 def check(latents: Latents, *, data_fingerprint: str, autoencoder: str, flips: int) -> None:
-    """Raise DataError unless the latents are of this image set and of this autoencoder, with as many flips."""
+    """Raise DataError unless the latents belong to this image set and this autoencoder, with this number of flips."""
     wanted = {"data_fingerprint": data_fingerprint, "autoencoder": autoencoder}
     for field, value in wanted.items():
         if (found := getattr(latents.description, field)) != value:
             raise DataError(
-                f"data.latents: {field}: the latents are of {found[:12]}, this run uses {value[:12]}; "
+                f"data.latents: {field}: the latents belong to {found[:12]}, this run uses {value[:12]}; "
                 "encode them again with python -m training.encode_latents"
             )
     if latents.description.flips != flips:
         raise DataError(
-            f"data.latents: flips: the latents have {latents.description.flips}, data.flip asks for {flips}; "
+            f"data.latents: flips: the latents have {latents.description.flips}, data.flip needs {flips}; "
             "encode them again with python -m training.encode_latents"
         )

@@ -1,14 +1,14 @@
-"""Holes for training inpainting, drawn as LaMa draws them (Suvorov et al. 2022, section 2.3 and the released code).
+"""Random holes for training inpainting, as in LaMa (Suvorov et al. 2022, section 2.3 and the released code).
 
-Rombach et al. 2022 follow LaMa's protocol (section 4.5). A stroke is a chain of thick lines with round ends. The
-figures are LaMa's for crops of 256 pixels and grow with the shorter side, so that a long picture keeps more of itself.
-`narrow`, `medium` and `wide` are the strokes of its `random_thin_256`, `random_medium_256` and `random_thick_256`;
-`mixed`, wide strokes or boxes with equal odds, is its training recipe.
+Rombach et al. 2022 follow LaMa's protocol (section 4.5). A stroke is a chain of thick lines with round ends. Sizes are
+LaMa's for crops of 256 pixels and scale with the shorter side, so the hole covers a smaller share of a long image.
+`narrow`, `medium` and `wide` are the strokes of its `random_thin_256`, `random_medium_256` and `random_thick_256`.
+`mixed`, wide strokes or boxes with equal probability, is its training recipe.
 
-Theirs, in contrast, draws up to 50 thin strokes, which cover as much as the medium ones; counts one stroke more at
-most; turns by whole radians; and, for evaluation, adds boxes to medium and thick masks and drops what covers more than
-half. Mean share of the hole in a square picture of 64 pixels or more: narrow 0.1 to 0.25, medium 0.2 to 0.35, wide
-0.35 to 0.5, boxes 0.2 to 0.35.
+Differences: LaMa draws up to 50 thin strokes, which cover as much as the medium ones, and up to one stroke more in
+general. Its angles are whole radians. For evaluation it adds boxes to medium and thick masks, and drops masks that
+cover more than half. Mean share of the hole in a square image of 64 pixels or more: narrow 0.1 to 0.25, medium 0.2 to
+0.35, wide 0.35 to 0.5, boxes 0.2 to 0.35.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-CROP = 256  # the side that the figures are for
-SMALLEST = 16  # side of a picture
-LINES = 5  # of one stroke, at most
+CROP = 256  # side of the image to which sizes refer
+SMALLEST = 16  # side of an image
+LINES = 5  # maximum per stroke
 
 
 @dataclass(frozen=True)
 class Strokes:
-    """Lowest and highest of what is drawn, both included. Pixels of a picture of CROP x CROP."""
+    """Inclusive ranges of what is drawn, in pixels of an image of CROP x CROP."""
 
     count: tuple[int, int]
     length: tuple[int, int]  # of one line
@@ -43,7 +43,7 @@ MARGIN = 10  # around all boxes
 
 
 def draw(kind: str, height: int, width: int, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """-> [height, width], true in the hole, which is never empty and never the whole picture.
+    """Draw a hole: [height, width], true in the hole, which is neither empty nor the whole image.
 
     kind: one of KINDS. Equal states of the generator give equal masks. Raises ValueError.
     """
@@ -53,12 +53,12 @@ def draw(kind: str, height: int, width: int, generator: np.random.Generator) -> 
         if value < SMALLEST:
             raise ValueError(f"{field}: {value} is not allowed; permitted: at least {SMALLEST}")
     while True:
-        hole = _drawn(kind, height, width, generator)
+        hole = _draw_once(kind, height, width, generator)
         if hole.any() and not hole.all():
             return hole
 
 
-def _drawn(kind: str, height: int, width: int, generator: np.random.Generator) -> NDArray[np.bool_]:
+def _draw_once(kind: str, height: int, width: int, generator: np.random.Generator) -> NDArray[np.bool_]:
     if kind == "mixed":
         kind = "wide" if generator.random() < 0.5 else "boxes"
     if kind == "boxes":
@@ -72,7 +72,7 @@ def _strokes(strokes: Strokes, height: int, width: int, generator: np.random.Gen
     pencil = ImageDraw.Draw(canvas)
     for number in range(generator.integers(*strokes.count, endpoint=True)):
         x, y = generator.uniform(0, width - 1), generator.uniform(0, height - 1)
-        side = 1 if number % 2 else -1  # one stroke goes to the right, the next to the left
+        side = 1 if number % 2 else -1  # strokes go right and left in turn
         for _ in range(generator.integers(1, LINES, endpoint=True)):
             angle = generator.uniform(0, np.pi)
             length = scale * generator.integers(*strokes.length, endpoint=True)

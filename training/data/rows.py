@@ -1,4 +1,4 @@
-"""From the rows of a set to a batch: of images, or of latents that were encoded before."""
+"""Reads batches from the rows of a set: of images, or of latents that were encoded before."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.conditions import Picture, Requests
+from training.data.conditions import AnnotatedImage, Requests
 from training.data.image_set import ImageSet, Record
 from training.data.latents import Latents
 from training.model.pixels import to_unit
@@ -19,8 +19,8 @@ from training.model.pixels import to_unit
 class ImageRows:
     """Batches {"image": [R, C, S, S] in [-1, 1], "requests": R requests}.
 
-    flip: mirror half of the images. crop: the side of random crops; None takes whole images.
-    requests: None leaves them out.
+    flip: mirror half of the images at random. crop: side of random crops in pixels, or None for whole images.
+    requests: None for batches without requests.
     """
 
     def __init__(
@@ -29,24 +29,24 @@ class ImageRows:
         self.images, self.flip, self.crop, self.requests = images, flip, crop, requests
 
     def __call__(self, rows: NDArray[np.int64], generators: Sequence[Generator]) -> dict[str, Any]:
-        """A batch of training images; see `Batches`."""
+        """Return a batch of training images; see `Batches`."""
         pairs = list(zip(rows, generators, strict=True))
         if self.requests is None and not self.flip and self.crop is None:
             return {"image": self.images.pixels(rows)}
-        pictures = [self.picture(int(row), generator) for row, generator in pairs]
-        batch: dict[str, Any] = {"image": to_unit(torch.from_numpy(np.stack([p.pixels for p in pictures])))}
+        examples = [self.draw_example(int(row), generator) for row, generator in pairs]
+        batch: dict[str, Any] = {"image": to_unit(torch.from_numpy(np.stack([e.pixels for e in examples])))}
         if self.requests is not None:
-            batch["requests"] = [self.requests(p, g) for p, g in zip(pictures, generators, strict=True)]
+            batch["requests"] = [self.requests(e, g) for e, g in zip(examples, generators, strict=True)]
         return batch
 
-    def picture(self, row: int, generator: Generator) -> Picture:
-        """One image, mirrored and cropped as its generator has it."""
+    def draw_example(self, row: int, generator: Generator) -> AnnotatedImage:
+        """Return one image, mirrored and cropped at random by its generator."""
         flip = self.flip and bool(generator.random() < 0.5)
         side = self.images.image_size
         size = side if self.crop is None else self.crop
         top, left = (int(generator.integers(side - size + 1)) for _ in range(2)) if size < side else (0, 0)
-        record = of_window(self.images.records[row], left / side, top / side, size / side)
-        return picture(self.images, row, record, flip, (slice(top, top + size), slice(left, left + size)))
+        record = crop_record(self.images.records[row], left / side, top / side, size / side)
+        return read_image(self.images, row, record, flip, (slice(top, top + size), slice(left, left + size)))
 
 
 class LatentRows:
@@ -57,24 +57,24 @@ class LatentRows:
         self.flips = latents.moments.shape[1] == 2
 
     def __call__(self, rows: NDArray[np.int64], generators: Sequence[Generator]) -> dict[str, Any]:
-        """A batch of training images' latents; see `Batches`."""
+        """Return a batch of training images' latents; see `Batches`."""
         flips = np.array([self.flips and generator.random() < 0.5 for generator in generators], dtype=np.int64)
         moments: Tensor = self.moments[torch.from_numpy(rows), torch.from_numpy(flips)]
         requests = [
-            self.requests(picture(self.images, int(row), self.images.records[row], bool(flip)), generator)
+            self.requests(read_image(self.images, int(row), self.images.records[row], bool(flip)), generator)
             for row, flip, generator in zip(rows, flips, generators, strict=True)
         ]
         return {"moments": moments, "requests": requests}
 
 
-def picture(
+def read_image(
     images: ImageSet,
     row: int,
     record: Any,
     flip: bool = False,
     window: tuple[slice, slice] = (slice(None), slice(None)),
-) -> Picture:
-    """A window of one image with its map and mask, mirrored if `flip`. Nothing is copied."""
+) -> AnnotatedImage:
+    """Return a window of one image with its map and mask, mirrored if `flip`. The arrays are views."""
     turn = slice(None, None, -1) if flip else slice(None)
 
     def part(array: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
@@ -82,35 +82,35 @@ def picture(
 
     pixels = part(images.images)
     assert pixels is not None
-    return Picture(pixels, record, flip, part(images.maps), part(images.masks))
+    return AnnotatedImage(pixels, record, flip, part(images.maps), part(images.masks))
 
 
-def centred(images: ImageSet, size: int) -> ImageSet:
-    """The set's middle squares of `size`, at most the images' side: what crops are like. Nothing is copied."""
+def crop_centres(images: ImageSet, size: int) -> ImageSet:
+    """Return the set with its images cropped to the central squares of `size` pixels. The arrays are views."""
     start = (images.image_size - size) // 2
     left, share = start / images.image_size, size / images.image_size
 
     def middle(array: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
         return None if array is None else array[:, start : start + size, start : start + size]
 
-    records = [of_window(record, left, left, share) for record in images.records]
+    records = [crop_record(record, left, left, share) for record in images.records]
     pixels = middle(images.images)
     assert pixels is not None
     return replace(images, images=pixels, records=records, maps=middle(images.maps), masks=middle(images.masks))
 
 
-def of_window(record: Record, left: float, top: float, share: float) -> Record:
-    """A record with its boxes as `cropped` has them."""
+def crop_record(record: Record, left: float, top: float, share: float) -> Record:
+    """Return the record of a crop: its boxes are those of `crop_boxes`."""
     boxes = record.get("boxes")
-    return record if boxes is None or share == 1 else {**record, "boxes": cropped(boxes, left, top, share)}
+    return record if boxes is None or share == 1 else {**record, "boxes": crop_boxes(boxes, left, top, share)}
 
 
-def cropped(boxes: Sequence[Any], left: float, top: float, share: float) -> list[dict[str, Any]]:
-    """Boxes as shares of a crop that begins at (left, top) and takes `share` of each side; those outside are left out.
+def crop_boxes(boxes: Sequence[Any], left: float, top: float, share: float) -> list[dict[str, Any]]:
+    """Return boxes as shares of a crop that starts at (left, top) and spans `share` of each side.
 
-    An object of which less than a quarter is in sight is outside.
+    A box of which less than a quarter of the area is in the crop is left out.
     """
-    kept = []
+    inside_boxes = []
     for one in boxes:
         x0, y0, x1, y1 = one["box"]
         inside = [
@@ -119,5 +119,11 @@ def cropped(boxes: Sequence[Any], left: float, top: float, share: float) -> list
         ]
         seen = (inside[2] - inside[0]) * (inside[3] - inside[1]) * share**2
         if seen >= 0.25 * (x1 - x0) * (y1 - y0):
-            kept.append({**one, "box": inside})
-    return kept
+            inside_boxes.append({**one, "box": inside})
+    return inside_boxes
+
+
+def spread(rows: Sequence[int], count: int) -> list[int]:
+    """Return `count` of the rows, evenly spread, or all of them if there are fewer."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]

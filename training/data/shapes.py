@@ -1,7 +1,7 @@
-"""Drawn scenes of coloured shapes, of which every condition is known exactly and can be read back from the pixels.
+"""Drawn scenes of coloured shapes, whose conditions are known exactly and can be read back from the pixels.
 
-A scene has one to three shapes that do not touch, no two of the same shape and colour, on a plain ground. So the
-obedience of a model to a class, a caption, boxes or a map is measured by looking at what it made: `read_back`.
+A scene has one to three shapes that do not touch, no two of the same shape and colour, on a plain ground. `read_back`
+measures from the pixels whether a model follows a class, a caption, boxes or a map.
 """
 
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ GROUNDS = {"black": (20, 20, 20), "grey": (128, 128, 128), "white": (235, 235, 2
 CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 PALETTE = np.array([*COLOURS.values(), *GROUNDS.values()], dtype=np.float32)
 
-SMALLEST, LARGEST, APART = 0.24, 0.45, 0.04  # sides of shapes; and the difference between any two of a scene
+SMALLEST, LARGEST, APART = 0.24, 0.45, 0.04  # sides of shapes, and least difference between two of a scene
 GAP = 0.06  # between boxes: two pixels of 32
 SUPERSAMPLED = 4
-SPECK = 0.012  # the share of a picture below which what is of one colour is no shape
-HELD_OUT = 12  # one in so many
+SPECK = 0.012  # share of the image below which a patch of colour is not a shape
+HELD_OUT = 12  # one image in twelve
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape that fills its box (x0, y0, x1, y1), in shares of the picture's sides."""
+    """A shape that fills its box (x0, y0, x1, y1), in shares of the image's sides."""
 
     shape: str
     colour: str
@@ -41,7 +41,7 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """As it is called among the classes."""
+        """The name of its class."""
         return f"{self.colour} {self.shape}"
 
     @property
@@ -51,7 +51,7 @@ class Shape:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Of its box, (x, y)."""
+        """The centre of its box, (x, y)."""
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
 
@@ -64,13 +64,13 @@ class Scene:
 
 
 def prepare(root: Path, *, count: int = 12_000, image_size: int = 32) -> ImageSet:
-    """Write the set under `root`, the last twelfth held out. The same bytes every time; scene i for any count."""
+    """Write the set to `root`, the last twelfth held out. Scene i is the same every time and for any count."""
     images = np.empty((count, image_size, image_size, 3), np.uint8)
     maps = np.empty((count, image_size, image_size), np.uint8)
     records: list[dict[str, Any]] = []
     for i in range(count):
-        scene = drawn(np.random.Generator(np.random.Philox(key=[0, i])))
-        images[i], maps[i] = picture(scene, image_size)
+        scene = draw_scene(np.random.Generator(np.random.Philox(key=[0, i])))
+        images[i], maps[i] = render(scene, image_size)
         boxes = [{"class": CLASSES.index(one.name), "box": [round(x, 6) for x in one.box]} for one in scene.shapes]
         records.append({"name": f"shapes-{i:06d}", "text": caption(scene), "label": boxes[0]["class"], "boxes": boxes})
     return write(
@@ -79,10 +79,10 @@ def prepare(root: Path, *, count: int = 12_000, image_size: int = 32) -> ImageSe
     )  # fmt: skip
 
 
-def drawn(generator: Generator) -> Scene:
-    """A scene by chance; all classes of the largest shape are as likely."""
+def draw_scene(generator: Generator) -> Scene:
+    """Draw a random scene. All classes of the largest shape are equally likely."""
     names = [CLASSES[i] for i in generator.permutation(len(CLASSES))[: int(generator.integers(1, 4))]]
-    while True:  # three large shapes may not find room
+    while True:  # three large shapes may not fit
         sides = sorted(generator.uniform(SMALLEST, LARGEST, len(names)), reverse=True)
         if any(a - b < APART for a, b in pairwise(sides)):
             continue
@@ -91,25 +91,25 @@ def drawn(generator: Generator) -> Scene:
             x, y = generator.uniform(0.02, 0.98 - side, 2)
             colour, shape = name.split()
             shapes.append(Shape(shape, colour, (float(x), float(y), float(x + side), float(y + side))))
-        if all(apart(a.box, b.box) for i, a in enumerate(shapes) for b in shapes[:i]) and plain(shapes):
+        if all(are_apart(a.box, b.box) for i, a in enumerate(shapes) for b in shapes[:i]) and is_unambiguous(shapes):
             return Scene(str(generator.choice(list(GROUNDS))), tuple(shapes))
 
 
-def apart(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two boxes have a gap between them."""
+def are_apart(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Return whether two boxes have a gap between them."""
     return a[2] + GAP < b[0] or b[2] + GAP < a[0] or a[3] + GAP < b[1] or b[3] + GAP < a[1]
 
 
-def plain(shapes: Sequence[Shape]) -> bool:
-    """Whether it is beyond a pixel's doubt how the first two shapes lie to each other."""
+def is_unambiguous(shapes: Sequence[Shape]) -> bool:
+    """Return whether the relation of the first two shapes does not depend on a pixel."""
     if len(shapes) < 2:
         return True
     (ax, ay), (bx, by) = shapes[0].centre, shapes[1].centre
     return abs(abs(ax - bx) - abs(ay - by)) > APART
 
 
-def picture(scene: Scene, image_size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A scene as an image [S, S, 3], and the map of its shapes [S, S]: 0 for the ground, else 1 + its place in SHAPES.
+def render(scene: Scene, image_size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Render a scene as an image [S, S, 3] and a map [S, S]: 0 for the ground, else 1 + the index in SHAPES.
 
     A pixel belongs to the shape that covers at least half of it.
     """
@@ -138,7 +138,7 @@ def picture(scene: Scene, image_size: int) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def caption(scene: Scene) -> str:
-    """All of a scene in words: "a red circle left of a blue square and a green triangle on grey"."""
+    """Describe a scene: "a red circle left of a blue square and a green triangle on grey"."""
     first, *others = scene.shapes
     words = f"a {first.name}"
     if others:
@@ -148,17 +148,17 @@ def caption(scene: Scene) -> str:
 
 
 def relation(a: Shape, b: Shape) -> str:
-    """Where a is, seen from b, along the axis on which they are further apart."""
+    """Return where a is, seen from b, along the axis of their larger distance."""
     dx, dy = b.centre[0] - a.centre[0], b.centre[1] - a.centre[1]
     if abs(dx) >= abs(dy):
         return "left of" if dx > 0 else "right of"
     return "above" if dy > 0 else "below"
 
 
-def obeys(seen: Scene, words: str) -> bool:
-    """Whether a picture shows what a caption says: every shape, colour and the ground, and how the first two lie.
+def matches(seen: Scene, words: str) -> bool:
+    """Return whether a scene matches a caption: all shapes, colours, the ground, and the relation of the first two.
 
-    Which of two shapes is the larger is not said, so it may be either way round.
+    Captions do not say which of two shapes is larger, so both orders match.
     """
     if not seen.shapes:
         return False
@@ -169,24 +169,24 @@ def obeys(seen: Scene, words: str) -> bool:
     return any(caption(Scene(seen.ground, tuple(order))) == words for order in orders)
 
 
-# -- looking at a picture ------------------------------------------------------------------------
+# -- reading an image back -----------------------------------------------------------------------
 
 
 def read_back(image: NDArray[np.uint8]) -> Scene:
-    """What is seen in an image [S, S, 3]: patches of the nearest palette colour, the largest first.
+    """Read the scene of an image [S, S, 3]: patches of the nearest palette colour, the largest first.
 
     Tolerates noise and soft edges.
     """
-    return looked_at(image)[0]
+    return inspect(image)[0]
 
 
 def semantic_map(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The map of the shapes seen in an image [S, S, 3]: [S, S], as `picture` gives it."""
-    return looked_at(image)[1]
+    """Read the map of the shapes in an image [S, S, 3]: [S, S], as in `render`."""
+    return inspect(image)[1]
 
 
-def looked_at(image: NDArray[np.uint8]) -> tuple[Scene, NDArray[np.uint8]]:
-    """The scene in an image [S, S, 3], and its map [S, S]."""
+def inspect(image: NDArray[np.uint8]) -> tuple[Scene, NDArray[np.uint8]]:
+    """Read the scene and the map [S, S] of an image [S, S, 3]."""
     pixels = image.astype(np.float32)
     nearest = ((pixels[..., None, :] - PALETTE) ** 2).sum(-1).argmin(-1)
     size = len(pixels)
@@ -196,25 +196,26 @@ def looked_at(image: NDArray[np.uint8]) -> tuple[Scene, NDArray[np.uint8]]:
     shapes = []
     for number, (colour, full) in enumerate(COLOURS.items()):
         step = np.array(full, np.float32) - np.array(GROUNDS[ground], np.float32)
-        cover = (pixels - np.array(GROUNDS[ground], np.float32)) @ step / (step @ step)  # of each pixel by the colour
+        # how much the colour covers each pixel
+        cover = (pixels - np.array(GROUNDS[ground], np.float32)) @ step / (step @ step)
         patches, found = ndimage.label(nearest == number)
         for patch in range(1, found + 1):
             inside = patches == patch
             if inside.sum() < SPECK * size**2:
                 continue
             near = ndimage.binary_dilation(inside, iterations=max(1, size // 32), structure=np.ones((3, 3)))
-            shape, box = measured(np.where(near, cover, 0.0), size)
+            shape, box = measure_shape(np.where(near, cover, 0.0), size)
             shapes.append(Shape(shape, colour, box))
             labels[near & (cover >= 0.5)] = 1 + SHAPES.index(shape)
     return Scene(ground, tuple(sorted(shapes, key=lambda one: -one.side))), labels
 
 
-def measured(cover: NDArray[np.float32], size: int) -> tuple[str, tuple[float, float, float, float]]:
-    """The shape and the box of what covers pixels [S, S], each in part: to a fraction of a pixel.
+def measure_shape(cover: NDArray[np.float32], size: int) -> tuple[str, tuple[float, float, float, float]]:
+    """Measure the shape and the box of a patch from the coverage of pixels [S, S], to a fraction of a pixel.
 
-    Downwards a triangle grows: its rows have the skewness -0.57 and the deviation height / sqrt(18), its columns the
-    deviation width / sqrt(24), and its centroid lies a third of its height above its base. Square and circle are
-    symmetric; their longest row is the width, and the circle fills pi / 4 of its box.
+    A triangle grows downwards: its rows have skewness -0.57 and deviation height / sqrt(18), its columns have deviation
+    width / sqrt(24), and its centroid is a third of its height above its base. Squares and circles are symmetric; their
+    longest row is the width, and a circle fills pi / 4 of its box.
     """
     area = float(cover.sum())
     (x, spread_x, _), (y, spread_y, skewness) = (moments(cover.sum(axis) / area) for axis in (0, 1))
@@ -230,7 +231,7 @@ def measured(cover: NDArray[np.float32], size: int) -> tuple[str, tuple[float, f
 
 
 def moments(density: NDArray[np.float32]) -> tuple[float, float, float]:
-    """Mean, deviation and skewness of a density over pixels, [S]; the mean from the first pixel's edge."""
+    """Return mean, deviation and skewness of a density over pixels, [S]; the mean from the first pixel's edge."""
     at = np.arange(len(density)) + 0.5
     mean = float(density @ at)
     variance = max(float(density @ (at - mean) ** 2), 1e-6)

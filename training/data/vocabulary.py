@@ -1,4 +1,4 @@
-"""A vocabulary learned from the captions of a set: their most frequent words, and every character for the others."""
+"""Learns a vocabulary from the captions of a set: the most frequent words, and all characters to spell the others."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,12 +10,11 @@ from training.model.conditioners.text_tokenizer import TOKENIZER_FILE
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def learned(captions: Sequence[str], size: int) -> dict[str, bytes]:
-    """The tokenizer, of at most `size` pieces unless there are more characters, as the assets of a text conditioner.
+def learn(captions: Sequence[str], size: int) -> dict[str, bytes]:
+    """Return a tokenizer of at most `size` pieces, unless there are more characters, as assets of a text conditioner.
 
-    It reads words as BERT's does, and spells those that it does not know, so that every text has pieces. A function
-    of the captions alone, which the subword trainers of the library are not: they break ties at random.
-    Raises ValueError without a caption.
+    It splits text into words like BERT's and spells unknown words, so every text has pieces. It depends on the
+    captions alone; the library's subword trainers break ties at random. Raises ValueError if there is no caption.
     """
     if not captions:
         raise ValueError("tokenizer: there are no captions to learn one from; give the path of a vocab.txt")

@@ -1,1 +1,1 @@
-"""What a release is worth on a set of images: figures, and pictures of what they are about."""
+"""Evaluates releases on image sets: figures and image sheets."""

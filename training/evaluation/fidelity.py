@@ -1,4 +1,4 @@
-"""How alike generated and real images are as sets, and whether generated ones are copies."""
+"""Compares generated and real images as sets, and finds copies of training images."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from training.data.image_set import ImageSet
-from training.evaluation.networks import features_of, spread
+from training.data.rows import spread
+from training.evaluation.networks import MOST_REAL, compute_features
 from training.metrics import distinct_share
 from training.metrics.distributions import (
     density_coverage,
@@ -20,37 +21,37 @@ from training.metrics.distributions import (
 from training.metrics.features import FeatureNetwork
 from training.previews import contact_sheet
 
-LEAST = 32  # images of each kind, for anything to be said of a set
+LEAST = 32  # images of each kind; figures of fewer are meaningless
 SPLITS = 10
-SHOWN = 16
+PAIRS = 16  # on the sheet of nearest neighbours
 
 
 class Fidelity:
-    """Compares images with the training images of a set, as a network sees them."""
+    """Compares images with the training images of a set in the feature space of a network."""
 
     def __init__(self, network: FeatureNetwork, images: ImageSet) -> None:
         self.network, self.images = network, images
-        self.rows = spread(images.rows("train"))
-        self.real = features_of(network, images, self.rows)
-        self.held_out = features_of(network, images, images.rows("held_out"))
+        self.rows = spread(images.rows("train"), MOST_REAL)
+        self.real = compute_features(network, images, self.rows)
+        self.held_out = compute_features(network, images, images.rows("held_out"))
 
     def scores(self, samples: Tensor) -> dict[str, Any]:
-        """Figures of samples [R, C, H, W] in [-1, 1], and of the held-out images, which are as good as can be."""
+        """Return the figures of samples [R, C, H, W] in [-1, 1], and those of held-out images for comparison."""
         found: dict[str, Any] = {"images": len(samples), "distinct_share": distinct_share(samples)}
         if min(len(samples), len(self.real)) < LEAST:
             return found
         generated = self.network.features(samples)
         found |= {"features": self.network.name, "features_digest": self.network.digest}
-        found |= self.likeness(generated)
+        found |= self.compare(generated)
         probabilities = self.network.probabilities(generated)
         if probabilities is not None and len(samples) >= 10 * SPLITS:
             found["inception_score"], _ = inception_score(probabilities, SPLITS)
         if len(self.held_out) >= LEAST:
-            found["held_out_images"] = {"images": len(self.held_out), **self.likeness(self.held_out)}
+            found["held_out_images"] = {"images": len(self.held_out), **self.compare(self.held_out)}
         return found
 
-    def likeness(self, features: Tensor) -> dict[str, float]:
-        """How alike a set with these features, [N, D], is to the training images."""
+    def compare(self, features: Tensor) -> dict[str, float]:
+        """Compare a set with these features, [N, D], with the training images."""
         kernel, error = kernel_distance(self.real, features)
         precision, recall = precision_recall(self.real, features)
         density, coverage = density_coverage(self.real, features)
@@ -65,17 +66,17 @@ class Fidelity:
         }
 
     def distance(self, samples: Tensor) -> float:
-        """The Fréchet distance alone."""
+        """Return only the Fréchet distance."""
         return frechet_distance(self.real, self.network.features(samples))
 
-    def copies(self, samples: Tensor, output: Path) -> dict[str, Any]:
-        """How near samples are to training images, and held-out images are; a sheet of the nearest pairs.
+    def nearest_neighbours(self, samples: Tensor, output: Path) -> dict[str, Any]:
+        """Return the distances of samples and of held-out images to training images; draw the nearest pairs.
 
-        A model that repeats its training images comes nearer to them than other real images do.
+        A model that copies its training images is nearer to them than other real images are.
         """
         where, distances = nearest(self.network.features(samples), self.real)
         _, usual = nearest(self.held_out, self.real)
-        closest = torch.argsort(distances)[:SHOWN]
+        closest = torch.argsort(distances)[:PAIRS]
         neighbours = self.images.pixels([self.rows[int(where[i])] for i in closest])
         contact_sheet.save(output / "nearest.png", torch.cat([samples[closest], neighbours]), columns=len(closest))
         return {

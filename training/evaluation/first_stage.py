@@ -1,4 +1,4 @@
-"""An autoencoder's reconstructions of images that it was not trained on."""
+"""Evaluates an autoencoder on its reconstructions of held-out images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,30 +11,30 @@ from torch import Tensor
 from training.data import shapes
 from training.data.image_set import ImageSet
 from training.evaluation.fidelity import LEAST
-from training.evaluation.networks import Networks, features_of
+from training.evaluation.networks import Networks, compute_features
 from training.metrics import conditions, psnr, ssim
 from training.metrics.distributions import frechet_distance
 from training.model.autoencoder import Autoencoder
 from training.previews import contact_sheet
 
-PAIRS = 16  # reconstructions shown
+PAIRS = 16  # on the sheet of reconstructions
 BATCH = 40
 SMALLEST = 11  # side of SSIM's window
 
 
 @torch.inference_mode()
 def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Networks) -> dict[str, Any]:
-    """PSNR (dB), SSIM and LPIPS of the held-out images' reconstructions, and the Fréchet distance between both sets.
+    """Return PSNR (dB), SSIM and LPIPS of reconstructions of held-out images, and the Fréchet distance of both sets.
 
-    `reconstructions.png`: images above theirs. A codebook's use is over all images.
+    Draws images above their reconstructions as `reconstructions.png`. The use of a codebook is measured on all images.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = autoencoder.to(device)
     rows = images.rows("held_out")
     held_out = images.pixels(rows)
-    reconstructed = torch.cat([decoded(autoencoder, part.to(device)) for part in torch.split(held_out, BATCH)])
-    shown = torch.cat([held_out[:PAIRS], reconstructed[:PAIRS]])
-    contact_sheet.save(output / "reconstructions.png", shown, columns=min(PAIRS, len(held_out)))
+    reconstructed = torch.cat([reconstruct(autoencoder, part.to(device)) for part in torch.split(held_out, BATCH)])
+    pairs_sheet = torch.cat([held_out[:PAIRS], reconstructed[:PAIRS]])
+    contact_sheet.save(output / "reconstructions.png", pairs_sheet, columns=min(PAIRS, len(held_out)))
     ratio = psnr(reconstructed, held_out)
     scores: dict[str, Any] = {"psnr": float(ratio.mean()), "psnr_worst": float(ratio.min()), "images": len(held_out)}
     if images.image_size >= SMALLEST:
@@ -45,22 +45,22 @@ def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Ne
     if len(held_out) >= LEAST:
         network = networks.features
         scores |= {"features": network.name, "features_digest": network.digest}
-        real = features_of(network, images, rows)
+        real = compute_features(network, images, rows)
         scores["reconstruction_frechet_distance"] = frechet_distance(real, network.features(reconstructed))
     if images.description.box_classes == shapes.CLASSES:
-        scores |= still_shown(images, rows, reconstructed)
+        scores |= condition_accuracy(images, rows, reconstructed)
     if autoencoder.config.regularisation == "vq":
         scores |= codebook_use(autoencoder, images)
     return scores
 
 
-def decoded(autoencoder: Autoencoder, images: Tensor) -> Tensor:
-    """Images [R, C, H, W] as they come back."""
+def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Tensor:
+    """Return the reconstructions of images [R, C, H, W], on the CPU."""
     return autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1).cpu()
 
 
-def still_shown(images: ImageSet, rows: Sequence[int], reconstructed: Tensor) -> dict[str, float]:
-    """What drawn shapes still show of their conditions: about the most that samples through this stage can."""
+def condition_accuracy(images: ImageSet, rows: Sequence[int], reconstructed: Tensor) -> dict[str, float]:
+    """Read conditions back from reconstructed shapes: an upper bound for samples decoded by this autoencoder."""
     records = [images.records[row] for row in rows]
     found = {
         "class_accuracy": conditions.class_accuracy(reconstructed, [record["label"] for record in records]),
@@ -74,7 +74,7 @@ def still_shown(images: ImageSet, rows: Sequence[int], reconstructed: Tensor) ->
 
 @torch.inference_mode()
 def codebook_use(autoencoder: Autoencoder, images: ImageSet) -> dict[str, float]:
-    """Over all images: the share of the codebook's entries that occur, and exp(entropy) of how often each does."""
+    """Return the share of codebook entries that occur in any image, and the perplexity of their frequencies."""
     size = autoencoder.config.codebook_size
     counts = torch.zeros(size, dtype=torch.float64)
     for start in range(0, len(images.images), BATCH):

@@ -1,4 +1,4 @@
-"""The networks that an evaluation looks through. Figures made through different ones do not compare."""
+"""The networks of an evaluation. Figures of different networks are not comparable."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from training.metrics.lpips import LPIPS
 from training.metrics.text_agreement import TextAgreement
 
 CLASSIFIER = "classifier.safetensors"
-MOST = 10_000  # training images that stand for all
+MOST_REAL = 10_000  # training images that represent the set
 BATCH = 256  # images in memory at once
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Published weights, where there are any at hand: of Inception, of LPIPS, and the folder of a CLIP."""
+    """Optional published weights: of Inception, of LPIPS, and the folder of a CLIP."""
 
     inception: Path | None = None
     vgg: str | None = None
@@ -30,7 +30,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Networks:
-    """features: Inception, or else a classifier of the set's own images. The others are None without weights."""
+    """The networks. features: Inception, or a classifier of the set's own images. Others are None without weights."""
 
     features: FeatureNetwork
     perceptual: LPIPS | None = None
@@ -38,14 +38,14 @@ class Networks:
 
 
 def load(weights: Weights, images: ImageSet, data: Path, output: Path) -> Networks:
-    """The networks of the weights. Without Inception's, the classifier of the set's folder, or one that is trained.
+    """Load the networks. Without Inception, use the classifier in the set's folder, or train one.
 
     Raises DataError, ValueError or FileNotFoundError naming what cannot be used.
     """
     if weights.inception is not None:
         features: FeatureNetwork = inception.load(weights.inception)
     else:
-        features = own_classifier(images, [data / CLASSIFIER, output / CLASSIFIER])
+        features = find_classifier(images, [data / CLASSIFIER, output / CLASSIFIER])
     given = weights.vgg is not None or weights.lpips is not None
     return Networks(
         features,
@@ -54,10 +54,10 @@ def load(weights: Weights, images: ImageSet, data: Path, output: Path) -> Networ
     )
 
 
-def own_classifier(images: ImageSet, places: Sequence[Path]) -> classifier.Classifier:
-    """The classifier at the first of the places that learned these images at this size; else one is trained.
+def find_classifier(images: ImageSet, places: Sequence[Path]) -> classifier.Classifier:
+    """Return the first classifier in `places` that was trained on these images at this size, or train one.
 
-    It is written at the last place. Raises DataError where no image is held out.
+    A new one is written to the last place. Raises DataError if no image is held out.
     """
     wanted = (images.description.fingerprint, images.channels, images.image_size)
     for path in places:
@@ -70,13 +70,7 @@ def own_classifier(images: ImageSet, places: Sequence[Path]) -> classifier.Class
     return trained
 
 
-def features_of(network: FeatureNetwork, images: ImageSet, rows: Sequence[int]) -> Tensor:
-    """The features of a set's images: [N, D]."""
+def compute_features(network: FeatureNetwork, images: ImageSet, rows: Sequence[int]) -> Tensor:
+    """Return the features of the images of `rows`: [N, D]."""
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     return torch.cat([network.features(images.pixels(part)) for part in parts])
-
-
-def spread(rows: Sequence[int]) -> list[int]:
-    """As many of the rows as stand for all, evenly spread."""
-    count = min(len(rows), MOST)
-    return [rows[i * len(rows) // count] for i in range(count)]

@@ -1,4 +1,4 @@
-"""Whether images show what was asked for, for each kind of condition."""
+"""Measures the agreement of samples with their conditions, for each type of condition."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,32 +16,32 @@ from training.evaluation.networks import Networks
 from training.metrics import DigitJudge, classifier, conditions, psnr, rms, targets
 from training.model.pixels import to_bytes, to_unit
 
-JUDGE_SEED = 1  # another network than the one whose features sets are compared by
+JUDGE_SEED = 1  # not the network whose features are compared
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was asked for, what came, and what is known of it."""
+    """The samples of a condition, and what they are compared with."""
 
     images: ImageSet
-    values: Sequence[Any]  # of the condition, one for each sample
+    values: Sequence[Any]  # of the condition, one per sample
     samples: Tensor  # [R, C, H, W] in [-1, 1]
-    originals: Tensor | None  # [R, C, H, W], the images that the values are of; None where they are of none
+    originals: Tensor | None  # [R, C, H, W], the images that the values describe, if any
     networks: Networks
     fidelity: Fidelity
     scale: int  # of low-resolution conditions
 
     @property
-    def drawn(self) -> bool:
-        """Whether the images are scenes of shapes, which are read back from the pixels."""
+    def has_shapes(self) -> bool:
+        """Whether the images are scenes of shapes, whose conditions can be read back from pixels."""
         return self.images.description.box_classes == shapes.CLASSES
 
 
 def of_class(answer: Answer) -> dict[str, Any]:
-    """The share of samples that show their class, as read back or as a classifier of real images sees it."""
-    if answer.drawn:
+    """Return the share of samples of the requested class, read back or seen by a classifier of real images."""
+    if answer.has_shapes:
         return {"class_accuracy": conditions.class_accuracy(answer.samples, answer.values)}
-    images, asked = answer.images, torch.tensor(answer.values)
+    images, requested = answer.images, torch.tensor(answer.values)
     train, held_out = images.rows("train"), images.rows("held_out")
     wanted = images.labels(held_out)
     if images.description.name == "digits":
@@ -53,16 +53,16 @@ def of_class(answer: Answer) -> dict[str, Any]:
         found, real = (network.predict(x) for x in (answer.samples, images.pixels(held_out)))
         name = f"{images.description.name} CNN, seed {JUDGE_SEED}"
     return {
-        "class_accuracy": float((found == asked).double().mean()),
+        "class_accuracy": float((found == requested).double().mean()),
         "class_accuracy_of_held_out_images": float((real == wanted).double().mean()),
         "judge": name,
     }
 
 
 def of_text(answer: Answer) -> dict[str, Any]:
-    """The share of samples that show all of their caption; and how a CLIP sees both, where there is one."""
+    """Return the share of samples that match their whole caption, and their agreement as a CLIP sees it, if given."""
     found: dict[str, Any] = {}
-    if answer.drawn:
+    if answer.has_shapes:
         found["caption_accuracy"] = conditions.caption_accuracy(answer.samples, answer.values)
     agreement = answer.networks.agreement
     if agreement is not None:
@@ -74,49 +74,49 @@ def of_text(answer: Answer) -> dict[str, Any]:
 
 
 def of_layout(answer: Answer) -> dict[str, Any]:
-    """How well the boxes asked for overlap those of the shapes."""
-    if not answer.drawn:
+    """Return the overlap of the requested boxes with those of the shapes."""
+    if not answer.has_shapes:
         return {}
     return {"box_overlap": conditions.box_overlap(answer.samples, [value["boxes"] for value in answer.values])}
 
 
 def of_map(answer: Answer) -> dict[str, Any]:
-    """How well the maps asked for overlap those of the shapes."""
-    if not answer.drawn:
+    """Return the overlap of the requested maps with those of the shapes."""
+    if not answer.has_shapes:
         return {}
     return {"map_overlap": conditions.map_overlap(answer.samples, np.stack(answer.values))}
 
 
 def of_low_resolution(answer: Answer) -> dict[str, Any]:
-    """Beside bicubic enlargement: distances to the originals; and whether a sample, made small again, is the input."""
+    """Return distances to the originals, compared with bicubic enlargement, and the error of the reduced sample."""
     small = to_unit(torch.from_numpy(np.stack(answer.values)))  # [R, C, h, w]
     side = answer.samples.shape[-1]
     bicubic = F.interpolate(small, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
-    rng = np.random.default_rng(0)  # bicubic degradation takes no chances
+    rng = np.random.default_rng(0)  # bicubic degradation draws nothing
     again = [degradations.degrade(image, answer.scale, "bicubic", rng) for image in to_bytes(answer.samples)]
     found: dict[str, Any] = {
         "low_resolution_error": float(rms(to_unit(torch.from_numpy(np.stack(again))), small).mean()),
         "bicubic_frechet_distance": answer.fidelity.distance(bicubic),
     }
     if answer.originals is not None:
-        found |= nearness(answer, answer.samples, answer.originals, "")
-        found |= nearness(answer, bicubic, answer.originals, "bicubic_")
+        found |= distances(answer, answer.samples, answer.originals, "")
+        found |= distances(answer, bicubic, answer.originals, "bicubic_")
     return found
 
 
 def of_masked_image(answer: Answer) -> dict[str, Any]:
-    """Whether the known pixels are as they were, and how near the hole's come to the original."""
+    """Return the number of known pixels that changed, and the distances to the originals."""
     holes = torch.from_numpy(np.stack([value["mask"] for value in answer.values])).bool()  # [R, H, W]
     made, given = to_bytes(answer.samples), np.stack([value["image"] for value in answer.values])
     changed = (made != given).any(axis=-1)[~holes.numpy()].sum()
     found: dict[str, Any] = {"known_pixels_changed": int(changed)}
     if answer.originals is not None:
-        found |= nearness(answer, answer.samples, answer.originals, "")
+        found |= distances(answer, answer.samples, answer.originals, "")
     return found
 
 
-def nearness(answer: Answer, images: Tensor, originals: Tensor, prefix: str) -> dict[str, float]:
-    """PSNR and the distance of features, or of LPIPS where its weights are at hand, to the originals."""
+def distances(answer: Answer, images: Tensor, originals: Tensor, prefix: str) -> dict[str, float]:
+    """Return PSNR and the distance of features to the originals, and LPIPS if its weights are given."""
     found = {f"{prefix}psnr": float(psnr(images, originals).clamp(max=100).mean())}
     network = answer.networks.features
     apart = (network.features(images) - network.features(originals)).norm(dim=1)

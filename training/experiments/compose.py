@@ -1,4 +1,4 @@
-"""From the files of `configs/` and overrides to a checked experiment: Hydra composes, the dataclasses check.
+"""Composes an experiment from the files of `configs/` and overrides with Hydra, and checks it against its schema.
 
 Every mistake becomes an ExperimentError of one line that names the field.
 """
@@ -19,49 +19,50 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from training.errors import summarise
 from training.experiments.fields import field_names
-from training.experiments.schema import RECIPES, DataAlone, DataConfig, Experiment, ExperimentError, check
+from training.experiments.schema import RECIPES, DataConfig, DataOnly, Experiment, ExperimentError, check
 
 Checked = TypeVar("Checked")
 CONFIGS = Path(__file__).parents[1] / "configs"
-GROUPS = ("data", "recipe", "experiment")  # folders of it
-PACKAGE = "# @package _global_"  # at the head of an experiment: its fields are the run's
-UNION_MEMBERS = ("str", "int", "float", "bool", "none")  # as pydantic names them in the place of an error
+GROUPS = ("data", "recipe", "experiment")  # folders of CONFIGS
+PACKAGE = "# @package _global_"  # first line of an experiment file: its fields are at the top level
+UNION_MEMBERS = ("str", "int", "float", "bool", "none")  # as pydantic names them in the location of an error
 
 
 def names() -> list[str]:
-    """The experiments that ship with the project."""
+    """Return the names of the experiments that the project ships."""
     return sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 
 def load(experiment: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The checked experiment of `configs/experiment/{experiment}.yaml`, with Hydra overrides such as `steps=500`.
+    """Return the experiment of `configs/experiment/{experiment}.yaml` with Hydra overrides such as `steps=500`.
 
-    A name that ends in .yaml is the path of a file of one's own. Raises ExperimentError.
+    A name that ends in .yaml is the path of the user's own file. Raises ExperimentError.
     """
     if experiment.endswith(".yaml"):
-        config = own(Path(experiment), overrides)
+        config = compose_file(Path(experiment), overrides)
     elif experiment in names():
-        config = composed([f"experiment={experiment}", *overrides])
+        config = compose_fields([f"experiment={experiment}", *overrides])
     else:
         raise ExperimentError(
             f"experiment: {experiment!r} is not known; permitted: a path that ends in .yaml, {', '.join(names())}"
         )
     recipe = config.get("recipe")
     if recipe not in RECIPES:
-        raise ExperimentError(f"recipe: {told(recipe)} is not known; permitted: {', '.join(sorted(RECIPES))}")
-    found: Experiment = validated(RECIPES[recipe], config)
+        raise ExperimentError(f"recipe: {format_value(recipe)} is not known; permitted: {', '.join(sorted(RECIPES))}")
+    found: Experiment = validate(RECIPES[recipe], config)
     check(found)
     return found
 
 
 def data(overrides: Sequence[str]) -> DataConfig:
-    """The checked `data` node alone, of overrides such as data=images. Raises ExperimentError."""
-    return validated(DataAlone, OmegaConf.masked_copy(composed(overrides), "data")).data
+    """Return only the checked `data` fields, for overrides such as data=images. Raises ExperimentError."""
+    return validate(DataOnly, OmegaConf.masked_copy(compose_fields(overrides), "data")).data
 
 
-def own(path: Path, overrides: Sequence[str]) -> DictConfig:
-    """What Hydra makes of an experiment's file anywhere, as if it were one of `configs/experiment`.
+def compose_file(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """Compose the experiment of a file outside the project, as if it were in `configs/experiment`.
 
     Raises ExperimentError.
     """
@@ -71,41 +72,43 @@ def own(path: Path, overrides: Sequence[str]) -> DictConfig:
     except OSError as error:
         raise ExperimentError(f"experiment: {path} cannot be read ({error.strerror})") from None
     except (UnicodeError, yaml.YAMLError) as error:
-        raise ExperimentError(f"experiment: {path} is not YAML ({' '.join(str(error).split())})") from None
+        raise ExperimentError(f"experiment: {path} is not YAML ({summarise(error, 1000)})") from None
     with TemporaryDirectory() as folder:
         (Path(folder) / "experiment").mkdir()
         (Path(folder) / "experiment" / "own.yaml").write_text(f"{PACKAGE}\n{content}", encoding="utf-8")
-        return composed(overrides, [f"hydra.searchpath=[file://{folder}]", "experiment=own"])
+        return compose_fields(overrides, [f"hydra.searchpath=[file://{folder}]", "experiment=own"])
 
 
-def composed(overrides: Sequence[str], first: Sequence[str] = ()) -> DictConfig:
-    """What Hydra makes of the files, of overrides of ours and of a person's. Raises ExperimentError."""
+def compose_fields(overrides: Sequence[str], first: Sequence[str] = ()) -> DictConfig:
+    """Compose the configuration of the user's overrides, after the ones in `first`. Raises ExperimentError."""
     parser = OverridesParser.create()
-    written = list(first)
+    complete = list(first)
     for override in overrides:
         try:
             parsed = parser.parse_override(override)
         except HydraException:
-            raise ExperimentError(f"{override!r} is not an override; write field=value, quoted where needed") from None
+            raise ExperimentError(f"{override!r} is not an override; write field=value, quoted if needed") from None
         if parsed.is_sweep_override():
-            raise ExperimentError(f"{override!r} has several values; permitted: one, in quotes where it has commas")
+            raise ExperimentError(f"{override!r} has several values; permitted: one, in quotes if it contains commas")
         field = parsed.key_or_group
         if field in GROUPS and not parsed.is_delete():
-            chosen, permitted = parsed.value(), sorted(path.stem for path in (CONFIGS / field).glob("*.yaml"))
-            if chosen not in permitted:
-                raise ExperimentError(f"{field}: {told(chosen)} is not known; permitted: {', '.join(permitted)}")
-        # "++" sets a field whether or not a file lists it: the dataclasses know the names, and check them.
-        plain = override[0] not in "+~" and field not in GROUPS
-        written.append(f"++{override}" if plain else override)
+            choice, permitted = parsed.value(), sorted(path.stem for path in (CONFIGS / field).glob("*.yaml"))
+            if choice not in permitted:
+                raise ExperimentError(
+                    f"{field}: {format_value(choice)} is not known; permitted: {', '.join(permitted)}"
+                )
+        # "++" sets a field whether or not a file lists it; the dataclasses check the names.
+        is_field = override[0] not in "+~" and field not in GROUPS
+        complete.append(f"++{override}" if is_field else override)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("train", written)
+            return compose("train", complete)
     except (HydraException, OmegaConfBaseException) as error:
         raise ExperimentError(first_line(error)) from None
 
 
-def validated(kind: type[Checked], config: DictConfig) -> Checked:
-    """A composed configuration as a dataclass. Raises ExperimentError naming the first field that does not fit."""
+def validate(kind: type[Checked], config: DictConfig) -> Checked:
+    """Return a composed configuration as a dataclass. Raises ExperimentError naming the first field that is wrong."""
     needed = None
     try:
         if missing := OmegaConf.missing_keys(config):
@@ -119,32 +122,32 @@ def validated(kind: type[Checked], config: DictConfig) -> Checked:
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
         if unknown := [one for one in mistakes if one["type"] == "unexpected_keyword_argument"]:
-            raise ExperimentError(no_such_field(field_of(unknown[0]), content)) from None
-        raise needed or ExperimentError(mistake(mistakes[0])) from None
+            raise ExperimentError(describe_unknown_field(field_of(unknown[0]), content)) from None
+        raise needed or ExperimentError(describe_mistake(mistakes[0])) from None
     if needed:
         raise needed
     return found
 
 
 def field_of(error: ErrorDetails) -> str:
-    """The dotted name of the field that a mistake is in, without the names of a union's members."""
+    """Return the dotted name of the field that an error is about, without the names of a union's members."""
     location = list(map(str, error["loc"]))
     if location[:2] == ["model", "conditioners"]:
-        del location[3:4]  # which of the types it is; no field is called so
+        del location[3:4]  # the name of the union member
     return ".".join(part for part in location if re.fullmatch(r"[A-Za-z0-9_-]+", part) and part not in UNION_MEMBERS)
 
 
-def no_such_field(field: str, content: dict[Any, Any]) -> str:
-    """What is said of a misspelt field."""
+def describe_unknown_field(field: str, content: dict[Any, Any]) -> str:
+    """Return the message for a misspelt field, with the closest known name."""
     close = difflib.get_close_matches(field, [known for known in field_names(content) if known != field], n=1)
     return f"{field}: there is no such field" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def mistake(error: ErrorDetails) -> str:
-    """One of pydantic's errors in one line that names the field."""
+def describe_mistake(error: ErrorDetails) -> str:
+    """Return one of pydantic's errors as a line that names the field."""
     field = field_of(error)
     match error["type"]:
-        case "value_error":  # of a dataclass that checks itself: it names its field
+        case "value_error":  # raised by a dataclass, and names the field
             return f"{field}.{error['ctx']['error']}"
         case "missing":
             return f"{field}: needed and not set"
@@ -156,11 +159,11 @@ def mistake(error: ErrorDetails) -> str:
     return f"{field}: {error['input']!r} is not allowed; {error['msg']}"
 
 
-def told(value: Any) -> str:
-    """A value as a person wrote it."""
+def format_value(value: Any) -> str:
+    """Return a value as in YAML: null for None."""
     return "null" if value is None else repr(value)
 
 
 def first_line(error: Exception) -> str:
-    """What an exception of Hydra says, without its further lines."""
+    """Return the first line of a Hydra error; further lines repeat the configuration."""
     return str(error).strip().splitlines()[0]

@@ -1,18 +1,15 @@
-"""From an experiment's conditioners to the model's, checked against what the image set has."""
+"""Builds the conditioners of an experiment, checked against the annotations of the image set."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.data import conditions, masks, vocabulary
-from training.data.conditions import Requests
+from training.data import masks, vocabulary
+from training.data.conditions import Requests, count_missing
 from training.data.image_set import ImageSet
-from training.experiments.schema import (
+from training.experiments.conditions import (
     ClassCondition,
     Condition,
-    DataConfig,
-    DiffusionExperiment,
-    ExperimentError,
     FrozenTextCondition,
     LayoutCondition,
     LayoutMapCondition,
@@ -21,6 +18,7 @@ from training.experiments.schema import (
     SemanticMapCondition,
     TextCondition,
 )
+from training.experiments.schema import DataConfig, DiffusionExperiment, ExperimentError
 from training.model import conditioners
 from training.model.autoencoder import AutoencoderConfig
 from training.model.conditioners import Conditioner, Conditioners
@@ -31,36 +29,36 @@ from training.model.unet import UNetConfig
 
 
 def build(config: DiffusionExperiment, images: ImageSet, first_stage: AutoencoderConfig) -> Conditioners:
-    """The conditioners with fresh weights. Raises ExperimentError naming the field that does not fit."""
-    built = Conditioners()
+    """Return the conditioners with initial weights. Raises ExperimentError naming the field that is wrong."""
+    found = Conditioners()
     for field, one in config.model.conditioners.items():
         where = f"model.conditioners.{field}"
         check_values(where, one, images, config.data)
         check_factor(where, one, first_stage.factor)
         try:
-            built[field] = conditioner(where, one, images)
+            found[field] = build_one(where, one, images)
         except (ValueError, OSError) as error:
             raise ExperimentError(f"{where}: {error}") from None
-    check_unet(config.model.unet, built, first_stage.latent_channels)
-    return built
+    check_unet(config.model.unet, found, first_stage.latent_channels)
+    return found
 
 
-def conditioner(where: str, config: Condition, images: ImageSet) -> Conditioner:
-    """One conditioner. Raises ValueError, OSError or ExperimentError."""
+def build_one(where: str, config: Condition, images: ImageSet) -> Conditioner:
+    """Return one conditioner. Raises ValueError, OSError or ExperimentError."""
     about = images.description
     match config:
         case ClassCondition():
-            return from_config(config, classes=counted(where, config.classes, len(about.classes)))
+            return from_config(config, classes=class_count(where, config.classes, len(about.classes)))
         case LayoutCondition() | LayoutMapCondition():
-            return from_config(config, classes=counted(where, config.classes, len(about.box_classes)))
+            return from_config(config, classes=class_count(where, config.classes, len(about.box_classes)))
         case SemanticMapCondition():
-            return from_config(config, classes=counted(where, config.classes, len(about.map_classes)))
+            return from_config(config, classes=class_count(where, config.classes, len(about.map_classes)))
         case TextCondition():
             if config.tokenizer is not None:
                 assets = read_assets(Path(config.tokenizer))
             else:
                 captions = (images.records[row].get("text") for row in images.rows("train"))
-                assets = vocabulary.learned([text for text in captions if text], config.vocabulary)
+                assets = vocabulary.learn([text for text in captions if text], config.vocabulary)
             arguments = asdict(config)
             del arguments["tokenizer"], arguments["vocabulary"]
             return conditioners.build(arguments, assets)
@@ -72,24 +70,24 @@ def conditioner(where: str, config: Condition, images: ImageSet) -> Conditioner:
 
 
 def from_config(config: Any, **changed: Any) -> Conditioner:
-    """A conditioner of the configuration's fields, some of them changed."""
+    """Return the conditioner of a configuration with some fields changed."""
     return conditioners.build({**asdict(config), **changed})
 
 
-def counted(where: str, asked: int | None, found: int) -> int:
-    """How many classes: as many as the set has. Raises ExperimentError for another number."""
-    if asked is not None and asked != found:
-        raise ExperimentError(f"{where}.classes: {asked}; the images have {found}")
-    return found
+def class_count(where: str, configured: int | None, actual: int) -> int:
+    """Return the number of classes of the set. Raises ExperimentError if another one is configured."""
+    if configured is not None and configured != actual:
+        raise ExperimentError(f"{where}.classes: {configured}; the images have {actual}")
+    return actual
 
 
 def check_values(where: str, config: Condition, images: ImageSet, data: DataConfig) -> None:
-    """Raise ExperimentError unless nearly all training images have a value for the conditioner."""
+    """Raise ExperimentError if more than `data.max_bad` of the training images have no value for the conditioner."""
     count = len(images.rows("train"))
-    missing = conditions.missing(images, config.type, given_masks=data.masks == "given")
+    missing = count_missing(images, config.type, given_masks=data.masks == "given")
     if missing == count:
-        raise ExperimentError(f"{where}: {config.type}; the image set has nothing for it; see data/images.yaml for "
-                              "what metadata.jsonl may tell of a picture")  # fmt: skip
+        raise ExperimentError(f"{where}: {config.type}; no image of the set has a value for it; see docs/training.md "
+                              "for the fields of metadata.jsonl")  # fmt: skip
     if missing > data.max_bad * count:
         raise ExperimentError(
             f"{where}: {missing} of {count} training images have no value for it ({100 * missing / count:.1f} %, "
@@ -103,12 +101,12 @@ def check_values(where: str, config: Condition, images: ImageSet, data: DataConf
         raise ExperimentError(f"data.degradation.scale: {data.degradation.scale}; permitted: divisors of the images' "
                               f"side, {size}")  # fmt: skip
     if isinstance(config, MaskedImageCondition) and data.masks != "given" and size < masks.SMALLEST:
-        raise ExperimentError(f"data.masks: {data.masks}; holes are drawn in images of at least {masks.SMALLEST} "
-                              f"pixels a side, and these have {size}")  # fmt: skip
+        raise ExperimentError(f"data.masks: {data.masks}; holes need images of at least {masks.SMALLEST} pixels "
+                              f"a side, and these have {size}")  # fmt: skip
 
 
 def check_factor(where: str, config: Condition, factor: int) -> None:
-    """Raise ExperimentError unless a condition shrinks with the images."""
+    """Raise ExperimentError unless a condition is reduced by the same factor as the images."""
     if isinstance(config, MaskedImageCondition) and config.factor != factor:
         raise ExperimentError(f"{where}.factor: {config.factor}; the autoencoder's is {factor}")
     if isinstance(config, SemanticMapCondition) and 2**config.stages != factor:
@@ -116,11 +114,11 @@ def check_factor(where: str, config: Condition, factor: int) -> None:
                               f"{factor.bit_length() - 1} times")  # fmt: skip
 
 
-def check_unet(unet: UNetConfig, built: Conditioners, latent_channels: int) -> None:
-    """Raise ExperimentError unless the U-Net takes what enters it."""
+def check_unet(unet: UNetConfig, found: Conditioners, latent_channels: int) -> None:
+    """Raise ExperimentError unless the U-Net's widths and channels match its inputs."""
     tokens = False
     maps = 0
-    for field, one in built.items():
+    for field, one in found.items():
         where = f"model.conditioners.{field}.width"
         assert isinstance(one, Conditioner)
         if not isinstance(one, TokenConditioner):
@@ -134,7 +132,9 @@ def check_unet(unet: UNetConfig, built: Conditioners, latent_channels: int) -> N
         elif width != 4 * unet.channels:
             raise ExperimentError(f"{where}: {width}; permitted: {4 * unet.channels}, 4 x channels")
     if unet.context_width is not None and not tokens:
-        raise ExperimentError("model.unet.context_width: set, but no conditioner enters there; set it to null")
+        raise ExperimentError(
+            "model.unet.context_width: is set, but no conditioner uses cross-attention; permitted: null"
+        )
     if unet.out_channels != latent_channels:
         raise ExperimentError(
             f"model.unet.out_channels: {unet.out_channels}; the latents have {latent_channels} channels"
@@ -147,17 +147,17 @@ def check_unet(unet: UNetConfig, built: Conditioners, latent_channels: int) -> N
 
 
 def map_channels(one: Conditioner, latent_channels: int) -> int:
-    """How many channels a conditioner concatenates to the latent."""
+    """Return the number of channels that a conditioner concatenates to the latent."""
     config = one.config()
     return latent_channels + 1 if config["type"] == "masked_image" else int(config["channels"])
 
 
 def requests(config: DiffusionExperiment) -> Requests:
-    """What makes the requests of training images."""
-    of = config.model.conditioners
-    objects = [one.objects for one in of.values() if isinstance(one, LayoutCondition | LayoutMapCondition)]
+    """Return the requests that describe training images to the model."""
+    conditions = config.model.conditioners
+    objects = [one.objects for one in conditions.values() if isinstance(one, LayoutCondition | LayoutMapCondition)]
     return Requests(
-        {field: one.type for field, one in of.items()},
+        {field: one.type for field, one in conditions.items()},
         config.data.degradation.kind,
         config.data.degradation.scale,
         config.data.masks,

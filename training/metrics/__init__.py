@@ -1,7 +1,7 @@
-"""How good images are: near a reference (`pixels`), alike as sets (`distributions`), what was asked for.
+"""Metrics of images: distance to a reference (`pixels`), likeness of sets (`distributions`), agreement with conditions.
 
-What was asked for is found by a `judge` of classes, in drawn shapes themselves (`conditions`), or by how a pretrained
-network sees image and caption (`text_agreement`). Sets are compared by the features of a network: `inception`, or a
+Agreement is measured by a `judge` of classes, by reading drawn shapes back (`conditions`), or by a pretrained network
+of images and captions (`text_agreement`). Sets are compared in the feature space of a network: `inception`, or a
 `classifier` of the set's own images.
 """
 

@@ -1,7 +1,7 @@
-"""A small network that learns to see the images of one set: for figures where no pretrained network has a view.
+"""A small classifier of the images of one set, whose features are compared when no pretrained network is given.
 
 Features of a network of another domain say little about drawn digits, and 2048 of them need thousands of images.
-These are 64, of a classifier trained on the set's training images; no generated image has a part in it.
+This classifier has 64, and is trained on the set's training images alone.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor, nn
 
 from training.data.image_set import DataError, ImageSet
+from training.errors import summarise
 from training.metrics import targets
 from training.metrics.targets import Targets
 
@@ -25,12 +26,12 @@ FEATURES = 64
 BATCH = 64
 STEPS, LEARNING_RATE, WARM_UP = 500, 3e-3, 50
 TURN, SHIFT, ZOOM = 10.0, 0.06, 0.1  # largest changes of a training image: degrees; share of a side; share
-METADATA = "classifier"  # the only key of the file's metadata; its order would be another every time
+METADATA = "classifier"  # the only key of the file's metadata; the order of several would vary
 
 
 @dataclass(frozen=True)
 class About:
-    """What a classifier learned, and how well."""
+    """What a classifier was trained on, and its accuracy."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -42,7 +43,7 @@ class About:
     seed: int
     steps: int
     accuracy: float  # on held-out images
-    chance: float  # what always giving the most frequent answer would reach there
+    chance: float  # accuracy of the most frequent answer, there
 
 
 class Classifier(nn.Module):
@@ -67,18 +68,18 @@ class Classifier(nn.Module):
 
     @property
     def digest(self) -> str:
-        """sha256 of what it learned and its weights."""
+        """sha256 of the description and the weights."""
         digest = hashlib.sha256(json.dumps(asdict(self.about), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, C, S, S] in [-1, 1] -> the outputs before softmax or sigmoid, [R, K]."""
-        return torch.as_tensor(self.head(self.pooled(x)))
+        """Map [R, C, S, S] in [-1, 1] to the outputs before softmax or sigmoid, [R, K]."""
+        return torch.as_tensor(self.head(self.pool(x)))
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """[R, C, S, S] -> the last layer's input, [R, FEATURES]."""
+    def pool(self, x: Tensor) -> Tensor:
+        """Map [R, C, S, S] to the last layer's input, [R, FEATURES]."""
         return torch.as_tensor(self.body(x)).mean((2, 3))
 
     @torch.inference_mode()
@@ -86,37 +87,37 @@ class Classifier(nn.Module):
         """See `FeatureNetwork`."""
         shape = (self.about.channels, self.about.image_size, self.about.image_size)
         if images.shape[1:] != shape:
-            raise ValueError(f"images: {tuple(images.shape[1:])}; {self.name} are of {shape}")
-        return torch.cat([self.pooled(batch.to(self.head.weight)).cpu() for batch in torch.split(images, BATCH)])
+            raise ValueError(f"images: {tuple(images.shape[1:])}; {self.name} need {shape}")
+        return torch.cat([self.pool(batch.to(self.head.weight)).cpu() for batch in torch.split(images, BATCH)])
 
     @torch.inference_mode()
     def outputs(self, images: Tensor) -> Tensor:
-        """For each image and target, before softmax or sigmoid: [R, K] on the CPU."""
+        """Return the outputs before softmax or sigmoid: [R, K] on the CPU."""
         return torch.as_tensor(self.head(self.features(images).to(self.head.weight))).cpu()
 
     def predict(self, images: Tensor) -> Tensor:
-        """The most likely label of each image [R, C, S, S]: [R] int64; for one that learned labels."""
+        """Return the most likely label of each image [R, C, S, S]: [R] int64. Only for label targets."""
         return self.outputs(images).argmax(1)
 
     @torch.inference_mode()
     def probabilities(self, features: Tensor) -> Tensor | None:
-        """See `FeatureNetwork`; only labels are one of K things that an image may show."""
+        """See `FeatureNetwork`. Only labels are mutually exclusive."""
         if self.about.targets.kind != "label":
             return None
         return torch.as_tensor(self.head(features.to(self.head.weight))).softmax(1).cpu()
 
 
 def train(images: ImageSet, wanted: Targets | None = None, *, seed: int = 0, steps: int = STEPS) -> Classifier:
-    """A classifier of the set's training images: the same every time for a seed, on one machine and as many threads.
+    """Train a classifier on the set's training images. Deterministic for a seed, a machine and a number of threads.
 
-    wanted: what to tell them apart by; None takes what the set has, see `targets.of`. Raises DataError where no image
-    is held out to measure its accuracy on.
+    wanted: the targets; None chooses them by `targets.choose`. Raises DataError if no image is held out to measure the
+    accuracy.
     """
     held_out = torch.tensor(images.rows("held_out"))
     if not len(held_out):
-        raise DataError("data.root: no image is held out; prepare the set with some to evaluate on")
+        raise DataError("data.root: no image is held out; prepare the set with data.held_out above 0")
     name, fingerprint = images.description.name, images.description.fingerprint
-    wanted = targets.of(images) if wanted is None else wanted
+    wanted = targets.choose(images) if wanted is None else wanted
     about = About(name, fingerprint, images.channels, images.image_size, wanted, seed, steps, 0.0, 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -128,7 +129,7 @@ def train(images: ImageSet, wanted: Targets | None = None, *, seed: int = 0, ste
             group["lr"] = LEARNING_RATE * min((step + 1) / WARM_UP, (1 + cos(pi * step / steps)) / 2)
         rows = torch.randint(len(images.rows("train")), (BATCH,), generator=draws)
         pixels, answers = targets.examples(wanted, images, rows, draws)
-        loss = wanted.loss(classifier(moved(pixels, draws)), answers)
+        loss = wanted.loss(classifier(augment(pixels, draws)), answers)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -139,7 +140,7 @@ def train(images: ImageSet, wanted: Targets | None = None, *, seed: int = 0, ste
 
 
 def held_out_accuracy(classifier: Classifier, images: ImageSet, rows: Tensor) -> tuple[float, float]:
-    """The fields `accuracy` and `chance` of `About`."""
+    """Return the fields `accuracy` and `chance` of `About`."""
     wanted, draws = classifier.about.targets, Generator().manual_seed(0)
     parts = [targets.examples(wanted, images, part, draws) for part in torch.split(rows, BATCH)]
     outputs = torch.cat([classifier.outputs(pixels) for pixels, _ in parts])
@@ -147,8 +148,8 @@ def held_out_accuracy(classifier: Classifier, images: ImageSet, rows: Tensor) ->
     return wanted.accuracy(outputs, answers), wanted.chance(answers)
 
 
-def moved(images: Tensor, generator: Generator) -> Tensor:
-    """Each image turned, shifted and zoomed a little by chance; its edge goes on beyond its border."""
+def augment(images: Tensor, generator: Generator) -> Tensor:
+    """Rotate, shift and zoom each image a little at random; edge pixels are repeated beyond the border."""
     turn, zoom, right, down = 2 * torch.rand(4, len(images), generator=generator) - 1
     angle, scale = radians(TURN) * turn, 1 + ZOOM * zoom
     rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(-1, 2, 2)
@@ -162,7 +163,7 @@ def moved(images: Tensor, generator: Generator) -> Tensor:
 
 
 def save(classifier: Classifier, path: Path) -> None:
-    """Write it as safetensors; what it learned is in the metadata."""
+    """Write a classifier as safetensors, with its description in the metadata."""
     metadata = json.dumps({**asdict(classifier.about), "digest": classifier.digest}, sort_keys=True)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in classifier.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +171,7 @@ def save(classifier: Classifier, path: Path) -> None:
 
 
 def load(path: Path, field: str = "classifier") -> Classifier:
-    """Read what `save` wrote. Raises ValueError that begins with `field` for a missing, other or damaged file."""
+    """Read a classifier. Raises ValueError that starts with `field` for a missing, foreign or damaged file."""
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {})[METADATA])
@@ -181,8 +182,7 @@ def load(path: Path, field: str = "classifier") -> Classifier:
     except OSError as error:
         raise ValueError(f"{field}: {path} cannot be read ({error.strerror or error}); train one") from None
     except (SafetensorError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise ValueError(f"{field}: {path} is no classifier ({told}); train one") from None
+        raise ValueError(f"{field}: {path} is not a classifier ({summarise(error)}); train one") from None
     if classifier.digest != digest:
-        raise ValueError(f"{field}: {path} was damaged: its content has another sha256 than it says; train it again")
+        raise ValueError(f"{field}: {path} is damaged: its sha256 differs from the recorded one; train it again")
     return classifier.requires_grad_(False).eval()

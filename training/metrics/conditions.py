@@ -1,7 +1,7 @@
-"""How far drawn shapes obey what was asked of them: read back from the pixels, so no network has a say.
+"""Measures how well drawn shapes match their conditions by reading them back from pixels, without a network.
 
-For images of the built-in set `shapes` [R, 3, S, S] in [-1, 1]. What the same functions give for the set's held-out
-images is the most that a model can reach.
+For images of the built-in set `shapes`, [R, 3, S, S] in [-1, 1]. The values of the set's held-out images are the upper
+bound for a model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,22 @@ Layout = Sequence[Mapping[str, Any]]  # {"class": number among CLASSES, "box": B
 
 
 def caption_accuracy(images: Tensor, captions: Sequence[str]) -> float:
-    """The share of images that show all of their caption: each shape, colour and the ground, and how shapes lie."""
+    """Return the share of images that match all of their caption: shapes, colours, ground and positions."""
     seen = [shapes.read_back(image) for image in to_bytes(images)]
-    return mean([shapes.obeys(scene, caption) for scene, caption in zip(seen, captions, strict=True)])
+    return mean([shapes.matches(scene, caption) for scene, caption in zip(seen, captions, strict=True)])
 
 
 def class_accuracy(images: Tensor, labels: Sequence[int]) -> float:
-    """The share of images whose largest shape is of the class asked for."""
+    """Return the share of images whose largest shape has the requested class."""
     seen = [shapes.read_back(image).shapes[:1] for image in to_bytes(images)]
-    asked = [shapes.CLASSES[label] for label in labels]
-    return mean([[one.name for one in largest] == [name] for largest, name in zip(seen, asked, strict=True)])
+    requested = [shapes.CLASSES[label] for label in labels]
+    return mean([[one.name for one in largest] == [name] for largest, name in zip(seen, requested, strict=True)])
 
 
 def box_overlap(images: Tensor, layouts: Sequence[Layout]) -> float:
-    """Intersection over union of each box asked for with the shape of its class, the mean over all boxes.
+    """Return the mean intersection over union of the requested boxes and the shapes of their classes.
 
-    A shape that is not there counts 0, and so does each that nobody asked for.
+    A missing shape counts as 0, and so does each extra one.
     """
     values: list[float] = []
     for image, layout in zip(to_bytes(images), layouts, strict=True):
@@ -50,9 +50,9 @@ def box_overlap(images: Tensor, layouts: Sequence[Layout]) -> float:
 
 
 def map_overlap(images: Tensor, maps: NDArray[np.uint8]) -> float:
-    """Intersection over union of the shapes' maps and those asked for, [R, S, S]: the mean over classes.
+    """Return the intersection over union of the shapes' maps and the requested ones, [R, S, S]: the mean over classes.
 
-    As is usual for semantic segmentation, the pixels of all images are counted together, the ground as a class.
+    As usual for semantic segmentation, pixels of all images are counted together, and the ground is a class.
     """
     seen = np.stack([shapes.semantic_map(image) for image in to_bytes(images)])
     classes = range(1 + len(shapes.SHAPES))
@@ -62,12 +62,12 @@ def map_overlap(images: Tensor, maps: NDArray[np.uint8]) -> float:
 
 
 def intersection_over_union(a: Box, b: Box) -> float:
-    """Of two boxes."""
+    """Return the intersection over union of two boxes."""
     width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     return width * height / (sum(areas) - width * height)
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean."""
+    """Return the mean."""
     return float(np.mean(values))

@@ -1,4 +1,4 @@
-"""What images are compared by: a network's view of each, as a vector."""
+"""The interface of networks that turn images into feature vectors."""
 
 from typing import Protocol
 
@@ -6,18 +6,18 @@ from torch import Tensor
 
 
 class FeatureNetwork(Protocol):
-    """Turns images into vectors. Figures made with two networks compare only where their digests are equal."""
+    """Turns images into vectors. Figures of two networks are comparable only if their digests are equal."""
 
     @property
     def name(self) -> str:
-        """As it stands beside every figure, such as "digits-CNN features"."""
+        """The name that is reported with every figure, such as "digits-CNN features"."""
 
     @property
     def digest(self) -> str:
-        """sha256 of what decides the features."""
+        """sha256 of everything that determines the features."""
 
     def features(self, images: Tensor) -> Tensor:
-        """Images [R, C, H, W] in [-1, 1] -> features [R, D] on the CPU. Raises ValueError for images it cannot take."""
+        """Map images [R, C, H, W] in [-1, 1] to features [R, D] on the CPU. Raises ValueError for unsuitable images."""
 
     def probabilities(self, features: Tensor) -> Tensor | None:
-        """Of K classes for each image, from its features [R, D]: [R, K]; None where its outputs are not one of K."""
+        """Map features [R, D] to class probabilities [R, K]; None if the network has no exclusive classes."""

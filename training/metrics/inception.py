@@ -1,7 +1,7 @@
-"""Inception-v3 as it was in 2015 (Szegedy et al. 2015, table 1), whose features the published FID and KID compare.
+"""Inception-v3 of 2015 (Szegedy et al. 2015, table 1), whose features published FID and KID compare.
 
 The weights are one published file of the project torch-fidelity, named after the beginning of its sha256:
-weights-inception-2015-12-05-6726825d.pth. They take images of 0..255, enlarged as TensorFlow 1 did it.
+weights-inception-2015-12-05-6726825d.pth. They expect images of 0..255, resized like TensorFlow 1.
 """
 
 import pickle
@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.errors import summarise
 from training.model.pixels import to_bytes
 from training.model.release import sha256_of
 
 PUBLISHED = "6726825d"
-SIDE = 299  # what images are enlarged or reduced to
+SIDE = 299  # pixels, to which images are resized
 BATCH = 32
 
-# A path of a block: (channels, kernel) of each convolution in turn; in brackets, two side by side.
+# A path of a block: (channels, kernel) of each convolution in turn; a list holds two parallel ones.
 Layer = tuple[int, tuple[int, int]]
 Layers = Sequence[Layer | list[Layer]]
 
@@ -45,7 +46,7 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[R, 3, H, W] of 0..255 -> [R, 2048]."""
-        x = (enlarged(x, SIDE) - 128) / 128
+        x = (resize(x, SIDE) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # [R, 64, 147, 147]
         x = F.max_pool2d(x, 3, 2)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))  # [R, 192, 71, 71]
@@ -70,7 +71,7 @@ class Inception(nn.Module):
 
 
 def load(path: Path, field: str = "inception") -> Inception:
-    """The network with the weights of a file, from which no code is run. Raises ValueError that begins with `field`."""
+    """Load the weights of a file without running code from it. Raises ValueError that starts with `field`."""
     needed = f"the published weights-inception-2015-12-05-{PUBLISHED}.pth is needed"
     try:
         weights = dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -78,29 +79,24 @@ def load(path: Path, field: str = "inception") -> Inception:
     except OSError as error:
         raise ValueError(f"{field}: {path} cannot be read ({error.strerror}); {needed}") from None
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, TypeError) as error:
-        raise ValueError(f"{field}: {path} is no file of weights ({first_line(error)}); {needed}") from None
+        raise ValueError(f"{field}: {path} is not a file of weights ({summarise(error)}); {needed}") from None
     known = digest.startswith(PUBLISHED)
     network = Inception("Inception features" if known else f"Inception features of {path.name}", digest)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{field}: {path} holds other weights ({first_line(error)}); {needed}") from None
+        raise ValueError(f"{field}: {path} holds other weights ({summarise(error)}); {needed}") from None
     return network
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line and no more than a few words."""
-    return " ".join(str(error).split())[:200]
-
-
-def enlarged(x: Tensor, side: int) -> Tensor:
-    """[R, C, H, W] -> [R, C, side, side], bilinear between pixel corners, which is how TensorFlow 1 resized."""
+def resize(x: Tensor, side: int) -> Tensor:
+    """[R, C, H, W] -> [R, C, side, side], bilinear between pixel corners, like TensorFlow 1."""
     rows, columns = (interpolation(size, side).to(x) for size in x.shape[2:])
     return rows @ x @ columns.T
 
 
 def interpolation(size: int, side: int) -> Tensor:
-    """The matrix [side, size] that takes `size` values in a row to `side`: output i lies at i size / side."""
+    """Return the matrix [side, size] that resamples `size` values to `side`: output i is at i size / side."""
     at = torch.arange(side) * (size / side)
     low = at.floor()
     weights = torch.zeros(side, size)
@@ -114,7 +110,7 @@ def interpolation(size: int, side: int) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Convolution, batch normalisation, ReLU. The size stays unless there is a stride; then nothing is padded."""
+    """Convolution, batch normalisation, ReLU. With a stride there is no padding; else the size is kept."""
 
     def __init__(
         self, before: int, after: int, kernel: tuple[int, int], stride: int = 1, padding: tuple[int, int] | None = None
@@ -131,9 +127,9 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Paths side by side, their channels one after another; the last takes a pooled input.
+    """Parallel paths whose outputs are concatenated; the last one has a pooled input.
 
-    pool: "mean", "max", or "reduce", with which the last layers of all paths have stride 2.
+    pool: "mean", "max", or "reduce", where the last layers of all paths have stride 2.
     """
 
     def __init__(self, before: int, paths: Mapping[str, Layers], pool: str) -> None:
@@ -156,7 +152,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[R, before, H, W] -> [R, sum over the paths, H', W']."""
         match self.pool:
-            case "mean":  # the padding does not count
+            case "mean":  # padding is not counted
                 pooled = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
             case "max":
                 pooled = F.max_pool2d(x, 3, 1, 1)
@@ -175,7 +171,7 @@ ONE, THREE, FIVE, ROW, COLUMN = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
 
 
 def block_a(before: int, pooled: int) -> Block:
-    """Figure 5 of the paper, but for the 5x5 kernel."""
+    """Figure 5 of the paper, except for the 5x5 kernel."""
     paths: dict[str, Layers] = {
         "branch1x1": [(64, ONE)],
         "branch5x5": [(48, ONE), (64, FIVE)],
@@ -186,7 +182,7 @@ def block_a(before: int, pooled: int) -> Block:
 
 
 def block_b(before: int) -> Block:
-    """To half the size."""
+    """Halve the size."""
     paths: dict[str, Layers] = {
         "branch3x3": [(384, THREE)],
         "branch3x3dbl": [(64, ONE), (96, THREE), (96, THREE)],
@@ -206,7 +202,7 @@ def block_c(w: int) -> Block:
 
 
 def block_d(before: int) -> Block:
-    """To half the size."""
+    """Halve the size."""
     paths: dict[str, Layers] = {
         "branch3x3": [(192, ONE), (320, THREE)],
         "branch7x7x3": [(192, ONE), (192, ROW), (192, COLUMN), (192, THREE)],
@@ -215,7 +211,7 @@ def block_d(before: int) -> Block:
 
 
 def block_e(before: int, pool: str) -> Block:
-    """Figure 7. That the last block's pooling takes the maximum is particular to these weights."""
+    """Figure 7. Max pooling in the last block is specific to these weights."""
     fork: list[Layer] = [(384, (1, 3)), (384, (3, 1))]
     paths: dict[str, Layers] = {
         "branch1x1": [(320, ONE)],

@@ -1,4 +1,4 @@
-"""Whether images show the class that was asked for, as a classifier of real images sees it."""
+"""Judges whether images show the requested class, with a classifier of real images."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 class Judge(Protocol):
-    """Says which class an image shows. It must not be the network whose features the same images are compared by."""
+    """Predicts the class of images. It must not be the network whose features are compared."""
 
     def predict(self, images: Tensor) -> Tensor:
-        """The most likely label of each image [R, C, H, W] in [-1, 1]: [R] int64."""
+        """Return the most likely label of each image [R, C, H, W] in [-1, 1]: [R] int64."""
 
 
 class DigitJudge:
-    """A support vector machine on 2x2-pooled pixels: as good as a small CNN on digits, and unlike one in its mistakes.
+    """A support vector machine on 2x2-pooled pixels: as accurate as a small CNN on digits, with other mistakes.
 
-    For digits and other small, centred drawings; `accuracy` on held-out images says how far to trust it.
+    For digits and other small, centred drawings. Report its `accuracy` on held-out images with it.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -31,7 +31,7 @@ class DigitJudge:
         return torch.from_numpy(self.classifier.predict(self._features(images)))
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """The share of images [R, C, H, W] recognised as their labels [R]."""
+        """Return the share of images [R, C, H, W] whose label [R] is recognised."""
         return float((self.predict(images) == labels).double().mean())
 
     @staticmethod
@@ -39,6 +39,6 @@ class DigitJudge:
         return F.avg_pool2d(images.float().cpu(), 2).flatten(1).numpy()
 
 
-def condition_accuracy(judge: Judge, images: Tensor, asked: Sequence[int]) -> float:
-    """The share of generated images that the judge recognises as what was asked for."""
-    return float((judge.predict(images) == torch.tensor(asked)).double().mean())
+def condition_accuracy(judge: Judge, images: Tensor, requested: Sequence[int]) -> float:
+    """Return the share of generated images in which the judge recognises the requested class."""
+    return float((judge.predict(images) == torch.tensor(requested)).double().mean())

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.errors import summarise
+
 # Output channels of VGG-16's convolutions; "M" is a 2x2 max pool (Simonyan & Zisserman 2015, table 1, D).
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 TAPS = (3, 8, 15, 22, 29)  # the last ReLU before each pool
@@ -53,7 +55,7 @@ class LPIPS(nn.Module):
 
 
 def load(vgg: str | None, heads: str | None) -> LPIPS:
-    """LPIPS with the published weights, each a path, or a URL that is downloaded once into torch's hub folder.
+    """Load LPIPS with published weights, each a path, or a URL that is downloaded once into torch's hub folder.
 
     Raises FileNotFoundError or ValueError that says what is needed.
     """
@@ -68,12 +70,15 @@ def load(vgg: str | None, heads: str | None) -> LPIPS:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"perceptual weights: of another shape: {' '.join(str(error).split())}") from None
+        raise ValueError(f"perceptual weights: of another shape: {summarise(error, 1000)}") from None
     return model.eval()
 
 
 def read_weights(field: str, source: str | None) -> dict[str, Tensor]:
-    """The tensors of a file or URL; nothing in it is run. Raises FileNotFoundError or ValueError naming the field."""
+    """Read the tensors of a file or URL without running code from it.
+
+    Raises FileNotFoundError or ValueError naming the field.
+    """
     without = "or set loss.perceptual_weight=0"
     if source is None:
         raise FileNotFoundError(f"{field}: is not set; give the path or the URL of the published weights, {without}")
@@ -88,5 +93,6 @@ def read_weights(field: str, source: str | None) -> dict[str, Tensor]:
     except OSError as error:
         raise FileNotFoundError(f"{field}: {source} cannot be read ({error}); give another, {without}") from None
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{field}: {source} is not a file of weights ({reason}); give another, {without}") from None
+        raise ValueError(
+            f"{field}: {source} is not a file of weights ({summarise(error)}); give another, {without}"
+        ) from None

@@ -1,4 +1,4 @@
-"""How near images are to others, pixel by pixel. All images are [R, C, H, W] in [-1, 1]."""
+"""Compares images pixel by pixel. All images are [R, C, H, W] in [-1, 1]."""
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,8 @@ def squared_error(images: Tensor, references: Tensor) -> Tensor:
 def ssim(images: Tensor, references: Tensor) -> Tensor:
     """Structural similarity of each image, at most 1 (Wang et al. 2004, eq. 13): [R].
 
-    Gaussian window of 11 pixels, sigma 1.5, K1 0.01, K2 0.03; only windows that lie wholly inside count. The
-    luminance term is not free of an offset, so images are brought to [0, 1], black at 0, as published figures are.
+    Gaussian window of 11 pixels, sigma 1.5, K1 0.01, K2 0.03; only windows entirely inside the image count.
+    The luminance term depends on an offset, so images are scaled to [0, 1], black at 0, as in published figures.
     Raises ValueError for images smaller than the window.
     """
     if min(images.shape[2:]) < 11:
@@ -55,5 +55,5 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
 
 
 def distinct_share(images: Tensor) -> float:
-    """Distinct images over all images, compared as bytes; 1 where nothing repeats."""
+    """Return the share of distinct images, compared as bytes; 1 if nothing repeats."""
     return len({image.tobytes() for image in to_bytes(images)}) / len(images)

@@ -1,7 +1,7 @@
-"""What the images of a set can be told apart by, so that a network learns to see them: the targets of a classifier.
+"""The targets of a classifier of the set's own images.
 
-label: the set's classes. words: which of its captions' words apply. turn: by how many quarter turns an image was
-turned, which needs nothing known of the images (Gidaris et al. 2018).
+label: the set's classes. words: the words of captions. turn: the number of quarter turns by which an image was
+rotated, which needs no annotation (Gidaris et al. 2018).
 """
 
 import re
@@ -15,70 +15,70 @@ from torch import Generator, Tensor
 
 from training.data.image_set import ImageSet
 
-RAREST = 0.05  # a word in fewer captions, or in all but fewer, tells images apart too seldom
+RAREST = 0.05  # least share of captions with a word, and of captions without it
 MOST = 64  # words
 TURNS = ("upright", "a quarter turn", "a half turn", "three quarter turns")
 
 
 @dataclass(frozen=True)
 class Targets:
-    """kind: see the module. names: of a classifier's outputs."""
+    """The targets. kind: see the module. names: of the classifier's outputs."""
 
     kind: Literal["label", "words", "turn"]
     names: tuple[str, ...]
 
     def loss(self, outputs: Tensor, wanted: Tensor) -> Tensor:
-        """Of outputs [R, K] for what `examples` wants."""
+        """Return the loss of outputs [R, K] for the answers of `examples`."""
         if self.kind == "words":
             return F.binary_cross_entropy_with_logits(outputs, wanted)
         return F.cross_entropy(outputs, wanted)
 
     def accuracy(self, outputs: Tensor, wanted: Tensor) -> float:
-        """The share of images whose label or turn is found; of words, the share of yes and no that is right."""
+        """Return the share of correct labels or turns; for words, the share of correct yes and no answers."""
         found = (outputs > 0).to(wanted) if self.kind == "words" else outputs.argmax(1)
         return float((found == wanted).double().mean())
 
     def chance(self, wanted: Tensor) -> float:
-        """The accuracy of always answering what is most frequent."""
+        """Return the accuracy of the most frequent answer."""
         if self.kind == "words":
             share = wanted.double().mean(0)
             return float(torch.maximum(share, 1 - share).mean())
         return float(wanted.bincount().max() / len(wanted))
 
 
-def of(images: ImageSet) -> Targets:
-    """Labels or words, whichever are more and so say more of an image; turns where there are neither."""
+def choose(images: ImageSet) -> Targets:
+    """Return labels or words, whichever are more; turns if the set has neither."""
     known = [found for found in (of_labels(images), of_words(images)) if found is not None]
     return max(known, key=lambda found: len(found.names), default=Targets("turn", TURNS))
 
 
 def of_labels(images: ImageSet) -> Targets | None:
-    """The classes, where every image has a label, all of them have names, and there are two or more."""
+    """Return the classes if every image has a label, all labels have names, and there are at least two."""
     labels, names = {record.get("label", -1) for record in images.records}, images.description.classes
     return Targets("label", names) if len(labels) > 1 and labels <= set(range(len(names))) else None
 
 
 def of_words(images: ImageSet) -> Targets | None:
-    """The words that recur in the training images' captions, where every image has one."""
+    """Return the frequent words of the training images' captions if every image has a caption."""
     if any(record.get("text") is None for record in images.records):
         return None
     captions = [images.records[row]["text"] for row in images.rows("train")]
     counts = Counter(word for caption in captions for word in words(caption))
     rarest = RAREST * len(captions)
-    telling = sorted(word for word, n in counts.items() if rarest <= n <= len(captions) - rarest)
-    telling.sort(key=lambda word: -counts[word])
-    return Targets("words", tuple(telling[:MOST])) if telling else None
+    frequent = sorted(word for word, n in counts.items() if rarest <= n <= len(captions) - rarest)
+    frequent.sort(key=lambda word: -counts[word])
+    return Targets("words", tuple(frequent[:MOST])) if frequent else None
 
 
 def words(caption: str) -> set[str]:
-    """The words of a caption, in lower case."""
+    """Return the words of a caption in lower case."""
     return set(re.findall(r"\w+", caption.lower()))
 
 
 def examples(targets: Targets, images: ImageSet, rows: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """The images of `rows`, [R, C, S, S] in [-1, 1], and what is to be found in them: [R] int64, or of words [R, K].
+    """Return the images of `rows`, [R, C, S, S] in [-1, 1], and the answers: [R] int64, or [R, K] for words.
 
-    generator: of the turns.
+    generator: draws the turns.
     """
     pixels = images.pixels(rows.numpy())
     records = [images.records[row] for row in rows.tolist()]

@@ -1,4 +1,4 @@
-"""How well images fit their captions, as a pretrained CLIP sees both (Hessel et al. 2021, CLIPScore)."""
+"""Agreement of images and captions according to a pretrained CLIP (Hessel et al. 2021, CLIPScore)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.model.conditioners.frozen_text import first_line, pretrained
+from training.errors import summarise
+from training.model.conditioners.frozen_text import pretrained
 from training.model.pixels import to_bytes
 from training.model.release import sha256_of
 
@@ -21,7 +22,7 @@ BATCH = 64
 class TextAgreement:
     """max(100 cos, 0) of the embeddings of an image and its caption.
 
-    Compare figures of the same network only (`digest`), and state the real images' with their captions beside them.
+    Compare only figures of the same network (`digest`), and report those of real images with their captions.
     """
 
     def __init__(self, network: Any, tokenizer: Any, name: str, digest: str) -> None:
@@ -31,9 +32,11 @@ class TextAgreement:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        """Square images [R, 1 or 3, S, S] in [-1, 1] and R captions -> [R]; longer captions are cut off."""
+        """Square images [R, 1 or 3, S, S] in [-1, 1] and R captions -> [R]; longer captions are truncated."""
         if len(images) != len(captions) or images.shape[2] != images.shape[3]:
-            raise ValueError(f"images: {tuple(images.shape)}, {len(captions)} captions; square ones, a caption each")
+            raise ValueError(
+                f"images: {tuple(images.shape)}, {len(captions)} captions; images must be square, with one caption each"
+            )
         parts = []
         for start in range(0, len(images), BATCH):
             text = self.tokenizer(
@@ -62,17 +65,17 @@ class TextAgreement:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return torch.device(self.network.device)
 
 
 def load(folder: Path, field: str = "clip") -> TextAgreement:
-    """With the network and the tokenizer of a local folder in the layout of the `transformers` library.
+    """Load the network and the tokenizer of a local folder in the layout of the `transformers` library.
 
-    Only safetensors are read, no code of the folder is run, nothing is fetched. Raises ValueError that begins with
+    Reads only safetensors, runs no code of the folder and downloads nothing. Raises ValueError that starts with
     `field`.
     """
-    if not folder.is_dir():  # the library would take it for a name on its hub
+    if not folder.is_dir():  # the library would take it for the name of a hosted model
         raise ValueError(f"{field}: {folder} is not a folder; give one with a CLIP model")
     try:
         transformers = import_module("transformers")
@@ -81,10 +84,9 @@ def load(folder: Path, field: str = "clip") -> TextAgreement:
     try:
         tokenizer, network, missing = pretrained(transformers.CLIPModel, folder)
     except (OSError, RuntimeError, ValueError) as error:
-        told = first_line(error)
-        raise ValueError(f"{field}: {folder} holds no CLIP model with safetensors ({told})") from None
-    if missing:  # the library would make them up
-        raise ValueError(f"{field}: the weights of {folder} do not hold {', '.join(missing[:3])}")
+        raise ValueError(f"{field}: {folder} holds no CLIP model with safetensors ({summarise(error)})") from None
+    if missing:  # the library would initialise them at random
+        raise ValueError(f"{field}: the weights of {folder} lack {', '.join(missing[:3])}")
     files = sorted(folder.glob("*.safetensors"))
     digest = hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()
     return TextAgreement(network.requires_grad_(False).eval(), tokenizer, f"CLIP {folder.name}", digest)

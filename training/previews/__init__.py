@@ -1,1 +1,1 @@
-"""Pictures of a model's samples and reconstructions."""
+"""Previews of a model: samples and reconstructions."""

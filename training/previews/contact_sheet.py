@@ -1,4 +1,4 @@
-"""Contact sheets: many small images in one picture, with a line of words under each where there are some."""
+"""Image sheets: many small images in one, with optional captions below."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +11,17 @@ from torch import Tensor
 from training.model.pixels import to_bytes
 
 GAP = 2  # pixels of white between images
-SHOWN_SIDE = 64  # smaller images are enlarged to at least this, without smoothing
-LINES = 3  # of words, at most
+LEAST_SIDE = 64  # smaller images are enlarged by a whole factor, without smoothing
+LINES = 3  # of a caption, at most
 FONT_SIZE = 9
 
 
 def draw(images: Tensor, *, columns: int, captions: Sequence[str] = ()) -> NDArray[np.uint8]:
-    """[R, C, H, W] in [-1, 1], C 1 or 3, row by row -> [height, width, C].
+    """Draw images [R, C, H, W] in [-1, 1], C 1 or 3, row by row -> [height, width, C].
 
-    captions: under the last row, one for each column.
+    captions: below the last row, one per column.
     """
-    scale = max(1, SHOWN_SIDE // images.shape[-1])
+    scale = max(1, LEAST_SIDE // images.shape[-1])
     pixels = to_bytes(images).repeat(scale, axis=1).repeat(scale, axis=2)  # [R, H, W, C]
     count, height, width, channels = pixels.shape
     rows = -(-count // columns)
@@ -31,17 +31,17 @@ def draw(images: Tensor, *, columns: int, captions: Sequence[str] = ()) -> NDArr
         top, left = GAP + i // columns * (height + GAP), GAP + i % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = image
     if captions:
-        words = written(captions, width, sheet.shape[1], foot)
+        words = draw_captions(captions, width, sheet.shape[1], foot)
         sheet[-foot:] = np.minimum(sheet[-foot:], words[..., None])
     return sheet
 
 
-def written(captions: Sequence[str], width: int, total: int, height: int) -> NDArray[np.uint8]:
-    """Captions in a row, each in a column of `width` pixels: black on white, [height, total]."""
+def draw_captions(captions: Sequence[str], width: int, total: int, height: int) -> NDArray[np.uint8]:
+    """Draw captions in columns of `width` pixels, black on white, [height, total]."""
     row = np.full((height, total), 255, np.uint8)
     font = ImageFont.load_default(FONT_SIZE)
     for column, caption in enumerate(captions):
-        canvas = Image.new("L", (width, height), 255)  # what is too wide for it is cut off
+        canvas = Image.new("L", (width, height), 255)  # cuts off words that are too wide
         pen = ImageDraw.Draw(canvas)
         lines = [""]
         for word in caption.split():
@@ -57,7 +57,7 @@ def written(captions: Sequence[str], width: int, total: int, height: int) -> NDA
 
 
 def save(path: Path, images: Tensor, *, columns: int, captions: Sequence[str] = ()) -> NDArray[np.uint8]:
-    """Write a sheet as PNG; see `draw`. Returns it, [height, width, C]."""
+    """Write a sheet as PNG and return it, [height, width, C]; see `draw`."""
     sheet = draw(images, columns=columns, captions=captions)
     Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(path)
     return sheet

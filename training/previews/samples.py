@@ -1,6 +1,6 @@
-"""The pictures that tell how a model does: reconstructions, samples beside what was asked for, denoising row by row."""
+"""Draws previews of a model: reconstructions, samples next to their conditions, and denoising step by step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from training.data.batches import row_generator
 from training.data.conditions import Requests
 from training.data.image_set import ImageSet
-from training.data.rows import picture
+from training.data.rows import read_image, spread
 from training.model import sampling
 from training.model.autoencoder import Autoencoder
 from training.model.guidance import Guidance
@@ -24,72 +24,71 @@ from training.model.latent_diffusion import LatentDiffusion
 from training.model.pixels import to_unit
 from training.previews import contact_sheet
 
-SHOWN = 10  # images of a row
-SAMPLED = 4  # rows of samples where no picture is asked for, 2 where one is
-DENOISED = 8  # estimates of a denoising row
+COLUMNS = 10  # images per row
+SAMPLE_ROWS = 4  # rows of samples, if no conditions are drawn above them; else 2
+ESTIMATES = 8  # estimates per denoising row
 STEPS = 15
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What samples are asked for: requests, and how a person is shown them."""
+class PreviewRequests:
+    """The requests of a preview, and how they are drawn."""
 
     requests: Sequence[dict[str, Any]]
-    pictures: Tensor | None  # [R, C, S, S] in [-1, 1]: the conditions that can be seen
+    conditions: Tensor | None  # [R, C, S, S] in [-1, 1]: the conditions that can be drawn
     captions: Sequence[str]
-    originals: Tensor | None  # the images that the requests are of
+    originals: Tensor | None  # the images that the requests describe
 
 
-def shown_rows(images: ImageSet, count: int = SHOWN) -> Sequence[int]:
-    """Which images are shown: held-out ones, evenly spread, training ones where none is held out."""
-    rows = images.rows("held_out") or images.rows("train")
-    count = min(count, len(rows))
-    return [rows[i * len(rows) // count] for i in range(count)]
+def preview_rows(images: ImageSet) -> list[int]:
+    """Return the rows of a preview: held-out images, evenly spread, or training images if none is held out."""
+    return spread(images.rows("held_out") or images.rows("train"), COLUMNS)
 
 
 @torch.inference_mode()
 def reconstructions(model: Autoencoder, images: ImageSet, path: Path) -> dict[str, NDArray[np.uint8]]:
-    """Images above their reconstructions, written as PATH.png."""
-    shown = images.pixels(shown_rows(images))
+    """Draw images above their reconstructions as PATH-reconstructions.png."""
+    originals = images.pixels(preview_rows(images))
     training = model.training
     model.eval()
-    decoded = model.decode(model.encode(shown.to(model.latent_scale.device))).clamp(-1, 1).cpu()
+    decoded = model.decode(model.encode(originals.to(model.latent_scale.device))).clamp(-1, 1).cpu()
     model.train(training)
     target = path.with_name(f"{path.name}-reconstructions.png")
-    return {"reconstructions": contact_sheet.save(target, torch.cat([shown, decoded]), columns=len(shown))}
+    return {"reconstructions": contact_sheet.save(target, torch.cat([originals, decoded]), columns=len(originals))}
 
 
-def asked(images: ImageSet, requests: Requests) -> Asked:
-    """Requests to show: one of each class where that is all a model is told, else those of held-out images."""
+def preview_requests(images: ImageSet, requests: Requests) -> PreviewRequests:
+    """Return one request per class if the class is the only condition, else the requests of held-out images."""
     if set(requests.types.values()) == {"class"}:
         names = images.description.classes
-        labels = range(min(len(names), SHOWN))
-        return Asked([dict.fromkeys(requests.types, label) for label in labels], None, [names[i] for i in labels], None)
+        labels = range(min(len(names), COLUMNS))
+        found = [dict.fromkeys(requests.types, label) for label in labels]
+        return PreviewRequests(found, None, [names[label] for label in labels], None)
     if not requests.types:
-        return Asked([{}] * SHOWN, None, [], None)
-    return asked_of(images, requests, shown_rows(images))
+        return PreviewRequests([{}] * COLUMNS, None, [], None)
+    return requests_of_rows(images, requests, preview_rows(images))
 
 
-def asked_of(images: ImageSet, requests: Requests, rows: Sequence[int]) -> Asked:
-    """The requests that the images of `rows` would have been asked for by."""
+def requests_of_rows(images: ImageSet, requests: Requests, rows: Sequence[int]) -> PreviewRequests:
+    """Return the requests that describe the images of `rows`."""
     names = images.description.classes
-    pictures = [picture(images, row, images.records[row]) for row in rows]
-    made = [requests(one, row_generator(0, 0, i)) for i, one in enumerate(pictures)]
-    captions = [told(request, requests.types, names) for request in made]
-    seen = [visible(request, requests.types, one.pixels, images) for request, one in zip(made, pictures, strict=True)]
-    blank = np.full_like(pictures[0].pixels, 255)  # an image without a condition keeps its column
-    return Asked(
+    examples = [read_image(images, row, images.records[row]) for row in rows]
+    made = [requests(one, row_generator(0, 0, i)) for i, one in enumerate(examples)]
+    captions = [describe_request(request, requests.types, names) for request in made]
+    drawn = [draw_condition(request, requests.types, one.pixels) for request, one in zip(made, examples, strict=True)]
+    blank = np.full_like(examples[0].pixels, 255)  # in the column of an image without a condition
+    return PreviewRequests(
         made,
-        to_unit(torch.from_numpy(np.stack([blank if one is None else one for one in seen])))
-        if any(one is not None for one in seen)
+        to_unit(torch.from_numpy(np.stack([blank if one is None else one for one in drawn])))
+        if any(one is not None for one in drawn)
         else None,
         captions if any(captions) else [],
         images.pixels(rows),
     )
 
 
-def told(request: dict[str, Any], types: dict[str, str] | Any, names: Sequence[str]) -> str:
-    """The words of a request."""
+def describe_request(request: Mapping[str, Any], types: Mapping[str, str], names: Sequence[str]) -> str:
+    """Return the captions and class names of a request."""
     words = []
     for field, kind in types.items():
         value = request[field]
@@ -100,19 +99,19 @@ def told(request: dict[str, Any], types: dict[str, str] | Any, names: Sequence[s
     return ", ".join(words)
 
 
-def visible(
-    request: dict[str, Any], types: dict[str, str] | Any, pixels: NDArray[np.uint8], images: ImageSet
+def draw_condition(
+    request: Mapping[str, Any], types: Mapping[str, str], pixels: NDArray[np.uint8]
 ) -> NDArray[np.uint8] | None:
-    """The first condition of a request that can be seen, as an image [S, S, C]."""
+    """Draw the first condition of a request that can be drawn, as an image [S, S, C]; None if there is none."""
     side, channels = pixels.shape[0], pixels.shape[2]
     for field, kind in types.items():
         value = request[field]
         if value is None:
             continue
         if kind == "semantic_map":
-            return in_channels(coloured(value), channels)
+            return match_channels(colour_labels(value), channels)
         if kind in ("layout", "layout_map"):
-            return in_channels(boxed(value["boxes"], side), channels)
+            return match_channels(draw_boxes(value["boxes"], side), channels)
         if kind == "low_resolution":
             small = torch.from_numpy(np.ascontiguousarray(value)).movedim(-1, 0)[None].float()
             large = F.interpolate(small, size=(side, side), mode="nearest")
@@ -123,13 +122,13 @@ def visible(
     return None
 
 
-def coloured(labels: NDArray[Any]) -> NDArray[np.uint8]:
-    """A map of classes [H, W] in colours [H, W, 3]."""
+def colour_labels(labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a map of classes [H, W] in colours, [H, W, 3]."""
     return (np.asarray(colormaps["tab20"](labels % 20))[..., :3] * 255).astype(np.uint8)
 
 
-def boxed(boxes: Sequence[dict[str, Any]], side: int) -> NDArray[np.uint8]:
-    """Boxes drawn on black, a colour for each class: [S, S, 3]."""
+def draw_boxes(boxes: Sequence[dict[str, Any]], side: int) -> NDArray[np.uint8]:
+    """Draw boxes on black in the colour of their class, [S, S, 3]."""
     canvas = Image.new("RGB", (side, side))
     pen = ImageDraw.Draw(canvas)
     for one in boxes:
@@ -139,30 +138,30 @@ def boxed(boxes: Sequence[dict[str, Any]], side: int) -> NDArray[np.uint8]:
     return np.asarray(canvas)
 
 
-def in_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """[H, W, 3] in as many channels as the set's images have."""
+def match_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Convert [H, W, 3] to the number of channels, 1 or 3."""
     return image if channels == 3 else image.mean(axis=2, keepdims=True).astype(np.uint8)
 
 
 def samples(
-    model: LatentDiffusion, what: Asked, latent_shape: Sequence[int], path: Path, *, guidance: float
+    model: LatentDiffusion, what: PreviewRequests, latent_shape: Sequence[int], path: Path, *, guidance: float
 ) -> dict[str, NDArray[np.uint8]]:
-    """Samples as PATH-samples.png: what was asked for above them, the originals below; and PATH-denoising.png."""
+    """Draw samples between their conditions and originals as PATH-samples.png, and PATH-denoising.png."""
     columns = len(what.requests)
-    rows = SAMPLED if what.pictures is None else 2
+    rows = SAMPLE_ROWS if what.conditions is None else 2
     sampler = sampling.Sampler(solver="dpm_solver_2m", steps=STEPS)
     estimates: list[Tensor] = []
     generated = sampling.generate(
         model, list(what.requests) * rows, range(columns * rows), latent_shape=latent_shape, sampler=sampler,
         guidance=Guidance(guidance), on_step=lambda done, z: estimates.append(z[:4].cpu()),
     ).cpu()  # fmt: skip
-    parts = [part for part in (what.pictures, generated, what.originals) if part is not None]
-    drawn = contact_sheet.save(
+    parts = [part for part in (what.conditions, generated, what.originals) if part is not None]
+    sheet = contact_sheet.save(
         path.with_name(f"{path.name}-samples.png"), torch.cat(parts), columns=columns, captions=what.captions
     )
-    chosen = [estimates[round(i * (len(estimates) - 1) / (DENOISED - 1))] for i in range(DENOISED)]
+    spaced = [estimates[round(i * (len(estimates) - 1) / (ESTIMATES - 1))] for i in range(ESTIMATES)]
     with torch.inference_mode():
-        decoded = [model.autoencoder.decode(z.to(model.device)).clamp(-1, 1).cpu() for z in chosen]
+        decoded = [model.autoencoder.decode(z.to(model.device)).clamp(-1, 1).cpu() for z in spaced]
     steps = torch.stack(decoded, dim=1).flatten(0, 1)  # a row for each image
-    rows_drawn = contact_sheet.save(path.with_name(f"{path.name}-denoising.png"), steps, columns=DENOISED)
-    return {"samples": drawn, "denoising": rows_drawn}
+    denoising = contact_sheet.save(path.with_name(f"{path.name}-denoising.png"), steps, columns=ESTIMATES)
+    return {"samples": sheet, "denoising": denoising}

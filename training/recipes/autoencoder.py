@@ -58,7 +58,7 @@ class AutoencoderRecipe(Recipe):
         parameters = self.discriminator.parameters()
         return [first, optimiser.build(parameters, self.optimiser_config, self.config.adversarial_rate)]
 
-    def initial_from(self, release: Path) -> None:
+    def load_initial(self, release: Path) -> None:
         """Begin with the autoencoder of a release of either kind, latent scale included."""
         load_fitting(self.autoencoder, lambda: load_autoencoder(release)[0].state_dict(), "initial")
 

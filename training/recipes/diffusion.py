@@ -56,7 +56,7 @@ class DiffusionRecipe(Recipe):
         trained = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
         return [optimiser.build(trained, self.optimiser_config)]  # a frozen text encoder is not among them
 
-    def initial_from(self, release: Path) -> None:
+    def load_initial(self, release: Path) -> None:
         """Begin with the U-Net and the conditioners of a diffusion release."""
         model, _ = load_diffusion(release)
         for name, module in (("unet", model.unet), ("conditioners", model.conditioners)):

@@ -47,7 +47,7 @@ class Recipe(LightningModule):
         """One step on this rank's rows of the batch -> the terms of the loss, means over these rows."""
 
     @abstractmethod
-    def initial_from(self, release: Any) -> None:
+    def load_initial(self, release: Any) -> None:
         """Begin with the weights of a release folder. Raises ReleaseError or ValueError naming what does not fit."""
 
     def configure_optimizers(self) -> Any:

@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run: checkpoints, signals, pictures."""
+"""The Lightning callbacks of a run: saving checkpoints, stopping on a signal, drawing previews."""
 
 import signal
 import time
@@ -8,8 +8,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.experiments.schema import CheckpointConfig
@@ -20,11 +22,12 @@ from training.runs.errors import CURE, Diverged, Interrupted
 from training.runs.identity import Run
 from training.runs.progress import ProgressReport
 
-Pictures = Callable[[Path], Mapping[str, Any]]  # writes its pictures into a folder; they are shown in TensorBoard too
+Previews = Mapping[str, NDArray[np.uint8]]  # images [height, width, C] by name
+DrawPreviews = Callable[[Path], Previews]  # writes PATH-NAME.png for each preview, and returns them for TensorBoard
 
 
-class Saver(Callback):
-    """Restores a checkpoint before the first step, saves one on a timer, after the last step and when told to stop."""
+class CheckpointSaver(Callback):
+    """Restores a checkpoint before the first step; saves one on a timer, after the last step and on a signal."""
 
     def __init__(
         self,
@@ -39,77 +42,81 @@ class Saver(Callback):
         self.signal: int | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Every rank reads the same checkpoint."""
+        """Restore the checkpoint. Raises CheckpointError if the ranks found checkpoints of different steps."""
         assert isinstance(module, Recipe)
-        begins = torch.tensor(0 if self.latest is None else self.latest.step, device=module.device)
-        if int(begins) * trainer.world_size != int(trainer.strategy.reduce(begins, reduce_op="sum")):
-            raise CheckpointError(f"rank {trainer.global_rank} found step {int(begins)}, others found another: "
-                                  "the ranks of a run need one place for its checkpoints")  # fmt: skip
+        step = torch.tensor(0 if self.latest is None else self.latest.step, device=module.device)
+        if int(step) * trainer.world_size != int(trainer.strategy.reduce(step, reduce_op="sum")):
+            raise CheckpointError(
+                f"rank {trainer.global_rank} found the checkpoint of step {int(step)}, other ranks found another one; "
+                "all ranks of a run must share one checkpoint location"
+            )
         if self.latest is not None:
             recipe_state.restore(module, self.latest)
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
-        """Save where it is time to. Raises CheckpointError or Interrupted."""
+        """Save the state if it is due. Raises CheckpointError, Diverged or Interrupted."""
         assert isinstance(module, Recipe)
         stop = self.signal is not None
         if trainer.is_global_zero:
             every = self.config.every_steps
             timer = time.monotonic() - self.saved_at >= 60 * self.config.every_minutes
             if stop or timer or module.step == module.steps or (every is not None and module.step % every == 0):
-                self.report.read()  # a loss that is not finite is told before it is saved
-                self.store.save(module.step, finite(recipe_state.state_of(module), module.step), self.run.__dict__)
+                self.report.read()  # raises Diverged before a useless state replaces a good one
+                state = recipe_state.state_of(module)
+                require_finite(state, module.step)
+                self.store.save(module.step, state, self.run.__dict__)
                 self.report.draw()
                 self.saved_at = time.monotonic()
         if stop:
-            raise Interrupted(f"stopped at step {module.step} of {module.steps}, which is saved; "
-                              "run the same command to go on")  # fmt: skip
+            raise Interrupted(
+                f"stopped at step {module.step} of {module.steps}, which is saved; run the same command to resume"
+            )
 
-    def stopping_softly(self) -> "Signals":
-        """Within it, SIGTERM and SIGINT end the run after the step that is being taken."""
-        return Signals(self)
+    def catch_stop_signals(self) -> "StopSignals":
+        """Return a context in which SIGTERM and SIGINT end the run after the current step."""
+        return StopSignals(self)
 
 
-def finite(state: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-    """The state. Raises Diverged where a weight is no number any more: it would replace a good checkpoint."""
+def require_finite(state: Mapping[str, Tensor], step: int) -> None:
+    """Raise Diverged if a tensor of the state holds NaN or infinity."""
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
-            raise Diverged(f"{name.removeprefix('recipe.')} is no finite number after step {step}. {CURE}")
-    return state
+            raise Diverged(f"{name.removeprefix('recipe.')} is not finite after step {step}. {CURE}")
 
 
-class Signals:
-    """Keeps the first SIGTERM or SIGINT for the saver; a second one acts as it did before."""
+class StopSignals:
+    """Keeps the first SIGTERM or SIGINT for the saver; a second one has its former effect."""
 
-    def __init__(self, saver: Saver) -> None:
+    def __init__(self, saver: CheckpointSaver) -> None:
         self.saver = saver
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        with suppress(ValueError):  # not in the main thread: there are no signals to hear
+        with suppress(ValueError):  # only the main thread can handle signals
             for number in (signal.SIGTERM, signal.SIGINT):
-                self.before[number] = signal.signal(number, self.hear)
+                self.before[number] = signal.signal(number, self.note)
 
     def __exit__(self, *rest: Any) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
         """Note the signal."""
         self.saver.signal = number
         signal.signal(number, self.before[number])
 
 
-class Shown(Callback):
-    """Draws pictures of the present state now and then, as `pictures/step-00000500-NAME.png`."""
+class PreviewDrawer(Callback):
+    """Draws previews of the current state every few steps, as `pictures/step-00000500-NAME.png`."""
 
-    def __init__(self, pictures: Pictures, every: int, folder: Path, report: ProgressReport) -> None:
-        self.pictures, self.every, self.folder, self.report = pictures, every, folder, report
+    def __init__(self, draw_previews: DrawPreviews, every: int, folder: Path, report: ProgressReport) -> None:
+        self.draw_previews, self.every, self.folder, self.report = draw_previews, every, folder, report
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
-        """Only on the first rank; the other ranks wait at the next step."""
+        """Draw on the first rank; the other ranks wait at the next step."""
         assert isinstance(module, Recipe)
         if trainer.is_global_zero and module.step % self.every == 0 and module.step < module.steps:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for name, image in self.pictures(self.folder / f"step-{module.step:08d}").items():
+            for name, image in self.draw_previews(self.folder / f"step-{module.step:08d}").items():
                 self.report.board.add_image(name, image, module.step, dataformats="HWC")

@@ -1,11 +1,11 @@
-"""The card of a release: what it is, in a page of Markdown."""
+"""The card of a release: a page of Markdown that describes it."""
 
 from training.data.image_set import Description
 from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment
 
 
 def autoencoder(config: AutoencoderExperiment, data: Description, loss: float | None) -> str:
-    """The card of a first stage; `loss` is the mean of its last steps, None where there is none."""
+    """Return the card of a first stage. `loss` is the mean of its last steps, or None if it was not trained."""
     m = config.model
     return f"""# {config.name}
 
@@ -17,13 +17,13 @@ size, and back.
 
 
 def diffusion(config: DiffusionExperiment, data: Description, loss: float | None) -> str:
-    """The card of a second stage; `loss` is the mean of its last steps, None where it is not known."""
+    """Return the card of a second stage. `loss` is the mean of its last steps, or None if it is unknown."""
     conditions = ", ".join(f"`{name}`" for name in config.model.conditioners) or "none"
     return f"""# {config.name}
 
 A latent diffusion model that predicts {config.model.diffusion.parameterisation}. Conditions: {conditions}.
 The weights are a moving average of the trained ones. `samples.png` shows samples
-under what they were asked for, `denoising.png` how some of them came about.
+below their conditions, `denoising.png` the denoising of some of them.
 
 {_training(config, data, loss)}"""
 

@@ -1,11 +1,11 @@
-"""Everything that a training run needs to go on as if it had not died, saved on a timer.
+"""Checkpoints: the state from which a training run resumes as if it had never stopped.
 
-A checkpoint is a folder of two files, complete once it has its name:
+A checkpoint is a folder of two files. It is complete once the folder has its final name:
 
-    step-00000500/state.safetensors    weights, their average, optimisers' moments
+    step-00000500/state.safetensors    weights, their moving average, the optimisers' moments
     step-00000500/run.json             the step, the configuration and the data's fingerprint
 
-There is no state of random generators in it: data order, noise and dropout are functions of (seed, step).
+It holds no state of random generators: data order, noise and dropout are functions of (seed, step).
 """
 
 import errno
@@ -22,14 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.errors import DarkroomError
+from training.errors import DarkroomError, summarise
 from training.runs.identity import Run
 
 STATE, RUN = "state.safetensors", "run.json"
 
 
 class CheckpointError(DarkroomError):
-    """A checkpoint that cannot be written, read or gone on from; the message says why and what to do."""
+    """A checkpoint cannot be written, read or resumed from; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,31 @@ class Checkpoint:
 
     folder: Path
     step: int
-    run: Mapping[str, Any]  # what `save` was told besides
+    run: Mapping[str, Any]  # the `run` that was given to `save`
 
 
 class CheckpointStore(Protocol):
-    """Where checkpoints are kept. Each call leaves the store with whole checkpoints only."""
+    """The checkpoints of one run. Each call leaves the store with complete checkpoints only."""
 
     def save(self, step: int, tensors: dict[str, Tensor], run: Mapping[str, Any]) -> None:
-        """Keep one more, and forget the oldest ones. Raises CheckpointError."""
+        """Save the state of a step and delete the oldest checkpoints. Raises CheckpointError."""
 
     def latest(self) -> Checkpoint | None:
-        """The one of the highest step. Raises CheckpointError for one that is damaged."""
+        """Return the checkpoint of the highest step. Raises CheckpointError if it is damaged."""
 
     def clear(self) -> None:
-        """Forget all."""
+        """Delete all checkpoints."""
+
+
+class CheckpointLocation(Protocol):
+    """Where runs keep their checkpoints: a disk, a volume, an object store."""
+
+    def open(self, run: Run) -> AbstractContextManager[CheckpointStore]:
+        """Open the store of a run; it is closed when training ends. Raises CheckpointError."""
 
 
 class LocalCheckpoints:
-    """In a folder of this machine, or of a volume that outlives it; the latest `keep` of them."""
+    """A `CheckpointStore` in a folder of this machine or of a volume. It keeps the latest `keep` checkpoints."""
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
@@ -70,13 +77,13 @@ class LocalCheckpoints:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished / STATE)
             (unfinished / RUN).write_text(json.dumps({**run, "step": step}, indent=2) + "\n")
             for path in (unfinished / STATE, unfinished / RUN, unfinished):
-                synced(path)
-            shutil.rmtree(target, ignore_errors=True)  # of a run that was begun again
+                sync_to_disk(path)
+            shutil.rmtree(target, ignore_errors=True)  # left by a run that was restarted
             unfinished.rename(target)
-            synced(self.folder)
+            sync_to_disk(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
-            raise CheckpointError(self.failed(step, error, tensors)) from None
+            raise CheckpointError(self._describe_failure(step, error, tensors)) from None
         for old in self.complete()[: -self.keep]:
             shutil.rmtree(old)
 
@@ -89,31 +96,23 @@ class LocalCheckpoints:
             run = json.loads((complete[-1] / RUN).read_text())
             return Checkpoint(complete[-1], run["step"], run)
         except (OSError, ValueError, KeyError) as error:
-            raise damaged(Checkpoint(complete[-1], 0, {}), error) from None
+            raise damage_error(complete[-1], error) from None
 
     def clear(self) -> None:
         """See `CheckpointStore.clear`."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def complete(self) -> list[Path]:
-        """The folders of whole checkpoints, the oldest first."""
+        """Return the folders of complete checkpoints, the oldest first."""
         return sorted((path for path in self.folder.glob("step-*") if path.suffix != ".unfinished"), key=step_of)
 
-    def failed(self, step: int, error: Exception, tensors: Mapping[str, Tensor]) -> str:
-        """Why a checkpoint was not written, and what is left."""
+    def _describe_failure(self, step: int, error: Exception, tensors: Mapping[str, Tensor]) -> str:
         need = sum(tensor.nbytes for tensor in tensors.values())
-        why = f"the disk is full; a checkpoint takes {need / 1e6:.0f} MB" if disk_full(error) else str(error)
+        why = f"the disk is full; a checkpoint takes {need / 1e6:.0f} MB" if is_disk_full(error) else str(error)
         complete = self.complete()
-        left = f"step {step_of(complete[-1])} is kept" if complete else "there is none before it"
+        left = f"step {step_of(complete[-1])} is kept" if complete else "there is no earlier one"
         return f"{self.folder}: the checkpoint of step {step} could not be written: {why} ({left}). " \
                "Make room and run the same command again"  # fmt: skip
-
-
-class CheckpointLocation(Protocol):
-    """Where runs keep their checkpoints: a disk, a volume, an object store."""
-
-    def open(self, run: Run) -> AbstractContextManager[CheckpointStore]:
-        """Open the store of a run, to be closed when training ends. Raises CheckpointError."""
 
 
 @dataclass(frozen=True)
@@ -133,20 +132,20 @@ def output_checkpoints(run: Run) -> Path:
     return Path(run.config["output"]) / "checkpoints"
 
 
-def disk_full(error: Exception) -> bool:
-    """Whether there was no room to write; safetensors tells so in words alone."""
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint's folder."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Return whether writing failed for lack of room. The safetensors library says so only in its message."""
     number = getattr(error, "errno", None)
     words = ("No space left", "quota exceeded")
     return number in (errno.ENOSPC, errno.EDQUOT) or any(part in str(error) for part in words)
 
 
-def step_of(folder: Path) -> int:
-    """The step of a checkpoint's folder."""
-    return int(folder.name.removeprefix("step-"))
-
-
-def synced(path: Path) -> None:
-    """Make what was written to a file or folder outlast a crash of the machine."""
+def sync_to_disk(path: Path) -> None:
+    """Flush a file or folder to disk, so that it survives a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -154,9 +153,8 @@ def synced(path: Path) -> None:
         os.close(descriptor)
 
 
-def damaged(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
-    """What to say of a checkpoint that does not load."""
-    reason = " ".join(str(error).split())[:300]
+def damage_error(folder: Path, error: Exception) -> CheckpointError:
+    """Return the error for a checkpoint that cannot be loaded."""
     return CheckpointError(
-        f"{checkpoint.folder}: a damaged checkpoint ({reason}); remove the folder to go on from the one before"
+        f"{folder}: a damaged checkpoint ({summarise(error, 300)}); remove the folder to resume from the one before"
     )

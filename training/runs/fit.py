@@ -1,4 +1,4 @@
-"""Running a recipe under Lightning's trainer: devices, precision, checkpoints, pictures, and going on after a death."""
+"""Runs a recipe under Lightning's trainer: devices, precision, checkpoints, previews, and resuming after a crash."""
 
 import logging
 import os
@@ -13,14 +13,23 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from training.data.batches import Batches, keep_batch
-from training.experiments.schema import Experiment, ExperimentError, plain
+from training.data.batches import Batches, Read, keep_batch
+from training.data.image_set import ImageSet
+from training.experiments.schema import Experiment, ExperimentError, to_plain
 from training.recipes.recipe import Recipe
 from training.runs import recipe_state
-from training.runs.callbacks import Pictures, Saver, Shown
+from training.runs.callbacks import CheckpointSaver, DrawPreviews, PreviewDrawer
 from training.runs.checkpoints import Checkpoint, CheckpointStore
 from training.runs.identity import Run
 from training.runs.progress import ProgressReport
+
+
+def build_batches(config: Experiment, images: ImageSet, read: Read, rank: int = 0, ranks: int = 1) -> Batches:
+    """Return the batches of one rank, each read by `read`. Raises ValueError naming the field that is not allowed."""
+    return Batches(
+        read, count=len(images.rows("train")), batch_size=config.batch_size, seed=config.seed, steps=config.steps,
+        rank=rank, ranks=ranks,
+    )  # fmt: skip
 
 
 def fit(
@@ -30,36 +39,37 @@ def fit(
     run: Run,
     *,
     store: CheckpointStore,
-    pictures: Pictures,
+    draw_previews: DrawPreviews,
 ) -> ProgressReport | None:
-    """Take the steps that are left. Returns the report on the first rank, None on the others.
+    """Take the remaining steps. Returns the report on the first rank, None on the others.
 
-    batches: of (rank, ranks). store: where checkpoints go and where the run goes on from.
+    batches: returns the batches of (rank, ranks). store: where checkpoints are saved, and from where the run resumes.
     Raises ExperimentError, CheckpointError, Diverged or Interrupted.
     """
     output = Path(config.output)
-    latest = checkpoint_of(config, run, store)
-    (output / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
+    latest = find_checkpoint(config, run, store)
+    (output / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
     start = 0 if latest is None else latest.step
     report = ProgressReport(config.steps, output, start=start)
-    saver = Saver(store, config.checkpoint, run, report, latest)
-    shown = Shown(pictures, config.pictures_every or max(1, config.steps // 10), output / "pictures", report)
+    saver = CheckpointSaver(store, config.checkpoint, run, report, latest)
+    every = config.pictures_every or max(1, config.steps // 10)
+    previews = PreviewDrawer(draw_previews, every, output / "pictures", report)
     if latest is None and config.initial is not None:
         try:
-            recipe.initial_from(Path(config.initial))
+            recipe.load_initial(Path(config.initial))
         except ValueError as error:
             raise ExperimentError(str(error)) from None
     if latest is not None:
-        print(f"going on from step {start} of {config.steps}", flush=True)
+        print(f"resuming from step {start} of {config.steps}", flush=True)
     for logger in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.ERROR)  # device lists and tips
+        logging.getLogger(logger).setLevel(logging.ERROR)  # hides device lists and tips
     with warnings.catch_warnings():
-        # what it warns of is on purpose: no workers for what is in memory, one endless epoch
+        # Lightning warns of what is intended: no workers for data in memory, and one endless epoch.
         warnings.filterwarnings("ignore", module="lightning")
         trainer = Trainer(
-            **hardware(config),
+            **trainer_options(config),
             max_epochs=1,
-            callbacks=[report, saver, shown],
+            callbacks=[report, saver, previews],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -74,16 +84,19 @@ def fit(
                 data, batch_size=None, sampler=range(start, config.steps), collate_fn=keep_batch, num_workers=workers,
                 pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
             )  # fmt: skip
-            with saver.stopping_softly():
+            with saver.catch_stop_signals():
                 trainer.fit(recipe, loader)
-        elif latest is not None:  # it died after its last step
+        elif latest is not None:  # the earlier run died after its last step, before it wrote the release
             recipe_state.restore_weights(recipe, latest)
-            report.rows = report.kept()
+            report.rows = report.earlier_rows()
     return report if trainer.is_global_zero else None
 
 
-def checkpoint_of(config: Experiment, run: Run, store: CheckpointStore) -> Checkpoint | None:
-    """Where the run goes on from, None for the beginning. Raises ExperimentError for another experiment's."""
+def find_checkpoint(config: Experiment, run: Run, store: CheckpointStore) -> Checkpoint | None:
+    """Return the checkpoint to resume from, or None to start at the first step.
+
+    Raises ExperimentError if the checkpoint belongs to another experiment, CheckpointError if it is damaged.
+    """
     if config.resume is False:
         store.clear()
         return None
@@ -93,23 +106,23 @@ def checkpoint_of(config: Experiment, run: Run, store: CheckpointStore) -> Check
         if changes:
             raise ExperimentError(
                 f"output: {latest.folder.parent.parent} holds a run of another experiment at step {latest.step}: "
-                f"{', '.join(changes)}. Give another output, resume=anyway to go on from that step with the changes, "
-                "or resume=false to begin again"
+                f"{', '.join(changes)}. Give another output, resume=anyway to resume from that step with the changes, "
+                "or resume=false to restart"
             )
     return latest
 
 
-def hardware(config: Experiment) -> dict[str, Any]:
-    """The trainer's arguments for the configured devices and precision. Raises ExperimentError."""
+def trainer_options(config: Experiment) -> dict[str, Any]:
+    """Return the Trainer's arguments for the configured devices and precision. Raises ExperimentError."""
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise ExperimentError(
-            "device: cuda was asked for, and this machine has no usable GPU; permitted here: auto, cpu"
+            "device: cuda is not available, this machine has no usable GPU; permitted here: auto, cpu"
         )
     on_gpu = cuda and config.device != "cpu"
-    nodes, devices = placed(config)
+    nodes, devices = count_devices(config)
     if on_gpu and devices > torch.cuda.device_count():
-        raise ExperimentError(f"devices: {devices} are asked for; permitted here: 1 to {torch.cuda.device_count()}")
+        raise ExperimentError(f"devices: {devices} is not allowed; permitted here: 1 to {torch.cuda.device_count()}")
     precision = config.precision if config.precision != "auto" else "bf16" if on_gpu else "fp32"
     strategy: Any = "auto"
     if nodes * devices > 1:  # two networks take turns, so in each turn the other's parameters are unused
@@ -124,9 +137,9 @@ def hardware(config: Experiment) -> dict[str, Any]:
     }
 
 
-def placed(config: Experiment) -> tuple[int, int]:
-    """Nodes, and devices of each: torchrun's where it has started this process."""
+def count_devices(config: Experiment) -> tuple[int, int]:
+    """Return the number of nodes and the devices per node: torchrun's if torchrun started this process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return 1, config.devices
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    return int(os.environ["WORLD_SIZE"]) // here, here
+    per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+    return int(os.environ["WORLD_SIZE"]) // per_node, per_node

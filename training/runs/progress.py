@@ -1,5 +1,5 @@
-"""What a training run shows and records: a bar on a terminal, plain lines in a log, every step in a CSV file,
-curves in a picture and for TensorBoard.
+"""The progress of a training run: a bar on a terminal, plain lines in a log, every step in a CSV file, curves as a
+PNG and in TensorBoard.
 """
 
 import csv
@@ -17,16 +17,16 @@ from torch import Tensor
 from training.runs.errors import CURE, Diverged
 
 LINE_SECONDS = 5.0
-READ_EVERY = 20  # steps; reading a loss makes a GPU wait, so it is not done at each
+READ_EVERY = 20  # steps; reading a loss makes the GPU wait
 RECENT = 50  # steps whose mean loss is shown
 
 Rows = list[dict[str, float]]
 
 
 class ProgressReport(Callback):
-    """Records every step's terms in `losses.csv`, shows the latest, stops a run whose loss is not finite.
+    """Records every step's terms in `losses.csv`, shows the latest, and stops a run whose loss is not finite.
 
-    Only the first rank writes. A run that goes on keeps the rows of the steps before `start`.
+    Only the first rank writes. A resumed run keeps the rows of the steps before `start`.
     """
 
     def __init__(self, steps: int, folder: Path, *, start: int = 0, console: Console | None = None) -> None:
@@ -46,7 +46,7 @@ class ProgressReport(Callback):
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self.rows = self.kept()
+        self.rows = self.earlier_rows()
         write_table(self.table, self.rows)
         self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
         if self.console.is_terminal:
@@ -58,7 +58,7 @@ class ProgressReport(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the terms of the step; read them now and then. Raises Diverged."""
+        """Keep the terms of the step, and read them every few steps. Raises Diverged."""
         step = self.start + batch_idx + 1
         self.unread.append((step, dict(outputs)))
         if step % READ_EVERY == 0 or step == self.steps or module.device.type == "cpu":
@@ -67,17 +67,17 @@ class ProgressReport(Callback):
                 self._show(step)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take the bar down and draw the curves."""
+        """Remove the bar and draw the curves."""
         self._stop()
         if trainer.is_global_zero:
             self.draw()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Take the bar down before the error is told."""
+        """Remove the bar before the error is printed."""
         self._stop()
 
     def read(self) -> None:
-        """Bring the terms of all steps until now to the table. Raises Diverged."""
+        """Append the terms of all steps so far to the table. Raises Diverged."""
         if not self.unread:
             return
         names = list(self.unread[0][1])
@@ -88,7 +88,7 @@ class ProgressReport(Callback):
         ]
         self.unread = []
         self.rows += fresh
-        if hasattr(self, "board"):  # the first rank's alone
+        if hasattr(self, "board"):  # only on the first rank
             write_table(self.table, fresh, append=len(self.rows) > len(fresh))
             for row in fresh:
                 for name in names:
@@ -97,17 +97,17 @@ class ProgressReport(Callback):
             if not math.isfinite(row["loss"]):
                 raise Diverged(f"The loss became {row['loss']} at step {row['step']:.0f}. {CURE}")
 
-    def kept(self) -> Rows:
-        """The rows of the steps before this start."""
+    def earlier_rows(self) -> Rows:
+        """Return the rows of the steps before `start`."""
         return [row for row in read_table(self.table) if row["step"] <= self.start]
 
     def loss(self) -> float | None:
-        """The mean of the last steps; None where the run began at its end and its table is gone."""
+        """Return the mean loss of the last steps; None if no step was taken and the table is missing."""
         recent = self.rows[-RECENT:]
         return sum(row["loss"] for row in recent) / len(recent) if recent else None
 
     def draw(self) -> None:
-        """The curves until now, as loss.png."""
+        """Draw the curves so far as `loss.png`."""
         draw(self.rows, self.folder / "loss.png")
 
     def _stop(self) -> None:
@@ -124,11 +124,11 @@ class ProgressReport(Callback):
             elapsed = now - self.began
             left = elapsed / (step - self.start) * (self.steps - step)
             print(f"step {step}/{self.steps}  loss {self.loss():.4f}  {elapsed:.0f} s, {left:.0f} s to go", flush=True)
-            self.next_line = now + max(LINE_SECONDS, elapsed / 100)  # a long run does not fill its log
+            self.next_line = now + max(LINE_SECONDS, elapsed / 100)  # a long run prints fewer lines
 
 
 def read_table(path: Path) -> Rows:
-    """The rows of losses.csv; a last line that was cut off is left out."""
+    """Return the rows of `losses.csv`, without a last line that was cut off."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:
@@ -141,7 +141,7 @@ def read_table(path: Path) -> Rows:
 
 
 def write_table(path: Path, rows: Rows, *, append: bool = False) -> None:
-    """Write rows as CSV, or add them to it."""
+    """Write rows as CSV, or append them."""
     if not rows:
         if not append:
             path.unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def write_table(path: Path, rows: Rows, *, append: bool = False) -> None:
 
 
 def draw(rows: Rows, path: Path) -> None:
-    """The loss over the steps, each and as a running mean, and the learning rate, as a PNG."""
+    """Draw the loss of each step, its running mean and the learning rate as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

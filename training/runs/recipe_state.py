@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from training.recipes.recipe import Recipe
-from training.runs.checkpoints import STATE, Checkpoint, damaged
+from training.runs.checkpoints import STATE, Checkpoint, damage_error
 
 
 def state_of(recipe: Recipe) -> dict[str, Tensor]:
-    """The recipe's weights as `recipe.NAME` and its optimisers' moments as `optimiser.K.PARAMETER.NAME`."""
+    """Return the weights as `recipe.NAME` and the optimisers' moments as `optimiser.K.PARAMETER.NAME`."""
     tensors = {f"recipe.{name}": tensor.detach() for name, tensor in recipe.saved_weights().items()}
     for k, optim in enumerate(recipe.optimiser_list()):
         for index, values in optim.state_dict()["state"].items():
@@ -22,29 +22,29 @@ def state_of(recipe: Recipe) -> dict[str, Tensor]:
 
 
 def restore(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's state into a recipe and its optimisers. Raises CheckpointError."""
+    """Load a checkpoint's state into a recipe and its optimisers. Raises CheckpointError."""
     tensors = restore_weights(recipe, checkpoint)
     try:
         for k, optim in enumerate(recipe.optimiser_list()):
             prefix = f"optimiser.{k}."
             restore_optimiser(optim, {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
     except (RuntimeError, ValueError) as error:
-        raise damaged(checkpoint, error) from None
+        raise damage_error(checkpoint.folder, error) from None
 
 
 def restore_weights(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Put a checkpoint's weights and step into a recipe; returns all its tensors. Raises CheckpointError."""
+    """Load a checkpoint's weights and step into a recipe, and return all its tensors. Raises CheckpointError."""
     try:
         tensors = load_file(checkpoint.folder / STATE)
         recipe.load_saved_weights({n.removeprefix("recipe."): t for n, t in tensors.items() if n.startswith("recipe.")})
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise damaged(checkpoint, error) from None
+        raise damage_error(checkpoint.folder, error) from None
     recipe.step = checkpoint.step
     return tensors
 
 
 def restore_optimiser(optim: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the moments `PARAMETER.NAME`, in the memory layout of their parameters."""
+    """Load the moments `PARAMETER.NAME` into an optimiser, in the memory layout of their parameters."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, field = name.partition(".")
@@ -52,5 +52,5 @@ def restore_optimiser(optim: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     optim.load_state_dict({**optim.state_dict(), "state": state})
     for parameter, values in optim.state.items():
         for field, tensor in values.items():
-            if tensor.shape == parameter.shape:  # the file has lost the layout, and sums depend on it
+            if tensor.shape == parameter.shape:  # files do not record the layout, and the result of a sum depends on it
                 values[field] = torch.empty_like(parameter).copy_(tensor)

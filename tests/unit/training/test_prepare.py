@@ -88,8 +88,8 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 )
 def test_the_prepared_set_has_a_folder_of_its_own(root: str, folder: str) -> None:
     asked = replace(config("data=images", "data.root=x", "data.image_size=64"), root=root)
-    assert prepare.folder(asked) == Path(folder)
-    assert prepare.folder(replace(asked, prepared="/else/where")) == Path("/else/where")
+    assert prepare.prepared_folder(asked) == Path(folder)
+    assert prepare.prepared_folder(replace(asked, prepared="/else/where")) == Path("/else/where")
 
 
 def test_an_output_is_the_root_of_a_built_in_set(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_an_output_is_the_root_of_a_built_in_set(tmp_path: Path) -> None:
 def test_the_command_tells_what_it_found(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare.main(["data=digits", f"data.root={digits}"]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("digits: 1437 images to train on, 360 held out, 1x32x32, sha256 ")
+    assert told.startswith("digits: 1437 training images, 360 held out, 1x32x32, sha256 ")
     assert image_set.read(digits).description.fingerprint[:12] in told
 
 
@@ -109,7 +109,7 @@ def test_the_command_tells_what_it_found(digits: Path, capsys: pytest.CaptureFix
     [
         (["data=images", "data.image_size=32"], "data.root: needed and not set; add data.root=VALUE"),
         (["data=images", "data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
-        (["steps=5"], "'steps=5' is not of the data; permitted: data=NAME and data.FIELD=VALUE"),
+        (["steps=5"], "'steps=5' is not a data override; permitted: data=NAME and data.FIELD=VALUE"),
         (["data.image_size=0"], "data.image_size: 0 is not allowed; Input should be greater than 0"),
     ],
 )

@@ -27,11 +27,11 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint_and_goes_on_with_a_l
     assert train.main([*command, "steps=2", "optimiser.learning_rate=1e-3"]) == 0
     assert train.main([*command, "optimiser.learning_rate=1e30"]) == 2
     told = capsys.readouterr().err
-    assert "optimiser.learning_rate was 0.001 and is 1e+30. Give another output, resume=anyway to go on" in told
+    assert "optimiser.learning_rate was 0.001 and is 1e+30. Give another output, resume=anyway to resume" in told
 
     assert train.main([*command, "optimiser.learning_rate=1e30", "resume=anyway"]) == 2
     told = capsys.readouterr().err
-    assert "The checkpoints before it are kept: go on from the last with a lower optimiser.learning_rate" in told
+    assert "Earlier checkpoints are kept: resume from the last with a lower optimiser.learning_rate" in told
     assert told.count("\n") == 1
     kept = LocalCheckpoints(tmp_path / "checkpoints").latest()
     assert kept is not None
@@ -39,7 +39,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint_and_goes_on_with_a_l
     assert max(float(tensor.abs().max()) for tensor in load_file(kept.folder / STATE).values()) < 100
 
     assert train.main([*command, "optimiser.learning_rate=1e-3", "resume=anyway"]) == 0
-    assert "going on from step 2 of 6" in capsys.readouterr().out
+    assert "resuming from step 2 of 6" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -75,4 +75,4 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_where_there_is_room(
     assert kept.step == step
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     assert train.main(command) == 0
-    assert f"going on from step {step} of 4" in capsys.readouterr().out
+    assert f"resuming from step {step} of 4" in capsys.readouterr().out

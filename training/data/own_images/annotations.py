@@ -1,16 +1,16 @@
-"""What a source says of its pictures: `metadata.jsonl`, and the files that lie beside a picture under its name.
+"""The annotations of a source: `metadata.jsonl`, and sidecar files that share the name of an image.
 
-    cat.png           the picture
+    cat.png           the image
     cat.txt           its text
     cat.cls           its label
-    cat.json          its record, as a line of metadata.jsonl has it, without file_name
+    cat.json          its record: a line of metadata.jsonl without file_name
     cat.map.png       the class of each pixel
     cat.mask.png      white in the hole
     metadata.jsonl    {"file_name": "cat.png", "text": ..., "label": ..., "boxes": ..., "map": ..., "mask": ...,
-                      "split": ...}; file names are relative to the folder that the file is in
+                      "split": ...}; file names are relative to the folder of the file
 
-A record counts for more than the files. A further part of a picture's name, up to the first dot, may be left out of
-theirs (cat.left.png has cat.txt too), as WebDataset has it.
+A record takes precedence over sidecars. As in WebDataset, a sidecar may share only the part of the image's name up to
+the first dot: cat.txt belongs to cat.left.png too.
 """
 
 import json
@@ -24,7 +24,7 @@ from training.data.own_images.sources import METADATA, PICTURE_ENDINGS, clean
 
 MAP_ENDING, MASK_ENDING = ".map.png", ".mask.png"
 SIDECARS = (".txt", ".cls", ".json")
-LONGEST_SIDECAR = 1 << 20  # bytes; what is longer speaks of more than one picture
+LONGEST_SIDECAR = 1 << 20  # bytes; a longer file does not describe a single image
 SPLITS = {"train": "train", "held_out": "held_out", "validation": "held_out", "test": "held_out"}
 
 Label = str | int
@@ -32,8 +32,8 @@ Role = Literal["picture", "map", "mask", "sidecar", "metadata", "other"]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is said of a picture. boxes: (label, [x0, y0, x1, y1] in pixels). map, mask: names of files."""
+class Annotation:
+    """The annotation of an image. boxes: (label, [x0, y0, x1, y1] in pixels). map, mask: names of files."""
 
     text: str | None = None
     label: Label | None = None
@@ -44,16 +44,16 @@ class Told:
 
 
 class Annotations:
-    """Collects what is said, in any order, and tells it of one picture after the other."""
+    """Collects annotations in any order, and returns those of an image."""
 
     def __init__(self) -> None:
-        self.listed: dict[str, Told] = {}
-        self.where: dict[str, str] = {}  # the line that lists a picture
+        self.listed: dict[str, Annotation] = {}
+        self.where: dict[str, str] = {}  # the line that lists an image
         self.sidecars: dict[str, tuple[bytes, str]] = {}  # content and origin, by name
         self.planes: dict[str, Role] = {}  # the maps and masks that metadata names
 
     def role(self, name: str) -> Role:
-        """What a file of this name is, as far as is known by now."""
+        """Return the role of a file of this name, as far as the metadata read so far tells."""
         lower = name.lower()
         if posixpath.basename(name) == METADATA:
             return "metadata"
@@ -72,48 +72,48 @@ class Annotations:
     def add_metadata(self, name: str, data: bytes, origin: str) -> None:
         """Read a metadata.jsonl. Raises DataError naming the line."""
         folder = posixpath.dirname(name)
-        for number, line in enumerate(decoded(data, origin).splitlines(), 1):
+        for number, line in enumerate(decode_text(data, origin).splitlines(), 1):
             if not line.strip():
                 continue
             where = f"{origin}:{number}"
-            raw = parsed(line, where)
+            raw = parse_object(line, where)
             file_name = raw.get("file_name")
             if not isinstance(file_name, str) or not file_name:
-                raise DataError(f"data.root: {where} has no file_name; each line names its picture")
-            picture = joined(folder, file_name, where)
+                raise DataError(f"data.root: {where} has no file_name; each line names its image")
+            picture = join_name(folder, file_name, where)
             if picture in self.listed:
                 raise DataError(f"data.root: {where} lists {picture} a second time, after {self.where[picture]}")
-            told = told_by(raw, where, folder)
-            self.listed[picture], self.where[picture] = told, where
-            self.planes |= {told.map: "map"} if told.map else {}
-            self.planes |= {told.mask: "mask"} if told.mask else {}
+            annotation = parse_annotation(raw, where, folder)
+            self.listed[picture], self.where[picture] = annotation, where
+            self.planes |= {annotation.map: "map"} if annotation.map else {}
+            self.planes |= {annotation.mask: "mask"} if annotation.mask else {}
 
     def add_sidecar(self, name: str, data: bytes, origin: str) -> None:
-        """Keep a file that may belong to a picture."""
+        """Keep a sidecar that may belong to an image."""
         if len(data) <= LONGEST_SIDECAR:
             self.sidecars[name] = data, origin
 
-    def of(self, picture: str, planes: Mapping[str, Any]) -> Told:
-        """All that is said of a picture; `planes` holds the maps and masks there are, by name. Raises DataError."""
-        told = self.listed.get(picture, Told())
-        if found := self._beside(picture, ".json", self.sidecars):
+    def of(self, picture: str, planes: Mapping[str, Any]) -> Annotation:
+        """Return the annotation of an image. planes: the maps and masks of the source, by name. Raises DataError."""
+        annotation = self.listed.get(picture, Annotation())
+        if found := self._find_sidecar(picture, ".json", self.sidecars):
             data, origin = self.sidecars[found]
-            raw = parsed(decoded(data, origin), origin)
-            told = either(told, told_by(raw, origin, posixpath.dirname(picture)))
+            raw = parse_object(decode_text(data, origin), origin)
+            annotation = merge(annotation, parse_annotation(raw, origin, posixpath.dirname(picture)))
         text, label = (self._content(picture, ending) for ending in (".txt", ".cls"))
-        beside = Told(
+        sidecars = Annotation(
             text=text,
             label=int(label) if label and is_number(label) else label,
-            map=self._beside(picture, MAP_ENDING, planes),
-            mask=self._beside(picture, MASK_ENDING, planes),
+            map=self._find_sidecar(picture, MAP_ENDING, planes),
+            mask=self._find_sidecar(picture, MASK_ENDING, planes),
         )
-        return either(told, beside)
+        return merge(annotation, sidecars)
 
     def _content(self, picture: str, ending: str) -> str | None:
-        found = self._beside(picture, ending, self.sidecars)
-        return decoded(*self.sidecars[found]).strip() or None if found else None
+        found = self._find_sidecar(picture, ending, self.sidecars)
+        return decode_text(*self.sidecars[found]).strip() or None if found else None
 
-    def _beside(self, picture: str, ending: str, names: Iterable[str]) -> str | None:
+    def _find_sidecar(self, picture: str, ending: str, names: Iterable[str]) -> str | None:
         folder, _, file = picture.rpartition("/")
         for stem in (file.rpartition(".")[0], file.partition(".")[0]):
             if (name := posixpath.join(folder, stem + ending)) in names:
@@ -121,14 +121,14 @@ class Annotations:
         return None
 
 
-def either(first: Told, second: Told) -> Told:
-    """Of each field what the first says, else the second."""
-    values = {field.name: getattr(first, field.name) for field in fields(Told)}
-    return Told(**{name: getattr(second, name) if value is None else value for name, value in values.items()})
+def merge(first: Annotation, second: Annotation) -> Annotation:
+    """Return the first annotation, with its missing fields from the second."""
+    values = {field.name: getattr(first, field.name) for field in fields(Annotation)}
+    return Annotation(**{name: getattr(second, name) if value is None else value for name, value in values.items()})
 
 
-def parsed(line: str, where: str) -> dict[str, Any]:
-    """A JSON object. Raises DataError."""
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """Parse a JSON object. Raises DataError."""
     try:
         raw = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -138,49 +138,49 @@ def parsed(line: str, where: str) -> dict[str, Any]:
     return raw
 
 
-def decoded(data: bytes, origin: str) -> str:
-    """UTF-8 text, with or without a byte order mark. Raises DataError."""
+def decode_text(data: bytes, origin: str) -> str:
+    """Decode UTF-8 text, with or without a byte order mark. Raises DataError."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"data.root: {origin} is not UTF-8 (byte {error.start})") from None
 
 
-def told_by(raw: Mapping[str, Any], where: str, folder: str) -> Told:
-    """A record's fields, checked; others are ignored, and null is as none. Raises DataError."""
-    text = string(raw, "text", where)
-    split = string(raw, "split", where)
+def parse_annotation(raw: Mapping[str, Any], where: str, folder: str) -> Annotation:
+    """Check the fields of a record. Unknown fields are ignored, and null means missing. Raises DataError."""
+    text = text_field(raw, "text", where)
+    split = text_field(raw, "split", where)
     if split is not None and split not in SPLITS:
         raise DataError(f"data.root: {where}: split {split!r} is not allowed; permitted: {', '.join(SPLITS)}")
-    planes = {field: string(raw, field, where) for field in ("map", "mask")}
-    return Told(
+    planes = {field: text_field(raw, field, where) for field in ("map", "mask")}
+    return Annotation(
         text=text,
         label=label_of(raw.get("label"), where, "label"),
         boxes=boxes_of(raw["boxes"], where) if raw.get("boxes") is not None else None,
         split=SPLITS[split] if split else None,
-        **{field: joined(folder, name, where) if name else None for field, name in planes.items()},
+        **{field: join_name(folder, name, where) if name else None for field, name in planes.items()},
     )
 
 
-def string(raw: Mapping[str, Any], field: str, where: str) -> str | None:
-    """A field's text, stripped; None where it is empty. Raises DataError."""
+def text_field(raw: Mapping[str, Any], field: str, where: str) -> str | None:
+    """Return a field's text, stripped, or None if it is empty. Raises DataError."""
     value = raw.get(field)
     if value is not None and not isinstance(value, str):
-        raise DataError(f"data.root: {where}: {field} is {json.dumps(value)[:60]}; it has to be a string")
-    return unicode(value, where).strip() or None if value else None
+        raise DataError(f"data.root: {where}: {field} is {json.dumps(value)[:60]}; it must be a string")
+    return check_unicode(value, where).strip() or None if value else None
 
 
 def label_of(value: Any, where: str, field: str) -> Label | None:
-    """A name or number. Raises DataError."""
+    """Return a label, a name or a number. Raises DataError."""
     if isinstance(value, str):
-        return unicode(value, where).strip() or None
+        return check_unicode(value, where).strip() or None
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    raise DataError(f"data.root: {where}: {field} is {json.dumps(value)[:60]}; it has to be a string or a whole number")
+    raise DataError(f"data.root: {where}: {field} is {json.dumps(value)[:60]}; it must be a string or an integer")
 
 
 def boxes_of(value: Any, where: str) -> tuple[tuple[Label, tuple[float, ...]], ...]:
-    """[{"label": ..., "box": [x0, y0, x1, y1]}, ...]. Raises DataError."""
+    """Return the boxes of [{"label": ..., "box": [x0, y0, x1, y1]}, ...]. Raises DataError."""
     boxes = []
     for one in value if isinstance(value, list) else [value]:
         edges = one.get("box") if isinstance(one, dict) else None
@@ -195,34 +195,34 @@ def boxes_of(value: Any, where: str) -> tuple[tuple[Label, tuple[float, ...]], .
 
 
 def is_box(edges: Any) -> bool:
-    """Whether it is four numbers, whatever they are."""
+    """Return whether a value is a list of four numbers, in any order."""
     numbers = isinstance(edges, list) and all(isinstance(edge, int | float) for edge in edges)
     return numbers and len(edges) == 4 and not any(isinstance(edge, bool) for edge in edges)
 
 
-def joined(folder: str, name: str, where: str) -> str:
-    """A file that a record names, as its source calls it."""
-    return posixpath.normpath(posixpath.join(folder, clean(unicode(name, where))))
+def join_name(folder: str, name: str, where: str) -> str:
+    """Return the source's name of a file that a record names relative to its folder."""
+    return posixpath.normpath(posixpath.join(folder, clean(check_unicode(name, where))))
 
 
-def unicode(text: str, where: str) -> str:
-    """The text. Raises DataError for halves of surrogate pairs, which JSON can hold and no file can."""
+def check_unicode(text: str, where: str) -> str:
+    """Return the text. Raises DataError for half a surrogate pair, which JSON can hold and a file cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError(f"data.root: {where} holds half a surrogate pair, which is no character") from None
+        raise DataError(f"data.root: {where} holds half a surrogate pair, which is not a character") from None
     return text
 
 
 def is_number(text: str) -> bool:
-    """Whether it is a whole number as Python writes it."""
+    """Return whether a text is an integer as Python writes it."""
     return text.removeprefix("-").isdecimal() and text.isascii() and str(int(text)) == text
 
 
 def class_names(labels: Mapping[str, Sequence[Label]], what: str) -> tuple[str, ...]:
-    """The names of all labels, sorted, numerically where all are numbers. labels: those of each picture, by its name.
+    """Return the names of all labels, sorted, as numbers if all are. labels: those of each image, by its name.
 
-    Raises DataError where some are numbers and some are names.
+    Raises DataError if some are numbers and some are names.
     """
     kinds: dict[type, tuple[str, Label]] = {}
     for picture in sorted(labels):
@@ -238,7 +238,7 @@ def class_names(labels: Mapping[str, Sequence[Label]], what: str) -> tuple[str, 
 
 
 def folder_labels(pictures: Iterable[str]) -> dict[str, Label]:
-    """The folder of each picture, where they lie in two or more folders of one level; else nothing."""
+    """Return the folder of each image if the images are in two or more folders of one level; else nothing."""
     parts = {name: name.split("/") for name in pictures}
     folders = {part[0] for part in parts.values()}
     if len(folders) < 2 or any(len(part) != 2 for part in parts.values()):

@@ -1,4 +1,4 @@
-"""One picture of the user's, from the bytes of its file to square pixels; what cannot be used says why."""
+"""Decodes one of the user's images: from the bytes of its file to square pixels, or to the reason it is unusable."""
 
 import io
 import math
@@ -13,11 +13,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from training.errors import DarkroomError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # and no other: PIL runs programs for some
-MAX_PIXELS = 178_000_000  # a few kilobytes can claim more and fill the memory
-KEPT_AREA = 0.25  # of an object in the crop, or it is dropped
-TOLERANCE = 1.0  # pixels that a box may lie outside its picture: rounding of labelling tools
-DRAFT_GAP = 3  # a JPEG is decoded at 1/2, 1/4 or 1/8 as long as this many pixels go into one
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # no others, because PIL runs external programs for some
+MAX_PIXELS = 178_000_000  # a file of a few kilobytes can claim more and exhaust memory
+KEPT_AREA = 0.25  # share of an object's area that must be in the crop to keep it
+TOLERANCE = 1.0  # pixels that a box may extend beyond its image, because labelling tools round
+DRAFT_GAP = 3  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves this many times image_size
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,21 +27,21 @@ TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # by the orientation that EXIF names
+}  # by EXIF orientation
 
 Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a picture cannot be used: a short kind to count by, and a sentence."""
+    """Why an image cannot be used: a short kind, by which problems are counted, and a reason."""
 
     kind: str
     reason: str
 
 
 class BadPictureError(DarkroomError):
-    """A picture that cannot be used."""
+    """An image cannot be used."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(f"{kind} ({reason})")
@@ -50,7 +50,7 @@ class BadPictureError(DarkroomError):
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: [S, S, C] uint8. size: of the stored picture, upright. conversions: what was done to it, by kind."""
+    """A decoded image. pixels: [S, S, C] uint8. size: of the file's image, upright. conversions: kinds applied."""
 
     pixels: NDArray[np.uint8]
     size: Size
@@ -59,15 +59,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Plane:
-    """A map or mask. pixels: [S, S] uint8. size: of the stored one."""
+    """A decoded map or mask. pixels: [S, S] uint8. size: of the file's image."""
 
     pixels: NDArray[np.uint8]
     size: Size
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without Pillow's warnings: what they warn of is counted or refused here. Not to be entered by a thread."""
+def ignore_pillow_warnings() -> Iterator[None]:
+    """Silence Pillow's warnings, whose causes are counted or refused here. Not safe to enter on several threads."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -77,13 +77,13 @@ def quiet() -> Iterator[None]:
 def decode(data: bytes, *, image_size: int, channels: int) -> Picture:
     """Turn upright, convert to `channels` (1 grey, 3 RGB), scale the shorter side to `image_size`, crop the centre.
 
-    Alpha is laid on white, of an animation the first frame is taken, colour profiles are ignored.
+    Alpha is blended with white, only the first frame of an animation is used, colour profiles are ignored.
     Raises BadPictureError.
     """
     with opened(data, FORMATS) as image:
         size = image.size
         check_size(size, image_size)
-        conversions = ["16-bit"] if sixteen_bits(image) else []
+        conversions = ["16-bit"] if has_sixteen_bits(image) else []
         if getattr(image, "is_animated", False) and image.format != "MPO":  # an MPO is a photo and its previews
             conversions.append("animated")
         scale = 1.0  # of what is decoded
@@ -98,7 +98,7 @@ def decode(data: bytes, *, image_size: int, channels: int) -> Picture:
             size = size[::-1] if turned >= 5 else size
         if min(size) < image_size:
             conversions.append("enlarged")
-        image = flattened(image, channels, conversions)
+        image = to_mode(image, channels, conversions)
         left, top, right, bottom = crop_box(size)
         box = (left * scale, top * scale, right * scale, bottom * scale)
         image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
@@ -107,7 +107,7 @@ def decode(data: bytes, *, image_size: int, channels: int) -> Picture:
 
 
 def decode_map(data: bytes, *, image_size: int) -> Plane:
-    """The class of each pixel from a grey or palette PNG, nearest neighbour. Raises BadPictureError."""
+    """Return the class of each pixel of a grey or palette PNG, scaled by nearest neighbour. Raises BadPictureError."""
     with opened(data, ("PNG",), kind="map") as image:
         check_pixels(image.size)
         packed = {"L;2": 85, "L;4": 17}.get(raw_mode(image), 1)  # Pillow spreads these over 0..255
@@ -121,41 +121,41 @@ def decode_map(data: bytes, *, image_size: int) -> Plane:
 
 
 def decode_mask(data: bytes, *, image_size: int) -> Plane:
-    """255 in the hole, where the PNG is white, and 0 elsewhere, nearest neighbour. Raises BadPictureError."""
+    """Return 255 in the hole, where the PNG is white, and 0 elsewhere; nearest neighbour. Raises BadPictureError."""
     with opened(data, ("PNG",), kind="mask") as image:
         check_pixels(image.size)
         image.load()
-        values = np.asarray(flattened(image, 1, []))
+        values = np.asarray(to_mode(image, 1, []))
     if 0 < values.max() < 128:
         raise BadPictureError("mask", f"is nowhere brighter than {values.max()} of 255; the hole has to be white")
     return plane(np.where(values >= 128, np.uint8(255), np.uint8(0)), image_size)
 
 
 def plane(values: NDArray[np.uint8], image_size: int) -> Plane:
-    """Values [H, W], scaled and cropped as their picture is."""
+    """Return values [H, W] scaled and cropped like their image."""
     image = Image.fromarray(values)
     scaled = image.resize((image_size, image_size), Image.Resampling.NEAREST, box=crop_box(image.size))
     return Plane(np.asarray(scaled), image.size)
 
 
 def crop_box(size: Size) -> tuple[int, int, int, int]:
-    """The largest centred square, in whole pixels: a picture of the right size already stays as it is."""
+    """Return the largest centred square, in whole pixels. An image of the right size is not resampled."""
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return left, top, left + side, top + side
 
 
 def share_box(box: Sequence[float], size: Size) -> list[float] | None:
-    """A box [x0, y0, x1, y1] in pixels of a picture of `size` as shares of its crop; None: too little of it is left.
+    """Convert a box [x0, y0, x1, y1] from pixels of an image of `size` to shares of its crop.
 
-    Raises BadPictureError for a box that is none or that lies outside.
+    Returns None if too little of the box is left. Raises BadPictureError for a malformed box or one outside the image.
     """
     x0, y0, x1, y1 = box
     if not all(math.isfinite(edge) for edge in box) or x0 >= x1 or y0 >= y1:
         raise BadPictureError("box", f"the box {list(box)} is not [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
     width, height = size
     if min(x0, y0) < -TOLERANCE or x1 > width + TOLERANCE or y1 > height + TOLERANCE:
-        raise BadPictureError("box", f"the box {list(box)} lies outside the picture of {width}x{height} pixels")
+        raise BadPictureError("box", f"the box {list(box)} lies outside the image of {width}x{height} pixels")
     x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     left, top, right, bottom = crop_box(size)
     inner = max(x0, left), max(y0, top), min(x1, right), min(y1, bottom)
@@ -168,7 +168,7 @@ def share_box(box: Sequence[float], size: Size) -> list[float] | None:
 
 @contextmanager
 def opened(data: bytes, formats: tuple[str, ...], kind: str | None = None) -> Iterator[Image.Image]:
-    """The image in `data`, not yet decoded. What its decoding raises becomes a BadPictureError (of `kind`)."""
+    """Open the image in `data` without decoding it. Any error of decoding becomes a BadPictureError of `kind`."""
     if not data:
         raise BadPictureError(kind or "empty", "the file has 0 bytes")
     try:
@@ -181,50 +181,52 @@ def opened(data: bytes, formats: tuple[str, ...], kind: str | None = None) -> It
     except UnidentifiedImageError:
         raise BadPictureError(kind or "not a picture", f"is none of {', '.join(formats)}") from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
-        told = str(error) or type(error).__name__
-        raise BadPictureError(kind or ("truncated" if "truncated" in told else "damaged"), told) from None
+        reason = str(error) or type(error).__name__
+        raise BadPictureError(kind or ("truncated" if "truncated" in reason else "damaged"), reason) from None
 
 
 def check_size(size: Size, image_size: int) -> None:
-    """Raise BadPictureError for a picture that is too large to decode or too small to enlarge."""
+    """Raise BadPictureError for an image that is too large to decode or too small to enlarge."""
     check_pixels(size)
     if 2 * min(size) < image_size:
-        raise BadPictureError("tiny", f"is {size[0]}x{size[1]}; half of data.image_size={image_size} is the least")
+        raise BadPictureError(
+            "tiny", f"is {size[0]}x{size[1]}; permitted: at least half of data.image_size={image_size}"
+        )
 
 
 def check_pixels(size: Size) -> None:
     """Raise BadPictureError for an image that is too large to decode."""
     if size[0] * size[1] > MAX_PIXELS:
-        raise BadPictureError("huge", f"is {size[0]}x{size[1]}; {MAX_PIXELS:,} pixels are the most")
+        raise BadPictureError("huge", f"is {size[0]}x{size[1]}; permitted: up to {MAX_PIXELS:,} pixels")
 
 
 def orientation(image: Image.Image) -> int:
-    """What the EXIF data say, 1 where they say nothing that can be read."""
+    """Return the EXIF orientation, 1 if there is none that can be read."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # the pixels are good, whatever a camera wrote beside them
+    except Exception:  # malformed EXIF data does not affect the pixels
         return 1
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the file stores a pixel, as Pillow calls it; known until the image is decoded."""
+    """Return how the file stores a pixel, in Pillow's terms; known only before decoding."""
     tile = getattr(image, "tile", None)
     arguments = tile[0][3] if tile else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
-def sixteen_bits(image: Image.Image) -> bool:
-    """Whether the file stores more than 8 bits a channel."""
+def has_sixteen_bits(image: Image.Image) -> bool:
+    """Return whether the file stores more than 8 bits per channel."""
     return image.mode.startswith("I") or ";16" in raw_mode(image)
 
 
-def flattened(image: Image.Image, channels: int, conversions: list[str]) -> Image.Image:
-    """A decoded image as "L" or "RGB" without alpha; what was done is added to `conversions`."""
+def to_mode(image: Image.Image, channels: int, conversions: list[str]) -> Image.Image:
+    """Return a decoded image as "L" or "RGB" without alpha; the kinds of conversion are added to `conversions`."""
     if image.mode.startswith("I"):
-        image = eight_bits(image)
+        image = to_eight_bits(image)
     if image.mode == "F":
-        raise BadPictureError("unsupported", "holds floating-point numbers, of which no range is known")
+        raise BadPictureError("unsupported", "holds floating-point numbers, whose range is unknown")
     grey = image.mode in ("1", "L", "LA", "La")
     conversions += [kind for kind, modes in (("palette", ("P", "PA")), ("cmyk", ("CMYK",))) if image.mode in modes]
     if grey and channels == 3:
@@ -239,8 +241,8 @@ def flattened(image: Image.Image, channels: int, conversions: list[str]) -> Imag
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """0..65535 as 0..255, "L"; Pillow's own conversion cuts off at 255."""
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Rescale 0..65535 to 0..255, mode "L"; Pillow's own conversion clips at 255."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise BadPictureError("unsupported", "holds numbers outside 0 to 65535")

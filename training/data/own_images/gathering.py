@@ -1,4 +1,4 @@
-"""Every file of a source, read once and decoded by several threads: pixels go to disk, the rest is small."""
+"""Reads every file of a source once and decodes it on several threads. Pixels go to disk, the rest stays in memory."""
 
 import os
 import posixpath
@@ -21,8 +21,8 @@ Decoder = Callable[[bytes], Picture | Plane]
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A picture, map or mask that could be decoded. row: in its scratch file."""
+class StoredImage:
+    """A decoded image, map or mask. row: its row in the scratch file."""
 
     row: int
     size: Size
@@ -30,15 +30,15 @@ class Kept:
 
 
 class Gathered:
-    """What a source holds: pictures, maps and masks by name, each kept or with its problem, and what is said."""
+    """The content of a source: images, maps and masks by name, each stored or with its problem, and annotations."""
 
     def __init__(self, folder: Path, image_size: int, channels: int) -> None:
         self.annotations = Annotations()
-        self.pictures: dict[str, Kept | Problem] = {}
-        self.maps: dict[str, Kept | Problem] = {}
-        self.masks: dict[str, Kept | Problem] = {}
+        self.pictures: dict[str, StoredImage | Problem] = {}
+        self.maps: dict[str, StoredImage | Problem] = {}
+        self.masks: dict[str, StoredImage | Problem] = {}
         self.origins: dict[str, str] = {}
-        self.others: dict[str, str] = {}  # the ending of each file that is none of these
+        self.others: dict[str, str] = {}  # the ending of each other file
         plane = (image_size, image_size)
         self.scratch: dict[Role, Scratch] = {
             "picture": Scratch(folder / "pictures", (*plane, channels)),
@@ -50,7 +50,7 @@ class Gathered:
             "map": lambda data: decoding.decode_map(data, image_size=image_size),
             "mask": lambda data: decoding.decode_mask(data, image_size=image_size),
         }
-        self.tables: dict[Role, dict[str, Kept | Problem]] = {
+        self.tables: dict[Role, dict[str, StoredImage | Problem]] = {
             "picture": self.pictures,
             "map": self.maps,
             "mask": self.masks,
@@ -58,11 +58,11 @@ class Gathered:
         self.bad = Counter[str]()
 
     def wanted(self, name: str) -> bool:
-        """Whether a file is to be read."""
+        """Return whether a file must be read."""
         return self.annotations.role(name) != "other"
 
     def read(self, source: Source, progress: Callable[[int, int], None]) -> None:
-        """Read the whole source; `progress` is told the pictures so far and how many of them are bad.
+        """Read the whole source. `progress` is called with the number of images so far and of bad ones among them.
 
         Raises DataError.
         """
@@ -70,38 +70,38 @@ class Gathered:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         pool = ThreadPoolExecutor(workers, "decode")
         try:
-            with decoding.quiet():
+            with decoding.ignore_pillow_warnings():
                 for member in source.members(self.wanted):
                     role = self.annotations.role(member.name)
-                    if role in self.tables and not self._left_out(source, role, member.name):
-                        self._is_first(role, member)
-                        window.append((role, member.name, pool.submit(self._decoded, role, member)))
+                    if role in self.tables and not self._skip_unlisted(source, role, member.name):
+                        self._check_unique(role, member)
+                        window.append((role, member.name, pool.submit(self._decode, role, member)))
                         if len(window) >= AHEAD * workers:
-                            self._keep(*window.popleft())
+                            self._store(*window.popleft())
                     elif role not in self.tables:
                         self._note(role, member)
                     progress(len(self.pictures), self.bad["picture"])
                 while window:
-                    self._keep(*window.popleft())
+                    self._store(*window.popleft())
                     progress(len(self.pictures), self.bad["picture"])
         finally:
             pool.shutdown(cancel_futures=True)
             for scratch in self.scratch.values():
                 scratch.close()
 
-    def _left_out(self, source: Source, role: Role, name: str) -> bool:
-        """Whether the metadata, known in full, does not list a picture: it needs no decoding then."""
+    def _skip_unlisted(self, source: Source, role: Role, name: str) -> bool:
+        """Return whether complete metadata does not list an image; its problem is noted and it is not decoded."""
         listed = self.annotations.listed
         if role != "picture" or not source.complete_metadata or not listed or name in listed:
             return False
         self.pictures[name] = Problem("not listed", "is not in metadata.jsonl")
         return True
 
-    def _is_first(self, role: Role, member: Member) -> None:
+    def _check_unique(self, role: Role, member: Member) -> None:
         if member.name in self.origins:
             raise DataError(
                 f"data.root: two files are called {member.name}: {self.origins[member.name]} and {member.origin}; "
-                "names have to be unique"
+                "names must be unique"
             )
         self.origins[member.name] = member.origin
 
@@ -118,17 +118,17 @@ class Gathered:
         add = self.annotations.add_metadata if role == "metadata" else self.annotations.add_sidecar
         add(member.name, data, member.origin)
 
-    def _decoded(self, role: Role, member: Member) -> Picture | Plane | Problem:
+    def _decode(self, role: Role, member: Member) -> Picture | Plane | Problem:
         if member.link:
             return Problem("link", "is a link inside its tar; store the file itself (tar --dereference)")
         try:
             return self.decoders[role](member.read())
         except decoding.BadPictureError as error:
-            return error.problem  # not the exception, which would keep its frames and their pixels
+            return error.problem  # an exception would keep its frames, and their pixels, in memory
         except OSError as error:
             return Problem("unreadable", error.strerror or str(error))
 
-    def _keep(self, role: Role, name: str, future: "Future[Picture | Plane | Problem]") -> None:
+    def _store(self, role: Role, name: str, future: "Future[Picture | Plane | Problem]") -> None:
         result = future.result()
         if isinstance(result, Problem):
             self.bad[role] += 1
@@ -136,4 +136,4 @@ class Gathered:
             return
         row = self.scratch[role].append(result.pixels)
         conversions = result.conversions if isinstance(result, Picture) else ()
-        self.tables[role][name] = Kept(row, result.size, conversions)
+        self.tables[role][name] = StoredImage(row, result.size, conversions)

@@ -1,4 +1,4 @@
-"""What a preparation tells: a bar or lines while it runs, a table and `report.json` in the end."""
+"""Reports on a preparation: a bar or lines while it runs, a table and `report.json` in the end."""
 
 import statistics
 import time
@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.data.own_images.assembly import Content, Judged, counted
+from training.data.own_images.assembly import Content, Selection, count_labels
 from training.data.own_images.decoding import Problem
 from training.data.own_images.sources import Source
 
 LINE_SECONDS = 5.0
-NAMED = 100  # bad pictures of each kind
-BAR_SHARE = 20  # updates of the bar a second
+LISTED = 100  # bad images of each kind in report.json
+BAR_UPDATES = 20  # per second
 
 
 class PreparationProgress:
-    """Shows how far the reading of a source is: call it with the pictures so far and the bad ones among them."""
+    """Shows the progress of reading a source. Call it with the number of images so far and of bad ones among them."""
 
     def __init__(self, source: Source, console: Console) -> None:
         self.source, self.console = source, console
@@ -32,8 +32,8 @@ class PreparationProgress:
         self.task = self.bar.add_task("reading", total=source.total)
 
     @contextmanager
-    def shown(self) -> Iterator["PreparationProgress"]:
-        """The bar, on a terminal."""
+    def show(self) -> Iterator["PreparationProgress"]:
+        """Show the bar while the context is open, if the console is a terminal."""
         if not self.console.is_terminal:
             yield self
             return
@@ -41,45 +41,45 @@ class PreparationProgress:
             yield self
 
     def __call__(self, found: int, bad: int) -> None:
-        """Show it, now and then."""
+        """Update the bar, or print a line every few seconds."""
         now = time.monotonic()
         if now < self.next:
             return
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=self.source.position, description=f"{found:,} pictures, {bad:,} bad")
-            self.next = now + 1 / BAR_SHARE
+            self.bar.update(self.task, completed=self.source.position, description=f"{found:,} images, {bad:,} bad")
+            self.next = now + 1 / BAR_UPDATES
             return
         elapsed = now - self.began
         share = self.source.position / max(self.source.total, 1)
         left = f"{elapsed / share - elapsed:.0f}" if share else "?"
-        line = f"{found:,} pictures ({100 * share:.0f} %), {bad:,} bad  {found / elapsed:.0f} a second"
+        line = f"{found:,} images ({100 * share:.0f} %), {bad:,} bad  {found / elapsed:.0f} a second"
         print(f"{line}, {elapsed:.0f} s, {left} s to go", flush=True)
-        self.next = now + max(LINE_SECONDS, elapsed / 100)  # a long preparation does not fill its log
+        self.next = now + max(LINE_SECONDS, elapsed / 100)  # a long preparation prints fewer lines
 
 
-def grouped(bad: Mapping[str, Problem]) -> dict[str, dict[str, Any]]:
-    """Bad pictures by kind, the most frequent first: how many, and the first ones with their reasons."""
+def group_by_kind(bad: Mapping[str, Problem]) -> dict[str, dict[str, Any]]:
+    """Group bad images by kind, the most frequent first: their count, and the first ones with their reasons."""
     kinds = Counter(problem.kind for problem in bad.values()).most_common()
     return {
         kind: {
             "count": count,
             "first": [{"name": name, "reason": bad[name].reason} for name in sorted(bad) if bad[name].kind == kind][
-                :NAMED
+                :LISTED
             ],
         }
         for kind, count in sorted(kinds, key=lambda pair: (-pair[1], pair[0]))
     }
 
 
-def report(judged: Judged, content: Content | None, others: Sequence[str]) -> dict[str, Any]:
-    """All that is to be told, ready for JSON. content: None for a source that is refused."""
-    sizes = [one.picture.size for one in judged.usable.values()]
+def build_report(selection: Selection, content: Content | None, others: Sequence[str]) -> dict[str, Any]:
+    """Return the content of `report.json`. content: None for a source that is refused."""
+    sizes = [one.picture.size for one in selection.usable.values()]
     document: dict[str, Any] = {
-        "found": judged.found,
-        "good": len(judged.usable),
-        "bad": grouped(judged.bad),
+        "found": selection.found,
+        "good": len(selection.usable),
+        "bad": group_by_kind(selection.bad),
         "converted": dict(
-            sorted(Counter(kind for one in judged.usable.values() for kind in one.picture.conversions).items())
+            sorted(Counter(kind for one in selection.usable.values() for kind in one.picture.conversions).items())
         ),
         "sizes": {
             side: {"min": min(values), "median": statistics.median_low(values), "max": max(values)}
@@ -90,8 +90,8 @@ def report(judged: Judged, content: Content | None, others: Sequence[str]) -> di
             )
             if values
         },
-        "dropped_objects": judged.dropped_objects,
-        "not_listed": {"count": len(judged.not_listed), "first": judged.not_listed[:NAMED]},
+        "dropped_objects": selection.dropped_objects,
+        "not_listed": {"count": len(selection.not_listed), "first": selection.not_listed[:LISTED]},
         "other_files": dict(sorted(Counter(others).items())),
     }
     if content is not None:
@@ -100,22 +100,22 @@ def report(judged: Judged, content: Content | None, others: Sequence[str]) -> di
             "held_out": len(content.names) - content.train_count,
             "without_text": sum("text" not in record for record in content.records),
             "without_label": sum("label" not in record for record in content.records),
-            "classes": counted(content),
+            "classes": count_labels(content),
         }
     return document
 
 
 def table(document: Mapping[str, Any], title: str) -> Table:
-    """The report, to be printed."""
-    shown = Table(title=title, show_header=False, title_justify="left")
-    shown.add_column()
-    shown.add_column(justify="right")
-    shown.add_column(overflow="fold")
+    """Return the report as a table."""
+    rows = Table(title=title, show_header=False, title_justify="left")
+    rows.add_column()
+    rows.add_column(justify="right")
+    rows.add_column(overflow="fold")
 
     def add(what: str, count: int, note: str = "") -> None:
-        shown.add_row(what, f"{count:,}", note)
+        rows.add_row(what, f"{count:,}", note)
 
-    add("pictures found", document["found"])
+    add("images found", document["found"])
     add("good", document["good"], split_note(document))
     for kind, group in document["bad"].items():
         first = group["first"][0]
@@ -136,11 +136,11 @@ def table(document: Mapping[str, Any], title: str) -> Table:
         add("not in metadata.jsonl", document["not_listed"]["count"], document["not_listed"]["first"][0])
     for ending, count in document["other_files"].items():
         add(f"not read: {ending}", count)
-    return shown
+    return rows
 
 
 def split_note(document: Mapping[str, Any]) -> str:
-    """How the good pictures are divided."""
+    """Return how the good images are split."""
     if "train" not in document:
         return ""
     return f"{document['train']:,} for training, {document['held_out']:,} held out"

@@ -1,4 +1,4 @@
-"""Arrays of one shape, appended to a file as they come and read back in any order."""
+"""A scratch file of arrays of one shape: appended in any order, read back in another."""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 
 class Scratch:
-    """A growing file of uint8 arrays of `shape`; none is there until the first is appended."""
+    """A growing file of uint8 arrays of `shape`. It is created with the first array."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self.path, self.shape, self.count = path, shape, 0
         self.file: Any = None
 
     def append(self, array: NDArray[np.uint8]) -> int:
-        """Write one array; its row."""
+        """Append an array and return its row."""
         if self.file is None:
             self.file = self.path.open("wb")
         self.file.write(np.ascontiguousarray(array))
@@ -23,19 +23,19 @@ class Scratch:
         return self.count - 1
 
     def close(self) -> None:
-        """Write what is buffered."""
+        """Flush and close the file."""
         if self.file is not None:
             self.file.close()
 
     def rows(self, order: list[int]) -> "Rows":
-        """The arrays of these rows, in this order, read when they are asked for."""
+        """Return the arrays of these rows, in this order, read on access."""
         self.close()
         table = np.memmap(self.path, np.uint8, "r", shape=(self.count, *self.shape))
         return Rows(table, np.array(order, dtype=np.int64))
 
 
 class Rows:
-    """What `image_set.write` needs of an array: its shape, its length and its rows by number."""
+    """An array as `image_set.write` uses it: a shape, a length, and rows by number."""
 
     def __init__(self, table: NDArray[np.uint8], order: NDArray[np.int64]) -> None:
         self.table, self.order = table, order

@@ -1,6 +1,6 @@
-"""Where the user's own pictures come from: a folder, or tars on disk or in S3, as one stream of named files.
+"""The sources of the user's own images: a folder, or tars on disk or in S3, as one stream of named files.
 
-Whatever the source, a file is called by its path below the folder or in the tar, with slashes and no leading "./".
+In every source, the name of a file is its path below the folder or in the tar, with slashes and no leading "./".
 """
 
 import glob
@@ -27,7 +27,7 @@ Wanted = Callable[[str], bool]
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or object as its source lists it. version: changes when its content does."""
+    """A file or object in a source's listing. version: changes with its content."""
 
     name: str
     size: int
@@ -36,15 +36,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a source. body: its bytes, or where they are on disk; None for a file that is not wanted."""
+    """A file of a source. body: its bytes, or its path on disk; None for a file that is not wanted."""
 
     name: str
     body: bytes | Path | None
-    origin: str  # where it is, for messages
+    origin: str  # its location, for messages
     link: bool = False  # a link inside a tar, which cannot be followed in a stream
 
     def read(self) -> bytes:
-        """The bytes of a wanted file. Raises OSError."""
+        """Return the bytes of a wanted file. Raises OSError."""
         return self.body.read_bytes() if isinstance(self.body, Path) else self.body or b""
 
 
@@ -57,9 +57,9 @@ class Archive:
 
 
 class Source(ABC):
-    """Files in the order in which they come. position: how many bytes of `total` have been read."""
+    """A sequence of files in reading order. position: the number of bytes of `total` that have been read."""
 
-    complete_metadata = False  # whether every metadata.jsonl comes before the first picture
+    complete_metadata = False  # whether every metadata.jsonl comes before the first image
 
     def __init__(self, url: str, entries: Sequence[Entry]) -> None:
         self.url, self.entries = url, entries
@@ -67,7 +67,7 @@ class Source(ABC):
 
     @abstractmethod
     def members(self, wanted: Wanted) -> Iterator[Member]:
-        """Each file; the bodies of those whose name is not wanted are skipped. Raises DataError."""
+        """Yield each file, without the body of those whose name is not wanted. Raises DataError."""
 
 
 class Folder(Source):
@@ -78,10 +78,10 @@ class Folder(Source):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths: dict[str, Path] = {}
-        super().__init__(str(root), sorted(self._listed(), key=lambda entry: (not is_metadata(entry.name), entry.name)))
+        super().__init__(str(root), sorted(self._list(), key=lambda entry: (not is_metadata(entry.name), entry.name)))
 
-    def _listed(self) -> Iterator[Entry]:
-        for folder, folders, files in os.walk(self.root, onerror=refuse):
+    def _list(self) -> Iterator[Entry]:
+        for folder, folders, files in os.walk(self.root, onerror=raise_unlistable):
             folders[:] = [name for name in folders if not is_hidden(name)]
             for file in files:
                 path = Path(folder, file)
@@ -101,7 +101,7 @@ class Folder(Source):
 
 
 class Tars(Source):
-    """The members of tars, each streamed once from its beginning to its end, after the metadata beside them."""
+    """The members of tars, each streamed once from start to end, after the metadata next to them."""
 
     def __init__(
         self, url: str, entries: Sequence[Entry], archives: Sequence[Archive], metadata: Sequence[Archive]
@@ -112,33 +112,33 @@ class Tars(Source):
     def members(self, wanted: Wanted) -> Iterator[Member]:
         """See Source."""
         for file in self.metadata:
-            stream = self._counted(file.open())
+            stream = self._count(file.open())
             yield Member(METADATA, b"".join(iter(partial(stream.read, 1 << 20), b"")), file.url)
             stream.close()
         for archive in self.archives:
-            stream = self._counted(archive.open())
+            stream = self._count(archive.open())
             try:
                 with tarfile.open(mode="r|*", fileobj=stream, tarinfo=CheckedHeader) as tar:  # type: ignore[call-overload]
-                    yield from streamed(tar, archive.url, wanted)
+                    yield from stream_members(tar, archive.url, wanted)
             except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
                 raise DataError(
-                    f"data.root: {archive.url} is not a whole tar ({error}); it was cut short or damaged, copy it again"
+                    f"data.root: {archive.url} is not a complete tar ({error}); it is damaged, copy it again"
                 ) from None
             finally:
                 stream.close()
 
-    def _counted(self, stream: Any) -> "Counted":
-        return Counted(stream, self)
+    def _count(self, stream: Any) -> "CountingStream":
+        return CountingStream(stream, self)
 
 
-class Counted:
-    """A stream that tells its source how far it has been read."""
+class CountingStream:
+    """A stream that updates the position of its source."""
 
     def __init__(self, stream: Any, source: Source) -> None:
         self.stream, self.source = stream, source
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes."""
+        """Return up to `size` bytes."""
         data: bytes = self.stream.read(size)
         self.source.position += len(data)
         return data
@@ -149,11 +149,11 @@ class Counted:
 
 
 class CheckedHeader(tarfile.TarInfo):
-    """A header for which damage, or the want of an end mark, is an error; tarfile takes them for the end of a tar."""
+    """A header whose damage, or a missing end mark, is an error; tarfile would take it for the end of the tar."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "CheckedHeader":
-        """The next header. Raises ReadError."""
+        """Read the next header. Raises ReadError."""
         try:
             return super().fromtarfile(tarfile_)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -162,10 +162,10 @@ class CheckedHeader(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from None
 
 
-def streamed(tar: tarfile.TarFile, url: str, wanted: Wanted) -> Iterator[Member]:
-    """The files of a tar that is open as a stream."""
+def stream_members(tar: tarfile.TarFile, url: str, wanted: Wanted) -> Iterator[Member]:
+    """Yield the files of a tar that is open as a stream."""
     while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # it would keep the header of every file
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep the header of every file
         name = clean(info.name)
         if info.isdir() or any(is_hidden(part) for part in name.split("/")):
             continue
@@ -177,9 +177,9 @@ def streamed(tar: tarfile.TarFile, url: str, wanted: Wanted) -> Iterator[Member]
 
 
 def open_source(source: str) -> Source:
-    """The source that `source` names: a folder, a tar, a folder of tars, a pattern, or one of these in S3.
+    """Open a source: a folder, a tar, a folder of tars, a pattern of tars, or tars in S3.
 
-    Raises DataError where there is none.
+    Raises DataError if there is none.
     """
     if source.startswith("s3://"):
         return bucket_tars(source)
@@ -190,7 +190,7 @@ def open_source(source: str) -> Source:
             return Folder(path)
         if loose := [file.name for file in path.iterdir() if file.suffix.lower() in PICTURE_ENDINGS]:
             raise DataError(
-                f"data.root: {path} holds both tars ({inner[0].name}) and pictures ({min(loose)}); keep them apart"
+                f"data.root: {path} holds both tars ({inner[0].name}) and images ({min(loose)}); keep them apart"
             )
         return disk_tars(source, inner)
     if path.is_file():
@@ -200,27 +200,27 @@ def open_source(source: str) -> Source:
     if glob.has_magic(source):
         found = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if is_tar(file))
         if not found:
-            raise DataError(f"data.root: no tar fits {source}")
+            raise DataError(f"data.root: no tar matches {source}")
         return disk_tars(source, found)
     raise DataError(f"data.root: {source} does not exist")
 
 
 def disk_tars(url: str, paths: Sequence[Path]) -> Tars:
-    """Tars on disk, and the metadata beside them."""
-    beside = sorted({path.parent / METADATA for path in paths})
-    metadata = [path for path in beside if path.is_file()]
+    """Return the source of tars on disk and of the metadata next to them."""
+    candidates = sorted({path.parent / METADATA for path in paths})
+    metadata = [path for path in candidates if path.is_file()]
     entries = [
         Entry(str(path), status.st_size, str(status.st_mtime_ns))
         for path in (*metadata, *paths)
         for status in [path.stat()]
     ]
     return Tars(
-        url, entries, *([Archive(str(path), partial(opened, path)) for path in part] for part in (paths, metadata))
+        url, entries, *([Archive(str(path), partial(open_file, path)) for path in part] for part in (paths, metadata))
     )
 
 
-def opened(path: Path) -> BinaryIO:
-    """A file to read. Raises DataError."""
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises DataError."""
     try:
         return path.open("rb")
     except OSError as error:
@@ -228,20 +228,20 @@ def opened(path: Path) -> BinaryIO:
 
 
 def bucket_tars(url: str) -> Tars:
-    """The tar at s3://bucket/key.tar, or all under s3://bucket/prefix/, and the metadata beside them."""
+    """Return the source of s3://bucket/key.tar, or of all tars under s3://bucket/prefix/, and of their metadata."""
     client = object_storage.connect()
-    bucket, key = object_storage.split(url)
+    bucket, key = object_storage.split_url(url)
     if is_tar(key):
         folder = key.rpartition("/")[0]
         tars = [object_storage.head(client, bucket, key)]
-        beside = [object_storage.head(client, bucket, f"{folder}/{METADATA}".lstrip("/"), optional=True)]
+        metadata = [object_storage.head(client, bucket, f"{folder}/{METADATA}".lstrip("/"), optional=True)]
     else:
         prefix = f"{key.rstrip('/')}/" if key else ""
-        found = sorted(object_storage.listing(client, bucket, prefix), key=lambda entry: str(entry["Key"]))
+        found = sorted(object_storage.list_objects(client, bucket, prefix), key=lambda entry: str(entry["Key"]))
         tars = [entry for entry in found if is_tar(entry["Key"])]
-        beside = [entry for entry in found if entry["Key"] == f"{prefix}{METADATA}"]
+        metadata = [entry for entry in found if entry["Key"] == f"{prefix}{METADATA}"]
         if not tars:
-            raise DataError(f"data.root: no tar lies under s3://{bucket}/{prefix}")
+            raise DataError(f"data.root: there is no tar under s3://{bucket}/{prefix}")
 
     def archives(objects: Sequence[dict[str, Any] | None]) -> list[Archive]:
         return [
@@ -250,32 +250,32 @@ def bucket_tars(url: str) -> Tars:
             if entry
         ]
 
-    entries = [Entry(entry["Key"], entry["Size"], entry["ETag"]) for entry in (*beside, *tars) if entry]
-    return Tars(url, entries, archives(tars), archives(beside))
+    entries = [Entry(entry["Key"], entry["Size"], entry["ETag"]) for entry in (*metadata, *tars) if entry]
+    return Tars(url, entries, archives(tars), archives(metadata))
 
 
 def is_tar(name: str) -> bool:
-    """Whether a file of this name is a tar."""
+    """Return whether a file of this name is a tar."""
     return name.lower().endswith(TAR_ENDINGS)
 
 
 def is_metadata(name: str) -> bool:
-    """Whether a file of this name describes the pictures."""
+    """Return whether a file of this name describes images."""
     return name.rpartition("/")[2] == METADATA
 
 
 def is_hidden(part: str) -> bool:
-    """Whether a name is one that file managers and editors write for themselves."""
+    """Return whether a file manager or an editor wrote the file of this name for itself."""
     return part.startswith(".") or part == "__MACOSX"
 
 
 def clean(name: str) -> str:
-    """A path as pictures are called by it; bytes that are not UTF-8 are replaced."""
+    """Return a path as the name of an image: without "./", and with bytes that are not UTF-8 replaced."""
     while name.startswith("./"):
         name = name[2:]
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def refuse(error: OSError) -> None:
+def raise_unlistable(error: OSError) -> None:
     """Raise DataError for a folder that cannot be listed."""
     raise DataError(f"data.root: {error.filename} cannot be listed ({error.strerror})")

@@ -94,7 +94,7 @@ def test_each_run_finds_its_own(
     location = DurableLocation(stack.store(), "checkpoints/settings")
     for number, more in enumerate((["steps=2"], ["steps=2"], ["steps=2", "seed=1"])):
         train.run("shapes_autoencoder", [*overrides, *more], tmp_path / str(number), checkpoints=location)
-    assert capsys.readouterr().out.count("going on from step 2 of 2") == 1
+    assert capsys.readouterr().out.count("resuming from step 2 of 2") == 1
     prefixes = {key.split("/")[2] for key in stack.store().keys("checkpoints/settings")}
     assert len(prefixes) == 2
 

@@ -1,4 +1,4 @@
-"""The user's own pictures as tars in S3: the same set as from the folder, and refusals of one line."""
+"""The user's own images as tars in S3: the same set as from the folder, and refusals of one line."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from services.local_stack.state import StackState, read
 from tests.support.stack import Stack
 from training.data.image_set import DataError, ImageSet
 from training.data.own_images import object_storage
-from training.data.own_images.prepare import prepared
+from training.data.own_images.prepare import Settings, prepare_once
 from training.data.own_images.sources import open_source
 
 COUNT = 60
@@ -44,7 +44,7 @@ def environment(state: StackState, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures with metadata."""
+    """A folder of images with metadata."""
     root = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     records = []
@@ -52,7 +52,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"{number % 3}/{number:03}.png"
         (root / name).parent.mkdir(exist_ok=True)
         Image.fromarray(random.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(root / name)
-        records.append({"file_name": name, "text": f"picture {number}", "label": number % 3})
+        records.append({"file_name": name, "text": f"image {number}", "label": number % 3})
     (root / "metadata.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return root
 
@@ -70,7 +70,7 @@ def client(state: StackState) -> Any:
 
 @pytest.fixture(scope="module")
 def bucket(state: StackState, pictures: Path) -> str:
-    """The stack's bucket, with the pictures under own/ (metadata beside) and alone/ (metadata inside)."""
+    """The stack's bucket, with the images under own/ (metadata beside) and alone/ (metadata inside)."""
     names = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png"))
     parts = {f"own/{part:03}.tar": names[part::3] for part in range(3)}
     for key, members in {**parts, "alone/all.tar": ["metadata.jsonl", *reversed(names)]}.items():
@@ -89,7 +89,7 @@ def bucket(state: StackState, pictures: Path) -> str:
 def make(environment: None, tmp_path: Path) -> Callable[..., ImageSet]:
     def run(source: str, root: str = "set", **options: Any) -> ImageSet:
         console = Console(file=io.StringIO())
-        return prepared(source, tmp_path / root, image_size=16, console=console, **options)
+        return prepare_once(source, tmp_path / root, Settings(16, **options), console=console)
 
     return run
 
@@ -185,7 +185,7 @@ def test_what_is_not_there(make: Callable[..., ImageSet], bucket: str) -> None:
     assert "there is no such bucket" in refused(make, "s3://no-such-bucket/own/")
     assert refused(make, "s3://no-such-bucket/own/x.tar").endswith("does not exist")
     assert refused(make, f"s3://{bucket}/own/x.tar").endswith("does not exist")
-    with pytest.raises(DataError, match=f"data.root: no tar lies under s3://{bucket}/nowhere/"):
+    with pytest.raises(DataError, match=f"data.root: there is no tar under s3://{bucket}/nowhere/"):
         make(f"s3://{bucket}/nowhere/")
 
 

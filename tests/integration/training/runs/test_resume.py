@@ -142,7 +142,7 @@ def test_a_finished_run_is_not_trained_again(
         (tmp_path / "out" / "losses.csv").unlink()
     before = release.read(first_output / "release").digest
     first.run(tmp_path / "out")
-    assert f"going on from step {STEPS} of {STEPS}" in capsys.readouterr().out
+    assert f"resuming from step {STEPS} of {STEPS}" in capsys.readouterr().out
     assert release.read(tmp_path / "out" / "release").digest == before
     card = (tmp_path / "out" / "release" / "card.md").read_text()
     assert ("| Final loss | none |" in card) is (losses == "lost")

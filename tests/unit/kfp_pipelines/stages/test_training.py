@@ -43,14 +43,14 @@ def test_own_pictures_are_an_artifact_unless_they_have_a_place(pictures: Path, t
 
     prepared = [f"data.root={place}", *OWN]
     assert training.prepare("images", prepared, tmp_path / "third") == fingerprint
-    assert pointer.followed(tmp_path / "third") == place
+    assert pointer.resolve(tmp_path / "third") == place
 
 
 def test_a_volume_that_is_not_mounted_is_named(pictures: Path, tmp_path: Path) -> None:
     place = tmp_path / "volume" / "dots"
     training.prepare("images", [f"data.root={pictures}", *OWN, f"data.prepared={place}"], tmp_path / "artifact")
     (tmp_path / "volume").rename(tmp_path / "gone")
-    with pytest.raises(DataError, match=rf"stands for the image set in {place}, which is not there; is its volume"):
+    with pytest.raises(DataError, match=rf"points to the image set in {place}, which does not exist; is its volume"):
         image_set.read(tmp_path / "artifact")
 
 

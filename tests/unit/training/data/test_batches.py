@@ -81,11 +81,11 @@ def test_a_run_is_as_long_as_its_steps() -> None:
 @pytest.mark.parametrize(
     ("batch_size", "ranks", "told"),
     [
-        (0, 1, "batch_size: 0 is not allowed; permitted: 1 to 10, the images there are"),
-        (11, 1, "batch_size: 11 is not allowed; permitted: 1 to 10, the images there are"),
-        (-2, 2, "batch_size: -2 is not allowed; permitted: 1 to 10, the images there are"),
-        (9, 2, "batch_size: 9 is not allowed; permitted: multiples of 2, the ranks"),
-        (2, 4, "batch_size: 2 is not allowed; permitted: multiples of 4, the ranks"),
+        (0, 1, "batch_size: 0 is not allowed; permitted: 1 to 10, the images of the set"),
+        (11, 1, "batch_size: 11 is not allowed; permitted: 1 to 10, the images of the set"),
+        (-2, 2, "batch_size: -2 is not allowed; permitted: 1 to 10, the images of the set"),
+        (9, 2, "batch_size: 9 is not allowed; permitted: multiples of 2, the number of ranks"),
+        (2, 4, "batch_size: 2 is not allowed; permitted: multiples of 4, the number of ranks"),
     ],
 )
 def test_batch_sizes_that_cannot_be_are_refused(batch_size: int, ranks: int, told: str) -> None:

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from training.data import conditions, degradations, image_set, masks
-from training.data.conditions import Picture, Requests
+from training.data.conditions import AnnotatedImage, Requests
 from training.data.image_set import ImageSet
-from training.experiments.schema import Condition
+from training.experiments.conditions import Condition
 from training.model import conditioners
 
 SIDE = 32
@@ -23,14 +23,14 @@ def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def shown(record: dict[str, Any] | None = None, **changes: Any) -> Picture:
+def shown(record: dict[str, Any] | None = None, **changes: Any) -> AnnotatedImage:
     """A picture with everything that a picture may have."""
     pixels = generator().integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     parts: dict[str, Any] = {"map": pixels[..., 0] // 64, "mask": (pixels[..., 1] // 128) * 255, **changes}
-    return Picture(pixels, RECORD if record is None else record, **parts)
+    return AnnotatedImage(pixels, RECORD if record is None else record, **parts)
 
 
-def value(kind: str, picture: Picture | None = None, seed: int = 0, **options: Any) -> Any:
+def value(kind: str, picture: AnnotatedImage | None = None, seed: int = 0, **options: Any) -> Any:
     (found,) = Requests({"field": kind}, **options)(shown() if picture is None else picture, generator(seed)).values()
     return found
 
@@ -89,7 +89,7 @@ def test_boxes_of_a_mirrored_picture_are_mirrored() -> None:
     for one, other in zip(straight["boxes"], turned["boxes"], strict=True):
         x0, y0, x1, y1 = one["box"]
         assert other == {"class": one["class"], "box": [1 - x1, y0, 1 - x0, y1]}
-    assert conditions.mirrored([0.0, 0.25, 0.5, 1.0]) == [0.5, 0.25, 1.0, 1.0]
+    assert conditions.mirror_box([0.0, 0.25, 0.5, 1.0]) == [0.5, 0.25, 1.0, 1.0]
 
 
 # -- images ----------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_boxes_of_a_mirrored_picture_are_mirrored() -> None:
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 @pytest.mark.parametrize("kind", degradations.KINDS)
 def test_a_low_resolution_image_is_as_much_smaller_as_is_asked(kind: str, scale: int, channels: int) -> None:
-    picture = Picture(shown().pixels[..., :channels], {})
+    picture = AnnotatedImage(shown().pixels[..., :channels], {})
     small = value("low_resolution", picture, degradation=kind, scale=scale)
     assert small.dtype == np.uint8
     assert small.shape == (SIDE // scale, SIDE // scale, channels)
@@ -145,7 +145,7 @@ def test_equal_states_of_the_generator_give_equal_values(kind: str) -> None:
     ],
 )
 def test_requests_tell_whether_records_are_enough(types: dict[str, str], needed: bool) -> None:
-    assert Requests(types).need_pixels == needed
+    assert Requests(types).needs_pixels == needed
 
 
 # -- what a set lacks ------------------------------------------------------------------------------
@@ -173,18 +173,18 @@ def written(tmp_path: Path) -> Callable[..., ImageSet]:
 def test_training_images_without_a_value_are_counted(
     kind: str, field: str, given: Any, written: Callable[..., ImageSet]
 ) -> None:
-    assert conditions.missing(written(some(field, given, lambda row: row not in (1, 4, 7))), kind) == 2
-    assert conditions.missing(written(some(field, given, lambda row: row < 6)), kind) == 0
-    assert conditions.missing(written(some(field, given, lambda row: row >= 6)), kind) == 6
+    assert conditions.count_missing(written(some(field, given, lambda row: row not in (1, 4, 7))), kind) == 2
+    assert conditions.count_missing(written(some(field, given, lambda row: row < 6)), kind) == 0
+    assert conditions.count_missing(written(some(field, given, lambda row: row >= 6)), kind) == 6
 
 
 def test_maps_and_masks_are_there_for_all_or_for_none(written: Callable[..., ImageSet]) -> None:
     records, plane = some("text", "a", bool), np.zeros((8, 16, 16), np.uint8)
     bare = written(records)
-    assert conditions.missing(bare, "semantic_map") == 6
-    assert conditions.missing(bare, "low_resolution") == 0
-    assert conditions.missing(bare, "masked_image") == 0
-    assert conditions.missing(bare, "masked_image", given_masks=True) == 6
+    assert conditions.count_missing(bare, "semantic_map") == 6
+    assert conditions.count_missing(bare, "low_resolution") == 0
+    assert conditions.count_missing(bare, "masked_image") == 0
+    assert conditions.count_missing(bare, "masked_image", given_masks=True) == 6
     full = written(records, maps=plane, masks=plane)
-    assert conditions.missing(full, "semantic_map") == 0
-    assert conditions.missing(full, "masked_image", given_masks=True) == 0
+    assert conditions.count_missing(full, "semantic_map") == 0
+    assert conditions.count_missing(full, "masked_image", given_masks=True) == 0

@@ -216,7 +216,7 @@ def test_steps_come_in_any_order_but_shrink_before_fit(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("kind", BLIND)
-@pytest.mark.parametrize(("scale", "share"), [(2, 0), (3, 0), (4, degradations.HALVED), (8, 0)])
+@pytest.mark.parametrize(("scale", "share"), [(2, 0), (3, 0), (4, degradations.HALVE_PROBABILITY), (8, 0)])
 def test_a_scale_of_4_begins_with_a_halving_at_times(
     monkeypatch: pytest.MonkeyPatch, kind: str, scale: int, share: float
 ) -> None:

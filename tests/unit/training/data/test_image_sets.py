@@ -249,7 +249,7 @@ def fewer_records(folder: Path) -> None:
         (replace(image_set.IMAGES, np.zeros((7, 8, 9, 1), np.uint8)), r"is uint8 \(7, 8, 9, 1\)"),
         (replace(image_set.IMAGES, np.zeros((7, 8, 8), np.uint8)), r"is uint8 \(7, 8, 8\)"),
         (replace(image_set.IMAGES, np.zeros((6, 8, 8, 1), np.uint8)), "holds 6 images, 7 records and a train_count of"),
-        (replace(image_set.MAPS, np.zeros((6, 8, 8), np.uint8)), "which do not fit; prepare the data again"),
+        (replace(image_set.MAPS, np.zeros((6, 8, 8), np.uint8)), "which contradict each other; prepare the data again"),
         (fewer_records, "holds 7 images, 6 records and a train_count of 5"),
         (say(image_set.RECORDS, '{"name": "a"}\n{"name": b"}\n'), "holds a damaged image set"),
         (describe(colour="red"), "holds a damaged image set .*colour"),

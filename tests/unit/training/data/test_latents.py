@@ -14,7 +14,7 @@ from torch import Tensor
 from training import encode_latents
 from training.data import encoding, image_set, latents
 from training.data.image_set import DataError, ImageSet
-from training.data.locks import locked
+from training.data.locks import lock_folder
 from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import save_autoencoder
 
@@ -133,8 +133,12 @@ def test_damaged_latents_are_refused_with_the_cure(folder: Path, damage: Callabl
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("data_fingerprint", "f" * 64, "data_fingerprint: the latents are of dddddddddddd, this run uses ffffffffffff"),
-        ("autoencoder", "f" * 64, "autoencoder: the latents are of aaaaaaaaaaaa, this run uses ffffffffffff"),
+        (
+            "data_fingerprint",
+            "f" * 64,
+            "data_fingerprint: the latents belong to dddddddddddd, this run uses ffffffffffff",
+        ),
+        ("autoencoder", "f" * 64, "autoencoder: the latents belong to aaaaaaaaaaaa, this run uses ffffffffffff"),
         ("flips", 2, r"flips: the latents have 1, data\.flip asks for 2"),
     ],
 )
@@ -142,10 +146,10 @@ def test_latents_of_something_else_are_refused(folder: Path, field: str, value: 
     found = latents.read(folder)
     expected: dict[str, Any] = {"data_fingerprint": "d" * 64, "autoencoder": "a" * 64, "flips": 1}
     latents.check(found, **expected)
-    assert found.description.is_of(**expected)
+    assert found.description.matches(**expected)
     with pytest.raises(DataError, match=rf"^data\.latents: {told}{AGAIN}"):
         latents.check(found, **{**expected, field: value})
-    assert not found.description.is_of(**{**expected, field: value})
+    assert not found.description.matches(**{**expected, field: value})
 
 
 # -- encoding --------------------------------------------------------------------------------------
@@ -188,10 +192,10 @@ def test_images_that_the_autoencoder_does_not_take_are_refused(
         images = torch.zeros(2, side, side, channels, dtype=torch.uint8).numpy()
         return image_set.write(tmp_path, name="zeros", images=images, records=[{"name": "a"}] * 2, train_count=2)
 
-    encoding.check(autoencoder, bars)
-    with pytest.raises(DataError, match=r"^data\.root: images of 3 channels; this autoencoder takes 1$"):
-        encoding.check(autoencoder, of(channels=3))
-    with pytest.raises(DataError, match=r"^data\.root: images of 15 pixels; this autoencoder takes multiples of 2$"):
+    encoding.check_images(autoencoder, bars)
+    with pytest.raises(DataError, match=r"^data\.root: images of 3 channels; this autoencoder needs 1$"):
+        encoding.check_images(autoencoder, of(channels=3))
+    with pytest.raises(DataError, match=r"^data\.root: images of 15 pixels; this autoencoder needs multiples of 2$"):
         encoding.encode(autoencoder, of(side=15), tmp_path / "latents", digest="a")
 
 
@@ -221,7 +225,7 @@ def test_one_writes_a_folder_while_another_waits(tmp_path: Path) -> None:
     told: list[str] = []
 
     def write(name: str) -> None:
-        with locked(tmp_path / "new" / "latents"):
+        with lock_folder(tmp_path / "new" / "latents"):
             told.append(f"{name} begins")
             time.sleep(0.05)
             told.append(f"{name} ends")

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from training.data import image_set, latents
 from training.data.batches import Batches, keep_batch, row_generator
-from training.data.conditions import Picture, Requests
+from training.data.conditions import AnnotatedImage, Requests
 from training.data.image_set import ImageSet
 from training.data.latents import Latents
-from training.data.rows import ImageRows, LatentRows, cropped, picture
+from training.data.rows import ImageRows, LatentRows, crop_boxes, read_image
 from training.model import conditioners, pixels
 from training.model.conditioners.conditioner import MapConditioner
 
@@ -192,7 +192,7 @@ def test_a_box_is_clipped_and_left_out_where_less_than_a_quarter_is_seen(
     box: list[float], expected: list[float] | None
 ) -> None:
     one = {"class": 3, "box": box, "group": True}
-    found = cropped([one], left=0.25, top=0.25, share=0.5)
+    found = crop_boxes([one], left=0.25, top=0.25, share=0.5)
     assert found == ([] if expected is None else [{"class": 3, "box": pytest.approx(expected), "group": True}])
     assert one["box"] is box
 
@@ -296,7 +296,7 @@ def test_batches_of_latents_do_not_write_to_them(marked: ImageSet, tmp_path: Pat
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("part", [(slice(None), slice(None)), (slice(3, 19), slice(9, 25))])
 def test_a_picture_is_a_view_of_the_memory_map(marked: ImageSet, flip: bool, part: tuple[slice, slice]) -> None:
-    found: Picture = picture(marked, 7, marked.records[7], flip, part)
+    found: AnnotatedImage = read_image(marked, 7, marked.records[7], flip, part)
     for view, array in ((found.pixels, marked.images), (found.map, marked.maps), (found.mask, marked.masks)):
         assert view is not None
         assert array is not None

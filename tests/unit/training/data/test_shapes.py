@@ -62,10 +62,10 @@ def test_the_judge_reads_back_what_was_drawn(
     good, obeyed, maps, overlaps = 0, 0, [], []
     assert scenes.maps is not None
     for image, record, labels in zip(scenes.images, scenes.records, scenes.maps, strict=True):
-        seen, seen_map = shapes.looked_at(spoilt(image))
+        seen, seen_map = shapes.inspect(spoilt(image))
         asked = {CLASSES[one["class"]]: one["box"] for one in record["boxes"]}
         found = {one.name: one.box for one in seen.shapes}
-        obeyed += shapes.obeys(seen, record["text"])
+        obeyed += shapes.matches(seen, record["text"])
         maps.append((seen_map == labels).mean())
         if len(seen.shapes) == len(asked) and set(found) == set(asked):
             good += seen.shapes[0].name == CLASSES[record["label"]]
@@ -82,9 +82,9 @@ def test_the_judge_sees_what_is_wrong(scenes: ImageSet) -> None:
     captions = [record["text"] for record in scenes.records[:200]]
     for i in range(200):
         if captions[i] != captions[i - 1]:
-            assert not shapes.obeys(seen[i], captions[i - 1])
+            assert not shapes.matches(seen[i], captions[i - 1])
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert not any(shapes.obeys(shapes.read_back(noise), words) for words in captions)
+    assert not any(shapes.matches(shapes.read_back(noise), words) for words in captions)
     assert shapes.read_back(np.full((32, 32, 3), 128, np.uint8)) == Scene("grey", ())
 
 
@@ -105,7 +105,7 @@ def test_larger_pictures_show_the_same_scenes(scenes: ImageSet, tmp_path: Path) 
     assert large.images.shape == (60, 64, 64, 3)
     assert large.records == scenes.records[:60]
     for image, record in zip(large.images, large.records, strict=True):
-        assert shapes.obeys(shapes.read_back(np.asarray(image)), record["text"])
+        assert shapes.matches(shapes.read_back(np.asarray(image)), record["text"])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_captions_say_all(others: tuple[tuple[str, float, float], ...], words: s
         drawn.append(Shape(shape, colour, (x, y, x + side, y + side)))
     scene = Scene("black", tuple(drawn))
     assert shapes.caption(scene) == words
-    assert shapes.obeys(shapes.read_back(shapes.picture(scene, 32)[0]), words)
+    assert shapes.matches(shapes.read_back(shapes.render(scene, 32)[0]), words)
 
 
 def test_the_set_is_whole(scenes: ImageSet) -> None:

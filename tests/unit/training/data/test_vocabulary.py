@@ -30,13 +30,13 @@ def pieces_of(assets: dict[str, bytes]) -> dict[str, int]:
 
 def words(captions: Sequence[str], size: int) -> list[str]:
     """The pieces that are whole words, in their order."""
-    pieces = pieces_of(vocabulary.learned(captions, size))
+    pieces = pieces_of(vocabulary.learn(captions, size))
     return [piece for piece in sorted(pieces, key=lambda one: pieces[one]) if len(piece) > 1 and piece[0] not in "#["]
 
 
 def read(text: str, captions: Sequence[str] = CAPTIONS, size: int = 2000) -> list[str]:
     """The pieces of a text, without the special ones around it and the padding."""
-    tokenizer = TextTokenizer(vocabulary.learned(captions, size), 64, "[PAD]")
+    tokenizer = TextTokenizer(vocabulary.learn(captions, size), 64, "[PAD]")
     assert tokenizer.encode(text).tokens[0] == "[CLS]"
     kept = [token for token in tokenizer.encode(text).tokens if token not in ("[CLS]", "[PAD]")]
     assert kept[-1] == "[SEP]"
@@ -66,25 +66,25 @@ def test_the_most_frequent_words_are_kept_where_there_is_no_room_for_all() -> No
     assert [words(captions, bare + more) for more in range(4)] == [[], ["be"], ["be", "bed"], ["be", "bed", "deb"]]
     assert words(captions, 1) == []  # characters are never left out
     for size in range(bare, bare + 9):
-        assert len(pieces_of(vocabulary.learned(captions, size))) == min(size, bare + 4)
+        assert len(pieces_of(vocabulary.learn(captions, size))) == min(size, bare + 4)
 
 
 def test_pieces_are_numbered_without_gaps_and_special_ones_first() -> None:
-    pieces = pieces_of(vocabulary.learned([*CAPTIONS, "[PAD] ##x [CLS]"], 2000))
+    pieces = pieces_of(vocabulary.learn([*CAPTIONS, "[PAD] ##x [CLS]"], 2000))
     assert sorted(pieces.values()) == list(range(len(pieces)))
     assert [pieces[one] for one in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == list(range(5))
 
 
 def test_the_order_of_captions_does_not_count() -> None:
-    assert vocabulary.learned(CAPTIONS, 60) == vocabulary.learned(CAPTIONS[::-1], 60)
-    assert vocabulary.learned(CAPTIONS, 60) != vocabulary.learned(CAPTIONS[:-1], 60)
+    assert vocabulary.learn(CAPTIONS, 60) == vocabulary.learn(CAPTIONS[::-1], 60)
+    assert vocabulary.learn(CAPTIONS, 60) != vocabulary.learn(CAPTIONS[:-1], 60)
 
 
 def test_every_process_learns_the_same() -> None:
     """Whatever its seed of hashes is: a set of words must never decide."""
     program = (
-        "import hashlib, sys; from training.data import word_pieces\n"
-        "content = word_pieces.learned(eval(sys.argv[1]), 70)['tokenizer.json']\n"
+        "import hashlib, sys; from training.data import vocabulary\n"
+        "content = vocabulary.learn(eval(sys.argv[1]), 70)['tokenizer.json']\n"
         "print(hashlib.sha256(content).hexdigest())"
     )
     many = [f"{first}{second} {second}{first}" for first in "abcdefgh" for second in "ijklmnop"]  # all as frequent
@@ -104,11 +104,11 @@ def test_every_process_learns_the_same() -> None:
 
 def test_a_conditioner_is_built_of_them() -> None:
     arguments = {"type": "text", "width": 8, "depth": 1, "heads": 1, "head_width": 8, "length": 8}
-    made = build(arguments, vocabulary.learned(CAPTIONS, 2000))
+    made = build(arguments, vocabulary.learn(CAPTIONS, 2000))
     assert isinstance(made, TextConditioner)
     assert made.embed(["a red cat", None]).shape == (2, 8, 8)
 
 
 def test_without_captions_nothing_is_learned() -> None:
     with pytest.raises(ValueError, match=r"^tokenizer: there are no captions to learn one from; give the path of a v"):
-        vocabulary.learned([], 100)
+        vocabulary.learn([], 100)

@@ -19,12 +19,12 @@ from training.data import shapes
 from training.data.batches import row_generator
 from training.data.conditions import Requests
 from training.data.image_set import ImageSet
-from training.data.rows import picture
+from training.data.rows import read_image
 from training.evaluation import networks, second_stage
 from training.evaluation.fidelity import Fidelity
-from training.evaluation.networks import CLASSIFIER, Networks, Weights, own_classifier
+from training.evaluation.networks import CLASSIFIER, Networks, Weights, find_classifier
 from training.evaluation.obedience import SCORES, Answer
-from training.evaluation.second_stage import Sampling, questions
+from training.evaluation.second_stage import Sampling
 from training.metrics import classifier
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.latent_diffusion import LatentDiffusion, save_autoencoder, save_diffusion
@@ -61,7 +61,7 @@ def fidelity(scenes: ImageSet, seen_by: Networks) -> Fidelity:
 
 
 def test_real_images_are_nearer_than_spoilt_ones(scenes: ImageSet, fidelity: Fidelity) -> None:
-    fresh = [shapes.picture(shapes.drawn(row_generator(1, 0, i)), 32)[0] for i in range(300)]
+    fresh = [shapes.render(shapes.draw_scene(row_generator(1, 0, i)), 32)[0] for i in range(300)]
     real = to_unit(torch.from_numpy(np.stack(fresh)))
     noise = 0.8 * torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
     blurred = F.interpolate(F.avg_pool2d(real, 8), scale_factor=8.0)
@@ -80,10 +80,10 @@ def test_of_a_few_images_nothing_is_said_of_sets(scenes: ImageSet, fidelity: Fid
 
 
 def test_copies_of_training_images_are_found(scenes: ImageSet, fidelity: Fidelity, tmp_path: Path) -> None:
-    held_out = fidelity.copies(scenes.pixels(scenes.rows("held_out")), tmp_path)
+    held_out = fidelity.nearest_neighbours(scenes.pixels(scenes.rows("held_out")), tmp_path)
     assert held_out["nearest_training_image"] == held_out["nearest_training_image_of_held_out_images"] > 0
     assert held_out["nearer_than_any_held_out_image"] == 0.0
-    copied = fidelity.copies(scenes.pixels(range(100, 140)), tmp_path)
+    copied = fidelity.nearest_neighbours(scenes.pixels(range(100, 140)), tmp_path)
     assert copied["nearest_training_image"] == pytest.approx(0, abs=1e-5)
     assert copied["nearer_than_any_held_out_image"] == 1.0
     with Image.open(tmp_path / "nearest.png") as drawn:
@@ -95,11 +95,11 @@ def test_a_classifier_of_other_images_is_not_used(
     scenes: ImageSet, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier, "train", partial(classifier.train, steps=5))
-    there = own_classifier(scenes, [root / CLASSIFIER, tmp_path / CLASSIFIER])
+    there = find_classifier(scenes, [root / CLASSIFIER, tmp_path / CLASSIFIER])
     assert there.about.steps == 60
     assert not (tmp_path / CLASSIFIER).exists()
     other = replace(scenes, description=replace(scenes.description, fingerprint="f" * 64))
-    fresh = own_classifier(other, [root / CLASSIFIER, tmp_path / CLASSIFIER])
+    fresh = find_classifier(other, [root / CLASSIFIER, tmp_path / CLASSIFIER])
     assert fresh.about.fingerprint == "f" * 64
     assert classifier.load(tmp_path / CLASSIFIER).digest == fresh.digest != there.digest
 
@@ -114,7 +114,7 @@ def answered(
     rows = images.rows("held_out")
     requests = Requests({"field": kind}, scale=4, masks="boxes")
     values = [
-        requests(picture(images, row, images.records[row]), row_generator(0, 0, i))["field"]
+        requests(read_image(images, row, images.records[row]), row_generator(0, 0, i))["field"]
         for i, row in enumerate(rows)
     ]
     originals = images.pixels(rows)
@@ -229,9 +229,11 @@ def test_a_release_of_each_kind_is_scored_and_shown(
 
 
 def test_questions_are_as_many_as_asked_for(scenes: ImageSet) -> None:
-    def asked(kinds: list[str], count: int) -> second_stage.Questions:
+    def asked(kinds: list[str], count: int) -> second_stage.EvaluationRequests:
         architecture = model_of(kinds).architecture()
-        return questions(Release("x", "diffusion", architecture, (3, 32, 32), (2, 16, 16), {}), scenes, count)
+        return second_stage.build_requests(
+            Release("x", "diffusion", architecture, (3, 32, 32), (2, 16, 16), {}), scenes, count
+        )
 
     labels = [request["the_class"] for request in asked(["class"], 30).requests]
     assert len(labels) == 30

@@ -12,14 +12,11 @@ import torch
 from training.data import image_set
 from training.data.batches import row_generator
 from training.data.image_set import ImageSet
-from training.data.rows import picture
+from training.data.rows import read_image
 from training.experiments import compose, conditioners
-from training.experiments.schema import (
+from training.experiments.conditions import (
     ClassCondition,
     Condition,
-    DegradationConfig,
-    DiffusionExperiment,
-    ExperimentError,
     FrozenTextCondition,
     LayoutCondition,
     LayoutMapCondition,
@@ -28,6 +25,7 @@ from training.experiments.schema import (
     SemanticMapCondition,
     TextCondition,
 )
+from training.experiments.schema import DegradationConfig, DiffusionExperiment, ExperimentError
 from training.model.autoencoder import AutoencoderConfig
 from training.model.conditioners import Conditioner, Conditioners
 from training.model.conditioners.frozen_text import FrozenTextConditioner
@@ -123,7 +121,7 @@ def test_each_type_is_built_and_reads_what_the_set_has(kind: str, images: ImageS
     assert isinstance(field, Conditioner)
     assert field.config()["type"] == kind
     makes = replace(conditioners.requests(config), scale=2)
-    requests = [makes(picture(images, row, images.records[row]), row_generator(0, 0, row)) for row in range(4)]
+    requests = [makes(read_image(images, row, images.records[row]), row_generator(0, 0, row)) for row in range(4)]
     for request in requests:
         built.check(request)
     found = built([*requests, None], (SIDE // 2, SIDE // 2), lambda x: x[:, :, ::2, ::2].expand(-1, LATENT, -1, -1))
@@ -206,14 +204,16 @@ def test_a_folder_without_an_encoder_is_told(images: ImageSet, tmp_path: Path, c
 @pytest.mark.parametrize("kind", ["class", "text", "layout", "layout_map", "semantic_map"])
 def test_a_set_that_tells_nothing_is_refused(kind: str, tmp_path: Path, configured: Configured) -> None:
     bare = written(tmp_path, [{"name": str(row)} for row in range(COUNT)], maps=None, masks=None)
-    told = rf"model\.conditioners\.field: {kind}; the image set has nothing for it; see data/images\.yaml for what .*"
+    told = (
+        rf"model\.conditioners\.field: {kind}; no image of the set has a value for it; see docs/training\.md for the .*"
+    )
     with refused(told):
         conditioners.build(configured({"field": CONDITIONS[kind]}), bare, FIRST_STAGE)
 
 
 def test_given_masks_must_be_given(images: ImageSet, tmp_path: Path, configured: Configured) -> None:
     bare, one = written(tmp_path, masks=None), {"field": CONDITIONS["masked_image"]}
-    with refused(r"model\.conditioners\.field: masked_image; the image set has nothing for it; .*"):
+    with refused(r"model\.conditioners\.field: masked_image; no image of the set has a value for it; .*"):
         conditioners.build(configured(one, masks="given"), bare, FIRST_STAGE)
     conditioners.build(configured(one, masks="wide"), bare, FIRST_STAGE)
     conditioners.build(configured(one, masks="given"), images, FIRST_STAGE)
@@ -265,7 +265,7 @@ def test_what_a_conditioner_refuses_is_told_of_its_field(
             {},
             r"model\.conditioners\.field\.stages: 0; the autoencoder halves images 1 .*",
         ),
-        ("masked_image", {}, {"crop": 8}, r"data\.masks: mixed; holes are drawn in images of at least 16 pixels .* 8"),
+        ("masked_image", {}, {"crop": 8}, r"data\.masks: mixed; holes need images of at least 16 pixels .* 8"),
         (
             "low_resolution",
             {},
@@ -298,9 +298,9 @@ def test_conditions_fit_the_images_and_their_latents(
         (
             [],
             {"context_width": 16},
-            r"model\.unet\.context_width: set, but no conditioner enters there; set it to null",
+            r"model\.unet\.context_width: is set, but no conditioner uses cross-attention; permitted: null",
         ),
-        (["semantic_map"], {"context_width": 16}, r"model\.unet\.context_width: set, but no conditioner enters .*"),
+        (["semantic_map"], {"context_width": 16}, r"model\.unet\.context_width: is set, but no conditioner uses .*"),
         (["class"], {"out_channels": 3}, r"model\.unet\.out_channels: 3; the latents have 2 channels"),
         (["class"], {"in_channels": 3}, r"model\.unet\.in_channels: 3; the latents and .* have 2 \+ 0 channels"),
         (["semantic_map"], {"in_channels": 2}, r"model\.unet\.in_channels: 2; the latents and .* have 2 \+ 3 channels"),
@@ -341,7 +341,7 @@ def test_requests_are_made_as_the_experiment_says(configured: Configured, base: 
 def test_a_layout_never_has_more_objects_than_its_conditioner_takes(images: ImageSet, configured: Configured) -> None:
     """The set's have three, the conditioner takes two."""
     config = configured({"layout": CONDITIONS["layout"]})
-    request = conditioners.requests(config)(picture(images, 0, images.records[0]), row_generator(0, 0, 0))
+    request = conditioners.requests(config)(read_image(images, 0, images.records[0]), row_generator(0, 0, 0))
     assert len(request["layout"]["boxes"]) == 2
     with torch.inference_mode():
         conditioners.build(config, images, FIRST_STAGE)([request], (8, 8), lambda x: x)

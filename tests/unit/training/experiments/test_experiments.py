@@ -13,16 +13,16 @@ import yaml
 from omegaconf import OmegaConf
 
 from training.experiments import compose
+from training.experiments.conditions import Condition
 from training.experiments.schema import (
     AutoencoderExperiment,
     CheckpointConfig,
-    Condition,
     DataConfig,
     DiffusionExperiment,
     Experiment,
     ExperimentError,
-    Shared,
-    plain,
+    SharedFields,
+    to_plain,
 )
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.diffusion import DiffusionConfig
@@ -38,7 +38,7 @@ FIRST, SECOND = "digits_autoencoder", "digits_diffusion"
 @cache
 def filled(name: str) -> Experiment:
     """An experiment with something for every field that it needs a person to set."""
-    needed = sorted(OmegaConf.missing_keys(compose.composed([f"experiment={name}"])))
+    needed = sorted(OmegaConf.missing_keys(compose.compose_fields([f"experiment={name}"])))
     if needed:
         with pytest.raises(ExperimentError, match=f"^{needed[0]}: needed and not set; add {needed[0]}=VALUE$"):
             compose.load(name)
@@ -76,7 +76,7 @@ def test_the_digits_models_have_the_size_that_was_tuned() -> None:
     first, second = loaded(FIRST), loaded(SECOND)
     assert isinstance(first, AutoencoderExperiment)
     assert isinstance(second, DiffusionExperiment)
-    architecture: dict[str, Any] = {**plain(second.model), "autoencoder": plain(first.model)}
+    architecture: dict[str, Any] = {**to_plain(second.model), "autoencoder": to_plain(first.model)}
     architecture["conditioners"]["class_label"]["classes"] = 10  # those of the set
     model = LatentDiffusion.build(architecture)
     assert sum(p.numel() for p in model.autoencoder.parameters()) == 694_527
@@ -101,9 +101,9 @@ def test_a_conditioner_takes_the_fields_of_its_type() -> None:
     config = loaded(SECOND, "+model.conditioners.caption={type: text, width: 64, depth: 2, tokenizer: vocab.txt}")
     assert isinstance(config, DiffusionExperiment)
     assert [one.type for one in config.model.conditioners.values()] == ["class", "text"]
-    caption = plain(config.model.conditioners["caption"])
+    caption = to_plain(config.model.conditioners["caption"])
     assert (caption["tokenizer"], caption["length"], caption["vocabulary"]) == ("vocab.txt", 77, 2000)
-    assert plain(config.model.conditioners["class_label"])["classes"] is None
+    assert to_plain(config.model.conditioners["class_label"])["classes"] is None
 
 
 def test_the_data_alone_are_composed_without_an_experiment() -> None:
@@ -172,10 +172,14 @@ FLOW = ["model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"
         (
             FIRST,
             ["batch_size=8", "accumulate=3"],
-            "batch_size: 8 is not allowed; permitted: multiples of accumulate x devices, 3 x 1, for all parts",
+            "batch_size: 8 is not allowed; permitted: multiples of accumulate x devices, 3 x 1, because all parts",
         ),
-        (FIRST, ["batch_size=12", "accumulate=2", "devices=4"], "multiples of accumulate x devices, 2 x 4, for all"),
-        (SECOND, ["data.crop=16"], "data.crop: latents that are encoded once have no crops; permitted: null, or"),
+        (
+            FIRST,
+            ["batch_size=12", "accumulate=2", "devices=4"],
+            "multiples of accumulate x devices, 2 x 4, because all",
+        ),
+        (SECOND, ["data.crop=16"], "data.crop: latents that are encoded once cannot be cropped; permitted: null, or"),
         (SECOND, ["loss.condition_dropout=1"], "loss.condition_dropout: 1 is not allowed"),
         (
             SECOND,
@@ -244,7 +248,7 @@ def test_mistakes_name_the_field_in_one_line(name: str, overrides: list[str], to
 def test_an_optional_field_of_a_conditioner_can_be_set() -> None:
     config = loaded(SECOND, f"{CONDITION}.entry=time_embedding")
     assert isinstance(config, DiffusionExperiment)
-    assert plain(config.model.conditioners["class_label"])["entry"] == "time_embedding"
+    assert to_plain(config.model.conditioners["class_label"])["entry"] == "time_embedding"
 
 
 @pytest.mark.parametrize(
@@ -343,7 +347,7 @@ def test_every_field_is_explained_on_its_line(file: str) -> None:
 def test_the_file_of_every_experiment_has_all_fields_that_they_share() -> None:
     content = documented("train.yaml")
     assert leaves({key: value for key, value in content.items() if key not in ("defaults", "recipe")}) == declared(
-        Shared
+        SharedFields
     )
     assert set(content["checkpoint"]) == {one.name for one in fields(CheckpointConfig)}
     assert set(content["optimiser"]) == {one.name for one in fields(OptimiserConfig)}
@@ -368,7 +372,7 @@ def test_a_recipe_has_every_field_of_its_parts(file: str, keys: Sequence[str], k
 
 
 def test_a_recipe_has_every_field_of_its_experiments() -> None:
-    of_all = {one.name for one in fields(Shared)} | {"recipe"}
+    of_all = {one.name for one in fields(SharedFields)} | {"recipe"}
     for kind, file in ((AutoencoderExperiment, "autoencoder"), (DiffusionExperiment, "diffusion")):
         own = {one.name for one in fields(kind)} - of_all
         assert set(documented(f"recipe/{file}.yaml")) - {"defaults", "recipe"} == own

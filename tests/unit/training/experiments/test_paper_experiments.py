@@ -14,18 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from training.experiments import compose
-from training.experiments.schema import (
-    AutoencoderExperiment,
+from training.experiments.conditions import (
     ClassCondition,
     Condition,
-    DiffusionExperiment,
     LayoutCondition,
     LowResolutionCondition,
     MaskedImageCondition,
     SemanticMapCondition,
     TextCondition,
-    plain,
 )
+from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment, to_plain
 from training.model import conditioners
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.text_tokenizer import read_assets
@@ -147,7 +145,7 @@ def conditioner_size(condition: Condition, assets: Mapping[str, bytes]) -> int:
     """Parameters of what a condition of an experiment becomes."""
     if isinstance(condition, LayoutCondition):
         condition = replace(condition, classes=600)  # those of the set: classes are words of a given vocabulary
-    config, files = plain(condition), None
+    config, files = to_plain(condition), None
     if isinstance(condition, TextCondition):
         del config["tokenizer"], config["vocabulary"]
         files = assets
@@ -258,7 +256,7 @@ def file(name: str) -> Path:
 
 @cache
 def without_experiment(recipe: str) -> DictConfig:
-    config = compose.composed(["data=images", f"recipe={recipe}", "name=none", "data.root=somewhere"])
+    config = compose.compose_fields(["data=images", f"recipe={recipe}", "name=none", "data.root=somewhere"])
     OmegaConf.set_struct(config, False)  # conditioners are named by the files
     return config
 

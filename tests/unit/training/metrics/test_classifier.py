@@ -35,7 +35,7 @@ def test_it_is_a_feature_network(digits: ImageSet, digits_classifier: Classifier
     probabilities = network.probabilities(features)
     assert probabilities is not None
     torch.testing.assert_close(probabilities, digits_classifier.outputs(images).softmax(1))
-    with pytest.raises(ValueError, match=r"images: \(3, 32, 32\); digits-CNN features are of \(1, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"images: \(3, 32, 32\); digits-CNN features need \(1, 32, 32\)"):
         network.features(images.expand(-1, 3, -1, -1))
 
 
@@ -82,7 +82,7 @@ def moved_dots(row: int, column: int) -> Tensor:
     """Where a dot of each of 40 images goes, (row, column): [40, 2]."""
     image = -torch.ones(40, 1, 33, 33)
     image[:, :, row - 1 : row + 2, column - 1 : column + 2] = 1
-    changed = classifier.moved(image, torch.Generator().manual_seed(0))
+    changed = classifier.augment(image, torch.Generator().manual_seed(0))
     assert changed[:, 0, 0].max() == pytest.approx(-1, abs=1e-5)  # what comes in at the edge is the edge's
     bright = (changed[:, 0] + 1) / (changed[:, 0] + 1).sum((1, 2), keepdim=True)
     at = torch.arange(33.0)
@@ -132,10 +132,10 @@ def test_a_saved_classifier_is_the_same_when_read(bars: ImageSet, bars_classifie
 def test_a_damaged_file_is_refused(file: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])  # one bit of one weight
-    with pytest.raises(ValueError, match=r"^classifier: .*bars\.safetensors was damaged"):
+    with pytest.raises(ValueError, match=r"^classifier: .*bars\.safetensors is damaged"):
         classifier.load(file)
     file.write_bytes(content[:-100])
-    with pytest.raises(ValueError, match=r"^classifier: .*bars\.safetensors is no classifier \("):
+    with pytest.raises(ValueError, match=r"^classifier: .*bars\.safetensors is not a classifier \("):
         classifier.load(file)
 
 
@@ -144,7 +144,7 @@ def test_a_classifier_that_claims_to_be_better_is_refused(file: Path, bars_class
     accuracy = f'\\"accuracy\\": {json.dumps(bars_classifier.about.accuracy)}'.encode()
     assert content.count(accuracy) == 1
     file.write_bytes(content.replace(accuracy, accuracy[:-1] + (b"1" if accuracy[-1:] != b"1" else b"2")))
-    with pytest.raises(ValueError, match="was damaged"):
+    with pytest.raises(ValueError, match="is damaged"):
         classifier.load(file)
 
 
@@ -153,9 +153,9 @@ def test_what_is_no_classifier_is_named_with_the_field(tmp_path: Path) -> None:
         classifier.load(tmp_path / "nowhere", "--features")
     other = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"x": torch.zeros(2)}, other)
-    with pytest.raises(ValueError, match=r"other\.safetensors is no classifier"):
+    with pytest.raises(ValueError, match=r"other\.safetensors is not a classifier"):
         classifier.load(other)
     for metadata in ("3", "{}", '{"digest": "", "images": 1}'):
         safetensors.torch.save_file({"x": torch.zeros(2)}, other, {"classifier": metadata})
-        with pytest.raises(ValueError, match=r"other\.safetensors is no classifier"):
+        with pytest.raises(ValueError, match=r"other\.safetensors is not a classifier"):
             classifier.load(other)

@@ -43,7 +43,7 @@ LEFT, RIGHT = (0.1, 0.3, 0.4, 0.6), (0.6, 0.3, 0.9, 0.6)
 def drawn(*placed: tuple[str, tuple[float, float, float, float]], size: int = 40) -> Tensor:
     """One image of squares of these colours on black."""
     scene = Scene("black", tuple(Shape("square", colour, box) for colour, box in placed))
-    return to_unit(torch.from_numpy(shapes.picture(scene, size)[0][None]))
+    return to_unit(torch.from_numpy(shapes.render(scene, size)[0][None]))
 
 
 def layout(*placed: tuple[str, Sequence[float]]) -> list[dict[str, object]]:

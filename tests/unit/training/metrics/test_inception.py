@@ -87,7 +87,7 @@ def test_a_missing_other_or_dangerous_file_is_one_line_that_names_the_field(file
         inception.load(tmp_path / "nowhere")
     cut = tmp_path / "cut.pth"
     cut.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"^--inception: .*cut\.pth is no file of weights"):
+    with pytest.raises(ValueError, match=r"^--inception: .*cut\.pth is not a file of weights"):
         inception.load(cut, "--inception")
     other = tmp_path / "other.pth"
     torch.save({"fc.weight": torch.zeros(1008, 2048)}, other)
@@ -95,5 +95,5 @@ def test_a_missing_other_or_dangerous_file_is_one_line_that_names_the_field(file
         inception.load(other)
     code = tmp_path / "code.pth"
     torch.save({"fc.weight": Path("runs when read")}, code)
-    with pytest.raises(ValueError, match=r"code\.pth is no file of weights"):
+    with pytest.raises(ValueError, match=r"code\.pth is not a file of weights"):
         inception.load(code)

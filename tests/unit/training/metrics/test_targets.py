@@ -22,31 +22,31 @@ def captions(bars: ImageSet, number: int) -> ImageSet:
 
 
 def test_labels_or_words_whichever_are_more_and_turns_where_there_are_neither(bars: ImageSet) -> None:
-    assert targets.of(bars) == Targets("label", ("0", "1", "2"))
-    assert targets.of(captions(bars, 3)).kind == "label"
-    assert targets.of(captions(bars, 6)) == Targets("words", tuple(f"word{i}" for i in range(6)))
-    assert targets.of(with_records(bars, [{}] * 48)) == Targets("turn", TURNS)
+    assert targets.choose(bars) == Targets("label", ("0", "1", "2"))
+    assert targets.choose(captions(bars, 3)).kind == "label"
+    assert targets.choose(captions(bars, 6)) == Targets("words", tuple(f"word{i}" for i in range(6)))
+    assert targets.choose(with_records(bars, [{}] * 48)) == Targets("turn", TURNS)
     one_class = with_records(bars, [{"label": 1, "text": "a bar"}] * 48)
-    assert targets.of(one_class).kind == "turn"
+    assert targets.choose(one_class).kind == "turn"
     nameless = replace(bars, description=replace(bars.description, classes=()))
-    assert targets.of(nameless).kind == "words"
+    assert targets.choose(nameless).kind == "words"
     gaps = with_records(bars, [{"label": 0, "text": "left"}, {"label": 1, "text": "right"}] * 23 + [{}, {}])
-    assert targets.of(gaps).kind == "turn"
+    assert targets.choose(gaps).kind == "turn"
 
 
 def test_words_that_are_rare_or_everywhere_are_left_out(bars: ImageSet) -> None:
     texts = ["bar up"] * 20 + ["bar down"] * 15 + ["bar sideways"] + ["bar up"] * 12
-    found = targets.of(with_records(bars, [{"text": text} for text in texts]))
+    found = targets.choose(with_records(bars, [{"text": text} for text in texts]))
     assert found == Targets("words", ("up", "down"))
 
 
 def test_what_is_to_be_found(bars: ImageSet) -> None:
     generator, rows = torch.Generator().manual_seed(0), torch.tensor([0, 4, 2, 47])
-    pixels, wanted = targets.examples(targets.of(bars), bars, rows, generator)
+    pixels, wanted = targets.examples(targets.choose(bars), bars, rows, generator)
     assert torch.equal(pixels, bars.pixels(rows.numpy()))
     assert wanted.tolist() == [0, 1, 2, 2]
     named = captions(bars, 6)
-    _, wanted = targets.examples(targets.of(named), named, rows, generator)
+    _, wanted = targets.examples(targets.choose(named), named, rows, generator)
     assert wanted.argmax(1).tolist() == [0, 4, 2, 5]
     assert wanted.sum(1).tolist() == [1, 1, 1, 1]
 

@@ -96,9 +96,9 @@ def test_mistakes_are_one_line_that_names_the_field(folder: Path, agreement: Tex
     weights = transformers.CLIPModel.from_pretrained(folder).state_dict()
     del weights["text_projection.weight"]
     transformers.CLIPModel.from_pretrained(folder).save_pretrained(other, state_dict=weights)
-    with pytest.raises(ValueError, match=r"the weights of .*other do not hold text_projection\.weight"):
+    with pytest.raises(ValueError, match=r"the weights of .*other lack text_projection\.weight"):
         text_agreement.load(other)
-    with pytest.raises(ValueError, match="3 captions; square ones, a caption each"):
+    with pytest.raises(ValueError, match="3 captions; images must be square, with one caption each"):
         agreement(images(), CAPTIONS[:3])
-    with pytest.raises(ValueError, match="square ones"):
+    with pytest.raises(ValueError, match="must be square"):
         agreement(images()[:, :, :30], CAPTIONS)

@@ -57,7 +57,7 @@ def test_kl_has_moments_in_scaled_units_and_no_codebook() -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     model = small(latent_channels=4)
-    with pytest.raises(ValueError, match=r"latents: shape \[1, 3, 4, 4\]; this autoencoder takes \[R, 4, h, w\]"):
+    with pytest.raises(ValueError, match=r"latents: shape \[1, 3, 4, 4\]; this autoencoder needs \[R, 4, h, w\]"):
         model.decode(torch.zeros(1, 3, 4, 4))
     with pytest.raises(ValueError, match=r"images: shape \[3, 8, 8\]; permitted: \[R, 3, H, W\]"):
         model.encode(torch.zeros(3, 8, 8))

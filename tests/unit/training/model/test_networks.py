@@ -19,7 +19,7 @@ def test_encode_and_decode_are_in_scaled_units(autoencoder: Autoencoder) -> None
 
 
 def test_images_that_do_not_fit_are_refused(autoencoder: Autoencoder) -> None:
-    with pytest.raises(ValueError, match="images: 3 channels; this autoencoder takes 1"):
+    with pytest.raises(ValueError, match="images: 3 channels; this autoencoder needs 1"):
         autoencoder.encode(torch.zeros(1, 3, 16, 16))
     with pytest.raises(ValueError, match="images: 16x15 pixels; both sides must be multiples of 2"):
         autoencoder.encode(torch.zeros(1, 1, 16, 15))

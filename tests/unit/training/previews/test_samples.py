@@ -21,9 +21,9 @@ from training.model.latent_diffusion import LatentDiffusion
 from training.model.pixels import to_bytes
 from training.model.unet import UNet, UNetConfig
 from training.previews import contact_sheet, samples
-from training.previews.samples import Asked
+from training.previews.samples import PreviewRequests
 
-CELL = contact_sheet.SHOWN_SIDE + contact_sheet.GAP
+CELL = contact_sheet.LEAST_SIDE + contact_sheet.GAP
 FOOT = contact_sheet.LINES * (contact_sheet.FONT_SIZE + 2)
 COUNT, SIDE, LATENT = 16, 16, (2, 8, 8)
 TRANSFORMER = {"width": 16, "depth": 1, "heads": 1, "head_width": 8}
@@ -70,7 +70,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 def model_of(autoencoder: Autoencoder, *kinds: str) -> LatentDiffusion:
     torch.manual_seed(0)
-    assets = vocabulary.learned(["picture 0123456789"], 50)
+    assets = vocabulary.learn(["picture 0123456789"], 50)
     built = Conditioners(
         {
             kind: conditioners.build({"type": kind, **CONFIGS[kind]}, assets if kind == "text" else None)
@@ -90,8 +90,8 @@ def model_of(autoencoder: Autoencoder, *kinds: str) -> LatentDiffusion:
     return LatentDiffusion(autoencoder, unet, built, Diffusion(DiffusionConfig())).eval()
 
 
-def asked_for(images: ImageSet, *kinds: str, **options: Any) -> Asked:
-    return samples.asked(images, replace(REQUESTS, types={kind: kind for kind in kinds}, **options))
+def asked_for(images: ImageSet, *kinds: str, **options: Any) -> PreviewRequests:
+    return samples.preview_requests(images, replace(REQUESTS, types={kind: kind for kind in kinds}, **options))
 
 
 def size(columns: int, rows: int, foot: int = 0) -> tuple[int, ...]:
@@ -103,9 +103,9 @@ def cell(drawn: NDArray[np.uint8], row: int, column: int) -> NDArray[np.uint8]:
     top, left, scale = (
         contact_sheet.GAP + row * CELL,
         contact_sheet.GAP + column * CELL,
-        contact_sheet.SHOWN_SIDE // SIDE,
+        contact_sheet.LEAST_SIDE // SIDE,
     )
-    return drawn[top : top + contact_sheet.SHOWN_SIDE : scale, left : left + contact_sheet.SHOWN_SIDE : scale]
+    return drawn[top : top + contact_sheet.LEAST_SIDE : scale, left : left + contact_sheet.LEAST_SIDE : scale]
 
 
 # -- samples ---------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def cell(drawn: NDArray[np.uint8], row: int, column: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("kinds", "columns", "rows", "foot"),
     [
-        ((), samples.SHOWN, 4, 0),
+        ((), samples.COLUMNS, 4, 0),
         (("class",), 3, 4, FOOT),
         (("text",), 6, 4 + 1, FOOT),  # the originals below
         (("semantic_map",), 6, 1 + 2 + 1, 0),  # what was asked for above
@@ -132,7 +132,7 @@ def test_samples_are_in_columns_of_what_was_asked_for(
     what = asked_for(images, *kinds)
     found = samples.samples(model_of(autoencoder, *kinds), what, LATENT, tmp_path / "step", guidance=2.0)
     assert found["samples"].shape == size(columns, rows, foot)
-    assert found["denoising"].shape == size(samples.DENOISED, 4)
+    assert found["denoising"].shape == size(samples.ESTIMATES, 4)
     for name, drawn in found.items():
         with Image.open(tmp_path / f"step-{name}.png") as picture:
             assert np.array_equal(np.asarray(picture), drawn[..., 0])
@@ -151,8 +151,8 @@ def test_what_was_asked_for_is_above_and_the_originals_are_below(
 ) -> None:
     what = asked_for(images, "low_resolution")
     drawn = samples.samples(model_of(autoencoder, "low_resolution"), what, LATENT, tmp_path / "x", guidance=1.0)
-    assert what.pictures is not None
-    asked = to_bytes(what.pictures)
+    assert what.conditions is not None
+    asked = to_bytes(what.conditions)
     for column in range(6):
         assert np.array_equal(cell(drawn["samples"], 0, column), asked[column])
         assert np.array_equal(cell(drawn["samples"], 3, column), images.images[10 + column])
@@ -162,21 +162,21 @@ def test_what_was_asked_for_is_above_and_the_originals_are_below(
 
 
 def test_held_out_images_are_shown_or_training_ones_evenly_spread(images: ImageSet, tmp_path: Path) -> None:
-    assert list(samples.shown_rows(images)) == list(range(10, 16))
-    assert list(samples.shown_rows(written(tmp_path, train_count=COUNT))) == [0, 1, 3, 4, 6, 8, 9, 11, 12, 14]
+    assert list(samples.preview_rows(images)) == list(range(10, 16))
+    assert list(samples.preview_rows(written(tmp_path, train_count=COUNT))) == [0, 1, 3, 4, 6, 8, 9, 11, 12, 14]
 
 
 def test_one_of_each_class_is_asked_for_where_that_is_all(images: ImageSet) -> None:
     what = asked_for(images, "class")
     assert what.requests == [{"class": 0}, {"class": 1}, {"class": 2}]
-    assert (what.captions, what.pictures, what.originals) == (["ein Hund", "犬", "c"], None, None)
+    assert (what.captions, what.conditions, what.originals) == (["ein Hund", "犬", "c"], None, None)
 
 
 def test_requests_are_those_of_held_out_images(images: ImageSet) -> None:
     what = asked_for(images, "text", "class")
     assert [one["text"] for one in what.requests] == [f"picture {row}" for row in range(10, 16)]
     assert list(what.captions)[:2] == ["picture 10, 犬", "picture 11, c"]
-    assert what.pictures is None
+    assert what.conditions is None
     assert what.originals is not None
     assert torch.equal(what.originals, images.pixels(range(10, 16)))
 
@@ -186,9 +186,9 @@ def test_requests_are_those_of_held_out_images(images: ImageSet) -> None:
 def test_conditions_that_can_be_seen_are_shown(kind: str, channels: int, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, channels), dtype=np.uint8)
     what = asked_for(written(tmp_path, images=pixels), kind)
-    assert what.pictures is not None
-    assert what.pictures.shape == (6, channels, SIDE, SIDE)
-    drawn = to_bytes(what.pictures)
+    assert what.conditions is not None
+    assert what.conditions.shape == (6, channels, SIDE, SIDE)
+    drawn = to_bytes(what.conditions)
     for one, request, original in zip(drawn, what.requests, pixels[10:], strict=True):
         value = request[kind]
         if kind == "semantic_map":
@@ -238,7 +238,7 @@ def test_captions_change_the_foot_only(words: str, channels: int) -> None:
     assert np.array_equal(told[: len(bare)], bare)
     foot = told[len(bare) :]
     assert foot[:, CELL:].min() < 128
-    assert (foot[:, : contact_sheet.GAP + contact_sheet.SHOWN_SIDE] == 255).all()  # that of the first column is empty
+    assert (foot[:, : contact_sheet.GAP + contact_sheet.LEAST_SIDE] == 255).all()  # that of the first column is empty
     assert (contact_sheet.draw(images, columns=3, captions=["", "", ""])[len(bare) :] == 255).all()
 
 

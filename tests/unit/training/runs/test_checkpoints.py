@@ -59,7 +59,7 @@ def test_a_damaged_description_is_told_with_the_cure(tmp_path: Path) -> None:
     store = LocalCheckpoints(tmp_path)
     store.save(3, tensors(), RUN)
     (tmp_path / "step-00000003" / checkpoints.RUN).write_text("{")
-    with pytest.raises(CheckpointError, match=r"step-00000003: a damaged checkpoint .*; remove the folder to go on"):
+    with pytest.raises(CheckpointError, match=r"step-00000003: a damaged checkpoint .*; remove the folder to resume"):
         store.latest()
 
 

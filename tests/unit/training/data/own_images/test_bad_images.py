@@ -1,4 +1,4 @@
-"""Images and annotations that cannot be used are counted and named."""
+"""Images and annotations that cannot be used are count_labels and named."""
 
 import json
 import tarfile
@@ -22,7 +22,7 @@ from tests.support.own_images import (
 )
 from training.data import image_set
 from training.data.image_set import DataError, ImageSet
-from training.data.own_images.prepare import prepare
+from training.data.own_images.prepare import Settings, prepare
 
 
 def test_one_corrupt_picture_among_many_is_left_out_and_named(make: Callable[..., ImageSet]) -> None:
@@ -39,23 +39,23 @@ def test_one_corrupt_picture_among_many_is_left_out_and_named(make: Callable[...
 def test_too_many_bad_pictures_are_refused_and_nothing_is_left_half_written(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", {f"{n:02}.png": noise_png(n) for n in range(50)})
     root = tmp_path / "sets/own"
-    before = prepare(source, root, image_size=8).description
+    before = prepare(source, root, Settings(8)).description
     write_folder(
         tmp_path / "source",
         {"07.png": b"", "03.png": noise_png(3)[:-40], "09.png": noise_png(9, (3, 3)), "11.png": b""},
     )
     with pytest.raises(DataError) as caught:
-        prepare(source, root, image_size=8)
+        prepare(source, root, Settings(8))
     listing = root.with_name("own.refused.json")
     assert str(caught.value) == (
-        "data.root: 4 of 50 pictures cannot be used (8 %, permitted: data.max_bad=1 %): 2 empty, 1 tiny, 1 truncated; "
-        "the first: 03.png: truncated (image file is truncated). Mend or remove them, or raise data.max_bad; "
-        f"more are named in {listing}"
+        "data.root: 4 of 50 images cannot be used (8 %, permitted: data.max_bad=1 %): 2 empty, 1 tiny, 1 truncated; "
+        "the first: 03.png: truncated (image file is truncated). Repair or remove them, or raise data.max_bad; "
+        f"more are listed in {listing}"
     )
     assert json.loads(listing.read_text())["bad"]["empty"]["count"] == 2
     assert image_set.read(root).description == before
     assert {path.name for path in root.parent.iterdir()} == {"own", "own.refused.json"}
-    assert prepare(source, root, image_size=8, max_bad=0.08).description.count == 46
+    assert prepare(source, root, Settings(8, max_bad=0.08)).description.count == 46
     assert {path.name for path in root.parent.iterdir()} == {"own"}
 
 
@@ -63,22 +63,22 @@ def test_what_metadata_names_and_is_not_there_counts_as_bad(make: Callable[..., 
     records = [{"file_name": name} for name in ("a.png", "gone.png", "b.heic")]
     files = {"metadata.jsonl": json_lines(*records), "a.png": noise_png(1), "b.heic": b"?"}
     message = preparation_error(make, files)
-    assert "2 of 3 pictures cannot be used (67 %" in message
-    assert "1 missing, 1 unsupported; the first: b.heic: unsupported (ends in .heic; pictures are .png" in message
+    assert "2 of 3 images cannot be used (67 %" in message
+    assert "1 missing, 1 unsupported; the first: b.heic: unsupported (ends in .heic; images are .png" in message
     bad = read_report(make(files, max_bad=0.9))["bad"]
     assert bad["missing"]["first"][0]["name"] == "gone.png"
-    assert "metadata.jsonl:2), but not there" in bad["missing"]["first"][0]["reason"]
+    assert "metadata.jsonl:2), but missing" in bad["missing"]["first"][0]["reason"]
 
 
 @pytest.mark.parametrize(
     ("record", "extra", "reason"),
     [
-        ({"boxes": [{"label": "x", "box": [0, 0, 14, 8]}]}, {}, "lies outside the picture of 12x8 pixels"),
+        ({"boxes": [{"label": "x", "box": [0, 0, 14, 8]}]}, {}, "lies outside the image of 12x8 pixels"),
         ({"boxes": [{"label": "x", "box": [5, 0, 5, 8]}]}, {}, "with x0 < x1"),
-        ({"map": "m.png"}, {}, "its map m.png is not there"),
-        ({"map": "m.png"}, {"m.png": plane_png(np.zeros((8, 8)))}, "its map m.png is 8x8, the picture 12x8 (upright)"),
+        ({"map": "m.png"}, {}, "its map m.png is missing"),
+        ({"map": "m.png"}, {"m.png": plane_png(np.zeros((8, 8)))}, "its map m.png is 8x8, the image 12x8 (upright)"),
         ({"map": "m.png"}, {"m.png": noise_png(1)}, "its map m.png is RGB; a map is a grey or palette PNG"),
-        ({"mask": "m.png"}, {"m.png": plane_png(np.zeros((8, 8)))}, "its mask m.png is 8x8, the picture 12x8"),
+        ({"mask": "m.png"}, {"m.png": plane_png(np.zeros((8, 8)))}, "its mask m.png is 8x8, the image 12x8"),
         ({"mask": "m.png"}, {"m.png": plane_png(np.ones((8, 12)))}, "nowhere brighter than 1 of 255"),
         (
             {"mask": "m.png"},
@@ -112,9 +112,9 @@ def test_a_turned_picture_has_boxes_and_maps_as_it_is_seen(make: Callable[..., I
 
 def test_sources_without_pictures(make: Callable[..., ImageSet], tmp_path: Path) -> None:
     message = preparation_error(make, {"a.heic": b"", "b.heic": b"", "c": b""})
-    assert "has no pictures in it (.png, .jpg," in message
+    assert "holds no images (.png, .jpg," in message
     assert message.endswith("it holds 2 .heic, 1 no ending")
-    assert "has no pictures in it" in preparation_error(make, write_tars(tmp_path / "empty", {}))
+    assert "holds no images" in preparation_error(make, write_tars(tmp_path / "empty", {}))
     assert "does not exist" in preparation_error(make, str(tmp_path / "nowhere"))
     assert "is not JSON" in preparation_error(make, {"a.png": noise_png(1), "metadata.jsonl": b"{"})
 
@@ -139,7 +139,7 @@ def test_links_in_tars_are_bad(make: Callable[..., ImageSet], tmp_path: Path) ->
 def test_a_set_does_not_lie_among_its_pictures(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", {"a.png": noise_png(1)})
     for root in (tmp_path / "source", tmp_path / "source/set"):
-        with pytest.raises(DataError, match=r"lies inside data\.root"):
-            prepare(source, root, image_size=8)
-    assert prepare(source, tmp_path / "source/.darkroom/set", image_size=8).description.count == 1
-    assert prepare(source, tmp_path / "source/.darkroom/set", image_size=8).description.count == 1
+        with pytest.raises(DataError, match=r"is inside data\.root"):
+            prepare(source, root, Settings(8))
+    assert prepare(source, tmp_path / "source/.darkroom/set", Settings(8)).description.count == 1
+    assert prepare(source, tmp_path / "source/.darkroom/set", Settings(8)).description.count == 1

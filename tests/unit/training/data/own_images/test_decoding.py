@@ -1,4 +1,4 @@
-"""One picture: every kind of file is converted properly, and what cannot be used says why."""
+"""One image: every kind of file is converted properly, and what cannot be used says why."""
 
 import io
 import zlib
@@ -36,7 +36,7 @@ def colour(data: bytes, channels: int = 3) -> list[int]:
 
 
 def problem(data: bytes, image_size: int = 8) -> tuple[str, str]:
-    with pytest.raises(BadPictureError) as caught, decoding.quiet():
+    with pytest.raises(BadPictureError) as caught, decoding.ignore_pillow_warnings():
         decode(data, image_size=image_size, channels=3)
     return caught.value.problem.kind, caught.value.problem.reason
 
@@ -170,7 +170,7 @@ def test_every_orientation_is_turned_as_pillow_does(orientation: int) -> None:
 
 def test_exif_that_cannot_be_read_harms_nothing() -> None:
     data = stored(Image.new("RGB", (8, 8), RED), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    with decoding.quiet():
+    with decoding.ignore_pillow_warnings():
         assert colour(data)[0] > 250
 
 
@@ -185,7 +185,7 @@ def test_of_an_animation_the_first_frame_is_taken(format: str) -> None:
 
 def test_a_small_picture_is_enlarged_and_a_tiny_one_refused() -> None:
     assert kinds(stored(noise(20, 4))) == ("enlarged",)
-    assert problem(stored(noise(20, 3))) == ("tiny", "is 20x3; half of data.image_size=8 is the least")
+    assert problem(stored(noise(20, 3))) == ("tiny", "is 20x3; the least is half of data.image_size=8")
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
@@ -230,7 +230,7 @@ def test_boxes_become_shares_of_the_crop() -> None:
     assert share_box([0, 0, 8, 8], (8, 8)) == [0, 0, 1, 1]
     assert share_box([50, 10, 75, 60], (200, 100)) == [0, 0.1, 0.25, 0.6]  # the crop begins at 50
     assert share_box([40, 0, 100, 100], (200, 100)) == [0, 0, 0.5, 1], "what lies outside the crop is cut off"
-    assert share_box([-0.9, 0, 4, 8.9], (8, 8)) == [0, 0, 0.5, 1], "a pixel beyond the picture is rounding"
+    assert share_box([-0.9, 0, 4, 8.9], (8, 8)) == [0, 0, 0.5, 1], "a pixel beyond the image is rounding"
 
 
 def test_an_object_of_which_little_is_left_is_dropped() -> None:
@@ -243,7 +243,7 @@ def test_an_object_of_which_little_is_left_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("box", "reason"),
     [
-        ([0, 0, 9.5, 8], "lies outside the picture of 8x8 pixels"),
+        ([0, 0, 9.5, 8], "lies outside the image of 8x8 pixels"),
         ([-2, 0, 4, 8], "lies outside"),
         ([100, 100, 120, 120], "lies outside"),
         ([4, 0, 4, 8], "is not"),

@@ -20,10 +20,10 @@ from training.data.own_images.sources import open_source
 def test_few_pictures_are_in_memory_at_once(
     make: Callable[..., ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given more pictures than the window holds, then a picture is only read once an earlier one is on disk."""
+    """Given more images than the window holds, then an image is only read once an earlier one is on disk."""
     source = write_tars(tmp_path / "tars", {f"{n:03}.png": noise_png(n) for n in range(100)})
     waiting, most, lock = 0, 0, threading.Lock()
-    submitted, kept = gathering.Gathered._is_first, gathering.Gathered._keep
+    submitted, kept = gathering.Gathered._check_unique, gathering.Gathered._store
 
     def count(by: int) -> None:
         nonlocal waiting, most
@@ -40,8 +40,8 @@ def test_few_pictures_are_in_memory_at_once(
         count(-1)
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr(gathering.Gathered, "_is_first", first)
-    monkeypatch.setattr(gathering.Gathered, "_keep", keep)
+    monkeypatch.setattr(gathering.Gathered, "_check_unique", first)
+    monkeypatch.setattr(gathering.Gathered, "_store", keep)
     assert make(source).description.count == 100
     assert most == 2 * gathering.AHEAD
     assert waiting == 0
@@ -61,17 +61,17 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(capsys: pytest.CaptureFixture[str
     source = open_source(write_folder(tmp_path / "source", {"a.png": noise_png(1)}))
     source.position = source.total // 2
     log = PreparationProgress(source, Console(file=io.StringIO()))
-    with log.shown():
+    with log.show():
         log(10, 1)
         assert capsys.readouterr().out == ""
         log.next = log.began = log.began - 10
         log(40, 2)
         log(41, 2)
     out = capsys.readouterr().out
-    assert out.startswith("40 pictures (50 %), 2 bad  4 a second, 10 s, 10 s to go")
+    assert out.startswith("40 images (50 %), 2 bad  4 a second, 10 s, 10 s to go")
     assert out.count("\n") == 1
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
     bar = PreparationProgress(source, terminal)
-    with bar.shown():
+    with bar.show():
         bar(40, 2)
-    assert "40 pictures, 2 bad" in terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "40 images, 2 bad" in terminal.file.getvalue()  # type: ignore[attr-defined]

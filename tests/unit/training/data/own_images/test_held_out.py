@@ -14,7 +14,7 @@ def test_records_say_what_is_held_out(make: Callable[..., ImageSet]) -> None:
     assert [record["name"] for record in made.records] == ["1.png", "3.png", "0.png", "2.png", "4.png"]
     assert made.description.train_count == 2
     everything = [{"file_name": f"{n}.png", "split": "test"} for n in range(5)]
-    assert "every picture's split is held out" in preparation_error(
+    assert "every image's split is held out" in preparation_error(
         make, files | {"metadata.jsonl": json_lines(*everything)}
     )
 

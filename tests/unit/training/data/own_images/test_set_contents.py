@@ -74,7 +74,7 @@ def test_the_files_of_a_set_are_the_same_bytes(make: Callable[..., ImageSet], tm
 
 
 def test_webdataset_members_make_the_same_set_as_metadata(make: Callable[..., ImageSet], tmp_path: Path) -> None:
-    """Given the same pictures with json, txt and cls members, then the records are the same."""
+    """Given the same images with json, txt and cls members, then the records are the same."""
     pictures = {name: data for name, data in ANNOTATED.items() if name not in ("metadata.jsonl", "sub/d.png")}
     members = {
         "a.json": json.dumps({"boxes": RECORDS[0]["boxes"], "label": "cat"}).encode(),
@@ -133,7 +133,7 @@ def test_grey_sets(make: Callable[..., ImageSet]) -> None:
     assert read_report(made)["converted"] == {"colour": 1}
 
 
-@pytest.mark.skipif(not EMOJI.is_dir(), reason=f"{EMOJI} is not there")
+@pytest.mark.skipif(not EMOJI.is_dir(), reason=f"{EMOJI} is missing")
 def test_nineteen_hundred_emoji(make: Callable[..., ImageSet]) -> None:
     made = make(str(EMOJI), image_size=64, held_out=0.05)
     assert (read_report(made)["found"], read_report(made)["good"], read_report(made)["bad"]) == (1906, 1906, {})

@@ -1,4 +1,4 @@
-"""Folders and tars as streams of named files, and what is said of the pictures in them."""
+"""Folders and tars as streams of named files, and what is said of the images in them."""
 
 import io
 import json
@@ -54,7 +54,7 @@ FILES = {"a.png": b"1", "sub/b.jpg": b"22" * 5000, "metadata.jsonl": b"{}"}
 def test_a_folder_and_its_tar_hold_the_same_files(tmp_path: Path) -> None:
     root = folder(tmp_path / "pictures", FILES)
     with tarfile.open(tmp_path / "made.tar", "w") as archive:
-        archive.add(root, ".")  # as tar -C pictures -cf made.tar . does: names begin with ./
+        archive.add(root, ".")  # as tar -C images -cf made.tar . does: names begin with ./
     assert members(root) == members(tmp_path / "made.tar") == FILES
 
 
@@ -121,7 +121,7 @@ def test_links_in_a_tar_are_told(tmp_path: Path) -> None:
 def test_a_tar_that_was_cut_short_is_an_error_wherever_the_cut(tmp_path: Path, cut: int) -> None:
     path = tar(tmp_path / "x.tar", {"a.png": b"1" * 512, "b.png": b"2" * 900})  # headers at 0 and 1024, end at 2560
     path.write_bytes(path.read_bytes()[:cut])
-    assert f"{path} is not a whole tar" in refused(path)
+    assert f"{path} is not a complete tar" in refused(path)
 
 
 def test_a_damaged_tar_is_an_error(tmp_path: Path) -> None:
@@ -129,28 +129,28 @@ def test_a_damaged_tar_is_an_error(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[1024 + 5] ^= 1  # in the second header
     path.write_bytes(data)
-    assert "is not a whole tar (bad checksum)" in refused(path)
+    assert "is not a complete tar (bad checksum)" in refused(path)
     path.write_bytes(b"")
-    assert "is not a whole tar" in refused(path)
+    assert "is not a complete tar" in refused(path)
     path.write_bytes(b"no tar at all" * 100)
-    assert "is not a whole tar" in refused(path)
+    assert "is not a complete tar" in refused(path)
     packed = tar(tmp_path / "y.tar.gz", {"a.png": os.urandom(5000)}, "w:gz")
     packed.write_bytes(packed.read_bytes()[:3000])
-    assert "is not a whole tar" in refused(packed)
+    assert "is not a complete tar" in refused(packed)
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:
     assert refused(tmp_path / "nowhere").endswith("nowhere does not exist")
-    assert "no tar fits" in refused(tmp_path / "*.tar")
+    assert "no tar matches" in refused(tmp_path / "*.tar")
     file = folder(tmp_path / "one", {"a.zip": b""}) / "a.zip"
     assert "a.zip is neither a folder nor a tar (.tar, .tar.gz, .tgz)" in refused(file)
     tar(tmp_path / "both/x.tar", {})
     folder(tmp_path / "both", {"a.png": b""})
-    assert "holds both tars (x.tar) and pictures (a.png)" in refused(tmp_path / "both")
+    assert "holds both tars (x.tar) and images (a.png)" in refused(tmp_path / "both")
     assert "names no bucket" in refused("s3://")
 
 
-# What is said of pictures
+# What is said of images
 
 
 def told(files: Mapping[str, str], picture: str, planes: tuple[str, ...] = ()) -> Any:
@@ -218,17 +218,17 @@ def test_roles() -> None:
         ("[1]", "metadata.jsonl:1 is not a JSON object"),
         ('{"text": "x"}', "metadata.jsonl:1 has no file_name"),
         ('{"file_name": 3}', "metadata.jsonl:1 has no file_name"),
-        (line(text=["a", "b"]), 'metadata.jsonl:1: text is ["a", "b"]; it has to be a string'),
-        (line(text=3), "text is 3; it has to be a string"),
-        (line(label=1.5), "label is 1.5; it has to be a string or a whole number"),
-        (line(label=True), "label is true; it has to be a string or a whole number"),
+        (line(text=["a", "b"]), 'metadata.jsonl:1: text is ["a", "b"]; it must be a string'),
+        (line(text=3), "text is 3; it must be a string"),
+        (line(label=1.5), "label is 1.5; it must be a string or an integer"),
+        (line(label=True), "label is true; it must be a string or an integer"),
         (line(split="dev"), "split 'dev' is not allowed; permitted: train, held_out, validation, test"),
         (line(boxes=[[0, 0, 1, 1]]), 'boxes has [0, 0, 1, 1]; write [{"label": "dog", "box": [x0, y0, x1, y1]}'),
         (line(boxes={"bbox": []}), 'boxes has {"bbox": []}'),
         (line(boxes=[{"label": "dog", "box": [0, 0, 1]}]), "boxes has"),
         (line(boxes=[{"label": "dog", "box": [0, 0, 1, "2"]}]), "boxes has"),
         (line(boxes=[{"box": [0, 0, 1, 2]}]), "boxes has"),
-        (line(map=3), "map is 3; it has to be a string"),
+        (line(map=3), "map is 3; it must be a string"),
         (line(text="\ud83d"), "half a surrogate pair"),
         (f"{line()}\n{line()}", "metadata.jsonl:2 lists a.png a second time, after x.tar: metadata.jsonl:1"),
     ],
@@ -324,6 +324,6 @@ def test_a_stream_that_always_breaks_at_one_place_is_given_up() -> None:
 def test_a_stream_that_is_refused_is_not_tried_again() -> None:
     answer = {"Error": {"Code": "PreconditionFailed"}, "ResponseMetadata": {"HTTPStatusCode": 412}}
     wire = Wire(b"1" * 1000, 1000, ClientError(answer, "GetObject"))
-    with pytest.raises(DataError, match=r"x\.tar was replaced while it was read; begin again"):
+    with pytest.raises(DataError, match=r"x\.tar was replaced while it was read; run the command again"):
         drained(wire, 2500)
     assert len(wire.asked) == 1

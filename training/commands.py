@@ -1,0 +1,35 @@
+"""The edge of the `python -m training.*` commands: maps errors to messages and exit codes."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from training.errors import EXIT_UNEXPECTED, DarkroomError, report_unexpected, summarise
+
+EXIT_MISTAKE = 2  # as argparse exits
+UNSPECIFIC = DarkroomError.exit_code
+
+
+def run_command(
+    command: Callable[[], None], *, mistakes: tuple[type[Exception], ...] = (), logs: Path | None = None
+) -> int:
+    """Run a command and return its exit code.
+
+    A DarkroomError is a single line on standard error; the code is the error's own, or 2 if it has none. So are the
+    other exceptions in `mistakes`. Any other exception is a bug: its traceback is written to a file, in the folder
+    `logs` if that exists, and the code is 4.
+    """
+    try:
+        command()
+    except DarkroomError as error:
+        print(error, file=sys.stderr)
+        return EXIT_MISTAKE if error.exit_code == UNSPECIFIC else error.exit_code
+    except mistakes as error:
+        print(error, file=sys.stderr)
+        return EXIT_MISTAKE
+    except Exception as error:
+        path = report_unexpected(error, logs)
+        print(f"unexpected {type(error).__name__}: {summarise(error)}. This is a bug; the traceback is in {path}",
+              file=sys.stderr)  # fmt: skip
+        return EXIT_UNEXPECTED
+    return 0
