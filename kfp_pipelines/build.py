@@ -1,11 +1,11 @@
-"""Which code made something: the git commit and the image that stages run from."""
+"""Which code made a release: the git commit, and the image that stages run."""
 
 import os
 import subprocess
 from pathlib import Path
 
-# Set in the image when it is built, and on the pods of stages.
-COMMIT_VARIABLE, IMAGE_VARIABLE = "DARKROOM_COMMIT", "DARKROOM_IMAGE"
+COMMIT_VARIABLE = "DARKROOM_COMMIT"  # set in the image when it is built
+IMAGE_VARIABLE = "DARKROOM_IMAGE"  # set by the user, and on the pods of stages
 DEFAULT_IMAGE = "darkroom:0.2.0"
 
 
@@ -15,9 +15,9 @@ def image() -> str:
 
 
 def commit() -> str:
-    """The first twelve digits of the git commit: DARKROOM_COMMIT, else the checkout's, else `unknown`."""
-    if found := os.environ.get(COMMIT_VARIABLE):
-        return found[:12]
+    """Return 12 digits of the git commit: of DARKROOM_COMMIT, else of the checkout, else `unknown`."""
+    if value := os.environ.get(COMMIT_VARIABLE):
+        return value[:12]
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()[:12]
@@ -25,6 +25,6 @@ def commit() -> str:
         return "unknown"
 
 
-def of_run(run: str) -> dict[str, str]:
-    """What is written beside a release that this process publishes."""
+def origin_of(run: str) -> dict[str, str]:
+    """Return what is recorded with a release that this process publishes: pipeline run, commit and image."""
     return {"run": run, "commit": commit(), "image": os.environ.get(IMAGE_VARIABLE, "")}

@@ -1,11 +1,11 @@
-"""Checkpoints that outlive the pod: kept on its disk, and copied to S3 while training goes on.
+"""Checkpoints that outlive the pod: written to its disk, and copied to S3 while training continues.
 
-    PREFIX/KEY/lock                                the one process that writes here
+    PREFIX/KEY/lock                                held by the process that may write here
     PREFIX/KEY/step-00000500/state.safetensors
-    PREFIX/KEY/step-00000500/losses.csv            so that the curves, too, begin at the first step
+    PREFIX/KEY/step-00000500/losses.csv            the losses since the first step, for the curves
     PREFIX/KEY/step-00000500/run.json              written last: without it the checkpoint does not exist
 
-KEY is of the settings, the images and the code, so that a step that is tried again finds what the last try left.
+KEY is a digest of the settings, the images and the code, so a retried stage finds the checkpoints of its last attempt.
 """
 
 import shutil
@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from torch import Tensor
 
 from kfp_pipelines.checkpoints.writer_lock import WriterLock
+from kfp_pipelines.events import Message, emit
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
 from training.data.locks import lock_folder
@@ -38,9 +39,9 @@ LOSSES = "losses.csv"
 
 
 class DurableCheckpoints:
-    """A `CheckpointStore` in S3, over the folder of this machine that it is written from and read to.
+    """A `CheckpointStore` in S3, with a folder on this machine that it uploads from and downloads to.
 
-    S3 that is away for a while does not stop training: the next checkpoint is another try.
+    An outage of S3 does not stop training: the next checkpoint is uploaded instead.
     """
 
     def __init__(self, local: LocalCheckpoints, store: ObjectStore, prefix: str, lock: WriterLock | None) -> None:
@@ -50,18 +51,18 @@ class DurableCheckpoints:
         self._upload: Future[None] | None = None
 
     def save(self, step: int, tensors: dict[str, Tensor], run: Mapping[str, Any]) -> None:
-        """See `CheckpointStore.save`. Returns before it is in S3; the copy of the one before is waited for."""
+        """See `CheckpointStore.save`. Waits for the upload of the last checkpoint, and starts that of this one."""
         self.wait()
         self.local.save(step, tensors, run)
         folder = self.local.complete()[-1]
         if self.losses.is_file():
             shutil.copyfile(self.losses, folder / LOSSES)
-        self._upload = self._thread.submit(self._copy, folder)
+        self._upload = self._thread.submit(self._upload_folder, folder)
 
     def latest(self) -> Checkpoint | None:
-        """See `CheckpointStore.latest`: of S3 and this machine."""
+        """See `CheckpointStore.latest`. Considers S3 and this machine."""
         try:
-            with lock_folder(self.local.folder):  # several ranks begin at once
+            with lock_folder(self.local.folder):  # several ranks start at once
                 here, there = self.local.complete(), self._complete()
                 if there and (not here or step_of(here[-1]) < max(there)):
                     self._fetch(max(there))
@@ -76,7 +77,7 @@ class DurableCheckpoints:
             self._remove(step)
 
     def wait(self) -> None:
-        """Until what is being copied is in S3, or could not be. Raises CheckpointError."""
+        """Wait until the current upload has ended. Raises CheckpointError if it failed for good."""
         if self._upload is not None:
             self._upload.result()
             self._upload = None
@@ -84,13 +85,13 @@ class DurableCheckpoints:
             self.lock.check()
 
     def close(self) -> None:
-        """Wait for the last copy."""
+        """Wait for the last upload."""
         try:
             self.wait()
         finally:
             self._thread.shutdown()
 
-    def _copy(self, folder: Path) -> None:
+    def _upload_folder(self, folder: Path) -> None:
         if self.lock is not None:
             self.lock.check()
         try:
@@ -102,7 +103,7 @@ class DurableCheckpoints:
         except (BotoCoreError, ClientError) as error:
             if not is_transient(error):
                 raise CheckpointError(f"{self.store.uri(self.prefix)} cannot be written: {error}") from None
-            print(f"{folder.name} is not in S3 ({error}); the next checkpoint is another try", flush=True)
+            emit(Message(f"{folder.name} is not in S3 ({error}); the next checkpoint will be uploaded"))
 
     def _fetch(self, step: int) -> None:
         name = f"step-{step:08d}"
@@ -116,13 +117,13 @@ class DurableCheckpoints:
         unfinished.rename(self.local.folder / name)
 
     def _complete(self) -> list[int]:
-        """The steps of whole checkpoints in S3."""
+        """Return the steps of the complete checkpoints in S3."""
         names = (key.removeprefix(f"{self.prefix}/") for key in self.store.keys(f"{self.prefix}/step-"))
         return [step_of(Path(name).parent) for name in names if Path(name).name == RUN]
 
     def _remove(self, step: int) -> None:
         name = f"step-{step:08d}"
-        self.store.delete([self._key(name, RUN)])  # first: a part of a checkpoint is none
+        self.store.delete([self._key(name, RUN)])  # first, so that no incomplete checkpoint counts
         self.store.delete([self._key(name, file) for file in (STATE, LOSSES)])
 
     def _key(self, name: str, file: str) -> str:

@@ -1,7 +1,7 @@
-"""One writer under a prefix of S3: an object that its holder renews, by conditional writes.
+"""Allows one writer under a prefix of S3: an object that its holder renews with conditional writes.
 
-A pod that was evicted may still run when its successor starts. The successor waits until the object has not been
-renewed for a lease, by the store's own clock; the first one finds another's etag at its next renewal, and stops.
+An evicted pod may still run when its successor starts. The successor waits until the object has not been renewed for
+one lease, by the store's clock. At its next renewal, the first pod finds that the etag has changed, and stops.
 """
 
 import threading
@@ -11,18 +11,20 @@ from types import TracebackType
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from kfp_pipelines.events import Message, emit
 from services.storage.object_store import ObjectStore
 from training.runs.checkpoints import CheckpointError
 
 LEASE_S = 90.0
-RENEWALS = 4  # in a lease
+RENEWALS = 4  # per lease
+TIMEOUT_S = 600.0
 
 
 class WriterLock:
-    """Held within `with`. Raises CheckpointError where another process holds it for longer than `patience_s`."""
+    """A lock that is held within `with`. Raises CheckpointError if another process holds it longer than `timeout_s`."""
 
-    def __init__(self, store: ObjectStore, key: str, *, lease_s: float = LEASE_S, patience_s: float = 600.0) -> None:
-        self.store, self.key, self.lease_s, self.patience_s = store, key, lease_s, patience_s
+    def __init__(self, store: ObjectStore, key: str, *, lease_s: float = LEASE_S, timeout_s: float = TIMEOUT_S) -> None:
+        self.store, self.key, self.lease_s, self.timeout_s = store, key, lease_s, timeout_s
         self.owner = uuid.uuid4().hex
         self._etag = ""
         self._lost = self._stopping = False
@@ -49,12 +51,12 @@ class WriterLock:
         if self._lost:
             raise CheckpointError(
                 f"{self.store.uri(self.key)}: another process of the same run has taken over while this one could not "
-                "renew its lock; it goes on there, this one stops"
+                "renew its lock; training continues there, and stops here"
             )
 
     def _acquire(self) -> None:
-        deadline = time.monotonic() + self.patience_s
-        told = False
+        deadline = time.monotonic() + self.timeout_s
+        waiting = False
         while True:
             held = self.store.age(self.key)
             if held is None or held[1] > self.lease_s:
@@ -62,9 +64,9 @@ class WriterLock:
                 if etag is not None:
                     self._etag = etag
                     return
-            elif not told:
-                print(f"waiting for another process of this run, which wrote {held[1]:.0f} s ago", flush=True)
-                told = True
+            elif not waiting:
+                emit(Message(f"waiting for another process of this run, which wrote {held[1]:.0f} s ago"))
+                waiting = True
             if time.monotonic() > deadline:
                 raise CheckpointError(
                     f"{self.store.uri(self.key)}: another process trains the same (settings, images and code are "
@@ -78,7 +80,7 @@ class WriterLock:
                 try:
                     etag = self.store.put_if_unchanged(self.key, self._body(), etag=self._etag)
                 except (BotoCoreError, ClientError):
-                    continue  # S3 is away: nobody else can take the lock meanwhile
+                    continue  # during an outage of S3 no other process can take the lock
                 if etag is None:
                     self._lost = True
                     return

@@ -40,7 +40,7 @@ def demo(
     """
     from rich.console import Console
 
-    from kfp_pipelines.commands.pipeline import execute
+    from kfp_pipelines.commands.local_run import run_here
     from services.cli.contact_sheet import write_job_sheet
     from services.cli.job_access import wait_for_job
     from services.cli.stack import start
@@ -55,7 +55,7 @@ def demo(
         settings = load("publisher")
         for name in ("dispatcher", "worker"):  # the pipeline samples a smoke job from the release
             typer.echo(f"  {name}: process {start_background(stack_root(), name)}")
-        execute(
+        run_here(
             "full",
             {
                 "autoencoder_overrides": autoencoder_override or [],

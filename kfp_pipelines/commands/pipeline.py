@@ -1,8 +1,8 @@
 """`darkroom pipeline`: the training pipeline, compiled for a cluster or run on this machine."""
 
 import json
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +12,11 @@ from services.cli.commands import command_group
 from services.cli.session import AsJson, connect
 from services.cli.terminal import print_json, print_table
 from services.errors import EXIT_NOT_SUCCEEDED, CommandError
-from services.local_stack.state import ROOT_VARIABLE, stack_root
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from kfp_pipelines.running.cluster import Cluster, Uploaded
     from services.settings import Settings
+    from services.storage.object_store import ObjectStore
 
 app = command_group("Run the training pipeline here or in Kubeflow.")
 
@@ -30,15 +28,6 @@ Profiles = Annotated[Path | None, typer.Option(help="A file of node profiles.", 
 Profile = Annotated[list[str] | None, typer.Option(help="STAGE=NAME, or NAME for all other stages; may be repeated.")]
 Experiment = Annotated[str, typer.Option(help="The experiment of Kubeflow that the runs belong to.")]
 RELEASE_PARAMETERS = {"autoencoder", "base"}  # parameters that name releases
-TOLD = (
-    "gate: ",
-    "published ",
-    "promoted ",
-    "smoke: ",
-    "sweep: ",
-    "resuming from ",
-    "run ",
-)  # lines of stages that are shown
 
 
 @app.command("parameters")
@@ -76,17 +65,17 @@ def compile_pipeline(
     as_json: AsJson = False,
 ) -> None:
     """Compile a pipeline for Kubeflow. Its container image is DARKROOM_IMAGE."""
-    from kfp_pipelines.build import image
+    from kfp_pipelines import build
     from kfp_pipelines.definition.pipeline import VARIANTS, compile_to
     from kfp_pipelines.definition.placement import STAGES, Stages
-    from kfp_pipelines.profiles import read
+    from kfp_pipelines.profiles import read_profiles
 
     path = output or Path(f"{variant}.yaml")
     if variant not in VARIANTS:
         raise CommandError(f"variant: {variant!r} is not known; permitted: {', '.join(VARIANTS)}")
     if not path.parent.is_dir():
         raise CommandError(f"--output: the folder {path.parent} does not exist")
-    compile_to(path, variant, Stages(read(profiles, profile or [], STAGES), image=image()))
+    compile_to(path, variant, Stages(read_profiles(profiles, profile or [], STAGES), image=build.image()))
     if as_json:
         print_json({"path": str(path.resolve())})
     else:
@@ -98,6 +87,7 @@ def run_pipeline(variant: Variant = "full", parameters: Pairs = None) -> None:
     """Run a pipeline on this machine and publish its releases."""
     from rich.console import Console
 
+    from kfp_pipelines.commands.local_run import run_here
     from services.registry import releases
 
     settings, engine = connect("publisher")  # fail now rather than after minutes of training
@@ -106,20 +96,7 @@ def run_pipeline(variant: Variant = "full", parameters: Pairs = None) -> None:
         for name in RELEASE_PARAMETERS & arguments.keys():
             releases.find(connection, arguments[name])
     console = Console(highlight=False, soft_wrap=True)
-    execute(variant, {**local_defaults(settings, variant), **arguments}, console)
-
-
-def parse_arguments(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of a run, checked, with the version of its data. Raises CommandError."""
-    from kfp_pipelines.definition.arguments import ArgumentError, parse
-    from kfp_pipelines.running import data_version
-
-    try:
-        arguments = parse(variant, pairs)
-        version = data_version.of(arguments.get("data", ""), arguments.get("data_overrides", []))
-    except (ArgumentError, data_version.DataVersionError) as error:
-        raise CommandError(f"{error}\nSee: darkroom pipeline parameters {variant}") from None
-    return {"data_version": version, **arguments}
+    run_here(variant, {**local_defaults(settings, variant), **arguments}, console)
 
 
 @app.command()
@@ -135,12 +112,13 @@ def submit(
 
     DARKROOM_KFP_* variables say where Kubeflow is.
     """
-    cluster, uploaded, arguments = _upload(variant, parameters or [], profiles, profile or [])
-    run_id = cluster.run(uploaded, arguments, experiment)
+    target = upload(variant, parameters or [], profiles, profile or [])
+    run_id = target.cluster.run(target.package, target.arguments, experiment)
+    name, version = target.package.name, target.package.version
     if as_json:
-        print_json({"run": run_id, "pipeline": uploaded.name, "version": uploaded.version})
+        print_json({"run": run_id, "pipeline": name, "version": version})
     else:
-        typer.echo(f"{uploaded.name} {uploaded.version}\n{cluster.link(run_id)}")
+        typer.echo(f"{name} {version}\n{target.cluster.link(run_id)}")
         typer.echo(f"Follow it with: darkroom pipeline status {run_id}")
 
 
@@ -160,12 +138,13 @@ def schedule(
     from kfp_pipelines.running.cluster import check_cron
 
     check_cron(cron)
-    cluster, uploaded, arguments = _upload(variant, parameters or [], profiles, profile or [], fresh_data=True)
-    recurring = cluster.schedule(uploaded, arguments, experiment, cron)
+    target = upload(variant, parameters or [], profiles, profile or [], fresh_data=True)
+    schedule_id = target.cluster.schedule(target.package, target.arguments, experiment, cron)
+    name, version = target.package.name, target.package.version
     if as_json:
-        print_json({"schedule": recurring, "pipeline": uploaded.name, "version": uploaded.version})
+        print_json({"schedule": schedule_id, "pipeline": name, "version": version})
     else:
-        typer.echo(f"{uploaded.name} {uploaded.version} runs at {cron}; schedule {recurring}")
+        typer.echo(f"{name} {version} runs at {cron}; schedule {schedule_id}")
 
 
 @app.command()
@@ -173,9 +152,10 @@ def status(
     run_id: Annotated[str, typer.Argument(help="The id that `submit` printed.")], as_json: AsJson = False
 ) -> None:
     """Show the state of a run and its stages. Exit code 3 if the run failed."""
+    from kfp_pipelines.commands.cluster_settings import load_cluster
     from kfp_pipelines.running.cluster import Cluster
 
-    run = Cluster.connect().status(run_id)
+    run = Cluster(load_cluster()).status(run_id)
     stages = [
         {"stage": task.display_name, "state": task.state, "error": task.error.message if task.error else ""}
         for task in (run.run_details.task_details if run.run_details else None) or ()
@@ -190,81 +170,64 @@ def status(
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
 
-def _upload(
-    variant: str, pairs: Sequence[str], profiles: Path | None, chosen: Sequence[str], *, fresh_data: bool = False
-) -> "tuple[Cluster, Uploaded, dict[str, Any]]":
-    """Compile and upload a pipeline; return the cluster, the uploaded package and the arguments of a run."""
+@dataclass(frozen=True)
+class Target:
+    """A cluster, a package on it, and the arguments of a run."""
+
+    cluster: "Cluster"
+    package: "Uploaded"
+    arguments: dict[str, Any]
+
+
+def upload(
+    variant: str, pairs: Sequence[str], profiles: Path | None, choices: Sequence[str], *, fresh_data: bool = False
+) -> Target:
+    """Check the arguments, and compile and upload the pipeline."""
     from tempfile import TemporaryDirectory
 
-    from kfp_pipelines.build import image
+    from kfp_pipelines import build
+    from kfp_pipelines.commands.cluster_settings import load_cluster
     from kfp_pipelines.definition.pipeline import compile_to
     from kfp_pipelines.definition.placement import STAGES, Stages
-    from kfp_pipelines.profiles import read
+    from kfp_pipelines.profiles import read_profiles
     from kfp_pipelines.running.cluster import Cluster, check_image
     from services.settings import load_store
 
     arguments = parse_arguments(variant, pairs)
     if "checkpoints" not in arguments:
         arguments["checkpoints"] = f"s3://{load_store().s3_bucket}/checkpoints"
-    check_image(image())
-    stages = Stages(read(profiles, chosen, STAGES), image=image(), fresh_data=fresh_data)
-    cluster = Cluster.connect()
+    image = build.image()
+    check_image(image)
+    stages = Stages(read_profiles(profiles, choices, STAGES), image=image, fresh_data=fresh_data)
+    cluster = Cluster(load_cluster())
     with TemporaryDirectory() as folder:
         package = Path(folder) / f"{variant}.yaml"
         compile_to(package, variant, stages)
-        return cluster, cluster.upload(package), arguments
+        return Target(cluster, cluster.upload(package, build.commit()), arguments)
+
+
+def parse_arguments(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the checked arguments of a run with the version of its data. Raises CommandError."""
+    from kfp_pipelines.definition.arguments import ArgumentError, parse
+    from kfp_pipelines.running.data_version import DataVersionError, find_version
+
+    try:
+        arguments = parse(variant, pairs)
+        version = find_version(arguments.get("data", ""), arguments.get("data_overrides", []), open_store)
+    except (ArgumentError, DataVersionError) as error:
+        raise CommandError(f"{error}\nSee: darkroom pipeline parameters {variant}") from None
+    return {"data_version": version, **arguments}
+
+
+def open_store(bucket: str) -> "ObjectStore":
+    """Open a bucket of the store that the environment names."""
+    from services.settings import load_store
+    from services.storage.object_store import ObjectStore
+
+    return ObjectStore.connect(load_store(), bucket)
 
 
 def local_defaults(settings: "Settings", variant: str) -> dict[str, Any]:
-    """Return the defaults of a run on this machine: no smoke job, for no worker may be running."""
+    """Return the defaults of a run on this machine: no smoke job, because no worker may be running."""
     checkpoints = {"checkpoints": f"s3://{settings.s3_bucket}/checkpoints"}
     return checkpoints if variant == "sweep" else {**checkpoints, "smoke_images": 0}
-
-
-def execute(variant: str, arguments: dict[str, Any], console: "Console") -> list[tuple[str, float]]:
-    """Run the pipeline and show its progress. Return the name and the seconds of each stage."""
-    import os
-
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from kfp_pipelines.running import local
-
-    os.environ[ROOT_VARIABLE] = str(stack_root())  # the stages find the same stack, wherever they run
-    stages: list[tuple[str, float]] = []
-    began = time.monotonic()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("starting the pipeline")
-        current: str | None = None
-
-        def end_stage() -> None:
-            nonlocal began
-            if current is not None:
-                stages.append((current, time.monotonic() - began))
-                progress.console.print(f"  {current:24}{stages[-1][1]:7.1f} s")
-            began = time.monotonic()
-
-        def on_stage(name: str) -> None:
-            nonlocal current
-            end_stage()
-            current = name
-            progress.reset(bar)
-            progress.update(bar, description=name)
-
-        def on_line(line: str) -> None:
-            if line.strip().startswith(TOLD):
-                progress.console.print(f"    {line.strip()}")
-            elif current is not None and (step := _step_of(line)):
-                progress.update(bar, description=f"{current}  {step}")
-
-        local.run(variant, arguments, stack_root() / "pipeline", on_stage=on_stage, on_line=on_line)
-        end_stage()
-    return stages
-
-
-def _step_of(line: str) -> str:
-    """Return the progress that a line of a stage's output reports, or an empty string."""
-    import re
-
-    match = re.search(r"step\s+(\d+)\s*/\s*(\d+).*", line)
-    return match[0] if match else ""

@@ -1,10 +1,10 @@
-"""What a pipeline is asked for on the command line: `name=value`, the names those of its parameters in the KFP UI."""
+"""The arguments of a pipeline on the command line: `name=value`, under the names of its parameters in the KFP UI."""
 
-import inspect
 import json
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import Parameter as SignatureParameter
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,33 @@ from kfp_pipelines.stages import gate, training
 from training.errors import DarkroomError
 
 EXPERIMENTS = {"autoencoder_experiment": "autoencoder_overrides", "diffusion_experiment": "diffusion_overrides"}
-# Fields that the stages fill in: any value stands for them when overrides are checked before.
-GIVEN = {
+# Fields that the stages fill in; any value lets the other overrides be checked before the run.
+PLACEHOLDERS = {
     "autoencoder_experiment": ["data.root=x"],
     "diffusion_experiment": ["data.root=x", "autoencoder=x", "data.latents=x"],
 }
 
 
 class ArgumentError(DarkroomError):
-    """A parameter that cannot be used; the message names it and what is permitted."""
+    """An argument is not allowed; the message names it and what is permitted."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a pipeline. Lists are given one element at a time; elements of `dict` are JSON."""
+    """A parameter of a pipeline. Lists are given one element at a time; elements of kind `dict` are JSON."""
 
     name: str
     kind: type
     of_list: bool
-    default: Any  # `inspect.Parameter.empty`: it must be given
+    default: Any  # `inspect.Parameter.empty`: required
 
     @property
     def required(self) -> bool:
-        """Whether there is no default."""
-        return self.default is inspect.Parameter.empty
+        """Whether the parameter has no default."""
+        return self.default is SignatureParameter.empty
 
-    def read(self, value: str) -> Any:
-        """One value. Raises ArgumentError."""
+    def parse(self, value: str) -> Any:
+        """Return a value, or an element of a list, from its text. Raises ArgumentError."""
         try:
             if self.kind is dict:
                 parsed = json.loads(value)
@@ -49,12 +49,12 @@ class Parameter:
                 return parsed
             return self.kind(value)
         except ValueError:
-            kind = "a JSON object of texts" if self.kind is dict else self.kind.__name__
+            kind = "a JSON object whose values are strings" if self.kind is dict else self.kind.__name__
             raise ArgumentError(f"{self.name}: {value!r} is not allowed; permitted: {kind}") from None
 
 
 def parameters(variant: str) -> dict[str, Parameter]:
-    """The parameters of a variant by name. Raises ArgumentError for what is none."""
+    """Return the parameters of a variant by name. Raises ArgumentError for an unknown variant."""
     if variant not in VARIANTS:
         raise ArgumentError(f"variant: {variant!r} is not known; permitted: {', '.join(VARIANTS)}")
     found = {}
@@ -66,7 +66,7 @@ def parameters(variant: str) -> dict[str, Parameter]:
 
 
 def parse(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """The arguments that are given, checked as far as one can before anything runs. Raises ArgumentError."""
+    """Return the arguments of a run, checked as far as possible before anything runs. Raises ArgumentError."""
     known = parameters(variant)
     given: dict[str, Any] = {}
     for pair in pairs:
@@ -75,18 +75,18 @@ def parse(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
             raise ArgumentError(f"{pair!r} is not allowed; permitted: {', '.join(f'{one}=' for one in known)}")
         parameter = known[name]
         if parameter.of_list:
-            given.setdefault(name, []).append(parameter.read(value))
+            given.setdefault(name, []).append(parameter.parse(value))
         else:
-            given[name] = parameter.read(value)
+            given[name] = parameter.parse(value)
     missing = [name for name, parameter in known.items() if parameter.required and name not in given]
     if missing:
-        raise ArgumentError(f"{variant} needs {', '.join(f'{name}=' for name in missing)}")
+        raise ArgumentError(f"{variant} requires {', '.join(f'{name}=' for name in missing)}")
     check(known, given)
-    return carried(given)
+    return inline_experiments(given)
 
 
 def check(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
-    """Raise for an experiment, override, rule or way of sampling that a stage would refuse hours later."""
+    """Raise ArgumentError for an experiment, override, rule or sampling that a stage would refuse hours later."""
     from training.experiments import compose
     from training.experiments.schema import ExperimentError
 
@@ -95,19 +95,19 @@ def check(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
 
     try:
         if "gate" in known:
-            gate.parse(value("gate"))
-        training.sampling_of(value("sampling"))
+            gate.parse_rules(value("gate"))
+        training.parse_sampling(value("sampling"))
         for name, overrides in EXPERIMENTS.items():
             if name in known:
-                compose.load(value(name), [*GIVEN[name], *value(overrides)])
+                compose.load(value(name), [*PLACEHOLDERS[name], *value(overrides)])
         data = [f"data={value('data')}", *value("data_overrides")]
         compose.data(data if any(one.startswith("data.root=") for one in data) else [*data, "data.root=x"])
     except (gate.GateError, ValueError, ExperimentError) as error:
         raise ArgumentError(str(error)) from None
 
 
-def carried(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with a file of one's own in the place of its path: pods do not see this machine's files."""
+def inline_experiments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the path of an experiment by the file's text, because pods cannot read the files of this machine."""
     return {
         name: Path(value).read_text() if name in EXPERIMENTS and str(value).endswith(".yaml") else value
         for name, value in given.items()

@@ -1,30 +1,27 @@
-"""The stages of the pipelines: each component is one call into the package, on the project image.
+"""The stages of the pipelines as KFP components: each is one call into `kfp_pipelines.stages.entry`.
 
-Nothing is installed at run time. KFP takes a component's source text alone, so imports stand inside.
+KFP takes the source text of a function and runs it on its own, so each imports what it uses. The KFP UI shows the
+docstrings. Nothing is installed at run time.
 """
 
 from kfp import dsl
 
 
 def prepare_data(data: str, data_version: str, overrides: list[str], images: dsl.Output[dsl.Dataset]) -> None:
-    """Check the images, bring them to size, and train the classifier through which evaluations see them.
+    """Check and resize the images, and train the classifier for evaluations.
 
-    data_version: other text where there may be other images under the same name, so that KFP's cache is not asked.
+    data_version: changes with the images, so that KFP's cache is not used for other images of the same name.
     """
-    from pathlib import Path
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import training as stages
-
-    images.metadata["fingerprint"] = stages.prepare(data, overrides, Path(images.path))
+    images.metadata["fingerprint"] = entry.prepare(data, overrides, images.path)
 
 
 def fetch_release(reference: str, kind: str, training: dsl.Output[dsl.Model]) -> None:
-    """A published release; for `autoencoder` the first stage of a diffusion release, or the release itself."""
-    from pathlib import Path
+    """Fetch a published release; for kind `autoencoder` also the autoencoder of a diffusion release."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import publishing
-
-    training.metadata["release"] = publishing.fetch(reference, kind, Path(training.path) / "release")
+    training.metadata["release"] = entry.fetch_release(reference, kind, training.path)
 
 
 def train_autoencoder(
@@ -36,13 +33,10 @@ def train_autoencoder(
     training: dsl.Output[dsl.Model],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Train the first stage; its release lies in `release/`."""
-    from pathlib import Path
+    """Train an autoencoder. The release is stored in `release/`."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import training as stages
-
-    inputs = {"data.root": images.path}
-    stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path), job)
+    entry.train(experiment, overrides, {"data.root": images.path}, training.path, checkpoints, report.path, job)
 
 
 def encode_latents(
@@ -52,12 +46,10 @@ def encode_latents(
     images: dsl.Input[dsl.Dataset],
     latents: dsl.Output[dsl.Dataset],
 ) -> None:
-    """Write the posterior moments of every image once, mirrored too where the second stage wants them."""
-    from pathlib import Path
+    """Encode the latent distribution of each training image, and of its mirror image if training flips images."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import training as stages
-
-    stages.encode(experiment, overrides, Path(training.path) / "release", Path(images.path), Path(latents.path))
+    entry.encode(experiment, overrides, training.path, images.path, latents.path)
 
 
 def train_diffusion(
@@ -70,44 +62,15 @@ def train_diffusion(
     latents: dsl.Input[dsl.Dataset],
     training: dsl.Output[dsl.Model],
     report: dsl.Output[dsl.HTML],
+    base: dsl.Input[dsl.Model] = None,
 ) -> None:
-    """Train the second stage; its release lies in `release/`."""
-    from pathlib import Path
+    """Train a diffusion model, from the weights of `base` if given. The release is stored in `release/`."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import training as stages
-
-    inputs = {
-        "data.root": images.path,
-        "data.latents": latents.path,
-        "autoencoder": f"{autoencoder.path}/release",
-    }
-    stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path), job)
-
-
-def fine_tune_diffusion(
-    experiment: str,
-    overrides: list[str],
-    checkpoints: str,
-    job: str,
-    images: dsl.Input[dsl.Dataset],
-    autoencoder: dsl.Input[dsl.Model],
-    latents: dsl.Input[dsl.Dataset],
-    base: dsl.Input[dsl.Model],
-    training: dsl.Output[dsl.Model],
-    report: dsl.Output[dsl.HTML],
-) -> None:
-    """Train the second stage from the weights of a release; the new one lies in `release/`."""
-    from pathlib import Path
-
-    from kfp_pipelines.stages import training as stages
-
-    inputs = {
-        "data.root": images.path,
-        "data.latents": latents.path,
-        "autoencoder": f"{autoencoder.path}/release",
-        "initial": f"{base.path}/release",
-    }
-    stages.train(experiment, overrides, inputs, Path(training.path), checkpoints, Path(report.path), job)
+    inputs = {"data.root": images.path, "data.latents": latents.path, "autoencoder": f"{autoencoder.path}/release"}
+    if base is not None:
+        inputs["initial"] = f"{base.path}/release"
+    entry.train(experiment, overrides, inputs, training.path, checkpoints, report.path, job)
 
 
 def evaluate(
@@ -118,17 +81,16 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Score a release on the held-out images; how a diffusion model is sampled, such as images=1000, steps=30."""
+    """Evaluate a release on the held-out images. sampling: how to sample, such as images=1000 and steps=30."""
     import json
     from pathlib import Path
 
-    from kfp_pipelines.stages import training as stages
+    from kfp_pipelines.stages import entry
 
-    release = Path(training.path) / "release"
-    figures = stages.evaluate(release, Path(images.path), Path(evaluation.path), sampling, Path(report.path))
-    for name, value in figures.items():
+    scores = entry.evaluate(training.path, images.path, evaluation.path, sampling, report.path)
+    for name, value in scores.items():
         metrics.log_metric(name, value)
-    Path(metrics.path).write_text(json.dumps(figures))  # an artifact without a file is not found in a cache again
+    Path(metrics.path).write_text(json.dumps(scores))  # the local cache finds only artifacts that are files
 
 
 def gate(
@@ -139,23 +101,17 @@ def gate(
     comparison: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.Markdown],
 ) -> str:
-    """`passed` or `refused`: the figures against the rules, and beside the release that the alias points at."""
-    from pathlib import Path
+    """Judge the metrics by the rules, compared with the release that the alias points at: `passed` or `refused`."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import publishing
-
-    verdict = publishing.compare(rules, alias, Path(images.path), Path(evaluation.path), Path(comparison.path))
-    Path(report.path).write_text((Path(comparison.path) / "comparison.md").read_text())
-    return verdict
+    return entry.compare(rules, alias, images.path, evaluation.path, comparison.path, report.path)
 
 
 def publish(run: str, alias: str, training: dsl.Input[dsl.Model], evaluation: dsl.Input[dsl.Artifact]) -> str:
-    """Publish a release with its evaluation, point the alias at it; its name@version."""
-    from pathlib import Path
+    """Publish a release with its evaluation, and point the alias at it. Returns name@version."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import publishing
-
-    return publishing.publish(Path(training.path) / "release", Path(evaluation.path), alias, run)
+    return entry.publish(training.path, evaluation.path, alias, run)
 
 
 def smoke(
@@ -165,41 +121,33 @@ def smoke(
     images: dsl.Input[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """A job for the release through the queue, as a client submits it; 0 images: none."""
-    from pathlib import Path
+    """Sample `count` images of the release through the queue, as a client would, and check them. 0: no job."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import smoke
-
-    smoke.run(release, Path(training.path) / "release", count, Path(images.path), Path(report.path))
+    entry.run_smoke_job(release, training.path, count, images.path, report.path)
 
 
 def promote(release: str, autoencoder: str, alias: str, comparison: dsl.Input[dsl.Artifact]) -> None:
-    """Point the alias at the release, unless it was moved since the gate compared; and at a new first stage, if any."""
-    from pathlib import Path
+    """Point the alias at the release and at its new autoencoder, unless the alias moved since the comparison."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import publishing
-
-    publishing.promote(release, autoencoder, alias, Path(comparison.path))
+    entry.promote(release, autoencoder, alias, comparison.path)
 
 
 def tell_end(run: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[dsl.Markdown]) -> None:
-    """How the run ended, whether well or not; always the last stage."""
-    from pathlib import Path
+    """Report how the run ended. This stage runs last, even if another failed."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import training as stages
-
-    stages.tell_end(run, status.state, status.error_code, status.error_message, Path(report.path))
+    entry.report_end(run, status.state, status.error_code, status.error_message, report.path)
 
 
 def train_autoencoder_of_sweep(
     entry: dict[str, str], checkpoints: str, images: dsl.Input[dsl.Dataset], training: dsl.Output[dsl.Model]
 ) -> None:
-    """Train the first stage of a sweep's entry: {"experiment": NAME, "overrides": "field=value ..."}."""
-    from pathlib import Path
+    """Train the autoencoder of an entry: {"experiment": NAME, "overrides": "field=value ..."}."""
+    from kfp_pipelines.stages.entry import train_sweep_autoencoder
 
-    from kfp_pipelines.stages import sweep
-
-    sweep.train_autoencoder(entry, Path(images.path), Path(training.path), checkpoints)
+    train_sweep_autoencoder(entry, images.path, training.path, checkpoints)
 
 
 def train_diffusion_of_sweep(
@@ -211,13 +159,10 @@ def train_diffusion_of_sweep(
     autoencoder: dsl.Input[dsl.Model],
     training: dsl.Output[dsl.Model],
 ) -> None:
-    """Train the second stage on the first one of an entry, with the entry's "diffusion_overrides" besides."""
-    from pathlib import Path
+    """Train a diffusion model on the autoencoder of an entry, with the "diffusion_overrides" of the entry as well."""
+    from kfp_pipelines.stages.entry import train_sweep_diffusion
 
-    from kfp_pipelines.stages import sweep
-
-    first = Path(autoencoder.path) / "release"
-    sweep.train_diffusion(entry, experiment, overrides, Path(images.path), first, Path(training.path), checkpoints)
+    train_sweep_diffusion(entry, experiment, overrides, images.path, autoencoder.path, training.path, checkpoints)
 
 
 def evaluate_guidances(
@@ -227,12 +172,10 @@ def evaluate_guidances(
     images: dsl.Input[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Score a release under each guidance scale."""
-    from pathlib import Path
+    """Evaluate a release under each guidance scale."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import sweep
-
-    sweep.evaluate(Path(training.path) / "release", Path(images.path), Path(evaluation.path), sampling, guidances)
+    entry.evaluate_guidances(training.path, images.path, evaluation.path, sampling, guidances)
 
 
 def choose(
@@ -243,12 +186,9 @@ def choose(
     evaluation: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """The training with the best figure of a sweep, such as frechet_distance<= (less is better)."""
-    from pathlib import Path
+    """Choose the training of a sweep with the best metric, such as `least frechet_distance`."""
+    from kfp_pipelines.stages import entry
 
-    from kfp_pipelines.stages import sweep
-
-    chosen = sweep.choose(
-        by, [Path(one.path) for one in trainings], [Path(one.path) for one in evaluations], Path(report.path)
+    entry.choose_best(
+        by, [one.path for one in trainings], [one.path for one in evaluations], best.path, evaluation.path, report.path
     )
-    sweep.take(chosen, Path(best.path), Path(evaluation.path))

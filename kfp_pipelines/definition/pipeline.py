@@ -182,7 +182,7 @@ def train_second_stage(
     inputs = {} if base is None else {"base": base}
     training = stages.task(
         "train-diffusion",
-        components.train_diffusion if base is None else components.fine_tune_diffusion,
+        components.train_diffusion,
         experiment=given.diffusion_experiment,
         overrides=given.diffusion_overrides,
         checkpoints=given.checkpoints,

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
-from kfp_pipelines.build import DEFAULT_IMAGE
-from kfp_pipelines.profiles import Profiles
+from kfp_pipelines.build import DEFAULT_IMAGE, IMAGE_VARIABLE
+from kfp_pipelines.profiles import QUEUE_LABEL, Profile, Profiles
 
 STAGES = ("prepare-data", "fetch-autoencoder", "fetch-base", "train-autoencoder", "evaluate-autoencoder",
           "encode-latents", "train-diffusion", "evaluate-diffusion", "gate", "publish-autoencoder",
@@ -33,12 +33,40 @@ class Stages:
         stages that read or change what is published. inputs: the function's arguments.
         """
         task = build_component(function, self.image)(**inputs)
+        task.set_env_variable(IMAGE_VARIABLE, self.image)  # recorded with releases, and run by TrainJobs
         if not cached:
             task.set_caching_options(False)
-        return self.profiles.apply(task, stage)
+        task.set_display_name(stage)
+        if (profile := self.profiles.for_task(stage)) is not None:
+            place(task, profile)
+        return task
 
 
 @cache
 def build_component(function: Callable[..., Any], image: str) -> dsl.base_component.BaseComponent:
     """Return the KFP component that runs `function` on `image` and installs nothing."""
     return dsl.component(function, base_image=image, install_kfp_package=False, packages_to_install=[])
+
+
+def place(task: dsl.PipelineTask, profile: Profile) -> None:
+    """Set everything that a profile requests on a task."""
+    task.set_cpu_request(profile.cpu).set_cpu_limit(profile.cpu)
+    task.set_memory_request(profile.memory).set_memory_limit(profile.memory)
+    if profile.count:
+        task.set_accelerator_type(profile.accelerator).set_accelerator_limit(profile.count)
+    if profile.retries:
+        task.set_retry(profile.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="3600s")
+    kubernetes.set_timeout(task, profile.seconds)
+    kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=profile.shm)
+    for key, value in profile.nodeSelector.items():
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in profile.tolerations:
+        kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
+    for secret, keys in profile.secrets.items():
+        kubernetes.use_secret_as_env(task, secret, keys)
+    for name, value in profile.env.items():
+        task.set_env_variable(name, value)
+    for claim, path in profile.pvc.items():
+        kubernetes.mount_pvc(task, claim, path)
+    if profile.queueName:
+        kubernetes.add_pod_label(task, QUEUE_LABEL, profile.queueName)

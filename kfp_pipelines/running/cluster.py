@@ -1,4 +1,4 @@
-"""Kubeflow's API server: upload a package under its version, run it, schedule it, see how a run goes."""
+"""Kubeflow's API server: upload a package under its version, run it, schedule it, and read the status of a run."""
 
 import contextlib
 import hashlib
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from kfp_pipelines.build import IMAGE_VARIABLE, commit
+from kfp_pipelines.build import IMAGE_VARIABLE
 from training.errors import DarkroomError
 
 DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
@@ -23,11 +23,11 @@ PAGE = 100
 
 
 class ClusterError(DarkroomError):
-    """Kubeflow does not do what was asked; the message says what to check."""
+    """Kubeflow does not answer or refuses a request; the message says what to check."""
 
 
 class ClusterSettings(BaseSettings):
-    """Where Kubeflow Pipelines is. Secrets are shown as asterisks."""
+    """How to reach Kubeflow Pipelines. Secrets print as asterisks."""
 
     model_config = SettingsConfigDict(env_prefix="DARKROOM_KFP_", frozen=True)
 
@@ -37,13 +37,15 @@ class ClusterSettings(BaseSettings):
     namespace: str = Field(default="kubeflow", description="the profile's namespace where there are many users")
     token: SecretStr | None = Field(default=None, description="a bearer token; in a pod the mounted one is used")
     ca_cert: Path | None = None
-    pipeline_root: str | None = Field(default=None, description="where artifacts go; unset: the server's default")
+    pipeline_root: str | None = Field(
+        default=None, description="where artifacts are stored; unset: the server's default"
+    )
     service_account: str | None = Field(default=None, description="of the runs' pods; unset: the server's default")
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A package on the server."""
+    """A package on the server: a version of a pipeline."""
 
     pipeline_id: str
     version_id: str
@@ -52,21 +54,12 @@ class Uploaded:
 
 
 class Cluster:
-    """The API, with errors that a person can act on."""
+    """The API server, with errors that say what to do."""
 
     def __init__(self, settings: ClusterSettings) -> None:
         self.settings = settings
-        with self._told("reach"):
+        with self._translate_errors("reach"):
             self.client = self._client()
-
-    @classmethod
-    def connect(cls) -> "Cluster":
-        """The one of the DARKROOM_KFP_* variables. Raises ClusterError."""
-        try:
-            return cls(ClusterSettings())
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise ClusterError(f"DARKROOM_KFP_{str(problem['loc'][0]).upper()}: {problem['msg'].lower()}") from None
 
     def _client(self) -> Any:
         import kfp
@@ -81,15 +74,15 @@ class Cluster:
             credentials=credentials, ssl_ca_cert=s.ca_cert and str(s.ca_cert),
         )  # fmt: skip
 
-    def upload(self, package: Path) -> Uploaded:
-        """The package on the server, uploaded unless this version of it is there already.
+    def upload(self, package: Path, commit: str) -> Uploaded:
+        """Upload a package, unless the server has this version of it, and return it.
 
-        The version is the git commit and the sha256 of the package: the same again is the same version.
+        The version consists of the git commit and the sha256 of the package, so equal packages have equal versions.
         """
         document = package.read_text()
         name = next(yaml.safe_load_all(document))["pipelineInfo"]["name"]
-        version = f"{commit()}-{hashlib.sha256(document.encode()).hexdigest()[:12]}"
-        with self._told("upload to"):
+        version = f"{commit}-{hashlib.sha256(document.encode()).hexdigest()[:12]}"
+        with self._translate_errors("upload to"):
             pipeline_id = self.client.get_pipeline_id(name)
             if pipeline_id is None:
                 pipeline_id = self.client.upload_pipeline(
@@ -105,7 +98,7 @@ class Cluster:
 
     def run(self, uploaded: Uploaded, arguments: Mapping[str, Any], experiment: str) -> str:
         """Start a run. Returns its id."""
-        with self._told("run on"):
+        with self._translate_errors("run on"):
             run = self.client.run_pipeline(
                 experiment_id=self._experiment(experiment), job_name=f"{uploaded.name} {uploaded.version}",
                 params=dict(arguments), pipeline_id=uploaded.pipeline_id, version_id=uploaded.version_id,
@@ -114,11 +107,11 @@ class Cluster:
         return str(run.run_id)
 
     def schedule(self, uploaded: Uploaded, arguments: Mapping[str, Any], experiment: str, cron: str) -> str:
-        """Run again and again, one at a time and never to catch up. Returns the schedule's id.
+        """Run on a schedule, one run at a time, without catching up on missed runs. Returns the schedule's id.
 
         cron: see `check_cron`; in UTC.
         """
-        with self._told("schedule on"):
+        with self._translate_errors("schedule on"):
             recurring = self.client.create_recurring_run(
                 experiment_id=self._experiment(experiment), job_name=uploaded.name, params=dict(arguments),
                 pipeline_id=uploaded.pipeline_id, version_id=uploaded.version_id, cron_expression=cron,
@@ -128,12 +121,12 @@ class Cluster:
         return str(recurring.recurring_run_id)
 
     def status(self, run_id: str) -> Any:
-        """The run as the server tells it, with its stages."""
-        with self._told("ask"):
+        """Return the run and its stages, as the server describes them."""
+        with self._translate_errors("ask"):
             return self.client.get_run(run_id)
 
     def link(self, run_id: str) -> str:
-        """Where a person looks at a run."""
+        """Return the address of a run in the KFP UI."""
         return f"{self.settings.host}/#/runs/details/{run_id}"
 
     def _experiment(self, name: str) -> str:
@@ -149,21 +142,21 @@ class Cluster:
                 return
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Raise ClusterError for what the client raises. It prints links of its own, which are left out."""
+    def _translate_errors(self, what: str) -> Iterator[None]:
+        """Raise ClusterError for an error of the client, and drop the links that the client prints."""
         import kfp_server_api
         import urllib3
 
         at = f"Kubeflow at {self.settings.host}"
         try:
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # that it needs Kubeflow Pipelines 2
+                warnings.simplefilter("ignore", FutureWarning)  # it requires Kubeflow Pipelines 2
                 yield
         except kfp_server_api.ApiException as error:
             why = {
                 401: "the token is missing or has expired: set DARKROOM_KFP_TOKEN",
-                403: f"this login may not do that in the namespace {self.settings.namespace!r}",
-                404: "there is no such thing; is DARKROOM_KFP_HOST the address of the API?",
+                403: f"this login lacks the permission in the namespace {self.settings.namespace!r}",
+                404: "not found; is DARKROOM_KFP_HOST the address of the API?",
             }
             reason = why.get(error.status, " ".join(str(error.body or error.reason).split())[:300])
             raise ClusterError(f"cannot {what} {at} ({error.status}): {reason}") from None

@@ -1,10 +1,10 @@
-"""Whether a release is good enough: rules over its figures, absolute or beside those of the release in production.
+"""The gate: rules that the metrics of a release must meet, absolute or relative to production.
 
     class_accuracy >= 0.9
     frechet_distance <= 1.05 * production
 
-A rule beside production compares two evaluations of one fingerprint (images, network, sampling, count) and no others;
-it holds where nothing is in production yet.
+A rule relative to production compares two evaluations with the same fingerprint: the same images, feature network,
+sampling and number of images. It holds if nothing is in production yet.
 """
 
 import re
@@ -16,35 +16,35 @@ from training.errors import DarkroomError
 
 FINGERPRINT = "fingerprint"
 RULE = re.compile(
-    r"\s*(?P<figure>[a-z][a-z0-9_]*)\s*(?P<relation><=|>=)\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*"
-    r"(?P<beside>\*\s*production)?\s*"
+    r"\s*(?P<metric>[a-z][a-z0-9_]*)\s*(?P<relation><=|>=)\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*"
+    r"(?P<relative>\*\s*production)?\s*"
 )
 
 
 class GateError(DarkroomError):
-    """A rule that cannot be read, or figures that cannot be compared; the message says which and what would do."""
+    """A rule cannot be parsed, or metrics cannot be compared; the message says which and what is permitted."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """figure <= number, or >=; of production's figure where `beside`."""
+    """metric <= number, or metric >= number; `relative`: number times the metric of production."""
 
-    figure: str
+    metric: str
     relation: str
     number: float
-    beside: bool
+    relative: bool
 
     def __str__(self) -> str:
-        return f"{self.figure} {self.relation} {self.number:g}" + (" * production" if self.beside else "")
+        return f"{self.metric} {self.relation} {self.number:g}" + (" * production" if self.relative else "")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one rule went."""
+    """Whether a rule held. limit: what the value was compared with; None if nothing is in production yet."""
 
     rule: Rule
     value: float
-    limit: float | None  # None: there is nothing to compare with yet
+    limit: float | None
     held: bool
 
     def __str__(self) -> str:
@@ -53,45 +53,46 @@ class Verdict:
         return f"{self.rule}: {self.value:.4g} {'is' if self.held else 'is not'} {self.rule.relation} {self.limit:.4g}"
 
 
-def parse(rules: Sequence[str]) -> list[Rule]:
-    """The rules as they are written. Raises GateError naming the first that is none."""
+def parse_rules(rules: Sequence[str]) -> list[Rule]:
+    """Parse rules. Raises GateError naming the first that is malformed."""
     parsed = []
-    for written in rules:
-        match = RULE.fullmatch(written)
+    for rule in rules:
+        match = RULE.fullmatch(rule)
         if match is None:
             raise GateError(
-                f"gate: {written!r} is no rule; permitted: FIGURE <= NUMBER, FIGURE >= NUMBER, either with "
-                "* production behind it, such as: frechet_distance <= 1.05 * production"
+                f"gate: {rule!r} is not a rule; permitted: METRIC <= NUMBER, METRIC >= NUMBER, either followed by "
+                "* production, such as: frechet_distance <= 1.05 * production"
             )
-        parsed.append(Rule(match["figure"], match["relation"], float(match["number"]), match["beside"] is not None))
+        relative = match["relative"] is not None
+        parsed.append(Rule(match["metric"], match["relation"], float(match["number"]), relative))
     return parsed
 
 
 def judge(rules: Sequence[Rule], scores: Mapping[str, Any], production: Mapping[str, Any] | None) -> list[Verdict]:
-    """A verdict a rule. production: its figures, None where nothing is in production.
+    """Return a verdict per rule. production: the metrics of the release in production, None if there is none.
 
-    Raises GateError for a figure that was not measured, and for evaluations that do not compare.
+    Raises GateError for a metric that was not measured, and for evaluations with different fingerprints.
     """
     if production is not None and production[FINGERPRINT] != scores[FINGERPRINT]:
         raise GateError(
-            "gate: production was evaluated otherwise (other images, network, sampling or count), and figures of "
-            f"two kinds do not compare: {production[FINGERPRINT][:12]} and {scores[FINGERPRINT][:12]}"
+            "gate: production was evaluated with different settings; the metrics are not comparable "
+            f"(fingerprints {production[FINGERPRINT][:12]} and {scores[FINGERPRINT][:12]})"
         )
     verdicts = []
     for rule in rules:
-        value = figure(scores, rule.figure)
+        value = read_metric(scores, rule.metric)
         limit: float | None = rule.number
-        if rule.beside:
-            limit = None if production is None else rule.number * figure(production, rule.figure)
+        if rule.relative:
+            limit = None if production is None else rule.number * read_metric(production, rule.metric)
         held = limit is None or (value <= limit if rule.relation == "<=" else value >= limit)
         verdicts.append(Verdict(rule, value, limit, held))
     return verdicts
 
 
-def figure(scores: Mapping[str, Any], name: str) -> float:
-    """A measured number. Raises GateError."""
+def read_metric(scores: Mapping[str, Any], name: str) -> float:
+    """Return a metric that is a number. Raises GateError if it was not measured."""
     value = scores.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        numbers = sorted(key for key, told in scores.items() if isinstance(told, int | float))
-        raise GateError(f"gate: {name} was not measured; there are: {', '.join(numbers)}")
+        numbers = sorted(key for key, score in scores.items() if isinstance(score, int | float))
+        raise GateError(f"gate: {name} was not measured; measured: {', '.join(numbers)}")
     return float(value)

@@ -1,92 +1,94 @@
-"""Where training meets the registry: fetch, compare with production, publish, promote."""
+"""The stages that use the registry: fetch, compare with production, publish, promote."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Engine
 
-from kfp_pipelines.build import of_run
-from kfp_pipelines.stages.gate import FINGERPRINT, GateError, judge, parse
-from services.database import connections
+from kfp_pipelines.events import Message, emit
+from kfp_pipelines.stages.gate import FINGERPRINT, GateError, judge, parse_rules
 from services.registry import aliases, evaluations, release_cache, releases
-from services.settings import load
+from services.registry.releases import ReleaseRow
 from services.storage.object_store import ObjectStore
 
 METRICS = "metrics.json"
-COMPARISON = "comparison.json"
-FIRST_STAGE = "first-stage"  # beside a release that was trained together with it
+COMPARISON, COMPARISON_PAGE = "comparison.json", "comparison.md"
+FIRST_STAGE = "first-stage"  # next to a release that was trained together with it
 
 
-@contextmanager
-def opened() -> Iterator[tuple[Connection, ObjectStore, Any]]:
-    """A transaction as the publisher, the bucket, the settings."""
-    settings = load("publisher")
-    engine = connections.connect(settings.database_url.get_secret_value())
-    try:
-        with engine.begin() as connection:
-            yield connection, ObjectStore.connect(settings), settings
-    finally:
-        engine.dispose()
+@dataclass(frozen=True)
+class Registry:
+    """The registry of releases, the bucket of their files, and the cache of this machine."""
+
+    engine: Engine
+    store: ObjectStore
+    cache_dir: Path
+    cache_gb: float
+
+    def fetch(self, row: ReleaseRow) -> Path:
+        """Return the folder of a release in the cache, fetched if needed."""
+        return release_cache.fetch(self.store, row.manifest, self.cache_dir, self.cache_gb)
 
 
-def fetch(reference: str, kind: str, folder: Path) -> str:
-    """Put a published release into a folder: itself, or for `autoencoder` its first stage. Returns name@version."""
-    with opened() as (connection, store, settings):
+def fetch(registry: Registry, reference: str, kind: str, folder: Path) -> str:
+    """Copy a published release into `folder`. Returns name@version.
+
+    If `kind` is `autoencoder` and the release is a diffusion model, copy its autoencoder.
+    Raises RegistryError if the release is of another kind.
+    """
+    with registry.engine.connect() as connection:
         row = releases.find(connection, reference)
         if row.kind != kind:
             digest = row.manifest.get("lineage", {}).get("autoencoder")
             if kind != "autoencoder" or digest is None:
                 raise releases.RegistryError(f"release: {reference} is of kind {row.kind}; wanted: {kind}")
             row = releases.find_by_digest(connection, digest)
-    found = release_cache.fetch(store, row.manifest, settings.cache_dir, settings.cache_gb)
+    cached = registry.fetch(row)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    copied(found, folder)
+    shutil.copytree(cached, folder, dirs_exist_ok=True)
     return f"{row.name}@{row.version}"
 
 
-def copied(source: Path, target: Path) -> None:
-    """Copy a folder, files only."""
-    import shutil
+def compare(registry: Registry, rules: Sequence[str], alias: str, images: Path, evaluation: Path, output: Path) -> str:
+    """Judge an evaluation by the rules, and write the comparison to `output`. Returns `passed` or `refused`.
 
-    shutil.copytree(source, target, dirs_exist_ok=True)
-
-
-def compare(rules: Sequence[str], alias: str, images: Path, evaluation: Path, output: Path) -> str:
-    """`passed` or `refused`; comparison.json and comparison.md under `output`.
-
-    The release that the alias points at is evaluated now where it was not yet under the same fingerprint.
+    If a rule refers to production and production has no evaluation with the same fingerprint, evaluate it now.
     Raises GateError.
     """
     scores = json.loads((evaluation / METRICS).read_text())
-    parsed = parse(rules)
+    parsed = parse_rules(rules)
+    relative = any(rule.relative for rule in parsed)
     version, production = 0, None
-    with opened() as (connection, store, settings):
+    with registry.engine.connect() as connection:
         row = releases.find_by_alias(connection, scores["release"], alias)
         if row is not None:
             version = row.version
             production = evaluations.latest_metrics(connection, row.id, scores[FINGERPRINT])
-    if row is not None and production is None and any(rule.beside for rule in parsed):
-        found = release_cache.fetch(store, row.manifest, settings.cache_dir, settings.cache_gb)
-        production = evaluated_alike(found, scores, images, output / "production")
-        with opened() as (connection, _, _):
+    if row is not None and production is None and relative:
+        production = evaluate_production(registry.fetch(row), scores, images, output / "production")
+        with registry.engine.begin() as connection:
             evaluations.record_evaluation(connection, f"{row.name}@{row.version}", production[FINGERPRINT], production)
-    verdicts = judge(parsed, scores, production if any(rule.beside for rule in parsed) else None)
+    verdicts = judge(parsed, scores, production if relative else None)
     verdict = "passed" if all(one.held for one in verdicts) else "refused"
-    beside = f"{scores['release']}@{version}" if version else "nothing"
-    lines = [f"# {verdict}", "", f"Beside {beside} as {alias}.", "", *(f"- {one}" for one in verdicts)]
+    reference = f"{scores['release']}@{version}" if version else "nothing"
     output.mkdir(parents=True, exist_ok=True)
-    (output / "comparison.md").write_text("\n".join(lines) + "\n")
+    lines = [f"# {verdict}", "", f"Compared with {reference} as {alias}.", "", *(f"- {one}" for one in verdicts)]
+    (output / COMPARISON_PAGE).write_text("\n".join(lines) + "\n")
     document = {"verdict": verdict, "alias": alias, "version": version, "verdicts": [str(one) for one in verdicts]}
     (output / COMPARISON).write_text(json.dumps(document, indent=2) + "\n")
-    print(f"gate: {verdict} beside {beside}" + "".join(f"\ngate: {one}" for one in verdicts), flush=True)
+    emit(Message(f"gate: {verdict}, compared with {reference}" + "".join(f"\ngate: {one}" for one in verdicts)))
     return verdict
 
 
-def evaluated_alike(release: Path, scores: dict[str, Any], images: Path, output: Path) -> dict[str, Any]:
-    """A release's figures, sampled as `scores` were. Raises GateError if it cannot be evaluated on these images."""
+def evaluate_production(release: Path, scores: Mapping[str, Any], images: Path, output: Path) -> dict[str, Any]:
+    """Evaluate a release with the sampling settings of `scores`. Returns its metrics.
+
+    Raises GateError if it cannot be evaluated on these images.
+    """
     from training.data.image_set import DataError
     from training.evaluate import run
     from training.evaluation.second_stage import Sampling
@@ -94,32 +96,34 @@ def evaluated_alike(release: Path, scores: dict[str, Any], images: Path, output:
     try:
         return run(release, images, output, Sampling(**scores["sampling"]) if "sampling" in scores else None)
     except (DataError, ValueError) as error:
-        raise GateError(f"gate: what is in production cannot be evaluated on these images: {error}") from None
+        raise GateError(f"gate: production cannot be evaluated on these images: {error}") from None
 
 
-def publish(folder: Path, evaluation: Path, alias: str, run: str) -> str:
-    """Publish a release folder with its evaluation and point the alias at it. Returns name@version."""
+def publish(registry: Registry, folder: Path, evaluation: Path, alias: str, origin: Mapping[str, str]) -> str:
+    """Publish a release folder with its evaluation, and point the alias at it. Returns name@version.
+
+    origin: recorded with the release; see `build.origin_of`.
+    """
     metrics = json.loads((evaluation / METRICS).read_text())
-    with opened() as (connection, store, _):
-        origin = of_run(run)
-        if (beside := folder.parent / FIRST_STAGE).is_dir():
-            releases.publish(connection, store, beside, origin)
-        name, version = releases.publish(connection, store, folder, origin)
+    with registry.engine.begin() as connection:
+        if (first := folder.parent / FIRST_STAGE).is_dir():
+            releases.publish(connection, registry.store, first, origin)
+        name, version = releases.publish(connection, registry.store, folder, origin)
         reference = f"{name}@{version}"
         evaluations.record_evaluation(connection, reference, metrics[FINGERPRINT], metrics)
         aliases.promote(connection, reference, alias)
-    print(f"published {reference} as {alias}", flush=True)
+    emit(Message(f"published {reference} as {alias}"))
     return reference
 
 
-def promote(release: str, autoencoder: str, alias: str, comparison: Path) -> None:
-    """Point the alias at a release that passed the gate, and at its first stage where one was trained.
+def promote(registry: Registry, release: str, autoencoder: str, alias: str, comparison: Path) -> None:
+    """Point the alias at a release that passed the gate, and at `autoencoder` unless that is empty.
 
-    Raises RegistryError where the alias was moved since the comparison.
+    Raises RegistryError if the alias was moved since the comparison.
     """
     compared = json.loads((comparison / COMPARISON).read_text())
-    with opened() as (connection, _, _):
+    with registry.engine.begin() as connection:
         aliases.promote(connection, release, alias, expected=compared["version"])
         if autoencoder:
             aliases.promote(connection, autoencoder, alias)
-    print(f"promoted {release} to {alias}", flush=True)
+    emit(Message(f"promoted {release} to {alias}"))

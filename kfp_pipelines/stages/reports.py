@@ -1,10 +1,12 @@
-"""What a person looks at in the KFP UI: one page a stage, its pictures within it, for the UI fetches nothing else."""
+"""The report of each stage in the KFP UI: one HTML page that holds its own images, because the UI fetches no others."""
 
 import base64
 import html
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from kfp_pipelines.events import Message, emit
 
 STYLE = (
     "body{font:14px sans-serif;margin:24px;color:#222}table{border-collapse:collapse;margin:12px 0}"
@@ -14,45 +16,54 @@ STYLE = (
 TITLES = {
     "loss": "Losses",
     "samples": "Samples",
-    "denoising": "How some came about",
-    "nearest": "Nearest training images: samples above, what they are nearest to below",
+    "denoising": "Denoising steps",
+    "nearest": "Samples above their nearest training images",
     "reconstructions": "Held-out images above their reconstructions",
 }
+SUCCEEDED = "SUCCEEDED"
 
 
 def training(output: Path, page: Path) -> None:
-    """The page of a training stage: card, loss curves, sheets."""
+    """Write the report of a training: card, loss curves and image sheets."""
     release = output / "release"
-    pictures = [output / "loss.png", release / "samples.png", release / "denoising.png"]
-    write(page, output.name, [f"<pre>{html.escape((release / 'card.md').read_text())}</pre>"], pictures)
+    images = [output / "loss.png", release / "samples.png", release / "denoising.png"]
+    write(page, output.name, [f"<pre>{html.escape((release / 'card.md').read_text())}</pre>"], images)
 
 
 def evaluation(scores: Mapping[str, Any], output: Path, page: Path) -> None:
-    """The page of an evaluation: the figures, then the sheets."""
-    pictures = [output / f"{name}.png" for name in ("samples", "nearest", "reconstructions")]
-    write(page, f"{scores['release']} on {scores['data']}", [table(scores)], pictures)
+    """Write the report of an evaluation: the metrics, then the image sheets."""
+    images = [output / f"{name}.png" for name in ("samples", "nearest", "reconstructions")]
+    write(page, f"{scores['release']} on {scores['data']}", [table(scores)], images)
+
+
+def end(run: str, state: str, code: str, message: str, page: Path) -> None:
+    """Report how a run ended, as an event and as a page in Markdown."""
+    text = f"run {run} ended: {state}" + ("" if state == SUCCEEDED else f", {message or code}")
+    emit(Message(text))
+    hint = "" if state == SUCCEEDED else "\n\nNothing was promoted. The log of the failed stage says why."
+    page.write_text(f"# {text}{hint}\n")
 
 
 def table(scores: Mapping[str, Any]) -> str:
-    """Figures, a row each; those of a group within it."""
+    """Return metrics as an HTML table with a row each; a group of metrics is a table within its row."""
     rows = []
     for name, value in scores.items():
-        told = table(value) if isinstance(value, Mapping) else html.escape(shown(value))
-        rows.append(f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{told}</td></tr>")
+        cell = table(value) if isinstance(value, Mapping) else html.escape(format_value(value))
+        rows.append(f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{cell}</td></tr>")
     return f"<table>{''.join(rows)}</table>"
 
 
-def shown(value: Any) -> str:
-    """A figure, to four decimals."""
+def format_value(value: Any) -> str:
+    """Return a metric as text, with four decimals."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def write(page: Path, title: str, parts: Iterable[str], pictures: Iterable[Path]) -> None:
-    """One HTML file that needs no other."""
+def write(page: Path, title: str, parts: Iterable[str], images: Iterable[Path]) -> None:
+    """Write a page: the title, the parts as HTML, then each image that exists."""
     figures = [
         f"<h2>{html.escape(TITLES.get(path.stem, path.stem))}</h2>"
         f"<img src='data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}'>"
-        for path in pictures
+        for path in images
         if path.is_file()
     ]
     head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"

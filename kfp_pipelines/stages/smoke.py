@@ -1,4 +1,4 @@
-"""A job for a new release through the queue, as its clients will submit it, before anything is promoted."""
+"""The smoke job: a job for a new release, submitted through the queue as a client would, before it is promoted."""
 
 import base64
 import hashlib
@@ -9,79 +9,89 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import Engine
 
+from kfp_pipelines.events import Message, emit
 from kfp_pipelines.stages import reports
-from services.database import connections
 from services.job_queue import clients
 from services.job_queue.clients import Job
 from services.job_queue.outputs import list_outputs
 from services.job_requests.condition_images import map_images
-from services.settings import load
 from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
 from training.model import release as release_format
 from training.model.release import Release
 
-PATIENCE_S = 1800.0  # GPU nodes may have to be started first
+TIMEOUT_S = 1800.0  # GPU nodes may have to start first
+POLL_S = 1.0
 STEPS = 20
 
 
 class SmokeError(DarkroomError):
-    """The job did not give its images; the message says what became of it."""
+    """The smoke job failed, or its images are wrong; the message says what happened."""
 
 
-def run(release: str, folder: Path, count: int, images: Path, page: Path, *, patience_s: float = PATIENCE_S) -> None:
-    """Ask for `count` images under conditions of held-out ones, wait, and look at what came.
+def run(
+    engine: Engine,
+    store: ObjectStore,
+    release: str,
+    folder: Path,
+    count: int,
+    images: Path,
+    page: Path,
+    *,
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """Submit a job of `count` images under the conditions of held-out images, wait for it, and check its images.
 
-    folder: of the release. As a client's login, which reads no releases. Raises SmokeError.
+    engine: a client's login, which cannot read the registry. folder: the release, as it was trained. page: the report.
+    Raises SmokeError.
     """
-    if count == 0:
-        reports.write(page, "No smoke job was asked for", [], [])
-        return
-    settings = load("submitter")
-    engine = connections.connect(settings.database_url.get_secret_value())
     description = release_format.read(folder)
-    try:
-        body = {"items": items(description, images, count), "steps": STEPS, "seed": 0}
-        with engine.begin() as connection:
-            job_id = clients.submit_job(connection, {"model": release, "request": body})
-        print(f"smoke: job {job_id} for {release}", flush=True)
-        job = ended(engine, job_id, patience_s)
-        if not job.has_succeeded:
-            raise SmokeError(f"smoke: job {job_id} of {release} {job.state}: {job.reason}")
-        pictures = checked(engine, job_id, ObjectStore.connect(settings), description)
-    finally:
-        engine.dispose()
+    request = {"items": make_items(description, images, count), "steps": STEPS, "seed": 0}
+    with engine.begin() as connection:
+        job_id = clients.submit_job(connection, {"model": release, "request": request})
+    emit(Message(f"smoke: job {job_id} for {release}"))
+    job = wait_for_end(engine, job_id, timeout_s)
+    if not job.has_succeeded:
+        raise SmokeError(f"smoke: job {job_id} of {release} {job.state}: {job.reason}")
+    pixels = check_images(engine, job_id, store, description)
     sheet = page.with_name("smoke.png")
     page.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(pictures, axis=1)).save(sheet)
+    Image.fromarray(np.concatenate(pixels, axis=1)).save(sheet)
     assert job.finished_at is not None
     seconds = (job.finished_at - job.created_at).total_seconds()
     reports.write(page, f"{release}: {count} images through the queue in {seconds:.1f} s", [], [sheet])
 
 
-def items(description: Release, images: Path, count: int) -> list[dict[str, Any]]:
-    """Items of a request, as JSON: images in base64."""
+def report_no_job(page: Path) -> None:
+    """Write the report of a stage that submits no job."""
+    reports.write(page, "No smoke job was requested", [], [])
+
+
+def make_items(description: Release, images: Path, count: int) -> list[dict[str, Any]]:
+    """Return the items of a request for `count` images, conditioned as held-out images are; images are in base64."""
     from training.data import image_set
     from training.data.rows import crop_centres
     from training.evaluation.second_stage import build_requests
 
-    held = image_set.read(images)
-    asked = build_requests(description, crop_centres(held, min(held.image_size, description.image_shape[1])), count)
+    held_out = image_set.read(images)
+    size = min(held_out.image_size, description.image_shape[1])
+    requests = build_requests(description, crop_centres(held_out, size), count).requests
 
-    def encoded(pixels: Any, field: str) -> str:
+    def encode(pixels: Any, field: str) -> str:
         file = io.BytesIO()
         Image.fromarray(np.asarray(pixels).squeeze()).save(file, "PNG")
         return base64.b64encode(file.getvalue()).decode()
 
-    return [map_images(dict(request), description.conditions, encoded) for request in asked.requests]
+    return [map_images(dict(request), description.conditions, encode) for request in requests]
 
 
-def ended(engine: Engine, job_id: uuid.UUID, patience_s: float) -> Job:
-    """The job once it has ended. Raises SmokeError where that takes longer."""
-    deadline = time.monotonic() + patience_s
+def wait_for_end(engine: Engine, job_id: uuid.UUID, timeout_s: float) -> Job:
+    """Return the job once it has ended. Cancels it and raises SmokeError after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
     while True:
         with engine.connect() as connection:
             job = clients.find_job(connection, job_id)
@@ -92,17 +102,20 @@ def ended(engine: Engine, job_id: uuid.UUID, patience_s: float) -> Job:
             with engine.begin() as connection:
                 clients.cancel_job(connection, job_id)
             raise SmokeError(
-                f"smoke: job {job_id} is {job.state} after {patience_s:.0f} s and was cancelled; "
+                f"smoke: job {job_id} was still {job.state} after {timeout_s:.0f} s and was cancelled; "
                 "does a worker serve the queue `default`?"
             )
-        time.sleep(1.0)
+        time.sleep(POLL_S)
 
 
-def checked(engine: Engine, job_id: uuid.UUID, store: ObjectStore, description: Release) -> list[Any]:
-    """The job's images. Raises SmokeError for one that is not what its row says, of another shape, or blank."""
+def check_images(engine: Engine, job_id: uuid.UUID, store: ObjectStore, description: Release) -> list[NDArray[Any]]:
+    """Return the pixels of the job's images.
+
+    Raises SmokeError for an image that differs from its recorded sha256, has another shape, or is blank.
+    """
     with engine.connect() as connection:
         images = list_outputs(connection, job_id)
-    pictures = []
+    found = []
     channels, *size = description.image_shape
     for image in images:
         assert image.key is not None
@@ -110,8 +123,10 @@ def checked(engine: Engine, job_id: uuid.UUID, store: ObjectStore, description: 
         if hashlib.sha256(body).hexdigest() != image.sha256:
             raise SmokeError(f"smoke: {store.uri(image.key)} is not the image that was recorded")
         pixels = np.asarray(Image.open(io.BytesIO(body)))
-        wanted = tuple(size) if channels == 1 else (*size, channels)
-        if pixels.shape != wanted or pixels.std() == 0:
-            raise SmokeError(f"smoke: image {image.index} of job {job_id} is blank, or {pixels.shape}, not {wanted}")
-        pictures.append(pixels)
-    return pictures
+        expected = tuple(size) if channels == 1 else (*size, channels)
+        if pixels.shape != expected:
+            raise SmokeError(f"smoke: image {image.index} of job {job_id} has shape {pixels.shape}, not {expected}")
+        if pixels.std() == 0:
+            raise SmokeError(f"smoke: image {image.index} of job {job_id} is blank")
+        found.append(pixels)
+    return found

@@ -1,4 +1,4 @@
-"""The best training of several, by one figure of their evaluations."""
+"""A sweep: train a diffusion model on each of several autoencoders, and choose the best by one metric."""
 
 import json
 import shlex
@@ -6,29 +6,38 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kfp_pipelines.stages import reports
-from kfp_pipelines.stages import training as stages
-from kfp_pipelines.stages.gate import FINGERPRINT, GateError, figure
+from kfp_pipelines.events import Message, emit
+from kfp_pipelines.stages import reports, training
+from kfp_pipelines.stages.gate import FINGERPRINT, GateError, read_metric
 from kfp_pipelines.stages.publishing import FIRST_STAGE, METRICS
+
+if TYPE_CHECKING:  # loads torch
+    from training.runs.checkpoints import CheckpointLocation
 
 DIRECTIONS = {"least": min, "most": max}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One training of the sweep, and its evaluation under one guidance."""
+    """A training of the sweep, and its evaluation under one guidance scale."""
 
     training: Path
     evaluation: Path
     scores: dict[str, Any]
 
+    def __str__(self) -> str:
+        document = json.loads((self.training / "release" / "release.json").read_text())
+        factor = document["image_shape"][1] // document["latent_shape"][1]
+        return f"{document['name']}, factor {factor}, guidance {self.scores['sampling']['guidance']:g}"
 
-def train_autoencoder(entry: Mapping[str, str], images: Path, output: Path, checkpoints: str) -> None:
-    """Train the first stage of an entry. Raises ExperimentError."""
-    given = shlex.split(entry.get("overrides", ""))
-    stages.train(entry["experiment"], given, {"data.root": str(images)}, output, checkpoints)
+
+def train_autoencoder(entry: Mapping[str, str], images: Path, output: Path, checkpoints: "CheckpointLocation") -> None:
+    """Train the autoencoder of an entry. Raises ExperimentError."""
+    overrides = shlex.split(entry.get("overrides", ""))
+    training.train(entry["experiment"], overrides, {"data.root": str(images)}, output, checkpoints)
+    training.remove_workings(output)
 
 
 def train_diffusion(
@@ -38,57 +47,54 @@ def train_diffusion(
     images: Path,
     autoencoder: Path,
     output: Path,
-    checkpoints: str,
+    checkpoints: "CheckpointLocation",
 ) -> None:
-    """Train the second stage on an entry's first one, which is kept beside it to be published with it."""
+    """Train a diffusion model on the autoencoder of an entry, and copy the autoencoder to be published with it."""
     inputs = {"data.root": str(images), "autoencoder": str(autoencoder)}
-    given = [*overrides, *shlex.split(entry.get("diffusion_overrides", ""))]
-    stages.train(experiment, given, inputs, output, checkpoints)
+    own = shlex.split(entry.get("diffusion_overrides", ""))
+    training.train(experiment, [*overrides, *own], inputs, output, checkpoints)
+    training.remove_workings(output)
     shutil.copytree(autoencoder, output / FIRST_STAGE, dirs_exist_ok=True)
 
 
 def evaluate(release: Path, images: Path, output: Path, sampling: Sequence[str], guidances: Sequence[float]) -> None:
-    """Score a release under each guidance scale, each into a folder of its own."""
+    """Evaluate a release under each guidance scale, each into its own folder."""
     for scale in guidances:
         folder = output / f"guidance-{scale:g}"
-        stages.evaluate(release, images, folder, [*sampling, f"guidance={scale}"], folder / "report.html")
+        training.evaluate(release, images, folder, [*sampling, f"guidance={scale}"], folder / "report.html")
 
 
 def choose(by: str, trainings: Sequence[Path], evaluations: Sequence[Path], page: Path) -> Entry:
-    """The entry with the least or most of a figure, such as `least frechet_distance`. Raises GateError.
+    """Return the entry with the least or the most of a metric, such as `least frechet_distance`, and write a report.
 
-    Entries differ in guidance, which is theirs to choose; images, network and count must be the same.
+    Entries may differ in guidance; images, feature network and number of images must be the same. Raises GateError.
     """
-    direction, _, name = by.partition(" ")
-    if direction not in DIRECTIONS or not name:
-        raise GateError(f"by: {by!r} is not allowed; permitted: least FIGURE, most FIGURE")
+    direction, _, metric = by.partition(" ")
+    if direction not in DIRECTIONS or not metric:
+        raise GateError(f"by: {by!r} is not allowed; permitted: least METRIC, most METRIC")
     entries = [
-        Entry(training, path.parent, json.loads(path.read_text()))
-        for training, evaluation in zip(trainings, evaluations, strict=True)
+        Entry(folder, path.parent, json.loads(path.read_text()))
+        for folder, evaluation in zip(trainings, evaluations, strict=True)
         for path in sorted(evaluation.glob(f"guidance-*/{METRICS}"))
     ]
     kinds = {(e.scores["data_fingerprint"], e.scores["features_digest"], e.scores["images"]) for e in entries}
     if len(kinds) != 1:
-        raise GateError("sweep: the evaluations are of different images, networks or counts, and do not compare")
-    best = DIRECTIONS[direction](entries, key=lambda entry: figure(entry.scores, name))
-    shown = sorted(entries, key=lambda entry: figure(entry.scores, name), reverse=direction == "most")
+        raise GateError(
+            "sweep: the metrics are not comparable, because the evaluations differ in images, feature network or "
+            "number of images"
+        )
+    best = DIRECTIONS[direction](entries, key=lambda entry: read_metric(entry.scores, metric))
+    ranked = sorted(entries, key=lambda entry: read_metric(entry.scores, metric), reverse=direction == "most")
     rows = {
-        f"{n}. {described(entry)}": {name: figure(entry.scores, name), FINGERPRINT: entry.scores[FINGERPRINT][:12]}
-        for n, entry in enumerate(shown, 1)
+        f"{n}. {entry}": {metric: read_metric(entry.scores, metric), FINGERPRINT: entry.scores[FINGERPRINT][:12]}
+        for n, entry in enumerate(ranked, 1)
     }
-    reports.write(page, f"The {by}: {described(best)}", [reports.table(rows)], [best.evaluation / "samples.png"])
-    print(f"sweep: the {by}, {figure(best.scores, name):.4g}, is of {described(best)}", flush=True)
+    reports.write(page, f"The {by}: {best}", [reports.table(rows)], [best.evaluation / "samples.png"])
+    emit(Message(f"sweep: {best} has the {by}, {read_metric(best.scores, metric):.4g}"))
     return best
 
 
-def described(entry: Entry) -> str:
-    """What tells an entry from the others."""
-    document = json.loads((entry.training / "release" / "release.json").read_text())
-    image, latent = document["image_shape"], document["latent_shape"]
-    return f"{document['name']}, factor {image[1] // latent[1]}, guidance {entry.scores['sampling']['guidance']:g}"
-
-
-def take(entry: Entry, training: Path, evaluation: Path) -> None:
-    """Copy an entry's training and evaluation to where the next stages look."""
+def copy_entry(entry: Entry, training: Path, evaluation: Path) -> None:
+    """Copy the training and the evaluation of an entry to the folders that later stages read."""
     shutil.copytree(entry.training, training, dirs_exist_ok=True)
     shutil.copytree(entry.evaluation, evaluation, dirs_exist_ok=True)

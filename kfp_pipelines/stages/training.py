@@ -1,24 +1,21 @@
-"""What the training stages of the pipelines do, on a pod or on a laptop: paths in, paths out."""
+"""Prepare, train, encode and evaluate: the stages that need neither the registry nor the queue."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kfp_pipelines import build
 from kfp_pipelines.stages import reports
-from services.storage.uri import ObjectUri
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # loads torch
+    from training.evaluation.second_stage import Sampling
     from training.runs.checkpoints import CheckpointLocation
 
-RANK = "RANK"  # of torchrun
-WORKINGS = ("checkpoints", "tensorboard", "latents")  # of a training: kept elsewhere, or of no use when it is done
+WORKINGS = ("checkpoints", "tensorboard", "latents")  # of a training: stored elsewhere, or useless once it is done
 
 
 def prepare(data: str, overrides: Sequence[str], output: Path) -> str:
-    """Bring images to size and train the classifier that evaluations look through. Returns the set's fingerprint."""
+    """Prepare an image set, and train the classifier for its evaluations. Returns the fingerprint of the set."""
     from training import prepare
     from training.evaluation.networks import CLASSIFIER, find_classifier
 
@@ -33,58 +30,27 @@ def train(
     overrides: Sequence[str],
     inputs: Mapping[str, str],
     output: Path,
-    checkpoints: str,
-    report: Path | None = None,
-    job: str = "",
+    checkpoints: "CheckpointLocation",
 ) -> None:
-    """Train an experiment into `output`/release. inputs: paths by field. checkpoints: see `location_of`.
+    """Train an experiment; its release is stored in `output`/release. inputs: paths by field of the experiment.
 
-    job: a profile as JSON: as a TrainJob on its nodes, not here. A stage that is tried again goes on from the newest
-    whole checkpoint of the same settings, images and code.
+    Training resumes from the newest checkpoint of the same settings, images and code.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    if job:
-        from kfp_pipelines.profiles import Profile
-        from kfp_pipelines.train_job import submit
-
-        asked = submit.Stage(experiment, overrides, inputs, checkpoints, build.image())
-        submit.run(asked, Profile.model_validate_json(job), output)
-    else:
-        _train_here(experiment, overrides, inputs, output, checkpoints)
-        if RANK not in os.environ:  # the last stage that needs them; an artifact is copied as a whole
-            for name in WORKINGS:
-                shutil.rmtree(output / name, ignore_errors=True)
-    if report is not None:
-        reports.training(output, report)
-
-
-def _train_here(
-    experiment: str, overrides: Sequence[str], inputs: Mapping[str, str], output: Path, checkpoints: str
-) -> None:
     from training.train import run
 
-    given = [f"{field}='{path}'" for field, path in inputs.items()]  # quoted: a path may hold commas
-    run(named(experiment, output), [*overrides, *given], output, checkpoints=location_of(checkpoints))
+    output.mkdir(parents=True, exist_ok=True)
+    paths = [f"{field}='{path}'" for field, path in inputs.items()]  # quoted: a path may hold commas
+    run(save_experiment(experiment, output), [*overrides, *paths], output, checkpoints=checkpoints)
 
 
-def location_of(checkpoints: str) -> "CheckpointLocation":
-    """Return where runs keep checkpoints: in s3://BUCKET/PREFIX, in a folder, or in the output folder if empty.
-
-    In S3 and in a folder each run has its own place, by its key.
-    """
-    from training.runs.checkpoints import CheckpointFolder
-
-    if (uri := ObjectUri.parse(checkpoints)) is not None:
-        from kfp_pipelines.checkpoints.durable import DurableLocation
-        from services.settings import load_store
-        from services.storage.object_store import ObjectStore
-
-        return DurableLocation(ObjectStore.connect(load_store(), uri.bucket), uri.key, int(os.environ.get(RANK, "0")))
-    return CheckpointFolder(Path(checkpoints) if checkpoints else None)
+def remove_workings(output: Path) -> None:
+    """Remove what no later stage reads, because KFP copies an artifact as a whole."""
+    for name in WORKINGS:
+        shutil.rmtree(output / name, ignore_errors=True)
 
 
-def named(experiment: str, folder: Path) -> str:
-    """An experiment that came as the text of a file, as the path of one in the folder; or its name as it is."""
+def save_experiment(experiment: str, folder: Path) -> str:
+    """Save an experiment that is given as YAML in `folder` and return its path; return a name unchanged."""
     if "\n" not in experiment:
         return experiment
     path = folder / "experiment.yaml"
@@ -93,9 +59,10 @@ def named(experiment: str, folder: Path) -> str:
 
 
 def encode(experiment: str, overrides: Sequence[str], release: Path, images: Path, output: Path) -> None:
-    """Write the latents of every training image; where the experiment has a place for them (`data.latents`), there.
+    """Write the latents of every training image to `output`.
 
-    That place is shared: each first stage and set of images has a folder of its own in it.
+    If the experiment sets `data.latents`, write them to a folder there and a pointer to `output`. Each pair of
+    autoencoder and image set has its own folder.
     """
     from training.data import image_set, latents, pointer
     from training.data.locks import lock_folder
@@ -104,13 +71,13 @@ def encode(experiment: str, overrides: Sequence[str], release: Path, images: Pat
     from training.model.release import read
 
     output.mkdir(parents=True, exist_ok=True)
-    given = [f"data.root='{images}'", "autoencoder=x", *overrides]
-    data = compose.load(named(experiment, output), given).data
+    placeholders = [f"data.root='{images}'", "autoencoder=x"]
+    data = compose.load(save_experiment(experiment, output), [*placeholders, *overrides]).data
     if data.latents is None:
         run(release, images, output, flip=data.flip)
         return
-    of = read(release).digest, image_set.read(images).description.fingerprint
-    place = Path(data.latents) / f"{of[0][:16]}-{of[1][:16]}{'-flips' if data.flip else ''}"
+    digest, fingerprint = read(release).digest, image_set.read(images).description.fingerprint
+    place = Path(data.latents) / f"{digest[:16]}-{fingerprint[:16]}{'-flips' if data.flip else ''}"
     with lock_folder(place):  # another run may encode the same
         if not (place / latents.DESCRIPTION).is_file():
             run(release, images, place, flip=data.flip)
@@ -118,36 +85,28 @@ def encode(experiment: str, overrides: Sequence[str], release: Path, images: Pat
 
 
 def evaluate(release: Path, images: Path, output: Path, sampling: Sequence[str], report: Path) -> dict[str, float]:
-    """Score a release; its figures that are numbers. sampling: fields such as steps=30."""
+    """Evaluate a release and write the report. Returns the metrics that are numbers. sampling: see `parse_sampling`."""
     from training.evaluate import run
 
-    scores = run(release, images, output, sampling_of(sampling))
+    scores = run(release, images, output, parse_sampling(sampling))
     reports.evaluation(scores, output, report)
     return {name: float(value) for name, value in scores.items() if isinstance(value, int | float)}
 
 
-def sampling_of(given: Sequence[str]) -> Any:
-    """How a diffusion model is sampled. Raises ValueError naming the field that is none, or its value."""
+def parse_sampling(pairs: Sequence[str]) -> "Sampling":
+    """Parse how a diffusion model is sampled, such as steps=30. Raises ValueError naming the field and its type."""
     from dataclasses import asdict
 
     from training.evaluation.second_stage import Sampling
 
-    fields = asdict(Sampling())
-    values: dict[str, Any] = {}
-    for one in given:
-        name, _, value = one.partition("=")
-        if name not in fields:
-            raise ValueError(f"sampling: {one!r} is not allowed; permitted: {', '.join(f'{f}=' for f in fields)}")
+    defaults = asdict(Sampling())
+    values = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in defaults:
+            raise ValueError(f"sampling: {pair!r} is not allowed; permitted: {', '.join(f'{f}=' for f in defaults)}")
         try:
-            values[name] = type(fields[name])(value)
+            values[name] = type(defaults[name])(value)
         except ValueError:
-            raise ValueError(f"sampling: {name} takes {type(fields[name]).__name__}, got {value!r}") from None
+            raise ValueError(f"sampling: {name} must be {type(defaults[name]).__name__}, got {value!r}") from None
     return Sampling(**values)
-
-
-def tell_end(run: str, state: str, code: str, message: str, report: Path) -> None:
-    """Print and write how a run ended."""
-    words = f"run {run} ended: {state}" + ("" if state == "SUCCEEDED" else f", {message or code}")
-    print(words, flush=True)
-    more = "" if state == "SUCCEEDED" else "\n\nNothing was promoted. The log of the stage that failed says why."
-    report.write_text(f"# {words}{more}\n")

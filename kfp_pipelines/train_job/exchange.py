@@ -1,4 +1,4 @@
-"""How a stage and the nodes of its TrainJob exchange files: under a prefix of S3."""
+"""Exchanges files between a stage and the nodes of its TrainJob, under a prefix of S3."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ STAGE, INPUTS, TRAINING, DONE = "stage.json", "inputs", "training", "done"
 
 
 def upload(store: ObjectStore, folder: Path, prefix: str) -> None:
-    """Store every file of a folder under a prefix."""
+    """Upload every file of a folder to a prefix."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             store.upload(f"{prefix}/{path.relative_to(folder)}", path)
 
 
 def download(store: ObjectStore, prefix: str, folder: Path) -> None:
-    """The files under a prefix, in a folder."""
+    """Download the files under a prefix to a folder."""
     for key in store.keys(f"{prefix}/"):
         path = folder / key.removeprefix(f"{prefix}/")
         path.parent.mkdir(parents=True, exist_ok=True)

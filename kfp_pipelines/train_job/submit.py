@@ -1,8 +1,8 @@
-"""A training stage as a Kubeflow TrainJob: on one node or many, and started again when one of them goes away.
+"""Runs a training stage as a Kubeflow TrainJob, on one or more nodes that restart when one of them is lost.
 
-The stage's own pod needs no accelerator. It lays the inputs under a prefix of S3, creates the job, waits, and takes
-the result from there. What a node is like stands in a TrainingRuntime that is made of the profile: the fields of a
-TrainJob that change a pod have changed with every version of Kubeflow Trainer, a runtime's have not.
+The stage's own pod needs no accelerator: it uploads the inputs to S3, creates the job, waits, and downloads the result.
+The pods are described in a TrainingRuntime made of the profile, because the fields of a TrainJob that change a pod
+have changed with every version of Kubeflow Trainer, and those of a runtime have not.
 """
 
 import hashlib
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kfp_pipelines.events import Message, emit
 from kfp_pipelines.profiles import QUEUE_LABEL, Profile
 from kfp_pipelines.train_job.exchange import DONE, INPUTS, PREFIX, STAGE, TRAINING, download, upload
-from services.settings import load_store
+from services.settings import StoreSettings
 from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
 
@@ -24,16 +25,15 @@ STEP_LABEL = "trainer.kubeflow.org/trainjob-ancestor-step"
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 POLL_S = 10.0
 USER = 65532  # of the image
-OWN_SETTINGS = ("DARKROOM_S3_BUCKET", "DARKROOM_S3_ENDPOINT_URL", "DARKROOM_S3_REGION")
 
 
 class TrainJobError(DarkroomError):
-    """The job could not be created, or failed; the message has the cluster's own words."""
+    """The job could not be created, or failed; the message quotes the cluster."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What the nodes are to do. inputs: fields of the experiment by the folder that they lie in, or a part of it."""
+    """What the nodes train. inputs: a local path by each field of the experiment that names one."""
 
     experiment: str
     overrides: Sequence[str]
@@ -43,40 +43,47 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """Of the job: equal for equal stages, so that a stage that is tried again finds its job."""
+        """The job's name. Equal stages have equal names, so that a retried stage finds its job."""
         content = json.dumps([self.experiment, list(self.overrides), dict(self.inputs), self.checkpoints, self.image])
         return f"darkroom-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-def run(stage: Stage, profile: Profile, output: Path) -> None:
-    """Train on the profile's nodes; `output` is then as if it had been trained here. Raises TrainJobError."""
-    settings = load_store()
+def run(stage: Stage, profile: Profile, output: Path, settings: StoreSettings) -> None:
+    """Train on the profile's nodes; afterwards `output` is as if this process had trained. Raises TrainJobError."""
     store, exchange = ObjectStore.connect(settings), f"{PREFIX}/{stage.name}"
-    if store.etag(f"{exchange}/{STAGE}") is None:  # else an earlier try has laid everything there
-        placed = {}
-        for field, path in stage.inputs.items():
-            upload(store, Path(path), f"{exchange}/{INPUTS}/{field}")
-            placed[field] = field
-        document = {
-            "experiment": stage.experiment, "overrides": list(stage.overrides), "inputs": placed,
-            "checkpoints": stage.checkpoints,
-        }  # fmt: skip
-        store.put(f"{exchange}/{STAGE}", json.dumps(document).encode(), content_type="application/json")
+    if store.etag(f"{exchange}/{STAGE}") is None:  # else an earlier attempt uploaded everything
+        upload_stage(store, stage, exchange)
     if store.etag(f"{exchange}/{DONE}") is None:
-        environment = {name: str(value) for name, value in own_settings(settings).items() if value}
-        Jobs(POLL_S).run(stage, profile, store.uri(exchange), environment)
+        Jobs(POLL_S).run(stage, profile, store.uri(exchange), store_variables(settings))
     download(store, f"{exchange}/{TRAINING}", output)
     store.delete(store.keys(f"{exchange}/"))
 
 
-def own_settings(settings: Any) -> dict[str, Any]:
-    """The variables that are no secrets; those come from the profile's."""
-    values = settings.s3_bucket, settings.s3_endpoint_url, settings.s3_region
-    return dict(zip(OWN_SETTINGS, values, strict=True))
+def upload_stage(store: ObjectStore, stage: Stage, exchange: str) -> None:
+    """Upload the inputs of a stage, then its description."""
+    for field, path in stage.inputs.items():
+        upload(store, Path(path), f"{exchange}/{INPUTS}/{field}")
+    document = {
+        "experiment": stage.experiment,
+        "overrides": list(stage.overrides),
+        "inputs": {field: field for field in stage.inputs},
+        "checkpoints": stage.checkpoints,
+    }
+    store.put(f"{exchange}/{STAGE}", json.dumps(document).encode(), content_type="application/json")
+
+
+def store_variables(settings: StoreSettings) -> dict[str, str]:
+    """Return the environment variables that name the store. Secrets come from the profile instead."""
+    values = {
+        "DARKROOM_S3_BUCKET": settings.s3_bucket,
+        "DARKROOM_S3_ENDPOINT_URL": settings.s3_endpoint_url,
+        "DARKROOM_S3_REGION": settings.s3_region,
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def runtime(name: str, image: str, profile: Profile, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The TrainingRuntime of a profile: its nodes, with every secret and volume that the stage asks for."""
+    """Return the TrainingRuntime of a profile: its nodes, with every secret and volume of the profile."""
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shm}}]
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
     for number, (claim, path) in enumerate(profile.pvc.items()):
@@ -106,7 +113,7 @@ def runtime(name: str, image: str, profile: Profile, environment: Mapping[str, s
         "name": "node",
         "template": {
             "metadata": {"labels": {STEP_LABEL: "trainer"}},
-            # A rank that dies takes the others with it: the whole job begins again, from the checkpoint.
+            # If one rank dies, all stop, and the whole job restarts from the checkpoint.
             "spec": {"backoffLimit": 0, "template": {"spec": pod}},
         },
     }
@@ -122,7 +129,7 @@ def runtime(name: str, image: str, profile: Profile, environment: Mapping[str, s
 
 
 def train_job(name: str, image: str, profile: Profile, exchange: str) -> dict[str, Any]:
-    """The TrainJob: torchrun on every node of the runtime of the same name."""
+    """Return the TrainJob that runs torchrun on every node of the runtime of the same name."""
     resources: dict[str, Any] = {"cpu": profile.cpu, "memory": profile.memory}
     if profile.count:
         resources[profile.accelerator] = profile.count
@@ -137,16 +144,11 @@ def train_job(name: str, image: str, profile: Profile, exchange: str) -> dict[st
                 "command": ["torchrun", "-m", "kfp_pipelines.stages.train_node"],
                 "args": [exchange],
                 "numNodes": profile.nodes,
-                "numProcPerNode": ranks(profile),
+                "numProcPerNode": max(1, profile.count),  # a rank for each accelerator
                 "resourcesPerNode": {"requests": resources, "limits": resources},
             },
         },
     }
-
-
-def ranks(profile: Profile) -> int:
-    """Processes of a node: one for each accelerator."""
-    return max(1, profile.count)
 
 
 class Jobs:
@@ -161,14 +163,14 @@ class Jobs:
         else:
             config.load_kube_config()
             self.namespace = config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
-        self.api, self.refused, self.poll_s = client.CustomObjectsApi(), client.ApiException, poll_s
+        self.api, self.ApiError, self.poll_s = client.CustomObjectsApi(), client.ApiException, poll_s
 
     def run(self, stage: Stage, profile: Profile, exchange: str, environment: Mapping[str, str]) -> None:
-        """Create the job, or find it where an earlier try created it, and wait for its end. Raises TrainJobError."""
+        """Create the job, unless an earlier attempt did, and wait for its end. Raises TrainJobError."""
         name = stage.name
         try:
             found = self._get("trainjobs", name)
-            if found is not None and ended(found) == "Failed":
+            if found is not None and end_of(found) == "Failed":
                 self._delete(name)
                 found = None
             if found is None:
@@ -176,32 +178,32 @@ class Jobs:
                 self._create("trainjobs", train_job(name, stage.image, profile, exchange))
             self._wait(name, profile.seconds)
             self._delete(name)
-        except self.refused as error:
+        except self.ApiError as error:
             reason = json.loads(error.body)["message"] if error.body else error.reason
-            raise TrainJobError(f"train job {name}: the cluster refuses it ({error.status}): {reason}") from None
+            raise TrainJobError(f"train job {name}: the cluster refused it ({error.status}): {reason}") from None
 
     def _wait(self, name: str, timeout_s: float) -> None:
-        deadline, told = time.monotonic() + timeout_s, ""
+        deadline, conditions = time.monotonic() + timeout_s, None
         while True:
             job = self._get("trainjobs", name)
             if job is None:
                 raise TrainJobError(f"train job {name} was deleted")
-            if (conditions := shown(job)) != told:
-                told = conditions
-                print(f"train job {name}: {told or 'created'}", flush=True)
-            if ended(job) == "Complete":
+            if (now := describe_conditions(job)) != conditions:
+                conditions = now
+                emit(Message(f"train job {name}: {conditions or 'created'}"))
+            if end_of(job) == "Complete":
                 return
-            if ended(job) == "Failed":
-                raise TrainJobError(f"train job {name} failed: {told}; see: kubectl logs -l jobset.sigs.k8s.io/"
-                                    f"jobset-name={name}")  # fmt: skip
+            if end_of(job) == "Failed":
+                logs = f"kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}"
+                raise TrainJobError(f"train job {name} failed: {conditions}; see: {logs}")
             if time.monotonic() > deadline:
-                raise TrainJobError(f"train job {name} has not ended within {timeout_s:.0f} s: {told}")
+                raise TrainJobError(f"train job {name} has not ended within {timeout_s:.0f} s: {conditions}")
             time.sleep(self.poll_s)
 
     def _get(self, kind: str, name: str) -> Any:
         try:
             return self.api.get_namespaced_custom_object(GROUP, VERSION, self.namespace, kind, name)
-        except self.refused as error:
+        except self.ApiError as error:
             if error.status == 404:
                 return None
             raise
@@ -209,27 +211,27 @@ class Jobs:
     def _create(self, kind: str, body: dict[str, Any]) -> None:
         try:
             self.api.create_namespaced_custom_object(GROUP, VERSION, self.namespace, kind, body)
-        except self.refused as error:
-            if error.status != 409:  # an earlier try got this far
+        except self.ApiError as error:
+            if error.status != 409:  # an earlier attempt created it
                 raise
 
     def _delete(self, name: str) -> None:
         for kind in ("trainjobs", "trainingruntimes"):
             if self._get(kind, name) is not None:
                 self.api.delete_namespaced_custom_object(GROUP, VERSION, self.namespace, kind, name)
-        while self._get("trainjobs", name) is not None:  # its pods go first
+        while self._get("trainjobs", name) is not None:  # the cluster removes its pods first
             time.sleep(self.poll_s)
 
 
-def ended(job: Mapping[str, Any]) -> str | None:
-    """`Complete`, `Failed`, or None while it goes on."""
+def end_of(job: Mapping[str, Any]) -> str | None:
+    """Return `Complete` or `Failed`, or None while the job runs."""
     for condition in job.get("status", {}).get("conditions", ()):
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
             return str(condition["type"])
     return None
 
 
-def shown(job: Mapping[str, Any]) -> str:
-    """What the cluster says of a job."""
+def describe_conditions(job: Mapping[str, Any]) -> str:
+    """Return the conditions that the cluster reports of a job, with their reasons."""
     conditions = [one for one in job.get("status", {}).get("conditions", ()) if one["status"] == "True"]
     return ", ".join(f"{one['type']} ({one.get('message') or one.get('reason', '')})" for one in conditions)

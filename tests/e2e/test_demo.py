@@ -160,7 +160,7 @@ def test_a_worse_model_is_refused_and_nothing_moves(demo: str, root: Path) -> No
     rules = ["gate=class_accuracy >= 1", "gate=frechet_distance <= 1.01 * production"]
     done = darkroom(root, *run_again(root, *rules, images=50))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "gate: refused beside digits@1" in done.stdout
+    assert "gate: refused, compared with digits@1" in done.stdout
     assert re.search(r"gate: class_accuracy >= 1: 0\.\d+ is not >= 1", done.stdout)
     assert re.search(r"gate: frechet_distance <= 1\.01 \* production: (\S+) is <= ", done.stdout)
     evaluations = as_json(root, "releases", "show", "digits")["evaluations"]
@@ -185,7 +185,7 @@ def test_a_failing_stage_is_named_with_its_own_words_and_nothing_is_promoted(dem
     [
         (["diffusion", "autoencoder=nobody"], "no release is called 'nobody'; there are: digits, digits-autoencoder"),
         (["full", "data=images", "data_overrides=data.image_size=32", "data_overrides=data.root=s3://darkroom/none/"],
-         "data.root: there is nothing under s3://darkroom/none/"),
+         "data.root: there are no objects under s3://darkroom/none/"),
     ],
 )  # fmt: skip
 def test_what_a_stage_would_miss_is_missed_before_anything_runs(

@@ -116,7 +116,7 @@ def test_submitting_accepts_the_training_profiles(name: str, tmp_path: Path) -> 
     (config,) = (one for one in of_kind(name, "ConfigMap") if one["metadata"]["name"].endswith("training-profiles"))
     file = tmp_path / "profiles.yaml"
     file.write_text(config["data"]["profiles.yaml"])
-    read = profiles.read(file, ["gpu=gpu", "smoke=submitter"], ["train-diffusion", "smoke"])
+    read = profiles.read_profiles(file, ["gpu=gpu", "smoke=submitter"], ["train-diffusion", "smoke"])
     assert {"default", "submitter", "gpu"} <= read.named.keys()
     for profile in read.named.values():
         variables = set(profile.env) | {variable for keys in profile.secrets.values() for variable in keys.values()}

@@ -5,34 +5,34 @@ from pathlib import Path
 import pytest
 
 from kfp_pipelines.definition.placement import STAGES
-from kfp_pipelines.profiles import ProfileError, read
+from kfp_pipelines.profiles import ProfileError, read_profiles
 
 FILE = Path(__file__).parent / "profiles.yaml"
 
 
-def test_a_stage_takes_its_own_profile_else_the_one_for_all_else_the_default() -> None:
-    found = read(FILE, ["a100", "smoke=submitter"], STAGES)
+def test_the_narrowest_choice_wins_and_the_rest_use_the_default() -> None:
+    found = read_profiles(FILE, ["a100", "smoke=submitter"], STAGES)
     assert found.of("smoke") == found.named["submitter"]
     assert found.of("train-diffusion") == found.named["a100"]
-    gpu = read(FILE, ["default", "train-diffusion=submitter", "gpu=a100"], STAGES)
+    gpu = read_profiles(FILE, ["default", "train-diffusion=submitter", "gpu=a100"], STAGES)
     assert [gpu.of(stage) for stage in ("train-autoencoder", "gate", "train-diffusion", "publish-diffusion")] == [
         found.named[name] for name in ("a100", "a100", "submitter", "default")
     ]
-    assert read(FILE, ["smoke=submitter"], STAGES).of("train-diffusion") == found.named["default"]
-    assert read(None, [], STAGES).of("train-diffusion") is None
+    assert read_profiles(FILE, ["smoke=submitter"], STAGES).of("train-diffusion") == found.named["default"]
+    assert read_profiles(None, [], STAGES).of("train-diffusion") is None
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [("90s", 90), ("5m", 300), ("2h", 7200), ("3d", 259200)])
-def test_time_outs_in_any_unit(tmp_path: Path, timeout: str, seconds: int) -> None:
+def test_timeouts_in_each_unit(tmp_path: Path, timeout: str, seconds: int) -> None:
     (tmp_path / "p.yaml").write_text(f"gpu: {{timeout: {timeout}}}")
-    assert read(tmp_path / "p.yaml", [], STAGES).named["gpu"].seconds == seconds
+    assert read_profiles(tmp_path / "p.yaml", [], STAGES).named["gpu"].seconds == seconds
 
 
 @pytest.mark.parametrize(
-    ("text", "choices", "told"),
+    ("text", "choices", "message"),
     [
-        ("gpu: {}", ["cpu"], "profile: 'cpu' is not defined; there are: gpu"),
-        ("gpu: {}", ["train=gpu"], "profile: 'train' is no stage; permitted: gpu, prepare-data, "),
+        ("gpu: {}", ["cpu"], "profile: 'cpu' is not defined; defined: gpu"),
+        ("gpu: {}", ["train=gpu"], "profile: 'train' is not a stage; permitted: gpu, prepare-data, "),
         ("gpu: {count: -1}", [], r"gpu.count: Input should be greater than or equal to 0, got -1"),
         ("gpu: {gpus: 1}", [], r"gpu.gpus: Extra inputs are not permitted, got 1; permitted: nodeSelector, "),
         ("gpu: {timeout: 5}", [], r"gpu.timeout: Input should be a valid string, got 5"),
@@ -43,8 +43,8 @@ def test_time_outs_in_any_unit(tmp_path: Path, timeout: str, seconds: int) -> No
         ("a: [", [], "cannot be read"),
     ],
 )
-def test_a_mistake_names_its_field(tmp_path: Path, text: str, choices: list[str], told: str) -> None:
+def test_a_mistake_names_its_field(tmp_path: Path, text: str, choices: list[str], message: str) -> None:
     (tmp_path / "profiles.yaml").write_text(text)
     with pytest.raises(ProfileError) as error:
-        read(tmp_path / "profiles.yaml", choices, STAGES)
-    assert told in str(error.value)
+        read_profiles(tmp_path / "profiles.yaml", choices, STAGES)
+    assert message in str(error.value)

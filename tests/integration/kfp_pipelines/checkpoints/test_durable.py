@@ -1,4 +1,4 @@
-"""A training run whose pod is gone goes on in another one, from S3; two pods never write at once."""
+"""A training run whose pod is lost resumes in another one, from S3; two pods never write at the same time."""
 
 import os
 import signal
@@ -61,8 +61,8 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*OVERRIDES, f"data.root={root}"]
 
 
-def test_a_killed_run_goes_on_on_another_machine(stack: Stack, overrides: list[str], tmp_path: Path) -> None:
-    """SIGKILL at a step that is drawn anew at each run of this test; the other machine has an empty disk."""
+def test_a_killed_run_resumes_on_another_machine(stack: Stack, overrides: list[str], tmp_path: Path) -> None:
+    """SIGKILL at a random step; the other machine has an empty disk."""
     whole = train.run("shapes_autoencoder", overrides, tmp_path / "whole").parent
     prefix, killed = "checkpoints/killed", tmp_path / "killed"
     step = int(np.random.default_rng().integers(4, STEPS - 2))
@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_on_another_machine(stack: Stack, overrides: list[s
     store = stack.store()
     assert any(key.endswith("run.json") for key in store.keys(prefix)), f"killed at {step}"
     (lock,) = (key for key in store.keys(prefix) if key.endswith("/lock"))
-    store.delete([lock])  # as if its lease had passed
+    store.delete([lock])  # as if its lease had expired
     output = tmp_path / "another"
     train.run("shapes_autoencoder", overrides, output, checkpoints=DurableLocation(store, prefix))
     assert release.read(output / "release").digest == release.read(whole / "release").digest, f"killed at {step}"
@@ -88,7 +88,7 @@ def test_a_killed_run_goes_on_on_another_machine(stack: Stack, overrides: list[s
     assert not any(key.endswith("/lock") for key in store.keys(prefix))
 
 
-def test_each_run_finds_its_own(
+def test_each_run_finds_its_own_checkpoints(
     stack: Stack, overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     location = DurableLocation(stack.store(), "checkpoints/settings")
@@ -99,7 +99,7 @@ def test_each_run_finds_its_own(
     assert len(prefixes) == 2
 
 
-def test_what_is_torn_does_not_exist(stack: Stack, tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_ignored(stack: Stack, tmp_path: Path) -> None:
     store = stack.store()
     checkpoints = DurableCheckpoints(LocalCheckpoints(tmp_path / "a"), store, "checkpoints/torn", None)
     for step in (1, 2):
@@ -111,7 +111,7 @@ def test_what_is_torn_does_not_exist(stack: Stack, tmp_path: Path) -> None:
     assert found.step == 1
 
 
-def test_training_outlives_an_absent_store(
+def test_training_continues_during_an_outage_of_s3(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = stack.store()
@@ -147,14 +147,14 @@ def test_a_second_writer_waits_for_the_first(stack: Stack) -> None:
     assert order == ["first", "second"]
 
 
-def test_a_writer_that_stood_still_learns_that_it_was_replaced(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paused_writer_learns_that_it_was_replaced(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     store = stack.store()
     frozen = WriterLock(store, "locks/frozen", lease_s=2)
-    frozen._thread = threading.Thread(target=lambda: None)  # renews nothing, as when its process is stopped
+    frozen._thread = threading.Thread(target=lambda: None)  # renews nothing, as if its process were stopped
     frozen.__enter__()
     with WriterLock(store, "locks/frozen", lease_s=2) as successor:
         frozen._wake = threading.Condition()
-        thread = threading.Thread(target=frozen._renew)  # and goes on
+        thread = threading.Thread(target=frozen._renew)  # its process continues
         thread.start()
         thread.join(5)
         with pytest.raises(CheckpointError, match="another process of the same run has taken over"):
@@ -162,10 +162,10 @@ def test_a_writer_that_stood_still_learns_that_it_was_replaced(stack: Stack, mon
         successor.check()
 
 
-def test_two_runs_of_the_same_do_not_wait_for_ever(stack: Stack) -> None:
+def test_a_second_run_of_the_same_settings_does_not_wait_for_ever(stack: Stack) -> None:
     store = stack.store()
     with (
         WriterLock(store, "locks/twice", lease_s=2),
         pytest.raises(CheckpointError, match="another process trains the same"),
     ):
-        WriterLock(store, "locks/twice", lease_s=2, patience_s=1).__enter__()
+        WriterLock(store, "locks/twice", lease_s=2, timeout_s=1).__enter__()

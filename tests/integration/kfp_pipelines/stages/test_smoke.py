@@ -1,4 +1,4 @@
-"""A smoke job that gets nowhere, or whose images fail, stops a promotion and says why."""
+"""A smoke job that does not finish, or whose images fail, stops a promotion and says why."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from kfp_pipelines.stages import smoke
+from kfp_pipelines.stages import entry, smoke
 from kfp_pipelines.stages.smoke import SmokeError
 from services.registry import releases
 from tests.support.releases import make_tiny_release
@@ -36,15 +36,26 @@ def release(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def test_images_come_through_the_queue(stack: Stack, release: Path, digits: Path, tmp_path: Path) -> None:
     with stack.process("dispatcher"), stack.process("worker"):
-        smoke.run("smoked@1", release, 3, digits, tmp_path / "page.html")
+        smoke.run(stack.engine("submitter"), stack.store(), "smoked@1", release, 3, digits, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "smoked@1: 3 images through the queue in" in page
     assert "data:image/png;base64," in page
 
 
 def test_without_a_worker_the_job_is_cancelled(stack: Stack, release: Path, digits: Path, tmp_path: Path) -> None:
-    with pytest.raises(SmokeError, match=r"is submitted after 1 s and was cancelled; does a worker serve the queue"):
-        smoke.run("smoked@1", release, 2, digits, tmp_path / "page.html", patience_s=1)
+    with pytest.raises(
+        SmokeError, match=r"was still submitted after 1 s and was cancelled; does a worker serve the queue"
+    ):
+        smoke.run(
+            stack.engine("submitter"),
+            stack.store(),
+            "smoked@1",
+            release,
+            2,
+            digits,
+            tmp_path / "page.html",
+            timeout_s=1,
+        )
     with stack.engine("submitter").connect() as connection:
         query = "SELECT cancel_requested_at FROM jobs WHERE model = 'smoked@1' ORDER BY id DESC LIMIT 1"
         assert connection.scalar(text(query)) is not None
@@ -52,9 +63,9 @@ def test_without_a_worker_the_job_is_cancelled(stack: Stack, release: Path, digi
 
 def test_a_job_that_is_rejected_says_why(stack: Stack, release: Path, digits: Path, tmp_path: Path) -> None:
     with stack.process("dispatcher"), pytest.raises(SmokeError, match=r"smoked@9 rejected: .* has no version 9"):
-        smoke.run("smoked@9", release, 2, digits, tmp_path / "page.html")
+        smoke.run(stack.engine("submitter"), stack.store(), "smoked@9", release, 2, digits, tmp_path / "page.html")
 
 
-def test_none_asked_for_is_none_made(release: Path, tmp_path: Path) -> None:
-    smoke.run("smoked@1", release, 0, tmp_path / "nowhere", tmp_path / "page.html")
-    assert "No smoke job was asked for" in (tmp_path / "page.html").read_text()
+def test_no_job_is_submitted_for_zero_images(tmp_path: Path) -> None:
+    entry.run_smoke_job("smoked@1", str(tmp_path), 0, str(tmp_path / "nowhere"), str(tmp_path / "page.html"))
+    assert "No smoke job was requested" in (tmp_path / "page.html").read_text()

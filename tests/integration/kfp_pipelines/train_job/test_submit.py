@@ -1,4 +1,4 @@
-"""A train job from its stage to its release: the API of Kubernetes is a stub, torchrun and its two ranks are real."""
+"""A TrainJob from its stage to its release: the API of Kubernetes is a stub, torchrun and its two ranks are real."""
 
 import json
 import os
@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from kfp_pipelines.profiles import Profile
-from kfp_pipelines.stages import training
+from kfp_pipelines.stages import entry
 from kfp_pipelines.train_job import submit
 from kfp_pipelines.train_job.submit import TrainJobError
+from services.settings import load_store
 from tests.support.stack import Stack
 from training.data import image_set
 from training.model import release
@@ -129,14 +130,14 @@ def losses(output: Path) -> list[float]:
     return [float(line.split(",")[1]) for line in (output / "losses.csv").read_text().splitlines()[1:]]
 
 
-def test_two_ranks_train_what_one_would(stack: Stack, cluster: Cluster, scenes: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_the_same_model_as_one(stack: Stack, cluster: Cluster, scenes: Path, tmp_path: Path) -> None:
     checkpoints = f"s3://{stack.store().bucket}/checkpoints/jobs"
     asked = {"data.root": str(scenes)}
-    training.train(
-        "shapes_autoencoder", OVERRIDES, asked, tmp_path / "job", checkpoints, tmp_path / "report.html",
+    entry.train(
+        "shapes_autoencoder", OVERRIDES, asked, str(tmp_path / "job"), checkpoints, str(tmp_path / "report.html"),
         PROFILE.model_dump_json(),
     )  # fmt: skip
-    training.train("shapes_autoencoder", OVERRIDES, asked, tmp_path / "here", "")
+    entry.train("shapes_autoencoder", OVERRIDES, asked, str(tmp_path / "here"), "")
     assert release.read(tmp_path / "job" / "release").kind == "autoencoder"
     np.testing.assert_allclose(losses(tmp_path / "job"), losses(tmp_path / "here"), rtol=1e-4)
     assert "data:image/png;base64," in (tmp_path / "report.html").read_text()
@@ -145,7 +146,7 @@ def test_two_ranks_train_what_one_would(stack: Stack, cluster: Cluster, scenes: 
     assert any(key.endswith("run.json") for key in stack.store().keys("checkpoints/jobs"))
 
 
-def test_a_job_that_fails_is_told_and_a_later_try_begins_anew(
+def test_a_failed_job_is_reported_and_a_later_attempt_restarts_it(
     stack: Stack, cluster: Cluster, scenes: Path, tmp_path: Path
 ) -> None:
     asked = submit.Stage(
@@ -153,12 +154,12 @@ def test_a_job_that_fails_is_told_and_a_later_try_begins_anew(
     )
     for _ in range(2):
         with pytest.raises(TrainJobError, match=rf"train job {asked.name} failed: Failed (.|\n)*multipliers"):
-            submit.run(asked, PROFILE, tmp_path / "out")
-    assert submit.ended(cluster.objects["trainjobs", asked.name]) == "Failed"
+            submit.run(asked, PROFILE, tmp_path / "out", load_store())
+    assert submit.end_of(cluster.objects["trainjobs", asked.name]) == "Failed"
 
 
-def test_what_the_cluster_refuses_is_told(cluster: Cluster, scenes: Path, tmp_path: Path) -> None:
+def test_a_refusal_of_the_cluster_is_reported(cluster: Cluster, scenes: Path, tmp_path: Path) -> None:
     cluster.refuse = "trainjobs is forbidden: User cannot create resource"
     asked = submit.Stage("shapes_autoencoder", OVERRIDES, {"data.root": str(scenes)}, "", IMAGE)
-    with pytest.raises(TrainJobError, match=r"the cluster refuses it \(403\): trainjobs is forbidden"):
-        submit.run(asked, PROFILE, tmp_path / "out")
+    with pytest.raises(TrainJobError, match=r"the cluster refused it \(403\): trainjobs is forbidden"):
+        submit.run(asked, PROFILE, tmp_path / "out", load_store())

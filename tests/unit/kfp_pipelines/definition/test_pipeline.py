@@ -1,4 +1,4 @@
-"""Every variant compiles to what a cluster expects of it."""
+"""Every variant compiles to a package that Kubeflow can run."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ HERE = Path(__file__).parents[1]
 IMAGE = f"images.example/darkroom@sha256:{'1' * 64}"
 GPU_STAGES = ("train-autoencoder", "train-diffusion", "encode-latents", "evaluate-diffusion")
 CHOICES = [*(f"{stage}=a100" for stage in GPU_STAGES), "smoke=submitter"]
-# Stages that ask about the present, or change it.
+# Stages that read or change what is published.
 NEVER_CACHED = {"fetch-autoencoder", "fetch-base", "gate", "publish-autoencoder", "publish-diffusion", "smoke",
                 "promote", "tell-end"}  # fmt: skip
 
@@ -27,7 +27,7 @@ NEVER_CACHED = {"fetch-autoencoder", "fetch-base", "gate", "publish-autoencoder"
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
     folder = tmp_path_factory.mktemp("packages")
-    placed = Stages(profiles.read(PROFILES, CHOICES, STAGES), image=IMAGE)
+    placed = Stages(profiles.read_profiles(PROFILES, CHOICES, STAGES), image=IMAGE)
     for variant in VARIANTS:
         compile_to(folder / f"{variant}.yaml", variant, placed)
     return {variant: Package(folder / f"{variant}.yaml") for variant in VARIANTS}
@@ -38,24 +38,25 @@ def package(packages: dict[str, Package], request: pytest.FixtureRequest) -> Pac
     return packages[request.param]
 
 
-def test_it_is_what_kubeflow_reads(package: Package) -> None:
+def test_kubeflow_can_read_the_package(package: Package) -> None:
     json_format.ParseDict(copy.deepcopy(package.spec), pipeline_spec_pb2.PipelineSpec())
     json_format.ParseDict(package.spec["deploymentSpec"], pipeline_spec_pb2.PipelineDeploymentConfig())
     for config in package.kubernetes.values():
         json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
 
 
-def test_stages_are_known_by_name(package: Package) -> None:
+def test_every_stage_has_a_known_name(package: Package) -> None:
     assert set(package.tasks) <= set(STAGES)
 
 
 def test_every_stage_runs_on_the_project_image_and_installs_nothing(package: Package) -> None:
     for executor in package.executors.values():
         assert executor["container"]["image"] == IMAGE
+        assert executor["container"]["env"] == [{"name": "DARKROOM_IMAGE", "value": IMAGE}]
         assert "pip install" not in " ".join(executor["container"]["command"] + executor["container"]["args"])
 
 
-def test_a_stage_with_an_accelerator_has_all_that_goes_with_it(package: Package) -> None:
+def test_a_stage_with_an_accelerator_has_nodes_tolerations_and_retries(package: Package) -> None:
     with_gpu = 0
     for task in package.tasks.values():
         config = package.kubernetes[task["executor"]]
@@ -70,9 +71,9 @@ def test_a_stage_with_an_accelerator_has_all_that_goes_with_it(package: Package)
     assert with_gpu >= 2
 
 
-def test_secrets_come_from_secrets_alone(package: Package) -> None:
+def test_secrets_come_only_from_kubernetes_secrets(package: Package) -> None:
     for executor in package.executors.values():
-        assert "env" not in executor["container"]
+        assert [variable["name"] for variable in executor["container"]["env"]] == ["DARKROOM_IMAGE"]
     for stage, task in package.tasks.items():
         names = {secret["secretName"] for secret in package.kubernetes[task["executor"]]["secretAsEnv"]}
         if stage in GPU_STAGES:
@@ -84,12 +85,12 @@ def test_secrets_come_from_secrets_alone(package: Package) -> None:
         assert not any(word in name for word in words), name
 
 
-def test_what_asks_about_the_present_is_never_taken_from_the_cache(package: Package) -> None:
+def test_stages_that_read_or_change_the_registry_are_never_cached(package: Package) -> None:
     for stage, task in package.tasks.items():
         assert task.get("cachingOptions", {}).get("enableCache", False) is (stage not in NEVER_CACHED), stage
 
 
-def test_a_schedule_looks_at_its_images_in_every_run(tmp_path: Path) -> None:
+def test_a_schedule_prepares_its_images_in_every_run(tmp_path: Path) -> None:
     for fresh in (True, False):
         compile_to(tmp_path / "package.yaml", "full", Stages(fresh_data=fresh))
         spec = next(yaml.safe_load_all((tmp_path / "package.yaml").read_text()))
@@ -110,14 +111,14 @@ def test_nothing_is_published_unless_the_gate_passed(packages: dict[str, Package
         assert not {"publish", "smoke", "promote"} & set(inner["dag"]["tasks"])
 
 
-def test_the_end_is_told_however_it_ends(packages: dict[str, Package]) -> None:
+def test_the_end_is_reported_even_if_a_stage_fails(packages: dict[str, Package]) -> None:
     for variant in ("full", "diffusion", "fine-tune"):
         end = packages[variant].spec["root"]["dag"]["tasks"]["tell-end"]
         assert end["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
-def test_no_loop_is_within_an_exit_handler(packages: dict[str, Package]) -> None:
-    """KFP's backend does not run it: kubeflow/pipelines#12390."""
+def test_a_sweep_has_no_exit_handler(packages: dict[str, Package]) -> None:
+    """KFP's backend cannot run a loop within one: kubeflow/pipelines#12390."""
     root = packages["sweep"].spec["root"]["dag"]["tasks"]
     assert "tell-end" not in root
     assert any("parameterIterator" in task for task in root.values())
@@ -125,12 +126,12 @@ def test_no_loop_is_within_an_exit_handler(packages: dict[str, Package]) -> None
 
 def test_compiling_again_gives_the_same_package(package: Package, packages: dict[str, Package], tmp_path: Path) -> None:
     (variant,) = (name for name, one in packages.items() if one is package)
-    compile_to(tmp_path / "again.yaml", variant, Stages(profiles.read(PROFILES, CHOICES, STAGES), image=IMAGE))
+    compile_to(tmp_path / "again.yaml", variant, Stages(profiles.read_profiles(PROFILES, CHOICES, STAGES), image=IMAGE))
     assert (tmp_path / "again.yaml").read_text() == package.text
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_the_outline_is_the_recorded_one(packages: dict[str, Package], variant: str) -> None:
+def test_the_outline_equals_the_recorded_one(packages: dict[str, Package], variant: str) -> None:
     """A change of the packages is seen in review.
 
     To record it: python -m tests.unit.kfp_pipelines.definition.test_pipeline
@@ -139,10 +140,10 @@ def test_the_outline_is_the_recorded_one(packages: dict[str, Package], variant: 
 
 
 def record() -> None:
-    """Write the outlines as they are now."""
+    """Write the outlines of the present packages."""
     from tempfile import TemporaryDirectory
 
-    placed = Stages(profiles.read(PROFILES, CHOICES, STAGES))
+    placed = Stages(profiles.read_profiles(PROFILES, CHOICES, STAGES))
     (HERE / "outlines").mkdir(exist_ok=True)
     with TemporaryDirectory() as folder:
         for variant in VARIANTS:

@@ -1,4 +1,4 @@
-"""Submitting to Kubeflow: what is sent is what its API describes, and what goes wrong is told in a line."""
+"""Submitting to Kubeflow: requests conform to its API, and each error is one line."""
 
 import json
 import re
@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from kfp_pipelines.running import data_version
 from services.cli import app
-from services.errors import CommandError
 from tests.support.kfp_api import Asked, Server, serve
+from training.errors import DarkroomError
 
 IMAGE = f"images.example/darkroom@sha256:{'0' * 64}"
 PARAMETERS = ["full", "diffusion_overrides=steps=7", "diffusion_overrides=seed=2", "smoke_images=2"]
@@ -76,7 +76,7 @@ def test_a_pipeline_is_uploaded_under_its_version_and_run(server: Server) -> Non
     assert "secret-token" not in done.output
 
 
-def test_the_same_again_is_the_same_version(server: Server) -> None:
+def test_an_equal_package_has_the_same_version(server: Server) -> None:
     for _ in range(2):
         assert darkroom("submit", *PARAMETERS).exit_code == 0
     assert len(sent(server, "POST", "pipelines/upload_version")) == 1
@@ -102,9 +102,9 @@ def test_the_state_of_a_run_stage_by_stage(server: Server, state: str, code: int
     server.run = {"display_name": "train", "state": state, "run_details": {"task_details": tasks}}
     done = darkroom("status", "run-7", "--json")
     assert done.exit_code == code
-    told = json.loads(done.stdout)
-    assert (told["run"], told["state"]) == ("run-7", state)
-    assert [(stage["stage"], stage["state"]) for stage in told["stages"]] == [
+    document = json.loads(done.stdout)
+    assert (document["run"], document["state"]) == ("run-7", state)
+    assert [(stage["stage"], stage["state"]) for stage in document["stages"]] == [
         ("prepare-data", "SUCCEEDED"),
         ("gate", state),
     ]
@@ -112,39 +112,44 @@ def test_the_state_of_a_run_stage_by_stage(server: Server, state: str, code: int
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "message"),
     [
         (401, "the token is missing or has expired: set DARKROOM_KFP_TOKEN"),
-        (403, "this login may not do that in the namespace 'team'"),
+        (403, "this login lacks the permission in the namespace 'team'"),
         (404, "is DARKROOM_KFP_HOST the address of the API?"),
         (500, '(500): {"error": "refused"}'),
     ],
 )
-def test_what_the_api_refuses_is_told(server: Server, status: int, told: str) -> None:
+def test_a_refusal_of_the_api_is_explained(server: Server, status: int, message: str) -> None:
     server.refuse = status
     done = darkroom("submit", *PARAMETERS)
-    assert isinstance(done.exception, CommandError)
-    assert told in str(done.exception)
+    assert isinstance(done.exception, DarkroomError)
+    assert message in str(done.exception)
     assert "secret-token" not in done.output + str(done.exception)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "arguments", "told"),
+    ("name", "value", "arguments", "message"),
     [
         ("DARKROOM_KFP_HOST", "http://127.0.0.1:9", PARAMETERS, "Kubeflow at http://127.0.0.1:9 does not answer"),
         ("DARKROOM_KFP_HOST", "kubeflow.example", PARAMETERS, "DARKROOM_KFP_HOST: string should match"),
         ("DARKROOM_PROFILES", "/none.yaml", PARAMETERS, "profiles: /none.yaml cannot be read"),
-        ("X", "", [*PARAMETERS, "--profile", "gpu"], "profile: 'gpu' is not defined; there are: none, give a file"),
+        (
+            "X",
+            "",
+            [*PARAMETERS, "--profile", "gpu"],
+            "profile: 'gpu' is not defined; defined: none, give a file with --profiles",
+        ),
         ("X", "", ["full", "diffusion_overrides=stepss=5"], "stepss: there is no such field; did you mean steps?"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_sent(
-    server: Server, monkeypatch: pytest.MonkeyPatch, name: str, value: str, arguments: list[str], told: str
+    server: Server, monkeypatch: pytest.MonkeyPatch, name: str, value: str, arguments: list[str], message: str
 ) -> None:
     monkeypatch.setenv(name, value)
     done = darkroom("submit", *arguments)
-    assert isinstance(done.exception, CommandError)
-    assert told in str(done.exception)
+    assert isinstance(done.exception, DarkroomError)
+    assert message in str(done.exception)
     assert server.asked == []
 
 
@@ -174,11 +179,11 @@ def test_the_commands_run_as_shown(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "profiles.yaml").write_text(profiles)
     (tmp_path / "my.yaml").write_text("defaults: [celebahq_ldm8, _self_]\nname: mine\n")
-    monkeypatch.setattr(data_version, "_objects", lambda root: [root])
+    monkeypatch.setattr(data_version, "list_objects", lambda store, uri: [str(uri)])
     server.run = {"display_name": "train", "state": "SUCCEEDED"}
     done = darkroom(*shlex.split(command))
     assert done.exit_code == 0, (done.output, done.exception)
     for asked in sent(server, "POST", "runs"):
         parameters = asked.body["runtime_config"]["parameters"]
-        assert "name: mine" in parameters["diffusion_experiment"], "a file travels as its text"
+        assert "name: mine" in parameters["diffusion_experiment"], "a file is sent as its text"
         assert parameters["data_version"]

@@ -1,17 +1,21 @@
-"""The local runner tells of failures in a stage's own words, and does not do again what is done."""
+"""A local run reports why a stage failed."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from kfp_pipelines.events import Event, StageStarted
 from kfp_pipelines.running import local
 
 
-def test_a_failing_stage_is_named_with_its_words(tmp_path: Path) -> None:
-    heard: list[str] = []
+def test_a_failed_stage_is_named_with_its_error(tmp_path: Path) -> None:
+    events: list[Event] = []
     with pytest.raises(local.PipelineError) as error:
-        local.run("full", {"data": "nothing-built-in"}, tmp_path / "root", on_stage=heard.append)
-    assert heard == ["prepare-data", "tell-end"]
+        local.run(
+            "full", {"data": "nothing-built-in"}, tmp_path / "root", environment=os.environ, on_event=events.append
+        )
+    assert [event.stage for event in events if isinstance(event, StageStarted)] == ["prepare-data", "tell-end"]
     message = str(error.value)
     assert message.startswith("prepare-data: ")
     assert "'nothing-built-in'" in message

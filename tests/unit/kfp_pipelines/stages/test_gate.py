@@ -1,8 +1,8 @@
-"""Rules over figures."""
+"""Rules over metrics."""
 
 import pytest
 
-from kfp_pipelines.stages.gate import GateError, judge, parse
+from kfp_pipelines.stages.gate import GateError, judge, parse_rules
 
 SCORES = {"fingerprint": "a" * 64, "frechet_distance": 2.0, "class_accuracy": 0.95, "features": "digits-CNN features"}
 
@@ -21,8 +21,8 @@ SCORES = {"fingerprint": "a" * 64, "frechet_distance": 2.0, "class_accuracy": 0.
     ],
 )
 def test_a_rule_holds_or_not(rule: str, production: float | None, held: bool) -> None:
-    beside = None if production is None else {"fingerprint": "a" * 64, "frechet_distance": production}
-    (verdict,) = judge(parse([rule]), SCORES, beside)
+    in_production = None if production is None else {"fingerprint": "a" * 64, "frechet_distance": production}
+    (verdict,) = judge(parse_rules([rule]), SCORES, in_production)
     assert verdict.held is held
     assert str(verdict.rule) in str(verdict)
     assert ("is not" in str(verdict)) is not held
@@ -31,17 +31,19 @@ def test_a_rule_holds_or_not(rule: str, production: float | None, held: bool) ->
 @pytest.mark.parametrize(
     "rule", ["", "frechet_distance", "fd < 2", "fd <= -1", "fd <= 1e3", "fd <= 2 * other", "Fd <= 2"]
 )
-def test_what_is_no_rule_says_what_is(rule: str) -> None:
-    with pytest.raises(GateError, match=r"is no rule; permitted: FIGURE <= NUMBER"):
-        parse([rule])
+def test_a_malformed_rule_is_refused_with_the_permitted_forms(rule: str) -> None:
+    with pytest.raises(GateError, match=r"is not a rule; permitted: METRIC <= NUMBER"):
+        parse_rules([rule])
 
 
 @pytest.mark.parametrize("name", ["psnr", "features", "fingerprint"])
-def test_a_figure_that_was_not_measured_names_those_that_were(name: str) -> None:
-    with pytest.raises(GateError, match=f"{name} was not measured; there are: class_accuracy, frechet_distance"):
-        judge(parse([f"{name} <= 1"]), SCORES, None)
+def test_an_unmeasured_metric_is_refused_with_those_measured(name: str) -> None:
+    with pytest.raises(GateError, match=f"{name} was not measured; measured: class_accuracy, frechet_distance"):
+        judge(parse_rules([f"{name} <= 1"]), SCORES, None)
 
 
-def test_evaluations_of_another_kind_are_refused() -> None:
-    with pytest.raises(GateError, match="figures of two kinds do not compare: bbbbbbbbbbbb and aaaaaaaaaaaa"):
-        judge(parse(["frechet_distance <= 1 * production"]), SCORES, {**SCORES, "fingerprint": "b" * 64})
+def test_evaluations_with_different_fingerprints_are_refused() -> None:
+    with pytest.raises(
+        GateError, match=r"the metrics are not comparable \(fingerprints bbbbbbbbbbbb and aaaaaaaaaaaa\)"
+    ):
+        judge(parse_rules(["frechet_distance <= 1 * production"]), SCORES, {**SCORES, "fingerprint": "b" * 64})

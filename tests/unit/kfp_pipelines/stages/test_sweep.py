@@ -1,4 +1,4 @@
-"""The best of a sweep."""
+"""A sweep chooses the best training."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ def entries(tmp_path: Path) -> tuple[list[Path], list[Path]]:
     """Two trainings, each evaluated under two guidance scales."""
     figures = {("f4", 1): (3.0, 0.5), ("f4", 2): (2.0, 0.8), ("f8", 1): (2.5, 0.9), ("f8", 2): (4.0, 0.95)}
     for (name, scale), (distance, accuracy) in figures.items():
-        described = {"name": name, "image_shape": [3, 32, 32], "latent_shape": [4, 32 // int(name[1]), 8]}
-        put(tmp_path / name / "training" / "release" / "release.json", described)
+        document = {"name": name, "image_shape": [3, 32, 32], "latent_shape": [4, 32 // int(name[1]), 8]}
+        put(tmp_path / name / "training" / "release" / "release.json", document)
         scores = {
             "frechet_distance": distance, "class_accuracy": accuracy, "sampling": {"guidance": float(scale)},
             "data_fingerprint": "d", "features_digest": "f", "images": 100, "fingerprint": f"{scale}" * 64,
@@ -41,19 +41,19 @@ def test_the_best_training_and_its_guidance(
     assert best.scores["sampling"]["guidance"] == guidance
     page = (tmp_path / "page.html").read_text()
     assert f"<th>1. {name}, factor {name[1]}, guidance {guidance:g}</th>" in page
-    sweep.take(best, tmp_path / "best", tmp_path / "scores")
+    sweep.copy_entry(best, tmp_path / "best", tmp_path / "scores")
     assert json.loads((tmp_path / "best" / "release" / "release.json").read_text())["name"] == name
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text()) == best.scores
 
 
 @pytest.mark.parametrize("by", ["frechet_distance", "fewest frechet_distance", "least", "least psnr"])
-def test_by_what_it_cannot_be_chosen(entries: tuple[list[Path], list[Path]], tmp_path: Path, by: str) -> None:
+def test_a_wrong_criterion_is_refused(entries: tuple[list[Path], list[Path]], tmp_path: Path, by: str) -> None:
     with pytest.raises(GateError):
         sweep.choose(by, *entries, tmp_path / "page.html")
 
 
-def test_evaluations_on_other_images_do_not_compare(entries: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
+def test_evaluations_on_different_images_are_refused(entries: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
     path = entries[1][0] / "guidance-1" / "metrics.json"
     put(path, {**json.loads(path.read_text()), "data_fingerprint": "other"})
-    with pytest.raises(GateError, match="do not compare"):
+    with pytest.raises(GateError, match="are not comparable"):
         sweep.choose("least frechet_distance", *entries, tmp_path / "page.html")

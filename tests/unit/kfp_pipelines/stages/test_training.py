@@ -1,4 +1,4 @@
-"""Images and latents that stay on a volume: stages hand on a pointer, and read through it."""
+"""Images and latents that stay on a volume: stages pass on a pointer, and read through it."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kfp_pipelines.stages import training
+from kfp_pipelines.stages import entry, training
 from training.data import image_set, latents, pointer
 from training.data.image_set import DataError
 from training.model import release
@@ -30,7 +30,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_own_pictures_are_an_artifact_unless_they_have_a_place(pictures: Path, tmp_path: Path) -> None:
+def test_prepared_images_are_an_artifact_unless_a_folder_is_given(pictures: Path, tmp_path: Path) -> None:
     asked = [f"data.root={pictures}", *OWN]
     fingerprint = training.prepare("images", asked, tmp_path / "artifact")
     assert image_set.IMAGES in files(tmp_path / "artifact")
@@ -46,7 +46,7 @@ def test_own_pictures_are_an_artifact_unless_they_have_a_place(pictures: Path, t
     assert pointer.resolve(tmp_path / "third") == place
 
 
-def test_a_volume_that_is_not_mounted_is_named(pictures: Path, tmp_path: Path) -> None:
+def test_an_unmounted_volume_is_named(pictures: Path, tmp_path: Path) -> None:
     place = tmp_path / "volume" / "dots"
     training.prepare("images", [f"data.root={pictures}", *OWN, f"data.prepared={place}"], tmp_path / "artifact")
     (tmp_path / "volume").rename(tmp_path / "gone")
@@ -54,10 +54,7 @@ def test_a_volume_that_is_not_mounted_is_named(pictures: Path, tmp_path: Path) -
         image_set.read(tmp_path / "artifact")
 
 
-def test_training_reads_through_pointers_and_leaves_what_is_of_use(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(training.RANK, raising=False)
+def test_training_reads_through_pointers_and_keeps_only_useful_files(pictures: Path, tmp_path: Path) -> None:
     data = ["data=images", "data.root=x", *OWN]
     training.prepare(
         "images", [f"data.root={pictures}", *OWN, f"data.prepared={tmp_path}/volume/dots"], tmp_path / "set"
@@ -65,7 +62,7 @@ def test_training_reads_through_pointers_and_leaves_what_is_of_use(
     images = {"data.root": str(tmp_path / "set")}
     for attempt in ("first", "other"):
         more = ["seed=1"] if attempt == "other" else []
-        training.train("shapes_autoencoder", [*data, *SMALL, *more], images, tmp_path / attempt, "")
+        entry.train("shapes_autoencoder", [*data, *SMALL, *more], images, str(tmp_path / attempt), "")
         left = {path.name for path in (tmp_path / attempt).iterdir()}
         assert "release" in left
         assert not left & set(training.WORKINGS)
@@ -81,6 +78,6 @@ def test_training_reads_through_pointers_and_leaves_what_is_of_use(
     assert len([path for path in shared.iterdir() if path.is_dir()]) == 2, "one for each first stage"
 
     inputs = {**images, "data.latents": str(tmp_path / "latents-first"), "autoencoder": f"{tmp_path}/first/release"}
-    training.train("shapes_unconditional", diffusion, inputs, tmp_path / "diffusion", "")
+    entry.train("shapes_unconditional", diffusion, inputs, str(tmp_path / "diffusion"), "")
     assert release.read(tmp_path / "diffusion" / "release").kind == "diffusion"
     assert os.listdir(tmp_path / "diffusion" / "release")

@@ -1,4 +1,4 @@
-"""The manifests of a train job are what Kubeflow Trainer reads, and say all that the profile says."""
+"""The manifests of a TrainJob conform to Kubeflow Trainer, and carry everything of the profile."""
 
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,24 @@ from kfp_pipelines.profiles import Profile
 from kfp_pipelines.train_job import submit
 from tests.support.kfp_package import PROFILES, Package
 
-A100 = profiles.read(PROFILES, [], STAGES).named["a100"]
+A100 = profiles.read_profiles(PROFILES, [], STAGES).named["a100"]
 NODES = A100.model_copy(update={"trainJob": True, "nodes": 4, "count": 8})
 IMAGE = "images.example/darkroom"
 ENVIRONMENT = {"DARKROOM_S3_BUCKET": "images"}
 
 
-def known(manifest: dict[str, Any], model: Any) -> None:
-    """The API's own model reads it and writes it again: no field is unknown to it, or of another type."""
+def check_conforms(manifest: dict[str, Any], model: Any) -> None:
+    """The API's model parses and writes the manifest unchanged: no field is unknown or of another type."""
     assert model.from_dict(manifest).to_dict() == manifest
 
 
-def test_the_manifests_are_of_the_api() -> None:
-    known(submit.train_job("darkroom-x", IMAGE, NODES, "s3://images/x"), models.TrainerV1alpha1TrainJob)
+def test_the_manifests_conform_to_the_api() -> None:
+    check_conforms(submit.train_job("darkroom-x", IMAGE, NODES, "s3://images/x"), models.TrainerV1alpha1TrainJob)
     runtime = submit.runtime("darkroom-x", IMAGE, NODES, ENVIRONMENT)
-    known(runtime["spec"]["mlPolicy"], models.TrainerV1alpha1MLPolicy)
+    check_conforms(runtime["spec"]["mlPolicy"], models.TrainerV1alpha1MLPolicy)
     node = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
-    known(node, models.IoK8sApiCoreV1PodSpec)
-    known(runtime["spec"]["template"], models.TrainerV1alpha1JobSetTemplateSpec)
+    check_conforms(node, models.IoK8sApiCoreV1PodSpec)
+    check_conforms(runtime["spec"]["template"], models.TrainerV1alpha1JobSetTemplateSpec)
 
 
 def test_the_job_is_torchrun_on_every_node() -> None:
@@ -55,7 +55,7 @@ def test_the_job_is_torchrun_on_every_node() -> None:
     }
 
 
-def test_its_nodes_are_the_profiles() -> None:
+def test_the_runtime_carries_the_profile() -> None:
     spec = submit.runtime("darkroom-x", IMAGE, NODES, ENVIRONMENT)["spec"]["template"]["spec"]
     assert spec["failurePolicy"] == {"maxRestarts": 10}
     pod = spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
@@ -71,7 +71,7 @@ def test_its_nodes_are_the_profiles() -> None:
     assert variables["DARKROOM_S3_SECRET_ACCESS_KEY"] == {"valueFrom": secret}
 
 
-def test_its_pods_may_run_where_pods_are_restricted() -> None:
+def test_its_pods_meet_the_restricted_pod_security_standard() -> None:
     template = submit.runtime("darkroom-x", IMAGE, NODES, ENVIRONMENT)["spec"]["template"]["spec"]["replicatedJobs"][0]
     pod = template["template"]["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
@@ -81,10 +81,10 @@ def test_its_pods_may_run_where_pods_are_restricted() -> None:
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def test_the_pod_that_waits_for_a_job_asks_for_no_accelerator(tmp_path: Path) -> None:
+def test_the_pod_that_waits_for_a_job_requests_no_accelerator(tmp_path: Path) -> None:
     path = tmp_path / "profiles.yaml"
     path.write_text("default: {cpu: '1'}\nmany: {trainJob: true, nodes: 2, count: 8}\n")
-    compile_to(tmp_path / "full.yaml", "full", Stages(profiles.read(path, ["train-diffusion=many"], STAGES)))
+    compile_to(tmp_path / "full.yaml", "full", Stages(profiles.read_profiles(path, ["train-diffusion=many"], STAGES)))
     package = Package(tmp_path / "full.yaml")
     task = package.tasks["train-diffusion"]
     resources = package.executors[task["executor"]]["container"]["resources"]
@@ -95,7 +95,7 @@ def test_the_pod_that_waits_for_a_job_asks_for_no_accelerator(tmp_path: Path) ->
     assert package.tasks["train-autoencoder"]["inputs"]["parameters"]["job"]["runtimeValue"]["constant"] == ""
 
 
-def test_nodes_need_a_job(tmp_path: Path) -> None:
+def test_several_nodes_require_a_train_job(tmp_path: Path) -> None:
     (tmp_path / "profiles.yaml").write_text("many: {nodes: 2}")
-    with pytest.raises(profiles.ProfileError, match="nodes: 2 need trainJob: true"):
-        profiles.read(tmp_path / "profiles.yaml", [], STAGES)
+    with pytest.raises(profiles.ProfileError, match="nodes: 2 requires trainJob: true"):
+        profiles.read_profiles(tmp_path / "profiles.yaml", [], STAGES)
