@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from services.job_queue.plan import Plan
@@ -48,9 +49,14 @@ def image_cost(spec: ImageSpec) -> int:
 
     Evaluations are taken as evenly spread over the guidance interval. A schedule that ends in pure noise may save one.
     """
-    count = count_evaluations(spec.solver, spec.steps, ends_at_data=spec.spacing != "leading")
+    count = _count_evaluations(spec.solver, spec.spacing, spec.steps)
     low, high = spec.guidance_interval
     return count + (round(count * (high - low)) if spec.guidance_scale != 1.0 else 0)
+
+
+@lru_cache(maxsize=1024)  # planning asks for every image of a job, of which there may be a million
+def _count_evaluations(solver: str, spacing: str, steps: int) -> int:
+    return count_evaluations(solver, steps, ends_at_data=spacing != "leading")
 
 
 def _integral(value: Any) -> Any:

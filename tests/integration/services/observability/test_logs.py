@@ -13,6 +13,7 @@ from services.observability import logs
 from services.settings import load
 from tests.support.processes import launch
 from tests.support.stack import Stack
+from training.errors import EXIT_UNEXPECTED
 
 JSON = {"DARKROOM_LOG_FORMAT": "json"}
 SECRET = "an-&-uncommon%20password"
@@ -117,7 +118,7 @@ def test_what_ends_the_process_is_masked_too(stack: Stack) -> None:
     )
     log = stack.root / "logs" / "broken.log"
     child = launch("worker", log, first, {"DARKROOM_ROOT": str(stack.root), **JSON})
-    assert child.wait(60) == 1
+    assert child.wait(60) == EXIT_UNEXPECTED
     (line,) = lines(log.read_text())
     assert line["level"] == "critical"
     assert "RuntimeError" in line["exception"]
