@@ -1,4 +1,4 @@
-"""Images in conditions, given in the request or by the key of an object, and what a tenant may not read that way."""
+"""Images in conditions, in the request or in an object, and which objects a tenant may not read that way."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ def worker(stack: Stack) -> Iterator[Process]:
 
 
 def labels(seed: int) -> bytes:
-    """A map of random classes, as a PNG."""
+    """Return a map of random classes as a PNG."""
     buffer = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 4, (32, 32), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, format="PNG")
@@ -51,7 +51,7 @@ def labels(seed: int) -> bytes:
 
 
 def upload(stack: Stack, name: str, body: bytes) -> str:
-    """An object under the tenant's read prefix; its URI."""
+    """Store an object under the tenant's read prefix. Returns its URI."""
     key = f"inputs/default/{name}"
     stack.store().put(key, body, content_type="image/png")
     return str(stack.store().uri(key))
@@ -112,7 +112,7 @@ def _grey(level: int) -> bytes:
         "s3://elsewhere/inputs/default/x.png",
     ],
 )
-def test_what_a_tenant_may_not_read_is_not_read_for_it(stack: Stack, uri: str) -> None:
+def test_the_service_reads_nothing_that_the_tenant_may_not_read(stack: Stack, uri: str) -> None:
     store = stack.store()
     store.put("inputs/other/secret.png", labels(9), content_type="image/png")
     uri = uri.format(bucket=store.bucket)
@@ -129,7 +129,7 @@ def test_what_a_tenant_may_not_read_is_not_read_for_it(stack: Stack, uri: str) -
 
 
 @pytest.mark.usefixtures("release", "dispatcher", "worker")
-def test_a_condition_of_another_kind_is_named(stack: Stack) -> None:
+def test_a_condition_of_the_wrong_type_is_refused_by_name(stack: Stack) -> None:
     row = stack.wait(stack.submit({"items": [{"semantic_map": 5}], "steps": 1}, model=MODEL))
     assert row.reason == (
         "items[0].semantic_map: 5 is not allowed; permitted: a base64-encoded image file, or the s3:// URI of one"

@@ -26,20 +26,20 @@ def listing(stack: Stack, key: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def dispatcher(stack: Stack) -> Iterator[Process]:
-    """One for all."""
+    """One dispatcher for all tests."""
     with stack.process("dispatcher") as process:
         yield process
 
 
 @pytest.fixture(scope="module")
 def worker(stack: Stack) -> Iterator[Process]:
-    """One for all, once a test asks for it."""
+    """One worker for all tests that need one."""
     with stack.process("worker") as process:
         yield process
 
 
-def test_an_input_that_is_replaced_is_not_mixed(stack: Stack, dispatcher: Process) -> None:
-    """Planned, then changed before a worker reads it: its images fail and say why."""
+def test_the_lines_of_a_replaced_input_are_not_mixed(stack: Stack, dispatcher: Process) -> None:
+    """An input that changes after planning fails its images, and their errors say so."""
     key = put(stack, "inputs/default/changing.jsonl", good_lines(4))
     job_id = stack.submit({"input_uri": key, "steps": 1})
     stack.wait(job_id, "planned")
@@ -51,7 +51,7 @@ def test_an_input_that_is_replaced_is_not_mixed(stack: Stack, dispatcher: Proces
 
 
 @pytest.mark.parametrize("per_item", [1, 3, 20])
-def test_good_lines_are_made_and_bad_ones_are_listed_by_their_number(
+def test_valid_lines_are_sampled_and_invalid_ones_are_listed_by_number(
     stack: Stack, dispatcher: Process, worker: Process, per_item: int
 ) -> None:
     lines = good_lines(45)
@@ -70,11 +70,11 @@ def test_good_lines_are_made_and_bad_ones_are_listed_by_their_number(
     assert all(line["seed"] == 1 + line["index"] for line in made)
     errors = listing(stack, manifest["errors"])
     assert sorted({line["item"] for line in errors}) == list(BAD)
-    told = {line["item"]: line["error"] for line in errors}
-    assert told[3].startswith("line 4: not JSON")
-    assert told[17] == "line 18: class_label: 99 is not allowed; permitted: an integer from 0 to 9"
-    assert told[40].startswith("line 41: not JSON")
-    assert told[41] == "line 42: the id 'item-0' is that of an earlier line"
+    reasons = {line["item"]: line["error"] for line in errors}
+    assert reasons[3].startswith("line 4: not JSON")
+    assert reasons[17] == "line 18: class_label: 99 is not allowed; permitted: an integer from 0 to 9"
+    assert reasons[40].startswith("line 41: not JSON")
+    assert reasons[41] == "line 42: the id 'item-0' is that of an earlier line"
 
 
 def test_lines_and_inline_items_give_the_same_images(stack: Stack, dispatcher: Process, worker: Process) -> None:
@@ -97,7 +97,7 @@ def test_lines_and_inline_items_give_the_same_images(stack: Stack, dispatcher: P
         ("releases/blobs/x", None, "is not allowed; permitted: under inputs/default"),
     ],
 )
-def test_an_input_that_cannot_be_read_is_a_reason(
+def test_an_input_that_cannot_be_read_rejects_the_job(
     stack: Stack, dispatcher: Process, key: str, lines: list[str] | None, reason: str
 ) -> None:
     if lines is not None:
@@ -107,7 +107,7 @@ def test_an_input_that_cannot_be_read_is_a_reason(
     assert reason in row.reason
 
 
-def test_without_a_good_line_the_job_fails_and_says_of_each_why(stack: Stack, dispatcher: Process) -> None:
+def test_a_job_without_a_valid_line_fails_with_a_reason_for_each_line(stack: Stack, dispatcher: Process) -> None:
     key = put(stack, "inputs/default/bad.jsonl", ["x"] * 700)
     row = stack.wait(stack.submit({"input_uri": key}), timeout=30)
     assert (row.state, row.total, row.failed) == ("failed", 700, 700)
@@ -116,7 +116,7 @@ def test_without_a_good_line_the_job_fails_and_says_of_each_why(stack: Stack, di
     assert len(errors) == 700
 
 
-def test_too_many_lines_are_rejected_as_a_whole(stack: Stack, dispatcher: Process) -> None:
+def test_a_job_of_too_many_lines_is_rejected(stack: Stack, dispatcher: Process) -> None:
     key = put(stack, "inputs/default/many.jsonl", good_lines(1200))
     row = stack.wait(stack.submit({"input_uri": key, "images_per_item": 1000}), timeout=60)
     assert row.state == "rejected"

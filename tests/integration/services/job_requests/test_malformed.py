@@ -1,4 +1,4 @@
-"""Requests that nobody in their right mind would send, by the thousand: each is refused with a reason, or made."""
+"""Thousands of malformed requests: each is refused with a reason, or sampled."""
 
 import copy
 import json
@@ -61,8 +61,8 @@ def client(stack: Stack) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def spoilt(draw: random.Random, value: dict[str, Any]) -> dict[str, Any]:
-    """The value with a few changes anywhere in it."""
+def corrupt(draw: random.Random, value: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of the value with a few random changes."""
     value = copy.deepcopy(value)
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
         place: Any = value
@@ -84,16 +84,16 @@ def spoilt(draw: random.Random, value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def test_a_malformed_request_is_refused_with_a_reason_or_made(
+def test_a_malformed_request_is_refused_with_a_reason_or_sampled(
     stack: Stack, client: psycopg.Connection, dispatcher: Process, worker: Process
 ) -> None:
-    """By SQL: the INSERT is refused, or the job is rejected, or it is made; nothing fails. Good jobs beside go on."""
+    """The INSERT is refused, the job is rejected, or it succeeds. Valid jobs next to it succeed."""
     draw = random.Random(0)
     base = {"items": [{"class_label": 1, "id": "a", "metadata": {"n": 1}}], "images_per_item": 1, "steps": 1, "seed": 3}
     good = {"items": [{"class_label": 2}], "images_per_item": 4, "steps": 2}
     good_jobs, jobs, refused = [], [], Counter[str | None]()
     sent = [(model, json.dumps(base)) for model in MODELS] + [("tiny", raw) for raw in RAW]
-    sent += [("tiny", json.dumps(spoilt(draw, base))) for _ in range(REQUESTS - len(sent))]
+    sent += [("tiny", json.dumps(corrupt(draw, base))) for _ in range(REQUESTS - len(sent))]
     draw.shuffle(sent)
     for number, (model, request) in enumerate(sent):
         if number % (len(sent) // GOOD) == 0:
@@ -126,16 +126,16 @@ def test_a_malformed_request_is_refused_with_a_reason_or_made(
             assert len(reason) < 10_000
             assert all(line.isprintable() for line in reason.splitlines()), reason
             assert "Error" not in reason, (reason, request)
-    undisturbed(stack, [*jobs, *good_jobs], dispatcher, worker)
+    assert_undisturbed(stack, [*jobs, *good_jobs], dispatcher, worker)
 
 
-def test_a_malformed_line_is_listed_with_its_number_or_made(
+def test_a_malformed_line_is_listed_by_number_or_sampled(
     stack: Stack, client: psycopg.Connection, dispatcher: Process, worker: Process
 ) -> None:
-    """By JSON Lines: each line's image is made, or fails with a reason; the job is partial."""
+    """Each line's image is stored or fails with a reason, and the job is partial."""
     draw = random.Random(1)
     base = {"class_label": 3, "seed": 5, "steps": 1, "guidance_scale": 1.5, "metadata": {"n": 1}}
-    lines = [json.dumps(spoilt(draw, base)).encode() for _ in range(LINES)]
+    lines = [json.dumps(corrupt(draw, base)).encode() for _ in range(LINES)]
     lines[::10] = [draw.choice(RAW_LINES) for _ in lines[::10]]
     stack.store().put("inputs/default/malformed.jsonl", b"\n".join(lines), content_type="application/jsonl")
     beside = stack.submit({"items": [{"class_label": 2}], "images_per_item": 4, "steps": 2})
@@ -154,11 +154,11 @@ def test_a_malformed_line_is_listed_with_its_number_or_made(
             assert output.error.isprintable()
     errors = stack.store().get(row.manifest_key.replace("manifest.json", "errors.jsonl")).decode().splitlines()
     assert [json.loads(line)["index"] for line in errors] == [output.index for output in outputs if output.error]
-    undisturbed(stack, [job_id, beside], dispatcher, worker)
+    assert_undisturbed(stack, [job_id, beside], dispatcher, worker)
 
 
-def undisturbed(stack: Stack, jobs: list[uuid.UUID], *processes: Process) -> None:
-    """No process has ended, and no work of the jobs was taken back, failed or was tried again."""
+def assert_undisturbed(stack: Stack, jobs: list[uuid.UUID], *processes: Process) -> None:
+    """Assert that no process has ended, and that no work of the jobs was lost or retried."""
     for process in processes:
         assert process.child.poll() is None
         assert "Traceback" not in process.log.read_text()

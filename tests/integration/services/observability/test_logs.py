@@ -1,4 +1,4 @@
-"""What processes write: lines that a program can read, that a job can be followed through, and without secrets."""
+"""Logs of processes: a program can read them, a job can be followed through them, and they hold no secrets."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ SECRET = "an-&-uncommon%20password"
 
 
 def lines(text: str) -> list[dict[str, Any]]:
-    """Every line, parsed."""
+    """Parse every line."""
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -45,16 +45,16 @@ def test_a_job_is_followed_through_all_processes_by_its_trace(stack: Stack) -> N
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_no_secret_is_in_the_log_of_a_process_whose_services_are_away(stack: Stack, form: str) -> None:
-    """What libraries say of a broker that is away has its URL in it."""
+def test_no_secret_is_logged_when_services_are_unavailable(stack: Stack, form: str) -> None:
+    """Libraries write the URL of a broker that does not answer."""
     away = {
         "DARKROOM_LOG_FORMAT": form,
         "DARKROOM_LOG_LEVEL": "DEBUG",
         "DARKROOM_BROKER_URL": f"redis://:{SECRET}@127.0.0.1:1/0",
     }
-    told = "import logging, warnings; warnings.simplefilter('default')"
+    first = "import logging, warnings; warnings.simplefilter('default')"
     log = stack.root / "logs" / f"away-{form}.log"
-    child = launch("worker", log, told, {"DARKROOM_ROOT": str(stack.root), **away})
+    child = launch("worker", log, first, {"DARKROOM_ROOT": str(stack.root), **away})
     assert child.wait(60) == 1
     text = log.read_text()
     assert "does not answer" in text
@@ -96,7 +96,7 @@ def test_secrets_are_masked_wherever_they_come_from(
         logging.captureWarnings(False)
 
 
-def test_a_line_of_text_says_which_job_it_is_about_once() -> None:
+def test_a_line_of_text_names_its_job_once() -> None:
     handler, job = logs.Handler(as_json=False, hidden=[]), uuid.uuid4()
     for words in ("no answer", f"job {job} begins"):
         record = logging.makeLogRecord({"name": "darkroom", "msg": words, **logs.job_fields(job)})
@@ -104,13 +104,13 @@ def test_a_line_of_text_says_which_job_it_is_about_once() -> None:
     assert handler.format(logging.makeLogRecord({"msg": "no answer"})).endswith("no answer")
 
 
-def test_a_password_is_masked_in_every_way_of_writing_it() -> None:
+def test_a_password_is_masked_in_every_encoding() -> None:
     found = logs.passwords("postgresql://me:an-&-x!y@db/darkroom?sslpassword=other-word")
     assert {"an-&-x!y", "an-%26-x%21y", "other-word"} <= found
 
 
-def test_what_ends_the_process_is_masked_too(stack: Stack) -> None:
-    """An error that nobody expected, with a URL in its words."""
+def test_the_error_that_ends_a_process_is_masked(stack: Stack) -> None:
+    """The message of this unexpected error holds a URL."""
     first = (
         "from services.process import celery_app\n"
         "def broken(settings): raise RuntimeError(settings.broker_url.get_secret_value())\n"

@@ -1,4 +1,4 @@
-"""What the processes say of themselves, read as Prometheus reads it."""
+"""The metrics of real processes, scraped as Prometheus scrapes them."""
 
 import time
 import urllib.error
@@ -49,7 +49,7 @@ def test_a_job_is_seen_in_the_metrics_of_its_processes(stack: Stack) -> None:
     assert seen["darkroom_serves,queue=default"] == 1
 
 
-def test_nothing_listens_unless_it_is_asked_for(stack: Stack) -> None:
+def test_no_port_is_opened_by_default(stack: Stack) -> None:
     port = free_port()
     with stack.process("dispatcher") as process:
         process.wait_for("serves")
@@ -57,9 +57,9 @@ def test_nothing_listens_unless_it_is_asked_for(stack: Stack) -> None:
             scraped(port)
 
 
-def test_every_metric_is_named_by_the_rules_and_documented() -> None:
+def test_every_metric_follows_the_naming_rules_and_is_documented() -> None:
     """https://prometheus.io/docs/practices/naming/: a prefix, a base unit, and no unbounded label."""
-    told = Path("docs/metrics.md").read_text()
+    page = Path("docs/metrics.md").read_text()
     for metric in vars(metrics).values():
         if not isinstance(metric, MetricWrapperBase):
             continue
@@ -68,4 +68,4 @@ def test_every_metric_is_named_by_the_rules_and_documented() -> None:
         assert family.documentation.endswith(".")
         assert set(metric._labelnames) <= {"end", "format", "kind", "operation", "outcome", "queue", "state"}
         name = family.name + ("_total" if family.type == "counter" else "")
-        assert f"| `{name}`" in told, name
+        assert f"| `{name}`" in page, name

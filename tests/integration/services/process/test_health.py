@@ -1,4 +1,4 @@
-"""What a kubelet asks, of real processes in good and bad times."""
+"""Health checks of real processes, with and without their services."""
 
 import signal
 import socket
@@ -23,8 +23,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def restarted(stack: Stack, part: str) -> Any:
-    """Stop a server; returns what starts it again."""
+def stop_server(stack: Stack, part: str) -> Any:
+    """Stop a server. Returns a function that restarts it."""
     process = processes.find(stack.root, part)
     assert process is not None
     process.send_signal(signal.SIGINT if part == "postgres" else signal.SIGKILL)
@@ -32,17 +32,17 @@ def restarted(stack: Stack, part: str) -> Any:
     return lambda: lifecycle.start(stack.root)
 
 
-def test_a_dispatcher_through_good_and_bad_times() -> None:
+def test_a_dispatcher_without_broker_or_database() -> None:
     asked = Asked(free_port())
     quick = {"DARKROOM_METRICS_PORT": str(asked.port), "DARKROOM_HEARTBEAT_S": "0.3", "DARKROOM_STALE_S": "1.5"}
     with fresh_stack() as own_stack, own_stack.process("dispatcher", **quick) as process:
         asked.until("readyz", lambda reasons: not reasons)
         assert asked("healthz") == asked("startupz") == []
-        start_broker = restarted(own_stack, "broker")
+        start_broker = stop_server(own_stack, "broker")
         time.sleep(2)
         assert asked("readyz") == [], "without a broker work is found by looking"
         start_broker()
-        start_postgres = restarted(own_stack, "postgres")
+        start_postgres = stop_server(own_stack, "postgres")
         (reason,) = asked.until("readyz", bool)
         assert reason.startswith("Postgres has not answered for ")
         assert asked("healthz") == [], "to start it again would not bring the database back"
@@ -68,7 +68,7 @@ def test_a_worker_is_ready_when_its_releases_are_loaded(stack: Stack, tmp_path: 
         assert asked("startupz") == []
 
 
-def test_what_drains_lives_and_takes_no_more(stack: Stack) -> None:
+def test_a_draining_worker_is_alive_and_not_ready(stack: Stack) -> None:
     asked = Asked(free_port())
     slow = "import time; from services.worker.engine import Engine; step = Engine.step\n" \
            "def slow(self):\n    time.sleep(0.2); return step(self)\nEngine.step = slow\n"  # fmt: skip
@@ -84,7 +84,7 @@ def test_what_drains_lives_and_takes_no_more(stack: Stack) -> None:
         assert stack.wait(job_id).state == "succeeded"
 
 
-def test_other_paths_name_those_that_there_are(stack: Stack) -> None:
+def test_an_unknown_path_lists_the_known_ones(stack: Stack) -> None:
     asked = Asked(free_port())
     with stack.process("dispatcher", DARKROOM_METRICS_PORT=str(asked.port)):
         asked.until("readyz", lambda reasons: not reasons)

@@ -1,4 +1,4 @@
-"""Workers that die: what they held is made elsewhere, and what kills them fails alone."""
+"""Workers that die: others sample what they held, and an image that kills them fails alone."""
 
 import hashlib
 import signal
@@ -18,42 +18,44 @@ QUICK = {"DARKROOM_STALE_S": "2", "DARKROOM_HEARTBEAT_S": "0.5"}
 
 @pytest.fixture
 def dispatcher(stack: Stack) -> Iterator[Process]:
-    """One of those that take back quickly."""
+    """A dispatcher that recovers lost work quickly."""
     with stack.process("dispatcher", **QUICK) as process:
         process.wait_for("serves")
         yield process
 
 
-def work_of(stack: Stack, job_id: uuid.UUID) -> list[Any]:
-    """The job's sampling work, and the process that holds each piece."""
+def sampling_work(stack: Stack, job_id: uuid.UUID) -> list[Any]:
+    """Return the job's sampling work, with the process that holds each row."""
     pid = "(SELECT pid FROM workers WHERE workers.id = owner) AS pid"
     query = text(f"SELECT *, {pid} FROM work WHERE job_id = :id AND kind = 'sample'")
     with stack.engine("migrator").connect() as connection:
         return list(connection.execute(query, {"id": job_id}))
 
 
-def test_at_default_settings_its_work_is_under_way_elsewhere_within_45_seconds(stack: Stack) -> None:
-    """And no image is lost, and no attempt spent."""
+def test_at_default_settings_another_worker_resumes_its_work_within_45_seconds(stack: Stack) -> None:
+    """No image is lost, and the loss counts as no attempt."""
     request = {"items": [{"class_label": 1}], "images_per_item": 96, "steps": 150, "guidance_scale": 1.0}
     with stack.process("dispatcher"), stack.process("worker") as victim, stack.process("worker") as heir:
         for process in (victim, heir):
             process.wait_for("serves queues")
         job_id = stack.submit(request)
         deadline = time.monotonic() + 60
-        while not (held := {work.id for work in work_of(stack, job_id) if work.pid == victim.child.pid}):
+        while not (held := {work.id for work in sampling_work(stack, job_id) if work.pid == victim.child.pid}):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         victim.child.send_signal(signal.SIGKILL)
         victim.child.wait()
         killed = time.monotonic()
         while any(
-            work.pid != heir.child.pid and work.state != "done" for work in work_of(stack, job_id) if work.id in held
+            work.pid != heir.child.pid and work.state != "done"
+            for work in sampling_work(stack, job_id)
+            if work.id in held
         ):
             assert time.monotonic() - killed < 45
             time.sleep(0.1)
         assert time.monotonic() - killed > 20, "it was not taken back from a stale heartbeat"
         assert stack.wait(job_id, timeout=240).state == "succeeded"
-    work = work_of(stack, job_id)
+    work = sampling_work(stack, job_id)
     assert sum(piece.attempts for piece in work) == 0
     assert {piece.id for piece in work if piece.losses} == held
     rows = stack.outputs(job_id)
@@ -75,7 +77,7 @@ Engine._step = poisoned
 
 
 def test_an_image_that_kills_every_process_fails_alone(stack: Stack, dispatcher: Process) -> None:
-    """By real SIGKILLs: its neighbours are lost with it until it is a suspect, runs alone, and is cut out."""
+    """Real SIGKILLs lose its neighbours with it, until it is a suspect, runs alone, and is cut out of its shard."""
     worker = Supervised(stack.root, "worker", QUICK, first=POISON)
     try:
         good = stack.submit({"items": [{"class_label": 2}], "images_per_item": 40, "steps": 2})
@@ -101,12 +103,12 @@ Engine._step = broken
 """
 
 
-def test_a_worker_whose_device_fails_ends_and_another_goes_on(stack: Stack, dispatcher: Process) -> None:
+def test_a_worker_whose_device_fails_exits_and_another_resumes(stack: Stack, dispatcher: Process) -> None:
     with stack.process("worker", first=BROKEN_DEVICE, **QUICK) as sick:
         job_id = stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 2})
         assert sick.child.wait(60) == 71
     assert "the device failed: CUDA error: an illegal memory access" in sick.log.read_text()
-    (work,) = work_of(stack, job_id)
+    (work,) = sampling_work(stack, job_id)
     assert (work.state, work.attempts, work.losses) == ("ready", 0, 1)
     with stack.process("worker"):
         assert stack.wait(job_id).state == "succeeded"
@@ -131,7 +133,7 @@ Engine._step = hungry
 SMALL_JOB = {"items": [{"class_label": 1}, {"class_label": 2}], "images_per_item": 20, "steps": 2, "seed": 4}
 
 
-def test_a_worker_that_runs_out_of_memory_goes_on_with_fewer_rows(stack: Stack, dispatcher: Process) -> None:
+def test_a_worker_that_runs_out_of_memory_continues_with_fewer_rows(stack: Stack, dispatcher: Process) -> None:
     with stack.process("worker", first=LITTLE_MEMORY.format(most=8), **QUICK) as worker:
         job_id = stack.submit(SMALL_JOB)
         assert stack.wait(job_id).state == "succeeded"
@@ -140,10 +142,10 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_fewer_rows(stack: Stack, 
     assert "out of memory with 32 rows (CUDA out of memory" in said
     assert "continuing with 8" in said
     assert all("/8+8rows#" in output.profile for output in stack.outputs(job_id))
-    assert {(work.attempts, work.losses) for work in work_of(stack, job_id)} == {(0, 0)}
+    assert {(work.attempts, work.losses) for work in sampling_work(stack, job_id)} == {(0, 0)}
 
 
-def test_what_has_no_room_at_all_fails_and_the_worker_lives(stack: Stack, dispatcher: Process) -> None:
+def test_images_that_never_fit_the_memory_fail_and_the_worker_survives(stack: Stack, dispatcher: Process) -> None:
     with stack.process("worker", first=LITTLE_MEMORY.format(most=0), **QUICK) as worker:
         job_id = stack.submit({"items": [{"class_label": 1}], "images_per_item": 2, "steps": 2})
         row = stack.wait(job_id)

@@ -29,7 +29,7 @@ WITHOUT = f"import sys\nfor name in {ABSENT!r}:\n    sys.modules[name] = None\n"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The project as `pip install --no-deps .` leaves it, from the files that are copied and no others."""
+    """The project as `pip install --no-deps .` installs it from exactly the files that the Dockerfile copies."""
     context = tmp_path_factory.mktemp("context")
     target = Path(tempfile.mkdtemp(prefix="darkroom-"))  # pytest's own folders are for nobody to enter
     for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE.split(" AS full")[0], re.MULTILINE):
@@ -52,7 +52,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def darkroom(installed: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """The slim image's command."""
+    """Run the slim image's command."""
     folder = installed / "read-only"
     folder.mkdir(mode=0o555, exist_ok=True)
     return subprocess.run(
@@ -72,7 +72,7 @@ def test_every_file_of_the_packages_is_there(installed: Path) -> None:
         assert not any("__pycache__" in name for name in there)
 
 
-def test_both_images_copy_the_same(installed: Path) -> None:
+def test_both_images_copy_the_same_files(installed: Path) -> None:
     slim, full = DOCKERFILE.split(" AS full")
     assert re.findall(r"^COPY .*", slim, re.MULTILINE) == re.findall(r"^COPY .*", full, re.MULTILINE)
     for part in (slim, full):
@@ -80,7 +80,7 @@ def test_both_images_copy_the_same(installed: Path) -> None:
         assert 'ENTRYPOINT ["darkroom"]' in part
 
 
-def test_the_slim_image_tells_what_it_needs(installed: Path) -> None:
+def test_the_slim_image_names_the_settings_it_needs(installed: Path) -> None:
     assert "Usage" in darkroom(installed, "--help").stdout
     done = darkroom(installed, "dispatcher", DARKROOM_ROOT="/nowhere")
     assert done.returncode == 1
@@ -96,7 +96,7 @@ def test_the_slim_image_migrates(installed: Path, stack: Stack) -> None:
 
 
 def test_the_slim_image_dispatches(stack: Stack, worker: Process) -> None:
-    """Plans, hints and finalizes, with nothing of torch."""
+    """It plans, hints and finalizes without torch."""
     with stack.process("dispatcher", first=WITHOUT) as process:
         process.wait_for("serves")
         job_id = stack.submit({"items": [{"class_label": 1}], "steps": 2})

@@ -26,7 +26,7 @@ LONG = {"items": [{"class_label": label} for label in range(10)], "images_per_it
 
 @pytest.fixture(scope="module")
 def dispatcher(stack: Stack) -> Iterator[Process]:
-    """One for all: any number may run beside it."""
+    """One dispatcher for all tests. Others may run next to it."""
     with stack.process("dispatcher") as process:
         process.wait_for("serves")
         yield process
@@ -63,7 +63,7 @@ def test_a_job_leaves_images_listings_and_a_manifest(stack: Stack, dispatcher: P
 
 
 def test_same_request_and_seed_give_the_same_bytes(stack: Stack, dispatcher: Process) -> None:
-    """On a second worker, in a second job, and alone or among others in a batch."""
+    """They do so on a second worker, in a second job, and alone or with others in a batch."""
     with stack.process("worker") as first:
         first.wait_for("serves queues")
         alone = stack.submit(JOB)
@@ -82,9 +82,7 @@ def test_same_request_and_seed_give_the_same_bytes(stack: Stack, dispatcher: Pro
     assert {row.profile for row in stack.outputs(alone)} == {row.profile for row in stack.outputs(elsewhere)}
 
 
-def test_a_seed_that_was_drawn_is_recorded_and_reproduces_the_images(
-    stack: Stack, dispatcher: Process, worker: Process
-) -> None:
+def test_a_drawn_seed_is_recorded_and_reproduces_the_images(stack: Stack, dispatcher: Process, worker: Process) -> None:
     first = stack.submit({"items": [{"class_label": 2}], "images_per_item": 3, "steps": 2})
     seeds = [row.seed for row in stack.outputs(stack.wait(first).id)]
     again = stack.submit({"items": [{"class_label": 2, "seed": seed} for seed in seeds], "steps": 2})
@@ -100,7 +98,7 @@ def attempts_and_losses(stack: Stack, job_id: object) -> tuple[int, int]:
     return row.attempts, row.losses
 
 
-def test_a_stopped_worker_drains_and_gives_the_rest_back(stack: Stack, dispatcher: Process) -> None:
+def test_a_stopped_worker_drains_and_returns_the_rest_to_the_queue(stack: Stack, dispatcher: Process) -> None:
     with stack.process("worker", DARKROOM_DRAIN_S="0.5") as leaving:
         job_id = stack.submit(LONG)
         deadline = time.monotonic() + 60
@@ -137,10 +135,8 @@ def test_work_is_found_without_a_broker(stack: Stack, dispatcher: Process, worke
     broker.close()
 
 
-def test_a_step_that_fails_fails_its_images_and_ends_the_job(
-    stack: Stack, dispatcher: Process, worker: Process
-) -> None:
-    """A release whose weights are gone from S3 cannot be loaded: three attempts, then every image has its error."""
+def test_a_release_that_cannot_be_loaded_fails_its_job(stack: Stack, dispatcher: Process, worker: Process) -> None:
+    """Its weights are missing in S3: after three attempts every image fails with that error."""
     from services.registry import aliases, releases
     from tests.support.releases import make_tiny_release
 
@@ -174,7 +170,7 @@ Engine._step = failing
 
 
 def test_an_image_that_fails_every_step_fails_alone(stack: Stack, dispatcher: Process) -> None:
-    """It takes its neighbours' steps down until it is a suspect, runs alone, and is cut out of its shard."""
+    """Its neighbours' steps fail with it, until it is a suspect, runs alone, and is cut out of its shard."""
     with stack.process("worker", first=FAILING):
         good = [stack.submit({"items": [{"class_label": i}], "images_per_item": 20, "steps": 2}) for i in range(3)]
         items = [{"class_label": 1, **({"seed": 666} if i == 5 else {})} for i in range(24)]
@@ -204,9 +200,7 @@ Engine.add = picky
     assert stack.outputs(row.id)[2].error == "class_label: cannot be used"
 
 
-def test_a_running_job_is_cancelled_and_then_finished_as_a_revision(
-    stack: Stack, dispatcher: Process, worker: Process
-) -> None:
+def test_a_cancelled_job_is_completed_by_a_revision(stack: Stack, dispatcher: Process, worker: Process) -> None:
     job_id = stack.submit({**LONG, "steps": 60})
     deadline = time.monotonic() + 60
     while stack.job(job_id).succeeded == 0:

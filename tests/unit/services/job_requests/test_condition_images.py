@@ -1,4 +1,4 @@
-"""Images in conditions: what is read, and what is refused before it is unpacked."""
+"""Images in conditions: which are decoded, and which are refused before they are unpacked."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ def lossless(pixels: Any) -> bytes:
     return buffer.getvalue()
 
 
-def test_what_is_no_image_stays_as_it_is() -> None:
+def test_a_value_that_is_not_an_image_is_unchanged() -> None:
     assert decode_images("a red circle", {"type": "string"}, "c") == "a red circle"
     assert decode_images(3, {"type": "integer"}, "n") == 3
 
@@ -74,13 +74,13 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(side: int) -> Non
         file(np.zeros((9, 9), np.uint8), "BMP"),
     ],
 )
-def test_other_files_are_refused(body: bytes) -> None:
+def test_files_of_other_formats_and_broken_files_are_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match="not a readable image; permitted: PNG, JPEG, WEBP"):
         decode_images(body, IMAGE, "i")
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_damaged_file_is_read_or_refused_and_never_more(seed: int) -> None:
+def test_a_damaged_file_is_decoded_or_refused(seed: int) -> None:
     random = np.random.default_rng(seed)
     for file_format in ("PNG", "JPEG", "WEBP"):
         body = bytearray(file(random.integers(0, 256, (8, 8, 3), dtype=np.uint8), file_format))
@@ -127,7 +127,7 @@ def test_any_other_reference_is_refused_by_field(uri: str) -> None:
         check_references(item, CONDITIONS, LIMITS, "items[3]")
 
 
-def test_images_are_found_by_the_schema_wherever_they_lie() -> None:
+def test_nested_images_are_found_by_the_schema() -> None:
     found: list[str] = []
     item = {"masked_image": {"image": "x", "mask": "y"}, "caption": "z", "id": "q"}
     map_images(item, CONDITIONS, lambda image, field: found.append(f"{field}={image}"))

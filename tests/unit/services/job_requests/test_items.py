@@ -1,4 +1,4 @@
-"""Lines of a stream of bytes, however it is cut, and what is said of those that are no item."""
+"""Lines of a stream, however it is cut, and the reasons for which a line is refused."""
 
 import random
 
@@ -32,7 +32,7 @@ def test_lines_are_the_same_however_the_stream_is_cut(monkeypatch: pytest.Monkey
         assert [line.body for line in found] == [part if len(part) <= 12 else None for part in wanted]
 
 
-def test_lines_may_begin_in_the_middle() -> None:
+def test_lines_can_be_read_from_the_middle() -> None:
     assert list(items.split_lines(iter([b"x\ny"]), number=7, start=100)) == [
         Line(7, 100, 101, b"x"),
         Line(8, 102, 103, b"y"),
@@ -40,7 +40,7 @@ def test_lines_may_begin_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
@@ -60,10 +60,10 @@ def test_lines_may_begin_in_the_middle() -> None:
         (None, "a line of 5000000 bytes is not allowed; permitted: at most 4194304 bytes"),
     ],
 )
-def test_what_is_no_item_is_told_why(body: bytes | None, told: str) -> None:
+def test_an_invalid_line_is_refused_with_a_reason(body: bytes | None, message: str) -> None:
     with pytest.raises(RequestError) as error:
         ItemReader(CONDITIONS, LIMITS).read(Line(0, 0, 5_000_000, body))
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_an_item_is_read() -> None:

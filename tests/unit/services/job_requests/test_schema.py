@@ -1,4 +1,4 @@
-"""What a request may say, and what its author is told when it does not fit."""
+"""What a request may contain, and the messages for its author when it is invalid."""
 
 import inspect
 from dataclasses import asdict
@@ -109,7 +109,7 @@ def test_a_mistake_names_the_field_the_value_and_what_is_permitted(request_: dic
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_every_mistake_is_told_at_once_but_not_without_end() -> None:
+def test_all_mistakes_are_reported_at_once_up_to_a_limit() -> None:
     with pytest.raises(RequestError) as error:
         plan_request({"items": [{"class_label": 99}] * 50, "steps": 0}, CONDITIONS, LIMITS)
     lines = str(error.value).splitlines()
@@ -117,13 +117,13 @@ def test_every_mistake_is_told_at_once_but_not_without_end() -> None:
     assert lines[-1] == "and 41 more mistakes"
 
 
-def test_a_huge_value_is_shown_short() -> None:
+def test_a_huge_value_is_abbreviated() -> None:
     with pytest.raises(RequestError) as error:
         planned(solver="x" * 100_000)
     assert len(str(error.value)) < 300
 
 
-def test_defaults_are_filled_in_and_a_seed_left_out_is_drawn() -> None:
+def test_defaults_are_filled_in_and_a_missing_seed_is_drawn() -> None:
     first, second = planned(), planned()
     assert first["steps"] == 20
     assert first["output_prefix"] == "outputs/default"
@@ -150,7 +150,7 @@ def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() 
     assert image_cost(spec) == 5
 
 
-def test_every_solver_and_spacing_that_may_be_asked_for_exists() -> None:
+def test_every_permitted_solver_and_spacing_exists() -> None:
     properties = schema.request_schema(CONDITIONS)["properties"]
     assert set(properties["solver"]["enum"]) == set(SOLVERS)
     assert set(properties["spacing"]["enum"]) == set(SPACINGS)
@@ -176,7 +176,7 @@ def test_a_guidance_interval_costs_its_share() -> None:
 
 
 def test_a_release_trained_without_condition_dropout_cannot_be_guided() -> None:
-    """Guidance by a null condition that was never trained makes noise of images."""
+    """Guidance by a null condition that was never trained turns images into noise."""
     rules = {**CONDITIONS, "guided": False}
     assert plan_request({"items": [ITEM]}, rules, LIMITS)["guidance_scale"] == 1.0
     unguided = {"items": [{**ITEM, "guidance_scale": 1}], "guidance_scale": 1.0}

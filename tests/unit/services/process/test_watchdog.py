@@ -18,7 +18,7 @@ from services.process.watchdog import EXIT_HUNG
         ("dog.stop(); time.sleep(2)", 0),
     ],
 )
-def test_a_watchdog_ends_what_does_not_tick(life: str, status: int) -> None:
+def test_a_process_that_does_not_tick_is_ended(life: str, status: int) -> None:
     code = f"import time\nfrom services.process.watchdog import Watchdog\ndog = Watchdog(0.8)\ndog.start()\n{life}"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=15, check=False).returncode == status

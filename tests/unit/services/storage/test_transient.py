@@ -1,4 +1,4 @@
-"""Which errors pass with time."""
+"""Which errors are transient."""
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
@@ -7,18 +7,18 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Operationa
 from services.storage.transient import is_transient
 
 
-def answered(status: int) -> ClientError:
+def client_error(status: int) -> ClientError:
     return ClientError({"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_server_that_has_too_much_to_do_passes(status: int) -> None:
-    assert is_transient(answered(status))
+def test_an_overloaded_server_is_transient(status: int) -> None:
+    assert is_transient(client_error(status))
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 412])
-def test_a_refusal_stays(status: int) -> None:
-    assert not is_transient(answered(status))
+def test_a_refusal_is_permanent(status: int) -> None:
+    assert not is_transient(client_error(status))
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_a_refusal_stays(status: int) -> None:
         InterfaceError("", None, OSError()),
     ],
 )
-def test_what_does_not_answer_passes(error: Exception) -> None:
+def test_an_unreachable_server_is_transient(error: Exception) -> None:
     assert is_transient(error)
 
 
 @pytest.mark.parametrize("error", [DataError("", None, OSError()), IntegrityError("", None, OSError()), ValueError()])
-def test_a_mistake_stays(error: Exception) -> None:
+def test_a_mistake_is_permanent(error: Exception) -> None:
     assert not is_transient(error)

@@ -87,7 +87,7 @@ def test_agrees_with_generate(engine: Engine[object], each: ImageSpec) -> None:
     assert np.abs(pixels.astype(int) - to_bytes(expected)[0].astype(int)).max() <= 1
 
 
-def test_an_unguided_image_asks_for_one_row(engine: Engine[object]) -> None:
+def test_an_unguided_image_takes_one_row(engine: Engine[object]) -> None:
     engine.add("owner", spec(1, guidance=1.0))
     assert engine.free_rows == 7
     engine.add("owner", spec(2))
@@ -119,7 +119,7 @@ def test_more_images_than_rows_are_taken_in_their_order(engine: Engine[object]) 
     assert order == list(range(10))
 
 
-def test_the_profile_tells_row_counts_and_threads_apart(tiny_release: Path) -> None:
+def test_profiles_differ_by_row_count_and_torch(tiny_release: Path) -> None:
     profile = Engine(tiny_release, rows=4, device="cpu").profile
     assert profile != Engine(tiny_release, rows=8, device="cpu").profile
     assert torch.__version__ in profile
