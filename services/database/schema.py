@@ -58,7 +58,7 @@ class Schema:
 
 def newest_revision(folder: Path = MIGRATIONS) -> str:
     """Return the newest revision of the migrations in a folder. Their files begin with it."""
-    return max(path.name.split("_")[0] for path in (folder / "versions").glob("[0-9]*.py"))
+    return max(path.stem.split("_")[0] for path in (folder / "versions").glob("[0-9]*.py"))
 
 
 def read_schema(connection: Connection, folder: Path = MIGRATIONS) -> Schema:
