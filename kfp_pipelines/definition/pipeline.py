@@ -258,19 +258,19 @@ VARIANTS = {
     ),
     "diffusion": Variant(
         "train-diffusion",
-        "Train, evaluate and publish a diffusion model on a published autoencoder.",
+        "Train, evaluate and publish a diffusion model in the latent space of a published autoencoder.",
         DiffusionParameters,
         train_on_autoencoder,
     ),
     "fine-tune": Variant(
         "fine-tune-diffusion",
-        "Train a published diffusion model further, on other images.",
+        "Train, evaluate and publish a diffusion model, starting from the weights of a published one.",
         FineTuneParameters,
         fine_tune,
     ),
     "sweep": Variant(
         "sweep-latent-diffusion",
-        "Choose the first stage and the guidance by what the second reaches.",
+        "Train a diffusion model on each of several autoencoders, and publish the best as a candidate.",
         SweepParameters,
         sweep,
     ),

@@ -1,1 +1,1 @@
-"""What each pipeline stage does: paths in, paths out."""
+"""What each stage does. `entry` reads the environment; the other modules take paths, settings and stores."""

@@ -60,7 +60,7 @@ def format_value(value: Any) -> str:
 
 def write(page: Path, title: str, parts: Iterable[str], images: Iterable[Path]) -> None:
     """Write a page: the title, the parts as HTML, then each image that exists."""
-    figures = [
+    sections = [
         f"<h2>{html.escape(TITLES.get(path.stem, path.stem))}</h2>"
         f"<img src='data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}'>"
         for path in images
@@ -68,4 +68,4 @@ def write(page: Path, title: str, parts: Iterable[str], images: Iterable[Path]) 
     ]
     head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(f"{head}<h1>{html.escape(title)}</h1>{''.join(parts)}{''.join(figures)}\n")
+    page.write_text(f"{head}<h1>{html.escape(title)}</h1>{''.join(parts)}{''.join(sections)}\n")

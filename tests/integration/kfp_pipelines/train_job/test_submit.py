@@ -132,12 +132,12 @@ def losses(output: Path) -> list[float]:
 
 def test_two_ranks_train_the_same_model_as_one(stack: Stack, cluster: Cluster, scenes: Path, tmp_path: Path) -> None:
     checkpoints = f"s3://{stack.store().bucket}/checkpoints/jobs"
-    asked = {"data.root": str(scenes)}
+    inputs = {"data.root": str(scenes)}
     entry.train(
-        "shapes_autoencoder", OVERRIDES, asked, str(tmp_path / "job"), checkpoints, str(tmp_path / "report.html"),
+        "shapes_autoencoder", OVERRIDES, inputs, str(tmp_path / "job"), checkpoints, str(tmp_path / "report.html"),
         PROFILE.model_dump_json(),
     )  # fmt: skip
-    entry.train("shapes_autoencoder", OVERRIDES, asked, str(tmp_path / "here"), "")
+    entry.train("shapes_autoencoder", OVERRIDES, inputs, str(tmp_path / "here"), "")
     assert release.read(tmp_path / "job" / "release").kind == "autoencoder"
     np.testing.assert_allclose(losses(tmp_path / "job"), losses(tmp_path / "here"), rtol=1e-4)
     assert "data:image/png;base64," in (tmp_path / "report.html").read_text()
@@ -149,17 +149,17 @@ def test_two_ranks_train_the_same_model_as_one(stack: Stack, cluster: Cluster, s
 def test_a_failed_job_is_reported_and_a_later_attempt_restarts_it(
     stack: Stack, cluster: Cluster, scenes: Path, tmp_path: Path
 ) -> None:
-    asked = submit.Stage(
+    stage = submit.Stage(
         "shapes_autoencoder", [*OVERRIDES, "model.multipliers=[]"], {"data.root": str(scenes)}, "", IMAGE
     )
     for _ in range(2):
-        with pytest.raises(TrainJobError, match=rf"train job {asked.name} failed: Failed (.|\n)*multipliers"):
-            submit.run(asked, PROFILE, tmp_path / "out", load_store())
-    assert submit.end_of(cluster.objects["trainjobs", asked.name]) == "Failed"
+        with pytest.raises(TrainJobError, match=rf"train job {stage.name} failed: Failed (.|\n)*multipliers"):
+            submit.run(stage, PROFILE, tmp_path / "out", load_store())
+    assert submit.end_of(cluster.objects["trainjobs", stage.name]) == "Failed"
 
 
 def test_a_refusal_of_the_cluster_is_reported(cluster: Cluster, scenes: Path, tmp_path: Path) -> None:
     cluster.refuse = "trainjobs is forbidden: User cannot create resource"
-    asked = submit.Stage("shapes_autoencoder", OVERRIDES, {"data.root": str(scenes)}, "", IMAGE)
+    stage = submit.Stage("shapes_autoencoder", OVERRIDES, {"data.root": str(scenes)}, "", IMAGE)
     with pytest.raises(TrainJobError, match=r"the cluster refused it \(403\): trainjobs is forbidden"):
-        submit.run(asked, PROFILE, tmp_path / "out", load_store())
+        submit.run(stage, PROFILE, tmp_path / "out", load_store())

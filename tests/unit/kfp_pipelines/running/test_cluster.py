@@ -40,19 +40,19 @@ def darkroom(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["pipeline", *arguments])
 
 
-def conforms(asked: Asked, model: str) -> Any:
+def conforms(request: Asked, model: str) -> Any:
     """The body as the API's own model reads it; it has no field that the model does not know."""
     kind = getattr(kfp_server_api, model)
-    assert set(asked.body) <= set(kind.attribute_map.values())
+    assert set(request.body) <= set(kind.attribute_map.values())
 
     class Response:
-        data = json.dumps(asked.body)
+        data = json.dumps(request.body)
 
     return kfp_server_api.ApiClient().deserialize(Response, model)
 
 
 def sent(server: Server, method: str, path: str) -> list[Asked]:
-    return [asked for asked in server.asked if (asked.method, asked.path) == (method, f"/apis/v2beta1/{path}")]
+    return [request for request in server.asked if (request.method, request.path) == (method, f"/apis/v2beta1/{path}")]
 
 
 def test_a_pipeline_is_uploaded_under_its_version_and_run(server: Server) -> None:
@@ -61,8 +61,8 @@ def test_a_pipeline_is_uploaded_under_its_version_and_run(server: Server) -> Non
     (uploaded,) = sent(server, "POST", "pipelines/upload_version")
     assert uploaded.query["name"].startswith("cccccccccccc-")
     assert next(yaml.safe_load_all(uploaded.body))["pipelineInfo"]["name"] == "train-latent-diffusion"
-    (asked,) = sent(server, "POST", "runs")
-    run = conforms(asked, "V2beta1Run")
+    (request,) = sent(server, "POST", "runs")
+    run = conforms(request, "V2beta1Run")
     assert run.pipeline_version_reference.pipeline_version_id == "version-0"
     assert run.runtime_config.pipeline_root == "s3://artifacts/kfp"
     assert run.runtime_config.parameters == {
@@ -72,7 +72,7 @@ def test_a_pipeline_is_uploaded_under_its_version_and_run(server: Server) -> Non
     assert json.loads(done.stdout) == {
         "run": "run-0", "pipeline": "train-latent-diffusion", "version": uploaded.query["name"],
     }  # fmt: skip
-    assert {asked.token for asked in server.asked} == {"Bearer secret-token"}
+    assert {request.token for request in server.asked} == {"Bearer secret-token"}
     assert "secret-token" not in done.output
 
 
@@ -89,8 +89,8 @@ def test_an_equal_package_has_the_same_version(server: Server) -> None:
 def test_a_schedule_runs_one_at_a_time(server: Server) -> None:
     done = darkroom("schedule", "0 0 3 * * *", "diffusion", "autoencoder=digits-autoencoder@1")
     assert done.exit_code == 0, done.output
-    (asked,) = sent(server, "POST", "recurringruns")
-    recurring = conforms(asked, "V2beta1RecurringRun")
+    (request,) = sent(server, "POST", "recurringruns")
+    recurring = conforms(request, "V2beta1RecurringRun")
     assert recurring.trigger.cron_schedule.cron == "0 0 3 * * *"
     assert (recurring.max_concurrency, recurring.no_catchup, recurring.mode) == ("1", True, "ENABLE")
     assert recurring.runtime_config.parameters["autoencoder"] == "digits-autoencoder@1"
@@ -183,7 +183,7 @@ def test_the_commands_run_as_shown(
     server.run = {"display_name": "train", "state": "SUCCEEDED"}
     done = darkroom(*shlex.split(command))
     assert done.exit_code == 0, (done.output, done.exception)
-    for asked in sent(server, "POST", "runs"):
-        parameters = asked.body["runtime_config"]["parameters"]
+    for request in sent(server, "POST", "runs"):
+        parameters = request.body["runtime_config"]["parameters"]
         assert "name: mine" in parameters["diffusion_experiment"], "a file is sent as its text"
         assert parameters["data_version"]

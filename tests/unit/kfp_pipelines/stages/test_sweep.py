@@ -13,8 +13,8 @@ from kfp_pipelines.stages.gate import GateError
 @pytest.fixture
 def entries(tmp_path: Path) -> tuple[list[Path], list[Path]]:
     """Two trainings, each evaluated under two guidance scales."""
-    figures = {("f4", 1): (3.0, 0.5), ("f4", 2): (2.0, 0.8), ("f8", 1): (2.5, 0.9), ("f8", 2): (4.0, 0.95)}
-    for (name, scale), (distance, accuracy) in figures.items():
+    metrics = {("f4", 1): (3.0, 0.5), ("f4", 2): (2.0, 0.8), ("f8", 1): (2.5, 0.9), ("f8", 2): (4.0, 0.95)}
+    for (name, scale), (distance, accuracy) in metrics.items():
         document = {"name": name, "image_shape": [3, 32, 32], "latent_shape": [4, 32 // int(name[1]), 8]}
         put(tmp_path / name / "training" / "release" / "release.json", document)
         scores = {

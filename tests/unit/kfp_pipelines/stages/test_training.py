@@ -18,8 +18,8 @@ SMALL = ["model.channels=32", "model.multipliers=[1]", "model.latent_channels=2"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("originals")
     draw = np.random.default_rng(0)
     for i in range(24):
         Image.fromarray(draw.integers(0, 255, (16, 16, 3)).astype(np.uint8)).save(folder / f"{i:02d}.png")
@@ -30,13 +30,13 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_prepared_images_are_an_artifact_unless_a_folder_is_given(pictures: Path, tmp_path: Path) -> None:
-    asked = [f"data.root={pictures}", *OWN]
-    fingerprint = training.prepare("images", asked, tmp_path / "artifact")
+def test_prepared_images_are_an_artifact_unless_a_folder_is_given(originals: Path, tmp_path: Path) -> None:
+    overrides = [f"data.root={originals}", *OWN]
+    fingerprint = training.prepare("images", overrides, tmp_path / "artifact")
     assert image_set.IMAGES in files(tmp_path / "artifact")
 
     place = tmp_path / "volume" / "dots"
-    assert training.prepare("images", [*asked, f"data.prepared={place}"], tmp_path / "second") == fingerprint
+    assert training.prepare("images", [*overrides, f"data.prepared={place}"], tmp_path / "second") == fingerprint
     assert pointer.POINTER in files(tmp_path / "second")
     assert image_set.IMAGES not in files(tmp_path / "second")
     assert image_set.read(tmp_path / "second").description == image_set.read(place).description
@@ -46,18 +46,18 @@ def test_prepared_images_are_an_artifact_unless_a_folder_is_given(pictures: Path
     assert pointer.resolve(tmp_path / "third") == place
 
 
-def test_an_unmounted_volume_is_named(pictures: Path, tmp_path: Path) -> None:
+def test_an_unmounted_volume_is_named(originals: Path, tmp_path: Path) -> None:
     place = tmp_path / "volume" / "dots"
-    training.prepare("images", [f"data.root={pictures}", *OWN, f"data.prepared={place}"], tmp_path / "artifact")
+    training.prepare("images", [f"data.root={originals}", *OWN, f"data.prepared={place}"], tmp_path / "artifact")
     (tmp_path / "volume").rename(tmp_path / "gone")
     with pytest.raises(DataError, match=rf"points to the image set in {place}, which does not exist; is its volume"):
         image_set.read(tmp_path / "artifact")
 
 
-def test_training_reads_through_pointers_and_keeps_only_useful_files(pictures: Path, tmp_path: Path) -> None:
+def test_training_reads_through_pointers_and_keeps_only_useful_files(originals: Path, tmp_path: Path) -> None:
     data = ["data=images", "data.root=x", *OWN]
     training.prepare(
-        "images", [f"data.root={pictures}", *OWN, f"data.prepared={tmp_path}/volume/dots"], tmp_path / "set"
+        "images", [f"data.root={originals}", *OWN, f"data.prepared={tmp_path}/volume/dots"], tmp_path / "set"
     )
     images = {"data.root": str(tmp_path / "set")}
     for attempt in ("first", "other"):
