@@ -1,4 +1,4 @@
-"""Training the first stage: L1, perceptual, KL or codebook, and adversarial losses (Rombach et al. 2022, eq. 25)."""
+"""Trains the first stage: L1, perceptual, KL or codebook, and adversarial losses (Rombach et al. 2022, eq. 25)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ from training.model.latent_diffusion import load_autoencoder
 from training.recipes import optimiser
 from training.recipes.codebook import CodebookRestarts
 from training.recipes.discriminator import PatchDiscriminator, hinge
-from training.recipes.equivariance import Turn, drawn_turn
+from training.recipes.equivariance import Turn, draw_turn
 from training.recipes.losses import AutoencoderLossConfig, ReconstructionLoss, adaptive_weight, r1_penalty
 from training.recipes.optimiser import OptimiserConfig
-from training.recipes.randomness import StepDraws, mixed
-from training.recipes.recipe import Recipe, Terms, load_fitting, mean_terms
+from training.recipes.randomness import StepDraws, mix_seeds
+from training.recipes.recipe import Recipe, Terms, load_weights, mean_terms
 
-LOGVAR_RATE = 3e-2  # of the one number s: at the networks' rates it would take most of a run to arrive
+LOGVAR_RATE = 3e-2  # of the scalar s, which would take most of a run to converge at the networks' rate
 
 
 class AutoencoderRecipe(Recipe):
-    """The autoencoder against its reconstruction loss and, from `adversarial_start` on, a patch discriminator."""
+    """Trains the autoencoder with its reconstruction loss and, from `adversarial_start`, a patch discriminator."""
 
     def __init__(
         self,
@@ -47,8 +47,8 @@ class AutoencoderRecipe(Recipe):
         if autoencoder.config.regularisation == "vq" and loss.codebook_restart is not None:
             self.restarts = CodebookRestarts(autoencoder.config.codebook_size, loss.codebook_restart)
 
-    def optimised(self) -> Sequence[Optimizer]:
-        """One for the autoencoder and the logvar, one for the discriminator."""
+    def build_optimisers(self) -> Sequence[Optimizer]:
+        """Return the optimiser of the autoencoder and the logvar, and that of the discriminator."""
         first = optimiser.build(self.autoencoder.parameters(), self.optimiser_config)
         if self.config.learned_logvar:
             logvar = self.reconstruction_loss.logvar
@@ -59,14 +59,14 @@ class AutoencoderRecipe(Recipe):
         return [first, optimiser.build(parameters, self.optimiser_config, self.config.adversarial_rate)]
 
     def load_initial(self, release: Path) -> None:
-        """Begin with the autoencoder of a release of either kind, latent scale included."""
-        load_fitting(self.autoencoder, lambda: load_autoencoder(release)[0].state_dict(), "initial")
+        """Load the autoencoder of a release of either kind, including the latent scale."""
+        load_weights(self.autoencoder, lambda: load_autoencoder(release)[0].state_dict(), "initial")
 
     def take_step(self, batch: dict[str, Any], draws: StepDraws) -> Terms:
-        """One step of each network on images [R, C, H, W] in [-1, 1]."""
+        """Take one step of each network on images [R, C, H, W] in [-1, 1]."""
         optimisers = self.optimiser_list()
         noise = self.noise(batch["image"], draws)
-        turn = drawn_turn(mixed(self.seed, self.step), self.config.equivariance, batch["image"], self.autoencoder)
+        turn = draw_turn(mix_seeds(self.seed, self.step), self.config.equivariance, batch["image"], self.autoencoder)
         adversary = self.discriminator if self.step >= self.config.adversarial_start else None
         if adversary is not None:
             adversary.requires_grad_(False)
@@ -76,21 +76,21 @@ class AutoencoderRecipe(Recipe):
             self.backward_part(part, found.pop("objective"))
             terms.append(found)
             pairs.append((images, reconstructions.detach()))
-        self.descend(optimisers[0])
+        self.optimise(optimisers[0])
         if self.restarts is not None:
             self.restarts.restart(self.autoencoder.quantiser.codebook, self.seed, self.step)
         if adversary is not None:
             adversary.requires_grad_(True)
             for part, (images, reconstructions) in enumerate(pairs):
-                terms[part] |= self.judge(adversary, images, reconstructions)
+                terms[part] |= self.discriminator_terms(adversary, images, reconstructions)
                 self.backward_part(part, terms[part].pop("judgement"))
-            self.descend(optimisers[1])
+            self.optimise(optimisers[1])
         return mean_terms(terms)
 
     def reconstruct(
         self, images: Tensor, noise: Tensor, turn: Turn, adversary: PatchDiscriminator | None
     ) -> tuple[Terms, Tensor, Tensor]:
-        """Images [R, C, H, W] -> the terms, with the objective; the images as turned, and their reconstructions."""
+        """Return the terms with the objective for images [R, C, H, W], the turned images and their reconstructions."""
         config = self.config
         if self.autoencoder.config.regularisation == "kl":
             posterior = self.autoencoder.posterior(images)
@@ -113,7 +113,7 @@ class AutoencoderRecipe(Recipe):
         images = turn.images(images)
         terms = {**self.reconstruction_loss(images, reconstructions, regularisation), **more}
         objective = terms["total"]
-        if self.discriminator is not None:  # the same terms at every step: they are the columns of a table
+        if self.discriminator is not None:  # the same terms at every step, because they are columns of losses.csv
             zero = objective.new_zeros(())
             terms |= {"adversarial": zero, "discriminator": zero, "real": zero, "fake": zero}
         if adversary is not None:
@@ -123,8 +123,8 @@ class AutoencoderRecipe(Recipe):
             objective = objective + config.adversarial_weight * weight * adversarial
         return {**terms, "objective": objective}, images, reconstructions
 
-    def judge(self, adversary: PatchDiscriminator, images: Tensor, reconstructions: Tensor) -> Terms:
-        """The discriminator's terms, with its judgement to descend on."""
+    def discriminator_terms(self, adversary: PatchDiscriminator, images: Tensor, reconstructions: Tensor) -> Terms:
+        """Return the discriminator's terms; its objective is called `judgement`."""
         real, fake = adversary(images), adversary(reconstructions)
         loss = hinge(real, fake)
         judgement = loss
@@ -133,23 +133,23 @@ class AutoencoderRecipe(Recipe):
         return {"discriminator": loss, "real": real.mean(), "fake": fake.mean(), "judgement": judgement}
 
     def noise(self, images: Tensor, draws: StepDraws) -> Tensor:
-        """For the posteriors of all ranks' images: [batch size, C, h, w]."""
+        """Draw the noise for the posteriors of all ranks' images: [batch size, C, h, w]."""
         config = self.autoencoder.config
         return draws.normal(config.latent_channels, *(side // config.factor for side in images.shape[2:]))
 
 
 def perplexity(indices: Tensor, size: int) -> Tensor:
-    """exp(entropy) of the codebook's use, in entries: from 1 to its size, where all occur alike."""
+    """Return exp(entropy) of the entries' frequencies, from 1 to the codebook's size."""
     share = torch.bincount(indices.flatten(), minlength=size).float() / indices.numel()
     return torch.exp(-(share * torch.log(share.clamp(min=1e-12))).sum())
 
 
 @torch.no_grad()
 def measure_latent_scale(autoencoder: Autoencoder, images: Iterator[Tensor], *, seed: int) -> float:
-    """Set `latent_scale` to 1 / std of posterior samples over every image that the iterator yields, on all ranks.
+    """Set `latent_scale` to 1 / std of posterior samples over all images of all ranks.
 
-    images: batches [R, C, H, W] in [-1, 1]; each rank brings its own. The standard deviation is over images,
-    channels and positions together, as in Rombach et al. 2022, appendix G, which takes it from one batch.
+    images: batches [R, C, H, W] in [-1, 1], different ones on each rank. The standard deviation is over images,
+    channels and positions together, as in Rombach et al. 2022, appendix G, who measure it on one batch.
     """
     device = autoencoder.latent_scale.device
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -157,7 +157,7 @@ def measure_latent_scale(autoencoder: Autoencoder, images: Iterator[Tensor], *, 
     sums = torch.zeros(3, dtype=torch.float64, device=device)  # count, sum, sum of squares
     for index, batch in enumerate(images):
         mean, std = autoencoder.moments(batch.to(device))
-        draws = StepDraws(mixed(seed, rank), index, len(batch), device)
+        draws = StepDraws(mix_seeds(seed, rank), index, len(batch), device)
         z = (mean + std * draws.normal(*mean.shape[1:])).double()
         sums += torch.stack([torch.tensor(z.numel(), device=device).double(), z.sum(), z.square().sum()])
     if dist.is_initialized():

@@ -1,4 +1,4 @@
-"""Bringing entries of a codebook that nothing is near back to where latents are."""
+"""Restarts codebook entries that no latent uses."""
 
 import numpy as np
 import torch
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class CodebookRestarts(nn.Module):
-    """Moves each entry that was nearest to no latent for `after` steps onto a latent (Dhariwal et al. 2020, 3.1).
+    """Moves each entry that was unused for `after` steps to a random latent (Dhariwal et al. 2020, section 3.1).
 
-    Entries begin as if unused for long, so that the first step lays the codebook out over the latents there are.
+    All entries start as unused, so the first step spreads the codebook over the latents.
     """
 
     idle: Tensor  # [size], steps since an entry was used
@@ -21,13 +21,13 @@ class CodebookRestarts(nn.Module):
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def note(self, z: Tensor, indices: Tensor) -> None:
-        """Unscaled latents [R, C, h, w] of a part of the batch, and the numbers of their entries [R, h, w]."""
+        """Note unscaled latents [R, C, h, w] of a part of the batch, and the indices of their entries [R, h, w]."""
         self.seen.append((z.detach().movedim(1, -1).flatten(0, 2), indices.flatten()))
 
     @torch.no_grad()
     def restart(self, codebook: nn.Embedding, seed: int, step: int) -> None:
-        """Count this step's use on all ranks, and move the entries that are due. Every rank does the same."""
-        vectors, indices = (gathered(torch.cat(parts)) for parts in zip(*self.seen, strict=True))
+        """Count the use of entries in this step on all ranks, and move unused ones. Every rank does the same."""
+        vectors, indices = (gather_rows(torch.cat(parts)) for parts in zip(*self.seen, strict=True))
         self.seen = []
         self.idle += 1
         self.idle[indices] = 0
@@ -38,8 +38,8 @@ class CodebookRestarts(nn.Module):
         self.idle[due] = 0
 
 
-def gathered(rows: Tensor) -> Tensor:
-    """The rows of all ranks, in their order."""
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all ranks, in rank order."""
     if not dist.is_initialized():
         return rows
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]

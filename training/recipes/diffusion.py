@@ -1,4 +1,4 @@
-"""Training the second stage: denoising in latent space (Rombach et al. 2022, eq. 2)."""
+"""Trains the second stage: denoising in latent space (Rombach et al. 2022, eq. 2)."""
 
 import copy
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from training.model.conditioners import Conditioners, Conditions
 from training.model.latent_diffusion import LatentDiffusion, load_diffusion
 from training.model.unet import UNet
 from training.recipes import optimiser
-from training.recipes.losses import TimestepSampling, diffusion_loss, drawn_timesteps
+from training.recipes.losses import TimestepSampling, diffusion_loss, draw_timesteps
 from training.recipes.optimiser import OptimiserConfig
 from training.recipes.randomness import StepDraws
-from training.recipes.recipe import Recipe, Terms, load_fitting, mean_terms
+from training.recipes.recipe import Recipe, Terms, load_weights, mean_terms
 
 
 class DiffusionRecipe(Recipe):
-    """The U-Net and the conditioners; the autoencoder only lends its latents and is not touched.
+    """Trains the U-Net and the conditioners; the autoencoder is fixed.
 
     A batch has "moments" [R, 2, C, h, w], or "image" [R, C, H, W] to be encoded first; and "requests", a mapping of
     conditions for each row.
 
-    condition_dropout: the share of rows trained without condition (Ho & Salimans 2022, algorithm 1).
-    ema_decay: of the weights' moving average, which is what a release holds; warmed up as min(decay, (1+n)/(10+n)).
+    condition_dropout: share of rows trained without condition (Ho & Salimans 2022, algorithm 1).
+    ema_decay: of the moving average of the weights, which the release holds; warmed up as min(decay, (1+n)/(10+n)).
     """
 
     def __init__(
@@ -47,33 +47,33 @@ class DiffusionRecipe(Recipe):
         self.trained = nn.ModuleDict({"unet": model.unet, "conditioners": model.conditioners}).train()
         self.average = copy.deepcopy(self.trained).requires_grad_(False)
         self.diffusion = model.diffusion
-        self.first_stage = (model.autoencoder,)  # in a tuple: it is neither trained nor saved with the rest
+        self.first_stage = (model.autoencoder,)  # in a tuple, so that it is neither trained nor saved
         self.timestep_sampling = timestep_sampling or TimestepSampling()
         self.min_snr_gamma, self.condition_dropout, self.ema_decay = min_snr_gamma, condition_dropout, ema_decay
 
-    def optimised(self) -> Sequence[Optimizer]:
-        """AdamW over the U-Net and the conditioners."""
+    def build_optimisers(self) -> Sequence[Optimizer]:
+        """Return AdamW over the trained weights of the U-Net and the conditioners."""
         trained = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
-        return [optimiser.build(trained, self.optimiser_config)]  # a frozen text encoder is not among them
+        return [optimiser.build(trained, self.optimiser_config)]  # without a frozen text encoder
 
     def load_initial(self, release: Path) -> None:
-        """Begin with the U-Net and the conditioners of a diffusion release."""
+        """Load the U-Net and the conditioners of a diffusion release."""
         model, _ = load_diffusion(release)
         for name, module in (("unet", model.unet), ("conditioners", model.conditioners)):
-            load_fitting(self.trained[name], module.state_dict, f"initial: {name}")
+            load_weights(self.trained[name], module.state_dict, f"initial: {name}")
         self.average.load_state_dict(self.trained.state_dict())
 
     def on_fit_start(self) -> None:
-        """The first stage goes where the recipe is."""
+        """Move the first stage to the device of the recipe."""
         self.first_stage[0].to(self.device).eval()
 
     def take_step(self, batch: dict[str, Any], draws: StepDraws) -> Terms:
-        """One step on this rank's rows."""
+        """Take one step on this rank's rows."""
         shape = self.latent_shape(batch)
         drawn = {
             "posterior": draws.normal(*shape),
             "eps": draws.normal(*shape),
-            "t": drawn_timesteps(draws, self.diffusion.config.timesteps, self.timestep_sampling),
+            "t": draw_timesteps(draws, self.diffusion.config.timesteps, self.timestep_sampling),
             "dropped": draws.uniform() < self.condition_dropout,
         }
         terms = []
@@ -81,19 +81,19 @@ class DiffusionRecipe(Recipe):
             loss = self.loss(rows, {name: values[where] for name, values in drawn.items()})
             self.backward_part(part, loss)
             terms.append({"loss": loss})
-        self.descend(self.optimiser_list()[0])
+        self.optimise(self.optimiser_list()[0])
         update_average(self.average, self.trained, self.step + 1, self.ema_decay)
         return mean_terms(terms)
 
     def latent_shape(self, batch: dict[str, Any]) -> Sequence[int]:
-        """(C, h, w) of this batch."""
+        """Return the (C, h, w) of a batch's latents."""
         if "moments" in batch:
             return tuple(batch["moments"].shape[2:])
         config = self.first_stage[0].config
         return config.latent_channels, *(side // config.factor for side in batch["image"].shape[2:])
 
     def loss(self, rows: dict[str, Any], drawn: dict[str, Tensor]) -> Tensor:
-        """Rows of a batch and what was drawn for them -> scalar."""
+        """Return the loss of rows of a batch, with the random numbers drawn for them."""
         with torch.no_grad():
             if "moments" in rows:
                 mean, std = rows["moments"].unbind(1)  # [R, C, h, w] each
@@ -102,28 +102,28 @@ class DiffusionRecipe(Recipe):
         z0 = mean + std * drawn["posterior"]
         t, eps = drawn["t"], drawn["eps"]
         conditions = self.conditions(rows["requests"], drawn["dropped"], (mean.shape[2], mean.shape[3]))
-        seen = self.diffusion.diffuse(z0, eps, t)
+        network_input = self.diffusion.diffuse(z0, eps, t)
         if conditions.maps is not None:
-            seen = torch.cat([seen, conditions.maps], dim=1)
-        output = self.trained["unet"](seen, t, conditions.tokens, embedding=conditions.embedding)
+            network_input = torch.cat([network_input, conditions.maps], dim=1)
+        output = self.trained["unet"](network_input, t, conditions.tokens, embedding=conditions.embedding)
         target = self.diffusion.target(z0, eps, t)
         return diffusion_loss(self.diffusion, output, target, t, min_snr_gamma=self.min_snr_gamma)
 
     def conditions(self, requests: Sequence[dict[str, Any]], dropped: Tensor, size: tuple[int, int]) -> Conditions:
-        """The conditions of R rows, the null condition where dropped [R] is true."""
+        """Return the conditions of R rows: the null condition where `dropped` [R] is true."""
         conditioners = cast(Conditioners, self.trained["conditioners"])
         kept = [None if drop else request for request, drop in zip(requests, dropped.tolist(), strict=True)]
         return cast(Conditions, conditioners(kept, size, self.first_stage[0].encode))
 
-    def released(self) -> LatentDiffusion:
-        """The averaged U-Net and conditioners with the autoencoder, in eval mode."""
+    def averaged_model(self) -> LatentDiffusion:
+        """Return the averaged U-Net and conditioners with the autoencoder, in eval mode."""
         unet, conditioners = cast(UNet, self.average["unet"]), cast(Conditioners, self.average["conditioners"])
         return LatentDiffusion(self.first_stage[0], unet, conditioners, self.diffusion).eval()
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, trained: nn.Module, n: int, decay: float) -> None:
-    """Average <- d average + (1 - d) trained, d = min(decay, (1 + n) / (10 + n)), after n optimiser steps."""
+    """Update average <- d average + (1 - d) trained, d = min(decay, (1 + n) / (10 + n)), after n optimiser steps."""
     d = min(decay, (1 + n) / (10 + n))
     pairs = [(a, b) for a, b in zip(average.parameters(), trained.parameters(), strict=True) if b.requires_grad]
     torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - d)

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-SMALLEST_IMAGE = 24  # pixels a side: three layers leave a single patch of it
+SMALLEST_IMAGE = 24  # side in pixels, which three layers reduce to a single patch
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Judges each patch: [R, C, H, W] in [-1, 1] -> logits [R, 1, h, w], positive for real."""
+    """Classifies patches: [R, C, H, W] in [-1, 1] -> logits [R, 1, h, w], positive for real."""
 
     def __init__(self, image_channels: int = 3, channels: int = 64, layers: int = 3) -> None:
         modules: list[nn.Module] = [nn.Conv2d(image_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -27,7 +27,7 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def _initialise(module: nn.Module) -> None:
-    """The initialisation of pix2pix: N(0, 0.02), N(1, 0.02) for the norms."""
+    """Initialise as pix2pix: N(0, 0.02), and N(1, 0.02) for norms."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -36,5 +36,5 @@ def _initialise(module: nn.Module) -> None:
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's hinge loss (Lim & Ye 2017): logits -> scalar."""
+    """Return the discriminator's hinge loss (Lim & Ye 2017): logits -> scalar."""
     return 0.5 * (torch.relu(1.0 - real).mean() + torch.relu(1.0 + fake).mean())

@@ -1,7 +1,7 @@
 """Scale- and rotation-equivariance of the first stage (Kouzelis et al. 2025, EQ-VAE, eq. 5).
 
-The decoder has to make, of turned and shrunken latents, the turned and shrunken image. Latents that behave so are
-smoother, and diffusion models learn them faster.
+The decoder must map rotated and reduced latents to the rotated and reduced image. Such latents are smoother, and
+diffusion models learn them faster.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from torch import Tensor
 from training.model.autoencoder import Autoencoder
 from training.recipes.discriminator import SMALLEST_IMAGE
 
-SMALLEST_SHARE = 0.25  # of a side that is left
+SMALLEST_SHARE = 0.25  # of a side after reduction
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Quarter turns, then a resize to `side` latent positions; None leaves the size. factor: of the autoencoder."""
+    """Quarter turns, then a resize to `side` latent positions, or none. factor: of the autoencoder."""
 
     quarters: int = 0
     side: tuple[int, int] | None = None
@@ -39,8 +39,8 @@ class Turn:
         return F.interpolate(x, size=size, mode="bilinear", antialias=True)
 
 
-def drawn_turn(seed: int, probability: float, images: Tensor, autoencoder: Autoencoder) -> Turn:
-    """With this probability a turn, else none; the same for all images of a step."""
+def draw_turn(seed: int, probability: float, images: Tensor, autoencoder: Autoencoder) -> Turn:
+    """Draw a turn with this probability, else none. It is the same for all images of a step."""
     generator = np.random.default_rng(seed)
     if generator.random() >= probability:
         return Turn()

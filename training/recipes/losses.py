@@ -24,7 +24,7 @@ class AutoencoderLossConfig:
     codebook_restart: Annotated[int, Field(gt=0)] | None = None
     learned_logvar: bool = True
     perceptual_weight: Weight = 0.0
-    vgg_weights: str | None = None  # needed when perceptual_weight > 0, a path or a URL
+    vgg_weights: str | None = None  # required if perceptual_weight > 0; a path or a URL
     lpips_weights: str | None = None
     adversarial_weight: Weight = 0.0
     adversarial_start: Annotated[int, Field(ge=0)] = 50_001
@@ -34,14 +34,14 @@ class AutoencoderLossConfig:
 
 
 class ReconstructionLoss(nn.Module):
-    """What the autoencoder minimises beside the adversarial term.
+    """The loss of the autoencoder without the adversarial term.
 
         reconstruction = L1 + w LPIPS,    nll = reconstruction / exp(s) + s,    total = nll + regularisation
 
-    s, the log variance of the reconstruction, is one trained number: at its best, the log of the reconstruction.
+    s, the log variance of the reconstruction, is a trained scalar; its optimum is the log of the reconstruction.
     All terms are means over pixels and images. LPIPS is one number per image, weighted like the mean absolute error,
-    so that its weight means the same at every resolution. KL is in nats per pixel, so that kl_weight compares with
-    the published ones, where all is summed.
+    so its weight does not depend on the resolution. KL is in nats per pixel, so kl_weight is comparable with published
+    values, where all terms are sums.
     """
 
     def __init__(self, config: AutoencoderLossConfig) -> None:
@@ -66,7 +66,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     """lambda = |grad reconstruction| / |grad adversarial| at the decoder's last layer (Esser et al. 2021, eq. 7)."""
     (by_reconstruction,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (by_adversary,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    if dist.is_initialized():  # the same weight on all ranks, that of the whole batch
+    if dist.is_initialized():  # the weight of the whole batch, on all ranks
         dist.all_reduce(by_reconstruction)
         dist.all_reduce(by_adversary)
     ratio: Tensor = by_reconstruction.norm() / (by_adversary.norm() + 1e-4)
@@ -74,7 +74,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
 
 
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
-    """Half the squared gradient of the logits at real images, |grad D(x)|^2 / 2 (Mescheder et al. 2018, eq. 9)."""
+    """Return the penalty on the logits at real images, |grad D(x)|^2 / 2 (Mescheder et al. 2018, eq. 9)."""
     real = real.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(real).mean((1, 2, 3)).sum(), real, create_graph=True)
     return 0.5 * gradient.square().sum((1, 2, 3)).mean()
@@ -82,15 +82,15 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TimestepSampling:
-    """Which timesteps are trained on: all alike, or by the sigmoid of N(mean, std) (Esser et al. 2024, eq. 19)."""
+    """The distribution of timesteps: uniform, or the sigmoid of N(mean, std) (Esser et al. 2024, eq. 19)."""
 
     distribution: Literal["uniform", "logit_normal"] = "uniform"
     mean: float = 0.0  # above 0: more noise
     std: Annotated[float, Field(gt=0)] = 1.0
 
 
-def drawn_timesteps(draws: StepDraws, timesteps: int, sampling: TimestepSampling) -> Tensor:
-    """[R] int64 in [0, timesteps), on the draws' device."""
+def draw_timesteps(draws: StepDraws, timesteps: int, sampling: TimestepSampling) -> Tensor:
+    """Draw timesteps: [R] int64 in [0, timesteps), on the draws' device."""
     if sampling.distribution == "uniform":
         u = draws.uniform()
     else:
@@ -101,7 +101,7 @@ def drawn_timesteps(draws: StepDraws, timesteps: int, sampling: TimestepSampling
 def diffusion_loss(
     diffusion: Diffusion, output: Tensor, target: Tensor, t: Tensor, *, min_snr_gamma: float | None
 ) -> Tensor:
-    """Mean squared error of the network's answer, [R, ...] -> scalar.
+    """Return the mean squared error of the network's output, [R, ...] -> scalar.
 
     min_snr_gamma caps each timestep's weight on z_0 at gamma (Hang et al. 2023, eq. 5): the factor is
     min(SNR, gamma) / SNR for eps, min(SNR, gamma) for x0, min(SNR, gamma) / (SNR + 1) for v. At pure noise it is 0.
@@ -117,7 +117,7 @@ def diffusion_loss(
             weight = capped / snr
         case "x0":
             weight = capped
-        case "v" | "flow":  # both are linear in z_0 by 1 / sigma; of v it is capped / (SNR + 1)
+        case "v" | "flow":  # both are linear in z_0 by 1 / sigma; for v the weight is capped / (SNR + 1)
             _, sigma = diffusion.alpha_sigma(t, error)
             weight = capped * sigma.square()
     return (weight * error).mean()

@@ -1,4 +1,4 @@
-"""The optimiser of both recipes: AdamW, a linear warm-up, then a cosine to zero or a constant rate."""
+"""The optimiser of both recipes: AdamW with a linear warm-up, then a cosine to zero or a constant rate."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 class OptimiserConfig:
     """AdamW (Loshchilov & Hutter 2019) and its schedule."""
 
-    learning_rate: Annotated[float, Field(gt=0)]  # at its highest
+    learning_rate: Annotated[float, Field(gt=0)]  # peak value
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
     weight_decay: Annotated[float, Field(ge=0)]
     warmup_steps: Annotated[int, Field(ge=0)]
@@ -23,16 +23,16 @@ class OptimiserConfig:
 
 
 def build(parameters: Iterable[Parameter], config: OptimiserConfig, rate: float | None = None) -> AdamW:
-    """The optimiser; `rate` in place of the configuration's."""
+    """Return the optimiser. `rate` replaces the configured learning rate."""
     rate = config.learning_rate if rate is None else rate
     return AdamW(parameters, lr=rate, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
 def factor(config: OptimiserConfig, step: int, steps: int) -> float:
-    """The share of the highest rate that the step after `step` steps of `steps` takes: above 0, to 1.
+    """Return the learning rate after `step` of `steps` steps as a share of its peak, in (0, 1].
 
-    A function of the step, not a schedule with a state of its own: a resumed run has nothing to restore, and a
-    network that joins late, as the discriminator does, ends when the others do.
+    It is a function of the step without state, so a resumed run has nothing to restore, and the discriminator, which
+    starts later, ends with the autoencoder.
     """
     warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
     if config.schedule == "constant":
@@ -41,6 +41,6 @@ def factor(config: OptimiserConfig, step: int, steps: int) -> float:
 
 
 def set_rate(optimiser: Optimizer, share: float) -> None:
-    """Each group's learning rate: this share of its highest, which it has as `rate`."""
+    """Set the learning rate of each group to a share of its peak, which the group stores as `rate`."""
     for group in optimiser.param_groups:
         group["lr"] = share * group["rate"]

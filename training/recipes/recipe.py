@@ -1,4 +1,4 @@
-"""What both recipes share: steps, parts of a batch, ranks, and what a checkpoint holds."""
+"""The base of both recipes: steps, parts of a batch, ranks, and the content of a checkpoint."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +21,12 @@ Terms = dict[str, Tensor]
 
 
 class Recipe(LightningModule):
-    """A network and how it is trained, one `training_step` for each batch.
+    """A network and its training, one `training_step` per batch.
 
-    Optimisation is manual, with a step count of its own: Lightning's global_step counts the steps of every
-    optimiser, so a start or a schedule read from it would move when a second network joins.
+    Optimisation is manual, with its own step count: Lightning's global_step counts the steps of every optimiser, so
+    schedules that depend on it would change when the discriminator starts.
 
-    batch_size: rows of a step over all ranks. accumulate: parts that each rank takes its rows in.
+    batch_size: rows of a step over all ranks. accumulate: number of parts in which each rank processes its rows.
     """
 
     def __init__(
@@ -36,30 +36,30 @@ class Recipe(LightningModule):
         self.automatic_optimization = False
         self.optimiser_config, self.steps, self.seed = optimiser_config, steps, seed
         self.batch_size, self.accumulate = batch_size, accumulate
-        self.step = 0  # taken so far
+        self.step = 0  # steps taken so far
 
     @abstractmethod
-    def optimised(self) -> Sequence[Optimizer]:
-        """The optimisers; each parameter group has its highest learning rate as `rate`."""
+    def build_optimisers(self) -> Sequence[Optimizer]:
+        """Return the optimisers. Parameter groups may store their peak learning rate as `rate`."""
 
     @abstractmethod
     def take_step(self, batch: dict[str, Any], draws: StepDraws) -> Terms:
-        """One step on this rank's rows of the batch -> the terms of the loss, means over these rows."""
+        """Take one step on this rank's rows and return the terms of the loss, means over these rows."""
 
     @abstractmethod
     def load_initial(self, release: Any) -> None:
-        """Begin with the weights of a release folder. Raises ReleaseError or ValueError naming what does not fit."""
+        """Load the weights of a release folder. Raises ReleaseError, or ValueError naming the tensors that differ."""
 
     def configure_optimizers(self) -> Any:
-        """See `optimised`; each group remembers its highest learning rate."""
-        built = list(self.optimised())
-        for one in built:
+        """Return `build_optimisers` for Lightning; each group stores its peak learning rate as `rate`."""
+        optimisers = list(self.build_optimisers())
+        for one in optimisers:
             for group in one.param_groups:
                 group.setdefault("rate", group["lr"])
-        return built
+        return optimisers
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Terms:
-        """One step -> the terms of the loss and the learning rate, means over the whole batch."""
+        """Take one step and return the terms of the loss and the learning rate, means over the whole batch."""
         share = optimiser.factor(self.optimiser_config, self.step, self.steps)
         for one in self.optimiser_list():
             optimiser.set_rate(one, share)
@@ -73,12 +73,12 @@ class Recipe(LightningModule):
         return {**dict(zip(terms, means.unbind(), strict=True)), "learning_rate": rate}
 
     def optimiser_list(self) -> list[Optimizer]:
-        """As `optimised` gave them; Lightning hands a single one out bare."""
+        """Return the optimisers as a list; Lightning returns a single one without a list."""
         found: Any = self.optimizers(use_pl_optimizer=False)
         return found if isinstance(found, list) else [found]
 
     def parts(self, batch: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any], slice]]:
-        """This rank's rows in `accumulate` parts: number, rows, and where they stand among those of all ranks."""
+        """Yield this rank's rows in `accumulate` parts: index, rows, and their slice of the rows of all ranks."""
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         mine = self.batch_size // ranks
         size = mine // self.accumulate
@@ -89,7 +89,7 @@ class Recipe(LightningModule):
             yield part, rows, slice(rank * mine + begin, rank * mine + begin + size)
 
     def backward_part(self, part: int, loss: Tensor) -> None:
-        """Gradients of one part's mean loss; the last one averages them over ranks."""
+        """Compute gradients of a part's mean loss. The last part averages them over ranks."""
         wrapped = self.trainer.strategy.model
         last = part == self.accumulate - 1
         stay: AbstractContextManager[None] = nullcontext()
@@ -98,8 +98,8 @@ class Recipe(LightningModule):
         with stay:
             self.manual_backward(loss / self.accumulate)
 
-    def descend(self, optim: Optimizer) -> None:
-        """Clip, step, forget the gradients."""
+    def optimise(self, optim: Optimizer) -> None:
+        """Clip the gradients, take a step, and clear the gradients."""
         parameters = [parameter for group in optim.param_groups for parameter in group["params"]]
         clip_grad_norm_(parameters, self.optimiser_config.clip_norm)
         optim.step()
@@ -108,22 +108,22 @@ class Recipe(LightningModule):
     # -- checkpoints ------------------------------------------------------------------------------
 
     def saved_weights(self) -> dict[str, Tensor]:
-        """All weights that training changes, and buffers."""
+        """Return the weights and buffers that a checkpoint holds: all but LPIPS, which is fixed."""
         return {name: tensor for name, tensor in self.state_dict().items() if ".perceptual." not in name}
 
     def load_saved_weights(self, weights: dict[str, Tensor]) -> None:
-        """As `saved_weights` gave them. Raises RuntimeError for other names or shapes."""
+        """Load the result of `saved_weights`. Raises RuntimeError for other names or shapes."""
         fixed = {name: tensor for name, tensor in self.state_dict().items() if ".perceptual." in name}
         self.load_state_dict({**weights, **fixed})
 
 
 def mean_terms(parts: Sequence[Terms]) -> Terms:
-    """The mean of each term over the parts of a batch."""
+    """Return the mean of each term over the parts of a batch."""
     return {name: torch.stack([part[name].detach() for part in parts]).mean() for name in parts[0]}
 
 
-def load_fitting(module: nn.Module, load: Callable[[], dict[str, Tensor]], field: str) -> None:
-    """Load weights strictly. Raises ValueError with the field and the first tensors that do not fit."""
+def load_weights(module: nn.Module, load: Callable[[], dict[str, Tensor]], field: str) -> None:
+    """Load weights strictly. Raises ValueError naming the field and the first tensors that differ."""
     weights, own = load(), module.state_dict()
     missing, more = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [
@@ -131,8 +131,8 @@ def load_fitting(module: nn.Module, load: Callable[[], dict[str, Tensor]], field
         for name in own.keys() & weights.keys()
         if own[name].shape != weights[name].shape
     ]
-    told = [f"lacks {name}" for name in missing] + [f"has {name} besides" for name in more] + sorted(shapes)
-    if told:
-        raise ValueError(f"{field}: its weights do not fit this experiment's model: {', '.join(told[:3])}"
-                         f"{f' and {len(told) - 3} more' if len(told) > 3 else ''}")  # fmt: skip
+    mistakes = [f"lacks {name}" for name in missing] + [f"also has {name}" for name in more] + sorted(shapes)
+    if mistakes:
+        raise ValueError(f"{field}: its weights do not fit this experiment's model: {', '.join(mistakes[:3])}"
+                         f"{f' and {len(mistakes) - 3} more' if len(mistakes) > 3 else ''}")  # fmt: skip
     module.load_state_dict(weights)

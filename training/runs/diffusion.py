@@ -57,7 +57,7 @@ def train_diffusion(
     guidance = GUIDANCE if config.loss.condition_dropout > 0 else 1.0
 
     def draw_previews(path: Path) -> Previews:
-        return samples.samples(recipe.released(), requested, shape, path, guidance=guidance)
+        return samples.samples(recipe.averaged_model(), requested, shape, path, guidance=guidance)
 
     run = Run.of(config, images.description.fingerprint)
     with checkpoints.open(run) as store:
@@ -66,7 +66,7 @@ def train_diffusion(
         return False
     shutil.rmtree(release, ignore_errors=True)
     release.mkdir()
-    trained = recipe.released().cpu()
+    trained = recipe.averaged_model().cpu()
     samples.samples(trained, requested, shape, release / "sheet", guidance=guidance)
     for name in ("samples", "denoising"):
         (release / f"sheet-{name}.png").rename(release / f"{name}.png")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from training.data.image_set import DataError
-from training.data.own_images.sources import METADATA, PICTURE_ENDINGS, clean
+from training.data.own_images.sources import IMAGE_ENDINGS, METADATA, clean
 
 MAP_ENDING, MASK_ENDING = ".map.png", ".mask.png"
 SIDECARS = (".txt", ".cls", ".json")
@@ -28,7 +28,7 @@ LONGEST_SIDECAR = 1 << 20  # bytes; a longer file does not describe a single ima
 SPLITS = {"train": "train", "held_out": "held_out", "validation": "held_out", "test": "held_out"}
 
 Label = str | int
-Role = Literal["picture", "map", "mask", "sidecar", "metadata", "other"]
+Role = Literal["image", "map", "mask", "sidecar", "metadata", "other"]
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Annotations:
         if name in self.planes:
             return self.planes[name]
         if name in self.listed:
-            return "picture" if lower.endswith(PICTURE_ENDINGS) else "other"
+            return "image" if lower.endswith(IMAGE_ENDINGS) else "other"
         if lower.endswith(MAP_ENDING):
             return "map"
         if lower.endswith(MASK_ENDING):
             return "mask"
-        if lower.endswith(PICTURE_ENDINGS):
-            return "picture"
+        if lower.endswith(IMAGE_ENDINGS):
+            return "image"
         return "sidecar" if lower.endswith(SIDECARS) else "other"
 
     def add_metadata(self, name: str, data: bytes, origin: str) -> None:
@@ -80,11 +80,11 @@ class Annotations:
             file_name = raw.get("file_name")
             if not isinstance(file_name, str) or not file_name:
                 raise DataError(f"data.root: {where} has no file_name; each line names its image")
-            picture = join_name(folder, file_name, where)
-            if picture in self.listed:
-                raise DataError(f"data.root: {where} lists {picture} a second time, after {self.where[picture]}")
+            image = join_name(folder, file_name, where)
+            if image in self.listed:
+                raise DataError(f"data.root: {where} lists {image} a second time, after {self.where[image]}")
             annotation = parse_annotation(raw, where, folder)
-            self.listed[picture], self.where[picture] = annotation, where
+            self.listed[image], self.where[image] = annotation, where
             self.planes |= {annotation.map: "map"} if annotation.map else {}
             self.planes |= {annotation.mask: "mask"} if annotation.mask else {}
 
@@ -93,28 +93,28 @@ class Annotations:
         if len(data) <= LONGEST_SIDECAR:
             self.sidecars[name] = data, origin
 
-    def of(self, picture: str, planes: Mapping[str, Any]) -> Annotation:
+    def of(self, image: str, planes: Mapping[str, Any]) -> Annotation:
         """Return the annotation of an image. planes: the maps and masks of the source, by name. Raises DataError."""
-        annotation = self.listed.get(picture, Annotation())
-        if found := self._find_sidecar(picture, ".json", self.sidecars):
+        annotation = self.listed.get(image, Annotation())
+        if found := self._find_sidecar(image, ".json", self.sidecars):
             data, origin = self.sidecars[found]
             raw = parse_object(decode_text(data, origin), origin)
-            annotation = merge(annotation, parse_annotation(raw, origin, posixpath.dirname(picture)))
-        text, label = (self._content(picture, ending) for ending in (".txt", ".cls"))
+            annotation = merge(annotation, parse_annotation(raw, origin, posixpath.dirname(image)))
+        text, label = (self._content(image, ending) for ending in (".txt", ".cls"))
         sidecars = Annotation(
             text=text,
             label=int(label) if label and is_number(label) else label,
-            map=self._find_sidecar(picture, MAP_ENDING, planes),
-            mask=self._find_sidecar(picture, MASK_ENDING, planes),
+            map=self._find_sidecar(image, MAP_ENDING, planes),
+            mask=self._find_sidecar(image, MASK_ENDING, planes),
         )
         return merge(annotation, sidecars)
 
-    def _content(self, picture: str, ending: str) -> str | None:
-        found = self._find_sidecar(picture, ending, self.sidecars)
+    def _content(self, image: str, ending: str) -> str | None:
+        found = self._find_sidecar(image, ending, self.sidecars)
         return decode_text(*self.sidecars[found]).strip() or None if found else None
 
-    def _find_sidecar(self, picture: str, ending: str, names: Iterable[str]) -> str | None:
-        folder, _, file = picture.rpartition("/")
+    def _find_sidecar(self, image: str, ending: str, names: Iterable[str]) -> str | None:
+        folder, _, file = image.rpartition("/")
         for stem in (file.rpartition(".")[0], file.partition(".")[0]):
             if (name := posixpath.join(folder, stem + ending)) in names:
                 return name
@@ -225,9 +225,9 @@ def class_names(labels: Mapping[str, Sequence[Label]], what: str) -> tuple[str, 
     Raises DataError if some are numbers and some are names.
     """
     kinds: dict[type, tuple[str, Label]] = {}
-    for picture in sorted(labels):
-        for label in labels[picture]:
-            kinds.setdefault(type(label), (picture, label))
+    for image in sorted(labels):
+        for label in labels[image]:
+            kinds.setdefault(type(label), (image, label))
     if len(kinds) > 1:
         (one, number), (other, word) = kinds[int], kinds[str]
         raise DataError(
@@ -237,9 +237,9 @@ def class_names(labels: Mapping[str, Sequence[Label]], what: str) -> tuple[str, 
     return tuple(sorted(names, key=int) if all(map(is_number, names)) else sorted(names))
 
 
-def folder_labels(pictures: Iterable[str]) -> dict[str, Label]:
+def folder_labels(images: Iterable[str]) -> dict[str, Label]:
     """Return the folder of each image if the images are in two or more folders of one level; else nothing."""
-    parts = {name: name.split("/") for name in pictures}
+    parts = {name: name.split("/") for name in images}
     folders = {part[0] for part in parts.values()}
     if len(folders) < 2 or any(len(part) != 2 for part in parts.values()):
         return {}

@@ -8,16 +8,16 @@ from typing import Any
 
 from training.data.image_set import DataError
 from training.data.own_images.annotations import Annotation, Label, class_names, folder_labels
-from training.data.own_images.decoding import BadPictureError, Problem, share_box
+from training.data.own_images.decoding import BadImageError, Problem, share_box
 from training.data.own_images.gathering import Gathered, StoredImage
-from training.data.own_images.sources import PICTURE_ENDINGS
+from training.data.own_images.sources import IMAGE_ENDINGS
 
 
 @dataclass(frozen=True)
 class Usable:
     """An image that goes into the set. boxes: (label, shares of the crop)."""
 
-    picture: StoredImage
+    image: StoredImage
     annotation: Annotation
     boxes: list[tuple[Label, list[float]]] | None
     map: StoredImage | None
@@ -36,7 +36,7 @@ class Content:
     box_classes: tuple[str, ...]
 
     def planes(self, kind: str) -> list[StoredImage]:
-        """Return the "picture", "map" or "mask" of each name; empty if the set has none."""
+        """Return the "image", "map" or "mask" of each name; empty if the set has none."""
         found = [getattr(self.usable[name], kind) for name in self.names]
         return [] if None in found else found
 
@@ -59,32 +59,32 @@ class Selection:
 def select_usable(gathered: Gathered) -> Selection:
     """Separate usable images from bad ones. Raises DataError for malformed annotations."""
     listed = gathered.annotations.listed
-    names = set(listed or gathered.pictures)
+    names = set(listed or gathered.images)
     usable: dict[str, Usable] = {}
     bad: dict[str, Problem] = {}
     dropped = 0
     for name in sorted(names):
-        picture = gathered.pictures.get(name) or missing_problem(name, gathered)
-        if isinstance(picture, Problem):
-            bad[name] = picture
+        image = gathered.images.get(name) or missing_problem(name, gathered)
+        if isinstance(image, Problem):
+            bad[name] = image
             continue
         annotation = gathered.annotations.of(name, {**gathered.maps, **gathered.masks})
         try:
-            map_ = find_plane("map", annotation.map, picture, gathered)
-            mask = find_plane("mask", annotation.mask, picture, gathered)
-            boxes = [(label, share_box(box, picture.size)) for label, box in annotation.boxes or ()]
-        except BadPictureError as error:
+            map_ = find_plane("map", annotation.map, image, gathered)
+            mask = find_plane("mask", annotation.mask, image, gathered)
+            boxes = [(label, share_box(box, image.size)) for label, box in annotation.boxes or ()]
+        except BadImageError as error:
             bad[name] = error.problem
             continue
         kept = [(label, box) for label, box in boxes if box is not None]
         dropped += len(boxes) - len(kept)
-        usable[name] = Usable(picture, annotation, None if annotation.boxes is None else kept, map_, mask)
+        usable[name] = Usable(image, annotation, None if annotation.boxes is None else kept, map_, mask)
     for kind in ("map", "mask"):
         without = [name for name, one in usable.items() if getattr(one, kind) is None]
         if len(without) < len(usable):
             bad |= {name: Problem(f"no {kind}", f"has no {kind}, and others have one") for name in without}
             usable = {name: one for name, one in usable.items() if name not in bad}
-    return Selection(usable, bad, sorted(gathered.pictures.keys() - names), dropped)
+    return Selection(usable, bad, sorted(gathered.images.keys() - names), dropped)
 
 
 def missing_problem(name: str, gathered: Gathered) -> Problem:
@@ -92,27 +92,27 @@ def missing_problem(name: str, gathered: Gathered) -> Problem:
     where = gathered.annotations.where[name]
     if name in gathered.others:
         ending = gathered.others[name]
-        return Problem("unsupported", f"ends in {ending}; images are {', '.join(PICTURE_ENDINGS)}")
+        return Problem("unsupported", f"ends in {ending}; images are {', '.join(IMAGE_ENDINGS)}")
     return Problem("missing", f"is listed ({where}), but missing")
 
 
-def find_plane(kind: str, name: str | None, picture: StoredImage, gathered: Gathered) -> StoredImage | None:
-    """Return the map or mask of an image. Raises BadPictureError, or DataError if it was taken for an image."""
+def find_plane(kind: str, name: str | None, image: StoredImage, gathered: Gathered) -> StoredImage | None:
+    """Return the map or mask of an image. Raises BadImageError, or DataError if it was taken for an image."""
     if name is None:
         return None
     plane = (gathered.maps if kind == "map" else gathered.masks).get(name)
-    if plane is None and name in gathered.pictures:
+    if plane is None and name in gathered.images:
         raise DataError(
             f"data.root: {name} came before the metadata that calls it a {kind}; put metadata.jsonl first into the "
             f"tar or next to it, or name the file NAME.{kind}.png"
         )
     if plane is None:
-        raise BadPictureError(kind, f"its {kind} {name} is missing")
+        raise BadImageError(kind, f"its {kind} {name} is missing")
     if isinstance(plane, Problem):
-        raise BadPictureError(kind, f"its {kind} {name} {plane.reason}")
-    if plane.size != picture.size:
-        sizes = ["x".join(map(str, size)) for size in (plane.size, picture.size)]
-        raise BadPictureError(kind, f"its {kind} {name} is {sizes[0]}, the image {sizes[1]} (upright)")
+        raise BadImageError(kind, f"its {kind} {name} {plane.reason}")
+    if plane.size != image.size:
+        sizes = ["x".join(map(str, size)) for size in (plane.size, image.size)]
+        raise BadImageError(kind, f"its {kind} {name} is {sizes[0]}, the image {sizes[1]} (upright)")
     return plane
 
 

@@ -40,7 +40,7 @@ class Problem:
     reason: str
 
 
-class BadPictureError(DarkroomError):
+class BadImageError(DarkroomError):
     """An image cannot be used."""
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -49,7 +49,7 @@ class BadPictureError(DarkroomError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded image. pixels: [S, S, C] uint8. size: of the file's image, upright. conversions: kinds applied."""
 
     pixels: NDArray[np.uint8]
@@ -58,7 +58,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Plane:
+class DecodedPlane:
     """A decoded map or mask. pixels: [S, S] uint8. size: of the file's image."""
 
     pixels: NDArray[np.uint8]
@@ -74,13 +74,13 @@ def ignore_pillow_warnings() -> Iterator[None]:
         yield
 
 
-def decode(data: bytes, *, image_size: int, channels: int) -> Picture:
+def decode(data: bytes, *, image_size: int, channels: int) -> DecodedImage:
     """Turn upright, convert to `channels` (1 grey, 3 RGB), scale the shorter side to `image_size`, crop the centre.
 
     Alpha is blended with white, only the first frame of an animation is used, colour profiles are ignored.
-    Raises BadPictureError.
+    Raises BadImageError.
     """
-    with opened(data, FORMATS) as image:
+    with open_image(data, FORMATS) as image:
         size = image.size
         check_size(size, image_size)
         conversions = ["16-bit"] if has_sixteen_bits(image) else []
@@ -103,39 +103,39 @@ def decode(data: bytes, *, image_size: int, channels: int) -> Picture:
         box = (left * scale, top * scale, right * scale, bottom * scale)
         image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
         pixels = np.asarray(image, dtype=np.uint8).reshape(image_size, image_size, channels)
-    return Picture(pixels, size, tuple(conversions))
+    return DecodedImage(pixels, size, tuple(conversions))
 
 
-def decode_map(data: bytes, *, image_size: int) -> Plane:
-    """Return the class of each pixel of a grey or palette PNG, scaled by nearest neighbour. Raises BadPictureError."""
-    with opened(data, ("PNG",), kind="map") as image:
+def decode_map(data: bytes, *, image_size: int) -> DecodedPlane:
+    """Return the class of each pixel of a grey or palette PNG, scaled by nearest neighbour. Raises BadImageError."""
+    with open_image(data, ("PNG",), kind="map") as image:
         check_pixels(image.size)
         packed = {"L;2": 85, "L;4": 17}.get(raw_mode(image), 1)  # Pillow spreads these over 0..255
         image.load()
         if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-            raise BadPictureError("map", f"is {image.mode}; a map is a grey or palette PNG of class numbers")
+            raise BadImageError("map", f"is {image.mode}; a map is a grey or palette PNG of class numbers")
         values = np.asarray(image).astype(np.int64) // packed
     if values.max() > 255:
-        raise BadPictureError("map", f"holds the class {values.max()}; class numbers are 0 to 255")
+        raise BadImageError("map", f"holds the class {values.max()}; class numbers are 0 to 255")
     return plane(values.astype(np.uint8), image_size)
 
 
-def decode_mask(data: bytes, *, image_size: int) -> Plane:
-    """Return 255 in the hole, where the PNG is white, and 0 elsewhere; nearest neighbour. Raises BadPictureError."""
-    with opened(data, ("PNG",), kind="mask") as image:
+def decode_mask(data: bytes, *, image_size: int) -> DecodedPlane:
+    """Return 255 in the hole, where the PNG is white, and 0 elsewhere; nearest neighbour. Raises BadImageError."""
+    with open_image(data, ("PNG",), kind="mask") as image:
         check_pixels(image.size)
         image.load()
         values = np.asarray(to_mode(image, 1, []))
     if 0 < values.max() < 128:
-        raise BadPictureError("mask", f"is nowhere brighter than {values.max()} of 255; the hole has to be white")
+        raise BadImageError("mask", f"is nowhere brighter than {values.max()} of 255; the hole has to be white")
     return plane(np.where(values >= 128, np.uint8(255), np.uint8(0)), image_size)
 
 
-def plane(values: NDArray[np.uint8], image_size: int) -> Plane:
+def plane(values: NDArray[np.uint8], image_size: int) -> DecodedPlane:
     """Return values [H, W] scaled and cropped like their image."""
     image = Image.fromarray(values)
     scaled = image.resize((image_size, image_size), Image.Resampling.NEAREST, box=crop_box(image.size))
-    return Plane(np.asarray(scaled), image.size)
+    return DecodedPlane(np.asarray(scaled), image.size)
 
 
 def crop_box(size: Size) -> tuple[int, int, int, int]:
@@ -148,14 +148,14 @@ def crop_box(size: Size) -> tuple[int, int, int, int]:
 def share_box(box: Sequence[float], size: Size) -> list[float] | None:
     """Convert a box [x0, y0, x1, y1] from pixels of an image of `size` to shares of its crop.
 
-    Returns None if too little of the box is left. Raises BadPictureError for a malformed box or one outside the image.
+    Returns None if too little of the box is left. Raises BadImageError for a malformed box or one outside the image.
     """
     x0, y0, x1, y1 = box
     if not all(math.isfinite(edge) for edge in box) or x0 >= x1 or y0 >= y1:
-        raise BadPictureError("box", f"the box {list(box)} is not [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
+        raise BadImageError("box", f"the box {list(box)} is not [x0, y0, x1, y1] with x0 < x1 and y0 < y1")
     width, height = size
     if min(x0, y0) < -TOLERANCE or x1 > width + TOLERANCE or y1 > height + TOLERANCE:
-        raise BadPictureError("box", f"the box {list(box)} lies outside the image of {width}x{height} pixels")
+        raise BadImageError("box", f"the box {list(box)} lies outside the image of {width}x{height} pixels")
     x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     left, top, right, bottom = crop_box(size)
     inner = max(x0, left), max(y0, top), min(x1, right), min(y1, bottom)
@@ -167,37 +167,35 @@ def share_box(box: Sequence[float], size: Size) -> list[float] | None:
 
 
 @contextmanager
-def opened(data: bytes, formats: tuple[str, ...], kind: str | None = None) -> Iterator[Image.Image]:
-    """Open the image in `data` without decoding it. Any error of decoding becomes a BadPictureError of `kind`."""
+def open_image(data: bytes, formats: tuple[str, ...], kind: str | None = None) -> Iterator[Image.Image]:
+    """Open the image in `data` without decoding it. Any error of decoding becomes a BadImageError of `kind`."""
     if not data:
-        raise BadPictureError(kind or "empty", "the file has 0 bytes")
+        raise BadImageError(kind or "empty", "the file has 0 bytes")
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             yield image
-    except BadPictureError as error:
-        raise BadPictureError(kind or error.problem.kind, error.problem.reason) from None
+    except BadImageError as error:
+        raise BadImageError(kind or error.problem.kind, error.problem.reason) from None
     except (Image.DecompressionBombError, MemoryError):
-        raise BadPictureError(kind or "huge", f"has more than {MAX_PIXELS:,} pixels") from None
+        raise BadImageError(kind or "huge", f"has more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        raise BadPictureError(kind or "not a picture", f"is none of {', '.join(formats)}") from None
+        raise BadImageError(kind or "not a picture", f"is none of {', '.join(formats)}") from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
         reason = str(error) or type(error).__name__
-        raise BadPictureError(kind or ("truncated" if "truncated" in reason else "damaged"), reason) from None
+        raise BadImageError(kind or ("truncated" if "truncated" in reason else "damaged"), reason) from None
 
 
 def check_size(size: Size, image_size: int) -> None:
-    """Raise BadPictureError for an image that is too large to decode or too small to enlarge."""
+    """Raise BadImageError for an image that is too large to decode or too small to enlarge."""
     check_pixels(size)
     if 2 * min(size) < image_size:
-        raise BadPictureError(
-            "tiny", f"is {size[0]}x{size[1]}; permitted: at least half of data.image_size={image_size}"
-        )
+        raise BadImageError("tiny", f"is {size[0]}x{size[1]}; permitted: at least half of data.image_size={image_size}")
 
 
 def check_pixels(size: Size) -> None:
-    """Raise BadPictureError for an image that is too large to decode."""
+    """Raise BadImageError for an image that is too large to decode."""
     if size[0] * size[1] > MAX_PIXELS:
-        raise BadPictureError("huge", f"is {size[0]}x{size[1]}; permitted: up to {MAX_PIXELS:,} pixels")
+        raise BadImageError("huge", f"is {size[0]}x{size[1]}; permitted: up to {MAX_PIXELS:,} pixels")
 
 
 def orientation(image: Image.Image) -> int:
@@ -226,7 +224,7 @@ def to_mode(image: Image.Image, channels: int, conversions: list[str]) -> Image.
     if image.mode.startswith("I"):
         image = to_eight_bits(image)
     if image.mode == "F":
-        raise BadPictureError("unsupported", "holds floating-point numbers, whose range is unknown")
+        raise BadImageError("unsupported", "holds floating-point numbers, whose range is unknown")
     grey = image.mode in ("1", "L", "LA", "La")
     conversions += [kind for kind, modes in (("palette", ("P", "PA")), ("cmyk", ("CMYK",))) if image.mode in modes]
     if grey and channels == 3:
@@ -245,5 +243,5 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     """Rescale 0..65535 to 0..255, mode "L"; Pillow's own conversion clips at 255."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise BadPictureError("unsupported", "holds numbers outside 0 to 65535")
+        raise BadImageError("unsupported", "holds numbers outside 0 to 65535")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

@@ -11,13 +11,13 @@ from pathlib import Path
 from training.data.image_set import DataError
 from training.data.own_images import decoding
 from training.data.own_images.annotations import Annotations, Role
-from training.data.own_images.decoding import Picture, Plane, Problem, Size
+from training.data.own_images.decoding import DecodedImage, DecodedPlane, Problem, Size
 from training.data.own_images.scratch import Scratch
 from training.data.own_images.sources import Member, Source
 
 AHEAD = 4  # files of each thread that wait in memory
 
-Decoder = Callable[[bytes], Picture | Plane]
+Decoder = Callable[[bytes], DecodedImage | DecodedPlane]
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,24 @@ class Gathered:
 
     def __init__(self, folder: Path, image_size: int, channels: int) -> None:
         self.annotations = Annotations()
-        self.pictures: dict[str, StoredImage | Problem] = {}
+        self.images: dict[str, StoredImage | Problem] = {}
         self.maps: dict[str, StoredImage | Problem] = {}
         self.masks: dict[str, StoredImage | Problem] = {}
         self.origins: dict[str, str] = {}
         self.others: dict[str, str] = {}  # the ending of each other file
         plane = (image_size, image_size)
         self.scratch: dict[Role, Scratch] = {
-            "picture": Scratch(folder / "pictures", (*plane, channels)),
+            "image": Scratch(folder / "images", (*plane, channels)),
             "map": Scratch(folder / "maps", plane),
             "mask": Scratch(folder / "masks", plane),
         }
         self.decoders: dict[Role, Decoder] = {
-            "picture": lambda data: decoding.decode(data, image_size=image_size, channels=channels),
+            "image": lambda data: decoding.decode(data, image_size=image_size, channels=channels),
             "map": lambda data: decoding.decode_map(data, image_size=image_size),
             "mask": lambda data: decoding.decode_mask(data, image_size=image_size),
         }
         self.tables: dict[Role, dict[str, StoredImage | Problem]] = {
-            "picture": self.pictures,
+            "image": self.images,
             "map": self.maps,
             "mask": self.masks,
         }
@@ -66,7 +66,7 @@ class Gathered:
 
         Raises DataError.
         """
-        window: deque[tuple[Role, str, Future[Picture | Plane | Problem]]] = deque()
+        window: deque[tuple[Role, str, Future[DecodedImage | DecodedPlane | Problem]]] = deque()
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         pool = ThreadPoolExecutor(workers, "decode")
         try:
@@ -80,10 +80,10 @@ class Gathered:
                             self._store(*window.popleft())
                     elif role not in self.tables:
                         self._note(role, member)
-                    progress(len(self.pictures), self.bad["picture"])
+                    progress(len(self.images), self.bad["image"])
                 while window:
                     self._store(*window.popleft())
-                    progress(len(self.pictures), self.bad["picture"])
+                    progress(len(self.images), self.bad["image"])
         finally:
             pool.shutdown(cancel_futures=True)
             for scratch in self.scratch.values():
@@ -92,9 +92,9 @@ class Gathered:
     def _skip_unlisted(self, source: Source, role: Role, name: str) -> bool:
         """Return whether complete metadata does not list an image; its problem is noted and it is not decoded."""
         listed = self.annotations.listed
-        if role != "picture" or not source.complete_metadata or not listed or name in listed:
+        if role != "image" or not source.complete_metadata or not listed or name in listed:
             return False
-        self.pictures[name] = Problem("not listed", "is not in metadata.jsonl")
+        self.images[name] = Problem("not listed", "is not in metadata.jsonl")
         return True
 
     def _check_unique(self, role: Role, member: Member) -> None:
@@ -118,22 +118,22 @@ class Gathered:
         add = self.annotations.add_metadata if role == "metadata" else self.annotations.add_sidecar
         add(member.name, data, member.origin)
 
-    def _decode(self, role: Role, member: Member) -> Picture | Plane | Problem:
+    def _decode(self, role: Role, member: Member) -> DecodedImage | DecodedPlane | Problem:
         if member.link:
             return Problem("link", "is a link inside its tar; store the file itself (tar --dereference)")
         try:
             return self.decoders[role](member.read())
-        except decoding.BadPictureError as error:
+        except decoding.BadImageError as error:
             return error.problem  # an exception would keep its frames, and their pixels, in memory
         except OSError as error:
             return Problem("unreadable", error.strerror or str(error))
 
-    def _store(self, role: Role, name: str, future: "Future[Picture | Plane | Problem]") -> None:
+    def _store(self, role: Role, name: str, future: "Future[DecodedImage | DecodedPlane | Problem]") -> None:
         result = future.result()
         if isinstance(result, Problem):
             self.bad[role] += 1
             self.tables[role][name] = result
             return
         row = self.scratch[role].append(result.pixels)
-        conversions = result.conversions if isinstance(result, Picture) else ()
+        conversions = result.conversions if isinstance(result, DecodedImage) else ()
         self.tables[role][name] = StoredImage(row, result.size, conversions)

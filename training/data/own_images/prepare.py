@@ -28,7 +28,7 @@ from training.data.own_images.annotations import Role
 from training.data.own_images.assembly import Content, Selection, assemble, select_usable
 from training.data.own_images.gathering import Gathered
 from training.data.own_images.report import PreparationProgress, build_report, group_by_kind, table
-from training.data.own_images.sources import PICTURE_ENDINGS, Folder, Source, is_hidden, open_source
+from training.data.own_images.sources import IMAGE_ENDINGS, Folder, Source, is_hidden, open_source
 
 REPORT, STAMP = "report.json", "source.json"
 VERSION = 1  # to be raised when the same images would make another set
@@ -92,7 +92,7 @@ def prepare(source: str, root: Path, settings: Settings, *, console: Console | N
         others = sorted(gathered.others.values())
         if not selection.found:
             endings = ", ".join(f"{others.count(ending)} {ending}" for ending in sorted(set(others))) or "nothing else"
-            raise DataError(f"data.root: {source} holds no images ({', '.join(PICTURE_ENDINGS)}); it holds {endings}")
+            raise DataError(f"data.root: {source} holds no images ({', '.join(IMAGE_ENDINGS)}); it holds {endings}")
         if len(selection.bad) > settings.max_bad * selection.found:
             write_json(refused, build_report(selection, None, others))
             raise DataError(describe_refusal(selection, settings.max_bad, refused))
@@ -109,14 +109,14 @@ def prepare(source: str, root: Path, settings: Settings, *, console: Console | N
 def write(root: Path, name: str, content: Content, gathered: Gathered) -> ImageSet:
     """Write the set from the scratch files."""
     arrays: dict[Role, NDArray[np.uint8]] = {}
-    for kind in ("picture", "map", "mask"):
+    for kind in ("image", "map", "mask"):
         if rows := [kept.row for kept in content.planes(kind)]:
             arrays[kind] = cast(Any, gathered.scratch[kind].rows(rows))
     maps = arrays.get("map")
     return image_set.write(
         root,
         name=name,
-        images=arrays["picture"],
+        images=arrays["image"],
         records=content.records,
         train_count=content.train_count,
         maps=maps,
@@ -173,9 +173,9 @@ def check_location(source: Source, root: Path) -> None:
     """Raise DataError if the set would be stored among its images, which would include it the next time."""
     if not isinstance(source, Folder):
         return
-    pictures, place = source.root.resolve(), root.resolve()
-    if place == pictures or (
-        place.is_relative_to(pictures) and not any(map(is_hidden, place.relative_to(pictures).parts))
+    images, folder = source.root.resolve(), root.resolve()
+    if folder == images or (
+        folder.is_relative_to(images) and not any(map(is_hidden, folder.relative_to(images).parts))
     ):
         raise DataError(f"data.prepared: {root} is inside data.root, {source.root}; choose a folder outside of it")
 

@@ -73,13 +73,13 @@ def group_by_kind(bad: Mapping[str, Problem]) -> dict[str, dict[str, Any]]:
 
 def build_report(selection: Selection, content: Content | None, others: Sequence[str]) -> dict[str, Any]:
     """Return the content of `report.json`. content: None for a source that is refused."""
-    sizes = [one.picture.size for one in selection.usable.values()]
+    sizes = [one.image.size for one in selection.usable.values()]
     document: dict[str, Any] = {
         "found": selection.found,
         "good": len(selection.usable),
         "bad": group_by_kind(selection.bad),
         "converted": dict(
-            sorted(Counter(kind for one in selection.usable.values() for kind in one.picture.conversions).items())
+            sorted(Counter(kind for one in selection.usable.values() for kind in one.image.conversions).items())
         ),
         "sizes": {
             side: {"min": min(values), "median": statistics.median_low(values), "max": max(values)}

@@ -19,7 +19,7 @@ from training.data.image_set import DataError
 from training.data.own_images import object_storage
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 METADATA = "metadata.jsonl"
 
 Wanted = Callable[[str], bool]
@@ -188,7 +188,7 @@ def open_source(source: str) -> Source:
         inner = sorted(file for file in path.iterdir() if is_tar(file.name) and not is_hidden(file.name))
         if not inner:
             return Folder(path)
-        if loose := [file.name for file in path.iterdir() if file.suffix.lower() in PICTURE_ENDINGS]:
+        if loose := [file.name for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS]:
             raise DataError(
                 f"data.root: {path} holds both tars ({inner[0].name}) and images ({min(loose)}); keep them apart"
             )

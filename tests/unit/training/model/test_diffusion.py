@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.model.diffusion import Diffusion, DiffusionConfig, Parameterisation, Schedule
-from training.recipes.losses import TimestepSampling, diffusion_loss, drawn_timesteps
+from training.recipes.losses import TimestepSampling, diffusion_loss, draw_timesteps
 from training.recipes.randomness import StepDraws
 
 PARAMETERISATIONS: list[Parameterisation] = ["eps", "x0", "v"]
@@ -149,12 +149,12 @@ def test_schedules_that_cannot_be_are_named(fields: dict[str, Any], told: str) -
 
 def test_logit_normal_timesteps_are_mostly_in_the_middle() -> None:
     """Esser et al. 2024, eq. 19: the median is where the mean says, and both ends are rare."""
-    t = drawn_timesteps(StepDraws(0, 0, 20_000), 1000, TimestepSampling("logit_normal", mean=1.0, std=0.5))
+    t = draw_timesteps(StepDraws(0, 0, 20_000), 1000, TimestepSampling("logit_normal", mean=1.0, std=0.5))
     assert t.dtype == torch.int64
     assert 0 <= int(t.min()) <= int(t.max()) <= 999
     assert float(t.double().median()) == pytest.approx(1000 / (1 + math.exp(-1.0)), rel=0.02)
     assert float((t > 950).double().mean()) < 0.01
-    uniform = drawn_timesteps(StepDraws(0, 0, 20_000), 1000, TimestepSampling())
+    uniform = draw_timesteps(StepDraws(0, 0, 20_000), 1000, TimestepSampling())
     counts = torch.bincount(uniform // 100, minlength=10)
     assert counts.min() > 1850  # 2000 expected, standard deviation 42
     assert counts.max() < 2150

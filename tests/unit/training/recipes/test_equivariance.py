@@ -8,7 +8,7 @@ from torch import Tensor
 
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.recipes.discriminator import SMALLEST_IMAGE
-from training.recipes.equivariance import SMALLEST_SHARE, Turn, drawn_turn
+from training.recipes.equivariance import SMALLEST_SHARE, Turn, draw_turn
 
 SEEDS = range(300)
 
@@ -25,7 +25,7 @@ def images(height: int, width: int | None = None) -> Tensor:
 
 def turns(factor: int, height: int, width: int | None = None, probability: float = 1.0) -> list[Turn]:
     autoencoder, shown = of_factor(factor), images(height, width)
-    return [drawn_turn(seed, probability, shown, autoencoder) for seed in SEEDS]
+    return [draw_turn(seed, probability, shown, autoencoder) for seed in SEEDS]
 
 
 def encode(x: Tensor) -> Tensor:

@@ -210,7 +210,7 @@ def test_released_weights_are_the_average_and_the_autoencoder_is_untouched(
     before, first_stage = snapshot(latent_diffusion.unet), snapshot(latent_diffusion.autoencoder)
     recipe = diffusion_recipe(latent_diffusion, 4, ema_decay=0.5)
     fit(recipe, of_latents(), 4, tmp_path)
-    released = recipe.released()
+    released = recipe.averaged_model()
     assert same(first_stage, snapshot(released.autoencoder))
     assert not same(before, snapshot(released.unet))
     assert not same(snapshot(recipe.trained["unet"]), snapshot(released.unet))

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from training.data.own_images import decoding
-from training.data.own_images.decoding import BadPictureError, crop_box, decode, decode_map, decode_mask, share_box
+from training.data.own_images.decoding import BadImageError, crop_box, decode, decode_map, decode_mask, share_box
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -36,7 +36,7 @@ def colour(data: bytes, channels: int = 3) -> list[int]:
 
 
 def problem(data: bytes, image_size: int = 8) -> tuple[str, str]:
-    with pytest.raises(BadPictureError) as caught, decoding.ignore_pillow_warnings():
+    with pytest.raises(BadImageError) as caught, decoding.ignore_pillow_warnings():
         decode(data, image_size=image_size, channels=3)
     return caught.value.problem.kind, caught.value.problem.reason
 
@@ -253,7 +253,7 @@ def test_an_object_of_which_little_is_left_is_dropped() -> None:
     ],
 )
 def test_a_box_that_is_none_is_bad(box: list[float], reason: str) -> None:
-    with pytest.raises(BadPictureError, match=reason) as caught:
+    with pytest.raises(BadImageError, match=reason) as caught:
         share_box(box, (8, 8))
     assert caught.value.problem.kind == "box"
 
@@ -281,13 +281,13 @@ def test_a_palette_map_holds_indices_and_a_sixteen_bit_map_small_numbers() -> No
     assert decode_map(stored(palette_image(1)), image_size=2).pixels.tolist() == [[1, 1], [1, 1]]
     small = Image.fromarray(np.full((4, 4), 9, np.uint16))
     assert decode_map(stored(small), image_size=2).pixels.tolist() == [[9, 9], [9, 9]]
-    with pytest.raises(BadPictureError, match="holds the class 256; class numbers are 0 to 255"):
+    with pytest.raises(BadImageError, match="holds the class 256; class numbers are 0 to 255"):
         decode_map(stored(Image.fromarray(np.full((4, 4), 256, np.uint16))), image_size=2)
 
 
 @pytest.mark.parametrize("data", [b"", b"no", stored(noise(8, 8)), stored(noise(8, 8), "JPEG")])
 def test_what_is_no_map(data: bytes) -> None:
-    with pytest.raises(BadPictureError) as caught:
+    with pytest.raises(BadImageError) as caught:
         decode_map(data, image_size=2)
     assert caught.value.problem.kind == "map"
 
@@ -298,5 +298,5 @@ def test_the_hole_of_a_mask_is_white() -> None:
     assert decode_mask(stored(Image.new("1", (4, 4), 1)), image_size=2).pixels.tolist() == [[255, 255]] * 2
     assert decode_mask(stored(Image.new("RGB", (4, 4), "white")), image_size=2).pixels.min() == 255
     assert decode_mask(stored(Image.new("L", (4, 4), 0)), image_size=2).pixels.max() == 0
-    with pytest.raises(BadPictureError, match="nowhere brighter than 1 of 255; the hole has to be white"):
+    with pytest.raises(BadImageError, match="nowhere brighter than 1 of 255; the hole has to be white"):
         decode_mask(stored(Image.new("L", (4, 4), 1)), image_size=2)

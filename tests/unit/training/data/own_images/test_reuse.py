@@ -23,7 +23,7 @@ def test_a_set_is_made_once_until_its_source_or_the_settings_change(
     decoded: list[int] = []
     decode = decoding.decode
 
-    def count_and_decode(data: bytes, **options: Any) -> decoding.Picture:
+    def count_and_decode(data: bytes, **options: Any) -> decoding.DecodedImage:
         decoded.append(1)
         return decode(data, **options)
 

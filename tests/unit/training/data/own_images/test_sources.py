@@ -180,7 +180,7 @@ def test_names_in_metadata_are_relative_to_it() -> None:
     annotations.add_metadata("train/metadata.jsonl", b'{"file_name": "./x//a.png", "map": "m.png"}', "here")
     assert list(annotations.listed) == ["train/x/a.png"]
     assert annotations.role("train/m.png") == "map"
-    assert annotations.role("m.png") == "picture"
+    assert annotations.role("m.png") == "image"
 
 
 def test_files_beside_a_picture() -> None:
@@ -207,7 +207,7 @@ def test_files_that_belong_to_no_picture_are_not_even_parsed() -> None:
 def test_roles() -> None:
     annotations = Annotations()
     names = ["A.PNG", "a.map.png", "a.mask.png", "a.txt", "a.json", "a.cls", "d/metadata.jsonl", "a.heic", "a"]
-    roles = ["picture", "map", "mask", "sidecar", "sidecar", "sidecar", "metadata", "other", "other"]
+    roles = ["image", "map", "mask", "sidecar", "sidecar", "sidecar", "metadata", "other", "other"]
     assert [annotations.role(name) for name in names] == roles
 
 
