@@ -11,13 +11,16 @@ UNSPECIFIC = DarkroomError.exit_code
 
 
 def run_command(
-    command: Callable[[], None], *, mistakes: tuple[type[Exception], ...] = (), logs: Path | None = None
+    command: Callable[[], None],
+    *,
+    mistakes: tuple[type[Exception], ...] = (),
+    logs: Callable[[], Path | None] = lambda: None,
 ) -> int:
     """Run a command and return its exit code.
 
     A DarkroomError is a single line on standard error; the code is the error's own, or 2 if it has none. So are the
-    other exceptions in `mistakes`. Any other exception is a bug: its traceback is written to a file, in the folder
-    `logs` if that exists, and the code is 4.
+    other exceptions in `mistakes`. Any other exception is a bug: its traceback is written to a file in the folder
+    that `logs` returns, or in the temporary folder, and the code is 4.
     """
     try:
         command()
@@ -28,7 +31,7 @@ def run_command(
         print(error, file=sys.stderr)
         return EXIT_MISTAKE
     except Exception as error:
-        path = report_unexpected(error, logs)
+        path = report_unexpected(error, logs())
         print(f"unexpected {type(error).__name__}: {summarise(error)}. This is a bug; the traceback is in {path}",
               file=sys.stderr)  # fmt: skip
         return EXIT_UNEXPECTED

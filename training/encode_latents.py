@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--flip", action="store_true", help="encode mirrored images as well, for data.flip=true")
     parsed = parser.parse_args(arguments)
-    return run_command(lambda: print(run(parsed.release, parsed.data, parsed.output, flip=parsed.flip)))
+    return run_command(
+        lambda: print(run(parsed.release, parsed.data, parsed.output, flip=parsed.flip)), logs=lambda: parsed.output
+    )
 
 
 if __name__ == "__main__":

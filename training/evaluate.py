@@ -118,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scores = run(given["release"], given["data"], given["output"], sampling, weights)
         Console(width=110).print(table(scores))
 
-    return run_command(command, mistakes=(ValueError, FileNotFoundError))  # these name their field
+    # A ValueError and a FileNotFoundError name their field.
+    return run_command(command, mistakes=(ValueError, FileNotFoundError), logs=lambda: given["output"])
 
 
 if __name__ == "__main__":

@@ -83,16 +83,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     experiments = [text.removeprefix("experiment=") for text in parsed.overrides if text.startswith("experiment=")]
     overrides = [text for text in parsed.overrides if not text.startswith("experiment=")]
 
+    output: Path | None = None
+
     def command() -> None:
+        nonlocal output
         if len(experiments) != 1:
             raise ExperimentError(f"experiment: give one, experiment=NAME; permitted: {', '.join(compose.names())}")
         config = compose.load(experiments[0], overrides)
+        output = Path(config.output)
         if parsed.show:
             print(yaml.safe_dump(to_plain(config), sort_keys=False), end="")
         else:
             print(train(config))
 
-    return run_command(command)
+    return run_command(command, logs=lambda: output)
 
 
 if __name__ == "__main__":
