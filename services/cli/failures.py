@@ -36,7 +36,7 @@ def fail(message: str, exit_code: int = EXIT_USER_ERROR) -> NoReturn:
 
         logging.getLogger("darkroom").error("%s", message)
     else:
-        typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True)
+        typer.echo(f"{typer.style('error:', fg='red', bold=True)} {_mask_secrets(message)}", err=True)
     sys.exit(exit_code)
 
 
@@ -66,6 +66,11 @@ def _fail_unexpectedly(error: Exception) -> NoReturn:
     fail(f"{message}; the traceback is in {report_unexpected(error, stack_root() / 'logs')}", EXIT_UNEXPECTED)
 
 
+def _mask_secrets(message: str) -> str:
+    logs = sys.modules.get("services.observability.logs")
+    return message if logs is None else str(logs.mask(message))
+
+
 def _logs_json() -> bool:
     logs = sys.modules.get("services.observability.logs")  # not imported: this process has not configured its logs
-    return logs is not None and bool(logs.as_json())
+    return logs is not None and bool(logs.logs_json())

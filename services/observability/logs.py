@@ -61,7 +61,7 @@ def lease_fields(lease: LeasedWork) -> dict[str, object]:
 
 def configure(settings: DatabaseSettings) -> "Handler":
     """Log to standard error as the settings say: every logger, warnings, and exceptions that end a thread."""
-    handler = Handler(settings.log_format == "json", secrets(settings))
+    handler = Handler(settings.log_format == "json", find_secrets(settings))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
@@ -70,32 +70,40 @@ def configure(settings: DatabaseSettings) -> "Handler":
     return handler
 
 
-def as_json() -> bool:
+def logs_json() -> bool:
     """Return whether this process logs JSON."""
     return any(isinstance(handler, Handler) and handler.as_json for handler in logging.getLogger().handlers)
 
 
-def identify(process: uuid.UUID) -> None:
+def set_process_id(process: uuid.UUID) -> None:
     """Add the process's id to every later line."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, Handler):
             handler.process = str(process)
 
 
-def secrets(settings: DatabaseSettings) -> list[str]:
+def mask(text: str) -> str:
+    """Return a text with the secrets masked that lines of this process never contain."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Handler):
+            text = handler.mask(text)
+    return text
+
+
+def find_secrets(settings: DatabaseSettings) -> list[str]:
     """Return what no line may contain: secret values, and the passwords in those that are URLs. The longest first."""
     found = set()
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
-            whole = value.get_secret_value()
-            found.add(whole)
-            if "://" in whole:
-                found |= passwords(whole)
-    return sorted((one for one in found if len(one) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+            secret = value.get_secret_value()
+            found.add(secret)
+            if "://" in secret:
+                found |= find_passwords(secret)
+    return sorted((secret for secret in found if len(secret) >= MIN_SECRET_LENGTH), key=len, reverse=True)
 
 
-def passwords(url: str) -> set[str]:
+def find_passwords(url: str) -> set[str]:
     """Return the passwords of a URL, as they are written there and as libraries may write them."""
     parts = urlsplit(url)
     raw = [parts.password or "", *(value for name, value in parse_qsl(parts.query) if "password" in name)]
@@ -117,21 +125,22 @@ class Handler(logging.StreamHandler[Any]):
         if not self.as_json:
             job = str(getattr(record, "job", ""))
             record.about = f" (job {job})" if job not in record.getMessage() else ""
-            return self._masked(self.plain.format(record))
+            return self.mask(self.plain.format(record))
         seconds, fraction = divmod(record.created, 1)
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(fraction * 1000):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": self._masked(record.getMessage()),
+            "message": self.mask(record.getMessage()),
         }
         known = {**vars(record), "process": self.process}  # logging's own `process` is the pid
         line |= {name: known[name] for name in FIELDS if known.get(name) is not None}
         if record.exc_info:
-            line["exception"] = self._masked(self.plain.formatException(record.exc_info))
+            line["exception"] = self.mask(self.plain.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False, default=str)
 
-    def _masked(self, text: str) -> str:
+    def mask(self, text: str) -> str:
+        """Return a text with every secret masked."""
         for secret in self.hidden:
             text = text.replace(secret, HIDDEN)
         return text

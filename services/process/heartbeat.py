@@ -49,7 +49,7 @@ class Heartbeat:
         """Register the process under a fresh id."""
         with self.database.begin() as connection:
             self.id = processes.register(connection, self.kind)
-        logs.identify(self.id)
+        logs.set_process_id(self.id)
         self._beaten = time.monotonic()
         self._thread.start()
 

@@ -60,7 +60,7 @@ def test_no_secret_is_logged_when_services_are_unavailable(stack: Stack, form: s
     assert "does not answer" in text
     assert form == "text" or "error" in {line["level"] for line in lines(text)}
     assert SECRET not in text
-    for secret in logs.secrets(load("worker")):
+    for secret in logs.find_secrets(load("worker")):
         assert secret not in text
 
 
@@ -105,23 +105,27 @@ def test_a_line_of_text_names_its_job_once() -> None:
 
 
 def test_a_password_is_masked_in_every_encoding() -> None:
-    found = logs.passwords("postgresql://me:an-&-x!y@db/darkroom?sslpassword=other-word")
+    found = logs.find_passwords("postgresql://me:an-&-x!y@db/darkroom?sslpassword=other-word")
     assert {"an-&-x!y", "an-%26-x%21y", "other-word"} <= found
 
 
-def test_the_error_that_ends_a_process_is_masked(stack: Stack) -> None:
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_the_error_that_ends_a_process_is_masked(stack: Stack, form: str) -> None:
     """The message of this unexpected error holds a URL."""
     first = (
         "from services.process import celery_app\n"
         "def broken(settings): raise RuntimeError(settings.broker_url.get_secret_value())\n"
         "celery_app.make_app = broken"
     )
-    log = stack.root / "logs" / "broken.log"
-    child = launch("worker", log, first, {"DARKROOM_ROOT": str(stack.root), **JSON})
+    log = stack.root / "logs" / f"broken-{form}.log"
+    child = launch("worker", log, first, {"DARKROOM_ROOT": str(stack.root), "DARKROOM_LOG_FORMAT": form})
     assert child.wait(60) == EXIT_UNEXPECTED
-    (line,) = lines(log.read_text())
-    assert line["level"] == "critical"
-    assert "RuntimeError" in line["exception"]
+    (text,) = log.read_text().splitlines()
+    assert "RuntimeError" in text
+    if form == "json":
+        (line,) = lines(text)
+        assert line["level"] == "critical"
+        assert "RuntimeError" in line["exception"]
     broker = load("worker").broker_url
     assert broker is not None
     assert broker.get_secret_value() not in log.read_text()
