@@ -50,7 +50,7 @@ class Profile(BaseModel):
     nodeSelector: dict[str, str] = {}
     tolerations: list[Toleration] = []
     accelerator: str = Field(
-        "nvidia.com/gpu", pattern=r"^[a-z0-9./-]+$", description="resource name; MIG profiles are permitted"
+        "nvidia.com/gpu", pattern=r"^[a-z0-9./-]+$", description="resource name, also of MIG slices"
     )
     count: int = Field(0, ge=0, le=64, description="accelerators per pod")
     queueName: str = Field("", description="Kueue's local queue")
@@ -82,20 +82,20 @@ class Profile(BaseModel):
 class Profiles:
     """The profile of each stage: the one chosen for it, else `default` if it exists."""
 
-    named: Mapping[str, Profile] = field(default_factory=dict)
-    of_stages: Mapping[str, str] = field(default_factory=dict)
+    by_name: Mapping[str, Profile] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)  # of a profile, by stage
 
-    def of(self, stage: str) -> Profile | None:
+    def find(self, stage: str) -> Profile | None:
         """Return the profile of a stage, or None."""
-        return self.named.get(self.of_stages.get(stage, DEFAULT))
+        return self.by_name.get(self.names.get(stage, DEFAULT))
 
     def for_task(self, stage: str) -> Profile | None:
         """Return the profile of the task: `default` for a task that only creates a TrainJob and waits for it."""
-        return self.named.get(DEFAULT) if self.job(stage) else self.of(stage)
+        return self.by_name.get(DEFAULT) if self.job_profile(stage) else self.find(stage)
 
-    def job(self, stage: str) -> str:
+    def job_profile(self, stage: str) -> str:
         """Return the profile of a stage as JSON if it trains as a TrainJob, else an empty text."""
-        profile = self.of(stage)
+        profile = self.find(stage)
         return profile.model_dump_json() if profile is not None and profile.trainJob else ""
 
 
@@ -104,20 +104,25 @@ def read_profiles(path: Path | None, choices: Sequence[str], stages: Sequence[st
 
     gpu=NAME stands for all stages that use an accelerator. Raises ProfileError.
     """
-    named = {} if path is None else _parse(path)
-    of_stages: dict[str, str] = {}
-    # From the widest to the narrowest, so that a choice for one stage wins.
-    for choice in sorted(choices, key=lambda one: 0 if "=" not in one else 1 if one.startswith(f"{GPU}=") else 2):
+    by_name = {} if path is None else _parse(path)
+    names: dict[str, str] = {}
+    for choice in sorted(choices, key=_narrowness):  # so that a choice for one stage wins
         stage, _, name = choice.rpartition("=")
-        if name not in named:
-            raise ProfileError(
-                f"profile: {name!r} is not defined; defined: {', '.join(named) or 'none, give a file with --profiles'}"
-            )
+        if name not in by_name:
+            defined = ", ".join(by_name) or "none, give a file with --profiles"
+            raise ProfileError(f"profile: {name!r} is not defined; defined: {defined}")
         if stage and stage not in (GPU, *stages):
             raise ProfileError(f"profile: {stage!r} is not a stage; permitted: {GPU}, {', '.join(stages)}")
         chosen = {"": stages, GPU: [one for one in stages if one.startswith(GPU_STAGES)]}.get(stage, [stage])
-        of_stages |= dict.fromkeys(chosen, name)
-    return Profiles(named, of_stages)
+        names |= dict.fromkeys(chosen, name)
+    return Profiles(by_name, names)
+
+
+def _narrowness(choice: str) -> int:
+    """Return 0 for all stages, 1 for those with an accelerator, 2 for one stage."""
+    if "=" not in choice:
+        return 0
+    return 1 if choice.startswith(f"{GPU}=") else 2
 
 
 def _parse(path: Path) -> dict[str, Profile]:

@@ -68,30 +68,30 @@ def parameters(variant: str) -> dict[str, Parameter]:
 def parse(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of a run, checked as far as possible before anything runs. Raises ArgumentError."""
     known = parameters(variant)
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or name not in known:
             raise ArgumentError(f"{pair!r} is not allowed; permitted: {', '.join(f'{one}=' for one in known)}")
         parameter = known[name]
         if parameter.of_list:
-            given.setdefault(name, []).append(parameter.parse(value))
+            arguments.setdefault(name, []).append(parameter.parse(value))
         else:
-            given[name] = parameter.parse(value)
-    missing = [name for name, parameter in known.items() if parameter.required and name not in given]
+            arguments[name] = parameter.parse(value)
+    missing = [name for name, parameter in known.items() if parameter.required and name not in arguments]
     if missing:
         raise ArgumentError(f"{variant} requires {', '.join(f'{name}=' for name in missing)}")
-    check(known, given)
-    return inline_experiments(given)
+    check(known, arguments)
+    return inline_experiments(arguments)
 
 
-def check(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
+def check(known: Mapping[str, Parameter], arguments: Mapping[str, Any]) -> None:
     """Raise ArgumentError for an experiment, override, rule or sampling that a stage would refuse hours later."""
     from training.experiments import compose
     from training.experiments.schema import ExperimentError
 
     def value(name: str) -> Any:
-        return given.get(name, known[name].default)
+        return arguments.get(name, known[name].default)
 
     try:
         if "gate" in known:
@@ -106,9 +106,9 @@ def check(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
         raise ArgumentError(str(error)) from None
 
 
-def inline_experiments(given: Mapping[str, Any]) -> dict[str, Any]:
+def inline_experiments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Replace the path of an experiment by the file's text, because pods cannot read the files of this machine."""
     return {
         name: Path(value).read_text() if name in EXPERIMENTS and str(value).endswith(".yaml") else value
-        for name, value in given.items()
+        for name, value in arguments.items()
     }

@@ -62,79 +62,83 @@ class Variant:
         return defined
 
 
-def train_both_stages(stages: Stages, given: FullParameters) -> None:
+def train_both_stages(stages: Stages, parameters: FullParameters) -> None:
     """Train an autoencoder and a diffusion model in its latent space, and publish both."""
-    with ending_report(stages):
-        images = prepare_images(stages, given)
+    with report_end(stages):
+        images = prepare_images(stages, parameters)
         autoencoder = stages.task(
             "train-autoencoder",
             components.train_autoencoder,
-            experiment=given.autoencoder_experiment,
-            overrides=given.autoencoder_overrides,
-            checkpoints=given.checkpoints,
-            job=stages.profiles.job("train-autoencoder"),
+            experiment=parameters.autoencoder_experiment,
+            overrides=parameters.autoencoder_overrides,
+            checkpoints=parameters.checkpoints,
+            job=stages.profiles.job_profile("train-autoencoder"),
             images=images,
         ).outputs["training"]
         scores = stages.task(
-            "evaluate-autoencoder", components.evaluate, sampling=given.sampling, training=autoencoder, images=images
+            "evaluate-autoencoder",
+            components.evaluate,
+            sampling=parameters.sampling,
+            training=autoencoder,
+            images=images,
         ).outputs["evaluation"]
-        diffusion = train_second_stage(stages, given, images, autoencoder)
-        publish_if_passed(stages, given, images, diffusion, Trained(autoencoder, scores))
+        diffusion = train_second_stage(stages, parameters, images, autoencoder)
+        publish_if_passed(stages, parameters, images, diffusion, Trained(autoencoder, scores))
 
 
-def train_on_autoencoder(stages: Stages, given: DiffusionParameters) -> None:
+def train_on_autoencoder(stages: Stages, parameters: DiffusionParameters) -> None:
     """Train a diffusion model in the latent space of a published autoencoder, and publish it."""
-    with ending_report(stages):
-        images = prepare_images(stages, given)
-        autoencoder = fetch(stages, "autoencoder", given.autoencoder)
-        publish_if_passed(stages, given, images, train_second_stage(stages, given, images, autoencoder))
+    with report_end(stages):
+        images = prepare_images(stages, parameters)
+        autoencoder = fetch(stages, "autoencoder", parameters.autoencoder)
+        publish_if_passed(stages, parameters, images, train_second_stage(stages, parameters, images, autoencoder))
 
 
-def fine_tune(stages: Stages, given: FineTuneParameters) -> None:
+def fine_tune(stages: Stages, parameters: FineTuneParameters) -> None:
     """Train a diffusion model from the weights of a published one, and publish it."""
-    with ending_report(stages):
-        images = prepare_images(stages, given)
-        base = fetch(stages, "base", given.base)
-        autoencoder = fetch(stages, "autoencoder", given.base)
-        publish_if_passed(stages, given, images, train_second_stage(stages, given, images, autoencoder, base))
+    with report_end(stages):
+        images = prepare_images(stages, parameters)
+        base = fetch(stages, "base", parameters.base)
+        autoencoder = fetch(stages, "autoencoder", parameters.base)
+        publish_if_passed(stages, parameters, images, train_second_stage(stages, parameters, images, autoencoder, base))
 
 
-def sweep(stages: Stages, given: SweepParameters) -> None:
+def sweep(stages: Stages, parameters: SweepParameters) -> None:
     """Train a diffusion model on each of several autoencoders, and publish the best as a candidate.
 
     KFP's backend cannot run a loop within an exit handler (kubeflow/pipelines#12390), so a sweep has none.
     """
-    images = prepare_images(stages, given)
-    with dsl.ParallelFor(given.autoencoders, name="autoencoders") as entry:
+    images = prepare_images(stages, parameters)
+    with dsl.ParallelFor(parameters.autoencoders, name="autoencoders") as entry:
         autoencoder = stages.task(
             "train-autoencoder",
             components.train_autoencoder_of_sweep,
             entry=entry,
-            checkpoints=given.checkpoints,
+            checkpoints=parameters.checkpoints,
             images=images,
         ).outputs["training"]
         training = stages.task(
             "train-diffusion",
             components.train_diffusion_of_sweep,
             entry=entry,
-            experiment=given.diffusion_experiment,
-            overrides=given.diffusion_overrides,
-            checkpoints=given.checkpoints,
+            experiment=parameters.diffusion_experiment,
+            overrides=parameters.diffusion_overrides,
+            checkpoints=parameters.checkpoints,
             images=images,
             autoencoder=autoencoder,
         ).outputs["training"]
         scores = stages.task(
             "evaluate-diffusion",
             components.evaluate_guidances,
-            sampling=given.sampling,
-            guidances=given.guidances,
+            sampling=parameters.sampling,
+            guidances=parameters.guidances,
             training=training,
             images=images,
         ).outputs["evaluation"]
     best = stages.task(
         "choose",
         components.choose,
-        by=given.by,
+        by=parameters.by,
         trainings=dsl.Collected(training),
         evaluations=dsl.Collected(scores),
     )
@@ -142,21 +146,21 @@ def sweep(stages: Stages, given: SweepParameters) -> None:
 
 
 @contextmanager
-def ending_report(stages: Stages) -> Iterator[None]:
+def report_end(stages: Stages) -> Iterator[None]:
     """Create the task that reports how the run ended, after all tasks of the block, even if one failed."""
     with dsl.ExitHandler(stages.task("tell-end", components.tell_end, cached=False, run=RUN), "train and publish"):
         yield
 
 
-def prepare_images(stages: Stages, given: Parameters) -> Artifact:
+def prepare_images(stages: Stages, parameters: Parameters) -> Artifact:
     """Create the task that prepares the images, and return its image set."""
     return stages.task(
         "prepare-data",
         components.prepare_data,
         cached=not stages.fresh_data,
-        data=given.data,
-        data_version=given.data_version,
-        overrides=given.data_overrides,
+        data=parameters.data,
+        data_version=parameters.data_version,
+        overrides=parameters.data_overrides,
     ).outputs["images"]
 
 
@@ -168,14 +172,14 @@ def fetch(stages: Stages, role: str, reference: str) -> Artifact:
 
 
 def train_second_stage(
-    stages: Stages, given: Parameters, images: Artifact, autoencoder: Artifact, base: Artifact | None = None
+    stages: Stages, parameters: Parameters, images: Artifact, autoencoder: Artifact, base: Artifact | None = None
 ) -> Trained:
     """Create the tasks that encode latents, train a diffusion model on them and evaluate it."""
     latents = stages.task(
         "encode-latents",
         components.encode_latents,
-        experiment=given.diffusion_experiment,
-        overrides=given.diffusion_overrides,
+        experiment=parameters.diffusion_experiment,
+        overrides=parameters.diffusion_overrides,
         training=autoencoder,
         images=images,
     ).outputs["latents"]
@@ -183,31 +187,35 @@ def train_second_stage(
     training = stages.task(
         "train-diffusion",
         components.train_diffusion,
-        experiment=given.diffusion_experiment,
-        overrides=given.diffusion_overrides,
-        checkpoints=given.checkpoints,
-        job=stages.profiles.job("train-diffusion"),
+        experiment=parameters.diffusion_experiment,
+        overrides=parameters.diffusion_overrides,
+        checkpoints=parameters.checkpoints,
+        job=stages.profiles.job_profile("train-diffusion"),
         images=images,
         autoencoder=autoencoder,
         latents=latents,
         **inputs,
     ).outputs["training"]
     evaluation = stages.task(
-        "evaluate-diffusion", components.evaluate, sampling=given.sampling, training=training, images=images
+        "evaluate-diffusion", components.evaluate, sampling=parameters.sampling, training=training, images=images
     ).outputs["evaluation"]
     return Trained(training, evaluation)
 
 
 def publish_if_passed(
-    stages: Stages, given: GatedParameters, images: Artifact, diffusion: Trained, autoencoder: Trained | None = None
+    stages: Stages,
+    parameters: GatedParameters,
+    images: Artifact,
+    diffusion: Trained,
+    autoencoder: Trained | None = None,
 ) -> None:
     """Create the gate, and the tasks that run if it passes: publish as a candidate, run a smoke job, promote."""
     gate = stages.task(
         "gate",
         components.gate,
         cached=False,
-        rules=given.gate,
-        alias=given.alias,
+        rules=parameters.gate,
+        alias=parameters.alias,
         images=images,
         evaluation=diffusion.evaluation,
     )
@@ -221,7 +229,7 @@ def publish_if_passed(
             components.smoke,
             cached=False,
             release=candidate.output,
-            count=given.smoke_images,
+            count=parameters.smoke_images,
             training=diffusion.training,
             images=images,
         )
@@ -231,7 +239,7 @@ def publish_if_passed(
             cached=False,
             release=candidate.output,
             autoencoder="" if first is None else first.output,
-            alias=given.alias,
+            alias=parameters.alias,
             comparison=gate.outputs["comparison"],
         ).after(smoke)
 

@@ -117,11 +117,11 @@ def test_submitting_accepts_the_training_profiles(name: str, tmp_path: Path) -> 
     file = tmp_path / "profiles.yaml"
     file.write_text(config["data"]["profiles.yaml"])
     read = profiles.read_profiles(file, ["gpu=gpu", "smoke=submitter"], ["train-diffusion", "smoke"])
-    assert {"default", "submitter", "gpu"} <= read.named.keys()
-    for profile in read.named.values():
+    assert {"default", "submitter", "gpu"} <= read.by_name.keys()
+    for profile in read.by_name.values():
         variables = set(profile.env) | {variable for keys in profile.secrets.values() for variable in keys.values()}
         assert {"DARKROOM_S3_BUCKET", "DARKROOM_S3_REGION"} <= variables
-    smoke = read.of("smoke")
+    smoke = read.find("smoke")
     assert smoke is not None
     assert smoke.secrets["darkroom-database"] == {"submitter": "DARKROOM_DATABASE_URL"}
 

@@ -12,20 +12,20 @@ FILE = Path(__file__).parent / "profiles.yaml"
 
 def test_the_narrowest_choice_wins_and_the_rest_use_the_default() -> None:
     found = read_profiles(FILE, ["a100", "smoke=submitter"], STAGES)
-    assert found.of("smoke") == found.named["submitter"]
-    assert found.of("train-diffusion") == found.named["a100"]
+    assert found.find("smoke") == found.by_name["submitter"]
+    assert found.find("train-diffusion") == found.by_name["a100"]
     gpu = read_profiles(FILE, ["default", "train-diffusion=submitter", "gpu=a100"], STAGES)
-    assert [gpu.of(stage) for stage in ("train-autoencoder", "gate", "train-diffusion", "publish-diffusion")] == [
-        found.named[name] for name in ("a100", "a100", "submitter", "default")
+    assert [gpu.find(stage) for stage in ("train-autoencoder", "gate", "train-diffusion", "publish-diffusion")] == [
+        found.by_name[name] for name in ("a100", "a100", "submitter", "default")
     ]
-    assert read_profiles(FILE, ["smoke=submitter"], STAGES).of("train-diffusion") == found.named["default"]
-    assert read_profiles(None, [], STAGES).of("train-diffusion") is None
+    assert read_profiles(FILE, ["smoke=submitter"], STAGES).find("train-diffusion") == found.by_name["default"]
+    assert read_profiles(None, [], STAGES).find("train-diffusion") is None
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [("90s", 90), ("5m", 300), ("2h", 7200), ("3d", 259200)])
 def test_timeouts_in_each_unit(tmp_path: Path, timeout: str, seconds: int) -> None:
     (tmp_path / "p.yaml").write_text(f"gpu: {{timeout: {timeout}}}")
-    assert read_profiles(tmp_path / "p.yaml", [], STAGES).named["gpu"].seconds == seconds
+    assert read_profiles(tmp_path / "p.yaml", [], STAGES).by_name["gpu"].seconds == seconds
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from kfp_pipelines.profiles import Profile
 from kfp_pipelines.train_job import submit
 from tests.support.kfp_package import PROFILES, Package
 
-A100 = profiles.read_profiles(PROFILES, [], STAGES).named["a100"]
+A100 = profiles.read_profiles(PROFILES, [], STAGES).by_name["a100"]
 NODES = A100.model_copy(update={"trainJob": True, "nodes": 4, "count": 8})
 IMAGE = "images.example/darkroom"
 ENVIRONMENT = {"DARKROOM_S3_BUCKET": "images"}
