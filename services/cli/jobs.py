@@ -165,7 +165,7 @@ def _summary(row: "JobSummary") -> tuple[str, ...]:
 
 @app.command()
 def show(job_id: JobId, as_json: AsJson = False) -> None:
-    """Show a job: its state, its counts, and the reason if it was rejected."""
+    """Show a job: its state, its counts, and the reason if it was rejected or images failed."""
     settings, engine = connect("submitter")
     job = job_to_json(find_job(engine, job_id))
     if as_json:

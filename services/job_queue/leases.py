@@ -10,10 +10,10 @@ from services.job_queue.states import WorkKind, WorkState
 from services.observability import metrics
 from training.errors import DarkroomError
 
-MAX_ATTEMPTS = 3  # errors of a piece of work, or crashes that it alone can have caused, before it fails
+MAX_ATTEMPTS = 3  # failed attempts, or crashes that only this work can have caused, after which it fails
 MAX_ERROR = 2_000  # characters of an error that are kept
-MAX_LOSSES = 2  # processes that died while they held it among other work, before it runs alone
-# The hard deadline of a lease, whatever its owner's heartbeat says: a quarter of an hour, and 5 s a network evaluation.
+MAX_LOSSES = 2  # processes that died while they held it and other work, after which it runs alone
+# A lease ends after this time even if its owner is alive: 15 minutes plus 5 s per network evaluation.
 DURATION = "(interval '900 seconds' + work.cost * interval '5 seconds')"
 
 FREE = "owner = NULL, lease_until = NULL, isolated = false"
@@ -26,7 +26,7 @@ class LeaseLost(DarkroomError):
 
 @dataclass(frozen=True)
 class Lease:
-    """Work that this process holds: of a shard its images [start, stop), and for line inputs where their items are."""
+    """Work that this process holds. A shard has the images [start, stop); `line_start` and bytes locate its lines."""
 
     id: int
     token: int
@@ -39,7 +39,7 @@ class Lease:
     pack_key: str | None
     attempts: int
     suspect: bool
-    line_start: int | None  # the number of the line at byte_start; None where the request lists the items
+    line_start: int | None  # number of the line at byte_start; None if the request lists the items
     byte_start: int | None
     byte_stop: int | None
 

@@ -14,7 +14,7 @@ UNKNOWN_S = 10  # a claim younger than this may still be on its way to its proce
 KEPT = "interval '7 days'"  # for which the row of a stopped process is kept
 
 
-def register(connection: Connection, kind: ProcessKind | str) -> uuid.UUID:
+def register(connection: Connection, kind: ProcessKind) -> uuid.UUID:
     """Register this process and return its id. Each start has a fresh id, so a restarted pod is a new process."""
     worker = uuid.uuid4()
     connection.execute(

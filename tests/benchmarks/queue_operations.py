@@ -33,6 +33,7 @@ from services.dispatcher import planner
 from services.job_queue import claims, jobs, outputs, planning, processes
 from services.job_queue.outputs import Output
 from services.job_queue.planning import Shard
+from services.job_queue.states import ProcessKind
 from tests.support.stack import Stack, fresh_stack
 
 UNDER_WAY = 10
@@ -74,7 +75,7 @@ def pieces(stack: Stack, count: int) -> None:
         connection.execute(text("TRUNCATE work, outputs, jobs CASCADE"))
     ids = [stack.submit(json.loads(REQUEST)) for _ in range(10)]
     with stack.engine("dispatcher").begin() as connection:
-        process = processes.register(connection, "dispatcher")
+        process = processes.register(connection, ProcessKind.DISPATCHER)
         while found := claims.claim_planning(connection, process):
             for lease in found:
                 assert planner.plan_job(connection, stack.store(), lease) is None
@@ -92,7 +93,7 @@ def work(stack: Stack) -> None:
 
     engine = connections.connect(stack.settings("worker").database_url.get_secret_value())
     with engine.begin() as connection:
-        process = processes.register(connection, "worker")
+        process = processes.register(connection, ProcessKind.WORKER)
 
     def one_after_the_other(_: int) -> None:
         while True:
