@@ -16,7 +16,7 @@ class InputReference(TypedDict):
 class Plan(TypedDict):
     """The JSON of `jobs.plan`. It has either `items` or `input`.
 
-    JSON does not tell 5.0 from 5: a client may give an integer field as 5.0, and the plan keeps it.
+    JSON does not tell 5.0 from 5: a client may give a seed or steps as 5.0, and the plan keeps them so.
     """
 
     items: NotRequired[list[Item]]

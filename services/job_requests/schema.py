@@ -127,6 +127,7 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
         raise RequestError("\n".join(mistakes))
     default = DEFAULTS if conditions.get("guided", True) else {**DEFAULTS, "guidance_scale": 1.0}
     plan = cast(Plan, {"output_prefix": limits.write_prefixes[0], **default, **request})
+    plan["images_per_item"] = int(plan["images_per_item"])  # 2.0 is a valid integer of JSON Schema
     if "seed" not in plan:
         plan["seed"] = secrets.randbelow(2**32)
     low, high = plan["guidance_interval"]

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from services.cli import evaluate
+from services.dispatcher.sharding import RequestShards
 from services.job_queue.plan import Plan
 from services.job_requests import messages, schema
 from services.job_requests.image_spec import ImageSpec, image_cost, image_spec
@@ -148,6 +149,12 @@ def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() 
     assert (spec.steps, spec.guidance_scale, spec.conditions) == (5, 1.0, {"class_label": 4})
     assert isinstance(spec.conditions["class_label"], int)
     assert image_cost(spec) == 5
+
+
+def test_a_whole_float_of_images_per_item_counts_images() -> None:
+    plan = planned(images_per_item=2.0)
+    assert isinstance(plan["images_per_item"], int)
+    assert len(list(RequestShards(plan))) == 1
 
 
 def test_every_permitted_solver_and_spacing_exists() -> None:
