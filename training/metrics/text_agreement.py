@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.errors import summarise
-from training.model.conditioners.frozen_text import pretrained
+from training.model.conditioners.frozen_text import load_pretrained
 from training.model.pixels import to_bytes
 from training.model.release import sha256_of
 
@@ -82,7 +82,7 @@ def load(folder: Path, field: str = "clip") -> TextAgreement:
     except ImportError:
         raise ValueError(f"{field}: needs the package transformers: pip install 'darkroom[text]'") from None
     try:
-        tokenizer, network, missing = pretrained(transformers.CLIPModel, folder)
+        tokenizer, network, missing = load_pretrained(transformers.CLIPModel, folder)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{field}: {folder} holds no CLIP model with safetensors ({summarise(error)})") from None
     if missing:  # the library would initialise them at random

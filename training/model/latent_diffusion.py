@@ -105,10 +105,7 @@ class LatentDiffusion(nn.Module):
                 for k, v in as_json(asdict(self.unet.config)).items()
                 if k not in LATER_FIELDS or v != LATER_FIELDS[k]
             },
-            "conditioners": {
-                name: conditioner.config()  # type: ignore[operator]
-                for name, conditioner in self.conditioners.items()
-            },
+            "conditioners": {name: conditioner.config() for name, conditioner in self.conditioners.by_field().items()},
             "diffusion": as_json(asdict(self.diffusion.config)),
         }
 
@@ -121,8 +118,16 @@ def as_json(config: dict[str, Any]) -> dict[str, Any]:
 # -- release folders -----------------------------------------------------------------------------
 
 
-def save_autoencoder(folder: Path, model: Autoencoder, *, name: str, image_size: int, **about: Any) -> release.Release:
-    """Write an autoencoder release for square images of `image_size` pixels. about: lineage and metrics."""
+def save_autoencoder(
+    folder: Path,
+    model: Autoencoder,
+    *,
+    name: str,
+    image_size: int,
+    lineage: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> release.Release:
+    """Write an autoencoder release for square images of `image_size` pixels."""
     c = model.config
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model, folder / AUTOENCODER_FILE)
@@ -135,30 +140,40 @@ def save_autoencoder(folder: Path, model: Autoencoder, *, name: str, image_size:
             image_shape=(c.image_channels, image_size, image_size),
             latent_shape=(c.latent_channels, image_size // c.factor, image_size // c.factor),
             conditions={},
-            **about,
+            lineage=lineage or {},
+            metrics=metrics or {},
         ),
     )
 
 
 def save_diffusion(
-    folder: Path, model: LatentDiffusion, *, name: str, image_size: int, guided: bool = True, **about: Any
+    folder: Path,
+    model: LatentDiffusion,
+    *,
+    name: str,
+    image_size: int,
+    guided: bool = True,
+    lineage: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
 ) -> release.Release:
     """Write a diffusion release for square images of `image_size` pixels.
 
     Its autoencoder file has the same bytes as in the autoencoder's own release. guided: whether the model was trained
-    with condition dropout, so that guidance works; ignored for a model without conditions. about: lineage and metrics.
+    with condition dropout, so that guidance works; ignored for a model without conditions.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model.unet, folder / UNET_FILE)
     save_weights(model.conditioners, folder / CONDITIONERS_FILE)
-    for field, conditioner in model.conditioners.items():
-        for asset, content in conditioner.assets().items():  # type: ignore[operator]
+    for field, conditioner in model.conditioners.by_field().items():
+        for asset, content in conditioner.assets().items():
             (folder / f"{field}.{asset}").write_bytes(content)
-    described = save_autoencoder(folder, model.autoencoder, name=name, image_size=image_size, **about)
+    written = save_autoencoder(
+        folder, model.autoencoder, name=name, image_size=image_size, lineage=lineage, metrics=metrics
+    )
     return release.write(
         folder,
         replace(
-            described,
+            written,
             kind="diffusion",
             architecture=model.architecture(),
             conditions={**model.conditioners.schema(), **({"guided": guided} if len(model.conditioners) else {})},

@@ -7,7 +7,6 @@ Attention sees one tile at a time; the overlaps blend the difference.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,10 +72,10 @@ def shared_norms(network: nn.Module, run: Callable[[], Tensor]) -> Iterator[None
     def groups(norm: nn.GroupNorm, x: Tensor) -> Tensor:
         return x.reshape(len(x), norm.num_groups, -1).float()
 
-    def record(norm: Any, arguments: tuple[Tensor], answer: Tensor) -> None:
+    def record(norm: nn.GroupNorm, arguments: tuple[Tensor], answer: Tensor) -> None:
         moments[norm] = torch.var_mean(groups(norm, arguments[0]), dim=-1, correction=0, keepdim=True)
 
-    def replace(norm: Any, arguments: tuple[Tensor], answer: Tensor) -> Tensor:
+    def replace(norm: nn.GroupNorm, arguments: tuple[Tensor], answer: Tensor) -> Tensor:
         variance, mean = moments[norm]
         x = (groups(norm, arguments[0]) - mean) * torch.rsqrt(variance + norm.eps)
         return torch.as_tensor(

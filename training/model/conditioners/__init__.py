@@ -1,11 +1,11 @@
-"""Conditions: what a request says, turned into what the U-Net takes (Rombach et al. 2022, section 3.3).
+"""Conditioners turn the fields of a request into inputs of the U-Net (Rombach et al. 2022, section 3.3).
 
-Several conditioners work side by side, each under the name of a request field and each with its own entry:
-cross-attention, concatenation to the latent, or the timestep embedding.
+A model may have several, each under the name of a request field and each with its own entry: cross-attention,
+concatenation to the latent, or the timestep embedding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ from training.model.conditioners.token_ids import TokenIdsConditioner
 
 __all__ = ["TYPES", "ClassConditioner", "Conditioner", "Conditioners", "Conditions", "Encode", "build"]
 
-Build = Callable[..., Conditioner]  # arguments of the configuration, and `assets` where it has any
+Build = Callable[..., Conditioner]  # takes the arguments of the configuration, and `assets` if it has any
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 TYPES: dict[str, Build] = {
     "class": ClassConditioner,
@@ -39,9 +41,10 @@ TYPES: dict[str, Build] = {
 
 
 def build(config: Mapping[str, Any], assets: Mapping[str, bytes] | None = None) -> Conditioner:
-    """One conditioner from its configuration, such as {"type": "class", "classes": 10, "width": 64}.
+    """Build a conditioner from its configuration, such as {"type": "class", "classes": 10, "width": 64}.
 
-    assets: the files it was saved with. Raises ValueError naming what does not fit; TypeError for a wrong argument.
+    assets: the files that it was saved with. Raises ValueError naming what does not fit, TypeError for an unknown or
+    missing argument.
     """
     arguments = dict(config)
     kind = arguments.pop("type", None)
@@ -53,32 +56,34 @@ def build(config: Mapping[str, Any], assets: Mapping[str, bytes] | None = None) 
 
 
 class Conditioners(nn.ModuleDict):
-    """All conditioners of a model by field name."""
+    """All conditioners of a model by request field."""
+
+    def by_field(self) -> dict[str, Conditioner]:
+        """Return the conditioners by request field."""
+        return {name: module for name, module in self.items() if isinstance(module, Conditioner)}
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of an item's conditions: every field required, nothing else allowed."""
+        """Return the JSON Schema of an item's conditions: every field is required, and no other is allowed."""
         return {
             "type": "object",
-            "properties": {name: conditioner.schema() for name, conditioner in self.items()},  # type: ignore[operator]
+            "properties": {name: conditioner.schema() for name, conditioner in self.by_field().items()},
             "required": sorted(self),
             "additionalProperties": False,
         }
 
     def check(self, request: Mapping[str, Any]) -> None:
-        """Raise ValueError naming the first field whose value cannot be used, even where the schema permits it.
+        """Raise ValueError naming the first field whose value cannot be used, even if the schema permits it.
 
-        Before a batch is run, so that one bad request does not fail its companions.
+        Call it before a batch runs, so that one bad request does not fail the others.
         """
-        for name, conditioner in self.items():
-            assert isinstance(conditioner, Conditioner)
-            value = field(request, name)
+        for name, conditioner in self.by_field().items():
+            value = get_field(request, name)
             if value is not None:
-                with_field(name, conditioner.read, value)
+                name_errors(name, conditioner.read, value)
 
     def finish(self, image: Tensor, request: Mapping[str, Any]) -> Tensor:
-        """A generated image [C, H, W] in [-1, 1] with the pixels that the request already knows."""
-        for name, conditioner in self.items():
-            assert isinstance(conditioner, Conditioner)
+        """Return a generated image [C, H, W] in [-1, 1] with the known pixels of the request restored."""
+        for name, conditioner in self.by_field().items():
             if request.get(name) is not None:
                 image = conditioner.finish(image, request[name])
         return image
@@ -86,22 +91,22 @@ class Conditioners(nn.ModuleDict):
     def forward(
         self, requests: Sequence[Mapping[str, Any] | None], size: tuple[int, int], encode: Encode
     ) -> Conditions:
-        """R requests, None for the null condition of every field -> their conditions.
+        """Embed R requests; None is a request whose fields all have their null condition.
 
-        size: height and width of the latent. encode: the first stage, for conditions that are images.
-        A request may hold None for one field: that field's null alone. Rows do not depend on each other.
-        Raises ValueError naming the field.
+        size: height and width of the latents. encode: the first stage, for conditions that are images.
+        A field of a request may be None, for its null condition. Rows do not depend on each other.
+        Raises ValueError naming the invalid field.
         """
         tokens: list[Tensor] = []
         maps: list[Tensor] = []
         embeddings: list[Tensor] = []
-        for name, conditioner in self.items():
-            values = [None if request is None else field(request, name) for request in requests]
+        for name, conditioner in self.by_field().items():
+            values = [None if request is None else get_field(request, name) for request in requests]
             if isinstance(conditioner, MapConditioner):
-                maps.append(with_field(name, conditioner.embed, values, size, encode))
+                maps.append(name_errors(name, conditioner.embed, values, size, encode))
                 continue
             assert isinstance(conditioner, TokenConditioner)
-            embedded = with_field(name, conditioner.embed, values)  # [R, M, width]
+            embedded = name_errors(name, conditioner.embed, values)  # [R, M, width]
             if conditioner.entry == "cross_attention":
                 tokens.append(embedded)
             else:
@@ -113,16 +118,18 @@ class Conditioners(nn.ModuleDict):
         )
 
 
-def field(request: Mapping[str, Any], name: str) -> Any:
-    """A field of a request. Raises ValueError."""
+def get_field(request: Mapping[str, Any], name: str) -> Any:
+    """Return a field of a request. Raises ValueError if it is missing."""
     if name not in request:
         raise ValueError(f"{name}: is missing; every request needs it")
     return request[name]
 
 
-def with_field(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments), whose ValueErrors then name the field."""
+def name_errors(
+    name: str, function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
+) -> Result:
+    """Return function(*arguments, **options), and prefix its ValueErrors with the field's name."""
     try:
-        return function(*arguments)
+        return function(*arguments, **options)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None

@@ -1,4 +1,4 @@
-"""Objects in bounding boxes, as requests tell them: {"boxes": [{"class": 3, "box": [x0, y0, x1, y1]}, ...]}."""
+"""Objects in bounding boxes, as requests give them: {"boxes": [{"class": 3, "box": [x0, y0, x1, y1]}, ...]}."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ BOX_SCHEMA = {
     "description": "x0, y0, x1, y1 with x0 < x1 and y0 < y1, as shares of the image's width and height.",
 }
 
-Box = Sequence[float]
+Box = Sequence[float]  # x0, y0, x1, y1 in [0, 1], as shares of the width and height
 
 
 @dataclass(frozen=True)
-class Placed:
-    """An object of a class in its box, or a group of such objects."""
+class PlacedObject:
+    """An object of class `label` in its box, or a group of such objects."""
 
     label: int
     box: Box
@@ -26,7 +26,7 @@ class Placed:
 
 
 def schema(classes: int, objects: int) -> dict[str, Any]:
-    """JSON Schema of a layout of at most so many objects."""
+    """Return the JSON Schema of a layout of at most `objects` objects, with labels in [0, classes)."""
     item: dict[str, Any] = {
         "type": "object",
         "properties": {"class": {"type": "integer", "minimum": 0, "maximum": classes - 1}, "box": BOX_SCHEMA},
@@ -41,10 +41,10 @@ def schema(classes: int, objects: int) -> dict[str, Any]:
     }
 
 
-def read(value: Any, classes: int, objects: int) -> list[Placed]:
-    """The objects of a layout. Raises ValueError."""
+def read(value: Any, classes: int, objects: int) -> list[PlacedObject]:
+    """Return the objects of a layout. Raises ValueError naming what is not allowed."""
     try:
-        found = [Placed(index(one["class"]), one["box"], bool(one.get("group"))) for one in value["boxes"]]
+        found = [PlacedObject(index(one["class"]), one["box"], bool(one.get("group"))) for one in value["boxes"]]
     except (AttributeError, KeyError, TypeError):
         raise ValueError('is not a layout; permitted: {"boxes": [{"class": 0, "box": [0, 0, 1, 1]}]}') from None
     if len(found) > objects:
@@ -57,7 +57,7 @@ def read(value: Any, classes: int, objects: int) -> list[Placed]:
 
 
 def check(box: Box) -> None:
-    """Raise ValueError unless a box lies within the image and is not empty."""
+    """Raise ValueError unless a box is inside the image and not empty."""
     numbers = isinstance(box, Sequence) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
     if not numbers or not 0 <= box[0] < box[2] <= 1 or not 0 <= box[1] < box[3] <= 1:
         raise ValueError(f"box {box} is not allowed; permitted: [x0, y0, x1, y1] from 0 to 1, with x0 < x1 and y0 < y1")

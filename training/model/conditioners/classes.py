@@ -1,4 +1,4 @@
-"""Class labels."""
+"""Class labels as conditions."""
 
 from collections.abc import Sequence
 from operator import index
@@ -11,10 +11,11 @@ from training.model.conditioners.conditioner import Entry, TokenConditioner
 
 
 class ClassConditioner(TokenConditioner):
-    """A learned token for each class, and one more for the null condition (Rombach et al. 2022, section 4.3).
+    """A learned token for each class, and one for the null condition (Rombach et al. 2022, section 4.3).
 
-    null: the label of that token; None appends one behind the classes. A released model may have it among them:
-    the last of the 1001 of `cin256-v2`.
+    classes: labels are in [0, classes). width: of the tokens. entry: see `TokenConditioner`.
+    null: the label of the null token; None adds a token after the classes. The released `cin256-v2` uses the last of
+        its 1001 classes. Raises ValueError naming the invalid argument.
     """
 
     def __init__(self, classes: int, width: int, entry: Entry = "cross_attention", null: int | None = None) -> None:
@@ -31,11 +32,11 @@ class ClassConditioner(TokenConditioner):
         }  # fmt: skip
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value: an integer in [0, classes)."""
+        """Return the JSON Schema of one value: an integer in [0, classes)."""
         return {"type": "integer", "minimum": 0, "maximum": self.classes - 1}
 
     def read(self, value: Any) -> int:
-        """A label. Raises ValueError where it is no class."""
+        """Return a label as an int. Raises ValueError unless it is in [0, classes)."""
         try:
             label = index(value)
         except TypeError:
@@ -45,11 +46,11 @@ class ClassConditioner(TokenConditioner):
         return label
 
     def embed(self, values: Sequence[Any]) -> Tensor:
-        """R labels, None for the null condition -> one token each, [R, 1, width]. Raises ValueError."""
+        """Embed R labels, None for the null condition, as one token each: [R, 1, width]. Raises ValueError."""
         null = self.classes if self.null is None else self.null
         labels = [null if value is None else self.read(value) for value in values]
         return self.forward(torch.tensor(labels, device=self.device))
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Labels [R] int64 -> one token each, [R, 1, width]."""
+        """Embed labels, int64 [R], as one token each: [R, 1, width]."""
         return torch.as_tensor(self.embedding(labels)[:, None])

@@ -1,4 +1,4 @@
-"""What every conditioner can do, and what a U-Net is given."""
+"""The interface of conditioners, and the conditions that they give to a U-Net."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Encode = Callable[[Tensor], Tensor]  # images [R, C, H, W] in [-1, 1] -> scaled 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What R rows are conditioned on, by where it enters the U-Net; None where a model has no such entry."""
+    """The conditions of R rows, by where they enter the U-Net; None if the model has no such entry."""
 
     tokens: Tensor | None = None  # [R, M, width], for cross-attention
     maps: Tensor | None = None  # [R, K, h, w], concatenated to the latent
@@ -22,10 +22,10 @@ class Conditions:
 
 
 class Conditioner(nn.Module):
-    """Turns the values of one request field into what the U-Net takes.
+    """Turns the values of one request field into inputs of the U-Net.
 
-    It knows the JSON Schema of its values, so that a bad request is refused before it is run, and its null value,
-    which stands for "no condition" in classifier-free guidance (Ho & Salimans 2022).
+    It knows the JSON Schema of its values, so that bad requests are refused before they run, and its null value, which
+    means "no condition" in classifier-free guidance (Ho & Salimans 2022).
     """
 
     anchor: Tensor
@@ -33,45 +33,45 @@ class Conditioner(nn.Module):
     def __init__(self, entry: Entry) -> None:
         super().__init__()
         self.entry: Entry = entry
-        # moves with the module, so that one without weights knows its device too
+        # moves with the module, so that a module without weights has a device too
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """What `build` needs to make this conditioner again, as JSON has it."""
+        """Return the configuration from which `build` makes this conditioner, as JSON values."""
 
     @abstractmethod
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value of a request."""
+        """Return the JSON Schema of one value of a request."""
 
     @abstractmethod
-    def read(self, value: Any) -> Any:
-        """One value, not None, in the form that `embed` works on.
+    def read(self, value: Any) -> object:
+        """Convert one value, not None, to the form that `embed` uses.
 
-        Raises ValueError with the value and what is permitted; also where a schema cannot say it, so that one bad
-        value can be found before its batch is run.
+        Raises ValueError naming the value and what is permitted. It also finds what a JSON Schema cannot express, so
+        that a bad value can be refused before its batch runs.
         """
 
     def finish(self, image: Tensor, value: Any) -> Tensor:
-        """A generated image [C, H, W] in [-1, 1] with what the value already says of its pixels: here, nothing."""
+        """Return a generated image [C, H, W] in [-1, 1] with the pixels that the value determines; by default none."""
         return image
 
     def assets(self) -> dict[str, bytes]:
-        """Files beside the weights that `build` needs (a vocabulary): {file name: content}."""
+        """Return the files that `build` needs besides the weights, such as a vocabulary: {file name: content}."""
         return {}
 
     @property
     def device(self) -> torch.device:
-        """Where its answers are."""
+        """The device of the embeddings."""
         return self.anchor.device
 
 
 class TokenConditioner(Conditioner):
-    """A conditioner whose answer does not depend on the size of the latent: [R, M, width].
+    """A conditioner that embeds values as tokens [R, M, width], whatever the size of the latent.
 
-    entry: "cross_attention", where the U-Net's context width must equal `width`, or "time_embedding", where the mean
-        over the M tokens is added to the timestep embedding, so that `width` must be that of it: 4 x the U-Net's
-        channels.
+    entry: "cross_attention", for which `width` must equal the U-Net's context width; or "time_embedding", which adds
+        the mean over the M tokens to the timestep embedding, so that `width` must be 4 x the U-Net's channels.
+    Raises ValueError for another entry.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -81,18 +81,18 @@ class TokenConditioner(Conditioner):
 
     @abstractmethod
     def embed(self, values: Sequence[Any]) -> Tensor:
-        """R values, None for the null condition -> tokens [R, M, width]. Raises ValueError as `read` does."""
+        """Embed R values, None for the null condition, as tokens [R, M, width]. Raises ValueError as `read` does."""
 
 
 class MapConditioner(Conditioner):
-    """A conditioner whose answer lies over the latent and is concatenated to it: [R, K, h, w]."""
+    """A conditioner that embeds values as maps [R, K, h, w], which are concatenated to the latent."""
 
     def __init__(self) -> None:
         super().__init__("concat")
 
     @abstractmethod
     def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
-        """R values, None for the null condition -> maps [R, K, h, w] for latents of `size` (h, w).
+        """Embed R values, None for the null condition, as maps [R, K, h, w] for latents of `size` (h, w).
 
         encode: the first stage. Raises ValueError as `read` does, and for an image that does not fit the size.
         """

@@ -1,9 +1,10 @@
-"""Text through a pretrained encoder that stays as it is."""
+"""Text conditions by a pretrained encoder that is not trained further."""
 
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from training.model.conditioners.conditioner import Entry, TokenConditioner
 from training.model.conditioners.text_tokenizer import TOKENIZER_FILE, TextTokenizer
 
-# Of the library's configuration: what is about its files, or would lead to code and kernels from elsewhere.
+# Fields of the library's configuration that describe its files, or could load code and kernels from elsewhere
 NO_ARCHITECTURE = (
     "_name_or_path", "transformers_version", "dtype", "torch_dtype", "auto_map", "attn_implementation",
     "_attn_implementation", "quantization_config",
@@ -22,17 +23,18 @@ NO_ARCHITECTURE = (
 class FrozenTextConditioner(TokenConditioner):
     """The last hidden states of a pretrained text encoder of the `transformers` library, such as CLIP's or T5's.
 
-    Its weights are saved with the model's own, so that a release needs no other folder and no network. They take no
-    gradient, and its dropout is always off. The null condition is the empty text.
+    Its weights are saved with those of the model, so a release needs neither another folder nor the network. They get
+    no gradients, and the encoder's dropout is always off. The null condition is the empty text.
 
-    encoder: the encoder's configuration, as the library has it. padding: the token that fills up to `length`.
-    width: of the tokens; a learned linear layer leads to it, unless it is the encoder's own (or None).
-    masked: padding is hidden from the encoder, and its tokens are zeros. Encoders that were trained with such a mask
-        (BERT, T5) say nothing meaningful about padding; zeros are what Stable Audio's pipeline makes of them. The
-        U-Net takes no mask of its own. False where all tokens count, as Stable Diffusion uses CLIP.
+    encoder: the encoder's configuration in the library's format. length: tokens per text. padding: the token that fills
+        shorter texts.
+    width: of the tokens; unless it equals the encoder's (or is None), a learned linear layer projects to it.
+    masked: hide padding from the encoder, and set its tokens to zero. Encoders that were trained with such a mask
+        (BERT, T5) produce nothing meaningful for padding; Stable Audio's pipeline zeroes it too. The U-Net has no mask
+        of its own. Use False if all tokens count, as in Stable Diffusion's use of CLIP.
     assets: the tokenizer.json.
 
-    Raises ValueError, also where the extra `text` is not installed.
+    Raises ValueError naming the invalid argument, and if the extra `text` is not installed.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class FrozenTextConditioner(TokenConditioner):
         assets: Mapping[str, bytes] | None = None,
     ) -> None:
         super().__init__(entry)
-        transformers = library()
+        transformers = import_transformers()
         try:
             config = transformers.AutoConfig.for_model(**architecture(encoder))
             network = transformers.AutoModelForTextEncoding.from_config(
@@ -61,7 +63,7 @@ class FrozenTextConditioner(TokenConditioner):
         self.width = config.hidden_size if width is None else width
         self.tokenizer = TextTokenizer(assets, length, padding)
         self.architecture = architecture(config.to_dict())
-        self.encoder = frozen(network)
+        self.encoder = freeze(network)
         self.project = nn.Identity() if self.width == config.hidden_size else nn.Linear(config.hidden_size, self.width)
 
     @classmethod
@@ -73,31 +75,29 @@ class FrozenTextConditioner(TokenConditioner):
         masked: bool = True,
         entry: Entry = "cross_attention",
     ) -> Self:
-        """With the weights and the tokenizer of a local folder in the library's own layout.
+        """Load the weights and the tokenizer from a local folder in the library's layout.
 
-        Only safetensors are read, and no code of the folder is run. Raises ValueError.
+        Reads only safetensors and runs no code of the folder. Raises ValueError naming what is wrong with the folder.
         """
-        if not folder.is_dir():  # the library would take it for a name on its hub
+        if not folder.is_dir():  # the library would look the name up on its hub
             raise ValueError(f"{folder}: is not a folder")
-        transformers = library()
+        transformers = import_transformers()
         try:
-            tokenizer, network, lacking = pretrained(transformers.AutoModelForTextEncoding, folder)
+            tokenizer, network, lacking = load_pretrained(transformers.AutoModelForTextEncoding, folder)
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"{folder}: is not a text encoder with safetensors ({first_line(error)})") from None
-        missing = [name for name in lacking if not name.startswith("pooler.")]  # which is not used
-        if missing:  # the library would make them up
+        missing = [name for name in lacking if not name.startswith("pooler.")]  # the pooler is not used
+        if missing:  # the library would initialise them at random
             raise ValueError(f"{folder}: its weights do not hold {', '.join(missing)}")
         if tokenizer.pad_token is None or not hasattr(tokenizer, "backend_tokenizer"):
-            raise ValueError(
-                f"{folder}: its tokenizer has no token for padding, or no tokenizer.json can be made of it"
-            )
+            raise ValueError(f"{folder}: its tokenizer has no padding token, or cannot be written as tokenizer.json")
         content = tokenizer.backend_tokenizer.to_str().encode()
-        made = cls(
+        conditioner = cls(
             architecture(network.config.to_dict()), length, width, tokenizer.pad_token, masked, entry,
             assets={TOKENIZER_FILE: content},
         )  # fmt: skip
-        made.encoder = frozen(network)
-        return made
+        conditioner.encoder = freeze(network)
+        return conditioner
 
     def config(self) -> dict[str, Any]:
         """See `Conditioner.config`."""
@@ -112,22 +112,22 @@ class FrozenTextConditioner(TokenConditioner):
         return self.tokenizer.assets()
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value."""
+        """Return the JSON Schema of one value."""
         return self.tokenizer.schema()
 
     def train(self, mode: bool = True) -> Self:
-        """The encoder stays in eval mode."""
+        """Set the training mode; the encoder stays in eval mode."""
         super().train(mode)
         self.encoder.eval()
         return self
 
     def read(self, value: Any) -> tuple[list[int], list[int]]:
-        """A text -> its `length` ids, and 1 for each that is no padding, 0 else. Raises ValueError."""
+        """Return the `length` token ids of a text, and for each 1, or 0 for padding. Raises ValueError."""
         encoding = self.tokenizer.encode(value)
         return list(encoding.ids), list(encoding.attention_mask)
 
     def embed(self, values: Sequence[Any]) -> Tensor:
-        """R texts, None for the null condition -> tokens [R, length, width]. Raises ValueError."""
+        """Embed R texts, None for the null condition, as tokens [R, length, width]. Raises ValueError."""
         rows = [self.read("" if value is None else value) for value in values]
         ids, mask = (torch.tensor(part, device=self.device) for part in zip(*rows, strict=True))  # [R, length]
         with torch.no_grad():
@@ -136,8 +136,8 @@ class FrozenTextConditioner(TokenConditioner):
         return tokens * mask[:, :, None] if self.masked else tokens
 
 
-def frozen(network: nn.Module) -> nn.Module:
-    """In eval mode, without gradients, and a tensor for each parameter: safetensors saves no shared ones."""
+def freeze(network: nn.Module) -> nn.Module:
+    """Put a network into eval mode without gradients, and copy shared parameters, which safetensors cannot save."""
     seen: set[int] = set()
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -148,33 +148,33 @@ def frozen(network: nn.Module) -> nn.Module:
 
 
 def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The library's configuration of an encoder as JSON has it, less `NO_ARCHITECTURE`."""
+    """Return an encoder's configuration as JSON values, without the fields of `NO_ARCHITECTURE`."""
     plain: dict[str, Any] = json.loads(json.dumps({k: v for k, v in config.items() if k not in NO_ARCHITECTURE}))
     return plain
 
 
-def library() -> Any:
-    """The package `transformers`, which is optional and slow to import. Raises ValueError."""
+def import_transformers() -> ModuleType:
+    """Import `transformers`, which is optional and slow to import. Raises ValueError if it is not installed."""
     try:
         return import_module("transformers")
     except ImportError:
         raise ValueError("frozen_text needs the package transformers: pip install 'darkroom[text]'") from None
 
 
-def pretrained(kind: Any, folder: Path) -> tuple[Any, Any, list[str]]:
-    """The tokenizer and the network of a local folder, and the weights that it lacks. kind: the library's class.
+def load_pretrained(network_class: Any, folder: Path) -> tuple[Any, Any, list[str]]:
+    """Load the tokenizer and the network of a local folder, and list the weights that it lacks.
 
-    Only safetensors are read, no code of the folder is run, nothing is fetched. Raises what the library raises:
-    OSError, RuntimeError or ValueError.
+    network_class: a class of the library. Reads only safetensors, runs no code of the folder and fetches nothing.
+    Raises OSError, RuntimeError or ValueError, as the library does.
     """
     local = {"local_files_only": True, "trust_remote_code": False}
-    tokenizer = library().AutoTokenizer.from_pretrained(folder, **local)
-    network, found = kind.from_pretrained(
+    tokenizer = import_transformers().AutoTokenizer.from_pretrained(folder, **local)
+    network, report = network_class.from_pretrained(
         folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
     )
-    return tokenizer, network, sorted(found["missing_keys"])
+    return tokenizer, network, sorted(report["missing_keys"])
 
 
 def first_line(error: Exception) -> str:
-    """What an exception of the library says, without its advice."""
+    """Return the first line of an exception's message; the library's advice follows in others."""
     return str(error).strip().partition("\n")[0]

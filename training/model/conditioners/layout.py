@@ -1,4 +1,4 @@
-"""Layouts: objects in bounding boxes."""
+"""Layouts, objects in bounding boxes, as tokens."""
 
 from math import isqrt
 from typing import Any
@@ -19,13 +19,14 @@ class LayoutConditioner(TransformerConditioner):
 
         token(x, y) = round(y (s - 1)) s + round(x (s - 1))
 
-    Fewer than `objects` are filled up with the last token of the vocabulary, which stands for none. With `crops`
-    two corners follow: the crop of the annotated image that the picture shows. The boxes are then those of the
-    uncropped image. With `groups` an object may be a group of such objects, with the token class + classes.
-    Objects keep their order, so training data should be shuffled. The null condition has no object.
+    If there are fewer than `objects`, the last token of the vocabulary, which means none, fills the rest. With `crops`
+    two more corners follow, those of the part of the annotated image that is shown; boxes then refer to the uncropped
+    image. With `groups` an object may be a group of such objects, with the token class + classes. Objects keep their
+    order, so training data should be shuffled. The null condition has no objects.
 
-    The tokens are those of `ObjectsBoundingBoxConditionalBuilder` of github.com/CompVis/taming-transformers, which
-    the released layout-to-image model was trained on (vocabulary 8192, 30 objects, crops, groups: 92 tokens).
+    The tokens are those of `ObjectsBoundingBoxConditionalBuilder` of github.com/CompVis/taming-transformers, with which
+    the released layout-to-image model was trained (vocabulary 8192, 30 objects, crops, groups: 92 tokens).
+    Raises ValueError if the vocabulary is too small for the classes.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class LayoutConditioner(TransformerConditioner):
         }  # fmt: skip
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value."""
+        """Return the JSON Schema of one value."""
         schema = boxes.schema(self.classes, self.objects)
         properties = schema["properties"]
         if self.groups:
@@ -67,12 +68,12 @@ class LayoutConditioner(TransformerConditioner):
         return schema
 
     def read(self, value: Any) -> list[int]:
-        """A layout -> its token ids. Raises ValueError."""
+        """Return the token ids of a layout. Raises ValueError naming what is not allowed."""
         objects = boxes.read(value, self.classes, self.objects)
         ids = []
         for one in objects:
             if one.group and not self.groups:
-                raise ValueError("group: is not known to this model")
+                raise ValueError("group: this model does not know groups")
             ids += [one.label + self.classes * one.group, *self._corners(one.box)]
         none = self.transformer.vocabulary - 1
         ids += [none] * (3 * (self.objects - len(objects)))
@@ -81,11 +82,11 @@ class LayoutConditioner(TransformerConditioner):
             boxes.check(crop)
             ids += self._corners(crop)
         elif "crop" in value:
-            raise ValueError("crop: is not known to this model")
+            raise ValueError("crop: this model does not know crops")
         return ids
 
     def _corners(self, box: Box) -> tuple[int, int]:
-        """The tokens of a box's corners."""
+        """Return the tokens of a box's upper left and lower right corner."""
         return self._point(box[0], box[1]), self._point(box[2], box[3])
 
     def _point(self, x: float, y: float) -> int:

@@ -1,4 +1,4 @@
-"""A low-resolution image, to be made larger."""
+"""Low-resolution images as conditions, for super-resolution."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,8 +17,9 @@ METHODS = ("bilinear", "bicubic")
 class LowResolutionConditioner(MapConditioner):
     """The pixels of a low-resolution image, concatenated to the latent (Rombach et al. 2022, section 4.4).
 
-    An image of the latent's size goes in as it is, as in the released `bsr_sr`. One of another size is resized by
-    `method`, with a low-pass filter where it shrinks. The null condition is zeros, which is mid-grey.
+    An image of the latent's size is used unchanged, as in the released `bsr_sr`. Another size is resized by `method`,
+    with a low-pass filter when shrinking. The null condition is zeros, which is mid-grey.
+    channels: of the image. Raises ValueError for an unknown method.
     """
 
     def __init__(self, channels: int = 3, method: Method = "bicubic") -> None:
@@ -32,21 +33,21 @@ class LowResolutionConditioner(MapConditioner):
         return {"type": "low_resolution", "channels": self.channels, "method": self.method}
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value."""
+        """Return the JSON Schema of one value."""
         return png_schema(f"{self.channels} channels; best of the latent's height and width, else it is resized.")
 
     def read(self, value: Any) -> Tensor:
-        """An image (see `images`) -> [C, H, W] in [-1, 1]. Raises ValueError."""
+        """Convert an image (see `images`) to float32 [C, H, W] in [-1, 1]. Raises ValueError."""
         return read_image(value, self.channels)
 
     def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
-        """R images, None for the null condition -> [R, C, h, w]. Raises ValueError."""
+        """Embed R images, None for the null condition, as maps [R, C, h, w]. Raises ValueError as `read` does."""
         zeros = torch.zeros(self.channels, *size, device=self.device)
         return torch.stack(
-            [zeros if value is None else self._resized(self.read(value).to(self.device), size) for value in values]
+            [zeros if value is None else self._resize(self.read(value).to(self.device), size) for value in values]
         )
 
-    def _resized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+    def _resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(image.shape[1:]) == tuple(size):
             return image
         resized = F.interpolate(image[None], size=size, mode=self.method, antialias=True)[0]

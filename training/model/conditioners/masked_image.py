@@ -1,4 +1,4 @@
-"""An image with a hole, to be filled in."""
+"""Images with a hole as conditions, for inpainting."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from training.model.conditioners.images import png_schema, read_image, read_mask
 
 
 class MaskedImageConditioner(MapConditioner):
-    """The latent of an image without its hole, and the hole itself: [encode(masked image), mask].
+    """The latent of an image without its hole, and the hole: [encode(masked image), mask].
 
-    The recipe of the released inpainting model (Rombach et al. 2022, section 4.5; its scripts/inpaint.py): the
-    hole's pixels are -1, which is black; the mask is 1 in the hole and -1 elsewhere, resized to the latent by
-    nearest neighbour. The null condition is all hole.
+    This is the recipe of the released inpainting model (Rombach et al. 2022, section 4.5; its scripts/inpaint.py): the
+    hole's pixels are -1, which is black. The mask is 1 in the hole and -1 elsewhere, resized to the latent by nearest
+    neighbour. In the null condition the hole is the whole image.
 
-    channels: of the image. factor: the autoencoder's pixels for each position of the latent, in height and width.
-    K is the number of latent channels, and one more.
+    factor: pixels per latent position of the autoencoder, in height and width. channels: of the image.
+    The maps have one channel more than the latents.
     """
 
     def __init__(self, factor: int, channels: int = 3) -> None:
@@ -31,7 +31,7 @@ class MaskedImageConditioner(MapConditioner):
         return {"type": "masked_image", "factor": self.factor, "channels": self.channels}
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value: {"image": ..., "mask": ...}."""
+        """Return the JSON Schema of one value: {"image": ..., "mask": ...}."""
         return {
             "type": "object",
             "properties": {
@@ -43,9 +43,9 @@ class MaskedImageConditioner(MapConditioner):
         }
 
     def read(self, value: Any) -> tuple[Tensor, Tensor]:
-        """{"image", "mask"} (see `images`) -> image [C, H, W] with its hole at -1, mask [1, H, W] of 0 and 1.
+        """Return the image [C, H, W] of {"image", "mask"}, with -1 in its hole, and the mask [1, H, W] of 0 and 1.
 
-        Raises ValueError.
+        Raises ValueError naming the part that is not allowed.
         """
         if not isinstance(value, Mapping) or not {"image", "mask"} <= set(value):
             raise ValueError('is not a masked image; permitted: {"image": ..., "mask": ...}')
@@ -65,12 +65,15 @@ class MaskedImageConditioner(MapConditioner):
         return image.masked_fill(mask.to(image.device).bool(), -1.0), mask
 
     def finish(self, image: Tensor, value: Any) -> Tensor:
-        """The known pixels are kept as they are; the first stage only comes close to them."""
+        """Return a generated image with the known pixels restored exactly, which the first stage only approximates."""
         known, mask = self.read(value)
         return torch.where(mask.to(image.device).bool(), image, known.to(image))
 
     def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
-        """R masked images, None for the null condition -> [R, c + 1, h, w]. Raises ValueError."""
+        """Embed R masked images, None for the null condition, as maps [R, c + 1, h, w].
+
+        Raises ValueError as `read` does, and for images that do not fit the size.
+        """
         height, width = size[0] * self.factor, size[1] * self.factor
         null = torch.full((self.channels, height, width), -1.0), torch.ones(1, height, width)
         pairs = [null if value is None else self.read(value) for value in values]

@@ -1,4 +1,4 @@
-"""Semantic maps: a class for each pixel."""
+"""Semantic maps, a class for each pixel, as conditions."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.model.conditioners.conditioner import Encode, MapConditioner
-from training.model.conditioners.images import plane, png_schema, told
+from training.model.conditioners.images import describe, png_schema, to_plane
 
 Method = Literal["nearest", "bilinear", "bicubic", "area"]
 METHODS = ("nearest", "bilinear", "bicubic", "area")
 
 
 class SpatialRescaler(nn.Module):
-    """Halve maps `stages` times, then mix their channels by a 1x1 convolution without bias.
+    """Halves maps `stages` times, then mixes their channels by a 1x1 convolution without bias, as released models do.
 
-    As the released models have it; out_channels None leaves the channels alone.
+    out_channels: None does not mix channels. Raises ValueError for an unknown method.
     """
 
     def __init__(self, in_channels: int, out_channels: int | None, stages: int, method: Method = "bilinear") -> None:
@@ -29,23 +29,23 @@ class SpatialRescaler(nn.Module):
         self.project = None if out_channels is None else nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[R, C, H, W] -> [R, C', H / 2^stages, W / 2^stages]."""
-        halved = self._halved(maps)
-        return halved if self.project is None else torch.as_tensor(self.project(halved))
+        """Rescale maps: [R, C, H, W] -> [R, C', H / 2^stages, W / 2^stages]."""
+        maps = self._halve(maps)
+        return maps if self.project is None else torch.as_tensor(self.project(maps))
 
     def rescale_labels(self, labels: Tensor) -> Tensor:
-        """The same for one-hot maps of labels: [R, H, W] -> [R, C', H / 2^stages, W / 2^stages].
+        """Rescale the one-hot maps of labels: [R, H, W] -> [R, C', H / 2^stages, W / 2^stages].
 
-        Both steps are linear, one over positions and one over channels, so their order is free: looking up the
-        convolution's columns first never builds the C maps.
+        Halving is linear over positions and mixing over channels, so they may be swapped. Looking up the convolution's
+        columns first avoids building the C one-hot maps.
         """
         if self.project is None:
             columns = torch.eye(self.in_channels, device=labels.device)
         else:
             columns = self.project.weight.flatten(1).t()  # [C, C']
-        return self._halved(F.embedding(labels, columns).permute(0, 3, 1, 2))
+        return self._halve(F.embedding(labels, columns).permute(0, 3, 1, 2))
 
-    def _halved(self, maps: Tensor) -> Tensor:
+    def _halve(self, maps: Tensor) -> Tensor:
         halve = partial(F.interpolate, scale_factor=0.5, mode=self.method)
         for _ in range(self.stages):
             maps = halve(maps)
@@ -55,8 +55,8 @@ class SpatialRescaler(nn.Module):
 class SemanticMapConditioner(MapConditioner):
     """Labels of pixels, rescaled to the latent and concatenated to it (Rombach et al. 2022, section 4.3.2).
 
-    classes: labels are in [0, classes). channels: maps K that the U-Net gets. stages: halvings between the labels'
-    size and the latent's. The null condition is a map of zeros.
+    classes: labels are in [0, classes). channels: number K of maps for the U-Net. stages: how often the labels' size is
+    halved to get the latent's. The null condition is zeros.
     """
 
     def __init__(self, classes: int, channels: int, stages: int, method: Method = "bilinear") -> None:
@@ -72,7 +72,7 @@ class SemanticMapConditioner(MapConditioner):
         }  # fmt: skip
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value."""
+        """Return the JSON Schema of one value."""
         factor = 2**self.rescaler.stages
         return png_schema(
             f"Greyscale; a pixel's value is its class, from 0 to {self.classes - 1}. "
@@ -80,10 +80,10 @@ class SemanticMapConditioner(MapConditioner):
         )
 
     def read(self, value: Any) -> Tensor:
-        """Integer labels, an array or tensor [H, W] or [H, W, 1] -> int64 [H, W]. Raises ValueError."""
-        labels = plane(value)
+        """Convert integer labels, an array or tensor [H, W] or [H, W, 1], to int64 [H, W]. Raises ValueError."""
+        labels = to_plane(value)
         if labels.dim() != 2 or labels.is_floating_point() or labels.dtype == torch.bool or not labels.numel():
-            raise ValueError(f"{told(labels)} are not labels; permitted: integers [H, W]")
+            raise ValueError(f"{describe(labels)} are not labels; permitted: integers [H, W]")
         labels = labels.to(torch.int64)
         low, high = (int(x) for x in labels.aminmax())
         if low < 0 or high >= self.classes:
@@ -92,11 +92,14 @@ class SemanticMapConditioner(MapConditioner):
         return labels
 
     def forward(self, maps: Tensor) -> Tensor:
-        """One-hot maps of labels [R, classes, H, W] -> [R, K, H / 2^stages, W / 2^stages]."""
+        """Rescale one-hot maps of labels: [R, classes, H, W] -> [R, K, H / 2^stages, W / 2^stages]."""
         return torch.as_tensor(self.rescaler(maps))
 
     def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
-        """R maps of labels, None for the null condition -> [R, K, h, w]. Raises ValueError."""
+        """Embed R maps of labels, None for the null condition, as maps [R, K, h, w].
+
+        Raises ValueError as `read` does, and for maps that do not fit the size.
+        """
         factor = 2**self.rescaler.stages
         needed = (size[0] * factor, size[1] * factor)
         labels = [torch.zeros(needed, dtype=torch.int64) if value is None else self.read(value) for value in values]

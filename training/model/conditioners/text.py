@@ -1,4 +1,4 @@
-"""Text through a transformer that is trained with the U-Net."""
+"""Text conditions by a transformer that is trained with the U-Net."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,10 @@ from training.model.conditioners.token_transformer import TokenTransformer, Tran
 class TextConditioner(TransformerConditioner):
     """Text in BERT's word pieces through a trained transformer (Rombach et al. 2022, section 4.3.1).
 
-    As the released text-to-image models have it: [CLS], the pieces, [SEP], filled up to `length` with [PAD], no
-    token masked. A longer text is cut off. The null condition is the empty text.
-    assets: the tokenizer.json, such as `text_tokenizer.read_assets` makes; its size is the transformer's vocabulary.
+    As in the released text-to-image models, a text becomes [CLS], its pieces, [SEP], and [PAD] up to `length`, and no
+    token is masked. Longer texts are truncated. The null condition is the empty text.
+    assets: the tokenizer.json, for example from `text_tokenizer.read_assets`; it determines the transformer's
+        vocabulary. Raises ValueError naming the invalid argument.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class TextConditioner(TransformerConditioner):
         return self.tokenizer.assets()
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value."""
+        """Return the JSON Schema of one value."""
         return self.tokenizer.schema()
 
     def read(self, value: Any) -> list[int]:
-        """A text -> `length` ids. Raises ValueError."""
+        """Return the `length` token ids of a text. Raises ValueError."""
         return list(self.tokenizer.encode(value).ids)

@@ -1,4 +1,4 @@
-"""From text to token ids."""
+"""Tokenizers, which turn text into token ids."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 from tokenizers import BertWordPieceTokenizer, Encoding, Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"  # its name among the assets of a conditioner
-MAX_CHARACTERS = 2000  # of a request's text; far more than any encoder here reads
+MAX_CHARACTERS = 2000  # of a request's text, far more than any encoder here reads
 
 
 class TextTokenizer:
-    """A tokenizer that gives every text the same number of ids: it is cut off, or filled up with `padding`.
+    """A tokenizer that gives every text `length` ids: it truncates, or appends the token `padding`.
 
-    Special tokens, such as BERT's [CLS] before and [SEP] after a text, are among them and are never cut off.
-    assets: a tokenizer.json of the `tokenizers` library. Raises ValueError.
+    Special tokens such as BERT's [CLS] and [SEP] count and are never truncated.
+    assets: a tokenizer.json of the `tokenizers` library. Raises ValueError naming the invalid argument.
     """
 
     def __init__(self, assets: Mapping[str, bytes] | None, length: int, padding: str) -> None:
@@ -33,15 +33,15 @@ class TextTokenizer:
         self.tokenizer.enable_padding(length=length, pad_id=padding_id, pad_token=padding)
         self.vocabulary = 1 + max(self.tokenizer.get_vocab().values())
 
-    def encode(self, text: Any) -> Encoding:
-        """A request's text -> its `ids`, and its `attention_mask`: 0 for padding, 1 else. Raises ValueError."""
+    def encode(self, text: object) -> Encoding:
+        """Return the `ids` of a request's text and its `attention_mask`, 0 for padding, else 1. Raises ValueError."""
         if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
             what = f"a text of {len(text)} characters" if isinstance(text, str) else f"{type(text).__name__} {text!r}"
             raise ValueError(f"{what} is not allowed; permitted: a string of at most {MAX_CHARACTERS} characters")
         return self.tokenizer.encode(text)
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of a request's text."""
+        """Return the JSON Schema of a request's text."""
         return {
             "type": "string",
             "maxLength": MAX_CHARACTERS,
@@ -49,14 +49,14 @@ class TextTokenizer:
         }
 
     def assets(self) -> dict[str, bytes]:
-        """The tokenizer, byte for byte as it was given."""
+        """Return the tokenizer.json, unchanged."""
         return {TOKENIZER_FILE: self.content}
 
 
 def read_assets(path: Path) -> dict[str, bytes]:
-    """The assets of a tokenizer from a tokenizer.json, or from the vocab.txt of a lower-casing BERT.
+    """Read the assets of a tokenizer from a tokenizer.json, or from the vocab.txt of a lower-casing BERT.
 
-    A vocab.txt has one word piece a line, in the order of their ids. Raises ValueError.
+    A vocab.txt has one word piece per line, in the order of their ids. Raises ValueError if the file is neither.
     """
     if path.suffix == ".json":
         content = path.read_bytes()
@@ -65,13 +65,13 @@ def read_assets(path: Path) -> dict[str, bytes]:
     pieces = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - set(pieces)
     if missing:
-        raise ValueError(f"{path}: is not a vocabulary of BERT, since {', '.join(sorted(missing))} is missing")
+        raise ValueError(f"{path}: not a vocabulary of BERT; missing: {', '.join(sorted(missing))}")
     tokenizer = BertWordPieceTokenizer({piece: i for i, piece in enumerate(pieces)}, lowercase=True)
     return {TOKENIZER_FILE: tokenizer.to_str().encode()}
 
 
 def load(content: bytes) -> Tokenizer:
-    """The tokenizer of a tokenizer.json. Raises ValueError."""
+    """Parse a tokenizer.json. Raises ValueError if it cannot be read."""
     try:
         return Tokenizer.from_str(content.decode())
     except Exception as error:  # the library has no narrower class

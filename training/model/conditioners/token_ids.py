@@ -1,4 +1,4 @@
-"""Token ids of whatever a request's author has a vocabulary for."""
+"""Token ids as conditions, in any vocabulary."""
 
 from operator import index
 from typing import Any
@@ -10,8 +10,8 @@ from training.model.conditioners.token_transformer import TokenTransformer, Tran
 class TokenIdsConditioner(TransformerConditioner):
     """A list of token ids through a trained transformer (Rombach et al. 2022, section 4.3.1).
 
-    A shorter list than `length` is filled up with `padding`; the null condition is padding alone.
-    The released `BERTEmbedder` without its tokenizer.
+    Lists shorter than `length` are filled with the id `padding`; the null condition consists of padding. This is the
+    released `BERTEmbedder` without its tokenizer. Raises ValueError for a padding outside the vocabulary.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TokenIdsConditioner(TransformerConditioner):
         }  # fmt: skip
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of one value: a list of at most `length` integers in [0, vocabulary)."""
+        """Return the JSON Schema of one value: a list of at most `length` integers in [0, vocabulary)."""
         return {
             "type": "array",
             "items": {"type": "integer", "minimum": 0, "maximum": self.transformer.vocabulary - 1},
@@ -47,7 +47,7 @@ class TokenIdsConditioner(TransformerConditioner):
         }
 
     def read(self, value: Any) -> list[int]:
-        """A list of ids -> `length` ids. Raises ValueError for too many and for one out of the vocabulary."""
+        """Fill a list of ids to `length`. Raises ValueError for too many ids, or one outside the vocabulary."""
         last, length = self.transformer.vocabulary - 1, self.transformer.length
         try:
             ids = [index(i) for i in value]

@@ -1,7 +1,7 @@
-"""A transformer over token ids: the trained encoder of the text and layout models.
+"""A transformer over token ids, the trained encoder of the text and layout models.
 
 Numerics follow the released models' `BERTEmbedder`, an encoder of x-transformers (github.com/lucidrains), so that
-their checkpoints can be read.
+their checkpoints can be loaded.
 """
 
 from abc import abstractmethod
@@ -18,10 +18,10 @@ from training.model.layers import merge_heads, split_heads
 
 
 class TokenTransformer(nn.Module):
-    """Embeddings of tokens and positions, pre-norm blocks, a last layer norm (Rombach et al. 2022, section 4.3.1).
+    """Token and position embeddings, pre-norm blocks and a final layer norm (Rombach et al. 2022, section 4.3.1).
 
-    vocabulary: number of token ids. length: most tokens of a sequence.
-    No token is masked, padding included: the released models were trained so.
+    vocabulary: number of token ids. length: largest number of tokens in a sequence. depth: number of blocks.
+    No token is masked, not even padding: the released models were trained this way.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class TokenTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids [R, M], M <= length -> [R, M, width]."""
+        """Encode token ids [R, M], M <= length: [R, M, width]."""
         x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -46,7 +46,7 @@ class TokenTransformer(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention, then a feed-forward layer with the erf GELU; each after a norm and with a residual."""
+    """Self-attention and a feed-forward layer with the erf GELU, each after a norm and with a residual."""
 
     def __init__(self, width: int, *, heads: int, head_width: int, expansion: int = 4) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class EncoderBlock(nn.Module):
         self.outer = nn.Linear(expansion * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, M, width] -> [R, M, width]."""
+        """Transform tokens: [R, M, width] -> [R, M, width]."""
         x = x + self.attention(self.norm1(x))
         return torch.as_tensor(x + self.outer(F.gelu(self.inner(self.norm2(x)))))
 
 
 class TokenAttention(nn.Module):
-    """Multi-head self-attention; the heads together may be wider or narrower than the tokens."""
+    """Multi-head self-attention; heads * head_width may differ from the width of the tokens."""
 
     def __init__(self, width: int, *, heads: int, head_width: int) -> None:
         super().__init__()
@@ -74,19 +74,19 @@ class TokenAttention(nn.Module):
         self.out = nn.Linear(heads * head_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R, M, width] -> [R, M, width]."""
+        """Attend: [R, M, width] -> [R, M, width]."""
         q, k, v = (split_heads(part(x), self.heads) for part in (self.query, self.key, self.value))
         return torch.as_tensor(self.out(merge_heads(attend(q, k, v))))
 
 
 class TransformerConditioner(TokenConditioner):
-    """Values that become token ids, always as many, which a trained transformer reads.
+    """A conditioner that turns each value into a fixed number of token ids, which a trained transformer encodes.
 
-    Every row is computed, equal ones too: fewer rows for some batches would give an image other last digits
-    with other companions.
+    It encodes every row, even equal ones: a number of rows that depended on the batch would change an image's last
+    digits.
     """
 
-    null: Any  # the value that None stands for
+    null: object  # the value of the null condition
 
     def __init__(self, transformer: TokenTransformer, entry: Entry) -> None:
         super().__init__(entry)
@@ -94,18 +94,18 @@ class TransformerConditioner(TokenConditioner):
 
     @abstractmethod
     def read(self, value: Any) -> list[int]:
-        """One value -> its `length` token ids. Raises ValueError."""
+        """Return the `length` token ids of a value. Raises ValueError."""
 
     def embed(self, values: Sequence[Any]) -> Tensor:
-        """R values, None for the null condition -> tokens [R, length, width]. Raises ValueError."""
+        """Embed R values, None for the null condition, as tokens [R, length, width]. Raises ValueError."""
         ids = [self.read(self.null if value is None else value) for value in values]
         return self.forward(torch.tensor(ids, dtype=torch.int64, device=self.device))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids [R, M], M <= length -> tokens [R, M, width]."""
+        """Encode token ids [R, M], M <= length, as tokens [R, M, width]."""
         return torch.as_tensor(self.transformer(ids))
 
     def sizes(self) -> dict[str, Any]:
-        """What every configuration of such a conditioner says."""
+        """Return the part of the configuration that all such conditioners share."""
         t = self.transformer
         return {"width": t.width, "depth": t.depth, "heads": t.heads, "head_width": t.head_width, "entry": self.entry}

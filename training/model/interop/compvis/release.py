@@ -1,7 +1,6 @@
 """A checkpoint of theirs as a release folder of ours."""
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -22,22 +21,20 @@ def release_of(
     block, state = read_config(config), read_state(checkpoint)
     weights = weights or default_weights(state)
     model = model_of(block, state, weights, tokenizer)
-    about: dict[str, Any] = {
-        "lineage": {
-            "imported_from": checkpoint.name,
-            "sha256": sha256_of(checkpoint),
-            "layout": "CompVis/latent-diffusion",
-            "weights": weights,
-        }
+    lineage = {
+        "imported_from": checkpoint.name,
+        "sha256": sha256_of(checkpoint),
+        "layout": "CompVis/latent-diffusion",
+        "weights": weights,
     }
     size = image_size(block, model)
     parts: dict[str, nn.Module]
     if isinstance(model, Autoencoder):
-        release = save_autoencoder(folder, model, name=name, image_size=size, **about)
+        release = save_autoencoder(folder, model, name=name, image_size=size, lineage=lineage)
         load_autoencoder(folder)
         parts = {"autoencoder": model}
     else:
-        release = save_diffusion(folder, model, name=name, image_size=size, **about)
+        release = save_diffusion(folder, model, name=name, image_size=size, lineage=lineage)
         load_diffusion(folder)
         parts = {"autoencoder": model.autoencoder, "unet": model.unet, "conditioners": model.conditioners}
     return release, {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
