@@ -42,11 +42,11 @@ def compvis(
         raise CommandError(f"--output: {output} already exists; give a new or empty folder")
     from rich.console import Console
 
-    from training.model.interop.compvis.release import release_of
+    from training.model.interop.compvis.release import import_release
 
     try:
         with Console(stderr=True).status(f"Reading {checkpoint}"):
-            release, parameters = release_of(
+            release, parameters = import_release(
                 checkpoint, config, output, name=name, weights=weights, tokenizer=tokenizer
             )
     except OSError as error:

@@ -130,7 +130,7 @@ def test_averages_are_found_under_their_names_without_dots(tmp_path: Path, parts
     del averages["model_ema.diffusion_modelout0weight"]
     with pytest.raises(compvis.CompVisError, match=r"Keys missing: model_ema\.diffusion_modelout0weight"):
         compvis.read(*write(tmp_path, config, state | averages))
-    with pytest.raises(compvis.CompVisError, match=r"weights: the file holds no averaged \(ema\) weights; take raw"):
+    with pytest.raises(compvis.CompVisError, match=r"weights: the file has no averaged \(ema\) weights; choose raw"):
         compvis.read(*write(tmp_path, config, state), weights="ema")
 
 
@@ -142,7 +142,7 @@ def test_averages_of_an_autoencoder_alone_are_read_too(tmp_path: Path) -> None:
     average, plain = compvis.read(*paths), compvis.read(*paths, weights="raw")
     for ours, other in zip(average.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, other + 1)
-    with pytest.raises(compvis.CompVisError, match=r"weights: the file holds no averaged \(ema\) weights; take raw"):
+    with pytest.raises(compvis.CompVisError, match=r"weights: the file has no averaged \(ema\) weights; choose raw"):
         compvis.read(*write(tmp_path, TINY_FIRST_STAGE, raw), weights="ema")
 
 

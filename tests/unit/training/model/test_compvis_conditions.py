@@ -62,7 +62,9 @@ def test_every_condition_of_theirs_is_read(
 
 def test_a_tokenizer_must_be_of_use(tmp_path: Path, parts: Any) -> None:
     config, state = parts
-    with pytest.raises(compvis.CompVisError, match="tokenizer: of no use to this model, whose cond_stage_config is un"):
+    with pytest.raises(
+        compvis.CompVisError, match="tokenizer: this model cannot use one, because its cond_stage_config is un"
+    ):
         compvis.read(*write(tmp_path, config, state), tokenizer=tmp_path / "vocab.txt")
 
 

@@ -53,7 +53,7 @@ def test_a_pickle_with_code_is_refused_unread(tmp_path: Path, parts: Any) -> Non
     marker.unlink(missing_ok=True)
     for content in (checkpoint.read_bytes(), pickle.dumps(Malicious())):
         checkpoint.write_bytes(content)
-        with pytest.raises(compvis.CompVisError, match="refused, it holds more than tensors") as caught:
+        with pytest.raises(compvis.CompVisError, match="refused, it contains more than tensors") as caught:
             compvis.read(checkpoint, described)
         assert "\n" not in str(caught.value)
     assert not marker.exists()
@@ -75,7 +75,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, parts: Any) -> None:
     checkpoint.unlink()
     assert "missing or damaged" in told()
     torch.save([1, 2], checkpoint)
-    assert "holds no state_dict of tensors" in told()
+    assert "has no state_dict of tensors" in told()
     checkpoint.write_bytes(whole)
     described.write_text("model: [")
     assert "not YAML" in told()

@@ -18,7 +18,7 @@ from training.model.conditioners.token_ids import TokenIdsConditioner
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.interop import huggingface
 from training.model.interop.huggingface.component import Component
-from training.model.interop.huggingface.conditions import exported
+from training.model.interop.huggingface.conditions import export_conditions
 from training.model.interop.huggingface.first_stage import autoencoder_component
 from training.model.interop.huggingface.scheduler import scheduler_component
 from training.model.interop.huggingface.unet import unet_component
@@ -182,4 +182,4 @@ def test_autoencoders_that_are_refused(changes: dict[str, Any], told: str) -> No
 )
 def test_conditions_that_are_refused(fields: dict[str, conditioners.Conditioner], told: str) -> None:
     with pytest.raises(huggingface.ExportError, match=told):
-        exported(conditioners.Conditioners(fields))
+        export_conditions(conditioners.Conditioners(fields))

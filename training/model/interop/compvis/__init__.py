@@ -1,7 +1,8 @@
 """Reading the checkpoints of the released latent diffusion models (github.com/CompVis/latent-diffusion).
 
-A block of their configuration, {"target": class path, "params": {...}}, and its part of the state dict give one of
-our modules; `read` takes a whole file. Reading is strict: every key of theirs is used, every tensor of ours is filled.
+`build` makes a module from a block of their configuration, {"target": class path, "params": {...}}, and its part of the
+state dict; `read` reads a whole checkpoint. Reading is strict: it uses every key of theirs and fills every tensor of
+ours. "Their" and "theirs" in this package always refer to that repository.
 """
 
 from training.model.interop.compvis.checkpoint import read

@@ -1,4 +1,4 @@
-"""Their whole checkpoints: one file with a first stage, a U-Net, an embedder of the condition, and averages."""
+"""Whole checkpoints: one file with a first stage, a U-Net, an embedder of conditions, and averaged weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +9,17 @@ from torch import Tensor
 from training.model.autoencoder import Autoencoder
 from training.model.conditioners import Conditioners
 from training.model.diffusion import Diffusion, DiffusionConfig
-from training.model.interop.compvis.conditions import check_conditions, class_labels, conditioners
+from training.model.interop.compvis.conditions import check_conditions, make_conditioners, split_class_table
 from training.model.interop.compvis.files import read_config, read_state
-from training.model.interop.compvis.reading import STRAYS, CompVisError, kind_of, listed, number, part, permitted
+from training.model.interop.compvis.reading import (
+    STRAYS,
+    CompVisError,
+    check_parameters,
+    class_name,
+    join_keys,
+    read_number,
+    select_prefix,
+)
 from training.model.interop.compvis.targets import build
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
@@ -19,12 +27,12 @@ from training.model.unet import UNet
 Weights = Literal["ema", "raw"]
 UNET, FIRST_STAGE, CONDITION, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
 FIRST_STAGES = ("AutoencoderKL", "VQModel", "VQModelInterface")
-DIFFUSIONS = ("DDPM", "LatentDiffusion", "Layout2ImgDiffusion")  # DDPM: without a first stage
-SCHEDULES = {"linear": "scaled_linear", "cosine": "cosine", "sqrt_linear": "linear"}  # what they call them
+DIFFUSIONS = ("DDPM", "LatentDiffusion", "Layout2ImgDiffusion")  # DDPM has no first stage
+SCHEDULES = {"linear": "scaled_linear", "cosine": "cosine", "sqrt_linear": "linear"}  # their names and ours
 PARAMETERISATIONS = ("eps", "x0", "v")
-# Parameters that change what a model computes, at the only values that are read
+# Parameters that change what a model computes, with the only value that can be read
 FIXED = {"given_betas": None, "cosine_s": 0.008, "num_timesteps_cond": 1, "cond_stage_forward": None}
-# State beside the modules: schedule buffers, the sampler's, a learned variance's, counters
+# State outside the modules: buffers of the schedule and the sampler, a learned variance, counters
 STATE = (
     "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "lvlb_weights", "ddim_", "logvar",
     "scale_factor", "global_step", "cond_ids", "learned_vlb",
@@ -34,37 +42,37 @@ STATE = (
 def read(
     checkpoint: Path, config: Path, *, weights: Weights | None = None, tokenizer: Path | None = None
 ) -> LatentDiffusion | Autoencoder:
-    """The model of a checkpoint and its YAML configuration, in eval mode.
+    """Read the model of a checkpoint and its YAML configuration, in eval mode.
 
-    weights: "ema" or "raw"; None takes the average where the file has one. Of a diffusion model that is the U-Net's.
+    weights: "ema" or "raw"; None reads averaged weights if the file has them. Only the U-Net of a diffusion model is
+        averaged.
     tokenizer: tokenizer.json or vocab.txt of a text model; without it the condition is a list of token ids.
-    Nothing is unpickled but tensors. Raises CompVisError naming the file, the field or the keys.
+    Unpickles only tensors. Raises CompVisError naming the file, the field or the keys.
     """
-    described, state = read_config(config), read_state(checkpoint)
-    return model_of(described, state, weights or default_weights(state), tokenizer)
+    block, state = read_config(config), read_state(checkpoint)
+    return make_model(block, state, weights or default_weights(state), tokenizer)
 
 
 def default_weights(state: Mapping[str, Tensor]) -> Weights:
-    """The average where the file has one."""
+    """Return "ema" if a state dict has averaged weights, else "raw"."""
     return "ema" if any(key.startswith(EMA) for key in state) else "raw"
 
 
-def model_of(
-    described: Mapping[str, Any], state: Mapping[str, Tensor], weights: Weights, tokenizer: Path | None
+def make_model(
+    block: Mapping[str, Any], state: Mapping[str, Tensor], weights: Weights, tokenizer: Path | None
 ) -> LatentDiffusion | Autoencoder:
-    """The model of a configuration's `model` block and a whole state dict. Raises CompVisError."""
-    kind = kind_of(described)
+    """Make the model of a configuration's `model` block and a whole state dict. Raises CompVisError."""
+    kind = class_name(block)
     if kind in FIRST_STAGES:
         raw = {key: tensor for key, tensor in state.items() if not key.startswith(STRAYS)}
-        model = build(described, averaged(raw, state, "") if weights == "ema" else raw)
+        model = build(block, use_averages(raw, state, "") if weights == "ema" else raw)
         assert isinstance(model, Autoencoder)
         return model
     if kind not in DIFFUSIONS:
         raise CompVisError(
-            f"model.target: {described.get('target')} cannot be read; "
-            f"permitted: {', '.join((*DIFFUSIONS, *FIRST_STAGES))}"
+            f"model.target: {block.get('target')} cannot be read; permitted: {', '.join((*DIFFUSIONS, *FIRST_STAGES))}"
         )
-    params = described.get("params")
+    params = block.get("params")
     if not isinstance(params, Mapping):
         raise CompVisError("model.params: missing; give the configuration that the model was trained with")
     try:
@@ -78,55 +86,58 @@ def model_of(
 def latent_diffusion(
     params: Mapping[str, Any], state: Mapping[str, Tensor], weights: Weights, tokenizer: Path | None
 ) -> LatentDiffusion:
-    """`ldm.models.diffusion.ddpm.LatentDiffusion`. Raises CompVisError, and KeyError or ValueError for `params`."""
+    """Make the model of `ldm.models.diffusion.ddpm.LatentDiffusion`.
+
+    Raises CompVisError, and KeyError or ValueError for a missing or wrong parameter.
+    """
     known = (UNET, FIRST_STAGE, CONDITION, EMA, *STATE)
     if stray := sorted(key for key in state if not key.startswith(known)):
-        raise CompVisError(f"The state dict does not fit the configuration. Keys unexpected: {listed(stray)}")
-    raw = part(state, UNET)
-    unet_config, unet_state, labels = class_labels(
-        params["unet_config"], averaged(raw, state, "diffusion_model.") if weights == "ema" else raw
+        raise CompVisError(f"The state dict does not fit the configuration. Keys unexpected: {join_keys(stray)}")
+    raw = select_prefix(state, UNET)
+    unet_config, unet_state, labels = split_class_table(
+        params["unet_config"], use_averages(raw, state, "diffusion_model.") if weights == "ema" else raw
     )
     unet = build(unet_config, unet_state)
     assert isinstance(unet, UNet)
-    first_stage = build(first_stage_config(params, unet), part(state, FIRST_STAGE))
+    first_stage = build(first_stage_config(params, unet), select_prefix(state, FIRST_STAGE))
     assert isinstance(first_stage, Autoencoder)
     if first_stage.config.latent_channels != unet.config.out_channels:
         raise CompVisError(
             f"unet_config: out_channels: {unet.config.out_channels}; "
             f"the first stage has {first_stage.config.latent_channels} latent channels"
         )
-    scale = state.get("scale_factor")  # in the file where it was measured
-    first_stage.latent_scale.fill_(number(params, "scale_factor", 1.0) if scale is None else float(scale))
-    conditions = conditioners(params, unet, first_stage, part(state, CONDITION), labels, tokenizer)
+    scale = state.get("scale_factor")  # measured in training, if the file has it
+    first_stage.latent_scale.fill_(read_number(params, "scale_factor", 1.0) if scale is None else float(scale))
+    conditions = make_conditioners(params, unet, first_stage, select_prefix(state, CONDITION), labels, tokenizer)
     model = LatentDiffusion(first_stage, unet, Conditioners(conditions), Diffusion(diffusion_config(params))).eval()
     check_conditions(model)
     return model
 
 
 def first_stage_config(params: Mapping[str, Any], unet: UNet) -> Mapping[str, Any]:
-    """Their block; where it is the identity, which never says how many channels, those of the U-Net."""
+    """Return the first stage's block. The identity's block does not state its channels; they are the U-Net's."""
     identity = {"target": "IdentityFirstStage", "params": {"channels": unet.config.out_channels}}
     config: Mapping[str, Any] = params.get("first_stage_config", identity)
-    return identity if kind_of(config) == "IdentityFirstStage" else config
+    return identity if class_name(config) == "IdentityFirstStage" else config
 
 
-def averaged(raw: Mapping[str, Tensor], state: Mapping[str, Tensor], module: str) -> dict[str, Tensor]:
-    """The averages of a module's tensors: an average lies under its parameter's name without any dot.
+def use_averages(raw: Mapping[str, Tensor], state: Mapping[str, Tensor], module: str) -> dict[str, Tensor]:
+    """Replace a module's parameters by their averages, which have the parameter's name without its dots.
 
-    Buffers have none and stay. Raises CompVisError where the file has no average, or not every one.
+    Buffers have no averages and do not change. Raises CompVisError if the file lacks any average.
     """
     names = {name: EMA + (module + name).replace(".", "") for name in raw if name not in ("quantize.used", "colorize")}
     missing = sorted(key for key in names.values() if key not in state)
     if len(missing) == len(names):
-        raise CompVisError("weights: the file holds no averaged (ema) weights; take raw")
+        raise CompVisError("weights: the file has no averaged (ema) weights; choose raw")
     if missing:
-        raise CompVisError(f"The state dict does not fit the configuration. Keys missing: {listed(missing)}")
+        raise CompVisError(f"The state dict does not fit the configuration. Keys missing: {join_keys(missing)}")
     return {name: state[names[name]] if name in names else tensor for name, tensor in raw.items()}
 
 
 def diffusion_config(params: Mapping[str, Any]) -> DiffusionConfig:
-    """Their schedule. Raises ValueError."""
-    permitted({name: params[name] for name in FIXED if params.get(name) is not None}, (), FIXED)
+    """Translate their schedule and parameterisation. Raises ValueError naming what cannot be read."""
+    check_parameters({name: params[name] for name in FIXED if params.get(name) is not None}, (), FIXED)
     schedule, target = params.get("beta_schedule", "linear"), params.get("parameterization", "eps")
     for name, value, known in (
         ("beta_schedule", schedule, SCHEDULES), ("parameterization", target, PARAMETERISATIONS)
@@ -135,15 +146,15 @@ def diffusion_config(params: Mapping[str, Any]) -> DiffusionConfig:
             raise ValueError(f"{name}: {value!r} cannot be read; permitted: {', '.join(known)}")
     return DiffusionConfig(
         schedule=SCHEDULES[schedule],  # type: ignore[arg-type]
-        beta_start=number(params, "linear_start", 1e-4),
-        beta_end=number(params, "linear_end", 2e-2),
-        timesteps=int(number(params, "timesteps", 1000)),
+        beta_start=read_number(params, "linear_start", 1e-4),
+        beta_end=read_number(params, "linear_end", 2e-2),
+        timesteps=int(read_number(params, "timesteps", 1000)),
         parameterisation=target,
     )
 
 
 def image_size(block: Mapping[str, Any], model: LatentDiffusion | Autoencoder) -> int:
-    """Height and width of the images that a model was trained on, in pixels. Raises CompVisError."""
+    """Return the side of the images that a model was trained on, in pixels. Raises CompVisError."""
     if isinstance(model, Autoencoder):
         return int(block["params"]["ddconfig"]["resolution"])
     size, factor = block["params"].get("image_size", 256), 2 ** (len(model.unet.config.multipliers) - 1)

@@ -1,4 +1,4 @@
-"""Their embedders of conditions."""
+"""Readers of their embedders of conditions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +11,17 @@ from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.token_ids import TokenIdsConditioner
 from training.model.conditioners.token_transformer import TransformerConditioner
-from training.model.interop.compvis.reading import Names, Source, counts, permitted
+from training.model.interop.compvis.reading import Names, Source, check_counts, check_parameters
 
 
 def class_embedder(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Conditioner, Names]:
-    """`ClassEmbedder`. The last class is the null condition, as it is for `cin256-v2`: 1000 of 1001.
+    """Read `ClassEmbedder`. The last class is the null condition, as in `cin256-v2`, which has 1001 classes.
 
-    A model that was trained without one (`cin256`, 1000 classes) keeps its last class and has no use for guidance.
+    A model that was trained without a null condition (`cin256`, 1000 classes) keeps its last class; guide it with
+    scale 1 only.
     """
-    permitted(params, ("embed_dim", "n_classes", "key"), {})
-    counts(params, "embed_dim", *{"n_classes"} & params.keys())
+    check_parameters(params, ("embed_dim", "n_classes", "key"), {})
+    check_counts(params, "embed_dim", *{"n_classes"} & params.keys())
     classes = params.get("n_classes", 1000)
     return ClassConditioner(classes, params["embed_dim"], null=classes - 1), iter([("embedding", Source("embedding"))])
 
@@ -28,13 +29,13 @@ def class_embedder(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
 def bert_embedder(
     params: Mapping[str, Any], state_dict: Mapping[str, Tensor], assets: Mapping[str, bytes] | None = None
 ) -> tuple[Conditioner, Names]:
-    """`BERTEmbedder` and `TransformerEmbedder`: of texts with a tokenizer in `assets`, else of token ids."""
-    permitted(
+    """Read `BERTEmbedder` and `TransformerEmbedder`: for texts if `assets` has a tokenizer, else for token ids."""
+    check_parameters(
         params,
         ("n_embed", "n_layer", "vocab_size", "max_seq_len", "device", "use_tokenizer", "embedding_dropout"),
         {},
     )
-    counts(params, "n_embed", "n_layer", *{"vocab_size", "max_seq_len"} & params.keys())
+    check_counts(params, "n_embed", "n_layer", *{"vocab_size", "max_seq_len"} & params.keys())
     width, depth, length = params["n_embed"], params["n_layer"], params.get("max_seq_len", 77)
     vocabulary = params.get("vocab_size", 30522)
     model: TransformerConditioner
@@ -42,14 +43,16 @@ def bert_embedder(
         model = TextConditioner(width, depth, length, assets=assets)
         if model.transformer.vocabulary != vocabulary:
             found = model.transformer.vocabulary
-            raise ValueError(f"vocab_size: {vocabulary}; the tokenizer has {found} word pieces, take the model's own")
+            raise ValueError(
+                f"vocab_size: {vocabulary}; the tokenizer has {found} word pieces; give the one of the model"
+            )
     else:
         model = TokenIdsConditioner(vocabulary, length, width, depth)
     return model, transformer_names(depth)
 
 
 def transformer_names(depth: int) -> Names:
-    """Their x-transformers encoder: attention and feed-forward layers in one list, each with its norm."""
+    """Yield the names in their x-transformers encoder, a list of attention and feed-forward layers with norms."""
     yield "transformer.token_embedding", Source("transformer.token_emb")
     yield "transformer.position_embedding", Source("transformer.pos_emb.emb")
     yield "transformer.norm", Source("transformer.norm")
@@ -65,11 +68,11 @@ def transformer_names(depth: int) -> Names:
 
 
 def spatial_rescaler(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Conditioner, Names]:
-    """`SpatialRescaler` over one-hot maps of labels."""
-    permitted(params, ("n_stages", "method", "in_channels", "out_channels"), {"multiplier": 0.5, "bias": False})
+    """Read `SpatialRescaler` over one-hot maps of labels."""
+    check_parameters(params, ("n_stages", "method", "in_channels", "out_channels"), {"multiplier": 0.5, "bias": False})
     if params.get("out_channels") is None:
-        raise ValueError("out_channels: missing; a rescaler that mixes no channels cannot be read")
-    counts(params, "out_channels", *{"in_channels"} & params.keys())
+        raise ValueError("out_channels: missing; a rescaler that does not mix channels cannot be read")
+    check_counts(params, "out_channels", *{"in_channels"} & params.keys())
     stages = params.get("n_stages", 1)
     if type(stages) is not int or stages < 0:
         raise ValueError(f"n_stages: {stages!r} cannot be read; permitted: an integer, at least 0")

@@ -1,4 +1,4 @@
-"""Which of our conditioners their `cond_stage_config` and `conditioning_key` mean together."""
+"""The conditioners that their `cond_stage_config` and `conditioning_key` describe together."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from training.model.conditioners import ClassConditioner, Conditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
 from training.model.conditioners.masked_image import MaskedImageConditioner
 from training.model.interop.compvis.files import read_tokenizer
-from training.model.interop.compvis.reading import CompVisError, kind_of, listed
+from training.model.interop.compvis.reading import CompVisError, class_name, join_keys
 from training.model.interop.compvis.targets import build
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
@@ -23,7 +23,7 @@ UNCONDITIONAL = "__is_unconditional__"
 LABELS = "label_emb.weight"  # in the U-Net
 
 
-def conditioners(
+def make_conditioners(
     params: Mapping[str, Any],
     unet: UNet,
     first_stage: Autoencoder,
@@ -31,9 +31,10 @@ def conditioners(
     labels: Tensor | None,
     tokenizer: Path | None,
 ) -> dict[str, Conditioner]:
-    """The condition under its own name, as their data sets call it.
+    """Make the conditioner of a model, by the field's name in their data sets; {} for an unconditional model.
 
-    state: of `cond_stage_model`. labels: see `class_labels`. Raises CompVisError where the meaning is open.
+    state: of `cond_stage_model`. labels: see `split_class_table`. Raises CompVisError for parameters that are ambiguous
+    or not supported.
     """
     config: Any = params.get("cond_stage_config") or UNCONDITIONAL
     entry = params.get("conditioning_key") or ("concat" if params.get("concat_mode", True) else "crossattn")
@@ -42,43 +43,43 @@ def conditioners(
         raise CompVisError(f"cond_stage_key: {field!r} cannot be read; permitted: letters, digits and _")
     image_channels, latent = first_stage.config.image_channels, first_stage.config.latent_channels
     concatenated = unet.config.in_channels - unet.config.out_channels
-    kind = {UNCONDITIONAL: "unconditional", "__is_first_stage__": "first stage"}.get(str(config), kind_of(config))
-    told = f"cond_stage_config: {kind} with conditioning_key {entry} and {concatenated} concatenated channels"
+    kind = {UNCONDITIONAL: "unconditional", "__is_first_stage__": "first stage"}.get(str(config), class_name(config))
+    combination = f"cond_stage_config: {kind} with conditioning_key {entry} and {concatenated} concatenated channels"
     if kind not in (*EMBEDDERS, "unconditional", "first stage", "Identity"):
         raise CompVisError(f"cond_stage_config: {kind} cannot be read; permitted: {', '.join(EMBEDDERS)}, Identity")
     if tokenizer and kind != "BERTEmbedder":
-        raise CompVisError(f"tokenizer: of no use to this model, whose cond_stage_config is {kind}")
+        raise CompVisError(f"tokenizer: this model cannot use one, because its cond_stage_config is {kind}")
     if kind in EMBEDDERS and labels is None:
         options = {"assets": read_tokenizer(tokenizer)} if tokenizer else {}
         embedder = build(config, state, **options)
         assert isinstance(embedder, Conditioner)
         if entry != {"concat": "concat", "cross_attention": "crossattn"}[embedder.entry]:
-            raise CompVisError(f"{told} cannot be read; permitted: cross-attention to tokens, concatenated maps")
+            raise CompVisError(f"{combination} cannot be read; permitted: cross-attention to tokens, concatenated maps")
         return {field: embedder}
-    if state and kind != "first stage":  # which such a file holds twice
+    if state and kind != "first stage":  # such a file contains the first stage twice
         stray = [f"cond_stage_model.{key}" for key in sorted(state)]
-        raise CompVisError(f"cond_stage_config: {kind}, but the file has {listed(stray)}")
+        raise CompVisError(f"cond_stage_config: {kind}, but the file has {join_keys(stray)}")
     if kind == "unconditional" and labels is None:
         return {}
     if entry == "adm" and kind == "Identity" and labels is not None:
-        return {field: class_conditioner(labels)}
+        return {field: make_class_conditioner(labels)}
     if entry == "concat" and kind == "first stage" and concatenated == latent + 1:
         return {"masked_image": MaskedImageConditioner(first_stage.config.factor, image_channels)}
     if entry == "concat" and kind == "Identity" and concatenated == image_channels:
         return {"low_resolution": LowResolutionConditioner(image_channels)}
     raise CompVisError(
-        f"{told} cannot be read; permitted: an embedder, a masked image (latent + 1), a raw image, "
+        f"{combination} cannot be read; permitted: an embedder, a masked image (latent + 1), a raw image, "
         "labels (Identity, adm, num_classes)"
     )
 
 
-def class_labels(
+def split_class_table(
     config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Tensor | None]:
-    """Split off a U-Net's own table of classes, `num_classes`, which they add to the timestep embedding.
+    """Split off a U-Net's own table of class embeddings, `num_classes`, which they add to the timestep embedding.
 
-    Returns the configuration and the state dict of the U-Net without it, and the table [classes, E].
-    Raises CompVisError.
+    Returns the U-Net's configuration and state dict without the table, and the table [classes, E] or None.
+    Raises CompVisError if the table is missing or has another size.
     """
     params = config.get("params") if isinstance(config, Mapping) else None
     classes = params.get("num_classes") if isinstance(params, Mapping) else None
@@ -92,8 +93,8 @@ def class_labels(
     return {**config, "params": rest}, {key: value for key, value in state.items() if key != LABELS}, labels
 
 
-def class_conditioner(labels: Tensor) -> ClassConditioner:
-    """Labels through the timestep embedding. As in `ClassEmbedder` the last class is the null condition."""
+def make_class_conditioner(labels: Tensor) -> ClassConditioner:
+    """Make a conditioner for the timestep embedding; the last class is the null condition, as in `ClassEmbedder`."""
     classes, width = labels.shape
     conditioner = ClassConditioner(classes, width, entry="time_embedding", null=classes - 1)
     conditioner.embedding.load_state_dict({"weight": labels})
@@ -102,7 +103,7 @@ def class_conditioner(labels: Tensor) -> ClassConditioner:
 
 @torch.no_grad()
 def check_conditions(model: LatentDiffusion) -> None:
-    """Raise CompVisError where the U-Net does not take what the conditioners give."""
+    """Raise CompVisError unless the conditioners' outputs fit the U-Net's inputs."""
     c = model.unet.config
     size = 2 ** len(c.multipliers)  # more than one position at the coarsest level, for the first stage's norms
     given = model.conditioners([None], (size, size), model.autoencoder.encode)

@@ -1,4 +1,4 @@
-"""Their files: a YAML configuration and a checkpoint, of which nothing is executed."""
+"""Reading their files, a YAML configuration and a checkpoint, without executing anything in them."""
 
 import pickle
 import re
@@ -17,25 +17,30 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from training.model.conditioners.text_tokenizer import read_assets
 from training.model.interop.compvis.reading import CompVisError
 
-TRAINER = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "numpy.")  # whose classes lie beside the tensors
+TRAINER = (
+    "pytorch_lightning.",
+    "lightning.",
+    "lightning_fabric.",
+    "numpy.",
+)  # packages whose classes occur among the tensors
 
 
 class Bookkeeping:
-    """In place of a class of the training framework: released files name Lightning's `ModelCheckpoint`, for one.
+    """A stand-in for classes of the training framework, such as Lightning's `ModelCheckpoint` in released files.
 
-    It takes whatever the file says of it and does nothing, so that such a file can be read without the framework and
-    without running any of its code.
+    It accepts any state and does nothing, so that such files can be read without the framework and without running its
+    code.
     """
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: object) -> None:
         pass
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         pass
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The `model` block of a configuration, or the block itself. Raises CompVisError."""
+    """Return the `model` block of a YAML file, which may also contain only that block. Raises CompVisError."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -49,33 +54,33 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .ckpt or .safetensors file. Raises CompVisError for any other content, code above all."""
+    """Return the tensors of a .ckpt or .safetensors file. Raises CompVisError for any other content, such as code."""
     try:
         content = load_file(path) if path.suffix == ".safetensors" else load(path)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        told = f": it names {named[1]}, which is code" if named else ", or is damaged"
-        raise CompVisError(f"{path}: refused, it holds more than tensors{told}") from None
-    except Exception as error:  # the bytes of another format fail in whatever way the unpickler meets first
+        detail = f": it names {named[1]}, which is code" if named else ", or is damaged"
+        raise CompVisError(f"{path}: refused, it contains more than tensors{detail}") from None
+    except Exception as error:  # the bytes of another format can make the unpickler raise anything
         reason = str(error).split("\n")[0] or type(error).__name__
         raise CompVisError(f"{path}: cannot be read, it is missing or damaged ({reason})") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CompVisError(f"{path}: holds no state_dict of tensors")
+        raise CompVisError(f"{path}: has no state_dict of tensors")
     return state
 
 
 def load(path: Path) -> Any:
-    """A pickle's tensors, numbers and containers. Raises UnpicklingError for any other class in it."""
+    """Unpickle tensors, numbers and containers. Raises UnpicklingError for any other class."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a pickle's version: it is refused or read, and either is told
+        warnings.simplefilter("ignore")  # about a pickle's version: reading succeeds or raises an error
         named = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
         with safe_globals([(Bookkeeping, name) for name in named if name.startswith(TRAINER)]):
             return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_tokenizer(path: Path) -> Mapping[str, bytes]:
-    """A tokenizer's files. Raises CompVisError."""
+    """Read the assets of a tokenizer. Raises CompVisError."""
     try:
         return read_assets(path)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Their first stages."""
+"""Readers of their first stages."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -6,35 +6,35 @@ from typing import Any, Literal
 from torch import Tensor
 
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
-from training.model.interop.compvis.reading import Names, Source, counts, number, permitted
+from training.model.interop.compvis.reading import Names, Source, check_counts, check_parameters, read_number
 from training.model.layers import ResidualBlock, SpatialAttention
 
-TRAINING = (  # parameters that say how it was trained
+TRAINING = (  # parameters of training only
     "lossconfig", "monitor", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels", "batch_resize_range",
     "scheduler_config", "lr_g_factor", "use_ema", "sane_index_shape", "learn_logvar",
 )  # fmt: skip
 
 
 def autoencoder_kl(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Autoencoder, Names]:
-    """`ldm.models.autoencoder.AutoencoderKL`."""
-    permitted(params, ("embed_dim", "ddconfig", *TRAINING), {})
+    """Read `ldm.models.autoencoder.AutoencoderKL`."""
+    check_parameters(params, ("embed_dim", "ddconfig", *TRAINING), {})
     return autoencoder(params, "kl", {})
 
 
 def autoencoder_vq(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Autoencoder, Names]:
-    """`ldm.models.autoencoder.VQModel` and `VQModelInterface`. A remapped codebook's entries lie in the state dict."""
-    permitted(params, ("embed_dim", "n_embed", "ddconfig", "remap", *TRAINING), {})
-    counts(params, "n_embed")
+    """Read `ldm.models.autoencoder.VQModel` and `VQModelInterface`; the state dict has the entries of a remap."""
+    check_parameters(params, ("embed_dim", "n_embed", "ddconfig", "remap", *TRAINING), {})
+    check_counts(params, "n_embed")
     used = state_dict.get("quantize.used")
     if params.get("remap") and used is None:
-        raise ValueError("remap: the state dict lacks quantize.used, which says what the codebook was remapped to")
+        raise ValueError("remap: the state dict lacks quantize.used, the entries of the remapped codebook")
     return autoencoder(
         params, "vq", {"codebook_size": params["n_embed"], "codebook_used": None if used is None else used.tolist()}
     )
 
 
 def identity(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Autoencoder, Names]:
-    """`ldm.models.autoencoder.IdentityFirstStage`: the pixels are the latents. Theirs never says how many channels."""
+    """Read `ldm.models.autoencoder.IdentityFirstStage`, whose latents are the pixels. channels: not in their blocks."""
     channels = params.get("channels", 3)
     config = AutoencoderConfig(regularisation="identity", image_channels=channels, latent_channels=channels)
     return Autoencoder(config), iter(())
@@ -43,16 +43,16 @@ def identity(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tup
 def autoencoder(
     params: Mapping[str, Any], regularisation: Literal["kl", "vq"], codebook: Mapping[str, Any]
 ) -> tuple[Autoencoder, Names]:
-    """Their encoder and decoder, which ignore what they do not know."""
+    """Make an autoencoder of a `ddconfig`; their encoder and decoder ignore parameters that they do not know."""
     d = params["ddconfig"]
-    permitted(
+    check_parameters(
         d,
         d,
         {"double_z": regularisation == "kl", "resamp_with_conv": True, "give_pre_end": False, "tanh_out": False,
          "use_linear_attn": False},
     )  # fmt: skip
-    counts(params, "embed_dim")
-    counts(d, "z_channels", "resolution", "in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks")
+    check_counts(params, "embed_dim")
+    check_counts(d, "z_channels", "resolution", "in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks")
     if d["out_ch"] != d["in_channels"]:
         raise ValueError(f"out_ch: {d['out_ch']} cannot be read; permitted: {d['in_channels']}, as in_channels")
     if d.get("double_z", True) != (regularisation == "kl"):
@@ -70,7 +70,7 @@ def autoencoder(
             res_blocks=d["num_res_blocks"],
             attention_levels=tuple(i for i in levels if attentive and d["resolution"] >> i in d["attn_resolutions"]),
             middle_attention=attentive,
-            dropout=number(d, "dropout", 0.0),
+            dropout=read_number(d, "dropout", 0.0),
             regularisation=regularisation,
             z_channels=None if d["z_channels"] == params["embed_dim"] else d["z_channels"],
             **codebook,
@@ -80,7 +80,7 @@ def autoencoder(
 
 
 def autoencoder_names(model: Autoencoder) -> Names:
-    """Encoder and decoder; their `up.0` is the finest level, and a level's blocks and attentions are counted apart."""
+    """Yield the names of both networks. Their `up.0` is the finest level; blocks and attentions count separately."""
     last = len(model.config.multipliers) - 1
     for ours, levels in (("encoder.down", range(last + 1)), ("decoder.up", range(last, -1, -1))):
         part, direction = ours.split(".")
@@ -108,14 +108,14 @@ def autoencoder_names(model: Autoencoder) -> Names:
 
 
 def autoencoder_block(ours: str, theirs: str) -> Names:
-    """Their ResnetBlock."""
+    """Yield the names in their ResnetBlock."""
     for name in ("norm1", "conv1", "norm2", "conv2"):
         yield f"{ours}.{name}", Source(f"{theirs}.{name}")
     yield f"{ours}.skip", Source(f"{theirs}.nin_shortcut")
 
 
 def autoencoder_attention(ours: str, theirs: str) -> Names:
-    """Their AttnBlock: one head, 1x1 convolutions."""
+    """Yield the names in their AttnBlock, which has one head and 1x1 convolutions."""
     yield f"{ours}.norm", Source(f"{theirs}.norm")
     for mine, name in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "proj_out")):
         yield f"{ours}.attention.{mine}", Source(f"{theirs}.{name}")

@@ -1,4 +1,4 @@
-"""How their tensors find their place in our modules: by name, strictly."""
+"""Copying their tensors into our modules by name, strictly, and checking their parameters."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,11 +10,11 @@ from training.errors import DarkroomError
 
 
 class CompVisError(DarkroomError):
-    """A configuration or a state dict that cannot be read; the message names the parameter or the keys."""
+    """A configuration or state dict that cannot be read; the message names the parameter or the keys."""
 
 
 class Source(NamedTuple):
-    """Where a layer of ours finds its weight and bias: their prefix, and which third of a fused qkv."""
+    """The place of a layer's weight and bias in their state dict: a prefix, and for a fused qkv the third."""
 
     prefix: str
     third: int | None = None
@@ -24,7 +24,7 @@ class Source(NamedTuple):
 Names = Iterator[tuple[str, Source]]  # (our prefix, theirs)
 
 
-STRAYS = ("loss.", "model_ema.", "transformer.to_logits.", "colorize")  # in their files, and in no module that we read
+STRAYS = ("loss.", "model_ema.", "transformer.to_logits.", "colorize")  # prefixes that belong to no module of ours
 
 
 def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str, Tensor]) -> None:
@@ -34,7 +34,7 @@ def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str,
     for name, tensor in model.state_dict().items():
         prefix, _, leaf = name.rpartition(".")
         if prefix not in names:
-            continue  # latent_scale: theirs lies outside the module
+            continue  # latent_scale: theirs is outside the module
         source = names[prefix]
         key = f"{source.prefix}.{leaf}"
         unused.discard(key)
@@ -48,25 +48,25 @@ def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str,
                 continue
             value = value.reshape(source.heads, 3, -1, *value.shape[1:])[:, source.third].flatten(0, 1)
         if value.dim() > tensor.dim() and value.shape[tensor.dim() :].numel() == 1:
-            value = value.flatten(1)  # their projections are 1x1 convolutions, ours linear layers
+            value = value.flatten(1)  # their projections are 1x1 convolutions, ours are linear layers
         if value.shape != tensor.shape:
             misshapen.append(f"{key} {tuple(state_dict[key].shape)}")
             continue
         tensor.copy_(value)
     problems = {"missing": sorted(set(missing)), "unexpected": sorted(unused), "of another shape": misshapen}
     if any(problems.values()):
-        told = "; ".join(f"{what}: {listed(keys)}" for what, keys in problems.items() if keys)
-        raise CompVisError(f"The state dict does not fit the configuration. Keys {told}")
+        lists = "; ".join(f"{what}: {join_keys(keys)}" for what, keys in problems.items() if keys)
+        raise CompVisError(f"The state dict does not fit the configuration. Keys {lists}")
 
 
-def listed(keys: Sequence[str], most: int = 12) -> str:
-    """Keys in one line; of very many the first."""
+def join_keys(keys: Sequence[str], most: int = 12) -> str:
+    """Join keys in one line, and count those beyond the first `most`."""
     rest = len(keys) - most
     return ", ".join(keys[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def permitted(params: Mapping[str, Any], fields: Collection[str], fixed: Mapping[str, Any]) -> None:
-    """Raise ValueError for a parameter that is neither among `fields` nor at the only value that is read."""
+def check_parameters(params: Mapping[str, Any], fields: Collection[str], fixed: Mapping[str, Any]) -> None:
+    """Raise ValueError for a parameter that is neither among `fields` nor has its value in `fixed`."""
     if not isinstance(params, Mapping):
         raise ValueError(f"{params!r} are not parameters")
     for name, value in params.items():
@@ -77,8 +77,8 @@ def permitted(params: Mapping[str, Any], fields: Collection[str], fixed: Mapping
             raise ValueError(f"{name}: is not known")
 
 
-def counts(params: Mapping[str, Any], *names: str) -> None:
-    """Raise ValueError for a parameter that is no positive integer, nor several; KeyError where it is missing."""
+def check_counts(params: Mapping[str, Any], *names: str) -> None:
+    """Raise ValueError unless each parameter is a positive integer or a list of them, KeyError if one is missing."""
     for name in names:
         value = params[name]
         several = value if isinstance(value, list | tuple) else [value]
@@ -86,8 +86,8 @@ def counts(params: Mapping[str, Any], *names: str) -> None:
             raise ValueError(f"{name}: {value!r} cannot be read; permitted: positive integers")
 
 
-def number(params: Mapping[str, Any], name: str, default: float) -> float:
-    """A numeric parameter; YAML reads 1e-4 as a string. Raises ValueError."""
+def read_number(params: Mapping[str, Any], name: str, default: float) -> float:
+    """Return a finite numeric parameter, also from a string, as YAML reads 1e-4. Raises ValueError."""
     value = params.get(name, default)
     try:
         found = float(value)
@@ -98,12 +98,12 @@ def number(params: Mapping[str, Any], name: str, default: float) -> float:
     return found
 
 
-def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under a prefix, without it."""
+def select_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose keys have a prefix, without the prefix."""
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
-def kind_of(block: Any) -> str:
-    """The class name of a {"target", "params"} block."""
+def class_name(block: Any) -> str:
+    """Return the class name of a {"target", "params"} block."""
     target = block.get("target") if isinstance(block, Mapping) else block
     return str(target).rpartition(".")[2]

@@ -1,26 +1,26 @@
-"""A checkpoint of theirs as a release folder of ours."""
+"""Importing one of their checkpoints as a release folder."""
 
 from pathlib import Path
 
 from torch import nn
 
 from training.model.autoencoder import Autoencoder
-from training.model.interop.compvis.checkpoint import Weights, default_weights, image_size, model_of
+from training.model.interop.compvis.checkpoint import Weights, default_weights, image_size, make_model
 from training.model.interop.compvis.files import read_config, read_state
 from training.model.latent_diffusion import load_autoencoder, load_diffusion, save_autoencoder, save_diffusion
 from training.model.release import Release, sha256_of
 
 
-def release_of(
+def import_release(
     checkpoint: Path, config: Path, folder: Path, *, name: str, weights: Weights | None, tokenizer: Path | None
 ) -> tuple[Release, dict[str, int]]:
-    """Read, write to `folder` and load again. Returns the release and each part's number of parameters.
+    """Write a checkpoint as a release to `folder`, and load it again as a check.
 
-    Raises CompVisError.
+    Returns the release and each part's number of parameters. Raises CompVisError, or OSError for the folder.
     """
     block, state = read_config(config), read_state(checkpoint)
     weights = weights or default_weights(state)
-    model = model_of(block, state, weights, tokenizer)
+    model = make_model(block, state, weights, tokenizer)
     lineage = {
         "imported_from": checkpoint.name,
         "sha256": sha256_of(checkpoint),

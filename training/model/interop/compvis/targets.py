@@ -1,4 +1,4 @@
-"""Which of our modules their classes are."""
+"""The reader of each of their classes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from training.model.interop.compvis.conditioners import bert_embedder, class_embedder, spatial_rescaler
 from training.model.interop.compvis.first_stage import autoencoder_kl, autoencoder_vq, identity
-from training.model.interop.compvis.reading import CompVisError, Names, fill, kind_of
+from training.model.interop.compvis.reading import CompVisError, Names, class_name, fill
 from training.model.interop.compvis.unet import unet_model
 
 READERS: dict[str, Callable[..., tuple[nn.Module, Names]]] = {
@@ -24,12 +24,12 @@ READERS: dict[str, Callable[..., tuple[nn.Module, Names]]] = {
 
 
 def build(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], **options: Any) -> nn.Module:
-    """The module that `config` describes, with the weights of `state_dict`, in eval mode.
+    """Build the module that `config` describes, with the weights of `state_dict`, in eval mode.
 
-    An autoencoder has `encode` and `decode`, a U-Net is called as (x, t, context), a conditioner with what theirs
-    takes: labels [R], token ids [R, M], one-hot maps [R, C, H, W]. options: of the reader. Raises CompVisError.
+    It is an autoencoder, a U-Net, or a conditioner, which is called with the same input as theirs: labels [R], token
+    ids [R, M] or one-hot maps [R, C, H, W]. options: for the reader. Raises CompVisError.
     """
-    kind = kind_of(config)
+    kind = class_name(config)
     if kind not in READERS:
         target = config.get("target") if isinstance(config, Mapping) else config
         raise CompVisError(f"target: {target} cannot be read; permitted: {', '.join(sorted(READERS))}")

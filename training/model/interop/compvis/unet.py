@@ -1,18 +1,18 @@
-"""Their U-Net."""
+"""Reader of their U-Net."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from training.model.interop.compvis.reading import Names, Source, counts, number, permitted
+from training.model.interop.compvis.reading import Names, Source, check_counts, check_parameters, read_number
 from training.model.layers import Downsample, ResidualBlock, SpatialAttention, SpatialTransformer
 from training.model.unet import UNet, UNetConfig
 
 
 def unet_model(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[UNet, Names]:
-    """`ldm.modules.diffusionmodules.openaimodel.UNetModel`. `legacy` chooses between equal ways to say the heads."""
-    permitted(
+    """Read `ldm.modules.diffusionmodules.openaimodel.UNetModel`. `legacy` only concerns num_heads_upsample."""
+    check_parameters(
         params,
         ("image_size", "in_channels", "out_channels", "model_channels", "attention_resolutions", "num_res_blocks",
          "channel_mult", "num_heads", "num_head_channels", "use_spatial_transformer", "transformer_depth",
@@ -20,12 +20,12 @@ def unet_model(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> t
          "num_heads_upsample", "use_new_attention_order", "conv_resample"),
         {"dims": 2, "num_classes": None, "n_embed": None},
     )  # fmt: skip
-    counts(params, "in_channels", "out_channels", "model_channels", "num_res_blocks")
-    counts(params, *{"channel_mult", "transformer_depth"} & params.keys())
+    check_counts(params, "in_channels", "out_channels", "model_channels", "num_res_blocks")
+    check_counts(params, *{"channel_mult", "transformer_depth"} & params.keys())
     given = {name: value for name, value in params.items() if value is not None}
     head_width, heads = given.get("num_head_channels", -1), given.get("num_heads", -1)
-    counts(given, *(name for name in ("num_head_channels", "num_heads") if given.get(name, -1) != -1))
-    counts(given, *{"context_dim"} & given.keys())
+    check_counts(given, *(name for name in ("num_head_channels", "num_heads") if given.get(name, -1) != -1))
+    check_counts(given, *{"context_dim"} & given.keys())
     transformer, context_width = params.get("use_spatial_transformer", False), params.get("context_dim")
     if transformer != (context_width is not None):
         raise ValueError("context_dim: needed with use_spatial_transformer, and only then")
@@ -35,7 +35,7 @@ def unet_model(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> t
         context_width = context_width[0]
     if head_width == heads == -1:
         raise ValueError("num_heads: missing; give it, or num_head_channels")
-    upsample = params.get("num_heads_upsample", -1)  # which is heeded here alone
+    upsample = params.get("num_heads_upsample", -1)  # it has an effect only in the case below
     if upsample not in (-1, heads) and head_width == -1 and not transformer and params.get("legacy", True):
         raise ValueError(f"num_heads_upsample: {upsample} cannot be read; permitted: -1, {heads}")
     if not isinstance(params["num_res_blocks"], int):
@@ -55,16 +55,16 @@ def unet_model(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> t
             scale_shift=params.get("use_scale_shift_norm", False),
             resample_in_blocks=params.get("resblock_updown", False),
             resample_convolution=params.get("conv_resample", True),
-            dropout=number(params, "dropout", 0.0),
+            dropout=read_number(params, "dropout", 0.0),
         )
     )
     return model, unet_names(model, by_head=not params.get("use_new_attention_order", False))
 
 
 def unet_names(model: UNet, *, by_head: bool) -> Names:
-    """Our stages are their input, middle and output blocks, in the same order; parts are counted in each.
+    """Yield the names of all layers. Our stages are their input, middle and output blocks, in the same order.
 
-    by_head: the rows of a fused qkv are split into heads first, then into q, k and v (their legacy order).
+    by_head: a fused qkv is split into heads first, then into q, k and v (their legacy order).
     """
     yield "time.0", Source("time_embed.0")
     yield "time.2", Source("time_embed.2")
@@ -85,7 +85,7 @@ def unet_names(model: UNet, *, by_head: bool) -> Names:
 
 
 def unet_part(ours: str, theirs: str, part: nn.Module, *, by_head: bool) -> Names:
-    """A residual block, an attention or a change of resolution."""
+    """Yield the names in a residual block, an attention, or a layer that resamples."""
     if isinstance(part, ResidualBlock):
         pairs = {"norm1": "in_layers.0", "conv1": "in_layers.2", "embedding": "emb_layers.1", "norm2": "out_layers.0",
                  "conv2": "out_layers.3", "skip": "skip_connection"}  # fmt: skip
@@ -105,7 +105,7 @@ def unet_part(ours: str, theirs: str, part: nn.Module, *, by_head: bool) -> Name
 
 
 def transformer_block(ours: str, theirs: str, block: nn.Module) -> Names:
-    """Their BasicTransformerBlock."""
+    """Yield the names in their BasicTransformerBlock."""
     for mine, name in (("self_attention", "attn1"), ("cross_attention", "attn2")):
         for layer, theirs_layer in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("out", "to_out.0")):
             yield f"{ours}.{mine}.{layer}", Source(f"{theirs}.{name}.{theirs_layer}")

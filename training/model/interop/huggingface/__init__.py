@@ -1,7 +1,7 @@
-"""Export to diffusers: a folder that its `from_pretrained` loads and its pipelines sample.
+"""Export to diffusers: folders that its `from_pretrained` loads and its pipelines sample.
 
-Weights are renamed, configurations translated; nothing is approximated. What diffusers cannot express is refused
-by the name of the field. diffusers itself is not needed to write the folder.
+Exporting renames weights and translates configurations; it approximates nothing. A model that diffusers cannot express
+is refused by the name of the field. Writing a folder does not need diffusers itself.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from typing import Any
 from training.model import release
 from training.model.autoencoder import Autoencoder
 from training.model.interop.huggingface.component import Component, ExportError, model_config, write_json
-from training.model.interop.huggingface.conditions import exported
+from training.model.interop.huggingface.conditions import export_conditions
 from training.model.interop.huggingface.first_stage import autoencoder_component
 from training.model.interop.huggingface.pipelines import (
     STABLE_DIFFUSION,
     autoencoder_example,
-    pipeline_of,
+    choose_pipeline,
     readme,
     sampling_example,
 )
@@ -30,8 +30,8 @@ __all__ = ["ExportError", "export", "export_autoencoder", "export_diffusion"]
 def export(source: Path, folder: Path) -> str:
     """Export a release folder of either kind into a new or empty folder. Returns the diffusers class that loads it.
 
-    Raises ReleaseError for a release that cannot be read, ExportError for one that diffusers cannot express or a
-    folder that holds something.
+    Raises ReleaseError for a release that cannot be read, and ExportError for one that diffusers cannot express or a
+    folder that is not empty.
     """
     description = release.read(source)
     _, height, width = description.image_shape
@@ -45,20 +45,20 @@ def export(source: Path, folder: Path) -> str:
 
 
 def export_autoencoder(model: Autoencoder, folder: Path, *, name: str, image_size: int) -> str:
-    """An autoencoder alone lies in the folder itself. Returns and raises as `export`."""
+    """Write an autoencoder into the folder itself. Returns and raises as `export`."""
     component = autoencoder_component(model, image_size=image_size)
-    prepare(folder)
+    make_folder(folder)
     component.write(folder)
     (folder / "README.md").write_text(readme(name, autoencoder_example(component)))
     return component.class_name
 
 
 def export_diffusion(model: LatentDiffusion, folder: Path, *, name: str, image_size: int) -> str:
-    """Every part in its own folder, and `model_index.json` where a stock pipeline puts them together.
+    """Write each part into its own folder, and `model_index.json` if a stock pipeline can combine them.
 
     Returns and raises as `export`.
     """
-    conditions = exported(model.conditioners)
+    conditions = export_conditions(model.conditioners)
     autoencoder = autoencoder_component(model.autoencoder, image_size=image_size)
     denoiser = unet_component(
         model.unet,
@@ -66,14 +66,14 @@ def export_diffusion(model: LatentDiffusion, folder: Path, *, name: str, image_s
         tokens=conditions.table if conditions.kind == "tokens" else None,
         labels=conditions.table if conditions.kind == "labels" else None,
     )
-    pipeline = pipeline_of(conditions, autoencoder, denoiser)
+    pipeline = choose_pipeline(conditions, autoencoder, denoiser)
     parts = {
         "vae" if pipeline == "StableDiffusionPipeline" else "vqvae": autoencoder,
         "unet": denoiser,
         "scheduler": scheduler_component(model.diffusion.config),
         **conditions.components,
     }
-    prepare(folder)
+    make_folder(folder)
     for part, component in parts.items():
         component.write(folder / part)
     if pipeline is not None:
@@ -83,13 +83,13 @@ def export_diffusion(model: LatentDiffusion, folder: Path, *, name: str, image_s
 
 
 def model_index(pipeline: str, parts: Mapping[str, Component]) -> dict[str, Any]:
-    """What `DiffusionPipeline.from_pretrained` reads first."""
-    named = {part: [component.library, component.class_name] for part, component in parts.items()}
-    return model_config(pipeline, **named, **(STABLE_DIFFUSION if pipeline == "StableDiffusionPipeline" else {}))
+    """Return the content of `model_index.json`, which `DiffusionPipeline.from_pretrained` reads first."""
+    classes = {part: [component.library, component.class_name] for part, component in parts.items()}
+    return model_config(pipeline, **classes, **(STABLE_DIFFUSION if pipeline == "StableDiffusionPipeline" else {}))
 
 
-def prepare(folder: Path) -> None:
-    """Make the folder. Raises ExportError when it holds something."""
+def make_folder(folder: Path) -> None:
+    """Make the folder. Raises ExportError if it is not empty or cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

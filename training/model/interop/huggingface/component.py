@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from training.errors import DarkroomError
 
-VERSION = "0.42.1"  # the diffusers whose layout is written
-CONVOLUTIONS = ("conv_shortcut", "proj_in", "proj_out")  # theirs are 1x1 convolutions, ours may be linear layers
+VERSION = "0.42.1"  # of diffusers, whose layout is written
+CONVOLUTIONS = ("conv_shortcut", "proj_in", "proj_out")  # 1x1 convolutions of theirs that may be linear layers of ours
 
 Names = Iterator[tuple[str, str]]  # (our prefix, theirs)
 
@@ -23,7 +23,7 @@ class ExportError(DarkroomError):
 
 @dataclass(frozen=True)
 class Component:
-    """What `from_pretrained` of one class reads."""
+    """The files that one class's `from_pretrained` reads."""
 
     library: str  # as `model_index.json` names it
     class_name: str
@@ -31,7 +31,7 @@ class Component:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     config_file: str = "config.json"
     weights_file: str = "diffusion_pytorch_model.safetensors"
-    files: dict[str, bytes] = field(default_factory=dict)  # written as they are
+    files: dict[str, bytes] = field(default_factory=dict)  # written unchanged
 
     def write(self, folder: Path) -> None:
         """Write the folder."""
@@ -42,27 +42,28 @@ class Component:
         if self.tensors:
             path = folder / self.weights_file
             path.touch()
-            mode = path.stat().st_mode  # of the folder's other files: safetensors makes its own private
+            mode = path.stat().st_mode  # the usual permissions; safetensors alone would make the file private
             save_file({n: t.detach().contiguous() for n, t in self.tensors.items()}, path, {"format": "pt"})
             path.chmod(mode)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A JSON file as diffusers writes it."""
+    """Write a JSON file as diffusers does."""
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def model_config(class_name: str, **config: Any) -> dict[str, Any]:
-    """The configuration of a diffusers class."""
+    """Return the configuration of a diffusers class."""
     return {"_class_name": class_name, "_diffusers_version": VERSION, **config}
 
 
-def renamed(module: nn.Module, names: Names, leave_out: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Every tensor of a module under diffusers' name, but those of `leave_out`.
+def rename_tensors(module: nn.Module, names: Names, leave_out: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Return the tensors of a module, except `leave_out`, under the names in diffusers.
 
-    Raises ExportError for a tensor that has no place there.
+    Raises ExportError for a tensor that has no name there.
     """
-    theirs, tensors = dict(names), {}
+    theirs = dict(names)
+    tensors: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
         if name in leave_out:
             continue
@@ -75,10 +76,10 @@ def renamed(module: nn.Module, names: Names, leave_out: Sequence[str] = ()) -> d
     return tensors
 
 
-def expressible(part: str, config: Any, handled: Sequence[str]) -> None:
-    """Raise ExportError for a field that this export does not know and that is not at its default.
+def check_expressible(part: str, config: Any, handled: Sequence[str]) -> None:
+    """Raise ExportError for a field that is not among `handled` and does not have its default value.
 
-    So a model with a property that is newer than the export is refused, not written wrongly.
+    A model with a property that is newer than this export is thus refused instead of written wrongly.
     """
     for each in fields(config):
         value = getattr(config, each.name)

@@ -1,4 +1,4 @@
-"""What a model is conditioned on: a table that goes into the U-Net, or an encoder beside it."""
+"""Export of conditions, as a table in the U-Net or as an encoder next to it."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,11 +19,11 @@ Kind = Literal["none", "labels", "tokens", "text", "ids", "low_resolution", "mas
 
 @dataclass(frozen=True)
 class ExportedConditions:
-    """How a condition goes out.
+    """An exported condition.
 
-    kind: "labels" and "tokens" are tables of classes, [K, 4 channels] added to the timestep embedding and
-        [K, context_width] for cross-attention; "text" and "ids" are what a token transformer reads; the others
-        are maps, concatenated to the latent, that the example computes.
+    kind: "labels" and "tokens" are tables of classes, [K, 4 channels] for the timestep embedding and [K, context_width]
+        for cross-attention. "text" and "ids" are inputs of a token transformer. The others are maps, which the example
+        in the README computes and concatenates to the latent.
     null: the row of the null condition in the table, or its token ids.
     components: the transformer and its tokenizer, by folder.
     """
@@ -34,8 +34,8 @@ class ExportedConditions:
     components: dict[str, Component] = field(default_factory=dict)
 
 
-def exported(conditioners: Conditioners) -> ExportedConditions:
-    """Raises ExportError naming the condition that diffusers has no part for."""
+def export_conditions(conditioners: Conditioners) -> ExportedConditions:
+    """Export the conditioners of a model. Raises ExportError naming the condition that diffusers cannot express."""
     if not conditioners:
         return ExportedConditions()
     if len(conditioners) > 1:

@@ -1,9 +1,9 @@
-"""The programs that the README of an export shows. Braces are filled in by `pipelines`."""
+"""The programs in the README of an export; `pipelines` fills in the braces."""
 
 PAGE = """\
 # {name}
 
-The layout is that of diffusers {version}. In this folder:
+This folder has the layout of diffusers {version}. Run this in it:
 
 ```python
 {example}
@@ -33,7 +33,7 @@ images = pipeline(batch_size=4, num_inference_steps=50).images
 from diffusers import LDMTextToImagePipeline
 
 pipeline = LDMTextToImagePipeline.from_pretrained(".")
-size = 8 * {size}  # eight times the latent's, whatever the images' is: the pipeline divides by eight
+size = 8 * {size}  # eight times the latents' size, because the pipeline divides by eight; the images may have another
 prompts = ["a photograph", "a drawing"]
 images = pipeline(prompts, height=size, width=size, num_inference_steps=50, guidance_scale=2.0).images
 """,
@@ -82,9 +82,9 @@ with torch.inference_mode():
     for t in scheduler.timesteps:
         latents = scheduler.step(output(latents, t), t, latents).prev_sample
     images = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample.clamp(-1, 1)
-{kept}"""
+{restored}"""
 
-KEPT = {"masked_image": "images = torch.where(hole, images, pictures)  # the known pixels as they are\n"}
+RESTORED = {"masked_image": "images = torch.where(hole, images, originals)  # restore the known pixels\n"}
 
 GUIDED = """
 
@@ -143,7 +143,7 @@ def context(ids):
     return {{"encoder_hidden_states": bert(torch.tensor(ids))[0].detach()}}
 
 
-ids = [[0] * {length}, [1] * {length}]  # put yours here: {length} token ids for each image
+ids = [[0] * {length}, [1] * {length}]  # replace these: {length} token ids for each image
 count = len(ids)
 condition, null = context(ids), context([{null}] * count)
 """
@@ -155,11 +155,11 @@ maps = torch.rand(count, {maps}, {size}, {size}) * 2 - 1  # the low-resolution i
     + CONCATENATED,
     "masked_image": """
 count = 1
-pictures = torch.rand(count, {image_channels}, {image_size}, {image_size}) * 2 - 1  # in [-1, 1]
+originals = torch.rand(count, {image_channels}, {image_size}, {image_size}) * 2 - 1  # in [-1, 1]
 hole = torch.zeros(count, 1, {image_size}, {image_size}, dtype=torch.bool)
 hole[..., {image_size} // 4 : {image_size} // 2] = True
 with torch.inference_mode():
-    known = autoencoder.encode(pictures.masked_fill(hole, -1.0)).{encoded} * autoencoder.config.scaling_factor
+    known = autoencoder.encode(originals.masked_fill(hole, -1.0)).{encoded} * autoencoder.config.scaling_factor
 mask = torch.nn.functional.interpolate(2 * hole.float() - 1, size=({size}, {size}))
 maps = torch.cat([known, mask], dim=1)
 """

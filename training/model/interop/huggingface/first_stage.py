@@ -1,6 +1,6 @@
-"""The autoencoder, as AutoencoderKL or, with a codebook, as VQModel: both decode what the pipelines give them.
+"""Export of autoencoders, as AutoencoderKL or, with a codebook, as VQModel.
 
-VQModel quantises on decoding, as we do: the latents of the diffusion model lie before the codebook.
+VQModel quantises when decoding, as we do, so the diffusion model's latents are those before the codebook.
 """
 
 from typing import Any
@@ -10,9 +10,9 @@ from training.model.interop.huggingface.component import (
     Component,
     ExportError,
     Names,
-    expressible,
+    check_expressible,
     model_config,
-    renamed,
+    rename_tensors,
 )
 from training.model.interop.huggingface.unet import part_names
 from training.model.layers import ResidualBlock, SpatialAttention
@@ -24,16 +24,18 @@ CLASSES = {"kl": "AutoencoderKL", "vq": "VQModel"}
 
 
 def autoencoder_component(model: Autoencoder, *, image_size: int) -> Component:
-    """The autoencoder with its latent scale. Raises ExportError naming the field that diffusers cannot express."""
+    """Export an autoencoder with its latent scale. Raises ExportError naming what diffusers cannot express."""
     c = model.config
-    expressible("autoencoder", c, HANDLED)
+    check_expressible("autoencoder", c, HANDLED)
     if c.regularisation not in CLASSES:
-        told = ", ".join(CLASSES)
-        raise ExportError(f"autoencoder.regularisation: {c.regularisation!r} cannot be exported; permitted: {told}")
+        permitted = ", ".join(CLASSES)
+        raise ExportError(
+            f"autoencoder.regularisation: {c.regularisation!r} cannot be exported; permitted: {permitted}"
+        )
     if c.regularisation == "kl" and c.encoder_channels != c.latent_channels:
         raise ExportError(
-            f"autoencoder.z_channels: {c.z_channels} cannot be exported; permitted: {c.latent_channels}, for "
-            "AutoencoderKL's encoder and latent have as many channels"
+            f"autoencoder.z_channels: {c.z_channels} cannot be exported; permitted: {c.latent_channels}, because "
+            "AutoencoderKL's encoder and latents have the same number of channels"
         )
     attends = [i in c.attention_levels for i in range(len(c.multipliers))]
     config: dict[str, Any] = {
@@ -44,7 +46,7 @@ def autoencoder_component(model: Autoencoder, *, image_size: int) -> Component:
         "block_out_channels": [c.channels * multiplier for multiplier in c.multipliers],
         "layers_per_block": c.res_blocks,
         "act_fn": "silu",
-        "latent_channels": c.encoder_channels,  # of VQModel those of encoder and decoder
+        "latent_channels": c.encoder_channels,  # VQModel calls the channels of its encoder and decoder so
         "norm_num_groups": 32,
         "sample_size": image_size,
         "scaling_factor": float(model.latent_scale),
@@ -53,12 +55,12 @@ def autoencoder_component(model: Autoencoder, *, image_size: int) -> Component:
     if c.regularisation == "vq":
         config |= {"num_vq_embeddings": c.codebook_size, "vq_embed_dim": c.latent_channels}
     class_name = CLASSES[c.regularisation]
-    tensors = renamed(model, first_stage_names(model), leave_out=("latent_scale", "quantiser.used"))
+    tensors = rename_tensors(model, first_stage_names(model), leave_out=("latent_scale", "quantiser.used"))
     return Component("diffusers", class_name, model_config(class_name, **config), tensors)
 
 
 def first_stage_names(model: Autoencoder) -> Names:
-    """Encoder and decoder; both count their levels in the order of execution, as we do."""
+    """Yield the names of both networks, which count their levels in the order of execution, as we do."""
     for part, direction in (("encoder", "down"), ("decoder", "up")):
         level = blocks = 0
         for index, layer in enumerate(model.get_submodule(f"{part}.{direction}").children()):

@@ -1,4 +1,4 @@
-"""Which of diffusers' stock pipelines samples an export, and the example that its README shows."""
+"""The choice of a stock pipeline of diffusers for an export, and the example in its README."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,23 +7,23 @@ from training.model.interop.huggingface import examples
 from training.model.interop.huggingface.component import VERSION, Component
 from training.model.interop.huggingface.conditions import ExportedConditions
 
-NULL = [None, None]  # a part that is not there
-STABLE_DIFFUSION = {  # a class-conditional model has no text encoder, and none of these
+NULL = [None, None]  # marks a missing part
+STABLE_DIFFUSION = {  # a class-conditional model has none of these
     "safety_checker": NULL, "feature_extractor": NULL, "image_encoder": NULL, "requires_safety_checker": False
 }  # fmt: skip
-TEXT_LENGTH = 77  # what LDMTextToImagePipeline pads every prompt to
+TEXT_LENGTH = 77  # to which LDMTextToImagePipeline pads every prompt
 
 
-def pipeline_of(conditions: ExportedConditions, autoencoder: Component, unet: Component) -> str | None:
-    """The stock pipeline that fits; None where the parts have to be put together by hand."""
+def choose_pipeline(conditions: ExportedConditions, autoencoder: Component, unet: Component) -> str | None:
+    """Return the stock pipeline that fits, or None if the example has to combine the parts itself."""
     match conditions.kind:
         case "none":
             return "LDMPipeline"
         case "text":
             return "LDMTextToImagePipeline" if text_length(conditions) == TEXT_LENGTH else None
         case "tokens" if autoencoder.class_name == "AutoencoderKL" and autoencoder.config["sample_size"] % 8 == 0:
-            return "StableDiffusionPipeline"  # it takes contexts of any kind, but no other autoencoders and sizes
-        case "low_resolution":  # it halves the U-Net's input channels, and knows no latent scale
+            return "StableDiffusionPipeline"  # it accepts any context, but only such autoencoders and sizes
+        case "low_resolution":  # it halves the U-Net's input channels and ignores the latent scale
             c = unet.config
             fits = c["in_channels"] == 2 * c["out_channels"] and autoencoder.config["scaling_factor"] == 1.0
             return "LDMSuperResolutionPipeline" if fits else None
@@ -31,26 +31,26 @@ def pipeline_of(conditions: ExportedConditions, autoencoder: Component, unet: Co
 
 
 def text_length(conditions: ExportedConditions) -> int:
-    """The number of tokens of every prompt; 0 where there are none."""
+    """Return the number of tokens of every prompt, or 0 without prompts."""
     return len(conditions.null) if isinstance(conditions.null, list) else 0
 
 
 def readme(name: str, example: str) -> str:
-    """The page of an export."""
+    """Return the README of an export."""
     return examples.PAGE.format(name=name, version=VERSION, example=example.strip("\n"))
 
 
 def autoencoder_example(autoencoder: Component) -> str:
-    """Encode and decode."""
-    return examples.AUTOENCODER.format(**facts(autoencoder))
+    """Return a program that encodes and decodes images."""
+    return examples.AUTOENCODER.format(**autoencoder_values(autoencoder))
 
 
 def sampling_example(pipeline: str | None, conditions: ExportedConditions, parts: Mapping[str, Component]) -> str:
-    """Draw images, with guidance where there is a condition. parts: the components by folder."""
+    """Return a program that samples images, with guidance if there is a condition. parts: the components by folder."""
     unet, autoencoder = parts["unet"], parts.get("vae") or parts["vqvae"]
     rows = 0 if conditions.table is None else len(conditions.table)
-    told = {
-        **facts(autoencoder),
+    values = {
+        **autoencoder_values(autoencoder),
         "unet": unet.class_name,
         "channels": unet.config["out_channels"],
         "maps": unet.config["in_channels"] - unet.config["out_channels"],
@@ -61,13 +61,13 @@ def sampling_example(pipeline: str | None, conditions: ExportedConditions, parts
         "length": text_length(conditions),
     }
     if pipeline is not None:
-        return examples.PIPELINES[pipeline].format(**told)
-    given = examples.CONDITIONS[conditions.kind].format(**told).strip("\n")
-    return examples.PARTS.format(**told, conditions=given, kept=examples.KEPT.get(conditions.kind, ""))
+        return examples.PIPELINES[pipeline].format(**values)
+    program = examples.CONDITIONS[conditions.kind].format(**values).strip("\n")
+    return examples.PARTS.format(**values, conditions=program, restored=examples.RESTORED.get(conditions.kind, ""))
 
 
-def facts(autoencoder: Component) -> dict[str, Any]:
-    """What an example says of the autoencoder."""
+def autoencoder_values(autoencoder: Component) -> dict[str, Any]:
+    """Return the values that examples need from the autoencoder."""
     return {
         "autoencoder": autoencoder.class_name,
         "image_channels": autoencoder.config["in_channels"],

@@ -1,7 +1,7 @@
-"""The noise schedule and the solver of the released models, as DDIMScheduler."""
+"""Export of noise schedules, as DDIMScheduler."""
 
 from training.model.diffusion import DiffusionConfig
-from training.model.interop.huggingface.component import Component, ExportError, expressible, model_config
+from training.model.interop.huggingface.component import Component, ExportError, check_expressible, model_config
 
 HANDLED = ("schedule", "beta_start", "beta_end", "timesteps", "parameterisation", "zero_terminal_snr")
 SCHEDULES = {"scaled_linear": "scaled_linear", "linear": "linear", "cosine": "squaredcos_cap_v2"}
@@ -9,16 +9,16 @@ PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
 def scheduler_component(config: DiffusionConfig) -> Component:
-    """DDIM as the released models were sampled with: timesteps i (T // S) + 1, and the last step ends at timestep 0.
+    """Export a schedule with DDIM as the released models use it: timesteps i (T // S) + 1, ending at timestep 0.
 
-    With zero_terminal_snr timesteps are trailing instead: a trajectory has to start in the pure noise that such a
-    schedule ends in (Lin et al. 2024, section 3.3). Raises ExportError naming the field that diffusers cannot express.
+    With zero_terminal_snr the timesteps are trailing instead, because sampling has to start from the pure noise at the
+    schedule's end (Lin et al. 2024, section 3.3). Raises ExportError naming the field that diffusers cannot express.
     """
-    expressible("diffusion", config, HANDLED)
+    check_expressible("diffusion", config, HANDLED)
     if config.schedule not in SCHEDULES:
         raise ExportError(
             f"diffusion.schedule: {config.schedule!r} cannot be exported: diffusers' flow matching counts timesteps "
-            f"from 1, these count from 0; permitted: {', '.join(SCHEDULES)}"
+            f"from 1, this schedule from 0; permitted: {', '.join(SCHEDULES)}"
         )
     return Component(
         "diffusers",
@@ -31,7 +31,7 @@ def scheduler_component(config: DiffusionConfig) -> Component:
             beta_end=config.beta_end,
             rescale_betas_zero_snr=config.zero_terminal_snr,
             prediction_type=PREDICTIONS[config.parameterisation],
-            clip_sample=False,  # latents have no bounds
+            clip_sample=False,  # latents are not bounded
             set_alpha_to_one=config.zero_terminal_snr,
             steps_offset=1,
             timestep_spacing="trailing" if config.zero_terminal_snr else "leading",

@@ -1,13 +1,13 @@
-"""The trained encoder of token ids, as LDMBertModel, and its tokenizer."""
+"""Export of the trained encoder of token ids, as LDMBertModel, and of its tokenizer."""
 
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.token_transformer import TokenTransformer
-from training.model.interop.huggingface.component import VERSION, Component, Names, renamed
+from training.model.interop.huggingface.component import VERSION, Component, Names, rename_tensors
 
 
 def transformer_component(model: TokenTransformer) -> Component:
-    """Their LDMBertModel, which likewise masks no token."""
-    tensors = renamed(model, token_transformer_names(model))
+    """Export the encoder as LDMBertModel, which does not mask tokens either."""
+    tensors = rename_tensors(model, token_transformer_names(model))
     config = {
         "architectures": ["LDMBertModel"],
         "model_type": "ldmbert",
@@ -23,14 +23,14 @@ def transformer_component(model: TokenTransformer) -> Component:
         "dropout": 0.0,
     }
     embedding = model.token_embedding.weight
-    # A head for language modelling that nothing reads, but that their class declares.
+    # Their class declares a language modelling head, which nothing uses.
     tensors["to_logits.weight"] = embedding.new_zeros(embedding.shape)
     tensors["to_logits.bias"] = embedding.new_zeros(len(embedding))
     return Component("latent_diffusion", "LDMBertModel", config, tensors, weights_file="model.safetensors")
 
 
 def token_transformer_names(model: TokenTransformer) -> Names:
-    """Embeddings, blocks and the last norm."""
+    """Yield the names of the embeddings, the blocks and the final norm."""
     yield "token_embedding", "model.embed_tokens"
     yield "position_embedding", "model.embed_positions"
     yield "norm", "model.layer_norm"
@@ -43,7 +43,7 @@ def token_transformer_names(model: TokenTransformer) -> Names:
 
 
 def tokenizer_component(conditioner: TextConditioner) -> Component:
-    """The tokenizer.json as it is, and what transformers has to be told beside it."""
+    """Export the tokenizer.json unchanged, with the configuration that transformers needs for it."""
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "[PAD]",

@@ -1,6 +1,6 @@
-"""The U-Net, as UNet2DModel or, with cross-attention, as UNet2DConditionModel.
+"""Export of U-Nets, as UNet2DModel or, with cross-attention, as UNet2DConditionModel.
 
-Both are the released models' U-Net; what either cannot express is refused.
+Both classes are the released models' U-Net. A U-Net that they cannot express is refused.
 """
 
 from typing import Any
@@ -11,9 +11,9 @@ from training.model.interop.huggingface.component import (
     Component,
     ExportError,
     Names,
-    expressible,
+    check_expressible,
     model_config,
-    renamed,
+    rename_tensors,
 )
 from training.model.layers import Downsample, ResidualBlock, SpatialAttention, SpatialTransformer, Upsample
 from training.model.unet import UNet
@@ -26,15 +26,15 @@ HANDLED = ("in_channels", "out_channels", "channels", "multipliers", "res_blocks
 def unet_component(
     model: UNet, *, latent_size: int, tokens: Tensor | None = None, labels: Tensor | None = None
 ) -> Component:
-    """The U-Net for square latents.
+    """Export a U-Net for square latents.
 
-    tokens: [K, context_width], a table of context tokens. It goes out as the projection of the context
-        (`encoder_hid_proj`): a one-hot context of width K selects a row, so no part is needed beside diffusers' own.
-    labels: [K, 4 channels], a table of embeddings that `class_labels` selects from, added to the time embedding.
+    tokens: [K, context_width], a table of context tokens. It is exported as the projection of the context
+        (`encoder_hid_proj`), where a one-hot context of width K selects a row, so that no other part is needed.
+    labels: [K, 4 channels], a table of embeddings that `class_labels` selects and adds to the timestep embedding.
     Raises ExportError naming the field that diffusers cannot express.
     """
     c = model.config
-    expressible("unet", c, HANDLED)
+    check_expressible("unet", c, HANDLED)
     widths = [multiplier * c.channels for multiplier in c.multipliers]
     attends = [2**level in c.attention_factors for level in range(len(widths))]
     conditional = c.context_width is not None
@@ -53,7 +53,7 @@ def unet_component(
         "flip_sin_to_cos": True,  # their order is (sin, cos)
         "freq_shift": 0,
     }
-    tensors = renamed(model, unet_names(model))
+    tensors = rename_tensors(model, unet_names(model))
     if conditional:
         if c.resample_in_blocks and any(attends) and len(widths) > 1:
             raise ExportError(
@@ -65,12 +65,12 @@ def unet_component(
         config |= {
             "cross_attention_dim": c.context_width,
             "transformer_layers_per_block": c.transformer_depth,
-            "attention_head_dim": heads,  # the *number* of heads, by an old misnomer of theirs
+            "attention_head_dim": heads,  # the *number* of heads: diffusers has misnamed the field
         }
     else:
         config |= {
             "attention_head_dim": head_width(model),
-            "attn_norm_num_groups": 32,  # else the middle attention loses its norm with scale-shift
+            "attn_norm_num_groups": 32,  # without it the middle attention has no norm with scale-shift
             "downsample_type": "resnet" if c.resample_in_blocks else "conv",
             "upsample_type": "resnet" if c.resample_in_blocks else "conv",
         }
@@ -85,14 +85,17 @@ def unet_component(
 
 
 def block_type(attends: bool, direction: str, config: Any) -> str:
-    """Their name for one level, on the way "Down" or "Up"."""
+    """Return their name for the block of a level; direction is "Down" or "Up"."""
     if attends:
         return f"{'CrossAttn' if config.context_width is not None else 'Attn'}{direction}Block2D"
     return f"Resnet{direction}sampleBlock2D" if config.resample_in_blocks else f"{direction}Block2D"
 
 
 def head_width(model: UNet) -> int | None:
-    """The one width of all heads of a UNet2DModel; None is one head as wide as its level."""
+    """Return the width of all heads of a UNet2DModel, or None for one head as wide as its level.
+
+    Raises ExportError if heads have several widths.
+    """
     found = [
         (module.norm.num_channels, module.attention.heads)
         for module in model.modules()
@@ -105,14 +108,14 @@ def head_width(model: UNet) -> int | None:
         return head_widths[0]
     c = model.config
     field = f"heads: {c.heads}" if c.heads is not None else f"head_width: {c.head_width}"
-    told = ", ".join(map(str, head_widths))
+    several = ", ".join(map(str, head_widths))
     raise ExportError(
-        f"unet.{field} cannot be exported: heads would be {told} wide, and UNet2DModel has one width for all"
+        f"unet.{field} cannot be exported: heads would be {several} wide, and UNet2DModel has one width for all"
     )
 
 
 def level_heads(model: UNet, widths: list[int]) -> int | list[int]:
-    """The number of heads at each level of a UNet2DConditionModel, finest first."""
+    """Return the number of heads at each level of a UNet2DConditionModel, finest first."""
     c = model.config
     if c.heads is not None:
         return c.heads
@@ -123,7 +126,7 @@ def level_heads(model: UNet, widths: list[int]) -> int | list[int]:
 
 
 def unet_names(model: UNet) -> Names:
-    """Their levels hold residual blocks, attentions and the change of resolution apart; ours follow one another."""
+    """Yield the names of all layers; their levels list residual blocks, attentions and resampling separately."""
     yield from {
         "time.0": "time_embedding.linear_1",
         "time.2": "time_embedding.linear_2",
@@ -149,7 +152,7 @@ def unet_names(model: UNet) -> Names:
 
 
 def part_names(model: nn.Module, ours: str, theirs: str) -> Names:
-    """A residual block, an attention or a change of resolution, of a U-Net or an autoencoder."""
+    """Yield the names in a residual block, an attention or a resampling layer of a U-Net or an autoencoder."""
     part = model.get_submodule(ours)
     if isinstance(part, ResidualBlock):
         pairs = {"norm1": "norm1", "conv1": "conv1", "embedding": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
@@ -168,7 +171,7 @@ def part_names(model: nn.Module, ours: str, theirs: str) -> Names:
 
 
 def transformer_names(ours: str, theirs: str) -> dict[str, str]:
-    """Their BasicTransformerBlock."""
+    """Return the names in their BasicTransformerBlock."""
     return {
         **{f"{ours}{norm}": f"{theirs}{norm}" for norm in ("norm1", "norm2", "norm3")},
         **attention_names(f"{ours}self_attention.", f"{theirs}attn1."),
@@ -179,6 +182,6 @@ def transformer_names(ours: str, theirs: str) -> dict[str, str]:
 
 
 def attention_names(ours: str, theirs: str) -> dict[str, str]:
-    """Their Attention."""
+    """Return the names in their Attention."""
     pairs = {"query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
     return {f"{ours}{mine}": f"{theirs}{name}" for mine, name in pairs.items()}
