@@ -4,7 +4,6 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from services.observability import metrics
 from training.errors import DarkroomError
 
 
@@ -38,6 +37,8 @@ def connect(url: str) -> Engine:
 
 def _count_error(context: ExceptionContext) -> None:
     if isinstance(context.sqlalchemy_exception, OperationalError):
+        from services.observability import metrics  # a command that meets no error need not import Prometheus's client
+
         metrics.DATABASE_ERRORS.inc()
 
 
