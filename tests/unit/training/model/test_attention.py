@@ -15,7 +15,7 @@ def inputs(n: int, m: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(1024, 1024, 8), (300, 77, 8), (5, 1, 3), (7, 2000, 1)])
-def test_narrow_heads_give_what_the_fused_kernel_gives(n: int, m: int, d: int) -> None:
+def test_attention_of_narrow_heads_equals_the_fused_kernel(n: int, m: int, d: int) -> None:
     q, k, v = inputs(n, m, d)
     expected = F.scaled_dot_product_attention(q, k, v)
     found = attend(q, k, v)
@@ -29,7 +29,7 @@ def test_narrow_heads_give_what_the_fused_kernel_gives(n: int, m: int, d: int) -
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
 
 
-def test_its_gradient_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradient_of_narrow_heads_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "BLOCK", 12)  # several blocks, the last ones partial
     assert torch.autograd.gradcheck(NarrowAttention.apply, inputs(5, 7, 2, torch.float64))
 
@@ -40,7 +40,7 @@ def test_large_scores_neither_overflow_nor_vanish() -> None:
     torch.testing.assert_close(found, F.scaled_dot_product_attention(100 * q, 100 * k, v), rtol=1e-3, atol=1e-3)
 
 
-def test_a_row_does_not_depend_on_its_companions() -> None:
+def test_a_row_does_not_depend_on_the_others() -> None:
     q, k, v = (part.detach() for part in inputs(256, 256, 8))
     assert torch.equal(attend(q, k, v)[1], attend(q.flip(0), k.flip(0), v.flip(0))[0])
 

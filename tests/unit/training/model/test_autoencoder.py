@@ -55,7 +55,7 @@ def test_kl_has_moments_in_scaled_units_and_no_codebook() -> None:
         model.quantise(mean)
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_inputs_that_do_not_fit_are_refused() -> None:
     model = small(latent_channels=4)
     with pytest.raises(ValueError, match=r"latents: shape \[1, 3, 4, 4\]; this autoencoder needs \[R, 4, h, w\]"):
         model.decode(torch.zeros(1, 3, 4, 4))
@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"regularisation": "identity"}, "latent_channels: 4 is not allowed with the identity; permitted: 3"),
         ({"regularisation": "vqq"}, "regularisation: 'vqq' is not known; permitted: kl, vq, identity"),
@@ -72,8 +72,8 @@ def test_what_does_not_fit_is_named() -> None:
         ({"multipliers": ()}, "multipliers: none; permitted: one for each level, at least one"),
     ],
 )
-def test_configurations_that_cannot_be_are_named(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_configurations_are_refused_by_field(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         AutoencoderConfig(**fields)
 
 
@@ -111,7 +111,7 @@ def test_the_nearest_entry_is_taken_and_the_gradient_goes_straight_through() -> 
 
 
 @pytest.mark.parametrize("unknown", ["extra", "random", 1])
-def test_a_remapped_codebook_renumbers_its_indices_alone(unknown: str | int) -> None:
+def test_a_remapped_codebook_changes_only_the_indices(unknown: str | int) -> None:
     torch.manual_seed(0)
     whole = VectorQuantiser(16, 3)
     torch.nn.init.normal_(whole.codebook.weight)
@@ -134,7 +134,7 @@ def test_a_remapped_codebook_renumbers_its_indices_alone(unknown: str | int) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"size": 0}, "codebook_size: 0 is not allowed"),
         ({"used": [1, 1]}, "codebook_used: permitted: different numbers from 0 to 7"),
@@ -142,6 +142,6 @@ def test_a_remapped_codebook_renumbers_its_indices_alone(unknown: str | int) -> 
         ({"unknown": "none"}, "codebook_unknown: 'none' is not allowed"),
     ],
 )
-def test_codebooks_that_cannot_be_are_named(options: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_codebooks_are_refused_by_field(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         VectorQuantiser(**{"size": 8, "channels": 3, **options})  # type: ignore[arg-type]

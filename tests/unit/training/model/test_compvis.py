@@ -30,7 +30,7 @@ def golden(name: str) -> tuple[dict[str, object], dict[str, Tensor], dict[str, T
 
 @pytest.mark.parametrize("name", ["autoencoder_kl_f4", "autoencoder_kl_f8_attn"])
 @torch.inference_mode()
-def test_kl_autoencoders_answer_as_the_authors_do(name: str) -> None:
+def test_kl_autoencoders_equal_the_authors(name: str) -> None:
     config, weights, recorded = golden(name)
     model = compvis.build(config, weights)
     assert isinstance(model, Autoencoder)
@@ -43,7 +43,7 @@ def test_kl_autoencoders_answer_as_the_authors_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["autoencoder_vq_f4", "autoencoder_vq_f4_noattn"])
 @torch.inference_mode()
-def test_vq_autoencoders_answer_as_the_authors_do(name: str) -> None:
+def test_vq_autoencoders_equal_the_authors(name: str) -> None:
     config, weights, recorded = golden(name)
     model = compvis.build(config, weights)
     assert isinstance(model, Autoencoder)
@@ -58,7 +58,7 @@ def test_vq_autoencoders_answer_as_the_authors_do(name: str) -> None:
 
 
 @torch.inference_mode()
-def test_the_token_transformer_answers_as_the_authors_does() -> None:
+def test_the_token_transformer_equals_the_authors() -> None:
     config, weights, recorded = golden("bert_embedder")
     model = compvis.build(config, weights)
     assert isinstance(model, TokenIdsConditioner)
@@ -68,7 +68,7 @@ def test_the_token_transformer_answers_as_the_authors_does() -> None:
 
 
 @torch.inference_mode()
-def test_the_spatial_rescaler_answers_as_the_authors_does() -> None:
+def test_the_spatial_rescaler_equals_the_authors() -> None:
     config, weights, recorded = golden("spatial_rescaler")
     model = compvis.build(config, weights)
     assert isinstance(model, SemanticMapConditioner)
@@ -89,7 +89,7 @@ def test_the_spatial_rescaler_answers_as_the_authors_does() -> None:
     ],
 )
 @torch.inference_mode()
-def test_unets_answer_as_the_authors_do(name: str) -> None:
+def test_unets_equal_the_authors(name: str) -> None:
     config, weights, recorded = golden(name)
     model = compvis.build(config, weights)
     found = model(recorded["input/x"], recorded["input/t"], recorded.get("input/context"))
@@ -122,7 +122,7 @@ def their_state(config: dict[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-def test_every_key_is_needed_and_none_may_be_left_over() -> None:
+def test_missing_and_unexpected_keys_are_refused() -> None:
     state = their_state(SMALL)
     assert isinstance(compvis.build(SMALL, state), nn.Module)
     del state["middle_block.1.qkv.weight"]
@@ -137,7 +137,7 @@ def test_every_key_is_needed_and_none_may_be_left_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"target": "ldm.models.autoencoder.VQModel", "params": {}}, "VQModel: params: n_embed is missing"),
         ({"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"}, "FrozenCLIPEmbedder cannot be read; permitted"),
@@ -150,13 +150,13 @@ def test_every_key_is_needed_and_none_may_be_left_over() -> None:
         ({**SMALL, "params": {**SMALL["params"], "context_dim": 3}}, "context_dim: needed with"),
     ],
 )
-def test_what_cannot_be_read_is_named(config: dict[str, object], told: str) -> None:
-    with pytest.raises(compvis.CompVisError, match=told):
+def test_unreadable_configurations_are_refused_by_parameter(config: dict[str, object], message: str) -> None:
+    with pytest.raises(compvis.CompVisError, match=message):
         compvis.build(config, {})
 
 
 @torch.inference_mode()
-def test_other_ways_to_write_a_unet_are_the_same_function() -> None:
+def test_equivalent_configurations_of_a_unet_are_the_same_function() -> None:
     """The newer order of a fused qkv, heads given by their width, resampling without a convolution."""
     torch.manual_seed(0)
     params = {**SMALL["params"], "channel_mult": [1, 2], "attention_resolutions": (1, 2), "conv_resample": False}

@@ -36,7 +36,7 @@ def recorded(name: str) -> Path:
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 @pytest.mark.parametrize("name", ["ldm_class_kl", "ldm_unconditional_vq"])
 @torch.inference_mode()
-def test_sampling_runs_end_where_the_authors_did(name: str, weights: Literal["raw", "ema"]) -> None:
+def test_sampling_runs_end_at_the_authors_latents(name: str, weights: Literal["raw", "ema"]) -> None:
     folder = recorded(name)
     model = compvis.read(folder / "model.ckpt", folder / "config.yaml", weights=weights)
     assert isinstance(model, LatentDiffusion)
@@ -107,7 +107,7 @@ def test_released_defects_are_tolerated(tmp_path: Path, parts: Any) -> None:
     assert float(measured.autoencoder.latent_scale) == 0.25
 
 
-def test_safetensors_and_autoencoders_alone_are_read(tmp_path: Path) -> None:
+def test_safetensors_and_lone_autoencoders_are_read(tmp_path: Path) -> None:
     _, config = write(tmp_path, TINY_FIRST_STAGE, {})
     save_file(theirs(TINY_FIRST_STAGE, "") | {"loss.logvar": torch.zeros(1)}, tmp_path / "model.safetensors")
     assert isinstance(compvis.read(tmp_path / "model.safetensors", config), Autoencoder)
@@ -134,7 +134,7 @@ def test_averages_are_found_under_their_names_without_dots(tmp_path: Path, parts
         compvis.read(*write(tmp_path, config, state), weights="ema")
 
 
-def test_averages_of_an_autoencoder_alone_are_read_too(tmp_path: Path) -> None:
+def test_averages_of_a_lone_autoencoder_are_read(tmp_path: Path) -> None:
     raw = theirs(TINY_FIRST_STAGE, "")
     averages = {"model_ema." + key.replace(".", ""): tensor + 1 for key, tensor in raw.items()}
     both = raw | averages | {"model_ema.num_updates": torch.tensor(3), "colorize": torch.zeros(3, 9, 1, 1)}
@@ -147,7 +147,7 @@ def test_averages_of_an_autoencoder_alone_are_read_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         (change("beta_schedule", "quadratic"), "model.params: beta_schedule: 'quadratic' cannot be read; permitted"),
         (change("parameterization", "mu"), "parameterization: 'mu' cannot be read; permitted: eps, x0, v"),
@@ -174,11 +174,13 @@ def test_averages_of_an_autoencoder_alone_are_read_too(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_configuration_that_does_not_fit_is_told(tmp_path: Path, parts: Any, changed: Any, told: str) -> None:
+def test_a_configuration_that_does_not_fit_is_refused_by_parameter(
+    tmp_path: Path, parts: Any, changed: Any, message: str
+) -> None:
     config, state = parts
     with pytest.raises(compvis.CompVisError) as caught:
         compvis.read(*write(tmp_path, changed(config), state))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -190,7 +192,7 @@ def test_unknown_keys_are_listed(tmp_path: Path, parts: Any) -> None:
         compvis.read(*write(tmp_path, config, state | {"cond_stage_model.weight": torch.ones(1)}))
 
 
-def test_numbers_may_be_written_as_yaml_reads_them(tmp_path: Path, parts: Any) -> None:
+def test_numbers_that_yaml_reads_as_strings_are_accepted(tmp_path: Path, parts: Any) -> None:
     config, state = parts
     model = compvis.read(*write(tmp_path, change("linear_start", "1e-4")(config), state))
     assert isinstance(model, LatentDiffusion)
@@ -198,7 +200,7 @@ def test_numbers_may_be_written_as_yaml_reads_them(tmp_path: Path, parts: Any) -
 
 
 @pytest.mark.parametrize("target", ["LatentDiffusion", "DDPM"])
-def test_diffusion_in_pixels_is_read(tmp_path: Path, parts: Any, target: str) -> None:
+def test_a_pixel_space_model_is_read(tmp_path: Path, parts: Any, target: str) -> None:
     """Without a first stage, or with the identity as one, whose channels are those of the U-Net."""
     config, state = parts
     config["params"]["first_stage_config"] = {"target": "ldm.models.autoencoder.IdentityFirstStage"}

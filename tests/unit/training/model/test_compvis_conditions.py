@@ -38,7 +38,7 @@ RESCALER = {
     ],
 )
 @torch.inference_mode()
-def test_every_condition_of_theirs_is_read(
+def test_every_condition_of_the_authors_is_read(
     tmp_path: Path, parts: Any, unet: dict[str, Any], condition: Any, key: str, tokenizer: bool, field: str, kind: str
 ) -> None:
     config, _ = parts
@@ -60,7 +60,7 @@ def test_every_condition_of_theirs_is_read(
     assert model.predict(torch.randn(1, 3, 8, 8), torch.tensor([5]), conditions).shape == (1, 3, 8, 8)
 
 
-def test_a_tokenizer_must_be_of_use(tmp_path: Path, parts: Any) -> None:
+def test_a_tokenizer_that_the_model_cannot_use_is_refused(tmp_path: Path, parts: Any) -> None:
     config, state = parts
     with pytest.raises(
         compvis.CompVisError, match="tokenizer: this model cannot use one, because its cond_stage_config is un"
@@ -69,7 +69,7 @@ def test_a_tokenizer_must_be_of_use(tmp_path: Path, parts: Any) -> None:
 
 
 @torch.inference_mode()
-def test_classes_of_the_unet_itself_enter_through_the_timestep(tmp_path: Path, parts: Any) -> None:
+def test_class_embeddings_in_the_unet_become_a_condition(tmp_path: Path, parts: Any) -> None:
     """Theirs: silu(time_embed(t) + label_emb(y)) reaches every residual block."""
     config, state = parts
     table = torch.randn(5, 128)

@@ -22,7 +22,7 @@ def parts() -> tuple[dict[str, Any], dict[str, Tensor]]:
     return tiny()
 
 
-def test_what_the_trainer_left_in_a_file_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_of_the_trainer_in_a_file_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Released files name Lightning's ModelCheckpoint, by its old module, beside their tensors."""
     path = "pytorch_lightning.callbacks.model_checkpoint"
     checkpoint_class = type("ModelCheckpoint", (), {"__module__": path})
@@ -46,7 +46,7 @@ class Malicious:
         return os.system, ("touch /tmp/darkroom-was-here",)
 
 
-def test_a_pickle_with_code_is_refused_unread(tmp_path: Path, parts: Any) -> None:
+def test_a_pickle_with_code_is_refused_without_running_it(tmp_path: Path, parts: Any) -> None:
     config, _ = parts
     checkpoint, described = write(tmp_path, config, {"model.weight": Malicious()})
     marker = Path("/tmp/darkroom-was-here")
@@ -59,11 +59,11 @@ def test_a_pickle_with_code_is_refused_unread(tmp_path: Path, parts: Any) -> Non
     assert not marker.exists()
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path: Path, parts: Any) -> None:
+def test_unreadable_files_are_refused_with_the_reason(tmp_path: Path, parts: Any) -> None:
     config, state = parts
     checkpoint, described = write(tmp_path, config, state)
 
-    def told() -> str:
+    def read_error() -> str:
         with pytest.raises(compvis.CompVisError) as caught:
             compvis.read(checkpoint, described)
         assert "\n" not in str(caught.value)
@@ -71,17 +71,17 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, parts: Any) -> None:
 
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])
-    assert "missing or damaged" in told()
+    assert "missing or damaged" in read_error()
     checkpoint.unlink()
-    assert "missing or damaged" in told()
+    assert "missing or damaged" in read_error()
     torch.save([1, 2], checkpoint)
-    assert "has no state_dict of tensors" in told()
+    assert "has no state_dict of tensors" in read_error()
     checkpoint.write_bytes(whole)
     described.write_text("model: [")
-    assert "not YAML" in told()
+    assert "not YAML" in read_error()
     described.write_text("model: {}")
-    assert "model.target is missing" in told()
+    assert "model.target is missing" in read_error()
     described.write_text("model: {target: some.Other}")
-    assert "model.target: some.Other cannot be read; permitted: DDPM, LatentDiffusion" in told()
+    assert "model.target: some.Other cannot be read; permitted: DDPM, LatentDiffusion" in read_error()
     described.unlink()
-    assert "config.yaml: cannot be read" in told()
+    assert "config.yaml: cannot be read" in read_error()

@@ -23,7 +23,7 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
-def test_a_perfect_answer_gives_the_image_back(parameterisation: Parameterisation) -> None:
+def test_a_perfect_prediction_recovers_the_image(parameterisation: Parameterisation) -> None:
     diffusion = Diffusion(DiffusionConfig(parameterisation=parameterisation))
     z0, eps, t = drawn()
     found = diffusion.denoise(diffusion.diffuse(z0, eps, t), diffusion.target(z0, eps, t), t)
@@ -36,7 +36,7 @@ def test_targets_differ_between_parameterisations() -> None:
     assert not any(torch.equal(a, b) for a, b in pairwise(targets))
 
 
-def test_the_schedule_is_the_released_one() -> None:
+def test_the_default_schedule_is_that_of_the_released_models() -> None:
     diffusion = Diffusion(DiffusionConfig(beta_start=0.00085, beta_end=0.012))
     # sqrt(alphas_cumprod) of the published text-to-image model, first and last
     assert float(diffusion.alpha[0]) == pytest.approx((1 - 0.00085) ** 0.5, abs=1e-12)
@@ -44,9 +44,9 @@ def test_the_schedule_is_the_released_one() -> None:
     assert torch.allclose(diffusion.alpha**2 + diffusion.sigma**2, torch.ones(1000, dtype=torch.float64))
 
 
-def test_min_snr_caps_the_weight_on_the_image_alike_in_every_parameterisation() -> None:
+def test_min_snr_caps_the_weight_equally_in_every_parameterisation() -> None:
     z0, eps, t = drawn()
-    wrong = z0 + 0.1  # the same mistake about z_0, told in each parameterisation
+    wrong = z0 + 0.1  # the same mistake about z_0, expressed in each parameterisation
     losses = []
     for parameterisation in PARAMETERISATIONS:
         diffusion = Diffusion(DiffusionConfig(parameterisation=parameterisation))
@@ -61,7 +61,7 @@ def test_min_snr_caps_the_weight_on_the_image_alike_in_every_parameterisation() 
 
 
 @pytest.mark.parametrize("config", PURE_NOISE)
-def test_min_snr_gives_pure_noise_no_weight(config: DiffusionConfig) -> None:
+def test_min_snr_gives_pure_noise_zero_weight(config: DiffusionConfig) -> None:
     """Why experiments refuse it there."""
     wrong, right, t = torch.ones(1, 2, 3, 3), torch.zeros(1, 2, 3, 3), torch.tensor([999])
     assert float(diffusion_loss(Diffusion(config), wrong, right, t, min_snr_gamma=5.0)) == 0
@@ -71,7 +71,7 @@ def test_min_snr_gives_pure_noise_no_weight(config: DiffusionConfig) -> None:
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
 @pytest.mark.parametrize("zero_terminal_snr", [False, True])
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
-def test_schedules_are_diffusers_ones(schedule: Schedule, zero_terminal_snr: bool) -> None:
+def test_schedules_equal_those_of_diffusers(schedule: Schedule, zero_terminal_snr: bool) -> None:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     config = DiffusionConfig(schedule=schedule, parameterisation="v", zero_terminal_snr=zero_terminal_snr)
@@ -84,7 +84,7 @@ def test_schedules_are_diffusers_ones(schedule: Schedule, zero_terminal_snr: boo
     torch.testing.assert_close(Diffusion(config).alpha ** 2, theirs.alphas_cumprod.double(), rtol=0, atol=2e-6)
 
 
-def test_zero_terminal_snr_ends_in_pure_noise_and_starts_where_it_did() -> None:
+def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_start() -> None:
     plain, zero = (Diffusion(DiffusionConfig(parameterisation="v", zero_terminal_snr=flag)) for flag in (False, True))
     assert float(zero.alpha[-1]) == 0
     assert float(zero.sigma[-1]) == 1
@@ -94,7 +94,7 @@ def test_zero_terminal_snr_ends_in_pure_noise_and_starts_where_it_did() -> None:
     torch.testing.assert_close(found, z0, rtol=0, atol=1e-12)
 
 
-def test_flow_is_a_straight_line_and_its_answer_the_way_along_it() -> None:
+def test_flow_is_a_straight_line_and_predicts_its_direction() -> None:
     flow = Diffusion(DiffusionConfig(schedule="flow", parameterisation="flow"))
     assert torch.equal(flow.alpha + flow.sigma, torch.ones(1000, dtype=torch.float64))
     assert (float(flow.alpha[-1]), float(flow.sigma[-1])) == (0.0, 1.0)
@@ -104,7 +104,7 @@ def test_flow_is_a_straight_line_and_its_answer_the_way_along_it() -> None:
     torch.testing.assert_close(found, z0, rtol=0, atol=1e-12)
 
 
-def test_between_two_timesteps_the_log_ratio_is_linear() -> None:
+def test_the_log_ratio_is_linear_between_two_timesteps() -> None:
     diffusion = Diffusion(DiffusionConfig())
     t = torch.tensor([10.0, 10.25, 11.0], dtype=torch.float64)
     alpha, sigma = diffusion.alpha_sigma(t, torch.zeros(3, dtype=torch.float64))
@@ -115,7 +115,7 @@ def test_between_two_timesteps_the_log_ratio_is_linear() -> None:
 
 
 @pytest.mark.parametrize("config", PURE_NOISE)
-def test_all_but_pure_noise_is_pure_noise(config: DiffusionConfig) -> None:
+def test_timesteps_just_before_pure_noise_are_pure_noise(config: DiffusionConfig) -> None:
     """Between the last two timesteps log(sigma / alpha) is infinite; alpha and sigma are not."""
     t = torch.tensor([998.5, 999.0], dtype=torch.float64)
     alpha, sigma = Diffusion(config).alpha_sigma(t, torch.zeros(2, dtype=torch.float64))
@@ -124,7 +124,7 @@ def test_all_but_pure_noise_is_pure_noise(config: DiffusionConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         (
             {"schedule": "quadratic"},
@@ -142,8 +142,8 @@ def test_all_but_pure_noise_is_pure_noise(config: DiffusionConfig) -> None:
         ({"timesteps": 2}, "timesteps: 2 is not allowed; permitted: at least 3"),
     ],
 )
-def test_schedules_that_cannot_be_are_named(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_schedules_are_refused_by_field(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         DiffusionConfig(**fields)
 
 

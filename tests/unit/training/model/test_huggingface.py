@@ -120,7 +120,7 @@ def test_flow_matching_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"attention_factors": (1, 2), "heads": 4, "head_width": None},
@@ -132,8 +132,8 @@ def test_flow_matching_is_refused() -> None:
         ),
     ],
 )
-def test_u_nets_that_are_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(huggingface.ExportError, match=told):
+def test_u_nets_that_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(huggingface.ExportError, match=message):
         unet_component(UNet(UNetConfig(**{**SMALL, **changes})), latent_size=8)
 
 
@@ -146,7 +146,7 @@ def test_a_property_newer_than_the_export_is_refused() -> None:
         unet_component(UNet(Newer(**SMALL, gated=True)), latent_size=8)  # type: ignore[arg-type]
 
 
-def test_a_tensor_without_a_place_is_refused() -> None:
+def test_a_tensor_that_diffusers_lacks_is_refused() -> None:
     model = UNet(UNetConfig(**SMALL))  # type: ignore[arg-type]
     model.gate = nn.Linear(1, 1)
     with pytest.raises(huggingface.ExportError, match=r"gate\.weight: diffusers has no place"):
@@ -154,20 +154,20 @@ def test_a_tensor_without_a_place_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"regularisation": "identity", "latent_channels": 3}, "autoencoder.regularisation: 'identity' cannot"),
         ({"z_channels": 6}, "autoencoder.z_channels: 6 cannot be exported; permitted: 4"),
     ],
 )
-def test_autoencoders_that_are_refused(changes: dict[str, Any], told: str) -> None:
+def test_autoencoders_that_are_refused(changes: dict[str, Any], message: str) -> None:
     model = Autoencoder(AutoencoderConfig(**{"channels": 32, "multipliers": (1, 1), "res_blocks": 1, **changes}))
-    with pytest.raises(huggingface.ExportError, match=re.escape(told)):
+    with pytest.raises(huggingface.ExportError, match=re.escape(message)):
         autoencoder_component(model, image_size=SIZE)
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         (
             {"a": ClassConditioner(2, 24), "b": ClassConditioner(2, 24)},
@@ -180,6 +180,6 @@ def test_autoencoders_that_are_refused(changes: dict[str, Any], told: str) -> No
         ),
     ],
 )
-def test_conditions_that_are_refused(fields: dict[str, conditioners.Conditioner], told: str) -> None:
-    with pytest.raises(huggingface.ExportError, match=told):
+def test_conditions_that_are_refused(fields: dict[str, conditioners.Conditioner], message: str) -> None:
+    with pytest.raises(huggingface.ExportError, match=message):
         export_conditions(conditioners.Conditioners(fields))

@@ -174,7 +174,7 @@ def example(folder: Path) -> str:
     ],
 )
 @torch.inference_mode()
-def test_what_the_readme_samples_is_what_we_sample(
+def test_the_readme_s_example_samples_our_images(
     kind: str,
     diffusion: dict[str, Any],
     autoencoder: dict[str, Any],

@@ -25,7 +25,7 @@ def test_images_that_do_not_fit_are_refused(autoencoder: Autoencoder) -> None:
         autoencoder.encode(torch.zeros(1, 1, 16, 15))
 
 
-def test_kl_is_that_of_two_gaussians() -> None:
+def test_kl_equals_that_of_two_gaussians() -> None:
     mean, logvar = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
     ours = Posterior(torch.cat([mean, logvar], dim=1)).kl()
     normal = torch.distributions.Normal
@@ -50,7 +50,7 @@ def test_unet_keeps_the_shape(scale_shift: bool, resample_in_blocks: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("x", "context", "told"),
+    ("x", "context", "message"),
     [
         ((1, 3, 8, 8), (1, 1, 16), "x: 3 channels; this U-Net takes 2"),
         ((1, 2, 7, 8), (1, 1, 16), "x: 7x8 latent; both sides must be multiples of 2"),
@@ -58,13 +58,15 @@ def test_unet_keeps_the_shape(scale_shift: bool, resample_in_blocks: bool) -> No
         ((1, 2, 8, 8), (1, 1, 8), "context: width 8; this U-Net takes 16"),
     ],
 )
-def test_unet_names_what_does_not_fit(x: tuple[int, ...], context: tuple[int, ...] | None, told: str) -> None:
+def test_the_unet_names_inputs_that_do_not_fit(
+    x: tuple[int, ...], context: tuple[int, ...] | None, message: str
+) -> None:
     unet = UNet(UNetConfig(in_channels=2, out_channels=2, channels=32, multipliers=(1, 1), context_width=16))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         unet(torch.zeros(x), torch.zeros(1), None if context is None else torch.zeros(context))
 
 
-def test_context_and_timestep_matter_row_by_row(latent_diffusion: LatentDiffusion) -> None:
+def test_context_and_timestep_affect_their_own_row(latent_diffusion: LatentDiffusion) -> None:
     x, t = torch.randn(1, 2, 8, 8).expand(3, -1, -1, -1), torch.tensor([100, 100, 800])
     with torch.inference_mode():
         conditions = latent_diffusion.conditions([{"class_label": 0}, None, {"class_label": 0}], (8, 8))
@@ -83,7 +85,7 @@ def cross_attention_unet() -> UNet:
     return unet
 
 
-def test_keys_and_values_once_are_those_of_every_evaluation() -> None:
+def test_precomputed_keys_and_values_give_the_same_result() -> None:
     unet, x, context = cross_attention_unet(), torch.randn(2, 2, 8, 8), torch.randn(2, 5, 16)
     t = torch.tensor([3, 700])
     kept = unet.keys_values(context)
@@ -118,7 +120,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else() -> None:
 
 
 @torch.no_grad()
-def test_a_unet_with_coordinates_can_tell_places_apart() -> None:
+def test_a_unet_with_coordinates_distinguishes_positions() -> None:
     """Far from the padding a network without them answers an even input evenly, whatever its weights."""
     torch.manual_seed(0)
     even = torch.full((2, 4, 32, 48), 0.3)
@@ -136,7 +138,7 @@ def test_a_unet_with_coordinates_can_tell_places_apart() -> None:
     assert grid[0, 1].tolist() == [[-0.5] * 4, [0.5] * 4], "down"
 
 
-def test_a_release_names_later_fields_only_where_it_uses_them(latent_diffusion: LatentDiffusion) -> None:
+def test_a_release_names_later_fields_only_if_it_uses_them(latent_diffusion: LatentDiffusion) -> None:
     """So that older workers go on to read the releases that newer training makes."""
     architecture = latent_diffusion.architecture()
     assert "coordinates" not in architecture["unet"]

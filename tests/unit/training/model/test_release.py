@@ -31,7 +31,7 @@ def folder(tmp_path: Path, latent_diffusion: LatentDiffusion) -> Path:
     return tmp_path
 
 
-def test_what_was_written_is_read(folder: Path, latent_diffusion: LatentDiffusion) -> None:
+def test_a_saved_release_is_loaded_unchanged(folder: Path, latent_diffusion: LatentDiffusion) -> None:
     model, description = load_diffusion(folder)
     assert (description.name, description.kind) == ("tiny", "diffusion")
     assert (description.image_shape, description.latent_shape) == ((1, 16, 16), (2, 8, 8))
@@ -56,7 +56,7 @@ def test_the_autoencoder_has_the_same_bytes_in_both_kinds_of_release(
     assert (alone / AUTOENCODER_FILE).read_bytes() == (folder / AUTOENCODER_FILE).read_bytes()
 
 
-def test_identity_is_weights_and_architecture(autoencoder: Autoencoder, tmp_path: Path) -> None:
+def test_the_digest_covers_weights_and_architecture_alone(autoencoder: Autoencoder, tmp_path: Path) -> None:
     one = save_autoencoder(tmp_path / "1", autoencoder, name="one", image_size=16, metrics={"psnr": 1})
     two = save_autoencoder(tmp_path / "2", autoencoder, name="two", image_size=16, lineage={"seed": 2})
     assert one.digest == two.digest
@@ -142,7 +142,7 @@ def unknown_architecture(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (flip_a_byte, r"unet\.safetensors: sha256 differs"),
         (remove, r"unet\.safetensors: missing"),
@@ -159,10 +159,12 @@ def unknown_architecture(folder: Path) -> None:
         (unknown_architecture, "architecture: cannot be built .*rotary"),
     ],
 )
-def test_a_damaged_release_is_refused_by_name(folder: Path, damage: Callable[[Path], None], told: str) -> None:
+def test_a_damaged_release_is_refused_naming_the_file(
+    folder: Path, damage: Callable[[Path], None], message: str
+) -> None:
     load_diffusion(folder)
     damage(folder)
-    with pytest.raises(ReleaseError, match=told) as caught:
+    with pytest.raises(ReleaseError, match=message) as caught:
         load_diffusion(folder)
     assert "\n" not in str(caught.value)
 
@@ -201,7 +203,7 @@ def test_a_release_without_conditions_cannot_be_guided(autoencoder: Autoencoder,
     assert "guided" not in description.conditions
 
 
-def test_a_release_of_an_earlier_version_keeps_its_digest_and_says_in_its_lineage_whether_it_can_be_guided() -> None:
+def test_a_release_of_an_earlier_version_keeps_its_digest_and_its_meaning() -> None:
     document = json.loads(Path(__file__).with_name("release_without_guided.json").read_text())
     assert release.parse(document).digest == "456d903306e509da967bcf3addf19f7a328506d3bbe8d5c1d6d11ae3cac666e7"
     assert not release.parse(document).guided
@@ -213,7 +215,7 @@ def test_a_release_of_an_earlier_version_keeps_its_digest_and_says_in_its_lineag
     ("conditions", "dropout", "guided"),
     [({"label": {}}, 0.1, True), ({"label": {}}, 0.0, False), ({"label": {}}, None, True), ({}, 0.1, False)],
 )
-def test_without_a_statement_the_lineage_says_whether_a_release_can_be_guided(
+def test_without_the_field_the_lineage_decides_whether_a_release_can_be_guided(
     conditions: dict[str, object], dropout: float | None, guided: bool
 ) -> None:
     lineage = {} if dropout is None else {"experiment": {"loss": {"condition_dropout": dropout}}}

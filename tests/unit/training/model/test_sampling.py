@@ -40,7 +40,7 @@ def unconditional(model: LatentDiffusion) -> LatentDiffusion:
     return LatentDiffusion(model.autoencoder, unet, Conditioners(), model.diffusion).eval()
 
 
-def test_sixteen_rows_of_all_kinds_are_sixteen_single_runs(latent_diffusion: LatentDiffusion) -> None:
+def test_sixteen_mixed_rows_equal_sixteen_single_runs(latent_diffusion: LatentDiffusion) -> None:
     model = latent_diffusion
     names = sorted(SOLVERS)
     null = model.conditions([None], (8, 8)).row(0)
@@ -71,7 +71,7 @@ def test_sixteen_rows_of_all_kinds_are_sixteen_single_runs(latent_diffusion: Lat
         torch.testing.assert_close(b, c, rtol=0, atol=1e-5 * scale)
 
 
-def test_images_do_not_depend_on_their_companions(latent_diffusion: LatentDiffusion) -> None:
+def test_an_image_does_not_depend_on_the_others_in_its_batch(latent_diffusion: LatentDiffusion) -> None:
     options = {"sampler": Sampler("ddpm", steps=3), "guidance": Guidance(2.0)}
     together = draw(latent_diffusion, [0, 1, 2], **options)
     assert together.shape == (3, 1, 16, 16)
@@ -81,7 +81,7 @@ def test_images_do_not_depend_on_their_companions(latent_diffusion: LatentDiffus
 
 
 @pytest.mark.parametrize(
-    ("sampler", "told"),
+    ("sampler", "message"),
     [
         (Sampler("magic"), "solver: 'magic' is not known; permitted: ddim, ddpm"),
         (Sampler(steps=0), "steps: 0 is not allowed; permitted: an integer from 1 to 1000"),
@@ -92,12 +92,14 @@ def test_images_do_not_depend_on_their_companions(latent_diffusion: LatentDiffus
         (Sampler(strength=0.5), "images: missing"),
     ],
 )
-def test_what_a_sampler_cannot_be_is_named(latent_diffusion: LatentDiffusion, sampler: Sampler, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_samplers_are_refused_by_field(
+    latent_diffusion: LatentDiffusion, sampler: Sampler, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         draw(latent_diffusion, [0], sampler=sampler)
 
 
-def test_guidance_outside_its_interval_is_none(latent_diffusion: LatentDiffusion) -> None:
+def test_there_is_no_guidance_outside_its_interval(latent_diffusion: LatentDiffusion) -> None:
     plain = draw(latent_diffusion, [1], sampler=Sampler(steps=4))
     never = draw(latent_diffusion, [1], sampler=Sampler(steps=4), guidance=Guidance(5.0, interval=(0.0, 0.0)))
     torch.testing.assert_close(never, plain, rtol=0, atol=1e-5)
@@ -120,7 +122,7 @@ def test_a_guidance_interval_frees_rows(latent_diffusion: LatentDiffusion) -> No
     assert batch.free_rows == 4
 
 
-def test_a_run_that_diverges_harms_nobody(latent_diffusion: LatentDiffusion) -> None:
+def test_a_run_that_diverges_does_not_change_the_others(latent_diffusion: LatentDiffusion) -> None:
     null = latent_diffusion.conditions([None], (8, 8)).row(0)
     path = trajectory(latent_diffusion, Sampler(steps=3))
 
@@ -151,24 +153,24 @@ def test_rescaled_guidance_has_the_conditional_spread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"interval": (0.7, 0.2)}, "guidance interval"),
         ({"interval": (0.0, 1.5)}, "0 <= low"),
         ({"rescale": 2.0}, "0 to 1"),
     ],
 )
-def test_guidance_that_cannot_be_is_named(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_guidance_is_refused_by_field(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Guidance(2.0, **options)
 
 
-def test_other_sizes_are_sampled_convolutionally(latent_diffusion: LatentDiffusion) -> None:
+def test_other_sizes_than_in_training_can_be_sampled(latent_diffusion: LatentDiffusion) -> None:
     assert draw(latent_diffusion, [0], latent_shape=(2, 12, 20), sampler=Sampler(steps=2)).shape == (1, 1, 24, 40)
 
 
 @pytest.mark.parametrize(("strength", "steps"), [(0.05, 1), (0.5, 10), (0.94, 19), (1.0, 20)])
-def test_strength_says_where_in_the_schedule_an_image_joins(
+def test_strength_sets_where_in_the_schedule_an_image_starts(
     latent_diffusion: LatentDiffusion, strength: float, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, image = latent_diffusion, torch.rand(1, 1, 16, 16) * 2 - 1
@@ -188,14 +190,14 @@ def test_strength_says_where_in_the_schedule_an_image_joins(
     torch.testing.assert_close(found, model.autoencoder.decode(known).clamp(-1, 1).detach(), rtol=0, atol=1e-4)
 
 
-def test_an_image_of_another_size_is_named(latent_diffusion: LatentDiffusion) -> None:
+def test_an_image_of_another_size_is_refused(latent_diffusion: LatentDiffusion) -> None:
     image = torch.zeros(1, 1, 8, 8)
     with pytest.raises(ValueError, match=r"images: their latents are \(2, 4, 4\); wanted \(2, 8, 8\)"):
         draw(latent_diffusion, [0], images=image, sampler=Sampler(strength=0.5))
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "heun", "dpm_solver_2m"])
-def test_inpainting_keeps_what_is_known(
+def test_inpainting_preserves_the_known_region(
     latent_diffusion: LatentDiffusion, solver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, image = unconditional(latent_diffusion), torch.rand(1, 1, 16, 16) * 2 - 1
@@ -252,7 +254,7 @@ def test_the_image_guider_brings_samples_closer_to_its_target(latent_diffusion: 
     assert distance(0.3) < distance(0.0)
 
 
-def test_steps_are_shown_as_they_are_done(latent_diffusion: LatentDiffusion) -> None:
+def test_on_step_is_called_after_every_evaluation(latent_diffusion: LatentDiffusion) -> None:
     seen: list[tuple[int, tuple[int, ...]]] = []
     sampler = Sampler("heun", steps=3)
     draw(latent_diffusion, [0, 1], sampler=sampler, on_step=lambda i, z: seen.append((i, tuple(z.shape))))
@@ -260,13 +262,13 @@ def test_steps_are_shown_as_they_are_done(latent_diffusion: LatentDiffusion) -> 
     assert seen == [(i + 1, (2, *SHAPE)) for i in range(evaluations)]
 
 
-def test_a_start_may_be_handed_in(latent_diffusion: LatentDiffusion) -> None:
+def test_the_initial_noise_may_be_given(latent_diffusion: LatentDiffusion) -> None:
     start = seeded_noise(10, 0, SHAPE)[None]
     given = draw(latent_diffusion, [0], seeds=[99], start=start, sampler=Sampler(steps=3))
     torch.testing.assert_close(given, draw(latent_diffusion, [0], seeds=[10], sampler=Sampler(steps=3)))
 
 
-def test_between_two_noises_there_is_noise() -> None:
+def test_slerp_preserves_the_norm_of_noise() -> None:
     a, b = seeded_noise(1, 0, (4, 32, 32)), seeded_noise(2, 0, (4, 32, 32))
     between = slerp(a, b, [0.0, 0.5, 1.0])
     torch.testing.assert_close(between[0], a)

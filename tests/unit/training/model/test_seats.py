@@ -35,7 +35,7 @@ def test_conditions_that_are_in_a_row_keep_it_in_any_order() -> None:
     assert values(seats) == [1, 2, 3]
 
 
-def test_newcomers_take_rows_only_after_those_who_keep_theirs() -> None:
+def test_new_conditions_get_rows_only_after_the_others_kept_theirs() -> None:
     a, b, new = conditions(1), conditions(2), conditions(3)
     seats = Seats(3)
     seats.assign([a, b])

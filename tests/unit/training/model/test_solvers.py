@@ -23,7 +23,7 @@ def levels(steps: int, name: str = "trailing", diffusion: Diffusion = DIFFUSION)
 
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
 @pytest.mark.parametrize("steps", [1, 2, 3, 61, 400, 1000])
-def test_trajectories_are_finite_and_as_long_as_asked(solver: str, steps: int) -> None:
+def test_trajectories_are_finite_and_have_the_counted_length(solver: str, steps: int) -> None:
     trajectory = SOLVERS[solver](levels(steps))
     assert len(trajectory) == count_evaluations(solver, steps)
     assert trajectory.A.shape == (len(trajectory), 5, 7)
@@ -58,7 +58,7 @@ def test_only_known_solvers_are_counted() -> None:
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
 @pytest.mark.parametrize("name", sorted(SPACINGS))
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_a_network_that_knows_the_image_is_believed(solver: str, name: str, config: DiffusionConfig) -> None:
+def test_a_perfect_network_leads_to_the_image(solver: str, name: str, config: DiffusionConfig) -> None:
     """Every solver, from pure noise where the schedule has it, ends at z_0 exactly when every answer is z_0."""
     for steps in (1, 2, 5, 20):
         at = levels(steps, name, Diffusion(config))
@@ -101,7 +101,7 @@ def test_the_exact_moments_make_3m_third_order(monkeypatch: pytest.MonkeyPatch) 
     assert slope(*errors("exact_3m")) > 2.9
 
 
-def test_rows_with_other_matrices_share_a_step_without_a_trace() -> None:
+def test_rows_with_different_matrices_share_a_step_unchanged() -> None:
     rows = []
     for k, solver in enumerate([*sorted(SOLVERS), *sorted(SOLVERS)[:5]]):
         trajectory = SOLVERS[solver](levels(5 + k))
@@ -117,12 +117,12 @@ def test_rows_with_other_matrices_share_a_step_without_a_trace() -> None:
     torch.testing.assert_close(together.double(), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_ddpm_samples_have_the_data_s_mean_and_spread() -> None:
+def test_ddpm_samples_have_the_mean_and_spread_of_the_data() -> None:
     _, found = errors("ddpm", counts=[1000])
     assert found[0] < 5e-3
 
 
-def test_falling_noise_is_expected_of_every_spacing() -> None:
+def test_noise_falls_in_every_spacing() -> None:
     for name in SPACINGS:
         ratios = [level.sigma / level.alpha for level in levels(17, name)]
         assert all(a > b for a, b in pairwise(ratios)), name

@@ -184,7 +184,7 @@ def test_equals_diffusers_for_flow(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", sorted(set(PEERS) - {"deis"}))  # whose float32 is off by 4e-3 at 500 steps
-def test_stock_float32_is_near(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diffusers_in_float32_is_close(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"set_alpha_to_one": True} if name in ("ddim", "plms") else {}
     assert compare(name, 20, "trailing", monkeypatch, double=False, **options) < 1e-6
 

@@ -20,7 +20,7 @@ FLOW = Diffusion(DiffusionConfig(schedule="flow", parameterisation="flow"))
     "diffusion", [DIFFUSION, ZERO_TERMINAL, FLOW], ids=["scaled_linear", "zero_terminal_snr", "flow"]
 )
 @pytest.mark.parametrize("name", sorted(SPACINGS))
-def test_any_step_count_gives_exactly_that_many_falling_steps(name: str, diffusion: Diffusion) -> None:
+def test_any_step_count_gives_exactly_that_many_falling_levels(name: str, diffusion: Diffusion) -> None:
     fractional = name in ("ays", "karras")
     for steps in [*range(1, 40), 61, 103, 121, 333, 999, 1000] if fractional else range(1, 1001):
         found = spacing.levels(diffusion, steps, name)
@@ -32,7 +32,7 @@ def test_any_step_count_gives_exactly_that_many_falling_steps(name: str, diffusi
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500])
-def test_leading_is_the_authors(steps: int) -> None:
+def test_leading_equals_the_authors(steps: int) -> None:
     found = spacing.levels(DIFFUSION, steps, "leading")
     assert [level.t for level in found[:-1]] == [t + 1 for t in reversed(range(0, 1000, 1000 // steps))]
     assert found[-1].alpha == pytest.approx(float(DIFFUSION.alpha[0]))
@@ -55,7 +55,7 @@ def test_karras_is_even_in_the_seventh_root() -> None:
 
 @pytest.mark.parametrize("name", sorted(SPACINGS))
 @pytest.mark.parametrize("timesteps", [3, 7, 10])
-def test_short_schedules_have_steps_of_any_count_too(name: str, timesteps: int) -> None:
+def test_short_schedules_permit_any_step_count(name: str, timesteps: int) -> None:
     for config in (
         DiffusionConfig(timesteps=timesteps),
         DiffusionConfig(timesteps=timesteps, zero_terminal_snr=True, parameterisation="v"),
@@ -70,7 +70,7 @@ def test_ten_aligned_steps_are_the_published_ones() -> None:
     assert [level.t for level in spacing.levels(DIFFUSION, 10, "ays")[:-1]] == pytest.approx(ALIGNED[:-1])
 
 
-def test_other_counts_are_the_published_noise_levels_interpolated() -> None:
+def test_other_step_counts_interpolate_the_published_noise_levels() -> None:
     published = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029]
     stable_diffusion = Diffusion(DiffusionConfig(beta_start=0.00085, beta_end=0.012))
     for steps in (10, 20, 37):
@@ -94,6 +94,6 @@ def test_other_step_counts_are_refused(steps: int) -> None:
         spacing.levels(DIFFUSION, steps, "karras")
 
 
-def test_an_unknown_spacing_is_named() -> None:
+def test_an_unknown_spacing_is_refused() -> None:
     with pytest.raises(ValueError, match="spacing: 'odd' is not known; permitted: ays, karras, leading"):
         spacing.levels(DIFFUSION, 3, "odd")

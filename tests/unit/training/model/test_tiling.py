@@ -19,7 +19,7 @@ def test_a_pointwise_function_is_not_changed(height: int, width: int, tile: int,
     torch.testing.assert_close(up, F.interpolate(x, scale_factor=4))
 
 
-def test_every_tile_has_the_size_that_was_told() -> None:
+def test_every_tile_has_the_given_size() -> None:
     seen: list[tuple[int, int]] = []
 
     def watched(tile: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def autoencoder() -> Autoencoder:
 
 
 @torch.inference_mode()
-def test_tiles_are_exact_where_their_overlap_reaches_far_enough(autoencoder: Autoencoder) -> None:
+def test_tiles_are_exact_if_their_overlap_covers_the_receptive_field(autoencoder: Autoencoder) -> None:
     """Without norms, which see one tile at a time, only the borders of tiles differ; they are dropped."""
     for module in autoencoder.modules():
         for name, child in module.named_children():
@@ -60,7 +60,7 @@ def test_tiles_are_exact_where_their_overlap_reaches_far_enough(autoencoder: Aut
 
 
 @torch.inference_mode()
-def test_with_the_statistics_of_the_whole_tiles_are_exact(autoencoder: Autoencoder) -> None:
+def test_tiles_with_the_statistics_of_the_whole_image_are_exact(autoencoder: Autoencoder) -> None:
     latents = torch.randn(1, 4, 130, 60)
     whole = autoencoder.decode(latents)
     with tiling.shared_norms(autoencoder, lambda: autoencoder.decode(latents)):
@@ -86,12 +86,12 @@ def test_an_empty_tile_has_the_colour_of_the_others(autoencoder: Autoencoder) ->
     assert spread(tiling.blend_tiles(autoencoder.decode, latents, 48, 24, num=4, den=1)) > 0.05  # each tile on its own
 
 
-def test_one_tile_is_the_whole(autoencoder: Autoencoder) -> None:
+def test_an_image_that_fits_one_tile_is_not_tiled(autoencoder: Autoencoder) -> None:
     image = torch.randn(1, 3, 32, 24)
     torch.testing.assert_close(tiling.encode(autoencoder, image), autoencoder.encode(image))
 
 
-def test_tiles_that_cannot_be_are_named(autoencoder: Autoencoder) -> None:
+def test_invalid_tiles_are_refused(autoencoder: Autoencoder) -> None:
     with pytest.raises(ValueError, match="tile, overlap: 30, 8 are not allowed; permitted: multiples of the factor 4"):
         tiling.encode(autoencoder, torch.zeros(1, 3, 64, 64), tile=30, overlap=8)
     with pytest.raises(ValueError, match="images: 66x64 pixels; both sides must be multiples of 4"):

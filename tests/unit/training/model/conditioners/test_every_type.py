@@ -15,7 +15,7 @@ from training.model import conditioners
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_rows_do_not_depend_on_their_companions(kind: str, assets: dict[str, bytes]) -> None:
+def test_rows_do_not_depend_on_each_other(kind: str, assets: dict[str, bytes]) -> None:
     conditioner = build_conditioner(kind, assets)
     first, second = example_values(kind)
     together = embed(conditioner, [first, None, second])
@@ -27,7 +27,7 @@ def test_rows_do_not_depend_on_their_companions(kind: str, assets: dict[str, byt
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_saved_conditioner_answers_as_before(kind: str, assets: dict[str, bytes]) -> None:
+def test_a_saved_conditioner_gives_the_same_embeddings(kind: str, assets: dict[str, bytes]) -> None:
     conditioner = build_conditioner(kind, assets)
     config = conditioner.config()
     assert json.loads(json.dumps(config)) == config
@@ -50,7 +50,7 @@ def test_what_is_trained_gets_gradients_and_what_is_frozen_does_not(kind: str, a
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_answers_are_where_the_conditioner_is(kind: str, assets: dict[str, bytes]) -> None:
+def test_embeddings_are_on_the_conditioner_s_device(kind: str, assets: dict[str, bytes]) -> None:
     assert build_conditioner(kind, assets).to("meta").device.type == "meta"
 
 
@@ -79,7 +79,7 @@ GOOD_AND_BAD: dict[str, tuple[list[Any], list[Any]]] = {
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_the_schema_permits_what_can_be_used(kind: str, assets: dict[str, bytes]) -> None:
+def test_the_schema_accepts_good_values_and_refuses_bad_ones(kind: str, assets: dict[str, bytes]) -> None:
     conditioner = build_conditioner(kind, assets)
     schema = conditioner.schema()
     jsonschema.Draft202012Validator.check_schema(schema)

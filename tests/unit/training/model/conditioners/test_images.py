@@ -16,7 +16,7 @@ from training.model.conditioners.semantic_map import SemanticMapConditioner, Spa
 
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "area"])
 @pytest.mark.parametrize("channels", [3, None])
-def test_looking_labels_up_equals_rescaling_one_hot_maps(method: Any, channels: int | None) -> None:
+def test_rescaling_labels_equals_rescaling_one_hot_maps(method: Any, channels: int | None) -> None:
     rescaler = SpatialRescaler(5, channels, stages=2, method=method)
     labels = torch.randint(0, 5, (2, 16, 24))
     expected = rescaler(F.one_hot(labels, 5).permute(0, 3, 1, 2).float())
@@ -33,7 +33,7 @@ def test_a_semantic_map_without_labels_is_zeros() -> None:
     torch.testing.assert_close(maps[1], conditioner.rescaler.project.weight[:, 0].expand(3, *SIZE))
 
 
-def test_a_low_resolution_image_of_the_latents_size_is_not_touched() -> None:
+def test_a_low_resolution_image_of_the_latents_size_is_unchanged() -> None:
     conditioner = LowResolutionConditioner()
     image = torch.rand(3, *SIZE) * 2 - 1
     large = np.zeros((40, 60, 3), np.uint8)

@@ -30,7 +30,7 @@ def test_the_grid_of_sixteen_tokens_is_that_of_the_authors_example() -> None:
     assert conditioner.read({"boxes": [{"class": 2, "box": [2 / 3, 1 / 3, 1, 1]}]}) == [2, 6, 15]
 
 
-def test_boxes_are_painted_by_the_share_of_each_cell_that_they_cover() -> None:
+def test_boxes_are_painted_by_their_share_of_each_cell() -> None:
     """Against counting the points of a fine grid that lie in each box."""
     torch.manual_seed(0)
     conditioner = LayoutMapConditioner(classes=3, channels=4, objects=5)

@@ -12,7 +12,7 @@ from training.model.conditioners.text_tokenizer import read_assets
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "told"),
+    ("kind", "value", "message"),
     [
         ("class", -1, "-1 is not allowed; permitted: an integer from 0 to 2"),
         ("class", 0.5, "0.5 is not allowed"),
@@ -68,14 +68,16 @@ from training.model.conditioners.text_tokenizer import read_assets
         ("masked_image", {"image": torch.zeros(3, 8, 8), "mask": np.ones((8, 8), bool)}, "8x8 .* permitted: 8x12"),
     ],
 )
-def test_a_bad_value_is_told_with_what_is_permitted(kind: str, value: Any, told: str, assets: dict[str, bytes]) -> None:
-    with pytest.raises(ValueError, match=told) as error:
+def test_a_bad_value_is_refused_with_what_is_permitted(
+    kind: str, value: Any, message: str, assets: dict[str, bytes]
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
         embed(build_conditioner(kind, assets), [None, value])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "told"),
+    ("kind", "changes", "message"),
     [
         ("class", {"entry": "concat"}, "entry: 'concat' is not allowed; permitted: 'cross_attention'"),
         ("class", {"null": 3}, "null: 3 is not allowed; permitted: an integer from 0 to 2"),
@@ -89,8 +91,10 @@ def test_a_bad_value_is_told_with_what_is_permitted(kind: str, value: Any, told:
         ("frozen_text", {"encoder": {"model_type": "smell"}}, "encoder: cannot be built"),
     ],
 )
-def test_a_bad_configuration_is_told(kind: str, changes: dict[str, Any], told: str, assets: dict[str, bytes]) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_bad_configuration_is_refused_by_argument(
+    kind: str, changes: dict[str, Any], message: str, assets: dict[str, bytes]
+) -> None:
+    with pytest.raises(ValueError, match=message):
         build_conditioner(kind, assets, **changes)
 
 
