@@ -1,8 +1,8 @@
-"""A release is a folder: `release.json`, safetensors, a card and a sample sheet.
+"""Release folders: `release.json`, weights as safetensors, a card and sample images.
 
-`release.json` says what the files are and their sha256. A release's identity is the content of its weights
-and architecture; lineage and metrics describe it and do not change it. This module reads JSON and hashes
-files; it never loads a tensor, so a service without torch can use it.
+`release.json` lists the files with their sha256. A release is identified by its digest, which covers its architecture,
+conditions and weights; lineage and metrics describe it and are not covered. This module reads JSON and hashes files. It
+never loads a tensor, so a process without torch can use it.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from training.errors import DarkroomError
 
 FORMAT = 1
 MANIFEST = "release.json"
-WEIGHTS_SUFFIXES = (".safetensors", ".tokenizer.json")  # a vocabulary decides as much as weights
+WEIGHTS_SUFFIXES = (".safetensors", ".tokenizer.json")  # a vocabulary determines the model as much as its weights
 Kind = Literal["autoencoder", "diffusion"]
 
 
 class ReleaseError(DarkroomError):
-    """A release folder that cannot be trusted or used; the message names the file and what to do."""
+    """A release that is damaged, edited or not supported; the message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Release:
-    """What `release.json` holds. Shapes are [channels, height, width]."""
+    """The content of `release.json`. Shapes are [channels, height, width]."""
 
     name: str
     kind: Kind
@@ -63,7 +63,7 @@ class Release:
 
     @property
     def digest(self) -> str:
-        """sha256 over kind, architecture, shapes, conditions and weights: the same model, the same digest."""
+        """The sha256 of kind, architecture, shapes, conditions and weights: equal models have equal digests."""
         identity = {
             "kind": self.kind,
             "architecture": self.architecture,
@@ -75,15 +75,15 @@ class Release:
         return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `release.json`."""
+        """Return the content of `release.json`."""
         return {"format": FORMAT, "digest": self.digest, **asdict(self)}
 
 
 def parse(document: Mapping[str, Any]) -> Release:
-    """Read the content of `release.json`. Raises ReleaseError naming the field that does not fit."""
-    found = document.get("format") if isinstance(document, Mapping) else None
-    if found != FORMAT:
-        raise ReleaseError(f"{MANIFEST}: format {found!r} is not known; this version reads format {FORMAT}")
+    """Parse the content of `release.json`. Raises ReleaseError for a malformed field or a wrong digest."""
+    version = document.get("format") if isinstance(document, Mapping) else None
+    if version != FORMAT:
+        raise ReleaseError(f"{MANIFEST}: format {version!r} is not known; this version reads format {FORMAT}")
     try:
         release = Release(
             name=document["name"],
@@ -104,13 +104,13 @@ def parse(document: Mapping[str, Any]) -> Release:
 
 
 def sha256_of(path: Path) -> str:
-    """The hex sha256 of a file."""
+    """Return the hexadecimal sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(folder: Path, release: Release) -> Release:
-    """Record every file of `folder` in its `release.json`. Returns the release with its file records."""
+    """Write `release.json` with a record of every file in `folder`. Returns the release with these records."""
     files = {
         path.name: FileRecord(sha256_of(path), path.stat().st_size)
         for path in sorted(folder.iterdir())
@@ -122,7 +122,7 @@ def write(folder: Path, release: Release) -> Release:
 
 
 def read(folder: Path) -> Release:
-    """Read and verify a release folder: every recorded file is there with the recorded sha256, and no others.
+    """Read and verify a release folder: it has exactly the recorded files, with the recorded sha256.
 
     Raises ReleaseError naming the file.
     """

@@ -102,10 +102,7 @@ def towards(x: Vector, D: Vector, a: Level, b: Level, eta: float = 0.0) -> Vecto
 
 
 def along(x: Vector, e: Vector, a: Level, b: Level) -> Vector:
-    """Step from level a to b with a given eps: x / alpha moves along it by the change of sigma / alpha.
-
-    Needs alpha_a > 0.
-    """
+    """Step from level a to b along a given eps: x / alpha moves by the change of sigma / alpha, for alpha_a > 0."""
     return b.alpha * (x / a.alpha + (b.sigma / b.alpha - a.sigma / a.alpha) * e)
 
 
