@@ -25,11 +25,11 @@ def up(
     Upgrades the database schema and creates the logins. State is kept in .darkroom/, or in DARKROOM_ROOT. Parts that
     already run are left alone.
     """
-    asked = {"postgres": postgres_port, "broker": broker_port, "s3": s3_port}
-    ports = {name: port for name, port in asked.items() if port is not None}
+    requested = {"postgres": postgres_port, "broker": broker_port, "s3": s3_port}
+    ports = {name: port for name, port in requested.items() if port is not None}
     state = start(ports, report=lambda message: typer.echo(message, err=as_json))
     if as_json:
-        print_json({"root": str(stack_root()), "ports": {name: state.ports[name] for name in asked}})
+        print_json({"root": str(stack_root()), "ports": {name: state.ports[name] for name in requested}})
     else:
         typer.echo(f"The local stack is running; its state is in {stack_root()}. Stop it with: darkroom down")
 

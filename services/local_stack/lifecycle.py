@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from services.local_stack import processes
-from services.local_stack import state as kept_state
+from services.local_stack import state as stack_state
 from services.local_stack.part import Part
 from services.local_stack.postgres import Postgres
 from services.local_stack.seaweedfs import ObjectStore
@@ -96,10 +96,10 @@ def _status_of(part: Part, state: StackState) -> ServiceStatus:
     )
 
 
-def _start(root: Path, asked: Mapping[str, int], report: Callable[[str], None]) -> StackState:
+def _start(root: Path, requested: Mapping[str, int], report: Callable[[str], None]) -> StackState:
     parts = all_parts(root)
     running = {part.name for part in parts if processes.find(root, part.name)}
-    state = _state_to_start(root, asked, running, report)
+    state = _state_to_start(root, requested, running, report)
     for part in parts:
         if part.name not in running:
             report(f"{part.name}: starting on port {state.ports[part.name]}")
@@ -114,7 +114,7 @@ def _start(root: Path, asked: Mapping[str, int], report: Callable[[str], None]) 
 
 
 def _state_to_start(
-    root: Path, asked: Mapping[str, int], running: set[str], report: Callable[[str], None]
+    root: Path, requested: Mapping[str, int], running: set[str], report: Callable[[str], None]
 ) -> StackState:
     state = read(root)
     if state is None:
@@ -123,16 +123,16 @@ def _state_to_start(
                 f"{root / 'stack.json'} is missing, and with it the passwords of the data in {root}. "
                 f"Restore that file, or run `darkroom down` and delete {root} to start again without that data."
             )
-        state = kept_state.create(kept_state.choose_ports({}, asked, running))
-        kept_state.write(root, state)
+        state = stack_state.create(stack_state.choose_ports({}, requested, running))
+        stack_state.write(root, state)
         return state
-    ports = kept_state.choose_ports(state.ports, asked, running)
+    ports = stack_state.choose_ports(state.ports, requested, running)
     for part in all_parts(root):
         if ports[part.name] != state.ports[part.name]:
             report(f"{part.name}: moves from port {state.ports[part.name]} to {ports[part.name]}")
     if ports != state.ports:
         state = state.with_ports(ports)
-        kept_state.write(root, state)
+        stack_state.write(root, state)
     return state
 
 

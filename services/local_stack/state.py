@@ -167,17 +167,17 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def choose_ports(kept: Mapping[str, int], asked: Mapping[str, int], running: Collection[str]) -> dict[str, int]:
-    """Return a port for every name: the one asked for, else the kept one if it is free, else a new one.
+def choose_ports(kept: Mapping[str, int], requested: Mapping[str, int], running: Collection[str]) -> dict[str, int]:
+    """Return a port for every name: the requested one, else the kept one if it is free, else a new one.
 
-    Raises StackError if a port that was asked for cannot be used.
+    Raises StackError if a requested port cannot be used.
     """
-    if unknown := sorted(set(asked) - set(SERVICES)):
+    if unknown := sorted(set(requested) - set(SERVICES)):
         raise StackError(f"No service is called {', '.join(unknown)}; ports can be set for {', '.join(SERVICES)}.")
-    if len(set(asked.values())) < len(asked):
-        raise StackError(f"Two services were given the same port ({dict(asked)}); give each its own.")
+    if len(set(requested.values())) < len(requested):
+        raise StackError(f"Two services were given the same port ({dict(requested)}); give each its own.")
     ports: dict[str, int] = {}
-    for name, port in asked.items():
+    for name, port in requested.items():
         if name not in running and (refusal := _refusal(port)):
             raise StackError(
                 f"{name}: port {port} cannot be used ({refusal}). "
