@@ -1,7 +1,7 @@
 import os
 
-# Set before torch, which loads OpenMP: how often a thread that waits for the others looks before it sleeps. It is the
-# count that libgomp takes where it knows of more threads than cores. Beside another busy process, or under a
-# container's CPU limit, it does not know, spins for a millisecond at each of thousands of barriers, and takes the core
-# from the thread that it waits for: on two shared cores training was eight times slower so, and on free ones no faster.
+# Set before torch loads OpenMP: how often a waiting thread checks a barrier before it sleeps. libgomp uses this count
+# itself when it runs more threads than cores. Next to another busy process, or under a container's CPU limit, it does
+# not know that: it spins for a millisecond at each of thousands of barriers and occupies the core of the thread it waits
+# for. On two shared cores this made training eight times slower; on free cores the setting costs nothing.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -13,9 +13,9 @@ from training.data.batches import row_generator
 from training.data.conditions import Requests
 from training.data.image_set import ImageSet
 from training.data.rows import read_image
+from training.evaluation.agreement import SCORES, Answer
 from training.evaluation.fidelity import Fidelity
 from training.evaluation.networks import Networks
-from training.evaluation.obedience import SCORES, Answer
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.release import Release

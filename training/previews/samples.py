@@ -46,7 +46,7 @@ def preview_rows(images: ImageSet) -> list[int]:
 
 
 @torch.inference_mode()
-def reconstructions(model: Autoencoder, images: ImageSet, path: Path) -> dict[str, NDArray[np.uint8]]:
+def draw_reconstructions(model: Autoencoder, images: ImageSet, path: Path) -> dict[str, NDArray[np.uint8]]:
     """Draw images above their reconstructions as PATH-reconstructions.png."""
     originals = images.pixels(preview_rows(images))
     training = model.training
@@ -143,7 +143,7 @@ def match_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
     return image if channels == 3 else image.mean(axis=2, keepdims=True).astype(np.uint8)
 
 
-def samples(
+def draw_samples(
     model: LatentDiffusion, what: PreviewRequests, latent_shape: Sequence[int], path: Path, *, guidance: float
 ) -> dict[str, NDArray[np.uint8]]:
     """Draw samples between their conditions and originals as PATH-samples.png, and PATH-denoising.png."""

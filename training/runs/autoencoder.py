@@ -47,7 +47,7 @@ def train_autoencoder(
     shutil.rmtree(release, ignore_errors=True)
     release.mkdir()
     model.cpu()
-    samples.reconstructions(model, crop_centres(images, config.data.crop or images.image_size), release / "sheet")
+    samples.draw_reconstructions(model, crop_centres(images, config.data.crop or images.image_size), release / "sheet")
     (release / "sheet-reconstructions.png").rename(release / "samples.png")
     (release / "card.md").write_text(card.autoencoder(config, images.description, loss))
     save_autoencoder(
@@ -77,7 +77,7 @@ def train_model(
     centres = crop_centres(images, config.data.crop or images.image_size)
 
     def draw_previews(path: Path) -> Previews:
-        return samples.reconstructions(model, centres, path)
+        return samples.draw_reconstructions(model, centres, path)
 
     with checkpoints.open(run) as store:
         return fit(recipe, batches, config, run, store=store, draw_previews=draw_previews)

@@ -57,7 +57,7 @@ def train_diffusion(
     guidance = GUIDANCE if config.loss.condition_dropout > 0 else 1.0
 
     def draw_previews(path: Path) -> Previews:
-        return samples.samples(recipe.averaged_model(), requested, shape, path, guidance=guidance)
+        return samples.draw_samples(recipe.averaged_model(), requested, shape, path, guidance=guidance)
 
     run = Run.of(config, images.description.fingerprint)
     with checkpoints.open(run) as store:
@@ -67,7 +67,7 @@ def train_diffusion(
     shutil.rmtree(release, ignore_errors=True)
     release.mkdir()
     trained = recipe.averaged_model().cpu()
-    samples.samples(trained, requested, shape, release / "sheet", guidance=guidance)
+    samples.draw_samples(trained, requested, shape, release / "sheet", guidance=guidance)
     for name in ("samples", "denoising"):
         (release / f"sheet-{name}.png").rename(release / f"{name}.png")
     (release / "card.md").write_text(card.diffusion(config, images.description, report.loss()))

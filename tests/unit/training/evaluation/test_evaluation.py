@@ -21,9 +21,9 @@ from training.data.conditions import Requests
 from training.data.image_set import ImageSet
 from training.data.rows import read_image
 from training.evaluation import networks, second_stage
+from training.evaluation.agreement import SCORES, Answer
 from training.evaluation.fidelity import Fidelity
 from training.evaluation.networks import CLASSIFIER, Networks, Weights, find_classifier
-from training.evaluation.obedience import SCORES, Answer
 from training.evaluation.second_stage import Sampling
 from training.metrics import classifier
 from training.model.autoencoder import Autoencoder, AutoencoderConfig

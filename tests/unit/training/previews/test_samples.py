@@ -130,7 +130,7 @@ def test_samples_are_in_columns_of_what_was_asked_for(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     what = asked_for(images, *kinds)
-    found = samples.samples(model_of(autoencoder, *kinds), what, LATENT, tmp_path / "step", guidance=2.0)
+    found = samples.draw_samples(model_of(autoencoder, *kinds), what, LATENT, tmp_path / "step", guidance=2.0)
     assert found["samples"].shape == size(columns, rows, foot)
     assert found["denoising"].shape == size(samples.ESTIMATES, 4)
     for name, drawn in found.items():
@@ -141,7 +141,7 @@ def test_samples_are_in_columns_of_what_was_asked_for(
 
 def test_samples_are_the_same_every_time(images: ImageSet, autoencoder: Autoencoder, tmp_path: Path) -> None:
     model, what = model_of(autoencoder, "text"), asked_for(images, "text")
-    one, two = (samples.samples(model, what, LATENT, tmp_path / name, guidance=1.0) for name in "ab")
+    one, two = (samples.draw_samples(model, what, LATENT, tmp_path / name, guidance=1.0) for name in "ab")
     assert np.array_equal(one["samples"], two["samples"])
     assert not np.array_equal(cell(one["samples"], 0, 0), cell(one["samples"], 1, 0))
 
@@ -150,7 +150,7 @@ def test_what_was_asked_for_is_above_and_the_originals_are_below(
     images: ImageSet, autoencoder: Autoencoder, tmp_path: Path
 ) -> None:
     what = asked_for(images, "low_resolution")
-    drawn = samples.samples(model_of(autoencoder, "low_resolution"), what, LATENT, tmp_path / "x", guidance=1.0)
+    drawn = samples.draw_samples(model_of(autoencoder, "low_resolution"), what, LATENT, tmp_path / "x", guidance=1.0)
     assert what.conditions is not None
     asked = to_bytes(what.conditions)
     for column in range(6):
@@ -217,7 +217,7 @@ def test_an_image_without_its_condition_keeps_its_column(
         for row in range(COUNT)
     ]
     images = written(tmp_path / "set", records=records)
-    drawn = samples.samples(
+    drawn = samples.draw_samples(
         model_of(autoencoder, "layout"), asked_for(images, "layout"), LATENT, tmp_path / "x", guidance=1.0
     )
     assert drawn["samples"].shape == size(6, 4)
@@ -260,7 +260,7 @@ def test_large_images_are_not_enlarged_and_a_last_row_may_be_short(tmp_path: Pat
 
 def test_reconstructions_are_below_their_images(images: ImageSet, autoencoder: Autoencoder, tmp_path: Path) -> None:
     autoencoder.train()
-    found = samples.reconstructions(autoencoder, images, tmp_path / "step")
+    found = samples.draw_reconstructions(autoencoder, images, tmp_path / "step")
     assert autoencoder.training  # as it was
     drawn = found["reconstructions"]
     assert drawn.shape == size(6, 2)
