@@ -104,7 +104,7 @@ def test_a_classifier_of_other_images_is_not_used(
     assert classifier.load(tmp_path / CLASSIFIER).digest == fresh.digest != there.digest
 
 
-# -- obedience -------------------------------------------------------------------------------------
+# -- agreement -------------------------------------------------------------------------------------
 
 
 def answered(
