@@ -174,11 +174,7 @@ FLOW = ["model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"
             ["batch_size=8", "accumulate=3"],
             "batch_size: 8 is not allowed; permitted: multiples of accumulate x devices, 3 x 1, because all parts",
         ),
-        (
-            FIRST,
-            ["batch_size=12", "accumulate=2", "devices=4"],
-            "multiples of accumulate x devices, 2 x 4, because all",
-        ),
+        (FIRST, ["batch_size=12", "accumulate=2", "devices=4"], "accumulate x devices, 2 x 4, because all parts"),
         (SECOND, ["data.crop=16"], "data.crop: latents that are encoded once cannot be cropped; permitted: null, or"),
         (SECOND, ["loss.condition_dropout=1"], "loss.condition_dropout: 1 is not allowed"),
         (
