@@ -118,7 +118,7 @@ def test_parts_of_any_size_make_the_same_set(images: int, tmp_path: Path, monkey
                 read.append(len(key))
             return super().__getitem__(key)
 
-    monkeypatch.setattr(image_set, "COPIED", images * SIDE * SIDE * 3 + 1)
+    monkeypatch.setattr(image_set, "COPY_BYTES", images * SIDE * SIDE * 3 + 1)
     watched = {**given, "images": given["images"].view(Watched)}
     parts = image_set.write(tmp_path / "parts", **watched, order=order)
     assert max(read) == min(images, COUNT)  # no more than that is in memory
@@ -129,7 +129,7 @@ def test_parts_of_any_size_make_the_same_set(images: int, tmp_path: Path, monkey
 
 
 def test_images_larger_than_a_part_are_copied_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_set, "COPIED", 1)
+    monkeypatch.setattr(image_set, "COPY_BYTES", 1)
     given = content()
     assert np.array_equal(image_set.write(tmp_path, **given).images, given["images"])
 
@@ -245,7 +245,7 @@ def fewer_records(folder: Path) -> None:
         (remove(image_set.RECORDS), "holds a damaged image set .*records.jsonl"),
         (remove(image_set.DESCRIPTION), r"holds no image set \(images.json is missing\); prepare the data first"),
         (say(image_set.IMAGES, "no array"), "holds a damaged image set"),
-        (replace(image_set.IMAGES, np.zeros((7, 8, 8, 1))), r"is float64 \(7, 8, 8, 1\); \[N, S, S, C\] uint8 is need"),
+        (replace(image_set.IMAGES, np.zeros((7, 8, 8, 1))), r"is float64 \(7, 8, 8, 1\); \[N, S, S, C\] uint8 is req"),
         (replace(image_set.IMAGES, np.zeros((7, 8, 9, 1), np.uint8)), r"is uint8 \(7, 8, 9, 1\)"),
         (replace(image_set.IMAGES, np.zeros((7, 8, 8), np.uint8)), r"is uint8 \(7, 8, 8\)"),
         (replace(image_set.IMAGES, np.zeros((6, 8, 8, 1), np.uint8)), "holds 6 images, 7 records and a train_count of"),
@@ -253,12 +253,12 @@ def fewer_records(folder: Path) -> None:
         (fewer_records, "holds 7 images, 6 records and a train_count of 5"),
         (say(image_set.RECORDS, '{"name": "a"}\n{"name": b"}\n'), "holds a damaged image set"),
         (describe(colour="red"), "holds a damaged image set .*colour"),
-        (describe(count=8), "holds 7 images, 7 records and a train_count of 5, which do not fit"),
-        (describe(train_count=0), "a train_count of 0, which do not fit"),
-        (describe(train_count=8), "a train_count of 8, which do not fit"),
+        (describe(count=8), "holds 7 images, 7 records and a train_count of 5, which contradict each other"),
+        (describe(train_count=0), "a train_count of 0, which contradict each other"),
+        (describe(train_count=8), "a train_count of 8, which contradict each other"),
         (say(image_set.IMAGES, ""), "image set"),
         (say(image_set.DESCRIPTION, "[]"), "image set"),
-        (describe(train_count="5"), "image set|do not fit"),
+        (describe(train_count="5"), "image set|contradict"),
         (say(image_set.RECORDS, "5\n" * 7), "image set"),
         (replace(image_set.MAPS, np.zeros((7, 4, 4), np.uint8)), "maps"),
         (replace(image_set.MASKS, np.zeros((7, 8, 8))), "masks"),

@@ -48,14 +48,14 @@ def test_what_was_written_is_read_through_a_memory_map(flips: int, tmp_path: Pat
 
 @pytest.mark.parametrize(("batches", "rows", "count"), [(2, 6, 7), (3, 7, 8)])
 def test_latents_and_images_must_be_as_many(batches: int, rows: int, count: int, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"^data: {rows} images were encoded, and there are {count}$"):
+    with pytest.raises(DataError, match=f"^data: {rows} of {count} images were encoded$"):
         latents.write(tmp_path, encoded()[:batches], count=count, data_fingerprint="d", autoencoder="a")
     with pytest.raises(DataError, match=r"holds no latents"):
         latents.read(tmp_path)
 
 
 def test_no_images_are_no_latents(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^data: 0 images were encoded, and there are 3$"):
+    with pytest.raises(DataError, match=r"^data: 0 of 3 images were encoded$"):
         latents.write(tmp_path, [], count=3, data_fingerprint="d", autoencoder="a")
 
 
@@ -139,7 +139,7 @@ def test_damaged_latents_are_refused_with_the_cure(folder: Path, damage: Callabl
             "data_fingerprint: the latents belong to dddddddddddd, this run uses ffffffffffff",
         ),
         ("autoencoder", "f" * 64, "autoencoder: the latents belong to aaaaaaaaaaaa, this run uses ffffffffffff"),
-        ("flips", 2, r"flips: the latents have 1, data\.flip asks for 2"),
+        ("flips", 2, r"flips: the latents have 1, data\.flip needs 2"),
     ],
 )
 def test_latents_of_something_else_are_refused(folder: Path, field: str, value: Any, told: str) -> None:
