@@ -50,9 +50,10 @@ class Run:
 class Batch:
     """Runs that share each network evaluation.
 
-    rows: rows of the network, at least 2. A run takes one row, or two while it is guided; it holds at most `rows` runs.
-    shape: (C, h, w) of the latents. Rows are independent and kernels always see the same shape, so a run's result does
-    not depend on the others. Raises ValueError for too few rows.
+    rows: rows of the network, at least 2. A run takes one row, or two while it is guided.
+    shape: (C, h, w) of the latents.
+    Rows are independent and kernels always see the same shape, so a run's result does not depend on the others. A batch
+    holds at most `rows` runs. Raises ValueError for too few rows.
     """
 
     def __init__(self, model: LatentDiffusion, *, rows: int, shape: Sequence[int]) -> None:
