@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from services.database import schema
 from services.registry import aliases, evaluations, releases
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Process, Stack
@@ -193,6 +194,44 @@ def test_what_a_tenant_may_is_changed_by_command(stack: Stack, darkroom: Darkroo
         assert "inputs/default" in darkroom("tenants", "list").stdout
     finally:
         darkroom("tenants", "set", "default", "--weight", "1", "--max-open-jobs", "100000")
+
+
+def test_a_tenant_is_added_by_its_new_and_its_old_name(stack: Stack, darkroom_here: Darkroom, tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("a-secret-password\n")
+    added = darkroom_here("tenants", "add", "studio", "--password-file", str(password), "--json")
+    assert json.loads(added.stdout) == {"name": "studio", "login": "tenant_studio"}
+    assert added.stderr == ""
+    again = darkroom_here("db", "add-tenant", "studio", "--password-file", str(password))
+    assert (again.returncode, again.stdout) == (0, "Tenant studio submits as login tenant_studio.\n")
+    assert "renamed to `darkroom tenants add`" in again.stderr
+    assert "studio" in [tenant["name"] for tenant in json.loads(darkroom_here("tenants", "list", "--json").stdout)]
+    url = stack.engine("submitter").url.set(username="tenant_studio", password="a-secret-password")
+    listed = darkroom_here("jobs", "list", "--json", DARKROOM_DATABASE_URL=url.render_as_string(hide_password=False))
+    assert (listed.returncode, json.loads(listed.stdout)) == (0, []), listed.stderr
+
+
+def test_answers_for_programs(stack: Stack, darkroom_here: Darkroom, tmp_path: Path) -> None:
+    def answer(*command: str) -> object:
+        done = darkroom_here(*command, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert answer("db", "upgrade") == answer("db", "wait") == {"revision": schema.newest_revision()}
+    assert answer("queues", "add", "evening") == {"queues": ["evening"]}
+    assert answer("queues", "pause", "evening") == {"name": "evening", "paused": True}
+    assert answer("queues", "resume", "evening") == {"name": "evening", "paused": False}
+    assert answer("tenants", "set", "default", "--weight", "1") == {"name": "default", "weight": 1.0}
+    assert answer("releases", "promote", "tiny@1") == {"name": "tiny", "alias": "production", "version": 1}
+    many = tmp_path / "many.jsonl"
+    many.write_text(json.dumps({"model": "tiny", "queue": "evening", "request": {"items": [{"class_label": 1}]}}))
+    submitted = answer("jobs", "submit-many", str(many))
+    assert isinstance(submitted, dict)
+    (job_id,) = submitted["ids"]
+    assert answer("jobs", "cancel", job_id) == {"id": job_id, "cancel_requested": True}
+    deleted = answer("prune", "--dry-run")
+    assert isinstance(deleted, dict)
+    assert deleted.keys() == {"dry_run", "jobs", "blobs"}
 
 
 def test_releases_by_commands(stack: Stack, darkroom: Darkroom) -> None:
