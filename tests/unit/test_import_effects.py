@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGES = ("services", "training", "kfp_pipelines", "migrations")
 # alembic executes these two itself; `__main__` is the command.
 EXECUTED = ("migrations/env.py", "services/cli/__main__.py")
@@ -79,7 +81,7 @@ def test_importing_every_module_has_no_effect() -> None:
     assert [line for line in effects(Path.cwd(), *modules()) if line] == []
 
 
-def test_an_effect_would_be_seen(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_an_effect_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "effectful.py").write_text(
         "import os, subprocess, sys\n"
         "os.environ.get('DARKROOM_IMAGE')\n"
