@@ -2,16 +2,15 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
+from tests.support.commands import Darkroom, call_darkroom, run_darkroom
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Process, Stack, start_stack
 
@@ -73,64 +72,29 @@ def tiny_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_release(tmp_path_factory.mktemp("release") / "tiny")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dispatcher(stack: Stack) -> Iterator[Process]:
-    """A running dispatcher."""
+    """A dispatcher that runs until the end of the test file."""
     with stack.process("dispatcher") as process:
         process.wait_for("serves")
         yield process
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def worker(stack: Stack) -> Iterator[Process]:
-    """A running worker."""
+    """A worker that runs until the end of the test file: tests that start workers of their own are in other files."""
     with stack.process("worker") as process:
         process.wait_for("serves queues")
         yield process
 
 
 @pytest.fixture
-def darkroom(stack_root: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run `darkroom ARGUMENTS` to its end."""
-
-    def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "services.cli", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env={**os.environ, "DARKROOM_ROOT": str(stack_root), "COLUMNS": "200", **environment},
-        )
-
-    return run
+def darkroom(stack_root: Path) -> Darkroom:
+    """`darkroom ARGUMENTS` as a process."""
+    return partial(run_darkroom, stack_root)
 
 
 @pytest.fixture
-def darkroom_here(
-    stack_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """`darkroom ARGUMENTS` within this process, where its words are tested: importing torch takes seconds each time."""
-    from services import cli
-    from services.database import connections
-
-    connect, opened = connections.connect, []
-
-    def connect_and_tell(url: str) -> Engine:
-        opened.append(connect(url))
-        return opened[-1]
-
-    monkeypatch.setattr(connections, "connect", connect_and_tell)
-
-    def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        for name, value in {"DARKROOM_ROOT": str(stack_root), "COLUMNS": "200", **environment}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["darkroom", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        while opened:  # a process would end here
-            opened.pop().dispose()
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, int(ended.value.code or 0), said.out, said.err)
-
-    return run
+def darkroom_here(stack_root: Path, capsys: pytest.CaptureFixture[str]) -> Darkroom:
+    """`darkroom ARGUMENTS` within this process, which is faster."""
+    return partial(call_darkroom, capsys, stack_root)

@@ -3,6 +3,7 @@
 import uuid
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, text
 
 from services.dispatcher import planner
@@ -50,3 +51,11 @@ def settle_shard(engine: Engine, lease: Lease) -> None:
 def call_function(stack: Stack, function: str, job_id: uuid.UUID) -> Any:
     with stack.engine("submitter").begin() as connection:
         return connection.scalar(text(f"SELECT {function}(:id)"), {"id": job_id})
+
+
+def fetch_value(connection: psycopg.Connection, statement: str, values: tuple[object, ...] = ()) -> Any:
+    """Run a statement that returns one value."""
+    row = connection.execute(statement, values).fetchone()
+    assert row is not None
+    (value,) = row
+    return value

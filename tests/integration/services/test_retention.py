@@ -24,20 +24,6 @@ from training.model import release
 NOW = timedelta(0)
 
 
-@pytest.fixture(scope="module")
-def dispatcher(stack: Stack) -> Iterator[Process]:
-    """One process for all tests of this file."""
-    with stack.process("dispatcher") as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def worker(stack: Stack) -> Iterator[Process]:
-    """One process for all tests of this file."""
-    with stack.process("worker") as process:
-        yield process
-
-
 @pytest.fixture
 def job(stack: Stack, dispatcher: Process, worker: Process) -> uuid.UUID:
     """An ended job with four images."""

@@ -1,15 +1,13 @@
 """`darkroom check`, on parts that do what they should and on parts that do not."""
 
-import subprocess
-from collections.abc import Callable
-
-from tests.support.stack import Process, Stack
-
-Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.support.commands import Darkroom
+from tests.support.stack import Stack
 
 
-def test_all_is_well(stack: Stack, dispatcher: Process, darkroom_here: Darkroom) -> None:
-    done = darkroom_here("check")
+def test_all_is_well(stack: Stack, darkroom_here: Darkroom) -> None:
+    with stack.process("dispatcher") as dispatcher:
+        dispatcher.wait_for("serves")
+        done = darkroom_here("check")
     assert done.returncode == 0, done.stdout
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["ok"] * 4
     assert "1 dispatchers" in done.stdout

@@ -2,9 +2,7 @@
 
 import json
 import re
-import subprocess
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +11,15 @@ from PIL import Image
 
 from services.database import schema
 from services.registry import aliases, evaluations, releases
+from tests.support.commands import Completed, Darkroom
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Process, Stack
 from training.model import release as release_format
 
-Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
 UNREACHABLE = "postgresql+psycopg://nobody:a-secret-password@127.0.0.1:1/darkroom"
 
 
-def refused(done: "subprocess.CompletedProcess[str]", *words: str) -> None:
+def refused(done: Completed, *words: str) -> None:
     """It failed with a message that has these words, and with nothing that a person should not see."""
     assert done.returncode == 1, done
     for word in words:
@@ -44,19 +42,20 @@ def test_up_on_a_port_that_is_taken_names_it(stack: Stack, darkroom: Darkroom, t
     refused(done, "postgres", str(taken), "another port")
 
 
-def test_status_and_down_where_nothing_ever_ran(darkroom: Darkroom, tmp_path: Path) -> None:
+def test_status_and_down_where_nothing_ever_ran(darkroom_here: Darkroom, tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere")
-    status = darkroom("status", DARKROOM_ROOT=nowhere)
+    status = darkroom_here("status", DARKROOM_ROOT=nowhere)
     assert (status.returncode, "darkroom up" in status.stdout) == (1, True)
-    down = darkroom("down", DARKROOM_ROOT=nowhere)
+    down = darkroom_here("down", DARKROOM_ROOT=nowhere)
     assert (down.returncode, "Nothing was running" in down.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(
     "command", [["worker"], ["dispatcher"], ["jobs", "list"], ["releases", "list"], ["db", "upgrade"]]
 )
-def test_without_a_database(stack: Stack, darkroom: Darkroom, command: list[str]) -> None:
-    refused(darkroom(*command, DARKROOM_DATABASE_URL=UNREACHABLE), "Postgres", "does not answer", "darkroom up")
+def test_without_a_database(stack: Stack, darkroom: Darkroom, darkroom_here: Darkroom, command: list[str]) -> None:
+    run = darkroom if command in (["worker"], ["dispatcher"]) else darkroom_here
+    refused(run(*command, DARKROOM_DATABASE_URL=UNREACHABLE), "Postgres", "does not answer", "darkroom up")
 
 
 @pytest.mark.parametrize("command", ["worker", "dispatcher"])
@@ -81,40 +80,42 @@ def test_a_process_that_cannot_register_says_so_in_one_line(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_with_no_settings_at_all(darkroom: Darkroom, tmp_path: Path) -> None:
-    refused(darkroom("jobs", "list", DARKROOM_ROOT=str(tmp_path)), "DARKROOM_DATABASE_URL", "darkroom up")
+def test_with_no_settings_at_all(darkroom_here: Darkroom, tmp_path: Path) -> None:
+    refused(darkroom_here("jobs", "list", DARKROOM_ROOT=str(tmp_path)), "DARKROOM_DATABASE_URL", "darkroom up")
 
 
-def test_a_database_without_tables_says_how_to_make_them(stack: Stack, darkroom: Darkroom) -> None:
+def test_a_database_without_tables_says_how_to_make_them(stack: Stack, darkroom_here: Darkroom) -> None:
     url = stack.engine("migrator").url.set(database="postgres").render_as_string(hide_password=False)
-    refused(darkroom("jobs", "list", DARKROOM_DATABASE_URL=url), "darkroom db upgrade")
+    refused(darkroom_here("jobs", "list", DARKROOM_DATABASE_URL=url), "darkroom db upgrade")
 
 
 def test_a_jobs_life_by_commands(
-    stack: Stack, darkroom: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
+    stack: Stack, darkroom_here: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
 ) -> None:
     request = json.dumps({"items": [{"class_label": 1}, {"class_label": 2}], "images_per_item": 3, "steps": 2})
-    submitted = darkroom("jobs", "submit", "--model", "tiny", "--request", request, "--idempotency-key", "cli")
+    submitted = darkroom_here("jobs", "submit", "--model", "tiny", "--request", request, "--idempotency-key", "cli")
     job_id = submitted.stdout.strip()
     assert str(uuid.UUID(job_id)) == job_id
-    again = darkroom("jobs", "submit", "--model", "tiny", "--request", request, "--idempotency-key", "cli", "--json")
+    again = darkroom_here(
+        "jobs", "submit", "--model", "tiny", "--request", request, "--idempotency-key", "cli", "--json"
+    )
     assert json.loads(again.stdout) == {"id": job_id}
-    other = darkroom("jobs", "submit", "--model", "tiny", "--request", '{"items": []}', "--idempotency-key", "cli")
+    other = darkroom_here("jobs", "submit", "--model", "tiny", "--request", '{"items": []}', "--idempotency-key", "cli")
     refused(other, "idempotency_key", job_id)
 
-    watched = darkroom("jobs", "watch", job_id)
+    watched = darkroom_here("jobs", "watch", job_id)
     assert watched.returncode == 0, watched.stderr
     assert "succeeded: 6 of 6 images" in watched.stdout
-    shown = json.loads(darkroom("jobs", "show", job_id, "--json").stdout)
+    shown = json.loads(darkroom_here("jobs", "show", job_id, "--json").stdout)
     assert (shown["state"], shown["total"], shown["model"]) == ("succeeded", 6, "tiny")
-    assert job_id in darkroom("jobs", "list").stdout
-    assert job_id in [job["id"] for job in json.loads(darkroom("jobs", "list", "--json").stdout)]
+    assert job_id in darkroom_here("jobs", "list").stdout
+    assert job_id in [job["id"] for job in json.loads(darkroom_here("jobs", "list", "--json").stdout)]
 
-    listed = darkroom("jobs", "outputs", job_id, "--download", str(tmp_path / "images"))
+    listed = darkroom_here("jobs", "outputs", job_id, "--download", str(tmp_path / "images"))
     assert f"0\ts3://darkroom/outputs/default/{job_id}/images/00000000.png" in listed.stdout
     assert len(list((tmp_path / "images").glob("*.png"))) == 6
-    assert len(json.loads(darkroom("jobs", "outputs", job_id, "--json").stdout)) == 6
-    sheet = darkroom("jobs", "sheet", job_id, "--output", str(tmp_path / "sheet.png"), "--scale", "1")
+    assert len(json.loads(darkroom_here("jobs", "outputs", job_id, "--json").stdout)) == 6
+    sheet = darkroom_here("jobs", "sheet", job_id, "--output", str(tmp_path / "sheet.png"), "--scale", "1")
     assert sheet.returncode == 0
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.size == (3 * 34 + 2, 2 * 34 + 2)
@@ -164,36 +165,36 @@ def test_a_mistake_is_one_message(stack: Stack, darkroom_here: Darkroom, command
 
 
 def test_a_paused_queue_waits_and_a_cancelled_job_is_tried_again(
-    stack: Stack, darkroom: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
+    stack: Stack, darkroom_here: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
 ) -> None:
-    assert darkroom("queues", "add", "night").returncode == 0
-    assert "darkroom queues resume default" in darkroom("queues", "pause", "default").stdout
+    assert darkroom_here("queues", "add", "night").returncode == 0
+    assert "darkroom queues resume default" in darkroom_here("queues", "pause", "default").stdout
     many = tmp_path / "many.jsonl"
     job = {"model": "tiny", "request": {"items": [{"class_label": 1}], "steps": 1}}
     many.write_text("\n".join(json.dumps(job) for _ in range(3)))
-    ids = darkroom("jobs", "submit-many", str(many)).stdout.split()
+    ids = darkroom_here("jobs", "submit-many", str(many)).stdout.split()
     assert len(ids) == 3
-    queues = {row["name"]: row for row in json.loads(darkroom("queues", "list", "--json").stdout)}
+    queues = {row["name"]: row for row in json.loads(darkroom_here("queues", "list", "--json").stdout)}
     assert queues["default"] == {"name": "default", "paused": True, "waiting": 3, "leased": 0}
     assert queues["night"]["waiting"] == 0
-    assert darkroom("jobs", "cancel", ids[0]).returncode == 0
+    assert darkroom_here("jobs", "cancel", ids[0]).returncode == 0
     assert stack.wait(uuid.UUID(ids[0])).state == "cancelled"
-    refused(darkroom("jobs", "cancel", ids[0]), "has already ended (cancelled)")
-    refused(darkroom("jobs", "retry", ids[0]), "is cancelled; only a planned job")
-    assert darkroom("queues", "resume", "default").returncode == 0
+    refused(darkroom_here("jobs", "cancel", ids[0]), "has already ended (cancelled)")
+    refused(darkroom_here("jobs", "retry", ids[0]), "is cancelled; only a planned job")
+    assert darkroom_here("queues", "resume", "default").returncode == 0
     for one in ids[1:]:
         assert stack.wait(uuid.UUID(one)).state == "succeeded"
 
 
-def test_what_a_tenant_may_is_changed_by_command(stack: Stack, darkroom: Darkroom) -> None:
-    changed = darkroom("tenants", "set", "default", "--weight", "2.5", "--max-open-jobs", "7")
+def test_what_a_tenant_may_is_changed_by_command(stack: Stack, darkroom_here: Darkroom) -> None:
+    changed = darkroom_here("tenants", "set", "default", "--weight", "2.5", "--max-open-jobs", "7")
     assert changed.returncode == 0, changed.stderr
     try:
-        (default,) = json.loads(darkroom("tenants", "list", "--json").stdout)[:1]
+        (default,) = json.loads(darkroom_here("tenants", "list", "--json").stdout)[:1]
         assert (default["weight"], default["max_open_jobs"], default["max_job_images"]) == (2.5, 7, 1_000_000)
-        assert "inputs/default" in darkroom("tenants", "list").stdout
+        assert "inputs/default" in darkroom_here("tenants", "list").stdout
     finally:
-        darkroom("tenants", "set", "default", "--weight", "1", "--max-open-jobs", "100000")
+        darkroom_here("tenants", "set", "default", "--weight", "1", "--max-open-jobs", "100000")
 
 
 def test_a_tenant_is_added_by_its_new_and_its_old_name(stack: Stack, darkroom_here: Darkroom, tmp_path: Path) -> None:
@@ -234,20 +235,20 @@ def test_answers_for_programs(stack: Stack, darkroom_here: Darkroom, tmp_path: P
     assert deleted.keys() == {"dry_run", "jobs", "blobs"}
 
 
-def test_releases_by_commands(stack: Stack, darkroom: Darkroom) -> None:
-    listed = json.loads(darkroom("releases", "list", "--json").stdout)
+def test_releases_by_commands(stack: Stack, darkroom_here: Darkroom) -> None:
+    listed = json.loads(darkroom_here("releases", "list", "--json").stdout)
     (tiny,) = [release for release in listed if release["name"] == "tiny"]
     assert tiny["aliases"] == ["production"]
-    assert "tiny@1" in darkroom("releases", "list").stdout
-    promoted = darkroom("releases", "promote", "tiny@1", "--alias", "candidate")
+    assert "tiny@1" in darkroom_here("releases", "list").stdout
+    promoted = darkroom_here("releases", "promote", "tiny@1", "--alias", "candidate")
     assert "tiny@candidate is now version 1" in promoted.stdout
-    shown = json.loads(darkroom("releases", "show", "tiny@candidate", "--json").stdout)
+    shown = json.loads(darkroom_here("releases", "show", "tiny@candidate", "--json").stdout)
     assert shown["aliases"] == ["candidate", "production"]
-    assert "class_label" in darkroom("releases", "show", "tiny").stdout
+    assert "class_label" in darkroom_here("releases", "show", "tiny").stdout
 
 
 def test_two_releases_are_compared_and_the_older_one_comes_back(
-    stack: Stack, darkroom: Darkroom, tmp_path: Path
+    stack: Stack, darkroom_here: Darkroom, tmp_path: Path
 ) -> None:
     with stack.engine("publisher").begin() as connection:
         for seed, shade in ((1, 40), (2, 200)):
@@ -262,20 +263,20 @@ def test_two_releases_are_compared_and_the_older_one_comes_back(
             )
             aliases.promote(connection, f"pair@{seed}", "production")
     sheet = tmp_path / "diff.png"
-    told = darkroom("releases", "diff", "pair@1", "pair@2", "--output", str(sheet)).stdout
+    told = darkroom_here("releases", "diff", "pair@1", "pair@2", "--output", str(sheet)).stdout
     for words in (r"experiment\.steps +100 +200", r"psnr +31\.0000 +32\.0000 +\+1\.0000"):
         assert re.search(words, told), told
     assert "experiment.seed" not in told
     with Image.open(sheet) as picture:
         assert picture.size == (30 + 16 + 30, 20)
         assert (picture.getpixel((5, 5)), picture.getpixel((60, 5))) == ((40, 40, 40), (200, 200, 200))
-    assert "pair@production is version 1 again" in darkroom("releases", "rollback", "pair").stdout
-    moves = json.loads(darkroom("releases", "history", "pair", "--json").stdout)
+    assert "pair@production is version 1 again" in darkroom_here("releases", "rollback", "pair").stdout
+    moves = json.loads(darkroom_here("releases", "history", "pair", "--json").stdout)
     assert [(move["before"], move["after"], move["rollback"]) for move in moves] == [
         (None, 1, False), (1, 2, False), (2, 1, True),
     ]  # fmt: skip
-    assert "rollback" in darkroom("releases", "history", "pair").stdout
-    refused(darkroom("releases", "rollback", "pair"), "pair@production has no earlier release to roll back to")
+    assert "rollback" in darkroom_here("releases", "history", "pair").stdout
+    refused(darkroom_here("releases", "rollback", "pair"), "pair@production has no earlier release to roll back to")
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,16 @@
 """`darkroom evaluate`, run as a person runs it."""
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import Darkroom
 from tests.support.stack import Stack
 from training.data import digits
 from training.evaluation.networks import CLASSIFIER
 from training.metrics import classifier
 
-Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
 FEW = ("--images", "40", "--steps", "1")
 
 

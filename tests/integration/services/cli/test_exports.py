@@ -1,17 +1,14 @@
 """`darkroom export diffusers`, run as a person runs it."""
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.commands import Darkroom
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.latent_diffusion import save_autoencoder
-
-Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

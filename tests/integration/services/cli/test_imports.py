@@ -1,18 +1,16 @@
 """`darkroom import compvis`, run as a person runs it."""
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from tests.support.commands import Darkroom
 from training.model.interop.compvis.targets import READERS
 from training.model.latent_diffusion import load_autoencoder
 
-Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
 BLOCK = {
     "target": "ldm.models.autoencoder.VQModel",
     "params": {

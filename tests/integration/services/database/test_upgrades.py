@@ -7,7 +7,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from sqlalchemy import Engine, text
 
 from services.database import connections, schema
 from services.database.connections import DatabaseError
+from tests.support.commands import Darkroom
 from tests.support.stack import Stack, fresh_stack
 
 BEFORE = "12c90bb5f3d39d21d26246d932d226a16efd1e31"  # the last commit whose schema was 0004
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 3, "steps": 4, "guidance_scale": 1.0}
 ROWS = 1_000_000
-Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @contextmanager

@@ -1,16 +1,14 @@
 """A job whose images failed says why in its `reason`: the commonest error, and how many images have it."""
 
 import json
-import subprocess
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
+from tests.support.commands import Darkroom
 from tests.support.stack import Process, Stack
 
-Darkroom = Callable[..., "subprocess.CompletedProcess[str]"]
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 5, "steps": 1}
 # Images 1, 2 and 3 fail with one error, image 0 with another; image 4 is stored.
 UNUSABLE = """
@@ -30,17 +28,17 @@ def retry(stack: Stack, job_id: uuid.UUID) -> None:
 
 
 def test_a_partial_job_names_the_commonest_error_until_it_is_retried(
-    stack: Stack, dispatcher: Process, darkroom: Darkroom
+    stack: Stack, dispatcher: Process, darkroom_here: Darkroom
 ) -> None:
     with stack.process("worker", first=UNUSABLE.format(indices=(0, 1, 2, 3))):
         job = stack.wait(stack.submit(REQUEST))
     reason = "class_label: cannot be used (3 of 5 images)"
     assert (job.state, job.succeeded, job.failed, job.reason) == ("partial", 1, 4, reason)
-    assert reason in darkroom("jobs", "show", str(job.id)).stdout
-    assert reason in darkroom("jobs", "list").stdout
-    watched = darkroom("jobs", "watch", str(job.id))
+    assert reason in darkroom_here("jobs", "show", str(job.id)).stdout
+    assert reason in darkroom_here("jobs", "list").stdout
+    watched = darkroom_here("jobs", "watch", str(job.id))
     assert (watched.returncode, watched.stdout) == (3, f"partial: 1 of 5 images\n{reason}\n")
-    assert json.loads(darkroom("jobs", "show", str(job.id), "--json").stdout)["reason"] == reason
+    assert json.loads(darkroom_here("jobs", "show", str(job.id), "--json").stdout)["reason"] == reason
     retry(stack, job.id)
     assert stack.job(job.id).reason is None
     with stack.process("worker"):

@@ -3,10 +3,12 @@
 import uuid
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from services.job_queue import processes
+from services.database import logins
+from services.job_queue import processes, tenants
 from services.job_queue.states import ProcessKind
 from tests.support.job_queue import empty_queue
 from tests.support.stack import Stack
@@ -26,3 +28,22 @@ def worker_id(engine: Engine) -> uuid.UUID:
     """A worker that is registered and runs no process."""
     with engine.begin() as connection:
         return processes.register(connection, ProcessKind.WORKER)
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[psycopg.Connection]:
+    """A plain driver with the submitter's login, as another language would use."""
+    url = stack.settings("submitter").database_url.get_secret_value().replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def other_tenant(stack: Stack) -> Iterator[psycopg.Connection]:
+    """A second tenant's connection."""
+    with stack.engine("migrator").begin() as connection:
+        logins.ensure_login(connection, "tenant_other", group="submitter", password="a-long-password")
+        tenants.ensure_tenant(connection, "other", login="tenant_other")
+    url = stack.engine("migrator").url.set(drivername="postgresql", username="tenant_other", password="a-long-password")
+    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
+        yield connection

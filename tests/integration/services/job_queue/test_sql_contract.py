@@ -2,44 +2,15 @@
 
 import time
 import uuid
-from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
 
 from services.database import logins
-from services.job_queue import tenants
-from tests.support.stack import Process, Stack
+from tests.support.job_queue import fetch_value
+from tests.support.stack import Stack
 
 REQUEST = '{"items":[{"class_label":3}],"images_per_item":16,"steps":30,"guidance_scale":2.0,"seed":7}'
-
-
-@pytest.fixture
-def client(stack: Stack) -> Iterator[psycopg.Connection]:
-    """A plain driver with the submitter's login, as another language would use."""
-    url = stack.settings("submitter").database_url.get_secret_value().replace("+psycopg", "")
-    with psycopg.connect(url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture(scope="module")
-def other_tenant(stack: Stack) -> Iterator[psycopg.Connection]:
-    """A second tenant's connection."""
-    with stack.engine("migrator").begin() as connection:
-        logins.ensure_login(connection, "tenant_other", group="submitter", password="a-long-password")
-        tenants.ensure_tenant(connection, "other", login="tenant_other")
-    url = stack.engine("migrator").url.set(drivername="postgresql", username="tenant_other", password="a-long-password")
-    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
-        yield connection
-
-
-def fetch_value(connection: psycopg.Connection, statement: str, values: tuple[object, ...] = ()) -> Any:
-    """Run a statement that returns one value."""
-    row = connection.execute(statement, values).fetchone()
-    assert row is not None
-    (value,) = row
-    return value
 
 
 def test_an_insert_returns_its_id_at_once_and_the_job_is_submitted(client: psycopg.Connection) -> None:
@@ -97,26 +68,6 @@ def test_nothing_else_is_allowed(client: psycopg.Connection, statement: str) -> 
     with pytest.raises(psycopg.Error) as error:
         client.execute(statement)
     assert error.value.sqlstate in ("42501", "0A000"), error.value
-
-
-def test_tenants_see_only_their_own_jobs_and_outputs(
-    stack: Stack, client: psycopg.Connection, other_tenant: psycopg.Connection, dispatcher: Process, worker: Process
-) -> None:
-    job_id = stack.submit({"items": [{"class_label": 1}], "steps": 1})
-    assert stack.wait(job_id).state == "succeeded"
-    assert client.execute("SELECT count(*) FROM outputs WHERE job_id = %s", (job_id,)).fetchone() == (1,)
-    assert other_tenant.execute("SELECT count(*) FROM jobs WHERE id = %s", (job_id,)).fetchone() == (0,)
-    assert other_tenant.execute("SELECT count(*) FROM outputs").fetchone() == (0,)
-    theirs = fetch_value(
-        other_tenant,
-        'INSERT INTO jobs (model, request) VALUES (\'tiny\', \'{"items":[{"class_label":1}],"steps":1}\') RETURNING id',
-    )
-    deadline = time.monotonic() + 30
-    while other_tenant.execute("SELECT state FROM jobs WHERE id = %s", (theirs,)).fetchone() != ("succeeded",):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    key = fetch_value(other_tenant, "SELECT key FROM outputs WHERE job_id = %s", (theirs,))
-    assert key.startswith("outputs/other/")
 
 
 def test_a_login_without_a_tenant_gets_a_hint(stack: Stack) -> None:
@@ -220,45 +171,3 @@ def test_an_idempotency_key_names_one_job(client: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.UniqueViolation):
         client.execute(insert)
     assert client.execute(f"{insert} ON CONFLICT DO NOTHING").rowcount == 0
-
-
-@pytest.mark.parametrize(
-    ("model", "request_", "reason"),
-    [
-        ("nobody", {"items": [{"class_label": 1}]}, "model: no release is called 'nobody'; there are: "),
-        ("tiny@staging", {"items": [{"class_label": 1}]}, "'tiny' has no alias 'staging'; there are: "),
-        ("tiny@99", {"items": [{"class_label": 1}]}, "'tiny' has no version 99; there are: 1"),
-        ("Tiny!", {"items": [{"class_label": 1}]}, "'Tiny!' is not allowed; permitted: name, name@alias or"),
-        (
-            "tiny",
-            {"items": [{"class_label": 10}]},
-            "items[0].class_label: 10 is not allowed; permitted: an integer from 0",
-        ),
-        ("tiny", {"items": [{"class_label": 1}], "steps": 0}, "steps: 0 is not allowed; permitted: an integer from 1"),
-        ("tiny", {"items": [{"class_label": 1}], "steps": 10**6}, "steps: 1000000 is not allowed"),
-        ("tiny", {"items": [{"class_label": 1}], "guidance_scale": -2}, "guidance_scale: -2 is not allowed"),
-        ("tiny", {"items": []}, "items: [] is not allowed; permitted: a list of 1 to 10000"),
-        ("tiny", {}, "items: missing"),
-    ],
-)
-def test_an_invalid_request_is_rejected_with_a_reason(
-    stack: Stack, dispatcher: Process, model: str, request_: dict, reason: str
-) -> None:
-    row = stack.wait(stack.submit(request_, model=model), timeout=20)
-    assert row.state == "rejected"
-    assert reason in row.reason
-    assert row.finished_at is not None
-
-
-def test_a_tenant_may_use_only_its_permitted_releases(stack: Stack, dispatcher: Process) -> None:
-    def permit(names: str) -> None:
-        with stack.engine("migrator").begin() as connection:
-            connection.exec_driver_sql(f"UPDATE tenants SET permitted_releases = '{names}' WHERE name = 'default'")
-
-    permit("{another}")
-    try:
-        row = stack.wait(stack.submit({"items": [{"class_label": 1}]}), timeout=20)
-    finally:
-        permit("{*}")
-    assert row.state == "rejected"
-    assert "model: 'tiny' is not permitted to you; permitted: another" in row.reason

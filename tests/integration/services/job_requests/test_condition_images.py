@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from services.job_requests import condition_images
 from services.registry import aliases, releases
 from tests.support.images import bomb
 from tests.support.releases import make_tiny_release
-from tests.support.stack import Process, Stack
+from tests.support.stack import Stack
 
 MODEL = "tiny-map"
 
@@ -28,18 +27,6 @@ def release(stack: Stack) -> None:
     with stack.engine("publisher").begin() as connection:
         name, version = releases.publish(connection, stack.store(), folder)
         aliases.promote(connection, f"{name}@{version}", "production")
-
-
-@pytest.fixture(scope="module")
-def dispatcher(stack: Stack) -> Iterator[Process]:
-    with stack.process("dispatcher") as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def worker(stack: Stack) -> Iterator[Process]:
-    with stack.process("worker") as process:
-        yield process
 
 
 def labels(seed: int) -> bytes:

@@ -1,7 +1,6 @@
 """Jobs whose items are lines of an object in S3, through the real processes."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,20 +21,6 @@ def good_lines(count: int) -> list[str]:
 
 def listing(stack: Stack, key: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stack.store().get(key).decode().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def dispatcher(stack: Stack) -> Iterator[Process]:
-    """One dispatcher for all tests."""
-    with stack.process("dispatcher") as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def worker(stack: Stack) -> Iterator[Process]:
-    """One worker for all tests that need one."""
-    with stack.process("worker") as process:
-        yield process
 
 
 def test_the_lines_of_a_replaced_input_are_not_mixed(stack: Stack, dispatcher: Process) -> None:

@@ -1,10 +1,9 @@
-"""Jobs through the real processes: outputs, identical bytes, and what happens when processes die."""
+"""Jobs through a running dispatcher and a running worker: outputs, listings, cancellation and formats."""
 
 import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,24 +11,8 @@ from PIL import Image
 from sqlalchemy import text
 
 from services.storage import layout
+from tests.support.job_requests import JOB, LONG
 from tests.support.stack import Process, Stack
-
-JOB = {
-    "items": [{"class_label": 3, "id": "three", "metadata": {"sku": "A-1"}}, {"class_label": 7, "steps": 3}],
-    "images_per_item": 5,
-    "steps": 6,
-    "guidance_scale": 2.0,
-    "seed": 7,
-}
-LONG = {"items": [{"class_label": label} for label in range(10)], "images_per_item": 16, "steps": 40, "seed": 1}
-
-
-@pytest.fixture(scope="module")
-def dispatcher(stack: Stack) -> Iterator[Process]:
-    """One dispatcher for all tests. Others may run next to it."""
-    with stack.process("dispatcher") as process:
-        process.wait_for("serves")
-        yield process
 
 
 def test_a_job_leaves_images_listings_and_a_manifest(stack: Stack, dispatcher: Process, worker: Process) -> None:
@@ -62,60 +45,12 @@ def test_a_job_leaves_images_listings_and_a_manifest(stack: Stack, dispatcher: P
     assert store.get(f"{prefix}/errors.jsonl") == b""
 
 
-def test_same_request_and_seed_give_the_same_bytes(stack: Stack, dispatcher: Process) -> None:
-    """They do so on a second worker, in a second job, and alone or with others in a batch."""
-    with stack.process("worker") as first:
-        first.wait_for("serves queues")
-        alone = stack.submit(JOB)
-        stack.wait(alone)
-        crowd = [stack.submit(JOB), stack.submit(LONG | {"steps": 5}), stack.submit(JOB)]
-        for job_id in crowd:
-            stack.wait(job_id)
-    with stack.process("worker") as second:
-        second.wait_for("serves queues")
-        elsewhere = stack.submit(JOB)
-        stack.wait(elsewhere)
-    expected = stack.images(alone)
-    assert len(set(expected.values())) == 10
-    for job_id in (crowd[0], crowd[2], elsewhere):
-        assert stack.images(job_id) == expected
-    assert {row.profile for row in stack.outputs(alone)} == {row.profile for row in stack.outputs(elsewhere)}
-
-
 def test_a_drawn_seed_is_recorded_and_reproduces_the_images(stack: Stack, dispatcher: Process, worker: Process) -> None:
     first = stack.submit({"items": [{"class_label": 2}], "images_per_item": 3, "steps": 2})
     seeds = [row.seed for row in stack.outputs(stack.wait(first).id)]
     again = stack.submit({"items": [{"class_label": 2, "seed": seed} for seed in seeds], "steps": 2})
     stack.wait(again)
     assert stack.images(again) == stack.images(first)
-
-
-def attempts_and_losses(stack: Stack, job_id: object) -> tuple[int, int]:
-    with stack.engine("migrator").connect() as connection:
-        row = connection.execute(
-            text("SELECT sum(attempts) AS attempts, sum(losses) AS losses FROM work WHERE job_id = :id"), {"id": job_id}
-        ).one()
-    return row.attempts, row.losses
-
-
-def test_a_stopped_worker_drains_and_returns_the_rest_to_the_queue(stack: Stack, dispatcher: Process) -> None:
-    with stack.process("worker", DARKROOM_DRAIN_S="0.5") as leaving:
-        job_id = stack.submit(LONG)
-        deadline = time.monotonic() + 60
-        while stack.job(job_id).succeeded == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        leaving.child.terminate()
-        assert leaving.child.wait(30) == 0, leaving.log.read_text()
-    before = stack.job(job_id)
-    assert before.succeeded < 160, "the worker was done before it was told to stop"
-    kept = {row.index: row.created_at for row in stack.outputs(job_id)}
-    with stack.process("worker"):
-        assert stack.wait(job_id).state == "succeeded"
-    assert attempts_and_losses(stack, job_id) == (0, 0)
-    after = {row.index: row.created_at for row in stack.outputs(job_id)}
-    assert len(after) == 160
-    assert {index: after[index] for index in kept} == kept, "an image that was finished was made again"
 
 
 def test_work_is_found_without_a_broker(stack: Stack, dispatcher: Process, worker: Process) -> None:
@@ -155,49 +90,6 @@ def test_a_release_that_cannot_be_loaded_fails_its_job(stack: Stack, dispatcher:
     assert [json.loads(line)["index"] for line in errors] == [0, 1]
     # Nothing else stops.
     assert stack.wait(stack.submit({"items": [{"class_label": 1}], "steps": 1})).state == "succeeded"
-
-
-# Whatever is asked for with seed 666 cannot be computed, and neither can what is computed beside it.
-FAILING = """
-from services.worker.engine import Engine
-step = Engine._step
-def failing(self):
-    if any(run.seed == 666 for run in (*self._waiting, *self._batch.runs)):
-        raise RuntimeError("a kernel failed")
-    return step(self)
-Engine._step = failing
-"""
-
-
-def test_an_image_that_fails_every_step_fails_alone(stack: Stack, dispatcher: Process) -> None:
-    """Its neighbours' steps fail with it, until it is a suspect, runs alone, and is cut out of its shard."""
-    with stack.process("worker", first=FAILING):
-        good = [stack.submit({"items": [{"class_label": i}], "images_per_item": 20, "steps": 2}) for i in range(3)]
-        items = [{"class_label": 1, **({"seed": 666} if i == 5 else {})} for i in range(24)]
-        bad = stack.submit({"items": items, "steps": 2, "seed": 1})
-        for job_id in good:
-            assert stack.wait(job_id).state == "succeeded"
-        row = stack.wait(bad)
-    assert (row.state, row.succeeded, row.failed) == ("partial", 23, 1)
-    (failed,) = [output for output in stack.outputs(bad) if output.error]
-    assert failed.index == 5
-    assert "a kernel failed" in failed.error
-
-
-def test_an_image_whose_condition_cannot_be_used_fails_alone(stack: Stack, dispatcher: Process) -> None:
-    first = """
-from services.worker.engine import Engine
-add = Engine.add
-def picky(self, owner, spec):
-    if spec.index == 2:
-        raise ValueError("class_label: cannot be used")
-    add(self, owner, spec)
-Engine.add = picky
-"""
-    with stack.process("worker", first=first):
-        row = stack.wait(stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 1}))
-    assert (row.state, row.succeeded, row.failed) == ("partial", 3, 1)
-    assert stack.outputs(row.id)[2].error == "class_label: cannot be used"
 
 
 def test_a_cancelled_job_is_completed_by_a_revision(stack: Stack, dispatcher: Process, worker: Process) -> None:
