@@ -1,4 +1,4 @@
-"""Fixtures that need real parts: a local stack, a small release in it, and the real processes around it."""
+"""Fixtures for tests with real servers: a local stack, a small release, and real `darkroom` processes."""
 
 import os
 import shutil
@@ -14,11 +14,11 @@ from tests.support.commands import Darkroom, call_darkroom, run_darkroom
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Process, Stack, start_stack
 
-# Two processes of tests on two cores: with a thread for each core in both, they would wait for each other.
+# Two test processes share two cores. One thread each keeps them from waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# A file is given to one of the processes as a whole; one of minutes that begins last would run on alone.
+# Each test process runs whole files. The longest start first, so that none of them runs alone at the end.
 LONGEST = (
     "e2e/test_demo.py",
     "integration/training/runs/test_resume.py",
@@ -35,7 +35,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first."""
+    """Sort the files of LONGEST to the front."""
     tests = Path(__file__).parent
     order = {tests / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack_root() -> Iterator[Path]:
-    """A folder that the account of Postgres may enter, unlike pytest's own, when the tests run as root."""
+    """A folder for the stack, outside pytest's own, which the account of Postgres may not enter under root."""
     folder = Path(tempfile.mkdtemp(prefix="darkroom-"))
     folder.chmod(0o711)
     yield folder / "stack"
@@ -68,7 +68,7 @@ def stack(stack_root: Path) -> Iterator["Stack"]:
 
 @pytest.fixture(scope="session")
 def tiny_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusion release with random weights that really move the image: 8x8 latents, ten classes."""
+    """A diffusion release with random weights that change the image: 8x8 latents, ten classes."""
     return make_tiny_release(tmp_path_factory.mktemp("release") / "tiny")
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.registry import releases
-from tests.support.http import free_port, scraped
+from tests.support.http import free_port, scrape_metrics
 from tests.support.stack import Stack, fresh_stack
 
 WARM_UP_S = 30.0  # the release is loaded, the batch is full
@@ -39,9 +39,9 @@ def count_labels(stack: Stack, job: dict[str, object], model: str, rows: int, se
                 waiting.append(stack.submit(job, model))
             now = time.monotonic()
             if not before and now > begun:
-                begun, before = now, scraped(port)
+                begun, before = now, scrape_metrics(port)
             elif before and now > begun + seconds:
-                after = scraped(port)
+                after = scrape_metrics(port)
                 grown = {name: value - before.get(name, 0) for name, value in after.items()}
                 return {**grown, "seconds": now - begun}
             time.sleep(0.5)

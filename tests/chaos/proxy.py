@@ -1,4 +1,4 @@
-"""A TCP proxy with moods: what a network, or an S3 on a bad day, does to its clients."""
+"""A TCP proxy that injects the faults of a network or of an S3 service."""
 
 import asyncio
 import threading
@@ -7,23 +7,23 @@ from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
-Mood = Literal["pass", "reset", "silent", "slow", "unavailable", "broken"]
+NetworkFault = Literal["pass", "reset", "silent", "slow", "unavailable", "broken"]
 
 ANSWERS = {"unavailable": b"503 Service Unavailable", "broken": b"500 Internal Server Error"}
 DELAY_S = 0.4
 
 
 class Proxy:
-    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target`, until its mood changes.
+    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target`, and injects one fault at a time.
 
-    reset: connections are cut, new ones too. silent: nothing passes, and whoever was connected then is cut when the
-    mood ends, as a half-open connection is found dead in the end. slow: each piece is late. unavailable, broken: HTTP
-    requests are answered with 503 or 500.
+    pass: no fault. reset: open and new connections are cut. silent: no data passes, and the connections are cut when
+    the fault ends, as half-open connections are. slow: every piece of data is delayed by DELAY_S. unavailable and
+    broken: HTTP requests are answered with 503 and 500.
     """
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self.mood: Mood = "pass"
+        self.fault: NetworkFault = "pass"
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -31,15 +31,15 @@ class Proxy:
         self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.port: int = self._server.sockets[0].getsockname()[1]
 
-    def set(self, mood: Mood) -> None:
-        """Change the mood."""
-        cut = "reset" in (mood, self.mood) or ("silent" in (mood, self.mood) and mood != "silent")
-        self.mood = mood
+    def set(self, fault: NetworkFault) -> None:
+        """Change the fault."""
+        cut = "reset" in (fault, self.fault) or ("silent" in (fault, self.fault) and fault != "silent")
+        self.fault = fault
         if cut:
             self._loop.call_soon_threadsafe(self._cut)
 
     def close(self) -> None:
-        """Cut everything and end."""
+        """Cut all connections and stop."""
         self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -63,9 +63,9 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            if self.mood == "reset":
+            if self.fault == "reset":
                 return
-            if self.mood in ANSWERS:
+            if self.fault in ANSWERS:
                 await self._answer(reader, writer)
                 return
             near, far = await asyncio.open_connection("127.0.0.1", self.target)
@@ -86,11 +86,11 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while data := await source.read(65536):
-                if self.mood == "slow":
+                if self.fault == "slow":
                     await asyncio.sleep(DELAY_S)
-                while self.mood == "silent":
+                while self.fault == "silent":
                     await asyncio.sleep(0.05)
-                if self.mood in ANSWERS and client is not None:  # a request on a connection that is kept alive
+                if self.fault in ANSWERS and client is not None:  # a request on a connection that is kept alive
                     client.write(self._response())
                     await client.drain()
                     client.transport.close()
@@ -107,5 +107,5 @@ class Proxy:
             await asyncio.sleep(0.05)
 
     def _response(self) -> bytes:
-        status = ANSWERS.get(self.mood, ANSWERS["unavailable"])
+        status = ANSWERS.get(self.fault, ANSWERS["unavailable"])
         return b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

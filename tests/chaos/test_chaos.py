@@ -1,7 +1,8 @@
-"""Jobs through workers and dispatchers that are killed, stopped and cut off, on servers that die and misbehave.
+"""Jobs complete although workers, dispatchers and servers are killed, stopped and cut off.
 
-`make test` runs a few faults, `make chaos` two hundred: DARKROOM_CHAOS_FAULTS of them, drawn by DARKROOM_CHAOS_SEED.
-In the end every job has succeeded, each image is there once, with the bytes of a run without faults.
+`make test` runs a few faults and `make chaos` two hundred: DARKROOM_CHAOS_FAULTS faults, drawn with the seed
+DARKROOM_CHAOS_SEED. At the end every job has succeeded, and every image exists once with the bytes of a run without
+faults.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from sqlalchemy import text
 
 from services.local_stack import lifecycle, processes
 from services.local_stack.state import read
-from tests.chaos.proxy import Mood, Proxy
+from tests.chaos.proxy import NetworkFault, Proxy
 from tests.support.processes import Supervised
 from tests.support.stack import Stack, fresh_stack
 
@@ -33,19 +34,19 @@ QUICK = {
     "DARKROOM_DRAIN_S": "2",
     "OMP_NUM_THREADS": "1",
 }
-# The clock of a process runs an hour ahead, or behind.
+# Sets the clock of a process an hour ahead or behind.
 SKEWED = "import time; now = time.time; time.time = lambda: now() + {}\n"
 
 
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
-    """A stack that may be ill-treated."""
+    """A stack that the test may damage."""
     with fresh_stack() as stack:
         yield stack
 
 
-class World:
-    """Everything that faults are done to."""
+class Chaos:
+    """The processes and connections that faults are injected into."""
 
     def __init__(self, stack: Stack, draw: random.Random) -> None:
         self.stack, self.draw = stack, draw
@@ -74,7 +75,7 @@ class World:
     # -- faults ----------------------------------------------------------------------------------
 
     def fault(self) -> None:
-        """One fault, drawn at random; it is over when this returns."""
+        """Inject one random fault and wait until it is over."""
         faults: list[Callable[[], None]] = [
             self.kill_worker, self.kill_worker, self.freeze_worker, self.drain_worker, self.kill_dispatcher,
             self.freeze_dispatcher, self.flush_broker, self.restart_broker, self.restart_postgres,
@@ -97,7 +98,7 @@ class World:
         self.draw.choice(self.dispatchers).signal(signal.SIGKILL)
 
     def freeze_worker(self) -> None:
-        """Longer than a heartbeat may be late: on waking it has lost its leases, and does not know."""
+        """Freeze a worker for longer than a heartbeat may be late. It has lost its leases when it wakes."""
         worker = self.draw.choice(self.workers)
         worker.signal(signal.SIGSTOP)
         self.pause(4, 7)
@@ -133,22 +134,22 @@ class World:
             engine.dispose()
 
     def cut_postgres(self) -> None:
-        self._mood(self.postgres, "reset", 0.2, 2)
+        self._disturb(self.postgres, "reset", 0.2, 2)
 
     def hang_postgres(self) -> None:
-        self._mood(self.postgres, "silent", 1, 6)
+        self._disturb(self.postgres, "silent", 1, 6)
 
     def bad_s3(self) -> None:
-        moods: list[Mood] = ["reset", "silent", "slow", "unavailable", "broken"]
-        self._mood(self.s3, self.draw.choice(moods), 0.5, 5)
+        faults: list[NetworkFault] = ["reset", "silent", "slow", "unavailable", "broken"]
+        self._disturb(self.s3, self.draw.choice(faults), 0.5, 5)
 
-    def _mood(self, proxy: Proxy, mood: Mood, low: float, high: float) -> None:
-        proxy.set(mood)
+    def _disturb(self, proxy: Proxy, fault: NetworkFault, low: float, high: float) -> None:
+        proxy.set(fault)
         self.pause(low, high)
         proxy.set("pass")
 
     def full_disk(self) -> None:
-        """The cache of releases cannot be written when a worker starts."""
+        """Start a worker while its release cache cannot be written."""
         worker = self.draw.choice(self.workers)
         shutil.rmtree(self.cache, ignore_errors=True)
         self.cache.write_text("no folder can be made here")
@@ -157,7 +158,7 @@ class World:
         self.cache.unlink(missing_ok=True)
 
     def heal(self) -> None:
-        """No more faults."""
+        """End all faults."""
         self.postgres.set("pass")
         self.s3.set("pass")
         if self.cache.is_file():
@@ -173,7 +174,7 @@ class World:
 
 
 def request(draw: random.Random) -> dict[str, object]:
-    """A job of 1 to 64 images and 2 to 12 steps, of whatever solver."""
+    """Return a random request of 1 to 64 images and 2 to 12 steps."""
     items = [{"class_label": draw.randrange(10)} for _ in range(draw.randint(1, 8))]
     return {
         "items": items,
@@ -185,12 +186,12 @@ def request(draw: random.Random) -> dict[str, object]:
     }
 
 
-def submit(stack: Stack, asked: dict[str, object]) -> uuid.UUID:
-    """Submit, with the patience of a client: Postgres may be away, and a key makes sure that it is one job."""
+def submit(stack: Stack, request_: dict[str, object]) -> uuid.UUID:
+    """Submit until Postgres accepts the job. The idempotency key makes it one job."""
     key = uuid.uuid4().hex
     while True:
         try:
-            return stack.submit(asked, idempotency_key=key)
+            return stack.submit(request_, idempotency_key=key)
         except Exception as error:
             if "jobs_tenant_idempotency_key_key" in str(error):
                 with stack.engine("submitter").connect() as connection:
@@ -202,32 +203,36 @@ def submit(stack: Stack, asked: dict[str, object]) -> uuid.UUID:
 @pytest.mark.timeout(FAULTS * 20 + 600)
 def test_nothing_is_lost_whatever_dies(own_stack: Stack) -> None:
     draw = random.Random(SEED)
-    world = World(own_stack, draw)
-    asked: dict[uuid.UUID, dict[str, object]] = {}
+    chaos = Chaos(own_stack, draw)
+    requests: dict[uuid.UUID, dict[str, object]] = {}
     try:
         for number in range(FAULTS):
             if number % 3 == 0:
                 for _ in range(2):
-                    wanted = request(draw)
-                    asked[submit(own_stack, wanted)] = wanted
-            world.pause(0.2, 3)
-            world.fault()
-        world.heal()
-        for job_id in asked:
+                    request_ = request(draw)
+                    requests[submit(own_stack, request_)] = request_
+            chaos.pause(0.2, 3)
+            chaos.fault()
+        chaos.heal()
+        for job_id in requests:
             row = own_stack.wait(job_id, timeout=300)
             assert row.state == "succeeded", (row.state, row.reason, [o.error for o in own_stack.outputs(job_id)][:3])
     finally:
         print(
-            len(asked), "jobs,", world.counts, "starts:", [one.starts for one in (*world.workers, *world.dispatchers)]
+            len(requests),
+            "jobs,",
+            chaos.counts,
+            "starts:",
+            [one.starts for one in (*chaos.workers, *chaos.dispatchers)],
         )
-        world.close()
-    found = {job_id: images(own_stack, job_id) for job_id in asked}
-    own_stack_is_tidy(own_stack)
-    assert found == faultless(own_stack, asked)
+        chaos.close()
+    found = {job_id: images(own_stack, job_id) for job_id in requests}
+    check_no_work_is_left(own_stack)
+    assert found == faultless(own_stack, requests)
 
 
 def images(stack: Stack, job_id: uuid.UUID) -> list[str]:
-    """The sha256 of a job's images, as listed and as they lie in S3; nothing else lies beside them."""
+    """Return the sha256 of a job's images. Checks that S3 holds these images, the listings and nothing else."""
     rows, store = stack.outputs(job_id), stack.store()
     job = stack.job(job_id)
     assert [row.index for row in rows] == list(range(job.total))
@@ -241,18 +246,18 @@ def images(stack: Stack, job_id: uuid.UUID) -> list[str]:
     return [row.sha256 for row in rows]
 
 
-def own_stack_is_tidy(stack: Stack) -> None:
-    """No work is open, and nobody holds any."""
+def check_no_work_is_left(stack: Stack) -> None:
+    """Check that no work is left."""
     with stack.engine("migrator").connect() as connection:
         left = connection.execute(text("SELECT state, kind FROM work WHERE state NOT IN ('done', 'failed')")).all()
     assert left == []
 
 
-def faultless(stack: Stack, asked: dict[uuid.UUID, dict[str, object]]) -> dict[uuid.UUID, list[str]]:
-    """What the same requests give when nothing goes wrong."""
+def faultless(stack: Stack, requests: dict[uuid.UUID, dict[str, object]]) -> dict[uuid.UUID, list[str]]:
+    """Return the sha256 of the images that the same requests give without faults."""
     environment = {"OMP_NUM_THREADS": "1"}
     with stack.process("dispatcher", **environment), stack.process("worker", **environment):
-        again = {job_id: stack.submit(wanted) for job_id, wanted in asked.items()}
+        again = {job_id: stack.submit(request_) for job_id, request_ in requests.items()}
         return {
             job_id: [row.sha256 for row in stack.outputs(stack.wait(twin, timeout=300).id)]
             for job_id, twin in again.items()

@@ -1,4 +1,4 @@
-"""The chart rendered by helm under many values, as objects."""
+"""The chart, rendered by helm with many value files."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ NAMESPACE = "images"
 PASSWORD = "abcdefgh12345678"
 HERE = ROOT / "tests/helm/values"
 
-# Every value file of the chart, and what those do not show.
+# The chart's example values, and values for what these leave out.
 MATRIX = {
     "aws": ["examples/aws.yaml"],
     "gcp": ["examples/gcp.yaml"],
@@ -31,7 +31,7 @@ MATRIX = {
 
 
 def helm(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    """Run helm without a cluster, and without anything of the person's own."""
+    """Run helm without a cluster and without the user's configuration."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": "/dev/null"}
     done = subprocess.run([str(HELM), *arguments], capture_output=True, text=True, check=False, env=environment)
     assert not check or done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def helm(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[st
 
 
 def template(files: list[str], *more: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    """`helm template` with value files of the chart."""
+    """Run `helm template` with value files of the chart."""
     chosen = [word for name in files for word in ("--values", str(CHART / name))]
     dev = ["--set", f"devServices.password={PASSWORD}"]
     return helm("template", "pictures", str(CHART), "--namespace", NAMESPACE, *chosen, *dev, *more, check=check)
@@ -47,19 +47,19 @@ def template(files: list[str], *more: str, check: bool = True) -> "subprocess.Co
 
 @cache
 def text(name: str, upgrade: bool = False) -> str:
-    """One point of the matrix, as text."""
+    """Return the manifests of an entry of MATRIX as text."""
     return template(MATRIX[name], *(["--is-upgrade"] if upgrade else [])).stdout
 
 
 @cache
 def objects(name: str, upgrade: bool = False) -> list[dict[str, Any]]:
-    """One point of the matrix, as objects."""
+    """Return the manifests of an entry of MATRIX as objects."""
     return [one for one in yaml.safe_load_all(text(name, upgrade)) if one]
 
 
 @dataclass(frozen=True)
 class PodTemplate:
-    """A pod's specification and the object that it is in."""
+    """A pod's specification and the object that contains it."""
 
     owner: Mapping[str, Any]
     metadata: Mapping[str, Any]
@@ -84,7 +84,7 @@ class PodTemplate:
 
 
 def pods(name: str) -> Iterator[PodTemplate]:
-    """Every pod that the objects would make."""
+    """Yield the template of every pod that the manifests create."""
     for one in objects(name):
         match one["kind"]:
             case "Deployment" | "StatefulSet" | "Job":
@@ -99,5 +99,5 @@ def pods(name: str) -> Iterator[PodTemplate]:
 
 
 def of_kind(name: str, *kinds: str) -> list[dict[str, Any]]:
-    """Objects of some kinds."""
+    """Return the objects of these kinds."""
     return [one for one in objects(name) if one["kind"] in kinds]

@@ -1,4 +1,4 @@
-"""How two models are compared."""
+"""Comparison of two models."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def random_weights(module: nn.Module) -> Any:
-    """Weights that show every mistake: nothing is zero, no norm is the identity."""
+    """Set weights that reveal every mistake: none is zero and no norm is the identity. Returns the module."""
     for name, parameter in module.named_parameters():
         if parameter.dim() == 1:
             nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.1)
@@ -19,4 +19,5 @@ def random_weights(module: nn.Module) -> Any:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the L2 norm of the difference, relative to the norm of `expected`."""
     return float((found - expected).norm() / expected.norm())

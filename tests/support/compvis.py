@@ -1,4 +1,4 @@
-"""Small checkpoints in the authors' layout, with random weights."""
+"""Small checkpoints in the layout of the CompVis code, with random weights."""
 
 import json
 from pathlib import Path
@@ -29,8 +29,8 @@ TINY_FIRST_STAGE = {
 }  # fmt: skip
 
 
-def theirs(block: dict[str, Any], prefix: str) -> dict[str, Tensor]:
-    """A state dict of the authors' layout with random weights."""
+def random_state(block: dict[str, Any], prefix: str) -> dict[str, Tensor]:
+    """Return a state dict with random weights for a `target` and `params` block."""
     model, names = READERS[block["target"].rpartition(".")[2]](block["params"], {})
     sources, state = dict(names), {}
     for name, tensor in model.state_dict().items():
@@ -43,8 +43,8 @@ def theirs(block: dict[str, Any], prefix: str) -> dict[str, Tensor]:
     return state
 
 
-def tiny() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """An unconditional diffusion model: its `model` block and its state dict."""
+def tiny_checkpoint() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the `model` block and the state dict of an unconditional diffusion model."""
     torch.manual_seed(0)
     config: dict[str, Any] = {
         "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
@@ -54,20 +54,20 @@ def tiny() -> tuple[dict[str, Any], dict[str, Tensor]]:
             "cond_stage_config": "__is_unconditional__",
         },
     }  # fmt: skip
-    state = theirs(TINY_UNET, "model.diffusion_model.") | theirs(TINY_FIRST_STAGE, "first_stage_model.")
+    state = random_state(TINY_UNET, "model.diffusion_model.") | random_state(TINY_FIRST_STAGE, "first_stage_model.")
     return config, state
 
 
-def write(folder: Path, config: Any, state: Any) -> tuple[Path, Path]:
-    """A checkpoint and its configuration as files."""
+def write_checkpoint(folder: Path, config: Any, state: Any) -> tuple[Path, Path]:
+    """Write a checkpoint and its configuration. Returns both paths."""
     checkpoint, described = folder / "model.ckpt", folder / "config.yaml"
     torch.save({"state_dict": state}, checkpoint)
     described.write_text(yaml.safe_dump({"model": config}))
     return checkpoint, described
 
 
-def change(path: str, value: Any) -> Any:
-    """A function that gives a configuration with another value at `path` below its parameters."""
+def change_config(path: str, value: Any) -> Any:
+    """Return a function that copies a configuration and sets the dotted `path` below its parameters to `value`."""
 
     def changed(config: dict[str, Any]) -> dict[str, Any]:
         config = json.loads(json.dumps(config))

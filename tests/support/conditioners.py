@@ -39,7 +39,7 @@ def build_conditioner(kind: str, assets: dict[str, bytes], **changes: Any) -> Co
 
 
 def example_values(kind: str) -> list[Any]:
-    """Two of each kind."""
+    """Return two values of a conditioner type."""
     rng = np.random.default_rng(0)
     height, width = 2 * SIZE[0], 2 * SIZE[1]
     pixels = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2)]
@@ -61,7 +61,7 @@ def example_values(kind: str) -> list[Any]:
 
 
 def encode_images(images: Tensor) -> Tensor:
-    """A first stage of factor 2 with 3 channels."""
+    """Encode images as a first stage of factor 2 with 3 channels would."""
     return F.avg_pool2d(images, 2) * 0.5
 
 

@@ -1,4 +1,4 @@
-"""What processes answer over HTTP: metrics and health."""
+"""Clients of the metrics and health endpoints of a process."""
 
 import json
 import socket
@@ -9,17 +9,18 @@ from collections.abc import Callable
 
 from prometheus_client.parser import text_string_to_metric_families
 
-FAMILY = dict[str, float]
+Samples = dict[str, float]
 
 
 def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
-def scraped(port: int) -> FAMILY:
-    """Every sample by its name and labels."""
+def scrape_metrics(port: int) -> Samples:
+    """Return the value of every sample, by its name and its labels: `name,label=value`."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         text = answer.read().decode()
     return {
@@ -29,14 +30,14 @@ def scraped(port: int) -> FAMILY:
     }
 
 
-class Asked:
-    """The three questions to one process."""
+class HealthClient:
+    """Asks one process for its health: the paths healthz, readyz and startupz."""
 
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def __call__(self, path: str) -> list[str]:
-        """Reasons against; none is a yes. The status says the same."""
+    def reasons(self, path: str) -> list[str]:
+        """Return why the process is not healthy; empty if it is. The HTTP status has to agree."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=5) as answer:
                 status, document = answer.status, json.load(answer)
@@ -46,13 +47,13 @@ class Asked:
         assert status in (200, 503)
         return list(document["reasons"])
 
-    def until(self, path: str, good: Callable[[list[str]], bool]) -> list[str]:
-        """Ask again and again."""
+    def wait_until(self, path: str, accept: Callable[[list[str]], bool]) -> list[str]:
+        """Ask until `accept` is true of the reasons, for at most 30 s, and return them."""
         deadline, found = time.monotonic() + 30, ["does not answer"]
         while time.monotonic() < deadline:
             try:
-                found = self(path)
-                if good(found):
+                found = self.reasons(path)
+                if accept(found):
                     return found
             except (urllib.error.URLError, ConnectionError):
                 pass

@@ -1,11 +1,11 @@
-"""Image files that are hostile."""
+"""Hostile image files."""
 
 import struct
 import zlib
 
 
-def bomb(side: int) -> bytes:
-    """A PNG of a few kilobytes that says it has side x side pixels."""
+def decompression_bomb(side: int) -> bytes:
+    """Return a PNG of a few kilobytes that declares side x side pixels."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

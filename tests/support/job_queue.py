@@ -29,7 +29,7 @@ def claim(engine: Engine, worker_id: uuid.UUID, kind: str = "sample", count: int
 
 
 def submit_planned(stack: Stack, engine: Engine, worker_id: uuid.UUID, **columns: Any) -> uuid.UUID:
-    """A job with three shards ready: images 0-15, 16-31, 32-39."""
+    """Submit a job of 40 images and plan it into three shards: images 0-15, 16-31, 32-39."""
     job_id = stack.submit(REQUEST, **columns)
     (lease,) = [lease for lease in claim(engine, worker_id, "plan") if lease.job_id == job_id]
     with engine.begin() as connection:

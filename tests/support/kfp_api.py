@@ -1,4 +1,4 @@
-"""Kubeflow's API on loopback: as much of v2beta1 as is asked of it, with all that was asked."""
+"""A stub of Kubeflow's API v2beta1 on loopback, which records every request."""
 
 import email
 import json
@@ -13,8 +13,8 @@ BASE = "/apis/v2beta1"
 
 
 @dataclass
-class Asked:
-    """One request."""
+class Request:
+    """A recorded request."""
 
     method: str
     path: str
@@ -24,10 +24,10 @@ class Asked:
 
 
 @dataclass
-class Server:
-    """The state of the API, and a record of what it was asked. `refuse`: a status that every request gets."""
+class FakeKubeflow:
+    """The state of the stub and the requests that it received. refuse: the HTTP status of every answer, if set."""
 
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     pipelines: dict[str, str] = field(default_factory=dict)  # id by name
     versions: dict[str, str] = field(default_factory=dict)
     experiments: dict[str, str] = field(default_factory=dict)
@@ -35,36 +35,36 @@ class Server:
     refuse: int | None = None
     url: str = ""
 
-    def answer(self, asked: Asked) -> Any:
-        """The document, None where there is no such thing."""
-        match asked.method, asked.path.removeprefix(BASE).strip("/").split("/"):
+    def answer(self, request: Request) -> Any:
+        """Return the document of an answer, or None for 404."""
+        match request.method, request.path.removeprefix(BASE).strip("/").split("/"):
             case "GET", ["healthz"]:
                 return {"multi_user": True}
             case "GET", ["pipelines"]:
-                wanted = json.loads(asked.query["filter"])["predicates"][0]["stringValue"]
+                wanted = json.loads(request.query["filter"])["predicates"][0]["stringValue"]
                 found = [self._pipeline(name) for name in self.pipelines if name == wanted]
                 return {"pipelines": found, "total_size": len(found)} if found else {}
             case "POST", ["pipelines", "upload"]:
-                self.pipelines[asked.query["name"]] = f"pipeline-{len(self.pipelines)}"
-                return self._pipeline(asked.query["name"])
+                self.pipelines[request.query["name"]] = f"pipeline-{len(self.pipelines)}"
+                return self._pipeline(request.query["name"])
             case "GET", ["pipelines", pipeline, "versions"]:
                 return {"pipeline_versions": [self._version(pipeline, name) for name in self.versions]}
             case "POST", ["pipelines", "upload_version"]:
-                self.versions[asked.query["name"]] = f"version-{len(self.versions)}"
-                return self._version(asked.query["pipelineid"], asked.query["name"])
+                self.versions[request.query["name"]] = f"version-{len(self.versions)}"
+                return self._version(request.query["pipelineid"], request.query["name"])
             case "GET", ["experiments"]:
-                wanted = json.loads(asked.query["filter"])["predicates"][0]["stringValue"]
+                wanted = json.loads(request.query["filter"])["predicates"][0]["stringValue"]
                 found = [self._experiment(name) for name in self.experiments if name == wanted]
                 return {"experiments": found} if found else {}
             case "POST", ["experiments"]:
-                self.experiments[asked.body["display_name"]] = f"experiment-{len(self.experiments)}"
-                return self._experiment(asked.body["display_name"])
+                self.experiments[request.body["display_name"]] = f"experiment-{len(self.experiments)}"
+                return self._experiment(request.body["display_name"])
             case "POST", ["runs"]:
-                return {**asked.body, "run_id": "run-0"}
+                return {**request.body, "run_id": "run-0"}
             case "GET", ["runs", run_id]:
                 return {**self.run, "run_id": run_id} if self.run else None
             case "POST", ["recurringruns"]:
-                return {**asked.body, "recurring_run_id": "recurring-0"}
+                return {**request.body, "recurring_run_id": "recurring-0"}
         return None
 
     def _pipeline(self, name: str) -> dict[str, str]:
@@ -77,8 +77,8 @@ class Server:
         return {"experiment_id": self.experiments[name], "display_name": name, "namespace": "team"}
 
 
-def serve(server: Server) -> ThreadingHTTPServer:
-    """Answer on a free port of loopback until `shutdown`."""
+def serve(server: FakeKubeflow) -> ThreadingHTTPServer:
+    """Serve on a free port of loopback until `shutdown`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -101,9 +101,9 @@ def serve(server: Server) -> ThreadingHTTPServer:
         def _answer(self, body: Any) -> None:
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
-            asked = Asked(self.command, url.path, query, body, self.headers.get("authorization"))
-            server.asked.append(asked)
-            document = None if server.refuse else server.answer(asked)
+            request = Request(self.command, url.path, query, body, self.headers.get("authorization"))
+            server.requests.append(request)
+            document = None if server.refuse else server.answer(request)
             status = server.refuse or (404 if document is None else 200)
             content = json.dumps(document if document is not None else {"error": "refused"}).encode()
             self.send_response(status)

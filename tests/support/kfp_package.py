@@ -1,4 +1,4 @@
-"""A compiled pipeline package."""
+"""A compiled pipeline package, as tests read it."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ PROFILES = Path(__file__).parents[1] / "unit/kfp_pipelines/profiles.yaml"
 
 
 class Package:
-    """A compiled package: its documents, and each task by its stage."""
+    """A compiled package: its documents, and its tasks by stage."""
 
     def __init__(self, path: Path) -> None:
         self.text = path.read_text()
@@ -28,7 +28,7 @@ class Package:
                 yield task["taskInfo"]["name"], {**task, "executor": found["executorLabel"]}
 
     def outline(self) -> Any:
-        """What a reader of a change wants to see: who waits for whom, with what is tried again, on which nodes."""
+        """Return what a reviewer reads: the order of the stages, their retries and caching, and their nodes."""
         nodes: dict[str, list[str]] = {}
         stages = {}
         for stage, task in sorted(self.tasks.items()):

@@ -42,7 +42,7 @@ def write_folder(root: Path, files: Files) -> str:
 
 
 def write_tars(root: Path, files: Files, count: int = 1, seed: int | None = None) -> str:
-    """The files as tars, in their order or in another one."""
+    """Write the files into `count` tars, in their order or shuffled by `seed`. Returns the folder."""
     names = list(files)
     if seed is not None:
         random.Random(seed).shuffle(names)

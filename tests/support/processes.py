@@ -1,4 +1,4 @@
-"""Real processes of the `darkroom` command, for tests."""
+"""Real processes of the `darkroom` command."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def launch(name: str, log: Path, first: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """`darkroom NAME` as a process that appends to a log; `first` is Python to run before."""
+    """Start `darkroom NAME` as a process that appends to `log`. first: Python code to run before."""
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-c", f"{first}\nfrom services import cli\ncli.main()", name],
@@ -23,7 +23,7 @@ def launch(name: str, log: Path, first: str, environment: Mapping[str, str]) -> 
 
 
 class Supervised:
-    """`darkroom NAME` of the stack in `root`, started again whenever it ends, as Kubernetes does."""
+    """A `darkroom NAME` process of the stack in `root` that is restarted whenever it ends, as Kubernetes does."""
 
     def __init__(self, root: Path, name: str, environment: Mapping[str, str], first: str = "") -> None:
         self.name, self.first = name, first
@@ -36,12 +36,12 @@ class Supervised:
         self._thread.start()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the present process."""
+        """Send a signal to the current process, if it runs."""
         if self.child.poll() is None:
             self.child.send_signal(number)
 
     def stop(self) -> None:
-        """Kill it, for good."""
+        """Kill the process and do not restart it."""
         self._ending.set()
         self._thread.join()
         if self.child.poll() is None:

@@ -9,7 +9,7 @@ CLASS_LABEL = {"class_label": {"type": "class", "classes": 10, "width": 32}}
 def make_tiny_release(
     folder: Path, *, seed: int = 0, name: str = "tiny", conditioners: Any = CLASS_LABEL, in_channels: int = 2
 ) -> Path:
-    """Write a release of a small random model."""
+    """Write a release of a small model with random weights. Returns the folder."""
     import torch
 
     from training.model.latent_diffusion import LatentDiffusion, save_diffusion

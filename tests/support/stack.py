@@ -1,4 +1,4 @@
-"""A running local stack, seen through each role's login, and `darkroom` processes around it."""
+"""A running local stack with the logins of every role, and `darkroom` processes that use it."""
 
 import fcntl
 import json
@@ -25,7 +25,10 @@ from tests.support.releases import make_tiny_release
 
 
 def start_stack(root: Path) -> "Stack":
-    """`darkroom up` with the tiny release, one at a time: two that choose free ports at once may choose the same."""
+    """Run `darkroom up` and publish the tiny release.
+
+    One stack starts at a time, because two that choose free ports at once may choose the same ones.
+    """
     from services.cli import stack
 
     with (
@@ -42,7 +45,7 @@ def start_stack(root: Path) -> "Stack":
 
 @contextmanager
 def fresh_stack() -> Iterator["Stack"]:
-    """Another running stack with the tiny release, for those who ill-treat it or measure it alone."""
+    """Run another stack with the tiny release, for tests that damage it or need it alone."""
     from services.local_stack import lifecycle
 
     folder = Path(tempfile.mkdtemp(prefix="darkroom-"))
@@ -57,7 +60,7 @@ def fresh_stack() -> Iterator["Stack"]:
 
 @dataclass
 class Stack:
-    """The running stack, seen through each role's own login."""
+    """A running stack. Every role connects with its own login."""
 
     root: Path
 
@@ -82,7 +85,7 @@ class Stack:
         return ObjectStore.connect(self.settings("worker"))
 
     def submit(self, request: dict[str, Any], model: str = "tiny@production", **columns: Any) -> uuid.UUID:
-        """The INSERT of the SQL contract, by the submitter's login."""
+        """Insert a job with the submitter's login. Returns its id. columns: further columns of the row."""
         values = {"model": model, "request": json.dumps(request), **columns}
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
         with self.engine("submitter").begin() as connection:
@@ -107,13 +110,13 @@ class Stack:
             return list(connection.execute(query, {"id": job_id}))
 
     def images(self, job_id: uuid.UUID) -> dict[int, bytes]:
-        """Each image's bytes in S3, by index."""
+        """Return the stored bytes of every image, by index."""
         store = self.store()
         return {row.index: store.get(row.key) for row in self.outputs(job_id)}
 
     @contextmanager
     def process(self, name: str, *, first: str = "", **environment: str) -> Iterator["Process"]:
-        """`darkroom NAME` as a real process, stopped in the end whatever happens; `first` is Python to run before."""
+        """Run `darkroom NAME` as a process until the context ends. first: Python code to run before."""
         log = self.root / "logs" / f"test-{name}-{uuid.uuid4().hex[:6]}.log"
         child = launch(name, log, first, {"DARKROOM_ROOT": str(self.root), **environment})
         process = Process(child, log)
@@ -135,7 +138,7 @@ class Stack:
 
 @dataclass
 class Process:
-    """A process and its log."""
+    """A running process and its log."""
 
     child: "subprocess.Popen[bytes]"
     log: Path
@@ -150,7 +153,7 @@ class Process:
 
 
 def publish_tiny(stack: Stack) -> None:
-    """Publish the small model under its production alias."""
+    """Publish the tiny release and promote it to production."""
     from services.registry import aliases, releases
 
     folder = make_tiny_release(stack.root / "tiny-release")

@@ -13,7 +13,7 @@ from services.exporter import GAUGES, MAX_TENANTS, OTHER_TENANTS, QueueCollector
 from services.job_queue.load import read_load
 from services.local_stack import lifecycle, processes
 from tests.support.chart import of_kind
-from tests.support.http import Asked, free_port, scraped
+from tests.support.http import HealthClient, free_port, scrape_metrics
 from tests.support.stack import Stack, fresh_stack
 
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 10, "guidance_scale": 1.0}
@@ -40,9 +40,9 @@ def test_an_empty_queue_is_zero_and_a_job_is_counted_until_it_ends(own: Stack) -
     port = free_port()
     collector = QueueCollector(own.engine("observer"), 30)
     with own.process("exporter", DARKROOM_METRICS_PORT=str(port)):
-        asked = Asked(port)
-        asked.until("readyz", lambda reasons: not reasons)
-        seen = scraped(port)
+        health = HealthClient(port)
+        health.wait_until("readyz", lambda reasons: not reasons)
+        seen = scrape_metrics(port)
         assert seen["darkroom_exporter_up"] == 1
         assert seen["darkroom_queue_evaluations,queue=default,state=ready,tenant="] == 0
         assert seen["darkroom_processes,kind=dispatcher"] == 0
@@ -150,18 +150,18 @@ def test_the_autoscalers_query_counts_evaluations(own: Stack) -> None:
     with own.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
 
-    def asked() -> float:
+    def scaler_value() -> float:
         with own.engine("observer").connect() as connection:
             return float(connection.scalar(text(query)))
 
-    assert asked() == 0
+    assert scaler_value() == 0
     job = own.submit(REQUEST)
     with own.process("dispatcher"):
         own.wait(job, "planned")
-    assert asked() == 400
+    assert scaler_value() == 400
     with own.engine("migrator").begin() as connection:
         connection.execute(text("UPDATE queues SET paused = true"))
-    assert asked() == 0
+    assert scaler_value() == 0
     with own.engine("migrator").begin() as connection:
         connection.execute(text("UPDATE queues SET paused = false"))
         connection.execute(text("DELETE FROM jobs"))
@@ -194,12 +194,12 @@ def test_without_postgres_only_the_up_gauge_is_exported(own: Stack) -> None:
     """This is the last test of the file because it stops the database."""
     port = free_port()
     with own.process("exporter", DARKROOM_METRICS_PORT=str(port)):
-        asked = Asked(port)
-        asked.until("readyz", lambda reasons: not reasons)
+        health = HealthClient(port)
+        health.wait_until("readyz", lambda reasons: not reasons)
         lifecycle.stop(own.root)
-        asked.until("readyz", lambda reasons: any("Postgres" in reason for reason in reasons))
-        assert asked("healthz") == []
-        seen = scraped(port)
+        health.wait_until("readyz", lambda reasons: any("Postgres" in reason for reason in reasons))
+        assert health.reasons("healthz") == []
+        seen = scrape_metrics(port)
         assert seen["darkroom_exporter_up"] == 0
         assert not [name for name in seen if name.startswith("darkroom_queue")]
 

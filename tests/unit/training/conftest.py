@@ -1,4 +1,4 @@
-"""What the training tests share: small sets, small releases, one thread."""
+"""Fixtures of the training tests: a small image set, small models, one thread."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ CLASSES, SIZE = 3, 16
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
-    """Tensors here are too small to share out, and sums over other thread counts end in other last digits."""
+    """Run torch on one thread: tensors are small, and the rounding of sums depends on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -29,7 +29,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def bars(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    """48 images of 16x16 pixels with one bright bar each, at a height that is the class."""
+    """48 images of 16x16 pixels with one bright bar each, whose height is the class."""
     root = tmp_path_factory.mktemp("bars")
     rng = np.random.default_rng(0)
     labels = [row % CLASSES for row in range(48)]

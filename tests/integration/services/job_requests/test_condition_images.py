@@ -12,7 +12,7 @@ from PIL import Image
 
 from services.job_requests import condition_images
 from services.registry import aliases, releases
-from tests.support.images import bomb
+from tests.support.images import decompression_bomb
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Stack
 
@@ -63,13 +63,16 @@ def test_an_object_gives_the_same_image_as_its_bytes_in_the_request(stack: Stack
 def test_an_object_that_cannot_be_used_fails_alone(stack: Stack) -> None:
     bad = {
         "gone": (stack.store().uri("inputs/default/gone.png"), "does not exist, or the service may not read it"),
-        "bomb": (upload(stack, "bomb.png", bomb(40_000)), "not a readable image|40000x40000 pixels is not allowed"),
+        "bomb": (
+            upload(stack, "bomb.png", decompression_bomb(40_000)),
+            "not a readable image|40000x40000 pixels is not allowed",
+        ),
         "huge": (
             upload(stack, "huge.png", bytes(condition_images.MAX_BYTES + 1)),
             "bytes; permitted: at most 16777216",
         ),
         "text": (upload(stack, "text.png", b"hello"), "not a readable image; permitted: PNG, JPEG, WEBP"),
-        "inline bomb": (base64.b64encode(bomb(5000)).decode(), "5000x5000 pixels is not allowed"),
+        "inline bomb": (base64.b64encode(decompression_bomb(5000)).decode(), "5000x5000 pixels is not allowed"),
         "classes": (upload(stack, "classes.png", _grey(9)), "label 9 is not allowed"),
     }
     items: list[dict[str, Any]] = [{"semantic_map": upload(stack, "good.png", labels(3)), "id": "good"}]

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from services.observability import metrics
-from tests.support.http import free_port, scraped
+from tests.support.http import free_port, scrape_metrics
 from tests.support.stack import Stack
 
 
@@ -26,7 +26,7 @@ def test_a_job_is_seen_in_the_metrics_of_its_processes(stack: Stack) -> None:
         assert stack.wait(good).state == "succeeded"
         assert stack.wait(bad).state == "rejected"
         time.sleep(1.5)  # the loops end their turn
-        seen, planned = scraped(sampling), scraped(planning)
+        seen, planned = scrape_metrics(sampling), scrape_metrics(planning)
     assert seen["darkroom_step_seconds_count"] >= 5
     assert seen["darkroom_rows"] == 32
     assert seen["darkroom_rows_used_total"] == 20 * 5
@@ -54,7 +54,7 @@ def test_no_port_is_opened_by_default(stack: Stack) -> None:
     with stack.process("dispatcher") as process:
         process.wait_for("serves")
         with pytest.raises(urllib.error.URLError):
-            scraped(port)
+            scrape_metrics(port)
 
 
 def test_every_metric_follows_the_naming_rules_and_is_documented() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from services.local_stack import lifecycle, processes
 from services.registry import releases
-from tests.support.http import Asked
+from tests.support.http import HealthClient
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Stack, fresh_stack
 
@@ -33,62 +33,62 @@ def stop_server(stack: Stack, part: str) -> Any:
 
 
 def test_a_dispatcher_without_broker_or_database() -> None:
-    asked = Asked(free_port())
-    quick = {"DARKROOM_METRICS_PORT": str(asked.port), "DARKROOM_HEARTBEAT_S": "0.3", "DARKROOM_STALE_S": "1.5"}
+    health = HealthClient(free_port())
+    quick = {"DARKROOM_METRICS_PORT": str(health.port), "DARKROOM_HEARTBEAT_S": "0.3", "DARKROOM_STALE_S": "1.5"}
     with fresh_stack() as own_stack, own_stack.process("dispatcher", **quick) as process:
-        asked.until("readyz", lambda reasons: not reasons)
-        assert asked("healthz") == asked("startupz") == []
+        health.wait_until("readyz", lambda reasons: not reasons)
+        assert health.reasons("healthz") == health.reasons("startupz") == []
         start_broker = stop_server(own_stack, "broker")
         time.sleep(2)
-        assert asked("readyz") == [], "without a broker work is found by looking"
+        assert health.reasons("readyz") == [], "without a broker work is found by looking"
         start_broker()
         start_postgres = stop_server(own_stack, "postgres")
-        (reason,) = asked.until("readyz", bool)
+        (reason,) = health.wait_until("readyz", bool)
         assert reason.startswith("Postgres has not answered for ")
-        assert asked("healthz") == [], "to start it again would not bring the database back"
+        assert health.reasons("healthz") == [], "to start it again would not bring the database back"
         start_postgres()
-        asked.until("readyz", lambda reasons: not reasons)
+        health.wait_until("readyz", lambda reasons: not reasons)
         process.child.terminate()
         assert process.child.wait(20) == 0
 
 
 def test_a_worker_is_ready_when_its_releases_are_loaded(stack: Stack, tmp_path: Path) -> None:
-    asked = Asked(free_port())
+    health = HealthClient(free_port())
     later = make_tiny_release(tmp_path / "later", seed=51, name="later")
     soon = "from services.worker import preload\npreload.RETRY_INTERVAL_S = 0.5\n"
-    variables = {"DARKROOM_METRICS_PORT": str(asked.port), "DARKROOM_PRELOAD": '["tiny", "later@1"]'}
+    variables = {"DARKROOM_METRICS_PORT": str(health.port), "DARKROOM_PRELOAD": '["tiny", "later@1"]'}
     with stack.process("worker", first=soon, **variables):
-        (reason,) = asked.until("startupz", lambda reasons: len(reasons) == 1 and "no release" in reasons[0])
+        (reason,) = health.wait_until("startupz", lambda reasons: len(reasons) == 1 and "no release" in reasons[0])
         assert reason.startswith("later@1 is not loaded: model: no release is called 'later'")
-        assert asked("healthz") == []
-        assert asked("readyz") == [reason]
+        assert health.reasons("healthz") == []
+        assert health.reasons("readyz") == [reason]
         with stack.engine("publisher").begin() as connection:
             releases.publish(connection, stack.store(), later)
-        asked.until("readyz", lambda reasons: not reasons)
-        assert asked("startupz") == []
+        health.wait_until("readyz", lambda reasons: not reasons)
+        assert health.reasons("startupz") == []
 
 
 def test_a_draining_worker_is_alive_and_not_ready(stack: Stack) -> None:
-    asked = Asked(free_port())
+    health = HealthClient(free_port())
     slow = "import time; from services.worker.engine import Engine; step = Engine.step\n" \
            "def slow(self):\n    time.sleep(0.2); return step(self)\nEngine.step = slow\n"  # fmt: skip
     with (
         stack.process("dispatcher"),
-        stack.process("worker", first=slow, DARKROOM_METRICS_PORT=str(asked.port)) as worker,
+        stack.process("worker", first=slow, DARKROOM_METRICS_PORT=str(health.port)) as worker,
     ):
         job_id = stack.submit({"items": [{"class_label": 1}], "steps": 20})
         stack.wait(job_id, "running")
         worker.child.send_signal(signal.SIGTERM)
-        asked.until("readyz", lambda reasons: reasons == ["the process is draining and takes no new work"])
-        assert asked("healthz") == []
+        health.wait_until("readyz", lambda reasons: reasons == ["the process is draining and takes no new work"])
+        assert health.reasons("healthz") == []
         assert stack.wait(job_id).state == "succeeded"
 
 
 def test_an_unknown_path_lists_the_known_ones(stack: Stack) -> None:
-    asked = Asked(free_port())
-    with stack.process("dispatcher", DARKROOM_METRICS_PORT=str(asked.port)):
-        asked.until("readyz", lambda reasons: not reasons)
+    health = HealthClient(free_port())
+    with stack.process("dispatcher", DARKROOM_METRICS_PORT=str(health.port)):
+        health.wait_until("readyz", lambda reasons: not reasons)
         with pytest.raises(urllib.error.HTTPError) as error:
-            urllib.request.urlopen(f"http://127.0.0.1:{asked.port}/", timeout=5)
+            urllib.request.urlopen(f"http://127.0.0.1:{health.port}/", timeout=5)
         assert error.value.code == 404
         assert error.value.read() == b"paths: /metrics, /healthz, /readyz, /startupz\n"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from kfp_pipelines.running import data_version
 from services.cli import app
-from tests.support.kfp_api import Asked, Server, serve
+from tests.support.kfp_api import Request, FakeKubeflow, serve
 from training.errors import DarkroomError
 
 IMAGE = f"images.example/darkroom@sha256:{'0' * 64}"
@@ -22,8 +22,8 @@ PARAMETERS = ["full", "diffusion_overrides=steps=7", "diffusion_overrides=seed=2
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    found = Server()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubeflow]:
+    found = FakeKubeflow()
     listening = serve(found)
     for name, value in {
         "DARKROOM_KFP_HOST": found.url, "DARKROOM_KFP_NAMESPACE": "team", "DARKROOM_KFP_TOKEN": "secret-token",
@@ -40,7 +40,7 @@ def darkroom(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["pipeline", *arguments])
 
 
-def conforms(request: Asked, model: str) -> Any:
+def conforms(request: Request, model: str) -> Any:
     """The body as the API's own model reads it; it has no field that the model does not know."""
     kind = getattr(kfp_server_api, model)
     assert set(request.body) <= set(kind.attribute_map.values())
@@ -51,11 +51,11 @@ def conforms(request: Asked, model: str) -> Any:
     return kfp_server_api.ApiClient().deserialize(Response, model)
 
 
-def sent(server: Server, method: str, path: str) -> list[Asked]:
-    return [request for request in server.asked if (request.method, request.path) == (method, f"/apis/v2beta1/{path}")]
+def sent(server: FakeKubeflow, method: str, path: str) -> list[Request]:
+    return [request for request in server.requests if (request.method, request.path) == (method, f"/apis/v2beta1/{path}")]
 
 
-def test_a_pipeline_is_uploaded_under_its_version_and_run(server: Server) -> None:
+def test_a_pipeline_is_uploaded_under_its_version_and_run(server: FakeKubeflow) -> None:
     done = darkroom("submit", *PARAMETERS, "--json")
     assert done.exit_code == 0, done.output
     (uploaded,) = sent(server, "POST", "pipelines/upload_version")
@@ -72,11 +72,11 @@ def test_a_pipeline_is_uploaded_under_its_version_and_run(server: Server) -> Non
     assert json.loads(done.stdout) == {
         "run": "run-0", "pipeline": "train-latent-diffusion", "version": uploaded.query["name"],
     }  # fmt: skip
-    assert {request.token for request in server.asked} == {"Bearer secret-token"}
+    assert {request.token for request in server.requests} == {"Bearer secret-token"}
     assert "secret-token" not in done.output
 
 
-def test_an_equal_package_has_the_same_version(server: Server) -> None:
+def test_an_equal_package_has_the_same_version(server: FakeKubeflow) -> None:
     for _ in range(2):
         assert darkroom("submit", *PARAMETERS).exit_code == 0
     assert len(sent(server, "POST", "pipelines/upload_version")) == 1
@@ -86,7 +86,7 @@ def test_an_equal_package_has_the_same_version(server: Server) -> None:
     assert runs[0].body == runs[1].body
 
 
-def test_a_schedule_runs_one_at_a_time(server: Server) -> None:
+def test_a_schedule_runs_one_at_a_time(server: FakeKubeflow) -> None:
     done = darkroom("schedule", "0 0 3 * * *", "diffusion", "autoencoder=digits-autoencoder@1")
     assert done.exit_code == 0, done.output
     (request,) = sent(server, "POST", "recurringruns")
@@ -97,7 +97,7 @@ def test_a_schedule_runs_one_at_a_time(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("RUNNING", 0), ("FAILED", 3)])
-def test_the_state_of_a_run_stage_by_stage(server: Server, state: str, code: int) -> None:
+def test_the_state_of_a_run_stage_by_stage(server: FakeKubeflow, state: str, code: int) -> None:
     tasks = [{"display_name": "prepare-data", "state": "SUCCEEDED"}, {"display_name": "gate", "state": state}]
     server.run = {"display_name": "train", "state": state, "run_details": {"task_details": tasks}}
     done = darkroom("status", "run-7", "--json")
@@ -120,7 +120,7 @@ def test_the_state_of_a_run_stage_by_stage(server: Server, state: str, code: int
         (500, '(500): {"error": "refused"}'),
     ],
 )
-def test_a_refusal_of_the_api_is_explained(server: Server, status: int, message: str) -> None:
+def test_a_refusal_of_the_api_is_explained(server: FakeKubeflow, status: int, message: str) -> None:
     server.refuse = status
     done = darkroom("submit", *PARAMETERS)
     assert isinstance(done.exception, DarkroomError)
@@ -144,26 +144,26 @@ def test_a_refusal_of_the_api_is_explained(server: Server, status: int, message:
     ],
 )
 def test_mistakes_are_found_before_anything_is_sent(
-    server: Server, monkeypatch: pytest.MonkeyPatch, name: str, value: str, arguments: list[str], message: str
+    server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch, name: str, value: str, arguments: list[str], message: str
 ) -> None:
     monkeypatch.setenv(name, value)
     done = darkroom("submit", *arguments)
     assert isinstance(done.exception, DarkroomError)
     assert message in str(done.exception)
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_an_image_without_its_digest_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_without_its_digest_is_refused(server: FakeKubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARKROOM_IMAGE", "darkroom:latest")
     done = darkroom("submit", *PARAMETERS)
     assert "DARKROOM_IMAGE: 'darkroom:latest' is not allowed; permitted: NAME@sha256:DIGEST" in str(done.exception)
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_a_cron_of_five_fields_is_refused(server: Server) -> None:
+def test_a_cron_of_five_fields_is_refused(server: FakeKubeflow) -> None:
     done = darkroom("schedule", "0 3 * * *")
     assert "cron: '0 3 * * *' is not allowed; permitted: six fields, seconds first" in str(done.exception)
-    assert server.asked == []
+    assert server.requests == []
 
 
 DOCUMENT = Path("docs/pipelines.md").read_text()
@@ -173,7 +173,7 @@ PROFILES = re.findall(r"```yaml\n(default:.*?)```", DOCUMENT, re.DOTALL)
 
 @pytest.mark.parametrize("command", SHOWN, ids=lambda command: command[:30])
 def test_the_commands_run_as_shown(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    server: FakeKubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     (profiles,) = PROFILES
     monkeypatch.chdir(tmp_path)

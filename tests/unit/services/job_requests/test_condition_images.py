@@ -12,7 +12,7 @@ from PIL import Image
 
 from services.job_requests.condition_images import MAX_PIXELS, check_references, decode_images, map_images
 from services.job_requests.schema import Limits, RequestError
-from tests.support.images import bomb
+from tests.support.images import decompression_bomb
 
 IMAGE = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
 MASKED = {"type": "object", "properties": {"image": IMAGE, "mask": IMAGE}}
@@ -50,7 +50,7 @@ def test_a_value_that_is_not_an_image_is_unchanged() -> None:
 
 @pytest.mark.parametrize("side", [4097, 50_000, 2**31 - 1])
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(side: int) -> None:
-    body = bomb(side)
+    body = decompression_bomb(side)
     assert len(body) < 20_000
     begun = time.process_time()
     with pytest.raises(

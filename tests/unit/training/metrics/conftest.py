@@ -1,4 +1,4 @@
-"""The digits, and what was learned from them once."""
+"""The digits and a classifier of them, trained once."""
 
 import pytest
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.support.comparison import relative_error
-from tests.support.compvis import TINY_FIRST_STAGE, change, theirs, tiny, write
+from tests.support.compvis import TINY_FIRST_STAGE, change_config, random_state, tiny_checkpoint, write_checkpoint
 from training.model import sampling
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner
@@ -71,7 +71,7 @@ def test_released_layouts_have_exactly_our_tensors(name: str) -> None:
     folder = recorded("released_layouts")
     params = json.loads((folder / f"{name}.config.json").read_text())["params"]
     shapes = json.loads(gzip.decompress((folder / f"{name}.keys.json.gz").read_bytes()))
-    theirs = ours = 0
+    random_state = ours = 0
     for block, prefix in PREFIXES.items():
         state = {
             key.removeprefix(prefix): torch.empty(shape, device="meta")
@@ -83,15 +83,15 @@ def test_released_layouts_have_exactly_our_tensors(name: str) -> None:
             continue
         with torch.device("meta"):
             model = compvis.build(params[block], state)  # strict: no key is left, no tensor of ours unfilled
-        theirs += sum(tensor.numel() for key, tensor in state.items() if "to_logits" not in key)
+        random_state += sum(tensor.numel() for key, tensor in state.items() if "to_logits" not in key)
         ours += sum(parameter.numel() for parameter in model.parameters())
-    assert ours == theirs
-    assert sum(torch.Size(shape).numel() for key, shape in shapes.items() if "to_logits" not in key) == theirs
+    assert ours == random_state
+    assert sum(torch.Size(shape).numel() for key, shape in shapes.items() if "to_logits" not in key) == random_state
 
 
 @pytest.fixture
 def parts() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return tiny()
+    return tiny_checkpoint()
 
 
 def test_released_defects_are_tolerated(tmp_path: Path, parts: Any) -> None:
@@ -99,17 +99,17 @@ def test_released_defects_are_tolerated(tmp_path: Path, parts: Any) -> None:
     config, state = parts
     strays = {"ddim_sigmas": torch.ones(3), "betas": torch.ones(1000), "sqrt_alphas_cumprod": torch.ones(1000)}
     strays["first_stage_model.loss.discriminator.weight"] = torch.ones(2)
-    model = compvis.read(*write(tmp_path, config, state | strays))
+    model = compvis.read(*write_checkpoint(tmp_path, config, state | strays))
     assert isinstance(model, LatentDiffusion)
     assert float(model.autoencoder.latent_scale) == 0.5
-    measured = compvis.read(*write(tmp_path, config, state | {"scale_factor": torch.tensor(0.25)}))
+    measured = compvis.read(*write_checkpoint(tmp_path, config, state | {"scale_factor": torch.tensor(0.25)}))
     assert isinstance(measured, LatentDiffusion)
     assert float(measured.autoencoder.latent_scale) == 0.25
 
 
 def test_safetensors_and_lone_autoencoders_are_read(tmp_path: Path) -> None:
-    _, config = write(tmp_path, TINY_FIRST_STAGE, {})
-    save_file(theirs(TINY_FIRST_STAGE, "") | {"loss.logvar": torch.zeros(1)}, tmp_path / "model.safetensors")
+    _, config = write_checkpoint(tmp_path, TINY_FIRST_STAGE, {})
+    save_file(random_state(TINY_FIRST_STAGE, "") | {"loss.logvar": torch.zeros(1)}, tmp_path / "model.safetensors")
     assert isinstance(compvis.read(tmp_path / "model.safetensors", config), Autoencoder)
 
 
@@ -121,7 +121,7 @@ def test_averages_are_found_under_their_names_without_dots(tmp_path: Path, parts
         for key, tensor in state.items()
         if key.startswith(name)
     }
-    paths = write(tmp_path, config, state | averages | {"model_ema.decay": torch.tensor(0.9999)})
+    paths = write_checkpoint(tmp_path, config, state | averages | {"model_ema.decay": torch.tensor(0.9999)})
     average, raw = (compvis.read(*paths, weights=weights) for weights in (None, "raw"))
     assert isinstance(average, LatentDiffusion)
     assert isinstance(raw, LatentDiffusion)
@@ -129,47 +129,47 @@ def test_averages_are_found_under_their_names_without_dots(tmp_path: Path, parts
         torch.testing.assert_close(ours, other + 1)
     del averages["model_ema.diffusion_modelout0weight"]
     with pytest.raises(compvis.CompVisError, match=r"Keys missing: model_ema\.diffusion_modelout0weight"):
-        compvis.read(*write(tmp_path, config, state | averages))
+        compvis.read(*write_checkpoint(tmp_path, config, state | averages))
     with pytest.raises(compvis.CompVisError, match=r"weights: the file has no averaged \(ema\) weights; choose raw"):
-        compvis.read(*write(tmp_path, config, state), weights="ema")
+        compvis.read(*write_checkpoint(tmp_path, config, state), weights="ema")
 
 
 def test_averages_of_a_lone_autoencoder_are_read(tmp_path: Path) -> None:
-    raw = theirs(TINY_FIRST_STAGE, "")
+    raw = random_state(TINY_FIRST_STAGE, "")
     averages = {"model_ema." + key.replace(".", ""): tensor + 1 for key, tensor in raw.items()}
     both = raw | averages | {"model_ema.num_updates": torch.tensor(3), "colorize": torch.zeros(3, 9, 1, 1)}
-    paths = write(tmp_path, TINY_FIRST_STAGE, both)
+    paths = write_checkpoint(tmp_path, TINY_FIRST_STAGE, both)
     average, plain = compvis.read(*paths), compvis.read(*paths, weights="raw")
     for ours, other in zip(average.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, other + 1)
     with pytest.raises(compvis.CompVisError, match=r"weights: the file has no averaged \(ema\) weights; choose raw"):
-        compvis.read(*write(tmp_path, TINY_FIRST_STAGE, raw), weights="ema")
+        compvis.read(*write_checkpoint(tmp_path, TINY_FIRST_STAGE, raw), weights="ema")
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (change("beta_schedule", "quadratic"), "model.params: beta_schedule: 'quadratic' cannot be read; permitted"),
-        (change("parameterization", "mu"), "parameterization: 'mu' cannot be read; permitted: eps, x0, v"),
-        (change("unet_config.params.out_channels", 4), "of another shape: out.2.weight"),
-        (change("unet_config.params.num_res_blocks", 2), "missing: input_blocks.2"),
-        (change("unet_config.params.model_channels", 48), "channels: 48 is not a multiple of 32"),
-        (change("first_stage_config.params.ddconfig.ch_mult", [1, 2]), "of another shape: "),
-        (change("cond_stage_config", "__is_first_stage__"), "first stage with conditioning_key concat and 0"),
-        (change("cosine_s", 0.01), "model.params: cosine_s: 0.01 cannot be read; permitted: 0.008"),
-        (change("linear_start", "a lot"), "model.params: linear_start: 'a lot' cannot be read; permitted: a number"),
-        (change("unet_config.params.num_classes", 7), "num_classes: 7, but label_emb.weight is missing"),
-        (change("unet_config", 3), "target: 3 cannot be read"),
-        (change("unet_config.params.in_channels", -1), "in_channels: -1 cannot be read; permitted: positive integers"),
-        (change("unet_config.params.num_heads", None), "num_heads: missing"),
-        (change("first_stage_config.params.ddconfig", [1]), "AutoencoderKL: params: [1] are not parameters"),
-        (change("first_stage_config.params.embed_dim", True), "embed_dim: True cannot be read"),
-        (change("timesteps", float("inf")), "timesteps: inf cannot be read; permitted: a number"),
-        (change("cond_stage_key", "../key"), "cond_stage_key: '../key' cannot be read; permitted: letters, digits"),
-        (change("cond_stage_config", {"target": "FrozenCLIPEmbedder"}), "FrozenCLIPEmbedder cannot be read; permitted"),
-        (change("unet_config.params", "none"), "UNetModel: params: 'none' are not parameters"),
+        (change_config("beta_schedule", "quadratic"), "model.params: beta_schedule: 'quadratic' cannot be read; permitted"),
+        (change_config("parameterization", "mu"), "parameterization: 'mu' cannot be read; permitted: eps, x0, v"),
+        (change_config("unet_config.params.out_channels", 4), "of another shape: out.2.weight"),
+        (change_config("unet_config.params.num_res_blocks", 2), "missing: input_blocks.2"),
+        (change_config("unet_config.params.model_channels", 48), "channels: 48 is not a multiple of 32"),
+        (change_config("first_stage_config.params.ddconfig.ch_mult", [1, 2]), "of another shape: "),
+        (change_config("cond_stage_config", "__is_first_stage__"), "first stage with conditioning_key concat and 0"),
+        (change_config("cosine_s", 0.01), "model.params: cosine_s: 0.01 cannot be read; permitted: 0.008"),
+        (change_config("linear_start", "a lot"), "model.params: linear_start: 'a lot' cannot be read; permitted: a number"),
+        (change_config("unet_config.params.num_classes", 7), "num_classes: 7, but label_emb.weight is missing"),
+        (change_config("unet_config", 3), "target: 3 cannot be read"),
+        (change_config("unet_config.params.in_channels", -1), "in_channels: -1 cannot be read; permitted: positive integers"),
+        (change_config("unet_config.params.num_heads", None), "num_heads: missing"),
+        (change_config("first_stage_config.params.ddconfig", [1]), "AutoencoderKL: params: [1] are not parameters"),
+        (change_config("first_stage_config.params.embed_dim", True), "embed_dim: True cannot be read"),
+        (change_config("timesteps", float("inf")), "timesteps: inf cannot be read; permitted: a number"),
+        (change_config("cond_stage_key", "../key"), "cond_stage_key: '../key' cannot be read; permitted: letters, digits"),
+        (change_config("cond_stage_config", {"target": "FrozenCLIPEmbedder"}), "FrozenCLIPEmbedder cannot be read; permitted"),
+        (change_config("unet_config.params", "none"), "UNetModel: params: 'none' are not parameters"),
         (
-            change("unet_config", {"target": "UNetModel", "params": {"num_heads": 1}}),
+            change_config("unet_config", {"target": "UNetModel", "params": {"num_heads": 1}}),
             "params: in_channels is missing",
         ),
     ],
@@ -179,7 +179,7 @@ def test_a_configuration_that_does_not_fit_is_refused_by_parameter(
 ) -> None:
     config, state = parts
     with pytest.raises(compvis.CompVisError) as caught:
-        compvis.read(*write(tmp_path, changed(config), state))
+        compvis.read(*write_checkpoint(tmp_path, changed(config), state))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -187,14 +187,14 @@ def test_a_configuration_that_does_not_fit_is_refused_by_parameter(
 def test_unknown_keys_are_listed(tmp_path: Path, parts: Any) -> None:
     config, state = parts
     with pytest.raises(compvis.CompVisError, match=r"Keys unexpected: other\.weight"):
-        compvis.read(*write(tmp_path, config, state | {"other.weight": torch.ones(1)}))
+        compvis.read(*write_checkpoint(tmp_path, config, state | {"other.weight": torch.ones(1)}))
     with pytest.raises(compvis.CompVisError, match=r"unconditional, but the file has cond_stage_model\.weight"):
-        compvis.read(*write(tmp_path, config, state | {"cond_stage_model.weight": torch.ones(1)}))
+        compvis.read(*write_checkpoint(tmp_path, config, state | {"cond_stage_model.weight": torch.ones(1)}))
 
 
 def test_numbers_that_yaml_reads_as_strings_are_accepted(tmp_path: Path, parts: Any) -> None:
     config, state = parts
-    model = compvis.read(*write(tmp_path, change("linear_start", "1e-4")(config), state))
+    model = compvis.read(*write_checkpoint(tmp_path, change_config("linear_start", "1e-4")(config), state))
     assert isinstance(model, LatentDiffusion)
     assert model.diffusion.config.beta_start == 1e-4
 
@@ -209,7 +209,7 @@ def test_a_pixel_space_model_is_read(tmp_path: Path, parts: Any, target: str) ->
         del config["params"]["first_stage_config"], config["params"]["cond_stage_config"]
     config["params"]["scale_factor"] = 1.0
     state = {key: value for key, value in state.items() if not key.startswith("first_stage_model.")}
-    model = compvis.read(*write(tmp_path, config, state))
+    model = compvis.read(*write_checkpoint(tmp_path, config, state))
     assert isinstance(model, LatentDiffusion)
     assert model.autoencoder.config.regularisation == "identity"
     (image,) = sampling.generate(

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.compvis import TINY_FIRST_STAGE, theirs, tiny, write
+from tests.support.compvis import TINY_FIRST_STAGE, random_state, tiny_checkpoint, write_checkpoint
 from training.model.autoencoder import Autoencoder
 from training.model.interop import compvis
 
 
 @pytest.fixture
 def parts() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return tiny()
+    return tiny_checkpoint()
 
 
 def test_state_of_the_trainer_in_a_file_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,10 +31,10 @@ def test_state_of_the_trainer_in_a_file_is_ignored(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(sys.modules[path], "ModelCheckpoint", checkpoint_class, raising=False)
     callback = checkpoint_class()
     callback.monitor = "val/rec_loss"
-    _, config = write(tmp_path, TINY_FIRST_STAGE, {})
+    _, config = write_checkpoint(tmp_path, TINY_FIRST_STAGE, {})
     content = {
         "callbacks": {checkpoint_class: {"best_model_score": np.float64(0.5)}, "saved": callback},
-        "state_dict": theirs(TINY_FIRST_STAGE, ""),
+        "state_dict": random_state(TINY_FIRST_STAGE, ""),
     }
     torch.save(content, tmp_path / "model.ckpt")
     monkeypatch.undo()
@@ -48,7 +48,7 @@ class Malicious:
 
 def test_a_pickle_with_code_is_refused_without_running_it(tmp_path: Path, parts: Any) -> None:
     config, _ = parts
-    checkpoint, described = write(tmp_path, config, {"model.weight": Malicious()})
+    checkpoint, described = write_checkpoint(tmp_path, config, {"model.weight": Malicious()})
     marker = Path("/tmp/darkroom-was-here")
     marker.unlink(missing_ok=True)
     for content in (checkpoint.read_bytes(), pickle.dumps(Malicious())):
@@ -61,7 +61,7 @@ def test_a_pickle_with_code_is_refused_without_running_it(tmp_path: Path, parts:
 
 def test_unreadable_files_are_refused_with_the_reason(tmp_path: Path, parts: Any) -> None:
     config, state = parts
-    checkpoint, described = write(tmp_path, config, state)
+    checkpoint, described = write_checkpoint(tmp_path, config, state)
 
     def read_error() -> str:
         with pytest.raises(compvis.CompVisError) as caught:
