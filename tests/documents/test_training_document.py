@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.previews import small_previews
 from training.experiments import compose
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
@@ -20,6 +22,12 @@ SMALLER = {
     "training.train": ["steps=2", "batch_size=4", "device=cpu", "pictures_every=9"],
     "training.evaluate": ["--steps", "2", "--images", "40"],
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_previews() -> Iterator[None]:
+    with small_previews():
+        yield
 
 
 def commands(document: str) -> list[str]:

@@ -22,7 +22,8 @@ from PIL import Image
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
 
-STEPS = 24  # of the diffusion model
+STEPS = 48  # of the diffusion model: enough for a kill in the midst of them
+NARROW = "model.unet.channels=32"
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,7 @@ def demo(root: Path) -> str:
         *("--autoencoder-override", "steps=20"),
         *("--diffusion-override", f"steps={STEPS}"),
         *("--diffusion-override", "pictures_every=1000"),
+        *("--diffusion-override", NARROW),
         *("--evaluation-images", "40"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -116,7 +118,8 @@ def run_again(root: Path, *parameters: str, images: int = 40) -> list[str]:
     """The command that trains the demo's diffusion model once more, on the autoencoder that it published."""
     return [
         "pipeline", "run", "diffusion", "autoencoder=digits-autoencoder", f"diffusion_overrides=steps={STEPS}",
-        "diffusion_overrides=pictures_every=1000", f"sampling=images={images}", *parameters,
+        "diffusion_overrides=pictures_every=1000", f"diffusion_overrides={NARROW}",
+        f"sampling=images={images}", *parameters,
     ]  # fmt: skip
 
 

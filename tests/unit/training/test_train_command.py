@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from tests.support.previews import small_previews
 from training import encode_latents, evaluate, train
 from training.data.image_set import ImageSet
 from training.evaluation.second_stage import Sampling
@@ -32,6 +34,12 @@ SMALL_SECOND = [
 
 SMALL = ["data.root={bars}", "data.image_size=16"]
 SECOND = ["experiment=digits_diffusion", *SMALL, "autoencoder={first}"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_previews() -> Iterator[None]:
+    with small_previews():
+        yield
 
 
 def size_of(path: Path) -> tuple[int, int]:

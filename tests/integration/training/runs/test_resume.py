@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.previews import small_previews
 from training import train
 from training.data import image_set
 from training.experiments.schema import ExperimentError
@@ -22,24 +23,24 @@ from training.model import release
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 
-STEPS, EVERY = 24, 4
+STEPS, EVERY = 16, 4
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 images of 32x32 pixels in colour, with labels and captions."""
+    """48 images of 24x24 pixels in colour, with labels and captions."""
     root = tmp_path_factory.mktemp("scenes")
     rng = np.random.default_rng(0)
-    images = np.repeat(np.repeat(rng.integers(0, 255, (48, 4, 4, 3)), 8, axis=1), 8, axis=2).astype(np.uint8)
+    images = np.repeat(np.repeat(rng.integers(0, 255, (48, 4, 4, 3)), 6, axis=1), 6, axis=2).astype(np.uint8)
     records = [{"name": f"{i}", "label": i % 3, "text": f"scene number {i % 7}"} for i in range(48)]
     image_set.write(root, name="scenes", images=images, records=records, train_count=40, classes=["a", "b", "c"])
     return root
 
 
 COMMON = ["batch_size=8", "device=cpu", f"steps={STEPS}", f"checkpoint.every_steps={EVERY}", "data=images",
-          "data.image_size=32", "data.flip=true", "pictures_every=20", "optimiser.warmup_steps=3"]  # fmt: skip
-FIRST = ["model.channels=32", "model.multipliers=[1,1]", "model.res_blocks=1", "model.middle_attention=false",
-         "model.dropout=0.1", "loss.adversarial_weight=0.5", "loss.adversarial_start=9", "loss.equivariance=0.5",
+          "data.image_size=24", "data.flip=true", "pictures_every=12", "optimiser.warmup_steps=3"]  # fmt: skip
+FIRST = ["model.channels=32", "model.multipliers=[1,1,1]", "model.res_blocks=1", "model.middle_attention=false",
+         "model.dropout=0.1", "loss.adversarial_weight=0.5", "loss.adversarial_start=6", "loss.equivariance=0.5",
          "loss.r1_weight=0.1"]  # fmt: skip
 SECOND = ["model.unet.channels=32", "model.unet.multipliers=[1]", "model.unet.res_blocks=1",
           "model.unet.attention_factors=[1]", "model.unet.dropout=0.1", "model.unet.context_width=32",
@@ -53,6 +54,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_previews() -> Iterator[None]:
+    with small_previews():
+        yield
 
 
 @dataclass(frozen=True)
@@ -177,9 +184,9 @@ def test_other_images_are_named_too(first: Stage, first_output: Path, scenes: Pa
 
 def test_steps_may_be_added_to_a_run_of_constant_rate(second: Stage, tmp_path: Path) -> None:
     constant = "optimiser.schedule=constant"
-    second.run(tmp_path / "more", constant, "steps=8")
-    second.run(tmp_path / "more", constant, "steps=12")
-    second.run(tmp_path / "whole", constant, "steps=12")
+    second.run(tmp_path / "more", constant, "steps=4")
+    second.run(tmp_path / "more", constant, "steps=6")
+    second.run(tmp_path / "whole", constant, "steps=6")
     digests = [release.read(tmp_path / output / "release").digest for output in ("more", "whole")]
     assert digests[0] == digests[1]
 
@@ -196,7 +203,7 @@ def test_two_ranks_share_the_batch_of_one(kind: str, request: pytest.FixtureRequ
     The rate is small, for Adam's first steps make of gradients near zero, whose sign rounding decides, whole ones.
     """
     stage: Stage = request.getfixturevalue(kind)
-    more = ["steps=12", "pictures_every=100", "optimiser.learning_rate=1e-5"]
+    more = ["steps=8", "pictures_every=100", "optimiser.learning_rate=1e-5"]
     if kind != "second":  # batch norms of the discriminator see half a batch each on CPUs; it joins at the end
         more += ["model.dropout=0.0", "accumulate=2", "loss.r1_weight=0"]
     else:
@@ -206,6 +213,6 @@ def test_two_ranks_share_the_batch_of_one(kind: str, request: pytest.FixtureRequ
         said, error = process.communicate()
     assert process.returncode == 0, said + error
     one, two = (np.array(losses(tmp_path / output)) for output in ("one", "two"))
-    assert len(one) == len(two) == 12
+    assert len(one) == len(two) == 8
     np.testing.assert_allclose(two, one, rtol=1e-5)
     assert (tmp_path / "two" / "release").is_dir()
