@@ -61,6 +61,7 @@ def stack(stack_root: Path) -> Iterator["Stack"]:
         patch.setenv("DARKROOM_ROOT", str(stack_root))
         try:
             with closing(start_stack(stack_root)) as running:
+                running.commit_without_waiting()
                 yield running
         finally:
             lifecycle.stop(stack_root)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from PIL import Image
 
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
+from tests.support.commands import Completed, call_darkroom, run_darkroom
 
 STEPS = 48  # of the diffusion model: enough for a kill in the midst of them
 NARROW = "model.unet.channels=32"
@@ -35,22 +36,29 @@ def root() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def darkroom(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
-    return subprocess.run(
-        [sys.executable, "-m", "services.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-        env=environment | {"DARKROOM_ROOT": str(root), "COLUMNS": "200"},
-    )
+@pytest.fixture(autouse=True, scope="module")
+def _no_settings() -> Iterator[None]:
+    """Hide the settings of the person who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("DARKROOM_")]:
+            patch.delenv(name)
+        yield
 
 
-def as_json(root: Path, *arguments: str) -> Any:
-    done = darkroom(root, *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def darkroom(root: Path, *arguments: str) -> Completed:
+    return run_darkroom(root, *arguments, timeout=500)
+
+
+@pytest.fixture
+def read_json(root: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """What a command prints with --json, run within this process."""
+
+    def read(*arguments: str) -> Any:
+        done = call_darkroom(capsys, root, *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return read
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +88,22 @@ def test_the_demo_ends_with_a_sheet_a_manifest_and_where_to_look(demo: str, root
     assert "INSERT INTO jobs (model, request) VALUES ('digits@production'" in demo
 
 
-def test_both_releases_are_in_production_with_what_they_scored(demo: str, root: Path) -> None:
-    releases = as_json(root, "releases", "list")
+def test_both_releases_are_in_production_with_what_they_scored(
+    demo: str, root: Path, read_json: Callable[..., Any]
+) -> None:
+    releases = read_json("releases", "list")
     assert [(release["name"], release["version"], release["aliases"]) for release in releases] == [
         ("digits-autoencoder", 1, ["candidate", "production"]),
         ("digits", 1, ["candidate", "production"]),
     ]
-    autoencoder, diffusion = (as_json(root, "releases", "show", r["name"]) for r in releases)
+    autoencoder, diffusion = (read_json("releases", "show", r["name"]) for r in releases)
     shared = "autoencoder.safetensors"
     assert autoencoder["files"][shared] == diffusion["files"][shared], "stored once, under one sha256"
     assert autoencoder["evaluations"][0]["metrics"]["psnr"] > 10
     assert 0 <= diffusion["evaluations"][0]["metrics"]["class_accuracy"] <= 1
 
 
-def test_after_sigkill_of_everything_nothing_is_lost(demo: str, root: Path) -> None:
+def test_after_sigkill_of_everything_nothing_is_lost(demo: str, root: Path, read_json: Callable[..., Any]) -> None:
     services = json.loads(darkroom(root, "status", "--json").stdout)["services"]
     assert {service["name"] for service in services} == {"postgres", "broker", "s3", "dispatcher", "worker"}
     for service in services:
@@ -104,8 +114,8 @@ def test_after_sigkill_of_everything_nothing_is_lost(demo: str, root: Path) -> N
     assert darkroom(root, "status").returncode == 1
     up = darkroom(root, "up")
     assert up.returncode == 0, up.stderr
-    assert [release["name"] for release in as_json(root, "releases", "list")] == ["digits-autoencoder", "digits"]
-    job = as_json(root, "jobs", "show", before)
+    assert [release["name"] for release in read_json("releases", "list")] == ["digits-autoencoder", "digits"]
+    job = read_json("jobs", "show", before)
     assert (job["state"], job["succeeded"]) == ("succeeded", 160)
     images = root / "images"
     assert darkroom(root, "jobs", "outputs", before, "--download", str(images)).returncode == 0
@@ -157,30 +167,32 @@ def test_a_stage_that_is_killed_goes_on_when_the_pipeline_is_run_again(
     assert "published digits@1 as candidate" in again.stdout
 
 
-def test_a_worse_model_is_refused_and_nothing_moves(demo: str, root: Path) -> None:
+def test_a_worse_model_is_refused_and_nothing_moves(demo: str, root: Path, read_json: Callable[..., Any]) -> None:
     """The rules are of 50 images, and what is in production was judged by 40: it is judged again."""
-    before = as_json(root, "releases", "list")
+    before = read_json("releases", "list")
     rules = ["gate=class_accuracy >= 1", "gate=frechet_distance <= 1.01 * production"]
     done = darkroom(root, *run_again(root, *rules, images=50))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "gate: refused, compared with digits@1" in done.stdout
     assert re.search(r"gate: class_accuracy >= 1: 0\.\d+ is not >= 1", done.stdout)
     assert re.search(r"gate: frechet_distance <= 1\.01 \* production: (\S+) is <= ", done.stdout)
-    evaluations = as_json(root, "releases", "show", "digits")["evaluations"]
+    evaluations = read_json("releases", "show", "digits")["evaluations"]
     assert [one["metrics"]["images"] for one in evaluations] == [40, 50]
     assert "published" not in done.stdout
-    assert as_json(root, "releases", "list") == before
+    assert read_json("releases", "list") == before
 
 
-def test_a_failing_stage_is_named_with_its_own_words_and_nothing_is_promoted(demo: str, root: Path) -> None:
-    before = as_json(root, "releases", "list")
+def test_a_failing_stage_is_named_with_its_own_words_and_nothing_is_promoted(
+    demo: str, root: Path, read_json: Callable[..., Any]
+) -> None:
+    before = read_json("releases", "list")
     done = darkroom(root, *run_again(root, "diffusion_overrides=model.unet.in_channels=3"))
     assert done.returncode == 1
     assert "train-diffusion: " in done.stderr
     assert "model.unet" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "FAILED" in done.stdout, "the last stage tells how the run ended"
-    assert as_json(root, "releases", "list") == before
+    assert read_json("releases", "list") == before
 
 
 @pytest.mark.parametrize(

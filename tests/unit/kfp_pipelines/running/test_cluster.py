@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from kfp_pipelines.running import data_version
 from services.cli import app
-from tests.support.kfp_api import Request, FakeKubeflow, serve
+from tests.support.kfp_api import FakeKubeflow, Request, serve
 from training.errors import DarkroomError
 
 IMAGE = f"images.example/darkroom@sha256:{'0' * 64}"
@@ -52,7 +52,9 @@ def conforms(request: Request, model: str) -> Any:
 
 
 def sent(server: FakeKubeflow, method: str, path: str) -> list[Request]:
-    return [request for request in server.requests if (request.method, request.path) == (method, f"/apis/v2beta1/{path}")]
+    return [
+        request for request in server.requests if (request.method, request.path) == (method, f"/apis/v2beta1/{path}")
+    ]
 
 
 def test_a_pipeline_is_uploaded_under_its_version_and_run(server: FakeKubeflow) -> None:

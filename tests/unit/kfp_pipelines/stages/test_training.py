@@ -1,6 +1,7 @@
 """Images and latents that stay on a volume: stages pass on a pointer, and read through it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from kfp_pipelines.stages import entry, training
+from tests.support.previews import small_previews
 from training.data import image_set, latents, pointer
 from training.data.image_set import DataError
 from training.model import release
@@ -24,6 +26,12 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(24):
         Image.fromarray(draw.integers(0, 255, (16, 16, 3)).astype(np.uint8)).save(folder / f"{i:02d}.png")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_previews() -> Iterator[None]:
+    with small_previews():
+        yield
 
 
 def files(folder: Path) -> set[str]:
