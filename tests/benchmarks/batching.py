@@ -1,9 +1,9 @@
-"""Step-level batching beside its alternatives: `python -m tests.benchmarks.batching [--requests N] [--rows B]`.
+"""Step-level batching compared with its alternatives: `python -m tests.benchmarks.batching [--requests N] [--rows B]`.
 
-A mix of requests as a service sees it: 1 to 64 images, 10 to 50 steps, with and without guidance, in the order in which
-they came. The same engine, on the same fixed number of rows, is given them in three ways: all as they come, so that
-images join and leave at every step; in static batches, each of as many images as fit, which waits for its slowest; and
-request by request, as one task for each would. Images per second; medians of alternating repeats.
+A mix of requests as a service receives it: 1 to 64 images, 10 to 50 steps, with and without guidance, in order of
+arrival. The same engine with the same number of rows runs them in three ways: step by step, where images join and
+leave at every step; in static batches, each of as many images as fit, which last as long as their slowest image; and
+request by request, as a task for each request would. Reports images per second, the median of alternating repeats.
 
 --step S simulates a device: every evaluation sleeps until S seconds have passed, as it would wait for a GPU.
 """
@@ -26,8 +26,8 @@ from tests.support.releases import make_tiny_release
 Request = list[ImageSpec]
 
 
-def mix(count: int, seed: int = 0) -> list[Request]:
-    """Requests: many small, a few large, as sizes are in practice."""
+def mixed_requests(count: int, seed: int = 0) -> list[Request]:
+    """Return requests: many small ones and a few large ones, as in practice."""
     draw = random.Random(seed)
     requests = []
     for number in range(count):
@@ -41,12 +41,12 @@ def mix(count: int, seed: int = 0) -> list[Request]:
 
 
 def step_level(requests: Sequence[Request], rows: int) -> Iterator[list[ImageSpec]]:
-    """Everything at once: the engine lets images join as there is room."""
+    """Give the engine all images at once; it lets them join when there is room."""
     yield [spec for request in requests for spec in request]
 
 
 def static(requests: Sequence[Request], rows: int) -> Iterator[list[ImageSpec]]:
-    """As many images as fit; the next batch begins when all of them are done."""
+    """Give the engine as many images as fit; the next batch starts when all of them are done."""
     batch: list[ImageSpec] = []
     used = 0
     for spec in (spec for request in requests for spec in request):
@@ -60,7 +60,7 @@ def static(requests: Sequence[Request], rows: int) -> Iterator[list[ImageSpec]]:
 
 
 def one_by_one(requests: Sequence[Request], rows: int) -> Iterator[list[ImageSpec]]:
-    """A task for each request."""
+    """Give the engine one request at a time."""
     yield from requests
 
 
@@ -71,8 +71,8 @@ WAYS: dict[str, Callable[[Sequence[Request], int], Iterator[list[ImageSpec]]]] =
 }
 
 
-def seconds(engine: Engine[object], groups: Iterator[list[ImageSpec]]) -> tuple[float, int]:
-    """How long the groups take, one after the other, and how many network evaluations."""
+def run_groups(engine: Engine[object], groups: Iterator[list[ImageSpec]]) -> tuple[float, int]:
+    """Run the groups one after the other. Returns the seconds and the number of network evaluations."""
     begun, steps = time.perf_counter(), 0
     for group in groups:
         for spec in group:
@@ -84,7 +84,7 @@ def seconds(engine: Engine[object], groups: Iterator[list[ImageSpec]]) -> tuple[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--rows", type=int, default=32)
@@ -93,17 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.step:
         exec(SLOW_STEP.format(options.step), {})
-    requests = mix(options.requests)
+    requests = mixed_requests(options.requests)
     images = sum(len(request) for request in requests)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine[object](make_tiny_release(Path(folder) / "tiny"), rows=options.rows)
     found: dict[str, list[float]] = {name: [] for name in WAYS}
     evaluations: dict[str, int] = {}
-    seconds(engine, iter([requests[0]]))  # warms up
+    run_groups(engine, iter([requests[0]]))  # warms up
     for _ in range(options.repeats):
         for name, way in WAYS.items():
-            taken, evaluations[name] = seconds(engine, way(requests, options.rows))
+            taken, evaluations[name] = run_groups(engine, way(requests, options.rows))
             found[name].append(images / taken)
     best = statistics.median(found["step-level"])
     print(f"{len(requests)} requests, {images} images, {options.rows} rows, {engine.profile}")

@@ -1,10 +1,10 @@
-"""What one worker makes of a release, and what a pool's values follow from it.
+"""The capacity of one worker for a release, and the values of a pool that follow from it.
 
     python -m tests.benchmarks.capacity RELEASE --condition '{"class_label": 3}' --steps 20 --rows 32 --seconds 120
 
-Keeps a worker busy with jobs of one kind, reads its /metrics twice, and prints the inputs of the capacity table in
-docs/operations.md, what its formula makes of them, and how many images there really were. Run it on the GPU and with
-the release that the pool is for.
+Keeps a worker busy with jobs of one kind and reads its /metrics twice. Prints the inputs of the capacity table in
+docs/operations.md, the results of its formula, and the number of images that were really made. Run it with the GPU and
+the release of the pool.
 """
 
 import argparse
@@ -24,8 +24,8 @@ WARM_UP_S = 30.0  # the release is loaded, the batch is full
 PER_JOB = 64
 
 
-def count_labels(stack: Stack, job: dict[str, object], model: str, rows: int, seconds: float) -> dict[str, float]:
-    """By how much each of the worker's numbers grew, and the seconds it took as `seconds`."""
+def measure_increases(stack: Stack, job: dict[str, object], model: str, rows: int, seconds: float) -> dict[str, float]:
+    """Return the increase of each of the worker's metrics, and the elapsed time as `seconds`."""
     port = free_port()
     environment = {"DARKROOM_METRICS_PORT": str(port), "DARKROOM_ROWS": str(rows)}
     with stack.process("dispatcher"), stack.process("worker", **environment) as worker:
@@ -48,7 +48,7 @@ def count_labels(stack: Stack, job: dict[str, object], model: str, rows: int, se
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("release", type=Path)
     parser.add_argument("--condition", type=json.loads, default={}, help="one item of the request, as JSON")
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with fresh_stack() as stack:
         with stack.engine("publisher").begin() as connection:
             name, version = releases.publish(connection, stack.store(), options.release)
-        seen = count_labels(stack, job, f"{name}@{version}", options.rows, options.seconds)
+        seen = measure_increases(stack, job, f"{name}@{version}", options.rows, options.seconds)
     steps = seen["darkroom_step_seconds_count"]
     step_s = seen["darkroom_step_seconds_sum"] / steps
     fill = seen["darkroom_rows_used_total"] / (steps * options.rows)

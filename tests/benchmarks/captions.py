@@ -1,6 +1,7 @@
-"""Which captions of drawn scenes are obeyed: `python -m tests.benchmarks.captions RELEASE DATA [--guidance G]`.
+"""How samples obey the captions of drawn scenes: `python -m tests.benchmarks.captions RELEASE DATA [--guidance G]`.
 
-By the number of shapes: all of the caption; its shapes, colours and ground however they lie; as many shapes.
+Counts, by the number of shapes: images that match the whole caption; the shapes, colours and ground in any layout; and
+the number of shapes.
 """
 
 import argparse
@@ -16,8 +17,8 @@ from training.model.pixels import to_bytes
 RELATIONS = (" left of ", " right of ", " above ", " below ")
 
 
-def asked(caption: str) -> tuple[list[str], str]:
-    """The shapes of a caption, sorted, and its ground."""
+def parse_caption(caption: str) -> tuple[list[str], str]:
+    """Return the shapes of a caption, sorted, and its ground."""
     words, _, ground = caption.rpartition(" on ")
     for relation in RELATIONS:
         words = words.replace(relation, " and ")
@@ -38,7 +39,7 @@ def main() -> None:
     counts: dict[str, Counter[int]] = {name: Counter() for name in ("captions", "all", "shapes", "number")}
     for image, request in zip(samples, questions.requests, strict=True):
         (caption,), seen = request.values(), shapes.read_back(image)
-        wanted, ground = asked(caption)
+        wanted, ground = parse_caption(caption)
         number = len(wanted)
         counts["captions"][number] += 1
         counts["all"][number] += shapes.matches(seen, caption)

@@ -1,9 +1,9 @@
-"""The dashboard's panels as a real Prometheus answers them, after a real run: one picture.
+"""One picture of the dashboard's panels, as a real Prometheus answers them after a real run.
 
     python -m tests.benchmarks.dashboard docs/results/dashboard.png
 
-Starts a stack of its own with a dispatcher, an exporter and two workers, one of which is killed on the way, gives them
-jobs for some minutes, and asks Prometheus (Debian: apt-get install prometheus) each query of the chart's dashboard.
+Starts a stack with a dispatcher, an exporter and two workers, one of which is killed on the way, gives them jobs for
+some minutes, and asks Prometheus (Debian: apt-get install prometheus) every query of the chart's dashboard.
 """
 
 import json
@@ -33,8 +33,8 @@ STEP_S = 5
 COLUMNS = 4
 
 
-def configuration(folder: Path, targets: dict[str, int]) -> Path:
-    """Prometheus' configuration: the four processes, and the chart's rules."""
+def write_configuration(folder: Path, targets: dict[str, int]) -> Path:
+    """Write the configuration of Prometheus: the four processes and the chart's rules."""
     shutil.copy(CHART / "rules.yaml", folder / "rules.yaml")
     scraped = [
         {"targets": [f"127.0.0.1:{port}"], "labels": {"component": name.split("-")[0], "pod": name}}
@@ -51,7 +51,7 @@ def configuration(folder: Path, targets: dict[str, int]) -> Path:
 
 
 def run_jobs(stack: Stack, minutes: float, together: int) -> None:
-    """Requests of three kinds, so many together every few seconds; a bad one now and then."""
+    """Submit requests of three kinds, `together` of them every few seconds, and an invalid one now and then."""
     draw, until = random.Random(0), time.monotonic() + 60 * minutes
     while time.monotonic() < until:
         for _ in range(together):
@@ -63,8 +63,8 @@ def run_jobs(stack: Stack, minutes: float, together: int) -> None:
         time.sleep(6)
 
 
-def asked(port: int, expression: str, start: float, stop: float) -> list[dict[str, Any]]:
-    """The series of a query over the run."""
+def query_range(port: int, expression: str, start: float, stop: float) -> list[dict[str, Any]]:
+    """Return the series of a query over the run."""
     query = {"query": expression.replace("$namespace", ".*"), "start": start, "end": stop, "step": STEP_S}
     values = urllib.parse.urlencode(query)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query_range?{values}", timeout=30) as answer:
@@ -72,14 +72,14 @@ def asked(port: int, expression: str, start: float, stop: float) -> list[dict[st
 
 
 def legend(pattern: str, labels: dict[str, str]) -> str:
-    """A series' name, as Grafana makes it."""
+    """Return the name of a series, as Grafana forms it."""
     for name, value in labels.items():
         pattern = pattern.replace("{{" + name + "}}", value or "-")
     return pattern
 
 
 def draw(panels: list[dict[str, Any]], port: int, start: float, stop: float, path: Path) -> list[str]:
-    """The picture; returns the titles of panels without any data."""
+    """Draw the panels. Returns the titles of panels without data."""
     rows = math.ceil(len(panels) / COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(5 * COLUMNS, 2.7 * rows), layout="constrained")
     empty = []
@@ -88,7 +88,7 @@ def draw(panels: list[dict[str, Any]], port: int, start: float, stop: float, pat
         series = [
             (legend(target["legendFormat"], one["metric"]), one["values"])
             for target in panel["targets"]
-            for one in asked(port, target["expr"], start, stop)
+            for one in query_range(port, target["expr"], start, stop)
         ]
         for name, values in series:
             axis.plot([t - start for t, _ in values], [float(value) for _, value in values], label=name, linewidth=1)
@@ -108,13 +108,13 @@ def draw(panels: list[dict[str, Any]], port: int, start: float, stop: float, pat
 
 
 def main(path: Path) -> None:
-    """Run, ask, draw."""
+    """Run the jobs, query Prometheus and draw the panels."""
     ports = {name: free_port() for name in ("dispatcher", "exporter", "worker-a", "worker-b")}
     panels = [one for one in json.loads((CHART / "dashboard.json").read_text())["panels"] if "targets" in one]
     with fresh_stack() as stack:
         folder, port = stack.root / "prometheus", free_port()
         folder.mkdir()
-        options = {"config.file": configuration(folder, ports), "storage.tsdb.path": folder / "data",
+        options = {"config.file": write_configuration(folder, ports), "storage.tsdb.path": folder / "data",
                    "web.listen-address": f"127.0.0.1:{port}"}  # fmt: skip
         with (folder / "log").open("w") as log:
             server = subprocess.Popen(["prometheus", *(f"--{k}={v}" for k, v in options.items())], stderr=log)

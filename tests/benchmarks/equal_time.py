@@ -1,10 +1,10 @@
-"""Variants of a model after equal time: `python -m tests.benchmarks.equal_time VARIANTS.yaml DATA OUTPUT`.
+"""Variants of a model after equal training time: `python -m tests.benchmarks.equal_time VARIANTS.yaml DATA OUTPUT`.
 
-VARIANTS.yaml maps each variant's name to the fields of its training. All are trained in turns, to each of the minutes
-given; start and encoding of latents count. Everything runs on one thread and its time is the processor's: the clock's
-on a machine that does nothing else, and fair on one that does. Then samples are compared with the training images, and
-at the last mark at several step counts. Figures go to OUTPUT/equal_time.jsonl line by line, so that what was stopped
-goes on; then the plot, OUTPUT/equal_time.png.
+VARIANTS.yaml maps the name of each variant to the fields of its training. The variants are trained in turns up to each
+of the given minutes; startup and the encoding of latents count. Everything runs on one thread and is timed by processor
+time, which is fair on a busy machine. Then samples are compared with the training images, at the last mark with several
+step counts. The figures are appended to OUTPUT/equal_time.jsonl line by line, so that an interrupted comparison can
+resume. The plot is OUTPUT/equal_time.png.
 """
 
 import argparse
@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 
 def train(fields: Sequence[str], output: Path, seconds: float) -> int:
-    """Train on for so many seconds of one processor, then SIGTERM; the step that was reached."""
+    """Train for `seconds` of processor time, then send SIGTERM. Returns the step that was reached."""
     command = [
         sys.executable, "-m", "training.train", *fields, f"output={output}", f"steps={ENDLESS}",
         "optimiser.schedule=constant", f"pictures_every={ENDLESS}", "checkpoint.every_minutes=1000",
@@ -62,8 +62,8 @@ def train(fields: Sequence[str], output: Path, seconds: float) -> int:
     return int(reached[1])
 
 
-def released(fields: Sequence[str], output: Path, step: int, name: str) -> Path:
-    """The release of the step that a run was stopped at."""
+def release_of_step(fields: Sequence[str], output: Path, step: int, name: str) -> Path:
+    """Return the release of the step at which a run was stopped."""
     command = [*fields, f"output={output}", f"steps={step}", "optimiser.schedule=constant", "resume=anyway"]
     subprocess.run(
         [sys.executable, "-m", "training.train", *command], check=True, stdout=subprocess.DEVNULL, env=ONE_THREAD
@@ -74,8 +74,8 @@ def released(fields: Sequence[str], output: Path, step: int, name: str) -> Path:
     return kept
 
 
-def measured(release: Path, images: ImageSet, fidelity: Fidelity, sampling: Sampling) -> Row:
-    """Distance and speed of sampling."""
+def measure(release: Path, images: ImageSet, fidelity: Fidelity, sampling: Sampling) -> Row:
+    """Measure the distance to the training images and the speed of sampling."""
     model, description = load_diffusion(release)
     asked = second_stage.build_requests(description, images, sampling.images)
     begun = time.process_time()
@@ -89,7 +89,7 @@ def measured(release: Path, images: ImageSet, fidelity: Fidelity, sampling: Samp
 
 
 def draw(rows: Sequence[Row], floor: float, path: Path) -> None:
-    """Distance by training time; distance by speed of sampling at the end."""
+    """Plot the distance against training time, and at the end against the speed of sampling."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     last = max(row["minutes"] for row in rows)
     for name in dict.fromkeys(row["variant"] for row in rows):
@@ -113,7 +113,7 @@ def draw(rows: Sequence[Row], floor: float, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and measure what is not measured yet, draw."""
+    """Train and measure what is missing, and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", type=Path)
     parser.add_argument("data", type=Path, help="folder of an image set")
@@ -136,12 +136,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             folder = options.output / re.sub(r"\W+", "-", name)
             step = train(fields, folder, 60 * (mark - before))
-            release = released(fields, folder, step, f"release-{mark:g}")
+            release = release_of_step(fields, folder, step, f"release-{mark:g}")
             found = []
             for steps in STEP_COUNTS if mark == marks[-1] else (STEPS,):
                 sampling = Sampling(options.images, SOLVER, steps, options.guidance)
                 found.append({"variant": name, "minutes": mark, "training_steps": step,
-                              **measured(release, images, fidelity, sampling)})  # fmt: skip
+                              **measure(release, images, fidelity, sampling)})  # fmt: skip
                 print(found[-1], flush=True)
             rows += found
             with table.open("a") as file:

@@ -1,8 +1,8 @@
-"""How many images of a job a judge recognises as the class asked for.
+"""The share of a job's images that a classifier recognises as the requested class.
 
     python tests/benchmarks/judge_job.py JOB_ID
 
-The judge is fitted on the real training digits only; its own accuracy on held-out real digits stands beside it.
+The classifier is trained on the real training digits only. Its accuracy on held-out real digits is printed too.
 """
 
 import io
@@ -22,13 +22,13 @@ from training.model.pixels import to_unit
 
 
 def darkroom(*arguments: str) -> str:
-    """Standard output of a `darkroom` command."""
+    """Return the standard output of a `darkroom` command."""
     command = [sys.executable, "-m", "services.cli", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def main(job_id: str) -> None:
-    """Download, judge, print."""
+    """Download and classify the images, and print the shares."""
     job = json.loads(darkroom("jobs", "show", job_id, "--json"))
     with tempfile.TemporaryDirectory() as folder:
         outputs = json.loads(darkroom("jobs", "outputs", job_id, "--download", folder, "--json"))

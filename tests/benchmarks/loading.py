@@ -1,8 +1,8 @@
-"""The loader alone, beside WebDataset and a plain folder: `python -m tests.benchmarks.loading [--count 2000]`.
+"""The data loader compared with WebDataset and a plain folder: `python -m tests.benchmarks.loading [--count 2000]`.
 
-The same pictures, scenes of 64x64 pixels as PNG, in shuffled batches of float tensors [R, 3, 64, 64] with their
-captions: read from a prepared set (decoded once, by `training.prepare`), decoded from a folder in every epoch, and
-decoded by WebDataset from a tar with a shuffle buffer. One process, no workers; each is run in turn, medians.
+All three read the same scenes of 64x64 pixels, stored as PNG, in shuffled batches of float tensors [R, 3, 64, 64] with
+their captions: from a prepared set (decoded once, by `training.prepare`), from a folder that is decoded in every epoch,
+and from a tar that WebDataset decodes with a shuffle buffer. One process without workers; medians of runs in turn.
 """
 
 import argparse
@@ -36,14 +36,14 @@ from training.model.pixels import to_unit
 SIDE = 64
 
 
-def decoded(body: bytes) -> Tensor:
-    """A PNG as a tensor [3, H, W] in [-1, 1]."""
+def decode_png(body: bytes) -> Tensor:
+    """Decode a PNG to a tensor [3, H, W] in [-1, 1]."""
     pixels = np.asarray(Image.open(io.BytesIO(body)).convert("RGB"))
     return to_unit(torch.from_numpy(pixels[None].copy()))[0]
 
 
 class Folder(Dataset[tuple[Tensor, str]]):
-    """A folder and its metadata.jsonl, as torchvision's ImageFolder and the datasets library's read them."""
+    """A folder with metadata.jsonl, read as the ImageFolder of torchvision and of the datasets library reads it."""
 
     def __init__(self, root: Path) -> None:
         lines = (root / "metadata.jsonl").read_text().splitlines()
@@ -54,11 +54,11 @@ class Folder(Dataset[tuple[Tensor, str]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         path, text = self.rows[index]
-        return decoded(path.read_bytes()), text
+        return decode_png(path.read_bytes()), text
 
 
-def written(scenes: ImageSet, root: Path) -> tuple[Path, Path]:
-    """The set as a folder and as a tar."""
+def write_scenes(scenes: ImageSet, root: Path) -> tuple[Path, Path]:
+    """Write the set as a folder and as a tar. Returns both paths."""
     folder, tar = root / "folder", root / "scenes.tar"
     folder.mkdir()
     with tarfile.open(tar, "w") as archive, (folder / "metadata.jsonl").open("w") as metadata:
@@ -76,7 +76,7 @@ def written(scenes: ImageSet, root: Path) -> tuple[Path, Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=32)
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batch = options.batch
     with tempfile.TemporaryDirectory() as name:
         scenes = shapes.prepare(Path(name) / "scenes", count=options.count, image_size=SIDE)
-        folder, tar = written(scenes, Path(name))
+        folder, tar = write_scenes(scenes, Path(name))
         start = time.perf_counter()
         quiet = Console(file=io.StringIO())
         prepared = prepare.prepare_once(
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         def web() -> Iterator[Any]:
             source = webdataset.WebDataset(str(tar), shardshuffle=False).shuffle(1000)
-            mapped = source.to_tuple("png", "txt").map_tuple(decoded, lambda text: text.decode())
+            mapped = source.to_tuple("png", "txt").map_tuple(decode_png, lambda text: text.decode())
             return iter(mapped.batched(batch, partial=False))
 
         runs: dict[str, Callable[[], Iterator[Any]]] = {"prepared set": ours, "WebDataset": web, "plain folder": plain}

@@ -1,6 +1,7 @@
-"""The losses of several runs side by side: `python -m tests.benchmarks.loss_curves PICTURE.png RUN [RUN ...]`.
+"""The losses of several runs side by side: `python -m tests.benchmarks.loss_curves PLOT.png RUN [RUN ...]`.
 
-Of each run folder: the reconstruction, the discriminator's loss from its start on, and a codebook's perplexity.
+Plots, for each run folder, the reconstruction loss, the discriminator's loss once it starts, and the perplexity of a
+codebook.
 """
 
 import argparse
@@ -17,7 +18,7 @@ SMOOTHED = 25  # steps of the running mean
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of the last steps."""
+    """Return the running mean over SMOOTHED steps."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     count = np.minimum(np.arange(1, len(values) + 1), SMOOTHED)
     ends = np.arange(1, len(values) + 1)
@@ -25,7 +26,7 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw."""
+    """Draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("picture", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")

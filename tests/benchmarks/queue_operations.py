@@ -1,11 +1,11 @@
-"""Queue operations beside procrastinate and pgqueuer: `python -m tests.benchmarks.queue_operations [--count N]`.
+"""Queue operations compared with procrastinate and pgqueuer: `python -m tests.benchmarks.queue_operations [--count N]`.
 
-On one Postgres server, each in a database of its own, in turns:
+All run in turn on one Postgres server, each in its own database:
 submit: N jobs one by one, each in its own transaction.
 submit many: N jobs in one call.
-work: N pieces that do nothing are claimed and completed, ten under way at a time. A piece of ours is the sampling of an
-image, one of ten jobs', whose output row and counters are written; those of the others write only their own state.
-Operations per second, medians. Needs the extra `benchmarks`.
+work: N pieces of work that do nothing are claimed and completed, ten at a time. A piece of Darkroom's work is the
+sampling of an image of one of ten jobs, with its output row and counters; the others write only their own state.
+Reports operations per second, medians. Needs the extra `benchmarks`.
 """
 
 import argparse
@@ -43,34 +43,34 @@ OPERATIONS = ("submit", "submit many", "work")
 Seconds = dict[str, float]
 
 
-def timed(action: Callable[[], Any]) -> float:
-    """Seconds that it takes."""
+def time_action(action: Callable[[], Any]) -> float:
+    """Return the seconds that the action takes."""
     begun = time.perf_counter()
     action()
     return time.perf_counter() - begun
 
 
-async def timed_async(action: Coroutine[Any, Any, Any]) -> float:
-    """Seconds that it takes."""
+async def time_coroutine(action: Coroutine[Any, Any, Any]) -> float:
+    """Return the seconds that the action takes."""
     begun = time.perf_counter()
     await action
     return time.perf_counter() - begun
 
 
-def darkroom(stack: Stack, count: int) -> Seconds:
-    """Ours: submitted by the tenant's login, worked on by the worker's."""
+def measure_darkroom(stack: Stack, count: int) -> Seconds:
+    """Measure Darkroom: the tenant's login submits and the worker's login works."""
     url = stack.settings("submitter").database_url.get_secret_value().replace("+psycopg", "")
     with psycopg.connect(url, autocommit=True) as client:
         insert = "INSERT INTO jobs (model, request) VALUES ('tiny', %s)"
-        one_by_one = timed(lambda: [client.execute(insert, (REQUEST,)) for _ in range(count)])
+        one_by_one = time_action(lambda: [client.execute(insert, (REQUEST,)) for _ in range(count)])
         many = json.dumps([{"model": "tiny", "request": json.loads(REQUEST)}] * count)
-        together = timed(lambda: client.execute("SELECT submit_jobs(%s)", (many,)))
-    pieces(stack, count)
-    return {"submit": one_by_one, "submit many": together, "work": timed(lambda: work(stack))}
+        together = time_action(lambda: client.execute("SELECT submit_jobs(%s)", (many,)))
+    plan_jobs(stack, count)
+    return {"submit": one_by_one, "submit many": together, "work": time_action(lambda: work(stack))}
 
 
-def pieces(stack: Stack, count: int) -> None:
-    """Ten planned jobs with so many shards of one image together; what was submitted before is gone."""
+def plan_jobs(stack: Stack, count: int) -> None:
+    """Replace all jobs by ten planned jobs with `count` shards of one image in total."""
     with stack.engine("migrator").begin() as connection:
         connection.execute(text("TRUNCATE work, outputs, jobs CASCADE"))
     ids = [stack.submit(json.loads(REQUEST)) for _ in range(10)]
@@ -88,7 +88,7 @@ def pieces(stack: Stack, count: int) -> None:
 
 
 def work(stack: Stack) -> None:
-    """Ten threads of one process claim, record an image and finish, until nothing is ready."""
+    """Claim, record an image and finish with ten threads until nothing is ready."""
     from services.database import connections
 
     engine = connections.connect(stack.settings("worker").database_url.get_secret_value())
@@ -112,8 +112,8 @@ def work(stack: Stack) -> None:
     engine.dispose()
 
 
-def their_procrastinate(url: str, count: int) -> Seconds:
-    """The library's own ways: a connection pool, `defer`, `batch_defer`, and a worker of ten."""
+def measure_procrastinate(url: str, count: int) -> Seconds:
+    """Measure procrastinate: a connection pool, `defer`, `batch_defer`, and a worker with a concurrency of ten."""
 
     async def main() -> Seconds:
         app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url))
@@ -128,18 +128,18 @@ def their_procrastinate(url: str, count: int) -> Seconds:
 
         async with app.open_async():
             await app.schema_manager.apply_schema_async()
-            found = {"submit": await timed_async(submit())}
+            found = {"submit": await time_coroutine(submit())}
             many = nothing.batch_defer_async(*({"request": REQUEST} for _ in range(count)))
-            found["submit many"] = await timed_async(many)
+            found["submit many"] = await time_coroutine(many)
             working = app.run_worker_async(wait=False, concurrency=UNDER_WAY, install_signal_handlers=False)
-            found["work"] = await timed_async(working) / 2  # there are 2 N
+            found["work"] = await time_coroutine(working) / 2  # there are 2 N
         return found
 
     return asyncio.run(main())
 
 
-def their_pgqueuer(url: str, count: int) -> Seconds:
-    """The library's own ways: `enqueue` of one and of many, and a manager that drains the queue in tens."""
+def measure_pgqueuer(url: str, count: int) -> Seconds:
+    """Measure pgqueuer: `enqueue` of one and of many, and a manager that drains the queue in batches of ten."""
 
     async def main() -> Seconds:
         connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
@@ -156,19 +156,19 @@ def their_pgqueuer(url: str, count: int) -> Seconds:
             for _ in range(count):
                 await queries.enqueue("nothing", REQUEST.encode())
 
-        found = {"submit": await timed_async(submit())}
+        found = {"submit": await time_coroutine(submit())}
         many = queries.enqueue(["nothing"] * count, [REQUEST.encode()] * count, [0] * count)
-        found["submit many"] = await timed_async(many)
+        found["submit many"] = await time_coroutine(many)
         draining = queue.run(mode=QueueExecutionMode.drain, batch_size=UNDER_WAY)
-        found["work"] = await timed_async(draining) / 2
+        found["work"] = await time_coroutine(draining) / 2
         await connection.close()
         return found
 
     return asyncio.run(main())
 
 
-def fresh_database(stack: Stack) -> str:
-    """An empty database on the same server."""
+def create_database(stack: Stack) -> str:
+    """Create an empty database on the same server. Returns its URL."""
     engine, name = stack.engine("migrator"), f"peer_{uuid.uuid4().hex[:8]}"
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
@@ -176,7 +176,7 @@ def fresh_database(stack: Stack) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -185,9 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, list[Seconds]] = {"Darkroom": [], "procrastinate": [], "pgqueuer": []}
     with fresh_stack() as stack, suppress(KeyboardInterrupt):
         for _ in range(options.repeats):
-            found["Darkroom"].append(darkroom(stack, options.count))
-            found["procrastinate"].append(their_procrastinate(fresh_database(stack), options.count))
-            found["pgqueuer"].append(their_pgqueuer(fresh_database(stack), options.count))
+            found["Darkroom"].append(measure_darkroom(stack, options.count))
+            found["procrastinate"].append(measure_procrastinate(create_database(stack), options.count))
+            found["pgqueuer"].append(measure_pgqueuer(create_database(stack), options.count))
     table = Table("operations a second", *OPERATIONS, box=None)
     for name, rounds in found.items():
         speeds = [options.count / statistics.median(seconds[which] for seconds in rounds) for which in OPERATIONS]

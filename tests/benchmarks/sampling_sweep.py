@@ -1,8 +1,8 @@
-"""Which solver, how many steps, which guidance: `python -m tests.benchmarks.sampling_sweep RELEASE DATA OUTPUT`.
+"""Solvers, step counts and guidance compared: `python -m tests.benchmarks.sampling_sweep RELEASE DATA OUTPUT`.
 
-One class-conditional model, the same seeds and classes for all. Distance to the training images and class accuracy
-against the network's rows an image (two for an evaluation with guidance). Figures go to OUTPUT/sweep.jsonl, line by
-line, so that a sweep that was stopped goes on; then the plot, OUTPUT/sweep.png.
+One class-conditional model with the same seeds and classes throughout. Reports the distance to the training images and
+the class accuracy against the network's rows per image (two for an evaluation with guidance). The figures are appended
+to OUTPUT/sweep.jsonl line by line, so that an interrupted sweep can resume. The plot is OUTPUT/sweep.png.
 """
 
 import argparse
@@ -38,17 +38,17 @@ Setting = tuple[str, int, float, tuple[float, float]]  # solver, steps, guidance
 
 
 def settings() -> list[Setting]:
-    """Solvers by steps at one guidance; then guidance by interval at one solver."""
+    """Return the settings: solvers by steps at one guidance scale, then guidance scales by interval with one solver."""
     whole = INTERVALS[0]
     found = [(solver, steps, FIXED_SCALE, whole) for solver, steps in product(SOLVERS, STEPS)]
     found += [(FIXED_SOLVER, FIXED_STEPS, scale, span) for scale, span in product(SCALES, INTERVALS)]
     return list(dict.fromkeys(found))
 
 
-def measured(
+def measure(
     model: LatentDiffusion, release: Release, fidelity: Fidelity, judge: DigitJudge, setting: Setting, count: int
 ) -> dict[str, Any]:
-    """The figures of a setting."""
+    """Measure a setting."""
     solver, steps, scale, interval = setting
     guidance = Guidance(scale, interval)
     field = next(iter(release.architecture["conditioners"]))
@@ -72,7 +72,7 @@ def measured(
 
 
 def draw(found: Sequence[dict[str, Any]], floor: float, path: Path) -> None:
-    """Distance by rows of each solver; distance by guidance of each interval."""
+    """Plot the distance against rows for each solver, and against guidance for each interval."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     by_solver = [one for one in found if one["scale"] == FIXED_SCALE and one["interval"] == [0.0, 1.0]]
     for solver in SOLVERS:
@@ -92,7 +92,7 @@ def draw(found: Sequence[dict[str, Any]], floor: float, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is not measured yet, draw."""
+    """Measure what is missing, and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("release", type=Path)
     parser.add_argument("data", type=Path)
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = {(one["solver"], one["steps"], one["scale"], tuple(one["interval"])) for one in done}
     with table.open("a") as file:
         for setting in track([one for one in settings() if one not in known], "settings"):
-            done.append(measured(model, release, fidelity, judge, setting, options.images))
+            done.append(measure(model, release, fidelity, judge, setting, options.images))
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()
     real = fidelity.compare(fidelity.held_out)["frechet_distance"]

@@ -1,9 +1,9 @@
-"""The service on this machine: `python -m tests.benchmarks.service`.
+"""The speed of the service on this machine: `python -m tests.benchmarks.service`.
 
-Pick-up: from the INSERT of a job to the claim of its first shard by a worker that waits for work, at default settings.
-Overhead: images a second of the service beside the engine alone on the same requests, with a model whose step takes at
-least 200 ms (a simulated device: the process sleeps for the rest of each step, as it would wait for a GPU).
-Two workers beside one: with the same simulated device, for two cores cannot show it otherwise.
+Pick-up: the time from the INSERT of a job to the claim of its first shard by an idle worker, at default settings.
+Overhead: images per second of the service compared with the engine alone on the same requests, with a model whose step
+takes at least 200 ms (a simulated device: the process sleeps for the rest of each step, as it would wait for a GPU).
+Scaling: two workers compared with one, with the same simulated device, since two cores cannot show it otherwise.
 """
 
 import argparse
@@ -34,8 +34,8 @@ Batch.step = slow
 STEP_S = 0.2
 
 
-def pick_up(stack: Stack, count: int) -> list[float]:
-    """Seconds from each INSERT to the claim of its first shard, by the database's clock."""
+def measure_pick_up(stack: Stack, count: int) -> list[float]:
+    """Return the seconds from each INSERT to the claim of its first shard, by the database's clock."""
     found = []
     with stack.process("dispatcher") as dispatcher, stack.process("worker") as worker:
         dispatcher.wait_for("serves")
@@ -48,8 +48,8 @@ def pick_up(stack: Stack, count: int) -> list[float]:
     return found[3:]  # the first ones load the release
 
 
-def served(stack: Stack, workers: int, jobs: int, steps: int) -> float:
-    """Images a second from the first claim to the last record."""
+def service_speed(stack: Stack, workers: int, jobs: int, steps: int) -> float:
+    """Return the images per second from the first claim to the last record."""
     with ExitStack() as stop:
         stop.enter_context(stack.process("dispatcher")).wait_for("serves")
         for _ in range(workers):
@@ -72,12 +72,12 @@ def served(stack: Stack, workers: int, jobs: int, steps: int) -> float:
 
 
 def request(number: int, steps: int) -> dict[str, object]:
-    """A job of 64 images."""
+    """Return a request of 64 images."""
     return {"items": [{"class_label": number % 10}], "images_per_item": 64, "steps": steps, "seed": number}
 
 
-def bare(stack: Stack, jobs: int, steps: int) -> float:
-    """Images a second of the engine in a loop, with nothing around it."""
+def engine_speed(stack: Stack, jobs: int, steps: int) -> float:
+    """Return the images per second of the engine alone."""
     exec(SLOW_STEP.format(STEP_S), {})
     engine = Engine[None](stack.root / "tiny-release", rows=stack.settings("worker").rows, device="cpu")
     for number in range(jobs):
@@ -91,19 +91,19 @@ def bare(stack: Stack, jobs: int, steps: int) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=40, help="jobs that are picked up")
-    parser.add_argument("--jobs", type=int, default=8, help="jobs of 64 images for the throughput")
+    parser.add_argument("--count", type=int, default=40, help="jobs of the pick-up measurement")
+    parser.add_argument("--jobs", type=int, default=8, help="jobs of 64 images of the throughput measurement")
     parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args(arguments)
     with fresh_stack() as stack:
-        waits = sorted(pick_up(stack, options.count))
+        waits = sorted(measure_pick_up(stack, options.count))
         print(f"pick-up of {len(waits)} jobs: p50 {1000 * statistics.median(waits):.0f} ms, "
               f"p95 {1000 * waits[int(0.95 * len(waits))]:.0f} ms")  # fmt: skip
-        one = served(stack, 1, options.jobs, options.steps)
-        two = served(stack, 2, options.jobs, options.steps)
-        alone = bare(stack, options.jobs, options.steps)
+        one = service_speed(stack, 1, options.jobs, options.steps)
+        two = service_speed(stack, 2, options.jobs, options.steps)
+        alone = engine_speed(stack, options.jobs, options.steps)
         print(f"one worker {one:.2f} images/s, the engine alone {alone:.2f}: {100 * one / alone:.1f} %")
         print(f"two workers {two:.2f} images/s: {two / one:.2f} times one")
 

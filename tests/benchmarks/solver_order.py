@@ -1,8 +1,8 @@
-"""Orders of convergence: `python -m tests.benchmarks.solver_order [--output docs/results/solvers.png]`.
+"""Orders of convergence of the solvers: `python -m tests.benchmarks.solver_order [--output docs/results/solvers.png]`.
 
-Data N(0.7, 0.4^2) in one dimension. Its denoiser is linear, so a whole run is: x_N = g x_0 + b + noise, and the error
-of a solver is known without sampling. Of the deterministic solvers it is measured against the probability flow, which
-keeps every x at its quantile; of the stochastic ones against the mean and deviation of the data at the last level.
+The data are N(0.7, 0.4^2) in one dimension. Their denoiser is linear, so a whole run is x_N = g x_0 + b + noise, and
+the error of a solver is known without sampling. Deterministic solvers are compared with the probability flow, which
+keeps every x at its quantile; stochastic solvers with the mean and deviation of the data at the last level.
 """
 
 import argparse
@@ -24,14 +24,14 @@ MEASURED = 64  # steps from which the slope is fitted
 
 
 def levels(steps: int) -> list[Level]:
-    """Evenly in half log-SNR from -4 to 4, variance preserving. t counts the levels."""
+    """Return levels evenly spaced in half log-SNR from -4 to 4, variance preserving. t counts the levels."""
     half_log_snr = np.linspace(-4, 4, steps + 1)
     alphas = 1 / np.sqrt(1 + np.exp(-2 * half_log_snr))
     return [Level(float(i), float(a), float(np.sqrt(1 - a**2))) for i, a in enumerate(alphas)]
 
 
 def moments(trajectory: Trajectory, at: Sequence[Level]) -> tuple[float, float, float]:
-    """Of a run from x: (gain, offset, variance of the noise) of the last x, exactly.
+    """Return the exact (gain, offset, variance of the noise) of the last x of a run from x.
 
     The state is an affine function of x and of every noise: a matrix [5, 2 + E].
     """
@@ -49,12 +49,12 @@ def moments(trajectory: Trajectory, at: Sequence[Level]) -> tuple[float, float, 
 
 
 def spread(level: Level) -> float:
-    """Standard deviation of z_t."""
+    """Return the standard deviation of z_t."""
     return math.hypot(level.alpha * SPREAD, level.sigma)
 
 
 def error(name: str, steps: int) -> tuple[int, float]:
-    """Network evaluations, and the error of a run of `steps` steps."""
+    """Return the network evaluations and the error of a run of `steps` steps."""
     at = levels(steps)
     trajectory = SOLVERS[name](at)
     gain, offset, variance = moments(trajectory, at)
@@ -69,20 +69,20 @@ def error(name: str, steps: int) -> tuple[int, float]:
 
 
 def errors(name: str, counts: Sequence[int] = COUNTS) -> tuple[list[int], list[float]]:
-    """Evaluations and errors of runs of these step counts."""
+    """Return the evaluations and errors of runs with these step counts."""
     pairs = [error(name, steps) for steps in counts]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 def slope(evaluations: Sequence[int], wrong: Sequence[float]) -> float:
-    """The order: minus the slope of log error over log evaluations, from `MEASURED` evaluations on."""
+    """Return the order: minus the slope of log error against log evaluations, from MEASURED evaluations on."""
     kept = [(n, e) for n, e in zip(evaluations, wrong, strict=True) if n >= MEASURED]
     x, y = np.log(np.array(kept)).T
     return float(-np.polyfit(x, y, 1)[0])
 
 
 def plot(results: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
-    """Error over evaluations, doubly logarithmic, beside lines of order 1, 2 and 3."""
+    """Plot error against evaluations, both logarithmic, with lines of order 1, 2 and 3."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -114,7 +114,7 @@ def plot(results: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, plot."""
+    """Measure, print a table and plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/results/solvers.png"))
     options = parser.parse_args(arguments)

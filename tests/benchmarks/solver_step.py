@@ -1,13 +1,13 @@
 """The solver's share of a sampling step: `python -m tests.benchmarks.solver_step`.
 
-One evaluation of the 25.4M-parameter U-Net for 8 rows of 4x32x32 latents, and what lies between two evaluations: the
-product and sum of `solver_step.advance`, and with it the algebra from the network's answer to the estimate of z_0.
+Times one evaluation of the 25.4M-parameter U-Net for 8 rows of 4x32x32 latents, and the work between two evaluations:
+the product and sum of `solver_step.advance`, and with it the algebra from the network's output to the estimate of z_0.
 """
 
 import torch
 from rich.console import Console
 
-from tests.benchmarks.unet import batch, interleaved, pair
+from tests.benchmarks.unet import batch, pair, time_interleaved
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.guidance import guide
 from training.model.solver_step import advance
@@ -16,7 +16,7 @@ ROWS = 8
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the times."""
     device = torch.device("cpu")
     unet, _ = pair(device, torch.float32)
     x, t, context = batch(ROWS, device, torch.float32)
@@ -29,7 +29,7 @@ def main() -> None:
         return advance(state, diffusion.denoise(state[:, 0], answer, t), noise, A)
 
     with torch.inference_mode():
-        times = interleaved(
+        times = time_interleaved(
             {
                 "network": lambda: unet(x, t, keys_values=keys_values),
                 "step": lambda: advance(state, x, noise, A),

@@ -1,9 +1,9 @@
-"""Whole training steps, side by side: `python -m tests.benchmarks.training_step [--batch 8] [--repeats 9]`.
+"""Whole training steps side by side: `python -m tests.benchmarks.training_step [--batch 8] [--repeats 9]`.
 
-1. Ours, from the loader through the optimiser to the moving average, within Lightning's loop, beside the inner loop of
-   diffusers' text-to-image training script on the same network with the same weights: noise, U-Net, mean squared
-   error, backward, clipping, AdamW, learning rate, moving average. They take turns, so both see the same machine.
-2. Ours from latents that were encoded once, beside ours with the encoder in the loop.
+1. Darkroom's step, from the loader through the optimiser to the moving average, within Lightning's loop, compared with
+   the inner loop of diffusers' text-to-image training script on the same network with the same weights: noise, U-Net,
+   mean squared error, backward, clipping, AdamW, learning rate, moving average. They alternate on the same machine.
+2. Darkroom's step from latents that were encoded once, compared with the step that encodes in the loop.
 """
 
 import argparse
@@ -38,7 +38,7 @@ UNCOUNTED = 2
 
 
 class FixedTokens(TokenIdsConditioner):
-    """Tokens that are there already, as those of a frozen text encoder are in the script."""
+    """Tokens that were computed before, as those of a frozen text encoder in the script."""
 
     def __init__(self, tokens: Tensor) -> None:
         super().__init__(vocabulary=1, length=1, width=1, depth=1, heads=1, head_width=1)
@@ -46,12 +46,12 @@ class FixedTokens(TokenIdsConditioner):
         self.requires_grad_(False)
 
     def embed(self, values: Sequence[Any]) -> Tensor:
-        """The same for all."""
+        """Return the same tokens for every value."""
         return self.tokens[: len(values)]
 
 
-def their_step(network: nn.Module, batch: int, tokens: Tensor) -> Callable[[Tensor], None]:
-    """One step of the script on latents [R, 4, 32, 32]."""
+def diffusers_step(network: nn.Module, batch: int, tokens: Tensor) -> Callable[[Tensor], None]:
+    """Return one step of the script on latents [R, 4, 32, 32]."""
     scheduler = DDPMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear")
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-5, weight_decay=1e-2)
     rate = get_scheduler("constant", optimiser)
@@ -72,14 +72,14 @@ def their_step(network: nn.Module, batch: int, tokens: Tensor) -> Callable[[Tens
 
 
 class Clock(Callback):
-    """Times the steps of the trainer, and runs something else, timed too, after each."""
+    """Times the steps of the trainer, and of another function that runs after each."""
 
     def __init__(self, other: Callable[[], None] = lambda: None) -> None:
         self.other, self.ours, self.others = other, [], []  # type: ignore[var-annotated]
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
-        """From the end of one step, loading included, to the end of the next."""
+        """Time from the end of one step to the end of the next, including loading."""
         self.ours.append(time.perf_counter() - self.began)
         start = time.perf_counter()
         self.other()
@@ -88,7 +88,7 @@ class Clock(Callback):
 
 
 def run(recipe: DiffusionRecipe, read: Any, batch: int, steps: int, clock: Clock) -> float:
-    """Median seconds of a step."""
+    """Return the median seconds of a step."""
     batches = Batches(read, count=ROWS, batch_size=batch, seed=0, steps=steps)
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, callbacks=[clock], logger=False, enable_checkpointing=False,
@@ -99,7 +99,7 @@ def run(recipe: DiffusionRecipe, read: Any, batch: int, steps: int, clock: Clock
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=9)
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def pictures(rows: Any, generators: Any) -> dict[str, Any]:
         return {"image": images[torch.from_numpy(rows)], "requests": [{"caption": []} for _ in rows]}
 
-    step = their_step(theirs, batch, tokens)
+    step = diffusers_step(theirs, batch, tokens)
     clock = Clock(lambda: step(latents[:batch, 0, 0]))
     first = run(recipe(), encoded, batch, steps, clock)
     second = statistics.median(clock.others[UNCOUNTED:])

@@ -1,7 +1,7 @@
-"""Our U-Net against diffusers', side by side: `python -m tests.benchmarks.unet [--device cuda] [--repeats 7]`.
+"""Darkroom's U-Net compared with diffusers': `python -m tests.benchmarks.unet [--device cuda] [--repeats 7]`.
 
 The 25.4M-parameter cross-attention U-Net on 4x32x32 latents with 77 tokens: same weights, same inputs, same threads,
-runs interleaved, medians. The answers are compared first; a ratio above 1 means that ours is faster.
+interleaved runs, medians. The outputs are compared first. A ratio above 1 means that Darkroom's is faster.
 """
 
 import argparse
@@ -25,8 +25,8 @@ CONFIG = UNetConfig(
 TOKENS = 77
 
 
-def interleaved(runs: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each run; they take turns, after two rounds that are not count_labels."""
+def time_interleaved(runs: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Return the median seconds of each run. The runs alternate, after two rounds of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(repeats + 2):
         for name, run in runs.items():
@@ -40,13 +40,13 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int, device: tor
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the device."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def pair(device: torch.device, dtype: torch.dtype) -> tuple[UNet, nn.Module]:
-    """Ours and theirs with the same weights, none of them zero."""
+    """Return Darkroom's and diffusers' network with the same weights, none of them zero."""
     torch.manual_seed(0)
     ours = UNet(CONFIG)
     for parameter in ours.parameters():
@@ -59,20 +59,20 @@ def pair(device: torch.device, dtype: torch.dtype) -> tuple[UNet, nn.Module]:
 
 
 def batch(rows: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """x, t and context."""
+    """Return x, t and context."""
     x, context = torch.randn(rows, 4, 32, 32), torch.randn(rows, TOKENS, 256)
     return x.to(device, dtype), torch.randint(1000, (rows,), device=device), context.to(device, dtype)
 
 
 def train_step(model: nn.Module, optimiser: torch.optim.Optimizer, answer: Callable[[], Tensor]) -> None:
-    """One step of the plain diffusion loss."""
+    """Take one step of the plain diffusion loss."""
     optimiser.zero_grad()
     answer().square().mean().backward()
     optimiser.step()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -108,12 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if dtype == torch.float32:
                 torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
             theirs_run = lambda: second(x, t, context).sample  # noqa: E731, B023
-            times = interleaved(
+            times = time_interleaved(
                 {"Darkroom": lambda: first(x, t, context), "diffusers": theirs_run},  # noqa: B023
                 options.repeats, device,
             )  # fmt: skip
             add(f"forward, batch {rows}", times, difference)
-            times = interleaved(
+            times = time_interleaved(
                 {"Darkroom": lambda: first(x, t, keys_values=once), "diffusers": theirs_run},  # noqa: B023
                 options.repeats, device,
             )  # fmt: skip
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     x, t, context = batch(options.train_batch, device, dtype)
     ours.train(), theirs.train()
     optimisers = [torch.optim.AdamW(model.parameters(), fused=True) for model in (ours, theirs)]
-    times = interleaved(
+    times = time_interleaved(
         {
             "Darkroom": lambda: train_step(ours, optimisers[0], lambda: first(x, t, context)),
             "diffusers": lambda: train_step(theirs, optimisers[1], lambda: second(x, t, context).sample),
