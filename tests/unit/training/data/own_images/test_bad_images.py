@@ -1,4 +1,4 @@
-"""Images and annotations that cannot be used are count_labels and named."""
+"""Images and annotations that cannot be used are counted and named."""
 
 import json
 import tarfile
