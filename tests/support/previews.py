@@ -12,6 +12,6 @@ def small_previews() -> Iterator[None]:
     from training.previews import samples
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples, "SAMPLED", 1)
+        patch.setattr(samples, "SAMPLE_ROWS", 1)
         patch.setattr(samples, "STEPS", 2)
         yield
