@@ -225,7 +225,7 @@ class Autoencoder(nn.Module):
         """
         if z.dim() != 4 or z.shape[1] != self.config.latent_channels:
             raise ValueError(
-                f"latents: shape {list(z.shape)}; this autoencoder takes [R, {self.config.latent_channels}, h, w]"
+                f"latents: shape {list(z.shape)}; this autoencoder needs [R, {self.config.latent_channels}, h, w]"
             )
         if quantise and self.config.regularisation == "vq":
             z = self.quantise(z).latents
@@ -253,7 +253,7 @@ class Autoencoder(nn.Module):
         channels, height, width = images.shape[1:]
         f = self.config.factor
         if channels != self.config.image_channels:
-            raise ValueError(f"images: {channels} channels; this autoencoder takes {self.config.image_channels}")
+            raise ValueError(f"images: {channels} channels; this autoencoder needs {self.config.image_channels}")
         if height % f or width % f:
             raise ValueError(f"images: {height}x{width} pixels; both sides must be multiples of {f}")
 

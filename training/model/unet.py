@@ -180,16 +180,16 @@ class UNet(nn.Module):
         c = self.config
         factor = 2 ** (len(c.multipliers) - 1)
         if x.shape[1] != c.in_channels:
-            raise ValueError(f"x: {x.shape[1]} channels; this U-Net takes {c.in_channels}")
+            raise ValueError(f"x: {x.shape[1]} channels; this U-Net needs {c.in_channels}")
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(f"x: {x.shape[2]}x{x.shape[3]} latent; both sides must be multiples of {factor}")
         if (context is None) != (c.context_width is None):
             wanted = "a context" if c.context_width is not None else "no context"
-            raise ValueError(f"context: this U-Net takes {wanted}")
+            raise ValueError(f"context: this U-Net needs {wanted}")
         if context is not None and not projected and context.shape[-1] != c.context_width:
-            raise ValueError(f"context: width {context.shape[-1]}; this U-Net takes {c.context_width}")
+            raise ValueError(f"context: width {context.shape[-1]}; this U-Net needs {c.context_width}")
         if embedding is not None and embedding.shape[-1] != self.embedding_width:
-            raise ValueError(f"embedding: width {embedding.shape[-1]}; this U-Net takes {self.embedding_width}")
+            raise ValueError(f"embedding: width {embedding.shape[-1]}; this U-Net needs {self.embedding_width}")
 
     def _block(self, in_channels: int, out_channels: int, resample: str | None = None) -> ResidualBlock:
         return ResidualBlock(

@@ -118,7 +118,7 @@ def values_of(kind: str, program: dict[str, Any]) -> list[Any] | None:
         case "low_resolution":
             return list(program["low_resolution"])
         case "masked_image":
-            return [{"image": program["pictures"][0], "mask": program["hole"][0, 0]}]
+            return [{"image": program["originals"][0], "mask": program["hole"][0, 0]}]
     return None
 
 
@@ -200,4 +200,4 @@ def test_the_readme_s_example_samples_our_images(
     assert len(program["images"]) == len(noise)
     if kind == "masked_image":
         known = ~program["hole"].expand_as(images)
-        assert torch.equal(program["images"][known], program["pictures"][known])
+        assert torch.equal(program["images"][known], program["originals"][known])

@@ -52,10 +52,10 @@ def test_unet_keeps_the_shape(scale_shift: bool, resample_in_blocks: bool) -> No
 @pytest.mark.parametrize(
     ("x", "context", "message"),
     [
-        ((1, 3, 8, 8), (1, 1, 16), "x: 3 channels; this U-Net takes 2"),
+        ((1, 3, 8, 8), (1, 1, 16), "x: 3 channels; this U-Net needs 2"),
         ((1, 2, 7, 8), (1, 1, 16), "x: 7x8 latent; both sides must be multiples of 2"),
-        ((1, 2, 8, 8), None, "context: this U-Net takes a context"),
-        ((1, 2, 8, 8), (1, 1, 8), "context: width 8; this U-Net takes 16"),
+        ((1, 2, 8, 8), None, "context: this U-Net needs a context"),
+        ((1, 2, 8, 8), (1, 1, 8), "context: width 8; this U-Net needs 16"),
     ],
 )
 def test_the_unet_names_inputs_that_do_not_fit(
@@ -153,7 +153,7 @@ def test_an_embedding_is_added_to_that_of_the_timestep() -> None:
     moved = unet(x, t, context, embedding=torch.cat([torch.zeros(1, 128), torch.ones(1, 128)]))
     torch.testing.assert_close(moved[0], still[0])
     assert not torch.allclose(moved[1], still[1])
-    with pytest.raises(ValueError, match="embedding: width 64; this U-Net takes 128"):
+    with pytest.raises(ValueError, match="embedding: width 64; this U-Net needs 128"):
         unet(x, t, context, embedding=torch.zeros(2, 64))
 
 
