@@ -185,7 +185,7 @@ def test_of_an_animation_the_first_frame_is_taken(format: str) -> None:
 
 def test_a_small_picture_is_enlarged_and_a_tiny_one_refused() -> None:
     assert kinds(stored(noise(20, 4))) == ("enlarged",)
-    assert problem(stored(noise(20, 3))) == ("tiny", "is 20x3; the least is half of data.image_size=8")
+    assert problem(stored(noise(20, 3))) == ("tiny", "is 20x3; permitted: at least half of data.image_size=8")
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
