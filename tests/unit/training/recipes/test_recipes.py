@@ -351,7 +351,7 @@ class Exploding(LightningModule):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path: Path) -> None:
     batches = Batches(lambda rows, _: {"x": torch.zeros(len(rows))}, count=4, batch_size=1, seed=0, steps=9)
-    with pytest.raises(Diverged, match=r"The loss became nan at step 3\. The checkpoints before it are kept"):
+    with pytest.raises(Diverged, match=r"The loss became nan at step 3\. Earlier checkpoints are kept"):
         fit(Exploding(), batches, 5, tmp_path)
     assert len((tmp_path / "losses.csv").read_text().splitlines()) == 4, "what led there is recorded"
 
