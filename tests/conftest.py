@@ -23,6 +23,7 @@ LONGEST = (
     "e2e/test_demo.py",
     "integration/training/runs/test_resume.py",
     "documents/test_training_document.py",
+    "unit/training/test_train_command.py",
     "integration/services/worker/test_deaths.py",
     "chaos/test_chaos.py",
     "integration/kfp_pipelines/train_job/test_submit.py",

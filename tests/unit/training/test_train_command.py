@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import nn
 from tests.support.previews import small_previews
 from training import encode_latents, evaluate, train
 from training.data.image_set import ImageSet
+from training.evaluation.networks import CLASSIFIER, find_classifier
 from training.evaluation.second_stage import Sampling
 from training.model import release
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion, save_diffusion
@@ -53,6 +55,14 @@ def first_stage(bars_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return train.run("digits_autoencoder", [f"data.root={bars_root}", *SMALL_FIRST], output)
 
 
+@pytest.fixture(scope="module")
+def classifier_file(bars: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of the bars, as an evaluation trains and saves it."""
+    path = tmp_path_factory.mktemp("classifier") / CLASSIFIER
+    find_classifier(bars, [path])
+    return path
+
+
 def test_the_first_stage_is_a_release_with_all_about_it(first_stage: Path, bars: ImageSet) -> None:
     output = first_stage.parent
     assert sorted(path.name for path in output.iterdir()) == [
@@ -73,7 +83,7 @@ def test_the_first_stage_is_a_release_with_all_about_it(first_stage: Path, bars:
 
 
 def test_the_second_stage_trains_on_given_latents_or_its_own_alike(
-    first_stage: Path, bars_root: Path, tmp_path: Path
+    first_stage: Path, bars_root: Path, classifier_file: Path, tmp_path: Path
 ) -> None:
     latents = encode_latents.run(first_stage, bars_root, tmp_path / "latents")
     given = [f"data.root={bars_root}", f"autoencoder={first_stage}", *SMALL_SECOND]
@@ -87,6 +97,8 @@ def test_the_second_stage_trains_on_given_latents_or_its_own_alike(
     assert (one / "autoencoder.safetensors").read_bytes() == (first_stage / "autoencoder.safetensors").read_bytes()
     assert len(model.conditioners) == 1
 
+    (tmp_path / "scores").mkdir()
+    shutil.copy(classifier_file, tmp_path / "scores")
     scores = evaluate.run(one, bars_root, tmp_path / "scores", Sampling(images=6, steps=2))
     assert scores["images"] == 6
     assert scores["class_accuracy_of_held_out_images"] == 1.0
@@ -141,10 +153,15 @@ def test_evaluating_a_first_stage_scores_its_reconstructions(
     assert (tmp_path / "reconstructions.png").is_file()
 
 
-def test_evaluation_is_the_same_every_time(latent_diffusion: LatentDiffusion, bars_root: Path, tmp_path: Path) -> None:
+def test_evaluation_is_the_same_every_time(
+    latent_diffusion: LatentDiffusion, bars_root: Path, classifier_file: Path, tmp_path: Path
+) -> None:
+    """The first evaluation reads a classifier that was trained before, and the second trains one."""
     folder = tmp_path / "release"
     save_diffusion(folder, latent_diffusion, name="tiny", image_size=16)
     sampling = Sampling(images=6, steps=3)
+    (tmp_path / "1").mkdir()
+    shutil.copy(classifier_file, tmp_path / "1")
     one = evaluate.run(folder, bars_root, tmp_path / "1", sampling)
     assert one == evaluate.run(folder, bars_root, tmp_path / "2", sampling)
     assert (tmp_path / "1" / "samples.png").read_bytes() == (tmp_path / "2" / "samples.png").read_bytes()
