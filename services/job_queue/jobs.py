@@ -123,15 +123,20 @@ def open_finalizing(connection: Connection, job_id: uuid.UUID) -> None:
 def end_job(connection: Connection, lease: Lease, manifest_key: str) -> JobState:
     """End a job whose manifest is stored. Returns its state. Raises LeaseLost.
 
-    The reason of a partial or failed job is its images' commonest error and how many images have it.
+    The reason of a partial or failed job is its images' commonest error and how many images have it. Errors of input
+    lines count as equal if they differ only in the number of the line.
     """
     complete(connection, lease)
     return JobState(
         connection.scalar(
             text(f"""
-                WITH commonest AS (
-                    SELECT error, count(*) AS images FROM outputs WHERE job_id = :id AND error IS NOT NULL
-                    GROUP BY error ORDER BY images DESC, min(index) LIMIT 1
+                WITH failures AS (
+                    SELECT index, error, regexp_replace(error, '^line [0-9]+: ', '') AS cause
+                    FROM outputs WHERE job_id = :id AND error IS NOT NULL
+                ), commonest AS (
+                    SELECT CASE WHEN min(error) = max(error) THEN min(error) ELSE cause END AS error,
+                           count(*) AS images
+                    FROM failures GROUP BY cause ORDER BY images DESC, min(index) LIMIT 1
                 ), cut AS (
                     SELECT images, CASE WHEN length(error) > {MAX_REASON}
                         THEN left(error, {MAX_REASON - 3}) || '...' ELSE error END AS error FROM commonest

@@ -67,3 +67,15 @@ def test_a_cancelled_job_has_no_reason_of_its_images(stack: Stack, dispatcher: P
         connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
     job = stack.wait(job_id)
     assert (job.state, job.reason) == ("cancelled", None)
+
+
+def test_lines_that_fail_alike_are_counted_together(stack: Stack, dispatcher: Process) -> None:
+    """Their errors differ in the number of the line alone."""
+    key = f"inputs/default/{uuid.uuid4().hex}.jsonl"
+    lines = b'not JSON\n{"class_label": 99}\n{"class_label": 99}\n'
+    stack.store().put(key, lines, content_type="application/jsonl")
+    job = stack.wait(stack.submit({"input_uri": key, "steps": 1}))
+    unusable = "class_label: 99 is not allowed; permitted: an integer from 0 to 9"
+    assert (job.state, job.reason) == ("failed", f"{unusable} (2 of 3 images)")
+    stack.store().put(key, b'{"class_label": 99}\n', content_type="application/jsonl")
+    assert stack.wait(stack.submit({"input_uri": key})).reason == f"line 1: {unusable} (1 of 1 images)"
