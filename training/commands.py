@@ -7,7 +7,11 @@ from pathlib import Path
 from training.errors import EXIT_UNEXPECTED, DarkroomError, report_unexpected, summarise
 
 EXIT_MISTAKE = 2  # as argparse exits
-UNSPECIFIC = DarkroomError.exit_code
+
+
+def exit_code_of(error: DarkroomError) -> int:
+    """Return the error's own exit code, or 2 if it has none."""
+    return EXIT_MISTAKE if error.exit_code == DarkroomError.exit_code else error.exit_code
 
 
 def run_command(
@@ -26,7 +30,7 @@ def run_command(
         command()
     except DarkroomError as error:
         print(error, file=sys.stderr)
-        return EXIT_MISTAKE if error.exit_code == UNSPECIFIC else error.exit_code
+        return exit_code_of(error)
     except mistakes as error:
         print(error, file=sys.stderr)
         return EXIT_MISTAKE

@@ -13,6 +13,7 @@ from kfp_pipelines.train_job import exchange
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
 from services.storage.uri import ObjectUri
+from training.commands import exit_code_of
 from training.data.locks import lock_folder
 from training.errors import DarkroomError
 
@@ -45,7 +46,7 @@ def upload_result(store: ObjectStore, output: Path, prefix: str) -> None:
 
 
 def main() -> int:
-    """Run the command. A user's mistake is one line on standard error and exit code 2."""
+    """Run the command. An error is one line on standard error, with the exit codes of `python -m training.train`."""
     uri = ObjectUri.parse(sys.argv[1])
     if uri is None:
         print(f"{sys.argv[1]!r} is not allowed; permitted: s3://BUCKET/PREFIX", file=sys.stderr)
@@ -54,7 +55,7 @@ def main() -> int:
         run(ObjectStore.connect(load_store(), uri.bucket), uri.key, entry.rank())
     except DarkroomError as error:
         print(error, file=sys.stderr)
-        return 2
+        return exit_code_of(error)
     return 0
 
 
