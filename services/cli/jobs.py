@@ -155,12 +155,15 @@ def list_jobs(
     elif not rows:
         typer.echo("There are no jobs. Submit one with: darkroom jobs submit; see its --help")
     else:
-        print_table(("job", "model", "state", "images", "submitted", "reason"), map(_summary, rows))
+        print_table(("job", "model", "state", "images", "submitted", "reason"), map(summary_row, rows))
 
 
-def _summary(row: "JobSummary") -> tuple[str, ...]:
-    images = f"{row.succeeded}/{row.total}" + (f" ({row.failed} failed)" if row.failed else "")
-    return str(row.id), row.model, row.state, images, f"{row.created_at:%Y-%m-%d %H:%M:%S}", row.reason or ""
+def summary_row(job: "JobSummary") -> tuple[str, ...]:
+    """Return a job's row of the table. A reason of several lines is cut after the first; `jobs show` has them all."""
+    images = f"{job.succeeded}/{job.total}" + (f" ({job.failed} failed)" if job.failed else "")
+    first, *others = (job.reason or "").splitlines() or [""]
+    reason = f"{first} (more: darkroom jobs show)" if others else first
+    return str(job.id), job.model, job.state, images, f"{job.created_at:%Y-%m-%d %H:%M:%S}", reason
 
 
 @app.command()
