@@ -17,24 +17,24 @@ effects = []
 
 class Environment(type(os.environ)):
     def __getitem__(self, name):
-        if name.startswith("DARKROOM_"):
+        if name.startswith("DARKROOM_") and by_the_project():
             effects.append(f"{module} reads {name}")
         return super().__getitem__(name)
 
     def __contains__(self, name):
-        if str(name).startswith("DARKROOM_"):
+        if str(name).startswith("DARKROOM_") and by_the_project():
             effects.append(f"{module} reads {name}")
         return super().__contains__(name)
 
 
 def by_the_project():
-    # The nearest caller outside the standard library decides: libraries answer for themselves.
+    # Called by the project, directly or through a library; what a library does while it is imported is its own.
     frame = sys._getframe(2)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(sys.argv[1]):
+        if path.startswith(sys.argv[1]) and "site-packages" not in path:
             return True
-        if "site-packages" in path:
+        if path.startswith("<frozen importlib"):
             return False
         frame = frame.f_back
     return False
@@ -85,11 +85,14 @@ def test_an_effect_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "effectful.py").write_text(
         "import os, subprocess, sys\n"
         "os.environ.get('DARKROOM_IMAGE')\n"
+        "dict(os.environ)\n"
         "subprocess.run([sys.executable, '-c', ''])\n"
         f"open({str(tmp_path / 'written')!r}, 'w').close()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("DARKROOM_ROOT", str(tmp_path))
     seen = " ".join(effects(tmp_path, "effectful"))
     assert "effectful reads DARKROOM_IMAGE" in seen
+    assert "effectful reads DARKROOM_ROOT" in seen
     assert "effectful calls Popen" in seen
     assert "effectful calls open" in seen
