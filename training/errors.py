@@ -41,3 +41,12 @@ def report_unexpected(error: BaseException, folder: Path | None = None) -> Path:
 def summarise(error: BaseException, limit: int = 200) -> str:
     """Return the message of an exception on one line of at most `limit` characters, or its type if it has none."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its type if it has none.
+
+    For libraries whose messages continue with advice, a statement or a stack.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -4,7 +4,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from training.errors import DarkroomError
+from training.errors import DarkroomError, first_line
 
 
 class DatabaseError(DarkroomError):
@@ -58,5 +58,4 @@ def unreachable(engine: Engine, error: OperationalError) -> str:
 def brief(error: BaseException) -> str:
     """Return the first line of an error, for a log."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    lines = str(cause).strip().splitlines()
-    return lines[0] if lines else type(cause).__name__
+    return first_line(cause)

@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 
 from services.errors import CommandError
 from services.settings import Settings
+from training.errors import first_line
 
 WAKE = "darkroom.wake"
 HINT_EXPIRES_S = 60
@@ -129,8 +130,7 @@ def check_broker(app: Celery) -> None:
             connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=3)
     except (OperationalError, OSError) as error:
         address = app.connection_for_write().as_uri()
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CommandError(
-            f"The broker at {address} does not answer ({reason}). "
+            f"The broker at {address} does not answer ({first_line(error)}). "
             "Start the local stack with `darkroom up`, or check DARKROOM_BROKER_URL."
         ) from None

@@ -21,7 +21,7 @@ from services.job_requests.condition_images import decode_images
 from services.job_requests.image_spec import ImageSpec
 from services.job_requests.messages import JsonSchema
 from services.observability import metrics
-from training.errors import DarkroomError
+from training.errors import DarkroomError, first_line
 from training.model.batch import Batch, Run
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, Prepared, load_diffusion
@@ -147,9 +147,9 @@ class Engine(Generic[Owner]):
             with torch.inference_mode():
                 return self._step()
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(str(error).splitlines()[0]) from None
+            raise OutOfMemory(first_line(error)) from None
         except torch.AcceleratorError as error:  # an illegal access or ECC error: CUDA then refuses every call
-            raise DeviceFault(str(error).splitlines()[0]) from None
+            raise DeviceFault(first_line(error)) from None
 
     def _step(self) -> list[Developed[Owner]]:
         while self._waiting and self._batch.free_rows >= self._batch.rows_of(self._waiting[0]):

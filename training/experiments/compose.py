@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from training.errors import summarise
+from training.errors import first_line, summarise
 from training.experiments.fields import field_names
 from training.experiments.schema import RECIPES, DataConfig, DataOnly, Experiment, ExperimentError, check
 
@@ -162,8 +162,3 @@ def describe_mistake(error: ErrorDetails) -> str:
 def format_value(value: Any) -> str:
     """Return a value as in YAML: null for None."""
     return "null" if value is None else repr(value)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of a Hydra error; further lines repeat the configuration."""
-    return str(error).strip().splitlines()[0]

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from training.errors import first_line
 from training.model.conditioners.conditioner import Entry, TokenConditioner
 from training.model.conditioners.text_tokenizer import TOKENIZER_FILE, TextTokenizer
 
@@ -173,8 +174,3 @@ def load_pretrained(network_class: Any, folder: Path) -> tuple[Any, Any, list[st
         folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
     )
     return tokenizer, network, sorted(report["missing_keys"])
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message; the library's advice follows in others."""
-    return str(error).strip().partition("\n")[0]
