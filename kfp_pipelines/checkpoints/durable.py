@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kfp_pipelines.checkpoints.writer_lock import WriterLock
 from kfp_pipelines.events import Message, emit
-from services.storage.object_store import ObjectStore
+from services.storage.object_store import ObjectStore, ObjectStoreError
 from services.storage.transient import is_transient
 from training.data.locks import lock_folder
 from training.runs.checkpoints import (
@@ -100,7 +100,7 @@ class DurableCheckpoints:
                     self.store.upload(self._key(folder.name, name), folder / name)
             for step in sorted(self._complete())[: -self.local.keep]:
                 self._remove(step)
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ObjectStoreError) as error:
             if not is_transient(error):
                 raise CheckpointError(f"{self.store.uri(self.prefix)} cannot be written: {error}") from None
             emit(Message(f"{folder.name} is not in S3 ({error}); the next checkpoint will be uploaded"))

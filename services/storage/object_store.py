@@ -3,25 +3,29 @@
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from boto3.exceptions import S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from services.observability import metrics
 from services.s3_client import make_client
 from services.settings import StoreSettings
+from services.storage.content import PART_BYTES, Content, recorded_sha256
+from services.storage.deletion import delete_objects
 from services.storage.transient import is_transient
 from services.storage.uri import ObjectUri
 from training.errors import DarkroomError
 
-ATTEMPTS_ON_CONFLICT = 5
-DELETE_BATCH = 1_000  # the most keys of one request
+ATTEMPTS = 5  # at writing an object that others write or that the store does not keep
+READ_BYTES = 2**20
+LARGEST_KEPT_BYTES = 2**28  # of an object that an earlier writer may have written; no image is larger
 
 
 class ObjectStoreError(DarkroomError):
@@ -72,52 +76,120 @@ class ObjectStore:
                 "Start the local stack with `darkroom up`, or check DARKROOM_S3_ENDPOINT_URL."
             ) from None
 
-    def put_if_absent(self, key: str, body: bytes, *, sha256: str | None = None, content_type: str = "") -> Stored:
-        """Write an object unless the key already holds one, which then stays. Returns the object that the key holds."""
-        sha256 = sha256 or hashlib.sha256(body).hexdigest()
+    def put_if_absent(self, key: str, body: bytes, *, content_type: str = "") -> Stored:
+        """Write an object unless the key already holds one whose content is that of its writer, which then stays.
+
+        An object that is damaged, or that another program wrote, is replaced. Returns the object that the key holds.
+        Raises ObjectStoreError if the store does not keep what it accepts.
+        """
+        content = Content.of_bytes(body)
         arguments = {"ContentType": content_type} if content_type else {}
-        for attempt in range(ATTEMPTS_ON_CONFLICT):
+        condition = {"IfNoneMatch": "*"}
+        for attempt in range(ATTEMPTS):
             try:
                 self.client.put_object(
                     Bucket=self.bucket,
                     Key=key,
                     Body=body,
-                    IfNoneMatch="*",
-                    Metadata={"sha256": sha256},
-                    ContentMD5=base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(),
+                    Metadata={"sha256": content.sha256},
+                    ContentMD5=base64.b64encode(bytes.fromhex(content.md5)).decode(),
+                    **condition,
                     **arguments,
                 )
-                return Stored(sha256, len(body))
+                head = self._head(key)
+                if head is not None and content.is_in(head):
+                    return Stored(content.sha256, content.size)
             except ClientError as error:
                 match error.response["ResponseMetadata"]["HTTPStatusCode"]:
-                    case 412:
-                        head = self.client.head_object(Bucket=self.bucket, Key=key)
-                        return Stored(head["Metadata"]["sha256"], head["ContentLength"])
-                    case 409 if attempt + 1 < ATTEMPTS_ON_CONFLICT:  # two concurrent writers
+                    case 404 | 412:  # another object is there, or the one that was to be replaced no longer is
+                        pass
+                    case 409 if attempt + 1 < ATTEMPTS:  # two concurrent writers
                         continue
                     case _:
                         raise
-        raise AssertionError("unreachable")
+            found = self._identify(key)
+            if isinstance(found, Stored):
+                return found
+            condition = {"IfNoneMatch": "*"} if found is None else {"IfMatch": found}
+        raise self._not_kept(key, content.size)
+
+    def _identify(self, key: str) -> Stored | str | None:
+        """Return the object of a key if it is what its writer has noted, else its ETag, or None if there is none."""
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+        noted = recorded_sha256(answer)
+        with closing(answer["Body"]) as body:
+            if noted is None or answer["ContentLength"] > LARGEST_KEPT_BYTES:
+                return str(answer["ETag"])
+            sha256, size = _digest(body.iter_chunks(READ_BYTES))
+        return Stored(sha256, size) if sha256 == noted else str(answer["ETag"])
 
     def upload_if_absent(self, key: str, path: Path, *, sha256: str) -> None:
-        """Upload a file of any size to a key that is named by its content, unless the key already holds it."""
-        if self.etag(key) is None:
-            self.upload(key, path, metadata={"sha256": sha256})
+        """Upload a file of any size to a key that is named by its content, unless the key already holds it whole.
+
+        A damaged object is replaced. Raises ObjectStoreError if the store does not keep what it accepts.
+        """
+        content = Content.of_file(path)
+        if content.sha256 != sha256:
+            raise ObjectStoreError(f"{path} was changed while it was being uploaded; upload it again")
+        if self.holds(key, content):
+            return
+        self.upload(key, path, metadata={"sha256": sha256})
+        if not self.holds(key, content):
+            raise self._not_kept(key, content.size)
+
+    def holds(self, key: str, content: Content) -> bool:
+        """Return whether an object has this content. It is read only if its size and ETag do not decide."""
+        head = self._head(key)
+        if head is None:
+            return False
+        answer = content.is_in(head)
+        if answer is None:
+            with closing(self.client.get_object(Bucket=self.bucket, Key=key)["Body"]) as body:
+                return _digest(body.iter_chunks(READ_BYTES)) == (content.sha256, content.size)
+        return answer
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        try:
+            return dict(self.client.head_object(Bucket=self.bucket, Key=key))
+        except ClientError as error:  # 403: so answers AWS for a missing object to who may not list the bucket
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (403, 404):
+                return None
+            raise
+
+    def _check_size(self, key: str, size: int) -> None:
+        head = self._head(key)
+        if head is None or head["ContentLength"] != size:
+            raise self._not_kept(key, size)
+
+    def _not_kept(self, key: str, size: int) -> ObjectStoreError:
+        return ObjectStoreError(
+            f"{self.uri(key)}: the store accepted {size} bytes and does not return them; check the store, "
+            "and that these credentials may read what they write"
+        )
 
     def upload(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-        """Upload a file of any size, replacing what the key holds."""
+        """Upload a file of any size, replacing what the key holds. Raises ObjectStoreError if it is not kept."""
+        config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
+        arguments = {"Metadata": dict(metadata or {})}
         try:
-            self.client.upload_file(str(path), self.bucket, key, ExtraArgs={"Metadata": dict(metadata or {})})
+            self.client.upload_file(str(path), self.bucket, key, ExtraArgs=arguments, Config=config)
         except S3UploadFailedError as error:  # boto3 hides the answer of the store
             raise error.__context__ or error from None
+        self._check_size(key, path.stat().st_size)
 
     def download(self, key: str, path: Path) -> None:
         """Download an object of any size to a file."""
         self.client.download_file(self.bucket, key, str(path))
 
     def put(self, key: str, body: bytes, *, content_type: str) -> None:
-        """Write an object, replacing what the key holds."""
+        """Write an object, replacing what the key holds. Raises ObjectStoreError if it is not kept."""
         self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
+        self._check_size(key, len(body))
 
     def put_if_unchanged(self, key: str, body: bytes, *, etag: str | None) -> str | None:
         """Replace the object with this ETag, or create one if `etag` is None. Returns the new ETag.
@@ -159,23 +231,15 @@ class ObjectStore:
 
     def age(self, key: str) -> tuple[str, float] | None:
         """Return the object's ETag and its age in seconds by the store's clock, or None if it does not exist."""
-        try:
-            head = self.client.head_object(Bucket=self.bucket, Key=key)
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                return None
-            raise
+        if (head := self._head(key)) is None:
+            return None
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
         return str(head["ETag"]), (now - head["LastModified"]).total_seconds()
 
     def etag(self, key: str) -> str | None:
         """Return the object's ETag, or None if it does not exist or cannot be read."""
-        try:
-            return str(self.client.head_object(Bucket=self.bucket, Key=key)["ETag"])
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (403, 404):
-                return None
-            raise
+        head = self._head(key)
+        return None if head is None else str(head["ETag"])
 
     def stream(self, key: str, *, etag: str, start: int = 0, stop: int | None = None, chunk: int) -> Iterator[bytes]:
         """Yield bytes [start, stop) of the version with this ETag. Raises ObjectStoreError if it was replaced."""
@@ -200,17 +264,22 @@ class ObjectStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; missing ones are no error. Raises ObjectStoreError for the first that cannot be deleted."""
-        rest = iter(keys)
-        while group := list(islice(rest, DELETE_BATCH)):
-            answer = self.client.delete_objects(
-                Bucket=self.bucket, Delete={"Objects": [{"Key": key} for key in group], "Quiet": True}
-            )
-            for error in answer.get("Errors", ()):
-                raise ObjectStoreError(f"{self.uri(error['Key'])} could not be deleted: {error.get('Message', '')}")
+        if refusal := delete_objects(self.client, self.bucket, keys):
+            key, why = refusal
+            raise ObjectStoreError(f"{self.uri(key)} could not be deleted: {why}")
 
     def uri(self, key: str) -> str:
         """Return s3://BUCKET/KEY."""
         return str(ObjectUri(self.bucket, key))
+
+
+def _digest(chunks: Iterable[bytes]) -> tuple[str, int]:
+    """Return the sha256 and the size of a stream."""
+    sha256, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        sha256.update(chunk)
+        size += len(chunk)
+    return sha256.hexdigest(), size
 
 
 def _count(event_name: str, http_response: Any = None, **_: Any) -> None:
