@@ -19,6 +19,7 @@ from services.job_queue import clients
 from services.job_queue.clients import Job
 from services.job_queue.outputs import list_outputs
 from services.job_requests.condition_images import map_images
+from services.job_requests.image_rules import ImageRule
 from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
 from training.model import release as release_format
@@ -81,7 +82,7 @@ def make_items(description: Release, images: Path, count: int) -> list[dict[str,
     size = min(held_out.image_size, description.image_shape[1])
     requests = build_requests(description, crop_centres(held_out, size), count).requests
 
-    def encode(pixels: Any, field: str) -> str:
+    def encode(pixels: Any, field: str, rule: ImageRule) -> str:
         file = io.BytesIO()
         Image.fromarray(np.asarray(pixels).squeeze()).save(file, "PNG")
         return base64.b64encode(file.getvalue()).decode()

@@ -7,7 +7,7 @@ from services.job_queue import jobs, planning
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Plan
 from services.job_queue.planning import SubmittedJob
-from services.job_requests.condition_images import check_references
+from services.job_requests.condition_images import check_items
 from services.job_requests.schema import Limits, RequestError, parse_json, plan_request
 from services.registry import releases
 from services.registry.releases import RegistryError, ReleaseRow
@@ -21,7 +21,7 @@ def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | 
     try:
         with connection.begin_nested():  # A rejected job leaves no shards and no failed images.
             if job.plan is None:
-                release, plan = _first_plan(connection, job, limits)
+                release, plan = _first_plan(connection, store, job, limits)
             else:  # A later revision makes the same images with the same release.
                 release, plan = _earlier_release(connection, job), job.plan
             shards: RequestShards | LineShards = RequestShards(plan)
@@ -39,7 +39,9 @@ def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | 
     return None
 
 
-def _first_plan(connection: Connection, job: SubmittedJob, limits: Limits) -> tuple[ReleaseRow, Plan]:
+def _first_plan(
+    connection: Connection, store: ObjectStore, job: SubmittedJob, limits: Limits
+) -> tuple[ReleaseRow, Plan]:
     """Return the release and the plan of a job's first revision. Raises RegistryError and RequestError.
 
     The errors list only releases that the tenant may use.
@@ -49,8 +51,8 @@ def _first_plan(connection: Connection, job: SubmittedJob, limits: Limits) -> tu
         raise RegistryError(f"model: {job.model!r} is an {release.kind}; permitted: diffusion releases")
     rules = releases.request_rules(release.manifest)
     plan = plan_request(parse_json(job.request), rules, limits)
-    for number, item in enumerate(plan.get("items", ())):
-        check_references(item, rules, limits, f"items[{number}]")
+    if check_items(plan.get("items", ()), rules, limits) or "input" in plan:
+        plan["read_at"] = store.now().isoformat()  # Objects that are replaced later are refused.
     return release, plan
 
 

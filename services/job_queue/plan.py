@@ -22,6 +22,7 @@ class Plan(TypedDict):
     items: NotRequired[list[Item]]
     input_uri: NotRequired[str]
     input: NotRequired[InputReference]
+    read_at: NotRequired[str]  # when planning was done, by the clock of the store; only if items may refer to objects
     images_per_item: int
     seed: int
     steps: int

@@ -1,64 +1,102 @@
-"""Images in conditions: base64 in the request, or the URI of an object that the worker fetches.
+"""Images in conditions: base64 in the request, or the URI of an object that the worker reads.
 
-The release's JSON Schema marks which parts of a condition are images (`contentEncoding`). Tenants are not trusted: the
-formats and sizes that this module decodes are narrower than those of `training.data.own_images.decoding`, which reads
-the image sets of the operator.
+The release's JSON Schema marks which parts of a condition are images (`contentEncoding`), and `image_rules` adds what
+they must be. Planning checks the images in a request; what is in objects is only known when it is read.
 """
 
-import base64
-import binascii
-import io
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from services.job_requests.messages import JsonSchema
-from services.job_requests.schema import Limits, resolve_key
+from services.job_requests.image_files import MAX_BYTES, decode_image, read_size
+from services.job_requests.image_rules import ANY_IMAGE, IMAGE_RULE, ImageRule
+from services.job_requests.messages import MAX_MESSAGES, JsonSchema
+from services.job_requests.schema import Limits, RequestError, resolve_key
 from services.storage.object_store import ObjectStore
 from services.storage.uri import SCHEME, ObjectUri
 
-MAX_BYTES = 16 * 2**20  # of an object
-MAX_PIXELS = 4096 * 4096  # a PNG of a few hundred bytes may unpack to gigabytes
-FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow reads dozens more, and starts programs for some
+PIXELS_DECODED = 64 * 2**20  # in planning, of one request; a second or two of one processor
 
 
-def map_images(value: Any, rule: JsonSchema, change: Callable[[Any, str], Any], field: str = "") -> Any:
-    """Return a condition's value with each image replaced by `change(image, field)`; `rule` is its JSON Schema."""
+def map_images(value: Any, rule: JsonSchema, change: Callable[[Any, str, ImageRule], Any], field: str = "") -> Any:
+    """Return a condition's value with each image replaced by `change(image, field, its rule)`.
+
+    rule: the JSON Schema of the value.
+    """
     if isinstance(value, dict):
         rules = rule.get("properties", {})
         return {
             name: map_images(part, rules.get(name, {}), change, f"{field}.{name}".lstrip("."))
             for name, part in value.items()
         }
-    return change(value, field) if rule.get("contentEncoding") == "base64" else value
+    is_image = rule.get("contentEncoding") == "base64"
+    return change(value, field, rule.get(IMAGE_RULE, ANY_IMAGE)) if is_image else value
 
 
-def check_references(item: Mapping[str, Any], conditions: JsonSchema, limits: Limits, field: str = "") -> None:
-    """Raise RequestError if the item refers to an image that its tenant may not read."""
+def check_items(items: Iterable[Mapping[str, Any]], conditions: JsonSchema, limits: Limits) -> bool:
+    """Check the images in a request's items. Returns whether any of them is in an object.
 
-    def check(image: Any, name: str) -> None:
-        if image.startswith(SCHEME):
-            resolve_key(name, image, limits)
+    conditions: see `releases.request_rules`. The first PIXELS_DECODED pixels are decoded, and of later images only the
+    headers are read, so that no request keeps the planner busy. Raises RequestError with a line for each of the first
+    MAX_MESSAGES mistakes.
+    """
+    check = ImageCheck(conditions, limits, PIXELS_DECODED)
+    mistakes: list[str] = []
+    for number, item in enumerate(items):
+        try:
+            check(item, f"items[{number}]")
+        except RequestError as error:
+            mistakes.append(str(error))
+        if len(mistakes) == MAX_MESSAGES:
+            break
+    if mistakes:
+        raise RequestError("\n".join(mistakes))
+    return check.found_reference
 
-    map_images(dict(item), conditions, check, field)
 
+class ImageCheck:
+    """Checks the images of items: what the tenant may read, and what is in the files as far as it is known.
 
-def fetch_images(item: Mapping[str, Any], conditions: JsonSchema, store: ObjectStore) -> dict[str, Any]:
-    """Return the item with each object that it refers to replaced by its bytes; `check_references` has passed.
-
-    Raises ValueError for an object that is missing or too large.
+    pixels: how many to decode in all. Of the other images only the headers are read.
     """
 
-    def fetch(image: Any, name: str) -> Any:
+    def __init__(self, conditions: JsonSchema, limits: Limits, pixels: int = 0) -> None:
+        self._conditions, self._limits, self._pixels = conditions, limits, pixels
+        self.found_reference = False
+
+    def __call__(self, item: Mapping[str, Any], field: str = "") -> None:
+        """Raise RequestError for the first image of an item that cannot be used."""
+        map_images(dict(item), self._conditions, self._check, field)
+
+    def _check(self, image: Any, name: str, rule: ImageRule) -> None:
+        if image.startswith(SCHEME):
+            self.found_reference = True
+            resolve_key(name, image, self._limits)
+            return
+        try:
+            width, height = read_size(image, rule)
+            if width * height <= self._pixels:
+                self._pixels -= width * height
+                decode_image(image, rule)
+        except ValueError as error:
+            raise RequestError(f"{name}: {error}") from None
+
+
+def fetch_images(
+    item: Mapping[str, Any], conditions: JsonSchema, store: ObjectStore, read_at: datetime | None = None
+) -> dict[str, Any]:
+    """Return the item with each object that it refers to replaced by its bytes; an `ImageCheck` has passed.
+
+    read_at: when the job was planned, by the clock of the store. Raises ValueError for an object that is missing, too
+    large or newer.
+    """
+
+    def fetch(image: Any, name: str, rule: ImageRule) -> Any:
         uri = None if isinstance(image, bytes) else ObjectUri.parse(image)
         if uri is None:
             return image
         try:
-            return store.get_at_most(uri.key, MAX_BYTES)
+            return store.get_at_most(uri.key, MAX_BYTES, not_after=read_at)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
@@ -67,35 +105,15 @@ def fetch_images(item: Mapping[str, Any], conditions: JsonSchema, store: ObjectS
 
 
 def decode_images(value: Any, rule: JsonSchema, field: str) -> Any:
-    """Return a condition's value with its images decoded to arrays [H, W] or [H, W, C].
+    """Return a condition's value with its images decoded to arrays [H, W] or [H, W, C]; see `decode_image`.
 
-    Raises ValueError naming the field if an image is not base64, not in FORMATS, broken or too large.
+    Raises ValueError naming the field.
     """
 
-    def decode(image: Any, name: str) -> NDArray[Any]:
+    def decode(image: Any, name: str, image_rule: ImageRule) -> Any:
         try:
-            return decode_image(image)
+            return decode_image(image, image_rule)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
     return map_images(value, rule, decode, field)
-
-
-def decode_image(image: str | bytes) -> NDArray[Any]:
-    """Decode an image file, given as bytes or in base64. Raises ValueError."""
-    try:
-        body = base64.b64decode(image, validate=True) if isinstance(image, str) else image
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"not a base64-encoded image ({error})") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is lower than Pillow's limit
-            with Image.open(io.BytesIO(body), formats=FORMATS) as opened:
-                width, height = opened.size
-                if width * height <= MAX_PIXELS:
-                    return np.asarray(opened)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises almost any exception for a broken file
-        raise ValueError(f"not a readable image; permitted: {', '.join(FORMATS)} ({str(error)[:100]})") from None
-    raise ValueError(f"an image of {width}x{height} pixels is not allowed; permitted: at most {MAX_PIXELS} pixels")

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Item, Plan
-from services.job_requests.condition_images import check_references
+from services.job_requests.condition_images import ImageCheck
 from services.job_requests.messages import JsonSchema, validation_messages
 from services.job_requests.schema import Limits, RequestError, item_schema, parse_json
 from services.storage.object_store import ObjectStore
@@ -76,7 +76,7 @@ class ItemReader:
     """Reads items from lines, and validates them for one release and one tenant."""
 
     def __init__(self, conditions: JsonSchema, limits: Limits) -> None:
-        self.conditions, self.limits = conditions, limits
+        self.check_images = ImageCheck(conditions, limits)
         self.validator = Draft202012Validator(item_schema(conditions))
 
     def read(self, line: Line) -> Item:
@@ -89,7 +89,7 @@ class ItemReader:
             raise RequestError("not a JSON object")
         if problems := validation_messages(item, self.validator):
             raise RequestError("; ".join(problems))
-        check_references(item, self.conditions, self.limits)
+        self.check_images(item)
         return item
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, Row, text
 
 from services.errors import quote
+from services.job_requests.image_rules import add_image_rules
 from services.storage.layout import blob_key
 from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
@@ -133,8 +134,13 @@ def _missing(connection: Connection, name: str, version: str | None, alias: str,
 
 
 def request_rules(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a request to a release may contain: the JSON Schema of its conditions, and if it can be `guided`."""
-    return {**manifest["conditions"], "guided": release_format.parse(manifest).guided}
+    """Return what a request to a release may contain.
+
+    That is the JSON Schema of its conditions, with what their images must be, and whether it can be `guided`.
+    """
+    release = release_format.parse(manifest)
+    rules = add_image_rules(release.conditions, release.architecture, release.latent_shape)
+    return {**rules, "guided": release.guided}
 
 
 # -- publishing --------------------------------------------------------------------------------

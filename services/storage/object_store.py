@@ -216,8 +216,11 @@ class ObjectStore:
         """Read a whole object."""
         return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
 
-    def get_at_most(self, key: str, limit: int) -> bytes:
-        """Read a whole object. Raises ValueError if it does not exist or has more than `limit` bytes."""
+    def get_at_most(self, key: str, limit: int, *, not_after: datetime | None = None) -> bytes:
+        """Read a whole object.
+
+        Raises ValueError if it does not exist, has more than `limit` bytes, or was written after `not_after`.
+        """
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
@@ -225,9 +228,16 @@ class ObjectStore:
                 raise
             raise ValueError(f"{self.uri(key)} does not exist, or the service may not read it") from None
         with answer["Body"] as body:
+            if not_after is not None and answer["LastModified"] > not_after:
+                raise ValueError(f"{self.uri(key)} was replaced after the job was planned; submit the job again")
             if answer["ContentLength"] > limit:
                 raise ValueError(f"{self.uri(key)}: {answer['ContentLength']} bytes; permitted: at most {limit}")
             return bytes(body.read())
+
+    def now(self) -> datetime:
+        """Return the time by the store's clock, in whole seconds, as `LastModified` of its objects."""
+        head = self.client.head_bucket(Bucket=self.bucket)
+        return parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def age(self, key: str) -> tuple[str, float] | None:
         """Return the object's ETag and its age in seconds by the store's clock, or None if it does not exist."""

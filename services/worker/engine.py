@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.job_requests.condition_images import decode_images
+from services.job_requests.image_rules import add_image_rules
 from services.job_requests.image_spec import ImageSpec
 from services.job_requests.messages import JsonSchema
 from services.observability import metrics
@@ -81,7 +82,8 @@ class Engine(Generic[Owner]):
         self.rows = rows
         self.decode_rows = min(rows, DECODE_ROWS)
         self.profile = execution_profile(self.device, rows, self.decode_rows)
-        self._rules: Mapping[str, JsonSchema] = release.conditions.get("properties", {})
+        rules = add_image_rules(release.conditions, release.architecture, release.latent_shape)
+        self._rules: Mapping[str, JsonSchema] = rules["properties"]
         self.condition_names = sorted(self._rules)
         self._batch = Batch(self.model, rows=rows, shape=release.latent_shape)
         self._images: dict[Run, tuple[Owner, ImageSpec]] = {}  # of every waiting or sampling run

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from services.job_queue.plan import Item
 from services.job_requests.condition_images import fetch_images
@@ -65,9 +66,10 @@ class Prefetcher:
         numbers = {index // int(shard.plan["images_per_item"]) for index in shard.unsettled}
         try:
             items = read_items(self.store, shard.plan, shard.lease)
+            read_at = datetime.fromisoformat(shard.plan["read_at"]) if "read_at" in shard.plan else None
             for number, item in ((number, items[number]) for number in numbers):
                 try:
-                    prefetched.items[number] = fetch_images(item, shard.manifest["conditions"], self.store)
+                    prefetched.items[number] = fetch_images(item, shard.manifest["conditions"], self.store, read_at)
                 except ValueError as error:
                     prefetched.problems[number] = str(error)
         except Exception as error:

@@ -1,7 +1,30 @@
-"""Hostile image files."""
+"""Image files, good and hostile ones."""
 
+import base64
+import io
 import struct
 import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def image_file(image: Any, file_format: str = "PNG", **options: Any) -> bytes:
+    """Encode a Pillow image, or an array of pixels."""
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format=file_format, **options)
+    return buffer.getvalue()
+
+
+def as_base64(body: bytes) -> str:
+    """Encode a file as an image in a request."""
+    return base64.b64encode(body).decode()
+
+
+def random_labels(seed: int) -> bytes:
+    """Return a semantic map of 32x32 pixels and four classes, for `make_map_release`, as a PNG."""
+    return image_file(np.random.default_rng(seed).integers(0, 4, (32, 32), dtype=np.uint8))
 
 
 def decompression_bomb(side: int) -> bytes:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+MAP_MODEL = "tiny-map"
 CLASS_LABEL = {"class_label": {"type": "class", "classes": 10, "width": 32}}
 
 
@@ -44,3 +45,9 @@ def make_tiny_release(
                 torch.nn.init.normal_(parameter, std=0.1)
     save_diffusion(folder, model.eval(), name=name, image_size=32)
     return folder
+
+
+def make_map_release(folder: Path) -> Path:
+    """Write a release that takes a semantic map of 32x32 pixels and four classes. Returns the folder."""
+    conditioners = {"semantic_map": {"type": "semantic_map", "classes": 4, "channels": 2, "stages": 2}}
+    return make_tiny_release(folder, name=MAP_MODEL, conditioners=conditioners, in_channels=4)

@@ -109,6 +109,12 @@ class Stack:
             query = text("SELECT * FROM outputs WHERE job_id = :id ORDER BY index")
             return list(connection.execute(query, {"id": job_id}))
 
+    def upload(self, name: str, body: bytes) -> str:
+        """Store an object under the tenant's read prefix. Returns its URI."""
+        key = f"inputs/default/{name}"
+        self.store().put(key, body, content_type="application/octet-stream")
+        return str(self.store().uri(key))
+
     def images(self, job_id: uuid.UUID) -> dict[int, bytes]:
         """Return the stored bytes of every image, by index."""
         store = self.store()
