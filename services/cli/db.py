@@ -125,14 +125,15 @@ def set_logins(as_json: AsJson = False) -> None:
 
 def _read_url(path: Path) -> "URL":
     from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
+
+    from services.urls import DATABASE_FORM, parse_database_url
 
     try:
-        url = make_url(path.read_text().strip())
-    except ArgumentError:
-        url = None
-    if url is None or not url.username or not url.password:
-        raise CommandError(f"{path}: not a database URL; permitted: postgresql://login:password@host:port/name")
+        url = make_url(parse_database_url(path.read_text().strip()))
+    except ValueError as error:
+        raise CommandError(f"{path}: not a database URL: {error}") from None
+    if not url.username or not url.password:
+        raise CommandError(f"{path}: the login or the password is missing; permitted: {DATABASE_FORM}")
     return url
 
 

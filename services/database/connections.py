@@ -1,10 +1,28 @@
 """Connections to Postgres. Each tenant and each role has a login of its own."""
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from services.environment import ignore_variables
 from training.errors import DarkroomError, first_line
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+# What a URL does not say. None of it is a parameter that a pooler such as PgBouncer refuses.
+DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 5,
+    "application_name": "darkroom",
+    # The kernel's defaults notice a lost peer only after two hours.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 
 class DatabaseError(DarkroomError):
@@ -14,25 +32,31 @@ class DatabaseError(DarkroomError):
 def connect(url: str) -> Engine:
     """Return an engine for `url`, postgresql://login:password@host:port/database, without connecting.
 
-    It uses no prepared statements, so that it works through a PgBouncer that pools transactions.
+    The URL alone says how to reach the database: variables of libpq, such as PGSSLMODE, have no effect. The engine uses
+    no prepared statements, so that it works through a PgBouncer that pools transactions.
     """
+    ignore_variables("PG")
+    address = make_url(url).set(drivername="postgresql+psycopg")
     engine = create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
+        address,
         pool_pre_ping=True,
         pool_size=5,
-        connect_args={
-            "prepare_threshold": None,
-            "connect_timeout": 5,
-            "application_name": "darkroom",
-            # The kernel's defaults notice a lost peer only after two hours.
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 20_000,
-        },
+        connect_args={"prepare_threshold": None, **_defaults_of(address)},
     )
     event.listen(engine, "handle_error", _count_error)
     return engine
+
+
+def connect_directly(url: URL, **options: Any) -> "psycopg.Connection[Any]":
+    """Return a connection of psycopg's own, outside the engine's pool. options: of psycopg.connect."""
+    import psycopg
+
+    _, arguments = url.get_dialect()().create_connect_args(url)
+    return psycopg.connect(**{"prepare_threshold": None, **_defaults_of(url), **arguments, **options})
+
+
+def _defaults_of(url: URL) -> dict[str, Any]:
+    return {name: value for name, value in DEFAULTS.items() if name not in url.query}
 
 
 def _count_error(context: ExceptionContext) -> None:
@@ -50,9 +74,15 @@ def server_version(connection: Connection) -> str:
 def unreachable(engine: Engine, error: OperationalError) -> str:
     """Return a line about a database that does not answer, without its password."""
     return (
-        f"Postgres at {engine.url.render_as_string(hide_password=True)} does not answer ({brief(error)}). "
+        f"Postgres at {_place(engine.url)} does not answer ({brief(error)}). "
         "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
     )
+
+
+def _place(url: URL) -> str:
+    """Return the login, the host and the database. Parameters of a URL may be secrets."""
+    host, port = url.host or url.query.get("host", "a local socket"), url.port or url.query.get("port", "")
+    return f"{url.username or ''}@{host}{f':{port}' if port else ''}/{url.database or ''}".removeprefix("@")
 
 
 def brief(error: BaseException) -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-import psycopg
 from sqlalchemy import URL
+
+from services.database.connections import connect_directly
 
 CHANNEL = "darkroom_work"  # triggers of the tables notify it too
 
@@ -13,8 +14,7 @@ def listen(url: URL, timeout_s: float = 1.0) -> Iterator[bool]:
 
     Raises psycopg.Error when the connection cannot be made or is lost.
     """
-    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(address, autocommit=True, connect_timeout=5) as connection:
+    with connect_directly(url, autocommit=True) as connection:
         connection.execute(f"LISTEN {CHANNEL}")
         while True:
             announced = False

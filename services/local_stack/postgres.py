@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from services.environment import ignore_variables
 from services.local_stack import processes
 from services.local_stack.accounts import Account, account_for
 from services.local_stack.part import PROBE_TIMEOUT_S, Part, installed_program
@@ -71,6 +72,7 @@ class Postgres(Part):
     def _connect(self, state: StackState) -> "psycopg.Connection[Any]":
         import psycopg
 
+        ignore_variables("PG")
         return psycopg.connect(
             host=HOST,
             port=state.postgres_port,

@@ -94,5 +94,4 @@ class ObjectStore(Part):
             connect_timeout_s=PROBE_TIMEOUT_S,
             read_timeout_s=PROBE_TIMEOUT_S,
             retries=0,
-            use_proxies=False,  # a proxy cannot reach this machine's loopback
         )

@@ -14,6 +14,7 @@ from celery.platforms import SecurityWarning
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from services.environment import ignore_variables
 from services.errors import CommandError
 from services.settings import Settings
 from training.errors import first_line
@@ -23,8 +24,9 @@ HINT_EXPIRES_S = 60
 
 
 def make_app(settings: Settings) -> Celery:
-    """Return an app that can send hints. It opens no connection yet."""
+    """Return an app that can send hints. It opens no connection yet. Variables of Celery have no effect."""
     assert settings.broker_url is not None
+    ignore_variables("CELERY_")
     app = Celery("darkroom", broker=settings.broker_url.get_secret_value(), set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
@@ -113,8 +115,15 @@ def serve(app: Celery, worker: Service, *, concurrency: int = 1) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery warns about root because of pickle, which this app does not accept.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    options = ["worker", "--pool=threads", f"--concurrency={concurrency}", "--without-gossip", "--without-mingle"]
-    app.worker_main(["--quiet", *options, "--loglevel=INFO"])
+    # Not by Celery's command line, which reads APP, BROKER_URL and other variables with common names.
+    app.Worker(
+        pool_cls="threads",
+        concurrency=concurrency,
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+        loglevel=logging.INFO,
+    ).start()
     if failures:
         raise failures[0]
 

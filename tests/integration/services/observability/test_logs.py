@@ -73,6 +73,7 @@ def test_secrets_are_masked_wherever_they_come_from(
     monkeypatch.setenv("DARKROOM_DATABASE_URL", "postgresql+psycopg://me:p%40ss-word@db/darkroom")
     monkeypatch.setenv("DARKROOM_BROKER_URL", "redis://:broker-word@broker/0")
     monkeypatch.setenv("DARKROOM_S3_BUCKET", "images")
+    monkeypatch.setenv("DARKROOM_S3_ACCESS_KEY_ID", "key-id")
     monkeypatch.setenv("DARKROOM_S3_SECRET_ACCESS_KEY", "key-word")
     try:
         for form in ("text", "json"):
