@@ -43,6 +43,27 @@ class Tenant(Table):
     max_open_jobs: Mapped[int]
     max_job_images: Mapped[int]
     retention_days: Mapped[int | None]
+    permitted_queues: Mapped[list[str]]
+    head_start: Mapped[int]
+    max_open_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class TenantSubmissions(Table):
+    """Jobs that a tenant has opened since counting began, and the bytes of their requests."""
+
+    __tablename__ = "tenant_submissions"
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    jobs: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class TenantEndings(Table):
+    """Jobs of a tenant that have ended since counting began, and the bytes of their requests. The rest are open."""
+
+    __tablename__ = "tenant_endings"
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    jobs: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class Queue(Table):
@@ -108,7 +129,7 @@ class Job(Table):
     __tablename__ = "jobs"
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
-    queue: Mapped[str] = mapped_column(ForeignKey("queues.name"))
+    queue: Mapped[str]
     model: Mapped[str]
     request: Mapped[dict[str, Any]]
     idempotency_key: Mapped[str | None]
@@ -128,6 +149,16 @@ class Job(Table):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    planned_to: Mapped[int]
+    upkeep_failures: Mapped[int] = mapped_column(SmallInteger)
+
+
+class CancelRequest(Table):
+    """A client's request to stop a job, until a dispatcher has recorded it in the job."""
+
+    __tablename__ = "cancel_requests"
+    job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    requested_at: Mapped[datetime]
 
 
 class WorkerRow(Table):
@@ -154,7 +185,7 @@ class Work(Table):
     start: Mapped[int]
     stop: Mapped[int]
     queue: Mapped[str]
-    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
+    tenant: Mapped[str]
     pack_key: Mapped[str | None]
     priority: Mapped[int] = mapped_column(SmallInteger)
     rank: Mapped[float]
@@ -168,7 +199,7 @@ class Work(Table):
     suspect: Mapped[bool]
     isolated: Mapped[bool]
     token: Mapped[int | None] = mapped_column(BigInteger)
-    owner: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("workers.id"))
+    owner: Mapped[uuid.UUID | None]
     lease_until: Mapped[datetime | None]
     run_after: Mapped[datetime | None]
     error: Mapped[str | None]
@@ -189,6 +220,13 @@ class Output(Table):
     error: Mapped[str | None]
     revision: Mapped[int]
     created_at: Mapped[datetime]
+
+
+class ServiceLock(Table):
+    """A row to lock for work that one process at a time may do."""
+
+    __tablename__ = "service_locks"
+    name: Mapped[str] = mapped_column(primary_key=True)
 
 
 class SchemaRevision(Table):

@@ -73,6 +73,20 @@ STOP_REQUESTS = """
 """
 
 
+def accept_cancel_requests(connection: Connection) -> None:
+    """Record in the jobs which of them their clients have cancelled. A request for a job that has ended is dropped."""
+    connection.execute(
+        text("""
+            WITH accepted AS (
+                DELETE FROM cancel_requests WHERE job_id IN (
+                    SELECT job_id FROM cancel_requests LIMIT 1000 FOR UPDATE SKIP LOCKED)
+                RETURNING job_id, requested_at
+            )
+            UPDATE jobs SET cancel_requested_at = requested_at FROM accepted WHERE id = job_id AND finished_at IS NULL
+        """)
+    )
+
+
 def find_stop_requests(connection: Connection, job_ids: list[uuid.UUID]) -> list[StopRequest]:
     """Return which of these jobs must stop."""
     rows = connection.execute(text(f"{STOP_REQUESTS} AND id = ANY(:among)"), {"among": job_ids})
@@ -81,6 +95,7 @@ def find_stop_requests(connection: Connection, job_ids: list[uuid.UUID]) -> list
 
 def stop_jobs(connection: Connection, limit: int = 100) -> list[StopRequest]:
     """End the unclaimed work of up to `limit` jobs that must stop. Workers stop claimed work within two seconds."""
+    accept_cancel_requests(connection)
     rows = connection.execute(
         text(f"{STOP_REQUESTS} AND state IN ('submitted', 'planned', 'running') ORDER BY id LIMIT :limit "
              "FOR NO KEY UPDATE SKIP LOCKED"),

@@ -19,7 +19,7 @@ from services.database.connections import DatabaseError
 from tests.support.commands import Darkroom
 from tests.support.stack import Stack, fresh_stack
 
-BEFORE = "12c90bb5f3d39d21d26246d932d226a16efd1e31"  # the last commit whose schema was 0004
+BEFORE = "46cb30a3ccb15b57fc71b18dd2498dcea9b29704"  # the last commit whose schema was 0005
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 3, "steps": 4, "guidance_scale": 1.0}
 ROWS = 1_000_000
 
@@ -68,11 +68,12 @@ def test_the_old_code_works_with_the_new_schema(tmp_path: Path) -> None:
                 child.wait(40)
 
 
-def test_the_new_code_works_with_the_old_schema() -> None:
-    with fresh_stack() as stack:
-        schema.downgrade(stack.engine("migrator"), "0004")
-        with stack.process("dispatcher"), stack.process("worker"):
-            assert stack.wait(stack.submit(REQUEST)).state == "succeeded"
+def test_the_new_code_refuses_the_old_schema(stack: Stack) -> None:
+    with another_database(stack, "not_upgraded") as engine:
+        schema.upgrade(engine)
+        schema.downgrade(engine, "0005")
+        with pytest.raises(DatabaseError, match=r"0005, is older than 0007, which this version needs\. .*db upgrade"):
+            schema.check_schema(engine)
 
 
 def test_older_code_on_a_newer_schema_knows_whether_it_may_run(stack: Stack) -> None:
@@ -98,7 +99,7 @@ def test_a_schema_that_is_too_old_is_named(stack: Stack) -> None:
             schema.check_schema(engine)
         schema.upgrade(engine)
         schema.downgrade(engine, "0003")
-        with pytest.raises(DatabaseError, match=r"0003, is older than 0004.*darkroom db upgrade"):
+        with pytest.raises(DatabaseError, match=r"0003, is older than 0007.*darkroom db upgrade"):
             schema.check_schema(engine)
         with pytest.raises(DatabaseError, match="'0999' is not known"):
             schema.downgrade(engine, "0999")

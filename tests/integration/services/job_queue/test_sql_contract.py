@@ -51,9 +51,16 @@ def test_the_group_role_submits_for_the_default_tenant(stack: Stack) -> None:
         "SELECT * FROM tenants",
         "SELECT * FROM releases",
         "SELECT * FROM workers",
-        "SELECT accept_job()",
+        "SELECT accept_jobs()",
+        "SELECT count_submissions('other', -1, 0)",
+        "SELECT * FROM tenant_submissions",
+        "SELECT * FROM service_locks",
+        "SELECT * FROM cancel_requests",
+        "SELECT end_long_client_transactions(interval '0 s')",
+        "CREATE TEMP TABLE mine (x int)",
+        "SELECT lo_create(0)",
         "SELECT nextval('work_token')",
-        "SELECT hold_to_quota()",
+        "SELECT count_endings()",
         "UPDATE jobs SET cancel_requested_at = now()",
         "UPDATE tenants SET weight = 1000",
         "INSERT INTO jobs (model, request, revision) VALUES ('m', '{}', 2)",
@@ -83,18 +90,30 @@ def test_a_login_without_a_tenant_gets_a_hint(stack: Stack) -> None:
         ) as error,
     ):
         connection.execute("INSERT INTO jobs (model, request) VALUES ('m', '{}')")
-    assert "darkroom db add-tenant" in (error.value.diag.message_hint or "")
+    assert "darkroom tenants add" in (error.value.diag.message_hint or "")
 
 
 @pytest.mark.parametrize(
     ("columns", "values", "complaint"),
     [
         ("model, request", "'m', '{bad'", "invalid input syntax for type json"),
-        ("model, request", "'m', '[1]'", "request_is_an_object"),
+        ("model, request", "'m', '[1]'", "request: a JSON array is not allowed; permitted: a JSON object"),
         ("model, request", "'', '{}'", "jobs_model_check"),
         ("model, request, priority", "'m', '{}', 101", "jobs_priority_check"),
         ("model, request, queue", "'m', '{}', 'nowhere'", 'queue: "nowhere" does not exist'),
-        ("model, request", "'m', jsonb_build_object('x', repeat('y', 5000000))", "request_is_at_most_4_mib"),
+        (
+            "model, request",
+            "'m', jsonb_build_object('x', repeat('y', 5000000))",
+            "request: 5000009 bytes are not allowed; permitted: at most 4194304",
+        ),
+        (
+            "model, request, deadline",
+            "'m', '{}', '-infinity'",
+            "deadline: -infinity is not allowed; permitted: a time from",
+        ),
+        ("model, request, run_after", "'m', '{}', 'infinity'", "run_after: infinity is not allowed"),
+        ("model, request, deadline", "'m', '{}', '0001-01-01'", "deadline: 0001-01-01 .* is not allowed"),
+        ("model, request, run_after", "'m', '{}', '9999-12-31'", "run_after: 9999-12-31 .* is not allowed"),
     ],
 )
 def test_the_insert_refuses_malformed_jobs(
