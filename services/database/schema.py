@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 import migrations
 from services.database.connections import DatabaseError, brief, unreachable
@@ -27,7 +27,12 @@ OLDEST_SCHEMA = "0007"  # the oldest revision that this code's workers, dispatch
 LOCK_TIMEOUT_S = 3.0
 TIMEOUT_S = 600.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
-UPGRADE_LOCK = "hashtext('darkroom migrations')"
+# Alembic's own table. It is created here, so that the first upgrade can lock it.
+VERSION_TABLE = """
+    CREATE TABLE IF NOT EXISTS alembic_version (
+        version_num varchar(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))
+"""
+CREATE_ATTEMPTS = 3
 LOCK_NOT_AVAILABLE = "55P03"  # SQLSTATE
 
 
@@ -96,13 +101,14 @@ def upgrade(engine: Engine, folder: Path = MIGRATIONS, timeout_s: float = TIMEOU
     this code works with is left unchanged. Raises DatabaseError.
     """
     try:
-        with _upgrade_lock(engine), engine.connect() as connection:
+        with _upgrade_lock(engine, timeout_s) as lock, engine.connect() as connection:
             while (schema := read_schema(connection, folder)).revision != schema.code_revision:
                 connection.rollback()
                 if schema.is_newer:
                     if problem := schema.problem():
                         raise DatabaseError(problem)
                     return str(schema.revision)
+                lock.execute(text("SELECT 1"))  # The lock ends with its connection.
                 _run_step(engine, _alembic_config(folder), _revision_after(schema.revision, folder), timeout_s)
             return schema.code_revision
     except OperationalError as error:
@@ -119,8 +125,8 @@ def downgrade(engine: Engine, revision: str, folder: Path = MIGRATIONS) -> None:
     known = [script.revision for script in _script_directory(folder).walk_revisions()]
     if revision not in known:
         raise DatabaseError(f"revision: {revision!r} is not known; permitted: {', '.join(sorted(known))}")
-    with _upgrade_lock(engine), engine.begin() as connection:
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
+    with _upgrade_lock(engine, TIMEOUT_S), engine.begin() as connection:
+        _set_limits(connection, LOCK_TIMEOUT_S)
         config.attributes["connection"] = connection
         command.downgrade(config, revision)
 
@@ -148,14 +154,47 @@ def _revision_after(revision: str | None, folder: Path) -> str:
 
 
 @contextmanager
-def _upgrade_lock(engine: Engine) -> Iterator[None]:
-    """Let one upgrade run at a time: two at once would both try to create the tables."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"SELECT pg_advisory_lock({UPGRADE_LOCK})"))
+def _upgrade_lock(engine: Engine, timeout_s: float) -> Iterator[Connection]:
+    """Let one upgrade run at a time: two at once would both try to create the tables.
+
+    The lock is on a table, because any login may take an advisory lock, and in a transaction, because a pooler gives
+    each transaction of a connection another session. Its mode admits readers and Alembic's own writes. Yields the
+    connection that holds it.
+    """
+    _create_version_table(engine)
+    with engine.connect() as connection, connection.begin():
+        _set_limits(connection, timeout_s)
         try:
-            yield
-        finally:
-            connection.execute(text(f"SELECT pg_advisory_unlock({UPGRADE_LOCK})"))
+            connection.execute(text("LOCK TABLE alembic_version IN SHARE UPDATE EXCLUSIVE MODE"))
+        except OperationalError as error:
+            if not _is_lock_timeout(error):
+                raise
+            raise DatabaseError(
+                f"Another upgrade has run for {timeout_s:.0f} s. Wait until it ends, then run it again: "
+                "darkroom db upgrade"
+            ) from None
+        yield connection
+
+
+def _create_version_table(engine: Engine) -> None:
+    for attempt in range(CREATE_ATTEMPTS):
+        try:
+            with engine.begin() as connection:
+                connection.execute(text(VERSION_TABLE))
+            return
+        except IntegrityError:  # Postgres does not keep two from creating a table at once, in spite of IF NOT EXISTS.
+            if attempt + 1 == CREATE_ATTEMPTS:
+                raise
+
+
+def _set_limits(connection: Connection, lock_timeout_s: float) -> None:
+    """Set the limits of this transaction: only on waiting for locks, whatever the login or the database has set."""
+    cursor = connection.connection.cursor()
+    cursor.execute(f"""
+        SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '{lock_timeout_s * 1000:.0f}' ELSE '0' END, true)
+        FROM pg_settings WHERE name IN
+            ('lock_timeout', 'statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')
+    """)
 
 
 def _run_step(engine: Engine, config: "Config", revision: str, timeout_s: float) -> None:
@@ -178,21 +217,19 @@ def _try_step(engine: Engine, config: "Config", revision: str) -> bool:
 
     try:
         with engine.connect() as connection:
-            # `SET LOCAL` would end with the transaction, and a step may have several.
-            connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'"))
-            connection.commit()
+            # In each transaction, because a step may have several.
+            event.listen(connection, "begin", lambda begun: _set_limits(begun, LOCK_TIMEOUT_S))
             config.attributes["connection"] = connection
-            try:
-                command.upgrade(config, revision)
-            finally:  # The next user of this pooled connection must not inherit the setting.
-                connection.rollback()
-                connection.execute(text("RESET lock_timeout"))
-                connection.commit()
+            command.upgrade(config, revision)
     except OperationalError as error:
-        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+        if not _is_lock_timeout(error):
             raise
         return False
     return True
+
+
+def _is_lock_timeout(error: OperationalError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
 
 
 def _long_transactions(engine: Engine) -> str:
@@ -204,6 +241,8 @@ def _long_transactions(engine: Engine) -> str:
                 FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
                     AND backend_type = 'client backend' AND now() - xact_start > interval '1 second'
+                    AND pid NOT IN (SELECT pid FROM pg_locks WHERE relation = 'alembic_version'::regclass
+                        AND mode = 'ShareUpdateExclusiveLock')  -- the upgrade's own lock
                 ORDER BY xact_start LIMIT 5
             """)
         ).all()
