@@ -1,0 +1,93 @@
+"""Tenants as the service meets them: each with a login of its own, a plain driver, and jobs beside other tenants'."""
+
+import json
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import namedtuple_row
+from sqlalchemy import text
+
+from services.database import logins
+from services.job_queue import tenants
+from services.job_queue.states import TERMINAL
+from tests.support.stack import Stack
+
+PASSWORD = "a-long-password"
+SMALL = {"items": [{"class_label": 1}], "images_per_item": 2, "steps": 2, "guidance_scale": 1.0}
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant and how its programs reach the database."""
+
+    stack: Stack
+    name: str
+
+    @property
+    def login(self) -> str:
+        return f"tenant_{self.name}"
+
+    def connect(self, **options: Any) -> psycopg.Connection[Any]:
+        """Open a connection with the tenant's login that commits each statement, unless `options` say otherwise."""
+        url = self.stack.engine("migrator").url.set(drivername="postgresql", username=self.login, password=PASSWORD)
+        address = url.render_as_string(hide_password=False)
+        return psycopg.connect(address, **{"autocommit": True, "row_factory": namedtuple_row, **options})
+
+    def submit(
+        self, request: dict[str, Any] | None = None, model: str = "tiny@production", **columns: Any
+    ) -> uuid.UUID:
+        """Insert a job. Returns its id. columns: further columns of the row."""
+        values = {"model": model, "request": json.dumps(SMALL if request is None else request), **columns}
+        names, marks = ", ".join(values), ", ".join(["%s"] * len(values))
+        with self.connect() as connection:
+            row = connection.execute(f"INSERT INTO jobs ({names}) VALUES ({marks}) RETURNING id", list(values.values()))
+            return row.fetchone().id
+
+    def job(self, job_id: uuid.UUID) -> Any:
+        """Return the columns of a job that a test looks at; a client's Python may be unable to hold the others."""
+        with self.connect() as connection:
+            query = "SELECT state, reason, total, succeeded, failed, manifest_key, revision FROM jobs WHERE id = %s"
+            return connection.execute(query, (job_id,)).fetchone()
+
+    def wait(self, job_id: uuid.UUID, *states: str, timeout: float = 60) -> Any:
+        """Return the job once it is in one of `states` (by default: ended)."""
+        deadline = time.monotonic() + timeout
+        while (row := self.job(job_id)).state not in (states or TERMINAL):
+            assert time.monotonic() < deadline, f"{self.name}'s job is still {row.state}, {row.succeeded}/{row.total}"
+            time.sleep(0.05)
+        return row
+
+    def assert_served(self, timeout: float = 60, **columns: Any) -> float:
+        """Submit a small job and check that it succeeds within `timeout` seconds. Returns how many it took."""
+        began = time.monotonic()
+        row = self.wait(self.submit(**columns), timeout=timeout)
+        assert (row.state, row.succeeded) == ("succeeded", SMALL["images_per_item"]), row
+        return time.monotonic() - began
+
+
+def make_tenant(stack: Stack, name: str, **limits: Any) -> Tenant:
+    """Add a tenant with its login, as `darkroom tenants add` does. limits: columns of its row."""
+    with stack.engine("migrator").begin() as connection:
+        logins.ensure_login(connection, f"tenant_{name}", group="submitter", password=PASSWORD)
+        tenants.ensure_tenant(connection, name, login=f"tenant_{name}")
+        if limits:
+            tenants.update_tenant(connection, name, limits)
+    return Tenant(stack, name)
+
+
+def administrator(stack: Stack) -> psycopg.Connection[Any]:
+    """Open a connection of the tables' owner that commits each statement."""
+    url = stack.engine("migrator").url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(url, autocommit=True, row_factory=namedtuple_row)
+
+
+def end_open_jobs(stack: Stack) -> None:
+    """End every open job and its work, so that what one test leaves behind does not reach the next one."""
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM work"))
+        connection.execute(text("DELETE FROM outputs WHERE job_id IN (SELECT id FROM jobs WHERE finished_at IS NULL)"))
+        connection.execute(text("DELETE FROM jobs WHERE finished_at IS NULL"))
+        connection.execute(text("DELETE FROM cancel_requests"))
