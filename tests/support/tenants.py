@@ -73,8 +73,9 @@ def make_tenant(stack: Stack, name: str, **limits: Any) -> Tenant:
     with stack.engine("migrator").begin() as connection:
         logins.ensure_login(connection, f"tenant_{name}", group="submitter", password=PASSWORD)
         tenants.ensure_tenant(connection, name, login=f"tenant_{name}")
-        if limits:
-            tenants.update_tenant(connection, name, limits)
+        for column, value in limits.items():
+            statement = text(f"UPDATE tenants SET {column} = :value WHERE name = :name")
+            connection.execute(statement, {"value": value, "name": name})
     return Tenant(stack, name)
 
 
