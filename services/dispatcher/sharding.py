@@ -21,7 +21,7 @@ SHARD_IMAGES = 16  # small enough that a lost process loses little, large enough
 
 def item_image_cost(plan: Plan, item: Item, index: int) -> int:
     """Return the network evaluations of image `index`, which belongs to `item`."""
-    return image_cost(image_spec(plan, item, [], index))
+    return image_cost(image_spec(plan, item, index))
 
 
 def unsettled_shards(connection: Connection, lease: Lease, shards: Iterator[Shard]) -> Iterator[Shard]:

@@ -1,6 +1,6 @@
-"""One image of a plan: everything that it depends on besides the release, and what it costs."""
+"""One image of a plan: everything that it depends on besides the release and its conditions, and what it costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,7 @@ from training.model.solvers import count_evaluations
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """Everything that one image depends on besides the release."""
+    """Everything that one image depends on besides the release and its conditions."""
 
     index: int
     item: int  # the number of its item
@@ -19,13 +19,12 @@ class ImageSpec:
     steps: int
     solver: str
     guidance_scale: float
-    conditions: dict[str, Any]
     spacing: str = "trailing"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
 
 
-def image_spec(plan: Plan, item: Mapping[str, Any], condition_names: Sequence[str], index: int) -> ImageSpec:
+def image_spec(plan: Plan, item: Mapping[str, Any], index: int) -> ImageSpec:
     """Return image `index` of a plan. Its seed is its item's seed + k, or else the job's seed + index."""
     position, k = divmod(index, int(plan["images_per_item"]))
     low, high = plan["guidance_interval"]
@@ -39,8 +38,6 @@ def image_spec(plan: Plan, item: Mapping[str, Any], condition_names: Sequence[st
         guidance_scale=float(item.get("guidance_scale", plan["guidance_scale"])),
         guidance_interval=(float(low), float(high)),
         guidance_rescale=float(plan["guidance_rescale"]),
-        # JSON does not tell 3.0 from 3, and the class 3.0 is the class 3.
-        conditions={name: _integral(item[name]) for name in condition_names},
     )
 
 
@@ -57,7 +54,3 @@ def image_cost(spec: ImageSpec) -> int:
 @lru_cache(maxsize=1024)  # planning asks for every image of a job, of which there may be a million
 def _count_evaluations(solver: str, spacing: str, steps: int) -> int:
     return count_evaluations(solver, steps, ends_at_data=spacing != "leading")
-
-
-def _integral(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -17,6 +17,9 @@ ROWS = Gauge("darkroom_rows", "Network rows of every step.")
 ROWS_USED_TOTAL = Counter(
     "darkroom_rows_used", "Rows that images used; divided by steps x rows, how full the batch is."
 )
+IMAGES_UNUSABLE = Counter(
+    "darkroom_images_unusable", "Images that the engine could not make, while those beside it were made.", ["reason"]
+)
 IMAGES_UNDER_WAY = Gauge("darkroom_images_under_way", "Images in the batch or waiting to join it.")
 
 # -- the worker ----------------------------------------------------------------------------------

@@ -2,13 +2,17 @@
 
 The network always runs on the same number of rows, so that its arithmetic, and therefore every image, never depends on
 what else is in the batch. An image takes one row a step, or two with guidance. Images join and leave at every step.
+
+One thread owns an engine. Whatever a request can make slow happens in `read_conditions` and `request`, which any thread
+may call: decoding and resizing images, reading texts, computing trajectories.
 """
 
 import hashlib
 import platform
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,12 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.job_requests.condition_images import decode_images
-from services.job_requests.image_rules import add_image_rules
 from services.job_requests.image_spec import ImageSpec
-from services.job_requests.messages import JsonSchema
 from services.observability import metrics
-from training.errors import DarkroomError, first_line
+from services.worker.conditions import ConditionEmbedder, ConditionReader, ReadConditions, each
+from training.errors import DarkroomError, first_line, summarise
 from training.model.batch import Batch, Run
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, Prepared, load_diffusion
@@ -34,9 +36,21 @@ from training.model.solvers import Trajectory
 
 DECODE_ROWS = 8  # latents that are decoded at once: a decoder needs far more memory a row than a U-Net
 DECODE_WAIT_STEPS = 8  # steps for which a finished latent waits for others before it is decoded
-MAX_PREPARED = 4096  # requests whose prepared conditions are kept
+TRAJECTORIES = 64  # that are kept; one of 1,000 steps takes 280 KB and up to 0.2 s
+NOT_EMBEDDED = Prepared(None, None, None)  # the conditions of a run until it joins the batch
+
+NOT_FINITE = "it has NaN or infinite values; use a lower guidance_scale, or ask the operator to check the release"
 
 Owner = TypeVar("Owner")  # whom an image is for; owners are compared by identity
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRequest:
+    """An image that can be sampled, with everything that it takes time to compute."""
+
+    spec: ImageSpec
+    trajectory: Trajectory
+    conditions: ReadConditions
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Finished(Generic[Owner]):
     """A sampled latent [C, h, w] that waits to be decoded together with others."""
 
     owner: Owner
-    spec: ImageSpec
+    request: ImageRequest
     latent: Tensor
     step: int  # the engine's step at which it was finished
 
@@ -56,6 +70,15 @@ class Developed(Generic[Owner]):
     owner: Owner
     spec: ImageSpec
     pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Failed(Generic[Owner]):
+    """An image that cannot be made, and why. The images beside it are not affected."""
+
+    owner: Owner
+    spec: ImageSpec
+    error: str
 
 
 class OutOfMemory(DarkroomError):
@@ -82,16 +105,16 @@ class Engine(Generic[Owner]):
         self.rows = rows
         self.decode_rows = min(rows, DECODE_ROWS)
         self.profile = execution_profile(self.device, rows, self.decode_rows)
-        rules = add_image_rules(release.conditions, release.architecture, release.latent_shape)
-        self._rules: Mapping[str, JsonSchema] = rules["properties"]
-        self.condition_names = sorted(self._rules)
+        self._reader = ConditionReader(self.model, release)
+        self.condition_rules = self._reader.rules
+        self._embedder = ConditionEmbedder(self.model, rows, release.latent_shape[1:])
+        self._trajectory = lru_cache(maxsize=TRAJECTORIES)(partial(trajectory, self.model))
+        self._is_conditional = bool(len(self.model.conditioners))
         self._batch = Batch(self.model, rows=rows, shape=release.latent_shape)
-        self._images: dict[Run, tuple[Owner, ImageSpec]] = {}  # of every waiting or sampling run
+        self._images: dict[Run, tuple[Owner, ImageRequest]] = {}  # of every waiting or sampling run
         self._waiting: deque[Run] = deque()
         self._finished: list[Finished[Owner]] = []
         self._steps = 0
-        self._trajectories: dict[Sampler, Trajectory] = {}
-        self._conditions: dict[bytes, Prepared] = {}
 
     @property
     def busy(self) -> bool:
@@ -103,13 +126,29 @@ class Engine(Generic[Owner]):
         """Network rows that the next step would leave unused."""
         return max(0, self._batch.free_rows - sum(self._batch.rows_of(run) for run in self._waiting))
 
-    def add(self, owner: Owner, spec: ImageSpec) -> None:
-        """Add an image, which joins the batch as soon as there is room.
+    def read_conditions(self, item: Mapping[str, Any]) -> ReadConditions:
+        """Decode an item's conditions and resize its images to what the model needs. Every thread may call this.
 
         Raises ValueError naming the condition that cannot be used.
         """
-        run = self._make_run(spec)
-        self._images[run] = owner, spec
+        return self._reader.read(item)
+
+    def request(self, spec: ImageSpec, conditions: ReadConditions) -> ImageRequest:
+        """Compute what sampling an image needs. Every thread may call this. Raises ValueError for an invalid field."""
+        return ImageRequest(spec, self._trajectory(Sampler(spec.solver, spec.steps, spec.spacing)), conditions)
+
+    def add(self, owner: Owner, request: ImageRequest) -> None:
+        """Add an image, which joins the batch as soon as there is room."""
+        spec = request.spec
+        run = Run(
+            spec.seed,
+            request.trajectory,
+            start=seeded_noise(spec.seed, 0, self.release.latent_shape).to(self.device),
+            conditions=NOT_EMBEDDED,
+            null=NOT_EMBEDDED if self._is_conditional else None,
+            guidance=Guidance(spec.guidance_scale, spec.guidance_interval, spec.guidance_rescale),
+        )
+        self._images[run] = owner, request
         self._waiting.append(run)
 
     def remove(self, owner: Owner) -> None:
@@ -134,15 +173,16 @@ class Engine(Generic[Owner]):
 
     def close(self) -> None:
         """Free the device's memory."""
-        self._conditions.clear()
+        self._embedder.clear()
         self._finished.clear()
         self.model.cpu()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def step(self) -> list[Developed[Owner]]:
+    def step(self) -> list[Developed[Owner] | Failed[Owner]]:
         """Evaluate the network once for the oldest images that fit, and decode finished latents that are due.
 
+        Returns the images that are done, one way or the other.
         Raises OutOfMemory, after which the engine cannot be used, or DeviceFault, after which the process cannot.
         """
         try:
@@ -153,32 +193,43 @@ class Engine(Generic[Owner]):
         except torch.AcceleratorError as error:  # an illegal access or ECC error: CUDA then refuses every call
             raise DeviceFault(first_line(error)) from None
 
-    def _step(self) -> list[Developed[Owner]]:
-        while self._waiting and self._batch.free_rows >= self._batch.rows_of(self._waiting[0]):
-            self._batch.join(self._waiting.popleft())
+    def _step(self) -> list[Developed[Owner] | Failed[Owner]]:
+        failed = self._join()
         if self._batch.runs:
             metrics.ROWS_USED_TOTAL.inc(self.rows - self._batch.free_rows)
             with metrics.STEP_SECONDS.time():
                 self._batch.step()
         self._steps += 1
         for run in [run for run in self._batch.runs if run.finished]:
-            owner, spec = self._images.pop(run)
-            self._finished.append(Finished(owner, spec, self._batch.leave(run), self._steps))
+            owner, request = self._images.pop(run)
+            self._finished.append(Finished(owner, request, self._batch.leave(run), self._steps))
         metrics.IMAGES_UNDER_WAY.set(len(self._waiting) + len(self._batch.runs))
-        return self._decode() if self._decode_is_due() else []
+        return [*failed, *(self._decode() if self._decode_is_due() else [])]
 
-    def _make_run(self, spec: ImageSpec) -> Run:
-        sampler = Sampler(spec.solver, spec.steps, spec.spacing)
-        if sampler not in self._trajectories:
-            self._trajectories[sampler] = trajectory(self.model, sampler)
-        return Run(
-            spec.seed,
-            self._trajectories[sampler],
-            start=seeded_noise(spec.seed, 0, self.release.latent_shape).to(self.device),
-            conditions=self._prepare(spec.conditions),
-            null=self._prepare(None) if self.condition_names else None,
-            guidance=Guidance(spec.guidance_scale, spec.guidance_interval, spec.guidance_rescale),
-        )
+    def _join(self) -> list[Failed[Owner]]:
+        """Let the oldest waiting images into the batch. Returns those whose conditions cannot be embedded."""
+        joining, free = [], self._batch.free_rows
+        for run in self._waiting:
+            free -= self._batch.rows_of(run)
+            if free < 0:
+                break
+            joining.append(run)
+        failed: list[Failed[Owner]] = []
+        for run, row in zip(joining, self._embed(joining), strict=True):
+            self._waiting.popleft()
+            if isinstance(row, Exception):
+                owner, request = self._images.pop(run)
+                failed.append(
+                    _failure(owner, request, "conditions", f"its conditions cannot be used: {summarise(row)}")
+                )
+                continue
+            run.conditions = row
+            run.null = self._embedder.null if self._is_conditional else None
+            self._batch.join(run)
+        return failed
+
+    def _embed(self, runs: Sequence[Run]) -> list[Prepared | Exception]:
+        return self._embedder.embed([self._images[run][1].conditions for run in runs])
 
     def _decode_is_due(self) -> bool:
         if not self._finished:
@@ -186,34 +237,38 @@ class Engine(Generic[Owner]):
         waited = self._steps - self._finished[0].step
         return len(self._finished) >= self.decode_rows or not self._batch.runs or waited >= DECODE_WAIT_STEPS
 
-    def _decode(self) -> list[Developed[Owner]]:
-        group, self._finished = self._finished[: self.decode_rows], self._finished[self.decode_rows :]
+    def _decode(self) -> list[Developed[Owner] | Failed[Owner]]:
+        group = self._finished[: self.decode_rows]
+        with metrics.DECODE_SECONDS.time():
+            decoded = each(self._decode_group, group)
+        del self._finished[: len(group)]
+        images: list[Developed[Owner] | Failed[Owner]] = []
+        for finished, pixels in zip(group, decoded, strict=True):
+            owner, request = finished.owner, finished.request
+            if isinstance(pixels, Exception):
+                images.append(_failure(owner, request, "decoding", f"it cannot be decoded: {summarise(pixels)}"))
+            elif pixels is None:
+                images.append(_failure(owner, request, "not finite", NOT_FINITE))
+            else:
+                images.append(Developed(owner, request.spec, pixels))
+        return images
+
+    def _decode_group(self, group: Sequence[Finished[Owner]]) -> list[NDArray[np.uint8] | None]:
+        """Decode latents to uint8 [H, W, C], in calls of one shape; None for one with NaN or infinite values."""
         latents = torch.zeros(self.decode_rows, *self.release.latent_shape, device=self.device)
         for i, finished in enumerate(group):
             latents[i] = finished.latent
-        with metrics.DECODE_SECONDS.time():
-            images = self.model.autoencoder.decode(latents)
+        images = self.model.autoencoder.decode(latents)
+        is_finite = torch.isfinite(latents).flatten(1).all(1) & torch.isfinite(images).flatten(1).all(1)
         for i, finished in enumerate(group):
-            images[i] = self.model.conditioners.finish(images[i], self._decode_conditions(finished.spec.conditions))
+            images[i] = self.model.conditioners.finish(images[i], finished.request.conditions.values)
         pixels = to_bytes(images)
-        return [Developed(finished.owner, finished.spec, pixels[i]) for i, finished in enumerate(group)]
+        return [pixels[i] if finite else None for i, finite in enumerate(is_finite[: len(group)].tolist())]
 
-    def _prepare(self, conditions: Mapping[str, Any] | None) -> Prepared:
-        """Prepare one request's conditions, or the null condition, once, with the row count of every evaluation."""
-        key = hashlib.sha256(repr(sorted((conditions or {"": None}).items())).encode()).digest()
-        if key not in self._conditions:
-            if len(self._conditions) >= MAX_PREPARED:
-                self._conditions.clear()
-            _, height, width = self.release.latent_shape
-            request = None if conditions is None else self._decode_conditions(conditions)
-            with torch.inference_mode():
-                prepared = self.model.conditions([request] * self.rows, (height, width))
-            self._conditions[key] = prepared.row(0)
-        return self._conditions[key]
 
-    def _decode_conditions(self, conditions: Mapping[str, Any]) -> dict[str, Any]:
-        """Return conditions with their images decoded. Raises ValueError for an image that cannot be decoded."""
-        return {name: decode_images(value, self._rules[name], name) for name, value in conditions.items()}
+def _failure(owner: Owner, request: ImageRequest, reason: str, error: str) -> Failed[Owner]:
+    metrics.IMAGES_UNUSABLE.labels(reason).inc()
+    return Failed(owner, request.spec, error)
 
 
 def execution_profile(device: torch.device, rows: int, decode_rows: int) -> str:

@@ -1,32 +1,40 @@
-"""Reads the items of the next shards from S3 while the engine samples the present ones."""
+"""Reads the items of the next shards from S3, and prepares their images, while the engine samples the present ones."""
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 
+from services.job_queue.outputs import Output
 from services.job_queue.plan import Item
 from services.job_requests.condition_images import fetch_images
+from services.job_requests.image_spec import ImageSpec, image_spec
 from services.job_requests.items import read_items
 from services.storage.object_store import ObjectStore
+from services.storage.transient import is_transient
+from services.worker.engine import Engine, ImageRequest
 from services.worker.held_shards import HeldShard
+from training.errors import summarise
 
 CAPACITY = 2  # shards that are read at the same time
 
 
 @dataclass
 class PrefetchedShard:
-    """A shard and its items by number. problems: why an item cannot be used. error: why no item could be read."""
+    """A shard and its images by index, or why an image cannot be made. error: why no item could be read."""
 
     shard: HeldShard
-    items: dict[int, Item] = field(default_factory=dict)
-    problems: dict[int, str] = field(default_factory=dict)
+    images: dict[int, ImageRequest | Output] = field(default_factory=dict)
     error: Exception | None = None
 
 
 class Prefetcher:
-    """Reads the items of shards in a few threads, and returns the shards in the order in which they were added.
+    """Reads the items of shards and prepares their images in a few threads.
+
+    No more than CAPACITY images of conditions are decoded at the same time. A shard that takes long, because its images
+    are large or S3 is slow, does not delay one that was added after it.
 
     One thread alone may call `add` and `take`. on_ready: called in another thread when a shard has been read.
     """
@@ -46,32 +54,47 @@ class Prefetcher:
         """Whether another shard may be added."""
         return len(self._shards) < CAPACITY
 
-    def add(self, shard: HeldShard) -> None:
-        """Start to read a shard's items."""
-        future = self._pool.submit(self._fetch, shard)
+    def add(self, shard: HeldShard, engine: Engine[HeldShard]) -> None:
+        """Start to read a shard's items, whose images `engine` will sample."""
+        future = self._pool.submit(self._fetch, shard, engine)
         self._shards.append(future)
         future.add_done_callback(lambda _: self._on_ready())
 
     def take(self) -> PrefetchedShard | None:
-        """Return the shard that was added first, or None if it has not been read yet."""
-        return self._shards.popleft().result() if self._shards and self._shards[0].done() else None
+        """Return a shard that has been read, or None if there is none."""
+        for future in self._shards:
+            if future.done():
+                self._shards.remove(future)
+                return future.result()
+        return None
 
     def stop(self) -> None:
         """Start no more reads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch(self, shard: HeldShard) -> PrefetchedShard:
+    def _fetch(self, shard: HeldShard, engine: Engine[HeldShard]) -> PrefetchedShard:
         prefetched = PrefetchedShard(shard)
-        # The planner has settled the images of lines that it refused. They are skipped: they may refer to any object.
-        numbers = {index // int(shard.plan["images_per_item"]) for index in shard.unsettled}
+        per_item = int(shard.plan["images_per_item"])
         try:
             items = read_items(self.store, shard.plan, shard.lease)
-            read_at = datetime.fromisoformat(shard.plan["read_at"]) if "read_at" in shard.plan else None
-            for number, item in ((number, items[number]) for number in numbers):
-                try:
-                    prefetched.items[number] = fetch_images(item, shard.manifest["conditions"], self.store, read_at)
-                except ValueError as error:
-                    prefetched.problems[number] = str(error)
+            # The planner has settled the images of lines that it refused: they may refer to any object, so skip them.
+            for number, indices in groupby(sorted(shard.unsettled), lambda index: index // per_item):
+                specs = [image_spec(shard.plan, items[number], index) for index in indices]
+                prefetched.images |= self._prepare(shard, engine, items[number], specs)
         except Exception as error:
             prefetched.error = error
         return prefetched
+
+    def _prepare(
+        self, shard: HeldShard, engine: Engine[HeldShard], item: Item, specs: list[ImageSpec]
+    ) -> dict[int, ImageRequest | Output]:
+        """Prepare the images of one item. What is wrong with it fails its own images and no others."""
+        read_at = datetime.fromisoformat(shard.plan["read_at"]) if "read_at" in shard.plan else None
+        try:
+            conditions = engine.read_conditions(fetch_images(item, engine.condition_rules, self.store, read_at))
+            return {spec.index: engine.request(spec, conditions) for spec in specs}
+        except Exception as error:
+            if is_transient(error) or isinstance(error, MemoryError | ConnectionError | TimeoutError):
+                raise
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {summarise(error)}"
+            return {spec.index: Output.failure(spec.index, spec.item, reason, seed=spec.seed) for spec in specs}

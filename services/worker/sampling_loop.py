@@ -17,14 +17,13 @@ from services.database.connections import brief
 from services.job_queue import claims, jobs, outputs
 from services.job_queue.leases import LeaseLost
 from services.job_queue.outputs import Output
-from services.job_requests.image_spec import image_spec
 from services.observability import logs, metrics
 from services.process.heartbeat import Heartbeat
 from services.process.watchdog import Watchdog
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
-from services.worker.engine import DeviceFault, Engine, OutOfMemory
+from services.worker.engine import DeviceFault, Engine, Failed, OutOfMemory
 from services.worker.engine_cache import EngineCache
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.prefetch import PrefetchedShard, Prefetcher
@@ -131,7 +130,7 @@ class SamplingLoop:
             elif engine is None or engine.release.digest != shard.lease.pack_key or shard.lease.suspect:
                 self._waiting = shard
             else:
-                self._prefetcher.add(shard)
+                self._prefetcher.add(shard, engine)
 
     def _claim_shard(self) -> HeldShard | None:
         release = self._engine.release.digest if self._engine is not None else None
@@ -181,7 +180,7 @@ class SamplingLoop:
         except Exception as error:
             self._reject(shard, f"the release cannot be loaded: {brief(error)}", error)
         else:
-            self._prefetcher.add(shard)
+            self._prefetcher.add(shard, self._engine)
 
     def _start_prefetched(self) -> None:
         while (prefetched := self._prefetcher.take()) is not None:
@@ -207,20 +206,16 @@ class SamplingLoop:
             self.shards.fail_attempt(shard, message)
 
     def _add_images(self, engine: Engine[HeldShard], prefetched: PrefetchedShard) -> None:
-        """Add a shard's images to the engine. An image whose conditions cannot be used fails alone."""
-        shard = prefetched.shard
-        for index in sorted(shard.unsettled):
-            number = index // int(shard.plan["images_per_item"])
-            seed = None
-            try:
-                if number in prefetched.problems:
-                    raise ValueError(prefetched.problems[number])
-                spec = image_spec(shard.plan, prefetched.items[number], engine.condition_names, index)
-                seed = spec.seed
-                engine.add(shard, spec)
-            except ValueError as error:  # the schema permits a condition that the model cannot use
-                with self.shards.dropping_on_error(shard):
-                    self.shards.settle_image(shard, Output.failure(index, number, str(error), seed=seed))
+        """Add a shard's images to the engine. An image that cannot be made fails alone."""
+        for image in prefetched.images.values():
+            if isinstance(image, Output):
+                self._settle_failure(prefetched.shard, image)
+            else:
+                engine.add(prefetched.shard, image)
+
+    def _settle_failure(self, shard: HeldShard, output: Output) -> None:
+        with self.shards.dropping_on_error(shard):
+            self.shards.settle_image(shard, output)
 
     # -- stepping ------------------------------------------------------------------------------
 
@@ -239,6 +234,10 @@ class SamplingLoop:
             self._remove_ended()
             return
         for image in images:
+            if isinstance(image, Failed):
+                spec = image.spec
+                self._settle_failure(image.owner, Output.failure(spec.index, spec.item, image.error, seed=spec.seed))
+                continue
             self._uploader.add(image, engine.profile, self.watchdog.tick)
 
     def _remove_ended(self) -> None:

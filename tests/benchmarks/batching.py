@@ -33,10 +33,7 @@ def mixed_requests(count: int, seed: int = 0) -> list[Request]:
     for number in range(count):
         size = min(64, max(1, round(2 ** draw.uniform(0, 6))))
         steps, scale = draw.randint(10, 50), draw.choice([1.0, 2.0, 2.0])
-        label = draw.randrange(10)
-        requests.append(
-            [ImageSpec(i, i, number * 1000 + i, steps, "ddim", scale, {"class_label": label}) for i in range(size)]
-        )
+        requests.append([ImageSpec(i, i, number * 1000 + i, steps, "ddim", scale) for i in range(size)])
     return requests
 
 
@@ -76,7 +73,8 @@ def run_groups(engine: Engine[object], groups: Iterator[list[ImageSpec]]) -> tup
     begun, steps = time.perf_counter(), 0
     for group in groups:
         for spec in group:
-            engine.add(group, spec)
+            conditions = engine.read_conditions({"class_label": spec.seed // 1000 % 10})
+            engine.add(group, engine.request(spec, conditions))
         while engine.busy:
             engine.step()
             steps += 1

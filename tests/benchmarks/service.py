@@ -82,8 +82,9 @@ def engine_speed(stack: Stack, jobs: int, steps: int) -> float:
     engine = Engine[None](stack.root / "tiny-release", rows=stack.settings("worker").rows, device="cpu")
     for number in range(jobs):
         plan = cast(Plan, {**DEFAULTS, **request(number, steps)})
+        conditions = engine.read_conditions(plan["items"][0])
         for index in range(64):
-            engine.add(None, image_spec(plan, plan["items"][0], engine.condition_names, index))
+            engine.add(None, engine.request(image_spec(plan, plan["items"][0], index), conditions))
     begun, images = time.perf_counter(), 0
     while engine.busy:
         images += len(engine.step())

@@ -81,6 +81,17 @@ class Conditioners(nn.ModuleDict):
             if value is not None:
                 name_errors(name, conditioner.read, value)
 
+    def fit(self, request: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+        """Return the request with values of bounded size for latents of `size` (h, w); see `Conditioner.fit`.
+
+        Raises ValueError naming the first field that is missing or cannot be used.
+        """
+        fitted = {}
+        for name, conditioner in self.by_field().items():
+            value = get_field(request, name)
+            fitted[name] = None if value is None else name_errors(name, conditioner.fit, value, size)
+        return fitted
+
     def finish(self, image: Tensor, request: Mapping[str, Any]) -> Tensor:
         """Return a generated image [C, H, W] in [-1, 1] with the known pixels of the request restored."""
         for name, conditioner in self.by_field().items():

@@ -52,6 +52,14 @@ class Conditioner(nn.Module):
         that a bad value can be refused before its batch runs.
         """
 
+    def fit(self, value: Any, size: tuple[int, int]) -> Any:
+        """Return a value that embeds as `value` does for latents of `size` (h, w), whose own size is bounded.
+
+        It needs no device, so it may be called in another thread. Raises ValueError as `read` and `embed` do.
+        """
+        self.read(value)
+        return value
+
     def finish(self, image: Tensor, value: Any) -> Tensor:
         """Return a generated image [C, H, W] in [-1, 1] with the pixels that the value determines; by default none."""
         return image

@@ -40,6 +40,10 @@ class LowResolutionConditioner(MapConditioner):
         """Convert an image (see `images`) to float32 [C, H, W] in [-1, 1]. Raises ValueError."""
         return read_image(value, self.channels)
 
+    def fit(self, value: Any, size: tuple[int, int]) -> Tensor:
+        """Return the image in the latent's size, float32 [C, h, w]; see `Conditioner.fit`."""
+        return self._resize(self.read(value), size)
+
     def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
         """Embed R images, None for the null condition, as maps [R, C, h, w]. Raises ValueError as `read` does."""
         zeros = torch.zeros(self.channels, *size, device=self.device)

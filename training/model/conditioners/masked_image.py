@@ -64,6 +64,11 @@ class MaskedImageConditioner(MapConditioner):
             )
         return image.masked_fill(mask.to(image.device).bool(), -1.0), mask
 
+    def fit(self, value: Any, size: tuple[int, int]) -> Any:
+        """Return the value, which has the output's size; see `Conditioner.fit`."""
+        self._check_size(self.read(value)[0], size)
+        return value
+
     def finish(self, image: Tensor, value: Any) -> Tensor:
         """Return a generated image with the known pixels restored exactly, which the first stage only approximates."""
         known, mask = self.read(value)
@@ -78,12 +83,16 @@ class MaskedImageConditioner(MapConditioner):
         null = torch.full((self.channels, height, width), -1.0), torch.ones(1, height, width)
         pairs = [null if value is None else self.read(value) for value in values]
         for image, _ in pairs:
-            if tuple(image.shape[1:]) != (height, width):
-                raise ValueError(
-                    f"image: {image.shape[1]}x{image.shape[2]} does not fit a latent of {size[0]}x{size[1]}; "
-                    f"permitted: {height}x{width}"
-                )
+            self._check_size(image, size)
         images, masks = (torch.stack([part.to(self.device) for part in parts]) for parts in zip(*pairs, strict=True))
         with torch.no_grad():  # the first stage is not trained here
             latents = encode(images)
         return torch.cat([latents, F.interpolate(2 * masks - 1, size=size)], dim=1)
+
+    def _check_size(self, image: Tensor, size: tuple[int, int]) -> None:
+        height, width = size[0] * self.factor, size[1] * self.factor
+        if tuple(image.shape[1:]) != (height, width):
+            raise ValueError(
+                f"image: {image.shape[1]}x{image.shape[2]} does not fit a latent of {size[0]}x{size[1]}; "
+                f"permitted: {height}x{width}"
+            )

@@ -91,6 +91,11 @@ class SemanticMapConditioner(MapConditioner):
             raise ValueError(f"label {worst} is not allowed; permitted: an integer from 0 to {self.classes - 1}")
         return labels
 
+    def fit(self, value: Any, size: tuple[int, int]) -> Any:
+        """Return the value, whose size is a multiple of the latent's; see `Conditioner.fit`."""
+        self._check_size(self.read(value), size)
+        return value
+
     def forward(self, maps: Tensor) -> Tensor:
         """Rescale one-hot maps of labels: [R, classes, H, W] -> [R, K, H / 2^stages, W / 2^stages]."""
         return torch.as_tensor(self.rescaler(maps))
@@ -100,14 +105,20 @@ class SemanticMapConditioner(MapConditioner):
 
         Raises ValueError as `read` does, and for maps that do not fit the size.
         """
-        factor = 2**self.rescaler.stages
-        needed = (size[0] * factor, size[1] * factor)
+        needed = self._labels_size(size)
         labels = [torch.zeros(needed, dtype=torch.int64) if value is None else self.read(value) for value in values]
         for one in labels:
-            if tuple(one.shape) != needed:
-                raise ValueError(
-                    f"a map of {one.shape[0]}x{one.shape[1]} does not fit a latent of {size[0]}x{size[1]}; "
-                    f"permitted: {needed[0]}x{needed[1]}"
-                )
+            self._check_size(one, size)
         present = torch.tensor([value is not None for value in values], device=self.device)[:, None, None, None]
         return self.rescaler.rescale_labels(torch.stack(labels).to(self.device)) * present
+
+    def _labels_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size[0] * 2**self.rescaler.stages, size[1] * 2**self.rescaler.stages
+
+    def _check_size(self, labels: Tensor, size: tuple[int, int]) -> None:
+        needed = self._labels_size(size)
+        if tuple(labels.shape) != needed:
+            raise ValueError(
+                f"a map of {labels.shape[0]}x{labels.shape[1]} does not fit a latent of {size[0]}x{size[1]}; "
+                f"permitted: {needed[0]}x{needed[1]}"
+            )

@@ -31,14 +31,15 @@ def test_an_image_that_fails_every_step_fails_alone(stack: Stack, dispatcher: Pr
 def test_an_image_whose_condition_cannot_be_used_fails_alone(stack: Stack, dispatcher: Process) -> None:
     first = """
 from services.worker.engine import Engine
-add = Engine.add
-def picky(self, owner, spec):
-    if spec.index == 2:
+read = Engine.read_conditions
+def picky(self, item):
+    if item.get("id") == "odd":
         raise ValueError("class_label: cannot be used")
-    add(self, owner, spec)
-Engine.add = picky
+    return read(self, item)
+Engine.read_conditions = picky
 """
     with stack.process("worker", first=first):
-        row = stack.wait(stack.submit({"items": [{"class_label": 1}], "images_per_item": 4, "steps": 1}))
+        items = [{"class_label": 1}, {"class_label": 1}, {"class_label": 1, "id": "odd"}, {"class_label": 1}]
+        row = stack.wait(stack.submit({"items": items, "steps": 1}))
     assert (row.state, row.succeeded, row.failed) == ("partial", 3, 1)
     assert stack.outputs(row.id)[2].error == "class_label: cannot be used"

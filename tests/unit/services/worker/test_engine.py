@@ -1,26 +1,33 @@
 """Step-level batching: companions never change an image."""
 
-import base64
-import io
 import random
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from services.job_requests.image_spec import ImageSpec
-from services.worker.engine import Engine
+from services.worker.engine import Developed, Engine
+from tests.support.images import as_base64, image_file
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, save_diffusion
 from training.model.pixels import to_bytes
 from training.model.sampling import Sampler, generate
 
 
-def spec(seed: int, *, steps: int = 4, guidance: float = 2.0, label: int = 3, solver: str = "ddim") -> ImageSpec:
-    return ImageSpec(seed, 0, seed, steps, solver, guidance, {"class_label": label})
+@dataclass(frozen=True)
+class Image:
+    """An image and its conditions."""
+
+    spec: ImageSpec
+    conditions: dict[str, Any]
+
+
+def image(seed: int, *, steps: int = 4, guidance: float = 2.0, label: int = 3, solver: str = "ddim") -> Image:
+    return Image(ImageSpec(seed, 0, seed, steps, solver, guidance), {"class_label": label})
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +35,39 @@ def engine(tiny_release: Path) -> Engine[object]:
     return Engine[object](tiny_release, rows=8, device="cpu")
 
 
-def develop(engine: Engine[object], specs: list[ImageSpec]) -> dict[int, bytes]:
-    for each in specs:
-        engine.add("owner", each)
+def add(engine: Engine[object], owner: object, each: Image) -> None:
+    engine.add(owner, engine.request(each.spec, engine.read_conditions(each.conditions)))
+
+
+def step(engine: Engine[object]) -> dict[int, bytes]:
+    """Take one step. Returns the pixels of the images that are done, by seed."""
+    done = engine.step()
+    assert all(isinstance(one, Developed) for one in done), done
+    return {one.spec.seed: one.pixels.tobytes() for one in done if isinstance(one, Developed)}
+
+
+def develop(engine: Engine[object], images: list[Image]) -> dict[int, bytes]:
+    for each in images:
+        add(engine, "owner", each)
     done: dict[int, bytes] = {}
     while engine.busy:
-        for image in engine.step():
-            done[image.spec.seed] = image.pixels.tobytes()
-    assert len(done) == len(specs)
+        done |= step(engine)
+    assert len(done) == len(images)
     return done
 
 
+ODD = Image(
+    ImageSpec(20, 0, 20, 6, "unipc", 2.0, "karras", guidance_interval=(0.2, 0.8), guidance_rescale=0.5),
+    {"class_label": 3},
+)
 MIX = [
-    spec(1),
-    spec(2, steps=7, guidance=1.0, label=9),
-    spec(3, solver="dpm_solver_2m", steps=5),
-    spec(4, solver="ddpm", steps=6, guidance=3.5, label=0),
-    spec(5, steps=1),
-    replace(spec(20, solver="unipc", steps=6), spacing="karras", guidance_interval=(0.2, 0.8), guidance_rescale=0.5),
-    *(spec(seed, steps=3, label=seed % 10) for seed in range(6, 20)),
+    image(1),
+    image(2, steps=7, guidance=1.0, label=9),
+    image(3, solver="dpm_solver_2m", steps=5),
+    image(4, solver="ddpm", steps=6, guidance=3.5, label=0),
+    image(5, steps=1),
+    ODD,
+    *(image(seed, steps=3, label=seed % 10) for seed in range(6, 20)),
 ]
 
 
@@ -56,41 +77,44 @@ def test_an_image_is_the_same_alone_and_in_any_company(engine: Engine[object]) -
     random.Random(0).shuffle(shuffled)
     assert develop(engine, shuffled) == together
     for each in MIX[:6]:
-        assert develop(engine, [each])[each.seed] == together[each.seed]
+        assert develop(engine, [each])[each.spec.seed] == together[each.spec.seed]
     assert len(set(together.values())) == len(MIX)
 
 
 def test_images_that_join_midway_change_nothing(engine: Engine[object]) -> None:
     together = develop(engine, MIX[:3])
-    engine.add("early", MIX[1])
+    add(engine, "early", MIX[1])
     engine.step()
     engine.step()
     done: dict[int, bytes] = {}
     for each in (MIX[0], MIX[2]):
-        engine.add("late", each)
+        add(engine, "late", each)
     while engine.busy:
-        done |= {image.spec.seed: image.pixels.tobytes() for image in engine.step()}
+        done |= step(engine)
     assert done == together
 
 
-@pytest.mark.parametrize("each", MIX[:6], ids=lambda each: f"{each.solver}-{each.steps}-{each.guidance_scale}")
-def test_agrees_with_generate(engine: Engine[object], each: ImageSpec) -> None:
-    pixels = np.frombuffer(develop(engine, [each])[each.seed], np.uint8).reshape(32, 32, 1)
+@pytest.mark.parametrize(
+    "each", MIX[:6], ids=lambda each: f"{each.spec.solver}-{each.spec.steps}-{each.spec.guidance_scale}"
+)
+def test_agrees_with_generate(engine: Engine[object], each: Image) -> None:
+    spec = each.spec
+    pixels = np.frombuffer(develop(engine, [each])[each.spec.seed], np.uint8).reshape(32, 32, 1)
     expected = generate(
         engine.model,
         [each.conditions],
-        [each.seed],
+        [spec.seed],
         latent_shape=engine.release.latent_shape,
-        sampler=Sampler(each.solver, each.steps, each.spacing),
-        guidance=Guidance(each.guidance_scale, each.guidance_interval, each.guidance_rescale),
+        sampler=Sampler(spec.solver, spec.steps, spec.spacing),
+        guidance=Guidance(spec.guidance_scale, spec.guidance_interval, spec.guidance_rescale),
     )
     assert np.abs(pixels.astype(int) - to_bytes(expected)[0].astype(int)).max() <= 1
 
 
 def test_an_unguided_image_takes_one_row(engine: Engine[object]) -> None:
-    engine.add("owner", spec(1, guidance=1.0))
+    add(engine, "owner", image(1, guidance=1.0))
     assert engine.free_rows == 7
-    engine.add("owner", spec(2))
+    add(engine, "owner", image(2))
     assert engine.free_rows == 5
     engine.remove("owner")
     assert engine.free_rows == 8
@@ -99,23 +123,23 @@ def test_an_unguided_image_takes_one_row(engine: Engine[object]) -> None:
 def test_removing_an_owner_leaves_the_others(engine: Engine[object]) -> None:
     mine, theirs = object(), object()
     for seed in range(3):
-        engine.add(mine, spec(seed))
-        engine.add(theirs, spec(seed + 10))
+        add(engine, mine, image(seed))
+        add(engine, theirs, image(seed + 10))
     engine.step()
     engine.remove(mine)
-    done = []
+    done: list[int] = []
     while engine.busy:
-        done += engine.step()
-    assert sorted(image.spec.seed for image in done) == [10, 11, 12]
+        done += step(engine)
+    assert sorted(done) == [10, 11, 12]
 
 
 def test_more_images_than_rows_are_taken_in_their_order(engine: Engine[object]) -> None:
     for seed in range(10):
-        engine.add("owner", spec(seed, steps=2))
+        add(engine, "owner", image(seed, steps=2))
     assert engine.free_rows == 0
-    order = []
+    order: list[int] = []
     while engine.busy:
-        order += [image.spec.seed for image in engine.step()]
+        order += step(engine)
     assert order == list(range(10))
 
 
@@ -125,16 +149,10 @@ def test_profiles_differ_by_row_count_and_torch(tiny_release: Path) -> None:
     assert torch.__version__ in profile
 
 
-def test_a_condition_that_cannot_be_used_is_refused_when_it_is_added(engine: Engine[object]) -> None:
+def test_a_condition_that_cannot_be_used_is_refused_when_it_is_read(engine: Engine[object]) -> None:
     with pytest.raises(ValueError, match="class_label: 10 is not allowed; permitted: an integer from 0 to 9"):
-        engine.add("owner", spec(1, label=10))
+        add(engine, "owner", image(1, label=10))
     assert not engine.busy
-
-
-def png(pixels: np.ndarray) -> str:
-    body = io.BytesIO()
-    Image.fromarray(pixels).save(body, "png")
-    return base64.b64encode(body.getvalue()).decode()
 
 
 def test_inpainting_keeps_the_known_pixels_exactly(tmp_path: Path) -> None:
@@ -155,7 +173,10 @@ def test_inpainting_keeps_the_known_pixels_exactly(tmp_path: Path) -> None:
     pictures = rng.integers(0, 256, (3, 16, 16), dtype=np.uint8)
     masks = np.where(rng.random((3, 16, 16)) < 0.4, np.uint8(255), np.uint8(0))
     specs = [
-        ImageSpec(seed, 0, seed, 3, "ddim", 2.0, {"inpaint": {"image": png(picture), "mask": png(mask)}})
+        Image(
+            ImageSpec(seed, 0, seed, 3, "ddim", 2.0),
+            {"inpaint": {"image": as_base64(image_file(picture)), "mask": as_base64(image_file(mask))}},
+        )
         for seed, (picture, mask) in enumerate(zip(pictures, masks, strict=True))
     ]
     found = develop(Engine(tmp_path, rows=4, device="cpu"), specs)

@@ -1,0 +1,140 @@
+"""The conditions of requests: read in any thread, and embedded by the thread that owns the model."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from services.job_requests.condition_images import decode_images
+from services.job_requests.image_rules import add_image_rules
+from services.worker.bounded_cache import BoundedCache
+from training.model.latent_diffusion import LatentDiffusion, Prepared
+from training.model.release import Release
+
+READ_BYTES = 256 * 2**20  # of conditions that are kept as read
+EMBEDDED_BYTES = 512 * 2**20  # of embedded conditions that are kept on the device
+
+Input = TypeVar("Input")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class ReadConditions:
+    """The values of a request's conditions in the sizes that the model needs. Equal requests have equal digests."""
+
+    values: Mapping[str, Any]
+    digest: bytes
+
+
+class ConditionReader:
+    """Decodes images and resizes them, once for all requests with the same conditions. Every thread may call `read`."""
+
+    def __init__(self, model: LatentDiffusion, release: Release) -> None:
+        self.rules = add_image_rules(release.conditions, release.architecture, release.latent_shape)
+        self._conditioners, self._size = model.conditioners, release.latent_shape[1:]
+        self._properties: Mapping[str, Any] = self.rules["properties"]
+        self._read = BoundedCache[bytes, ReadConditions](READ_BYTES, lambda conditions: count_bytes(conditions.values))
+
+    def read(self, item: Mapping[str, Any]) -> ReadConditions:
+        """Return the conditions of an item, whose images are in base64 or bytes.
+
+        Raises ValueError naming the condition that cannot be used.
+        """
+        # JSON does not tell 3.0 from 3, and the class 3.0 is the class 3.
+        given = {name: _integral(item[name]) for name in sorted(self._properties)}
+        digest = digest_of(given)
+        conditions = self._read.get(digest)
+        if conditions is None:
+            decoded = {name: decode_images(value, self._properties[name], name) for name, value in given.items()}
+            conditions = ReadConditions(self._conditioners.fit(decoded, self._size), digest)
+            self._read.put(digest, conditions)
+        return conditions
+
+
+class ConditionEmbedder:
+    """Embeds conditions, as many at once as the network has rows, and keeps those that were used last.
+
+    A call of the model always has `rows` rows, the missing ones without conditions, so that its arithmetic, and
+    therefore every image, never depends on what is embedded with it.
+    """
+
+    def __init__(self, model: LatentDiffusion, rows: int, size: tuple[int, int]) -> None:
+        self._model, self._rows, self._size = model, rows, size
+        self._kept = BoundedCache[bytes, Prepared](EMBEDDED_BYTES, lambda row: count_bytes(tuple(row)))
+        self._null: Prepared | None = None
+
+    @property
+    def null(self) -> Prepared:
+        """The embedding of no conditions."""
+        if self._null is None:
+            (self._null,) = self._embed([None])
+        return self._null
+
+    def embed(self, wanted: Sequence[ReadConditions]) -> list[Prepared | Exception]:
+        """Return one row for each of `wanted`, the same object for equal ones, or why it cannot be embedded."""
+        found: dict[bytes, Prepared | Exception] = {}
+        missing: dict[bytes, Mapping[str, Any] | None] = {}
+        for one in wanted:
+            if (kept := self._kept.get(one.digest)) is not None:
+                found[one.digest] = kept
+            else:
+                missing[one.digest] = one.values
+        for start in range(0, len(missing), self._rows):
+            digests = list(missing)[start : start + self._rows]
+            rows = each(self._embed, [missing[digest] for digest in digests])
+            for digest, row in zip(digests, rows, strict=True):
+                found[digest] = row
+                if not isinstance(row, Exception):
+                    self._kept.put(digest, row)
+        return [found[one.digest] for one in wanted]
+
+    def clear(self) -> None:
+        """Free the device's memory."""
+        self._kept.clear()
+        self._null = None
+
+    def _embed(self, requests: Sequence[Mapping[str, Any] | None]) -> list[Prepared]:
+        padding = [None] * (self._rows - len(requests))
+        with torch.inference_mode():
+            prepared = self._model.conditions([*requests, *padding], self._size)
+        return [prepared.row(i) for i in range(len(requests))]
+
+
+def each(work: Callable[[Sequence[Input]], list[Result]], inputs: Sequence[Input]) -> list[Result | Exception]:
+    """Return the results of `work` for all inputs at once. If that fails, try each alone, and return errors as results.
+
+    Raises what concerns the whole device: that it has no memory left, or has failed.
+    """
+    try:
+        return [*work(inputs)]
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        return [error] if len(inputs) == 1 else [each(work, [one])[0] for one in inputs]
+
+
+def digest_of(values: Mapping[str, Any]) -> bytes:
+    """Return a digest of JSON values in which images may be bytes."""
+    text = json.dumps(values, sort_keys=True, default=lambda body: {"sha256": hashlib.sha256(body).hexdigest()})
+    return hashlib.sha256(text.encode()).digest()
+
+
+def count_bytes(value: Any) -> int:
+    """Return about how much memory a value takes, which may hold arrays and tensors."""
+    if isinstance(value, Mapping):
+        return sum(map(count_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(count_bytes, value))
+    return 64 + (len(value) if isinstance(value, str) else getattr(value, "nbytes", 0))
+
+
+def _integral(value: Any) -> Any:
+    """Return a value with whole floats as integers, also in lists and objects."""
+    if isinstance(value, dict):
+        return {name: _integral(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_integral(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
