@@ -61,13 +61,15 @@ def _run(look: "Callable[[], str]") -> tuple[bool, str]:
 
 
 def _check_database(engine: "Engine") -> str:
-    from services.database import connections, schema
+    from services.database import connections, logins, schema
     from services.job_queue.queues import queue_names
 
     found = schema.check_schema(engine)
     with engine.connect() as connection:
         version, queues = connections.server_version(connection), ", ".join(queue_names(connection))
-    return f"version {version}; schema {found.revision}; queues {queues}"
+        unlimited = ", ".join(logins.logins_without_limits(connection))
+    warning = f"; logins without time-outs: {unlimited} (see Time-outs in docs/operations.md)" if unlimited else ""
+    return f"version {version}; schema {found.revision}; queues {queues}{warning}"
 
 
 def _check_store(store: "ObjectStore") -> str:
@@ -98,4 +100,8 @@ def _check_processes(engine: "Engine", stale_s: float) -> str:
         alive = count_alive(connection, stale_s)
     if not alive.get("dispatcher"):
         raise CommandError("no dispatcher is running, so no job is planned; start one with `darkroom dispatcher`")
-    return f"{alive['dispatcher']} dispatchers, {alive.get('worker', 0)} workers"
+    return ", ".join(_count(alive.get(kind, 0), kind) for kind in ("dispatcher", "worker"))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

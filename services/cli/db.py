@@ -9,7 +9,7 @@ import typer
 
 from services.cli.commands import COMMANDS, command_group
 from services.cli.session import AsJson, connect_database, open_database
-from services.cli.tenants import NewName, PasswordFile
+from services.cli.tenants import NewName, PasswordFile, print_unset
 from services.cli.tenants import add as tenants_add
 from services.cli.terminal import print_json, print_renamed
 from services.errors import CommandError
@@ -114,9 +114,10 @@ def set_logins(as_json: AsJson = False) -> None:
     with engine.begin() as connection:
         for role in roles:
             url = _read_url(folder / role)
-            ensure_login(connection, str(url.username), group=role, password=str(url.password))
+            login = str(url.username)
+            print_unset(login, ensure_login(connection, login, group=role, password=str(url.password)))
             if role == "submitter":
-                ensure_tenant(connection, "default", login=str(url.username))
+                ensure_tenant(connection, "default", login=login)
     if as_json:
         print_json({"logins": roles})
     else:
@@ -148,4 +149,4 @@ def logins(as_json: AsJson = False) -> None:
 def add_tenant(name: NewName, password_file: PasswordFile, as_json: AsJson = False) -> None:
     """Old name of `darkroom tenants add`."""
     print_renamed("db add-tenant", "tenants add")
-    tenants_add(name, password_file, as_json)
+    tenants_add(name, password_file, as_json=as_json)

@@ -12,14 +12,20 @@ from services.database.logins import NAME
 
 @dataclass(frozen=True)
 class Tenant:
-    """A tenant with its share, quotas, retention and the releases and key prefixes that it may use."""
+    """A tenant with its share, quotas, retention and the queues, releases and key prefixes that it may use.
+
+    head_start: how far it may be ahead of others' turns, in network evaluations. max_open_bytes: of requests.
+    """
 
     name: str
     login: str | None
     weight: float
+    head_start: int
     max_open_jobs: int
+    max_open_bytes: int
     max_job_images: int
     retention_days: int | None
+    permitted_queues: list[str]
     permitted_releases: list[str]
     read_prefixes: list[str]
     write_prefixes: list[str]

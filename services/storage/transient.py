@@ -1,7 +1,7 @@
 """Transient errors: they pass with time, so the operation is retried without limit and no work is to blame."""
 
 from botocore.exceptions import BotoCoreError, ClientError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from urllib3.exceptions import HTTPError
 
 
@@ -10,4 +10,6 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", 500)
         return bool(status >= 500 or status in (408, 409, 425, 429))
+    if isinstance(error, DBAPIError) and error.connection_invalidated:  # such as by a limit of the login
+        return True
     return isinstance(error, BotoCoreError | HTTPError | OperationalError | InterfaceError)

@@ -1,5 +1,7 @@
 """`darkroom check`, on parts that do what they should and on parts that do not."""
 
+from sqlalchemy import text
+
 from tests.support.commands import Darkroom
 from tests.support.stack import Stack
 
@@ -10,7 +12,8 @@ def test_all_is_well(stack: Stack, darkroom_here: Darkroom) -> None:
         done = darkroom_here("check")
     assert done.returncode == 0, done.stdout
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["ok"] * 4
-    assert "1 dispatchers" in done.stdout
+    assert "1 dispatcher, 0 workers" in done.stdout
+    assert "without time-outs" not in done.stdout
     assert list(stack.store().keys("checks/")) == []  # nothing of it stays
 
 
@@ -33,3 +36,20 @@ def test_without_a_dispatcher(stack: Stack, darkroom_here: Darkroom) -> None:
     done = darkroom_here("check")
     assert done.returncode == 1
     assert "no dispatcher is running" in done.stdout
+
+
+def test_logins_without_time_outs_are_named(stack: Stack, darkroom_here: Darkroom) -> None:
+    with stack.engine("migrator").begin() as connection:
+        for login, role in (("by_hand", "worker"), ("bystander", None)):
+            connection.execute(text(f"CREATE ROLE {login} LOGIN"))
+            if role:
+                connection.execute(text(f"GRANT darkroom_{role} TO {login}"))
+    try:
+        assert "logins without time-outs: by_hand (" in darkroom_here("check").stdout
+        with stack.engine("migrator").begin() as connection:
+            for name in ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout"):
+                connection.execute(text(f"ALTER ROLE by_hand SET {name} = '1min'"))
+        assert "without time-outs" not in darkroom_here("check").stdout
+    finally:
+        with stack.engine("migrator").begin() as connection:
+            connection.execute(text("DROP ROLE by_hand, bystander"))
