@@ -101,7 +101,7 @@ def wait_for_end(engine: Engine, job_id: uuid.UUID, timeout_s: float) -> Job:
             return job
         if time.monotonic() > deadline:
             with engine.begin() as connection:
-                clients.cancel_job(connection, job_id)
+                clients.cancel_jobs(connection, [job_id])
             raise SmokeError(
                 f"smoke: job {job_id} was still {job.state} after {timeout_s:.0f} s and was cancelled; "
                 "does a worker serve the queue `default`?"

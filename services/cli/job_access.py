@@ -19,15 +19,20 @@ def find_job(engine: "Engine", job_id: str) -> "Job":
     """Return a job. Raises CommandError if the id is malformed, or is not the id of a job of this tenant."""
     from services.job_queue import clients
 
-    try:
-        identifier = uuid.UUID(job_id)
-    except ValueError:
-        raise CommandError(f"job: {job_id!r} is not a job id; list jobs with: darkroom jobs list") from None
+    identifier = parse_job_id(job_id)
     with engine.connect() as connection:
         job = clients.find_job(connection, identifier)
     if job is None:
         raise CommandError(f"job: you have no job {job_id}; list jobs with: darkroom jobs list")
     return job
+
+
+def parse_job_id(job_id: str) -> uuid.UUID:
+    """Return a job's id. Raises CommandError if it is malformed."""
+    try:
+        return uuid.UUID(job_id)
+    except ValueError:
+        raise CommandError(f"job: {job_id!r} is not a job id; list jobs with: darkroom jobs list") from None
 
 
 def job_to_json(job: "JobSummary") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.commands import COMMANDS, command_group
-from services.cli.job_access import find_job, job_to_json, wait_for_job
+from services.cli.job_access import find_job, job_to_json, parse_job_id, wait_for_job
 from services.cli.session import AsJson, connect, connect_database
 from services.cli.terminal import print_json, print_table
 from services.errors import EXIT_NOT_SUCCEEDED, CommandError
@@ -105,20 +105,35 @@ def submit_many(
 
 
 @app.command()
-def cancel(job_id: JobId, as_json: AsJson = False) -> None:
-    """Cancel a job. Its work stops within seconds; finished images are kept."""
-    from services.job_queue import clients
+def cancel(
+    job_ids: Annotated[list[str] | None, typer.Argument(help="The ids of one or more jobs.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Cancel every job that has not ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel jobs. Their work stops within seconds; finished images are kept."""
+    from services.cli.cancelling import cancel_all, cancel_jobs
 
+    if every == bool(job_ids):
+        raise CommandError("give the ids of jobs, or --all")
     engine = connect_database("submitter")
-    job = find_job(engine, job_id)
-    if job.has_ended:
-        raise CommandError(f"job: {job_id} has already ended ({job.state})")
-    with engine.begin() as connection:
-        clients.cancel_job(connection, job.id)
-    if as_json:
-        print_json({"id": str(job.id), "cancel_requested": True})
+    if job_ids and len(job_ids) == 1:
+        job = find_job(engine, job_ids[0])
+        if job.has_ended:
+            raise CommandError(f"job: {job.id} has already ended ({job.state})")
+        cancel_jobs(engine, [job.id], show_progress=False)
+        answer, message = {"id": str(job.id), "cancel_requested": True}, f"{job.id} is being cancelled."
     else:
-        typer.echo(f"{job_id} is being cancelled.")
+        identifiers = [parse_job_id(job_id) for job_id in dict.fromkeys(job_ids or ())]
+        count = (
+            cancel_all(engine, show_progress=not as_json)
+            if every
+            else cancel_jobs(engine, identifiers, show_progress=not as_json)
+        )
+        answer, message = {"jobs": count, "cancel_requested": True}, f"Jobs that are being cancelled: {count}."
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(message)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, text
 from services.job_queue.plan import Plan
 from services.job_queue.states import RETRYABLE, TERMINAL, JobState
 
-SUBMITTED_TOGETHER = 1_000  # jobs of one statement
+TOGETHER = 1_000  # jobs of one statement
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def submit_job(connection: Connection, job: Mapping[str, Any]) -> uuid.UUID:
 
 
 def submit_jobs(connection: Connection, jobs: Sequence[Any]) -> Iterator[uuid.UUID]:
-    """Submit jobs, up to SUBMITTED_TOGETHER in one statement, and yield their ids in order."""
-    for start in range(0, len(jobs), SUBMITTED_TOGETHER):
-        values = {"jobs": json.dumps(jobs[start : start + SUBMITTED_TOGETHER])}
+    """Submit jobs, up to TOGETHER in one statement, and yield their ids in order."""
+    for start in range(0, len(jobs), TOGETHER):
+        values = {"jobs": json.dumps(jobs[start : start + TOGETHER])}
         yield from connection.scalars(text("SELECT submit_jobs(CAST(:jobs AS jsonb))"), values)
 
 
@@ -97,9 +97,28 @@ def list_jobs(connection: Connection, limit: int) -> list[JobSummary]:
     return [JobSummary.from_row(row) for row in rows]
 
 
-def cancel_job(connection: Connection, job_id: uuid.UUID) -> None:
-    """Ask that a job stops; its stored images stay. A job that has ended is left unchanged."""
-    connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
+def cancel_jobs(connection: Connection, job_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """Ask that jobs stop; their stored images stay. Returns those that had not ended; others are left unchanged."""
+    rows = connection.execute(text("SELECT id, state FROM cancel_jobs(CAST(:ids AS uuid[]))"), {"ids": list(job_ids)})
+    return [row.id for row in rows if row.state not in TERMINAL]
+
+
+def open_jobs(connection: Connection, *, after: uuid.UUID | None = None, limit: int = TOGETHER) -> list[uuid.UUID]:
+    """Return up to `limit` jobs that have not ended, oldest first, from the one that follows `after`."""
+    return list(
+        connection.scalars(
+            text("""
+                SELECT id FROM jobs WHERE finished_at IS NULL AND id > coalesce(:after, CAST(:least AS uuid))
+                ORDER BY id LIMIT :limit
+            """),
+            {"after": after, "least": uuid.UUID(int=0), "limit": limit},
+        )
+    )
+
+
+def count_open_jobs(connection: Connection) -> int:
+    """Return how many jobs have not ended."""
+    return int(connection.execute(text("SELECT count(*) FROM jobs WHERE finished_at IS NULL")).scalar_one())
 
 
 def retry_job(connection: Connection, job_id: uuid.UUID) -> int:
