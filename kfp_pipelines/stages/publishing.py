@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from sqlalchemy import Engine
 
 from kfp_pipelines.events import Message, emit
 from kfp_pipelines.stages.gate import FINGERPRINT, GateError, judge, parse_rules
-from services.registry import aliases, evaluations, release_cache, releases
+from services.registry import aliases, evaluations, releases
+from services.registry.release_cache import ReleaseCache
 from services.registry.releases import ReleaseRow
 from services.storage.object_store import ObjectStore
 
@@ -29,9 +31,9 @@ class Registry:
     cache_dir: Path
     cache_gb: float
 
-    def fetch(self, row: ReleaseRow) -> Path:
-        """Return the folder of a release in the cache, fetched if needed."""
-        return release_cache.fetch(self.store, row.manifest, self.cache_dir, self.cache_gb)
+    def hold(self, row: ReleaseRow) -> AbstractContextManager[Path]:
+        """Yield the folder of a release in the cache, fetched if needed."""
+        return ReleaseCache(self.store, self.cache_dir, self.cache_gb).hold(row.manifest)
 
 
 def fetch(registry: Registry, reference: str, kind: str, folder: Path) -> str:
@@ -47,9 +49,9 @@ def fetch(registry: Registry, reference: str, kind: str, folder: Path) -> str:
             if kind != "autoencoder" or digest is None:
                 raise releases.RegistryError(f"release: {reference} is of kind {row.kind}; wanted: {kind}")
             row = releases.find_by_digest(connection, digest)
-    cached = registry.fetch(row)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(cached, folder, dirs_exist_ok=True)
+    with registry.hold(row) as cached:
+        shutil.copytree(cached, folder, dirs_exist_ok=True)
     return f"{row.name}@{row.version}"
 
 
@@ -69,7 +71,8 @@ def compare(registry: Registry, rules: Sequence[str], alias: str, images: Path, 
             version = row.version
             production = evaluations.latest_metrics(connection, row.id, scores[FINGERPRINT])
     if row is not None and production is None and relative:
-        production = evaluate_production(registry.fetch(row), scores, images, output / "production")
+        with registry.hold(row) as release:
+            production = evaluate_production(release, scores, images, output / "production")
         with registry.engine.begin() as connection:
             evaluations.record_evaluation(connection, f"{row.name}@{row.version}", production[FINGERPRINT], production)
     verdicts = judge(parsed, scores, production if relative else None)

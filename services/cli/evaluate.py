@@ -1,5 +1,6 @@
 """`darkroom evaluate`: metrics and sample images of a release, on an image set."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -38,11 +39,11 @@ def evaluate(
     from training.evaluation.networks import Weights
     from training.evaluation.second_stage import Sampling
 
-    folder = Path(release) if Path(release).is_dir() else _fetch(release)
     written = output or Path("evaluations") / release.rstrip("/").replace("/", "-").lstrip("-")
     sampling = Sampling(images, solver, steps, guidance, seed)
     try:
-        scores = run(folder, data, written, sampling, Weights(inception, vgg, lpips, clip))
+        with nullcontext(Path(release)) if Path(release).is_dir() else _hold(release) as folder:
+            scores = run(folder, data, written, sampling, Weights(inception, vgg, lpips, clip))
     except (ValueError, FileNotFoundError) as error:  # a ValueError names its option
         raise CommandError(str(error)) from None
     if as_json:
@@ -57,12 +58,13 @@ def evaluate(
     typer.echo(written / "metrics.json")
 
 
-def _fetch(reference: str) -> Path:
-    """Return the folder of a published release, downloaded if needed. Raises RegistryError if it does not exist."""
-    from services.registry import release_cache, releases
+def _hold(reference: str) -> AbstractContextManager[Path]:
+    """Yield the folder of a published release, downloaded if needed. Raises RegistryError if it does not exist."""
+    from services.registry import releases
+    from services.registry.release_cache import ReleaseCache
     from services.storage.object_store import ObjectStore
 
     settings, engine = connect("publisher")
     with engine.connect() as connection:
         manifest = releases.find(connection, reference).manifest
-    return release_cache.fetch(ObjectStore.connect(settings), manifest, settings.cache_dir, settings.cache_gb)
+    return ReleaseCache(ObjectStore.connect(settings), settings.cache_dir, settings.cache_gb).hold(manifest)

@@ -34,6 +34,13 @@ CLAIM_SAMPLING = text(f"""
     RETURNING {COLUMNS}
 """)
 
+# The same without the releases that the process cannot load. It reads over their shards.
+CLAIM_SAMPLING_WITHOUT = text(
+    CLAIM_SAMPLING.text.replace(
+        "work.kind = 'sample'", "work.kind = 'sample' AND work.pack_key <> ALL(CAST(:without AS text[]))"
+    )
+)
+
 # Shards of the release that the process has loaded: loading another one costs seconds. The quantum bounds how far they
 # may run ahead of the lowest rank that waits in the same queues, so no other release starves.
 CLAIM_SAMPLING_OF_RELEASE = text(f"""
@@ -94,9 +101,17 @@ CLAIM_PLANNING = text(f"""
 
 
 def claim_sampling(
-    connection: Connection, worker: uuid.UUID, *, queues: Sequence[str], count: int = 1, release: str | None = None
+    connection: Connection,
+    worker: uuid.UUID,
+    *,
+    queues: Sequence[str],
+    count: int = 1,
+    release: str | None = None,
+    without: Sequence[str] = (),
 ) -> list[Lease]:
     """Claim up to `count` shards whose turn it is; shards of the loaded `release` (its digest) within its quantum.
+
+    without: digests of releases whose shards are left to other processes.
 
     A suspect must run alone: call `isolate` once nothing else runs in this process.
     """
@@ -105,7 +120,11 @@ def claim_sampling(
         rows = connection.execute(CLAIM_SAMPLING_OF_RELEASE, {**values, "release": release}).all()
         if rows:
             return [Lease.from_row(row) for row in rows]
-    return [Lease.from_row(row) for row in connection.execute(CLAIM_SAMPLING, values)]
+    if without:
+        rows = connection.execute(CLAIM_SAMPLING_WITHOUT, {**values, "without": list(without)}).all()
+    else:
+        rows = connection.execute(CLAIM_SAMPLING, values).all()
+    return [Lease.from_row(row) for row in rows]
 
 
 def claim_planning(connection: Connection, worker: uuid.UUID, *, count: int = 16) -> list[Lease]:

@@ -33,6 +33,8 @@ PICK_UP_SECONDS = Histogram(
 LOAD_SECONDS = Histogram("darkroom_release_load_seconds", "Downloading and loading a release.", buckets=WAITS)
 SERVES = Gauge("darkroom_serves", "1 for each queue that this worker serves.", ["queue"])
 RELEASES_LOADED = Gauge("darkroom_releases_loaded", "Releases in memory.")
+CACHE_FAILURES = Counter("darkroom_release_cache_failures", "Releases that the disk of this worker could not hold.")
+RELEASES_PAUSED = Gauge("darkroom_releases_paused", "Releases that the disk of this worker cannot hold at present.")
 LEASES_HELD = Gauge("darkroom_leases_held", "Leases that this worker holds.")
 SHARDS_ENDED = Counter("darkroom_shards_ended", "Leases that ended, by how they ended.", ["end"])
 ENCODE_SECONDS = Histogram("darkroom_encode_seconds", "Encoding an image to a file.", ["format"], buckets=STEPS)

@@ -4,7 +4,7 @@ No check asks for the broker, because workers find work by polling without it. L
 because a restart of this process would not bring the database back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from services.process.heartbeat import Heartbeat
 from services.process.watchdog import Watchdog
@@ -16,11 +16,20 @@ class Health:
     """Each check returns the reasons against it: an empty list means yes."""
 
     def __init__(
-        self, heartbeat: Heartbeat, watchdog: Watchdog, stale_s: float, unloaded: Mapping[str, str] | None = None
+        self,
+        heartbeat: Heartbeat,
+        watchdog: Watchdog,
+        stale_s: float,
+        unloaded: Mapping[str, str] | None = None,
+        problems: Callable[[], list[str]] = list,
     ) -> None:
-        """unloaded: releases that must be loaded before the process has started, and why they are not loaded yet."""
+        """unloaded: releases that must be loaded before the process has started, and why they are not loaded yet.
+
+        problems: returns other reasons why the process is not ready.
+        """
         self.heartbeat, self.watchdog, self.stale_s = heartbeat, watchdog, stale_s
         self.unloaded = {} if unloaded is None else unloaded
+        self.problems = problems
         self.draining = False
 
     def live(self) -> list[str]:
@@ -38,8 +47,8 @@ class Health:
         return reasons + [f"{name} is not loaded: {why}" for name, why in self.unloaded.items()]
 
     def ready(self) -> list[str]:
-        """Return why the process takes no work: any of the above, no database, a slow loop, or the drain."""
-        reasons = self.live() + self.started()
+        """Return why the process takes no work: any of the above, no database, a slow loop, its disk, or the drain."""
+        reasons = self.live() + self.started() + self.problems()
         if self.heartbeat.beating and self.heartbeat.silent_s > self.stale_s:
             reasons.append(f"Postgres has not answered for {self.heartbeat.silent_s:.0f} s")
         if self.watchdog.limit_s >= self.watchdog.silent_s > SLOW_S:

@@ -1,69 +1,224 @@
-"""A cache of releases on disk: each is fetched from S3 once, and the least recently used are removed to make room."""
+"""A cache of releases on disk: each is fetched from S3 once, and the least recently used are removed to make room.
 
+Any number of processes share a folder, which must be on a local disk. A process that reads a release, or fetches it,
+holds a shared lock on its folder, and what is locked is not removed. The kernel drops the locks of a process that
+ends. A fetch counts with its full size from its start, so the releases never need more than the limit.
+"""
+
+import errno
+import fcntl
 import json
 import logging
+import math
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from services.storage.layout import blob_key
+from services.registry import blobs
+from services.registry.folder_locks import lock_folder, try_lock_folder, unlock
 from services.storage.object_store import ObjectStore
+from training.errors import DarkroomError, first_line
 from training.model import release as release_format
+from training.model.release import Release, ReleaseError
 
 log = logging.getLogger("darkroom.release_cache")
 
-KEPT_S = 600.0  # another process may still read a release that was used within this time
+ATTEMPTS = 20  # at reading a release that others fetch and remove at the same time
+RETRY_INTERVAL_S = 0.1
+LOCK_TIMEOUT_S = 10.0  # for making room, in which no process waits for S3
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+GIB = 2**30
+
+Loaded = TypeVar("Loaded")
 
 
-def fetch(store: ObjectStore, manifest: Mapping[str, Any], cache_dir: Path, cache_gb: float) -> Path:
-    """Return the folder of a release in the cache, and fetch it from S3 if it is not there.
-
-    Other releases are removed first, until all together need at most `cache_gb` GiB. The complete folder is renamed
-    into its place, so that a killed fetch leaves no incomplete release. Raises ObjectStoreError and ReleaseError.
-    """
-    release = release_format.parse(manifest)
-    releases = cache_dir / "releases"
-    folder = releases / release.digest
-    if folder.is_dir():
-        os.utime(folder)
-        return folder
-    releases.mkdir(parents=True, exist_ok=True)
-    _make_room(releases, cache_gb * 2**30 - sum(record.bytes for record in release.files.values()))
-    workplace = Path(tempfile.mkdtemp(prefix="fetch-", dir=releases))
-    try:
-        for name, record in release.files.items():
-            store.download(blob_key(record.sha256), workplace / Path(name).name)
-        (workplace / release_format.MANIFEST).write_text(json.dumps(manifest))
-        release_format.read(workplace)
-        try:
-            os.rename(workplace, folder)
-        except OSError:
-            if not folder.is_dir():  # If it is there, another process fetched it first.
-                raise
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
-    return folder
+class CacheError(DarkroomError):
+    """The disk of this machine cannot hold a release. The message says what to do; the release is not to blame."""
 
 
-def _make_room(releases: Path, room: float) -> None:
-    """Remove the least recently used folders until the rest need at most `room` bytes.
+class ReleaseCache:
+    """The releases in `cache_dir`, which together need at most `limit_gb` GiB."""
 
-    This also removes the folders of killed fetches, which nobody uses either.
-    """
-    folders = {}
-    for folder in releases.iterdir():
-        try:
-            folders[folder] = folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir())
-        except OSError:  # Another process is renaming or removing it.
-            continue
-    total = sum(size for _, size in folders.values())
-    for folder, (used, size) in sorted(folders.items(), key=lambda entry: entry[1][0]):
-        if total <= room or time.time() - used < KEPT_S:
+    def __init__(self, store: ObjectStore, cache_dir: Path, limit_gb: float) -> None:
+        self.store, self.folder, self.limit = store, cache_dir / "releases", int(limit_gb * GIB)
+
+    @contextmanager
+    def hold(self, manifest: Mapping[str, Any]) -> Iterator[Path]:
+        """Yield the folder of a release, fetched if it is not there. No process removes it within the block.
+
+        Raises CacheError, ReleaseError if the release in S3 is incomplete or damaged, and errors of S3.
+        """
+        release = release_format.parse(manifest)
+        folder = self.folder / release.digest
+        for _ in range(ATTEMPTS):
+            lock = try_lock_folder(folder, fcntl.LOCK_SH)
+            if lock is None and folder.is_dir():  # another process is removing it
+                time.sleep(RETRY_INTERVAL_S)
+                continue
+            if lock is None:
+                lock = self._fetch(release, manifest)
+            if lock is None:  # another process has fetched it meanwhile
+                continue
+            try:
+                with suppress(OSError):  # a read-only disk
+                    os.utime(folder)
+                yield folder
+            finally:
+                unlock(lock)
             return
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= size
-        log.info("removed %s from the cache: %.2f GiB for other releases", folder.name, size / 2**30)
+        raise CacheError(f"{folder} cannot be locked: another process is removing it and does not get on; end that one")
+
+    def load(self, manifest: Mapping[str, Any], build: Callable[[Path], Loaded]) -> Loaded:
+        """Return what `build` makes of the folder of a release. A damaged folder is removed and fetched once more.
+
+        Raises what `hold` and `build` raise, and CacheError if the folder is damaged again.
+        """
+        for is_again in (False, True):
+            with self.hold(manifest) as folder:
+                try:
+                    return build(folder)
+                except (ReleaseError, OSError) as error:
+                    if _is_whole(folder):
+                        raise
+                    problem = f"the copy of release {manifest['name']!r} in {folder} is damaged ({first_line(error)})"
+                    if is_again:
+                        raise CacheError(f"{problem}, also when fetched anew; check the disk of this worker") from None
+                    log.warning("%s; it is fetched again", problem)
+                    _discard(folder)
+        raise AssertionError("unreachable")
+
+    def _fetch(self, release: Release, manifest: Mapping[str, Any]) -> int | None:
+        """Fetch a release and return a lock on its folder, or None if another process has fetched it meanwhile.
+
+        The complete folder is renamed into its place, so that a killed fetch leaves no incomplete release there.
+        """
+        document = json.dumps(manifest)
+        size = sum(record.bytes for record in release.files.values()) + len(document.encode())
+        if size > self.limit:
+            raise CacheError(
+                f"release {release.name!r} needs {size / GIB:.3f} GiB on disk; permitted by DARKROOM_CACHE_GB: "
+                f"{self.limit / GIB:.3f}. Raise it, and the volume with it"
+            )
+        evict = 0
+        while True:
+            workplace, lock = None, None
+            try:
+                workplace, lock = self._reserve(release.name, size, evict)
+                blobs.download(self.store, release, workplace)
+                (workplace / release_format.MANIFEST).write_text(document)
+                workplace.rename(self.folder / release.digest)
+                return lock
+            except BaseException as error:
+                if workplace is not None:
+                    shutil.rmtree(workplace, ignore_errors=True)
+                if lock is not None:
+                    unlock(lock)
+                if not isinstance(error, OSError) or isinstance(error, TimeoutError | ConnectionError):
+                    raise
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return None
+                if error.errno not in DISK_IS_FULL:
+                    raise self._unusable(release.name, size, error.strerror or str(error)) from None
+                evict += 1
+
+    def _reserve(self, name: str, size: int, evict: int) -> tuple[Path, int]:
+        """Make room for `size` bytes, removing at least `evict` releases because the disk was full without that.
+
+        Returns a folder whose name keeps the bytes reserved, and a lock on it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._changing():
+            entries, removed = self._entries(), 0
+            total = sum(needed for _, needed, _ in entries)
+            if _free(self.folder) + total < size:  # removing all of them would not help
+                raise self._unusable(name, size, os.strerror(errno.ENOSPC))
+            for _, needed, folder in entries:
+                if total + size <= self.limit and removed >= evict and _free(self.folder) >= size:
+                    break
+                if self._remove(folder):
+                    total, removed = total - needed, removed + 1
+                    log.info("removed %s from the cache: %.3f GiB for another release", folder.name, needed / GIB)
+            if total + size > self.limit:
+                raise CacheError(
+                    f"{self.folder} has no room for {size / GIB:.3f} GiB: DARKROOM_CACHE_GB permits "
+                    f"{self.limit / GIB:.3f}, and other processes are reading {total / GIB:.3f} of it; raise it"
+                )
+            if removed < evict or _free(self.folder) < size:
+                raise self._unusable(name, size, os.strerror(errno.ENOSPC))
+            workplace = Path(tempfile.mkdtemp(prefix=f"fetch-{size}-", dir=self.folder))
+            return workplace, lock_folder(workplace, fcntl.LOCK_SH)
+
+    def _unusable(self, name: str, size: int, why: str) -> CacheError:
+        return CacheError(
+            f"{self.folder} cannot hold release {name!r}, {size / GIB:.3f} GiB: {why}; "
+            "make room on that disk, or set DARKROOM_CACHE_DIR to a folder that can be written"
+        )
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """Return when each folder was used last, what it needs, and its path; the least recently used first.
+
+        Removes what killed processes have left, which nobody uses.
+        """
+        found = []
+        for folder in self.folder.iterdir():
+            is_release = re.fullmatch("[0-9a-f]{64}", folder.name)
+            if not is_release and self._remove(folder):
+                continue
+            try:
+                needed = sum(file.stat().st_size for file in folder.iterdir())
+                used = folder.stat().st_mtime
+            except OSError:  # another process has renamed it
+                continue
+            reserved = re.match("fetch-([0-9]+)-", folder.name)
+            found.append((used, max(needed, int(reserved[1])) if reserved else needed, folder))
+        return sorted(found)
+
+    def _remove(self, folder: Path) -> bool:
+        """Remove a folder unless a process holds it."""
+        if (lock := try_lock_folder(folder, fcntl.LOCK_EX)) is None:
+            return False
+        try:
+            _discard(folder)
+            return True
+        finally:
+            unlock(lock)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Let no other process make room within the block."""
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while (lock := try_lock_folder(self.folder, fcntl.LOCK_EX)) is None:
+            if time.monotonic() > deadline:
+                raise CacheError(f"another process has locked {self.folder} for {LOCK_TIMEOUT_S:.0f} s; end it")
+            time.sleep(RETRY_INTERVAL_S)
+        try:
+            yield
+        finally:
+            unlock(lock)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder. It is renamed first, so that nobody finds half a release."""
+    doomed = folder.with_name(f"removed-{time.time_ns()}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _free(folder: Path) -> float:
+    """Return how many bytes can be written; some file systems do not say."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else math.inf
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        release_format.read(folder)
+    except (ReleaseError, OSError):
+        return False
+    return True

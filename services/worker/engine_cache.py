@@ -4,10 +4,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from services.observability import metrics
-from services.registry import release_cache
+from services.registry.release_cache import ReleaseCache
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
 from services.worker.engine import Engine
@@ -22,7 +23,8 @@ class EngineCache:
     """Engines by the digest of their release."""
 
     def __init__(self, store: ObjectStore, settings: Settings) -> None:
-        self.store, self.settings = store, settings
+        self.settings = settings
+        self._files = ReleaseCache(store, settings.cache_dir, settings.cache_gb)
         self.rows = settings.rows
         self._engines: OrderedDict[str, Engine[HeldShard]] = OrderedDict()
 
@@ -37,12 +39,12 @@ class EngineCache:
             return self._engines[digest]
         began = time.monotonic()
         size = sum(record["bytes"] for record in manifest["files"].values())
-        while self._engines and self._loaded_bytes() + size > self.settings.model_memory_gb * 2**30:
-            _, engine = self._engines.popitem(last=False)
-            log.info("unloading %s", engine.release.name)
-            del engine  # frees the old model's memory before the new one takes any
-        folder = release_cache.fetch(self.store, manifest, self.settings.cache_dir, self.settings.cache_gb)
-        engine = Engine[HeldShard](folder, rows=self.rows, device=self.settings.device)
+
+        def build(folder: Path) -> Engine[HeldShard]:
+            self._unload_for(size)
+            return Engine[HeldShard](folder, rows=self.rows, device=self.settings.device)
+
+        engine = self._files.load(manifest, build)
         self._engines[digest] = engine
         metrics.LOAD_SECONDS.observe(time.monotonic() - began)
         metrics.RELEASES_LOADED.set(len(self._engines))
@@ -62,6 +64,13 @@ class EngineCache:
             return None
         self.rows //= 2
         return self.rows
+
+    def _unload_for(self, size: int) -> None:
+        """Unload the least recently used engines until weights of `size` bytes fit beside the others."""
+        while self._engines and self._loaded_bytes() + size > self.settings.model_memory_gb * 2**30:
+            _, engine = self._engines.popitem(last=False)
+            log.info("unloading %s", engine.release.name)
+            del engine  # frees the old model's memory before the new one takes any
 
     def _loaded_bytes(self) -> int:
         return sum(engine.weight_bytes for engine in self._engines.values())

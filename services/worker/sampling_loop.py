@@ -20,6 +20,7 @@ from services.job_queue.outputs import Output
 from services.observability import logs, metrics
 from services.process.heartbeat import Heartbeat
 from services.process.watchdog import Watchdog
+from services.registry.release_cache import CacheError
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
@@ -28,6 +29,7 @@ from services.worker.engine_cache import EngineCache
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.prefetch import PrefetchedShard, Prefetcher
 from services.worker.preload import Preload
+from services.worker.release_backoff import ReleaseBackoff
 from services.worker.uploader import Uploader
 
 log = logging.getLogger("darkroom.worker")
@@ -55,6 +57,7 @@ class SamplingLoop:
         self.settings, self.database, self.shards = settings, database, shards
         self.heartbeat, self.watchdog = heartbeat, watchdog
         self._engines = EngineCache(store, settings)
+        self.backoff = ReleaseBackoff()
         self.preload = Preload(settings.preload, database, self._engines)
         self._prefetcher = Prefetcher(store, on_ready=wake.set)
         self._uploader = Uploader(store, shards)
@@ -135,7 +138,13 @@ class SamplingLoop:
     def _claim_shard(self) -> HeldShard | None:
         release = self._engine.release.digest if self._engine is not None else None
         with self.database.begin() as connection:
-            found = claims.claim_sampling(connection, self.heartbeat.id, queues=self.settings.queues, release=release)
+            found = claims.claim_sampling(
+                connection,
+                self.heartbeat.id,
+                queues=self.settings.queues,
+                release=release,
+                without=self.backoff.paused(),
+            )
             if not found:
                 return None
             (lease,) = found
@@ -172,11 +181,14 @@ class SamplingLoop:
             self._engine = self._engines.get(shard.manifest)
             self.watchdog.tick()
             self.heartbeat.profile = self._engine.profile
+            self.backoff.clear(self._engine.release.digest)
         except LeaseLost:
             self.shards.drop_lost(shard)
         except DBAPIError:
             self.shards.return_to_queue(shard)
             raise
+        except (CacheError, OSError) as error:
+            self._leave_to_others(shard, error)
         except Exception as error:
             self._reject(shard, f"the release cannot be loaded: {brief(error)}", error)
         else:
@@ -194,6 +206,21 @@ class SamplingLoop:
                 self.shards.return_to_queue(shard)
             else:
                 self._add_images(self._engine, prefetched)
+
+    def _leave_to_others(self, shard: HeldShard, error: Exception) -> None:
+        """Return a shard to the queue whose release this worker's disk cannot hold, and claim none of it for a while.
+
+        This counts as no attempt.
+        """
+        pause = self.backoff.add_failure(shard.manifest["digest"], brief(error))
+        log.warning(
+            "release %s cannot be loaded: %s; it is not claimed for %.0f s",
+            shard.manifest["name"],
+            brief(error),
+            pause,
+            extra=logs.lease_fields(shard.lease),
+        )
+        self.shards.return_to_queue(shard)
 
     def _reject(self, shard: HeldShard, message: str, error: Exception) -> None:
         """Fail an attempt, unless S3 or this machine's disk is to blame: then the shard returns to the queue."""

@@ -34,7 +34,9 @@ class Worker:
         self.heartbeat = Heartbeat(database, ProcessKind.WORKER, settings.heartbeat_s, shards.tokens)
         self._stop_watcher = StopWatcher(database, shards)
         self._loop = SamplingLoop(settings, database, store, shards, self.heartbeat, self.watchdog, self._wake)
-        self.health = Health(self.heartbeat, self.watchdog, settings.stale_s, self._loop.preload.pending)
+        self.health = Health(
+            self.heartbeat, self.watchdog, settings.stale_s, self._loop.preload.pending, self._loop.backoff.problems
+        )
 
     def start(self) -> None:
         """Register the process and start to claim work."""

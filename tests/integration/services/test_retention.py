@@ -14,7 +14,8 @@ from sqlalchemy.exc import ProgrammingError
 
 from services import retention
 from services.job_queue import expiry
-from services.registry import release_cache, releases
+from services.registry import releases
+from services.registry.release_cache import ReleaseCache
 from services.storage import layout
 from services.storage.object_store import ObjectStore
 from tests.support.releases import make_tiny_release
@@ -172,7 +173,8 @@ def test_releases_published_while_blobs_are_pruned_are_complete(stack: Stack, tm
     with stack.engine("worker").connect() as connection:
         for folder in folders:
             row = releases.find(connection, f"race{folder.name[1:]}@1")
-            assert release_cache.fetch(store, row.manifest, tmp_path / "cache", 1.0).is_dir()
+            with ReleaseCache(store, tmp_path / "cache", 1.0).hold(row.manifest) as copy:
+                assert copy.is_dir()
 
 
 def test_rows_of_processes_that_stopped_long_ago_are_deleted(stack: Stack) -> None:

@@ -63,6 +63,22 @@ def test_nothing_is_claimed_from_a_paused_queue(stack: Stack, engine: Engine, wo
     assert len(claim(engine, worker_id)) == 3
 
 
+def test_shards_of_releases_that_a_process_cannot_load_are_left(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    unloadable, other = (submit_planned(stack, engine, worker_id) for _ in range(2))
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE work SET pack_key = 'unloadable' WHERE job_id = :id AND kind = 'sample'"), {"id": unloadable}
+        )
+        leases = claims.claim_sampling(
+            connection, worker_id, queues=["default"], count=10, without=["unloadable", "another"]
+        )
+    assert {lease.job_id for lease in leases} == {other}
+    assert len(leases) == 3
+    assert {lease.job_id for lease in claim(engine, worker_id)} == {unloadable}
+
+
 def test_the_loaded_release_continues_within_its_quantum(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     first = submit_planned(stack, engine, worker_id)
     second = submit_planned(stack, engine, worker_id)

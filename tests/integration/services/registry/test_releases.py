@@ -1,19 +1,15 @@
 """Releases in Postgres and S3."""
 
-import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from services.registry import aliases, evaluations, release_cache, releases
+from services.registry import aliases, evaluations, releases
 from services.registry.releases import RegistryError
-from services.storage import layout
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Stack
-from training.model.release import ReleaseError
 
 
 def publish(stack: Stack, folder: Path) -> tuple[str, int]:
@@ -118,65 +114,6 @@ def test_an_invalid_reference_says_what_is_permitted(stack: Stack, reference: st
         pytest.raises(RegistryError, match="permitted: name, name@"),
     ):
         releases.find(connection, reference)
-
-
-def test_a_fetched_release_is_the_published_one(stack: Stack, tmp_path: Path) -> None:
-    folder = make_tiny_release(tmp_path / "a", seed=3, name="fetched")
-    publish(stack, folder)
-    with stack.engine("publisher").connect() as connection:
-        manifest = releases.find(connection, "fetched@1").manifest
-    copy = release_cache.fetch(stack.store(), manifest, tmp_path / "cache", 1.0)
-    assert {p.name: p.read_bytes() for p in copy.iterdir() if p.suffix == ".safetensors"} == {
-        p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors"
-    }
-    assert release_cache.fetch(stack.store(), manifest, tmp_path / "cache", 1.0) == copy
-
-
-def test_a_tampered_blob_is_refused_and_nothing_stays_in_the_cache(stack: Stack, tmp_path: Path) -> None:
-    folder = make_tiny_release(tmp_path / "a", seed=4, name="tampered")
-    publish(stack, folder)
-    with stack.engine("publisher").connect() as connection:
-        manifest = releases.find(connection, "tampered@1").manifest
-    store = stack.store()
-    store.put(
-        layout.blob_key(manifest["files"]["unet.safetensors"]["sha256"]), b"other bytes", content_type="text/plain"
-    )
-    with pytest.raises(ReleaseError, match=r"unet\.safetensors: sha256 differs"):
-        release_cache.fetch(store, manifest, tmp_path / "cache", 1.0)
-    assert list((tmp_path / "cache" / "releases").iterdir()) == []
-
-
-def test_the_cache_keeps_the_releases_used_last(stack: Stack, tmp_path: Path) -> None:
-    manifests = []
-    for number in range(4):
-        publish(stack, make_tiny_release(tmp_path / str(number), seed=10 + number, name=f"cached-{number}"))
-        with stack.engine("publisher").connect() as connection:
-            manifests.append(releases.find(connection, f"cached-{number}@1").manifest)
-    size = sum(record["bytes"] for record in manifests[0]["files"].values())
-    room_for_two = 2.5 * size / 2**30
-    folders = []
-    for hours, manifest in zip((5, 3), manifests[:2], strict=True):
-        folders.append(release_cache.fetch(stack.store(), manifest, tmp_path / "cache", room_for_two))
-        os.utime(folders[-1], (time.time() - 3600 * hours,) * 2)
-    left_by_a_kill = tmp_path / "cache" / "releases" / "fetch-killed"
-    left_by_a_kill.mkdir()
-    os.utime(left_by_a_kill, (time.time() - 3600 * 9,) * 2)
-    assert (
-        release_cache.fetch(stack.store(), manifests[0], tmp_path / "cache", room_for_two) == folders[0]
-    )  # used again
-    folders.append(release_cache.fetch(stack.store(), manifests[2], tmp_path / "cache", room_for_two))
-    assert [folder.is_dir() for folder in (*folders, left_by_a_kill)] == [True, False, True, False]
-    # A release that another process may still read stays, whatever the limit.
-    release_cache.fetch(stack.store(), manifests[3], tmp_path / "cache", room_for_two)
-    assert [folder.is_dir() for folder in folders] == [True, False, True]
-
-
-def test_objects_are_written_once(stack: Stack) -> None:
-    store = stack.store()
-    first = store.put_if_absent("once/object", b"first")
-    second = store.put_if_absent("once/object", b"the second, longer")
-    assert second == first
-    assert store.get("once/object") == b"first"
 
 
 def test_the_publisher_cannot_read_jobs(stack: Stack) -> None:
