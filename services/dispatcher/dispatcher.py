@@ -179,7 +179,7 @@ class Dispatcher:
     # -- threads ------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Wake on NOTIFY. The loop polls as well, because a pooler or a half-open connection may lose notifications."""
+        """Wake on NOTIFY. The loop polls as well, because a half-open connection may lose notifications."""
         while not self._stopping.is_set():
             try:
                 for is_announced in notifications.listen(self.database.url):
@@ -187,5 +187,8 @@ class Dispatcher:
                         self._wake.set()
                     if self._stopping.is_set():
                         return
+            except notifications.NotDelivered as error:
+                log.warning("%s; new work is found by polling every %g s instead", error, self.settings.poll_s)
+                return
             except psycopg.Error:
                 self._stopping.wait(RETRY_INTERVAL_S)

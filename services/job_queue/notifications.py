@@ -1,23 +1,47 @@
 """The Postgres channel on which new work is announced."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import psycopg
 from sqlalchemy import URL
 
 from services.database.connections import connect_directly
+from training.errors import DarkroomError
 
 CHANNEL = "darkroom_work"  # triggers of the tables notify it too
+DELIVERY_TIMEOUT_S = 3.0
+
+
+class NotDelivered(DarkroomError):
+    """A pooler in transaction mode is between this process and Postgres, and delivers no notifications."""
 
 
 def listen(url: URL, timeout_s: float = 1.0) -> Iterator[bool]:
     """Yield True for each announcement of work, and False after each `timeout_s` seconds without one.
 
-    Raises psycopg.Error when the connection cannot be made or is lost.
+    Raises NotDelivered behind a pooler in transaction mode, and psycopg.Error when the connection cannot be made or is
+    lost.
     """
     with connect_directly(url, autocommit=True) as connection:
         connection.execute(f"LISTEN {CHANNEL}")
+        if _is_pooled(connection) and not _delivers(connection, url):
+            raise NotDelivered("notifications do not arrive through a pooler in transaction mode")
         while True:
             announced = False
             for _ in connection.notifies(timeout=timeout_s, stop_after=1):
                 announced = True
             yield announced
+
+
+def _is_pooled(connection: "psycopg.Connection[Any]") -> bool:
+    """Return whether the session has another process than the one that the connection was told of."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is None or row[0] != connection.info.backend_pid
+
+
+def _delivers(connection: "psycopg.Connection[Any]", url: URL) -> bool:
+    """Return whether this connection hears what another one announces."""
+    with connect_directly(url, autocommit=True) as other:
+        other.execute(f"NOTIFY {CHANNEL}")
+    return any(connection.notifies(timeout=DELIVERY_TIMEOUT_S, stop_after=1))
