@@ -86,9 +86,12 @@ def administrator(stack: Stack) -> psycopg.Connection[Any]:
 
 
 def end_open_jobs(stack: Stack) -> None:
-    """End every open job and its work, so that what one test leaves behind does not reach the next one."""
-    with stack.engine("migrator").begin() as connection:
-        connection.execute(text("DELETE FROM work"))
-        connection.execute(text("DELETE FROM outputs WHERE job_id IN (SELECT id FROM jobs WHERE finished_at IS NULL)"))
-        connection.execute(text("DELETE FROM jobs WHERE finished_at IS NULL"))
-        connection.execute(text("DELETE FROM cancel_requests"))
+    """Delete every open job, so that what one test leaves behind does not reach the next one.
+
+    Each statement commits for itself: together, they could be in a deadlock with processes that work on the jobs.
+    """
+    with administrator(stack) as owner:
+        owner.execute("DELETE FROM cancel_requests")
+        owner.execute("DELETE FROM work")
+        owner.execute("DELETE FROM outputs WHERE job_id IN (SELECT id FROM jobs WHERE finished_at IS NULL)")
+        owner.execute("DELETE FROM jobs WHERE finished_at IS NULL")
