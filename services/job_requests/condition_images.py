@@ -15,7 +15,7 @@ from services.job_requests.schema import Limits, RequestError, resolve_key
 from services.storage.object_store import ObjectStore
 from services.storage.uri import SCHEME, ObjectUri
 
-PIXELS_DECODED = 64 * 2**20  # in planning, of one request; a second or two of one processor
+PIXELS_DECODED = 16 * 2**20  # in planning, of one request: less than half a second of one processor
 
 
 def map_images(value: Any, rule: JsonSchema, change: Callable[[Any, str, ImageRule], Any], field: str = "") -> Any:

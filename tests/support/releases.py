@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 MAP_MODEL = "tiny-map"
+RESOLUTION_MODEL = "tiny-sr"
 CLASS_LABEL = {"class_label": {"type": "class", "classes": 10, "width": 32}}
 
 
@@ -51,3 +52,9 @@ def make_map_release(folder: Path) -> Path:
     """Write a release that takes a semantic map of 32x32 pixels and four classes. Returns the folder."""
     conditioners = {"semantic_map": {"type": "semantic_map", "classes": 4, "channels": 2, "stages": 2}}
     return make_tiny_release(folder, name=MAP_MODEL, conditioners=conditioners, in_channels=4)
+
+
+def make_resolution_release(folder: Path) -> Path:
+    """Write a release that takes a low-resolution image in RGB. Returns the folder."""
+    conditioners = {"low_resolution": {"type": "low_resolution", "channels": 3}}
+    return make_tiny_release(folder, name=RESOLUTION_MODEL, conditioners=conditioners, in_channels=5)

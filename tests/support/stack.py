@@ -168,9 +168,13 @@ class Process:
 
 def publish_tiny(stack: Stack) -> None:
     """Publish the tiny release and promote it to production."""
+    publish(stack, make_tiny_release(stack.root / "tiny-release"))
+
+
+def publish(stack: Stack, folder: Path) -> None:
+    """Publish a release and promote it to production."""
     from services.registry import aliases, releases
 
-    folder = make_tiny_release(stack.root / "tiny-release")
     with stack.engine("publisher").begin() as connection:
         name, version = releases.publish(connection, stack.store(), folder)
         aliases.promote(connection, f"{name}@{version}", "production")

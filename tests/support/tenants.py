@@ -52,6 +52,11 @@ class Tenant:
             query = "SELECT state, reason, total, succeeded, failed, manifest_key, revision FROM jobs WHERE id = %s"
             return connection.execute(query, (job_id,)).fetchone()
 
+    def outputs(self, job_id: uuid.UUID) -> list[Any]:
+        """Return the settled images of a job, by index."""
+        with self.connect() as connection:
+            return connection.execute("SELECT * FROM outputs WHERE job_id = %s ORDER BY index", (job_id,)).fetchall()
+
     def wait(self, job_id: uuid.UUID, *states: str, timeout: float = 60) -> Any:
         """Return the job once it is in one of `states` (by default: ended)."""
         deadline = time.monotonic() + timeout

@@ -124,7 +124,7 @@ def test_planning_decodes_a_bounded_number_of_pixels(monkeypatch: pytest.MonkeyP
     large = as_base64(image_file(Image.new("L", (4096, 4096))))
     begun = time.process_time()
     check_items([{"low_resolution": large}] * 50 + [{"low_resolution": PHOTO}], CONDITIONS, LIMITS)
-    assert decoded == [4096] * 4
+    assert decoded == [4096]
     assert time.process_time() - begun < 5
     with pytest.raises(RequestError, match=r"^items\[4\]\.low_resolution: .* is not a readable image"):
         check_items([{"low_resolution": large}] * 4 + [{"low_resolution": "AAAA"}], CONDITIONS, LIMITS)

@@ -15,7 +15,7 @@ from services.job_requests.image_spec import ImageSpec
 from services.worker import conditions
 from services.worker.engine import Developed, Engine
 from tests.support.images import as_base64, image_file, random_labels
-from tests.support.releases import make_map_release, make_tiny_release
+from tests.support.releases import make_map_release, make_resolution_release, make_tiny_release
 
 LARGE = as_base64(image_file(Image.new("RGB", (4096, 4096), (200, 30, 7))))
 
@@ -23,11 +23,7 @@ LARGE = as_base64(image_file(Image.new("RGB", (4096, 4096), (200, 30, 7))))
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine[object]:
     """An engine of a release for super-resolution, whose images may have any size."""
-    folder = make_tiny_release(
-        tmp_path_factory.mktemp("release") / "tiny-sr",
-        conditioners={"low_resolution": {"type": "low_resolution", "channels": 3}},
-        in_channels=5,
-    )
+    folder = make_resolution_release(tmp_path_factory.mktemp("release") / "tiny-sr")
     return Engine[object](folder, rows=32, device="cpu")
 
 
