@@ -101,22 +101,24 @@ def find_finalizing_job(connection: Connection, job_id: uuid.UUID) -> Finalizing
     return FinalizingJob(**row._mapping)
 
 
-def open_finalizing(connection: Connection, job_id: uuid.UUID) -> None:
-    """Make the job's finalizing claimable once none of its sampling is open."""
+def open_finalizing(connection: Connection, *job_ids: uuid.UUID) -> None:
+    """Make the finalizing of each of these jobs claimable of which neither planning nor sampling is open."""
+    values = {"ids": list(job_ids)}
     # The lock on the job's row keeps the last two shards from each seeing the other as open.
-    connection.execute(text("SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE"), {"id": job_id})
+    connection.execute(text("SELECT FROM jobs WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"), values)
     connection.execute(
         text("""
             WITH moved AS (
                 UPDATE jobs SET state = 'finalizing'
-                WHERE id = :id AND state IN ('planned', 'running') AND NOT EXISTS (
-                    SELECT FROM work WHERE job_id = :id AND kind = 'sample' AND state IN ('ready', 'delayed', 'leased'))
+                WHERE id = ANY(:ids) AND state IN ('planned', 'running') AND NOT EXISTS (
+                    SELECT FROM work WHERE job_id = jobs.id AND kind IN ('plan', 'sample')
+                        AND state IN ('ready', 'delayed', 'leased'))
                 RETURNING id, queue, tenant, priority
             )
             INSERT INTO work (job_id, kind, queue, tenant, priority)
             SELECT id, 'finalize', queue, tenant, priority FROM moved
         """),
-        {"id": job_id},
+        values,
     )
 
 

@@ -119,7 +119,8 @@ def record_loss(connection: Connection, work_id: int, error: str) -> bool:
     suspect and runs alone. A process that held only this work failed because of it. A shard is then cut in two, again
     and again until a single image is left; work that cannot be cut has used an attempt.
     """
-    work = connection.execute(text("SELECT * FROM work WHERE id = :id FOR UPDATE"), {"id": work_id}).one()
+    query = text("SELECT kind, start, stop, attempts, isolated FROM work WHERE id = :id FOR UPDATE")
+    work = connection.execute(query, {"id": work_id}).one()
     values = {"id": work_id, "error": error[:MAX_ERROR], "middle": (work.start + work.stop) // 2}
     failed = False
     if not work.isolated:

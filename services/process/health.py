@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from services.process.heartbeat import Heartbeat
 from services.process.watchdog import Watchdog
 
-SLOW_S = 60.0  # a loop that takes longer for one round is not ready for more work
+SLOW_S = 60.0  # a loop without progress for longer is not ready for more work
 
 
 class Health:
@@ -36,7 +36,7 @@ class Health:
         """Return why the process must be restarted: its loop hangs, or its heartbeat has stopped."""
         reasons = []
         if self.watchdog.silent_s > self.watchdog.limit_s:
-            reasons.append(f"the loop has not completed a round for {self.watchdog.silent_s:.0f} s")
+            reasons.append(self._silence())
         if not self.heartbeat.beating and not self.draining:
             reasons.append("the heartbeat has stopped")
         return reasons
@@ -47,12 +47,16 @@ class Health:
         return reasons + [f"{name} is not loaded: {why}" for name, why in self.unloaded.items()]
 
     def ready(self) -> list[str]:
-        """Return why the process takes no work: any of the above, no database, a slow loop, its disk, or the drain."""
+        """Return why the process takes no work: any of the above, no database, a loop that fails, its disk, the drain."""
         reasons = self.live() + self.started() + self.problems()
         if self.heartbeat.beating and self.heartbeat.silent_s > self.stale_s:
             reasons.append(f"Postgres has not answered for {self.heartbeat.silent_s:.0f} s")
         if self.watchdog.limit_s >= self.watchdog.silent_s > SLOW_S:
-            reasons.append(f"the loop has not completed a round for {self.watchdog.silent_s:.0f} s")
+            reasons.append(self._silence())
+        reasons += self.watchdog.failures()
         if self.draining:
             reasons.append("the process is draining and takes no new work")
         return reasons
+
+    def _silence(self) -> str:
+        return f"the loop has made no progress for {self.watchdog.silent_s:.0f} s in {self.watchdog.activity}"

@@ -1,8 +1,10 @@
 """Transient errors: they pass with time, so the operation is retried without limit and no work is to blame."""
 
 from botocore.exceptions import BotoCoreError, ClientError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from urllib3.exceptions import HTTPError
+
+from services.database.faults import is_outage
 
 
 def is_transient(error: BaseException) -> bool:
@@ -10,6 +12,4 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", 500)
         return bool(status >= 500 or status in (408, 409, 425, 429))
-    if isinstance(error, DBAPIError) and error.connection_invalidated:  # such as by a limit of the login
-        return True
-    return isinstance(error, BotoCoreError | HTTPError | OperationalError | InterfaceError)
+    return is_outage(error) or isinstance(error, BotoCoreError | HTTPError | OperationalError | InterfaceError)

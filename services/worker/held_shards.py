@@ -14,11 +14,11 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
 from services.database.connections import brief
-from services.job_queue import jobs, leases, maintenance, outputs
+from services.job_queue import jobs, leases, outputs, stopping
 from services.job_queue.leases import Lease, LeaseLost
-from services.job_queue.maintenance import StopRequest
 from services.job_queue.outputs import Output
 from services.job_queue.plan import Plan
+from services.job_queue.stopping import StopRequest
 from services.observability import logs, metrics
 
 log = logging.getLogger("darkroom.shards")
@@ -146,7 +146,7 @@ class HeldShards:
         lease = shard.lease
         message = f"work {lease.id} of job {lease.job_id} is stopped: {request.reason}"
         log.info("%s", message, extra=logs.lease_fields(lease))
-        self._end(shard, End.STOPPED, lambda connection: maintenance.stop_shard(connection, lease, request))
+        self._end(shard, End.STOPPED, lambda connection: stopping.stop_shard(connection, lease, request))
 
     def drop_lost(self, shard: HeldShard) -> None:
         """Drop a shard whose lease was lost. Its images here are discarded."""

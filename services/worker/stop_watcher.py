@@ -7,7 +7,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
 from services.database.connections import brief
-from services.job_queue import maintenance
+from services.job_queue import stopping
 from services.worker.held_shards import HeldShards
 
 log = logging.getLogger("darkroom.worker")
@@ -39,7 +39,7 @@ class StopWatcher:
                 continue
             try:
                 with self.database.begin() as connection:
-                    requests = maintenance.find_stop_requests(connection, list({shard.lease.job_id for shard in held}))
+                    requests = stopping.find_stop_requests(connection, list({shard.lease.job_id for shard in held}))
             except DBAPIError as error:
                 log.warning("database: %s", brief(error))
                 continue

@@ -7,9 +7,10 @@ import psycopg
 from sqlalchemy import Connection, Engine, text
 
 from services.dispatcher import planner
-from services.job_queue import claims, jobs, outputs
+from services.job_queue import claims, jobs, maintenance, outputs, stopping
 from services.job_queue.leases import Lease
 from services.job_queue.outputs import Output
+from services.job_queue.stopping import StopRequest
 from tests.support.stack import Stack
 
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 2, "seed": 5}
@@ -35,6 +36,22 @@ def submit_planned(stack: Stack, engine: Engine, worker_id: uuid.UUID, **columns
     with engine.begin() as connection:
         assert planner.plan_job(connection, stack.store(), lease) is None
     return job_id
+
+
+def stop_jobs(connection: Connection) -> list[StopRequest]:
+    """Accept all requests to cancel, and do one round of stopping. Returns the jobs that must stop."""
+    stopping.accept_cancel_requests(connection, stopping.find_cancel_requests(connection))
+    found = stopping.find_jobs_to_stop(connection)
+    requests, _ = stopping.stop_jobs(connection, stopping.begin_attempt(connection, [job.id for job in found]))
+    return requests
+
+
+def wake_delayed(connection: Connection) -> int:
+    return maintenance.wake_delayed(connection, maintenance.find_due_work(connection))
+
+
+def rescue(connection: Connection, stale_s: float) -> tuple[list[Lease], list[Lease]]:
+    return maintenance.rescue(connection, maintenance.find_lost_work(connection, stale_s), stale_s=stale_s)
 
 
 def job_state(connection: Connection, job_id: uuid.UUID) -> str:

@@ -8,21 +8,30 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from services.dispatcher import planner
-from services.job_queue import jobs, maintenance, outputs
+from services.job_queue import jobs, outputs, stopping
 from services.job_queue.outputs import Output
 from services.job_queue.states import WorkState
-from tests.support.job_queue import REQUEST, call_function, claim, job_state, settle_shard, submit_planned
+from tests.support.job_queue import (
+    REQUEST,
+    call_function,
+    claim,
+    job_state,
+    settle_shard,
+    stop_jobs,
+    submit_planned,
+    wake_delayed,
+)
 from tests.support.stack import Stack
 
 
 def test_a_job_waits_for_its_run_after(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     job_id = stack.submit(REQUEST, run_after="2100-01-01")
     with engine.begin() as connection:
-        assert maintenance.wake_delayed(connection) == 0
+        assert wake_delayed(connection) == 0
     assert claim(engine, worker_id, "plan") == []
     with engine.begin() as connection:
         connection.execute(text("UPDATE work SET run_after = now() WHERE job_id = :id"), {"id": job_id})
-        assert maintenance.wake_delayed(connection) == 1
+        assert wake_delayed(connection) == 1
     assert [lease.job_id for lease in claim(engine, worker_id, "plan")] == [job_id]
 
 
@@ -35,10 +44,10 @@ def test_a_deadline_fails_missing_images_and_keeps_stored_ones(
     with engine.begin() as connection:
         connection.execute(text("UPDATE jobs SET deadline = now()"))
     with engine.begin() as connection:
-        (request,) = maintenance.stop_jobs(connection)
+        (request,) = stop_jobs(connection)
         assert job_state(connection, job_id) == "planned", "one shard is still held"
-        assert maintenance.find_stop_requests(connection, [job_id]) == [request]
-        maintenance.stop_shard(connection, held, request)
+        assert stopping.find_stop_requests(connection, [job_id]) == [request]
+        stopping.stop_shard(connection, held, request)
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
         assert jobs.end_job(connection, finalize, "manifest") == "partial"
@@ -50,7 +59,7 @@ def test_a_deadline_fails_missing_images_and_keeps_stored_ones(
 def test_a_deadline_before_planning_fails_the_job(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     job_id = stack.submit(REQUEST, deadline="2020-01-01")
     with engine.begin() as connection:
-        maintenance.stop_jobs(connection)
+        stop_jobs(connection)
         row = connection.execute(text("SELECT state, reason FROM jobs WHERE id = :id"), {"id": job_id}).one()
     assert row.state == "failed"
     assert row.reason == "its deadline, 2020-01-01 00:00:00 UTC, has passed"
@@ -67,9 +76,9 @@ def test_a_cancelled_job_keeps_its_images_and_is_not_charged_for_others(
     settle_shard(engine, done)
     assert call_function(stack, "cancel_job", job_id) == "planned"
     with engine.begin() as connection:
-        (request,) = maintenance.stop_jobs(connection)
-        maintenance.stop_shard(connection, held, request)
-        assert maintenance.stop_jobs(connection) == []
+        (request,) = stop_jobs(connection)
+        stopping.stop_shard(connection, held, request)
+        assert stop_jobs(connection) == []
         assert connection.scalar(text("SELECT virtual_time FROM tenants WHERE name = 'default'")) == 2 * 16 * 4
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
@@ -81,7 +90,7 @@ def test_a_submitted_job_is_cancelled_at_once(stack: Stack, engine: Engine, work
     job_id = stack.submit(REQUEST)
     call_function(stack, "cancel_job", job_id)
     with engine.begin() as connection:
-        maintenance.stop_jobs(connection)
+        stop_jobs(connection)
         assert job_state(connection, job_id) == "cancelled"
     assert claim(engine, worker_id, "plan") == []
 
@@ -139,6 +148,6 @@ def test_the_end_of_a_job_is_notified(stack: Stack, engine: Engine, worker_id: u
         job_id = stack.submit(REQUEST)
         call_function(stack, "cancel_job", job_id)
         with engine.begin() as connection:
-            maintenance.stop_jobs(connection)
+            stop_jobs(connection)
         (notice,) = listener.notifies(timeout=10, stop_after=1)
     assert notice.payload == str(job_id)

@@ -4,9 +4,9 @@ import uuid
 
 from sqlalchemy import Engine, text
 
-from services.job_queue import claims, jobs, leases, maintenance, processes
+from services.job_queue import claims, jobs, leases, processes
 from services.job_queue.leases import Lease
-from tests.support.job_queue import REQUEST, claim, settle_shard, submit_planned
+from tests.support.job_queue import REQUEST, claim, rescue, settle_shard, submit_planned
 from tests.support.stack import Stack
 
 
@@ -14,7 +14,7 @@ def expire_leases(engine: Engine) -> tuple[list[Lease], list[Lease]]:
     """Expire all leases, as if their owners had died, and rescue the work."""
     with engine.begin() as connection:
         connection.execute(text("UPDATE work SET lease_until = now() - interval '1 s' WHERE state = 'leased'"))
-        return maintenance.rescue(connection, stale_s=30)
+        return rescue(connection, stale_s=30)
 
 
 def test_a_lease_lasts_as_long_as_its_work_can_take(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:

@@ -20,10 +20,11 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, text
 
 from services.dispatcher import planner
-from services.job_queue import claims, jobs, leases, maintenance, outputs, processes
+from services.job_queue import claims, jobs, leases, outputs, processes, stopping
 from services.job_queue.leases import Lease, LeaseLost
 from services.job_queue.outputs import Output
 from services.job_queue.states import RETRYABLE, TERMINAL, ProcessKind, WorkKind
+from tests.support.job_queue import rescue, stop_jobs, wake_delayed
 from tests.support.stack import Stack
 
 WORKERS = 3
@@ -68,9 +69,9 @@ class QueueMachine(RuleBasedStateMachine):
     def dispatch(self) -> None:
         """One round of the dispatcher."""
         with self.engine.begin() as connection:
-            maintenance.stop_jobs(connection)
+            stop_jobs(connection)
             connection.execute(text("UPDATE work SET run_after = now() WHERE state = 'delayed'"))
-            maintenance.wake_delayed(connection)
+            wake_delayed(connection)
         with self.engine.begin() as connection:
             claimed = claims.claim_planning(connection, self.dispatcher)
         for lease in claimed:
@@ -168,8 +169,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def look_around(self, lease: Lease, share: float) -> None:
         with self.engine.begin() as connection:
-            for request in maintenance.find_stop_requests(connection, [lease.job_id]):
-                maintenance.stop_shard(connection, lease, request)
+            for request in stopping.find_stop_requests(connection, [lease.job_id]):
+                stopping.stop_shard(connection, lease, request)
 
     @rule(worker=st.integers(0, WORKERS - 1), of_its_own_will=st.booleans())
     def a_worker_ends(self, worker: int, of_its_own_will: bool) -> None:
@@ -182,7 +183,7 @@ class QueueMachine(RuleBasedStateMachine):
                     {"id": self.workers[worker]},
                 )
                 # Only that worker is stale, however slow this machine is.
-                _, failed = maintenance.rescue(connection, stale_s=1800)
+                _, failed = rescue(connection, stale_s=1800)
                 for lease in failed:
                     jobs.fail_shard(connection, lease, "lost")
             self.workers[worker] = processes.register(connection, ProcessKind.WORKER)

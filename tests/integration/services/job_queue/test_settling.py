@@ -6,10 +6,10 @@ import uuid
 import pytest
 from sqlalchemy import Engine, text
 
-from services.job_queue import claims, jobs, leases, maintenance, outputs
+from services.job_queue import claims, jobs, leases, outputs
 from services.job_queue.leases import Lease, LeaseLost
 from services.job_queue.outputs import Output
-from tests.support.job_queue import claim, job_state, settle_shard, submit_planned
+from tests.support.job_queue import claim, job_state, rescue, settle_shard, submit_planned, wake_delayed
 from tests.support.stack import Stack
 
 
@@ -18,7 +18,7 @@ def test_a_stale_holder_cannot_settle_finish_or_release(stack: Stack, engine: En
     stale = claim(engine, worker_id, count=1)[0]
     with engine.begin() as connection:
         connection.execute(text("UPDATE workers SET heartbeat_at = now() - interval '1 hour'"))
-        ready, failed = maintenance.rescue(connection, stale_s=30)
+        ready, failed = rescue(connection, stale_s=30)
         assert ([lease.id for lease in ready], failed) == ([stale.id], [])
         connection.execute(text("UPDATE workers SET heartbeat_at = now()"))
     fresh = claim(engine, worker_id, count=1)[0]
@@ -91,7 +91,7 @@ def test_an_error_is_retried_twice_after_pauses_and_then_fails_its_images(
             assert claim(engine, worker_id) == [], "a pause comes first"
             with engine.begin() as connection:
                 connection.execute(text("UPDATE work SET run_after = now() WHERE state = 'delayed'"))
-                assert maintenance.wake_delayed(connection) == 1
+                assert wake_delayed(connection) == 1
             (bad,) = claim(engine, worker_id)
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
