@@ -23,6 +23,7 @@ from services.job_requests.image_rules import ANY_IMAGE, ImageRule
 
 MAX_BYTES = 16 * 2**20  # of a file
 MAX_PIXELS = 4096 * 4096  # a PNG of a few hundred bytes may unpack to gigabytes
+MAX_SCANS = 64  # of a JPEG file; each of 30 bytes may go over all pixels again, and encoders write about ten
 FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow reads dozens more, and starts programs for some
 COLOURS = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes by number of channels
 URL_SAFE = str.maketrans("-_", "+/")
@@ -78,6 +79,9 @@ def _open(image: str | bytes, rule: ImageRule) -> Iterator[Image.Image]:
     body = decode_base64(image) if isinstance(image, str) else image
     if len(body) > MAX_BYTES:
         raise ValueError(f"a file of {len(body)} bytes is not allowed; permitted: at most {MAX_BYTES} bytes")
+    # Within a scan, these two bytes never follow each other.
+    if body.startswith(b"\xff\xd8") and (scans := body.count(b"\xff\xda")) > MAX_SCANS:
+        raise ValueError(f"a JPEG file of {scans} scans is not allowed; permitted: at most {MAX_SCANS} scans")
     with _pillow_errors(body), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is lower than Pillow's limit
         opened = Image.open(io.BytesIO(body), formats=FORMATS)
@@ -141,7 +145,7 @@ def _colours(opened: Image.Image, rule: ImageRule) -> NDArray[np.uint8]:
     if mode is None:
         return np.array(opened)
     if opened.mode.startswith("I"):  # 16 bits: 65535 = 257 x 255
-        opened = Image.fromarray(np.rint(np.asarray(opened) / 257).clip(0, 255).astype(np.uint8))
+        opened = Image.fromarray(((np.asarray(opened).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if mode != "RGBA" and opened.has_transparency_data:
         rgba = opened.convert("RGBA")
         if rule.meaning == "mask" and rgba.getchannel("A").getextrema() != (255, 255):

@@ -166,6 +166,18 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(side: int) -> Non
         assert f"at most {MAX_PIXELS} pixels" in str(error.value)
 
 
+def test_a_jpeg_file_of_many_scans_is_refused() -> None:
+    """Each scan of 33 bytes goes over all pixels: 100,000 of them in a request would take half an hour."""
+    body = image_file(Image.new("L", (4096, 4096), 128), "JPEG", progressive=True)
+    assert decode_image(body, GREY).shape == (4096, 4096)
+    last_scan = body[body.rindex(b"\xff\xda") : -2]
+    assert len(last_scan) < 40
+    begun = time.process_time()
+    with pytest.raises(ValueError, match=r"^a JPEG file of \d+ scans is not allowed; permitted: at most 64 scans$"):
+        decode_image(body[:-2] + last_scan * 10_000 + body[-2:], GREY)
+    assert time.process_time() - begun < 1
+
+
 @pytest.mark.parametrize(
     "body",
     [
