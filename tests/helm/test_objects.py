@@ -3,17 +3,30 @@
 import re
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
-from tests.support.chart import CHART, MATRIX, NAMESPACE, PASSWORD, helm, objects, of_kind, pods, template, text
+from tests.support.chart import (
+    CHART,
+    MATRIX,
+    NAMESPACE,
+    PASSWORD,
+    helm,
+    load_objects,
+    objects,
+    of_kind,
+    pods,
+    template,
+    text,
+)
 
 every = pytest.mark.parametrize("name", MATRIX)
 CUSTOM = {
@@ -29,6 +42,14 @@ extends: default
 rules: {line-length: disable, document-start: disable, braces: disable, comments: {min-spaces-from-content: 1},
         indentation: {indent-sequences: whatever}, truthy: {check-keys: false}, octal-values: enable}
 """)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _schemas_read_once() -> Iterator[None]:
+    """Read each file of schemas once: kubernetes_validate reads a megabyte for every object."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubernetes_validate.utils, "schema_contents", cache(kubernetes_validate.utils.schema_contents))
+        yield
 
 
 @every
@@ -74,8 +95,8 @@ def test_an_upgrade_changes_no_selector_and_no_job(name: str) -> None:
 
 def test_a_new_image_gets_a_new_migration_job() -> None:
     def job_names(*more: str) -> set[str]:
-        found = yaml.safe_load_all(template(MATRIX["least"], *more).stdout)
-        return {one["metadata"]["name"] for one in found if one and one["kind"] == "Job"}
+        found = load_objects(template(MATRIX["least"], *more).stdout)
+        return {one["metadata"]["name"] for one in found if one["kind"] == "Job"}
 
     assert job_names() == job_names("--set", "dispatcher.replicas=5")
     assert not job_names() & job_names("--set", "slimImage.tag=another")
@@ -99,10 +120,9 @@ def test_a_long_release_name_still_fits() -> None:
     long = "a" * 53  # the longest name that helm accepts
     done = helm("template", long, str(CHART), *(f"--values={CHART / file}" for file in MATRIX["least"]),
                 "--set", "workerPools.pool-of-20-lettersxx.replicas=1")  # fmt: skip
-    for one in yaml.safe_load_all(done.stdout):
-        if one:
-            limit = 52 if one["kind"] == "CronJob" else 63
-            assert len(one["metadata"]["name"]) <= limit, one["metadata"]["name"]
+    for one in load_objects(done.stdout):
+        limit = 52 if one["kind"] == "CronJob" else 63
+        assert len(one["metadata"]["name"]) <= limit, one["metadata"]["name"]
 
 
 @every

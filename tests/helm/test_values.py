@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from kfp_pipelines import profiles
-from tests.support.chart import CHART, MATRIX, NAMESPACE, PASSWORD, helm, objects, of_kind, pods, template
+from tests.support.chart import CHART, MATRIX, NAMESPACE, PASSWORD, helm, load_objects, objects, of_kind, pods, template
 
 LEAST = MATRIX["least"]
 
@@ -138,14 +138,14 @@ def test_a_pool_replaces_a_selector_as_a_whole_and_merges_the_rest() -> None:
 def test_a_change_of_one_pool_changes_only_that_pool() -> None:
     before = {str(one["metadata"]["name"]) + one["kind"]: one for one in objects("aws")}
     done = template(MATRIX["aws"], "--set", "workerPools.l4.rows=64")
-    after = {str(one["metadata"]["name"]) + one["kind"]: one for one in yaml.safe_load_all(done.stdout) if one}
+    after = {str(one["metadata"]["name"]) + one["kind"]: one for one in load_objects(done.stdout)}
     assert [key for key in after if after[key] != before[key]] == ["pictures-darkroom-worker-l4Deployment"]
 
 
 def test_a_changed_secret_replaces_the_pods_that_read_it() -> None:
     done = template(LEAST, "--set", "secretsVersion=2")
-    for one in yaml.safe_load_all(done.stdout):
-        if one and one["kind"] == "Deployment":
+    for one in load_objects(done.stdout):
+        if one["kind"] == "Deployment":
             assert one["spec"]["template"]["metadata"]["annotations"] == {"darkroom/secrets-version": "2"}
 
 

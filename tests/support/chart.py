@@ -51,10 +51,15 @@ def text(name: str, upgrade: bool = False) -> str:
     return template(MATRIX[name], *(["--is-upgrade"] if upgrade else [])).stdout
 
 
+def load_objects(manifests: str) -> list[dict[str, Any]]:
+    """Parse manifests with the parser in C, which is ten times faster."""
+    return [one for one in yaml.load_all(manifests, yaml.CSafeLoader) if one]
+
+
 @cache
 def objects(name: str, upgrade: bool = False) -> list[dict[str, Any]]:
     """Return the manifests of an entry of MATRIX as objects."""
-    return [one for one in yaml.safe_load_all(text(name, upgrade)) if one]
+    return load_objects(text(name, upgrade))
 
 
 @dataclass(frozen=True)
