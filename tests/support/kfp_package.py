@@ -14,7 +14,7 @@ class Package:
 
     def __init__(self, path: Path) -> None:
         self.text = path.read_text()
-        self.spec, platform = yaml.safe_load_all(self.text)
+        self.spec, platform = yaml.load_all(self.text, yaml.CSafeLoader)
         self.kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         self.executors = self.spec["deploymentSpec"]["executors"]
         self.tasks = dict(self._tasks(self.spec["root"]))

@@ -93,7 +93,7 @@ def test_stages_that_read_or_change_the_registry_are_never_cached(package: Packa
 def test_a_schedule_prepares_its_images_in_every_run(tmp_path: Path) -> None:
     for fresh in (True, False):
         compile_to(tmp_path / "package.yaml", "full", Stages(fresh_data=fresh))
-        spec = next(yaml.safe_load_all((tmp_path / "package.yaml").read_text()))
+        spec = next(yaml.load_all((tmp_path / "package.yaml").read_text(), yaml.CSafeLoader))
         (inner,) = (c for c in spec["components"].values() if "prepare-data" in c.get("dag", {}).get("tasks", {}))
         caching = inner["dag"]["tasks"]["prepare-data"].get("cachingOptions", {})
         assert caching.get("enableCache", False) is not fresh

@@ -62,7 +62,7 @@ def test_a_pipeline_is_uploaded_under_its_version_and_run(server: FakeKubeflow) 
     assert done.exit_code == 0, done.output
     (uploaded,) = sent(server, "POST", "pipelines/upload_version")
     assert uploaded.query["name"].startswith("cccccccccccc-")
-    assert next(yaml.safe_load_all(uploaded.body))["pipelineInfo"]["name"] == "train-latent-diffusion"
+    assert next(yaml.load_all(uploaded.body, yaml.CSafeLoader))["pipelineInfo"]["name"] == "train-latent-diffusion"
     (request,) = sent(server, "POST", "runs")
     run = conforms(request, "V2beta1Run")
     assert run.pipeline_version_reference.pipeline_version_id == "version-0"
