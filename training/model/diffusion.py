@@ -103,6 +103,8 @@ class Diffusion:
         self.alpha, self.sigma = alpha_sigma_tables(config)  # [T] each, float64
         self._log_ratio = self.sigma.log() - self.alpha.log()  # increasing; +inf at pure noise
         self._known = self._log_ratio[self._log_ratio.isfinite()].numpy()
+        alphas_and_sigmas = zip(self.alpha.tolist(), self.sigma.tolist(), strict=True)
+        self._levels = [Level(float(t), alpha, sigma) for t, (alpha, sigma) in enumerate(alphas_and_sigmas)]
         self._tables: dict[torch.device, Tensor] = {}
 
     @property
@@ -116,7 +118,7 @@ class Diffusion:
 
     def level(self, t: int) -> Level:
         """Return the noise level of an integer timestep, for the solvers."""
-        return Level(float(t), float(self.alpha[t]), float(self.sigma[t]))
+        return self._levels[t]
 
     def level_at_ratio(self, ratio: float) -> Level:
         """Return the noise level at which sigma / alpha is `ratio`; its t is fractional."""
