@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tests.support.previews import small_previews
 from training.experiments import compose
+from training.metrics import classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 
@@ -25,8 +27,9 @@ SMALLER = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_previews() -> Iterator[None]:
-    with small_previews():
+def _smaller() -> Iterator[None]:
+    with small_previews(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "train", partial(classifier.train, steps=5))
         yield
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from training import encode_latents, evaluate, train
 from training.data.image_set import ImageSet
 from training.evaluation.networks import CLASSIFIER, find_classifier
 from training.evaluation.second_stage import Sampling
+from training.metrics import classifier
 from training.model import release
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion, save_diffusion
 from training.model.unet import UNet
@@ -26,11 +28,11 @@ from training.model.unet import UNet
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 
 SMALL_FIRST = [
-    "steps=5", "batch_size=8", "model.multipliers=[1,1]", "device=cpu", "data.image_size=16",
+    "steps=5", "batch_size=8", "model.multipliers=[1,1]", "device=cpu", "data.image_size=16", "pictures_every=4",
 ]  # fmt: skip
 SMALL_SECOND = [
     "steps=3", "batch_size=8", "model.unet.channels=32", "model.unet.multipliers=[1]", "device=cpu",
-    "data.image_size=16",
+    "data.image_size=16", "pictures_every=4",
 ]  # fmt: skip
 
 
@@ -39,8 +41,10 @@ SECOND = ["experiment=digits_diffusion", *SMALL, "autoencoder={first}"]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_previews() -> Iterator[None]:
-    with small_previews():
+def _smaller() -> Iterator[None]:
+    """A hundred steps teach the classifier the bars."""
+    with small_previews(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "train", partial(classifier.train, steps=100))
         yield
 
 
@@ -135,9 +139,9 @@ def test_fine_tuning_begins_with_the_weights_of_a_release(
 
     overrides = [*common, f"initial={first_stage}", "model.res_blocks=2", f"output={tmp_path / 'other'}"]
     assert train.main(["experiment=digits_autoencoder", *overrides]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("initial: its weights do not fit this experiment's model: lacks ")
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("initial: its weights do not fit this experiment's model: lacks ")
+    assert error.count("\n") == 1
 
 
 def test_evaluating_a_first_stage_scores_its_reconstructions(
@@ -171,7 +175,7 @@ def test_evaluation_is_the_same_every_time(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "experiment: give one, experiment=NAME; permitted: "),
         (["experiment=digits"], "experiment: 'digits' is not known"),
@@ -217,7 +221,7 @@ def test_evaluation_is_the_same_every_time(
 )
 def test_mistakes_are_one_line_and_exit_code_2(
     arguments: list[str],
-    told: str,
+    message: str,
     first_stage: Path,
     bars_root: Path,
     tmp_path: Path,
@@ -230,9 +234,9 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
     output = [f"output={tmp_path / 'out'}"] if arguments else []
     assert train.main([*map(placed, arguments), *output]) == 2
-    said = capsys.readouterr()
-    assert placed(told) in said.err
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert placed(message) in printed.err
+    assert printed.err.count("\n") == 1
     assert not (tmp_path / "out" / "release").exists()
 
 

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:F
 
 SMALL = [
     "experiment=digits_autoencoder", "batch_size=4", "model.multipliers=[1,1]", "device=cpu", "data.image_size=16",
+    "pictures_every=100",
 ]  # fmt: skip
 
 
@@ -26,13 +27,13 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint_and_goes_on_with_a_l
     ]  # fmt: skip
     assert train.main([*command, "steps=2", "optimiser.learning_rate=1e-3"]) == 0
     assert train.main([*command, "optimiser.learning_rate=1e30"]) == 2
-    told = capsys.readouterr().err
-    assert "optimiser.learning_rate was 0.001 and is 1e+30. Give another output, resume=anyway to resume" in told
+    error = capsys.readouterr().err
+    assert "optimiser.learning_rate was 0.001 and is 1e+30. Give another output, resume=anyway to resume" in error
 
     assert train.main([*command, "optimiser.learning_rate=1e30", "resume=anyway"]) == 2
-    told = capsys.readouterr().err
-    assert "Earlier checkpoints are kept: resume from the last with a lower optimiser.learning_rate" in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "Earlier checkpoints are kept: resume from the last with a lower optimiser.learning_rate" in error
+    assert error.count("\n") == 1
     kept = LocalCheckpoints(tmp_path / "checkpoints").latest()
     assert kept is not None
     assert kept.step == 2
@@ -66,10 +67,10 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_where_there_is_room(
 ) -> None:
     command = [*SMALL, f"data.root={bars_root}", f"output={small_disk}", "steps=4", "checkpoint.every_steps=2"]
     assert train.main(command) == 2
-    told = capsys.readouterr().err
-    assert "the disk is full" in told
-    assert "ake room and run the same command again" in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "the disk is full" in error
+    assert "ake room and run the same command again" in error
+    assert error.count("\n") == 1
     kept = LocalCheckpoints(small_disk / "checkpoints").latest()
     assert kept is not None
     assert kept.step == step
