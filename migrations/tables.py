@@ -203,6 +203,20 @@ class Work(Table):
     lease_until: Mapped[datetime | None]
     run_after: Mapped[datetime | None]
     error: Mapped[str | None]
+    deferred: Mapped[float | None]
+    clock: Mapped[float | None]
+
+
+class Turns(Table):
+    """The turns that a tenant has taken in a queue for its work of one priority, in weighted network evaluations."""
+
+    __tablename__ = "turns"
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name", ondelete="CASCADE"), primary_key=True)
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    priority: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    virtual_time: Mapped[float]
+    deferred: Mapped[float]
+    clock: Mapped[float]
 
 
 class Output(Table):

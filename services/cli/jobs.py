@@ -30,7 +30,7 @@ def submit(
     model: Annotated[str, typer.Option(help="The release: name, name@alias or name@version.")],
     request: Annotated[str, typer.Option(help="The request as JSON, or - to read it from standard input.")],
     queue: Annotated[str, typer.Option(help="The queue.")] = "default",
-    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher priorities run sooner.")] = 0,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Your jobs of higher priorities run first.")] = 0,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Submitting the same key again returns the same job.")
     ] = None,

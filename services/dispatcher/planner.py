@@ -3,7 +3,7 @@
 from sqlalchemy import Connection
 
 from services.dispatcher.sharding import LineShards, RequestShards, unsettled_shards
-from services.job_queue import jobs, planning
+from services.job_queue import jobs, planning, turns
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Plan
 from services.job_queue.planning import SubmittedJob
@@ -29,7 +29,7 @@ def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | 
                 rules = releases.request_rules(release.manifest)
                 shards = LineShards(connection, store, lease, plan, rules, limits)
             open_shards = iter(shards) if job.plan is None else unsettled_shards(connection, lease, iter(shards))
-            planning.add_shards(connection, lease.job_id, release.digest, open_shards)
+            turns.add_shards(connection, lease.job_id, release.digest, open_shards)
             total = shards.item_count * plan["images_per_item"]
             planning.record_plan(connection, lease, plan=shards.plan, release_id=release.id, total=total)
     except (RegistryError, RequestError) as error:

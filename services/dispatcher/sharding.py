@@ -10,7 +10,7 @@ from services.job_queue import outputs
 from services.job_queue.leases import Lease
 from services.job_queue.outputs import Output
 from services.job_queue.plan import Item, Plan
-from services.job_queue.planning import Shard
+from services.job_queue.turns import Shard
 from services.job_requests.image_spec import image_cost, image_spec
 from services.job_requests.items import InputObject, ItemReader, Line
 from services.job_requests.schema import Limits, RequestError, check_count

@@ -4,66 +4,79 @@ SKIP LOCKED lets claimers pass each other. `kind`, `suspect` and `isolated` are 
 parameters, because they select the partial index whose order is the order of the claim.
 """
 
+import math
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from services.job_queue.leases import COLUMNS, DURATION, Lease, hold
 from services.job_queue.queues import queue_names
 
-QUANTUM = 20_000  # network evaluations by which the loaded release may run ahead of the others' turn
+MANY = 2**31 - 1
 
 # What every claim writes. A token comes from a sequence, so no two leases ever have the same one.
 LEASED = f"state = 'leased', token = nextval('work_token'), owner = :worker, lease_until = now() + {DURATION}"
 
-# Shards of the queues, the lowest rank first. Each queue's first shards come from its own part of the index; looking
-# at the queues one by one keeps the scan as short as the claim, where `queue = ANY(...)` would sort all ready work.
-CLAIM_SAMPLING = text(f"""
-    WITH chosen AS (
-        SELECT next.id FROM queues CROSS JOIN LATERAL (
-            SELECT work.id, work.rank FROM work
-            WHERE work.queue = queues.name AND work.state = 'ready' AND work.kind = 'sample'
-            ORDER BY work.rank, work.id LIMIT :count FOR UPDATE OF work SKIP LOCKED
-        ) AS next
-        WHERE queues.name = ANY(:queues) AND NOT queues.paused
-        ORDER BY next.rank, next.id LIMIT :count
-    )
-    UPDATE work SET {LEASED}, isolated = false
-    FROM chosen WHERE work.id = chosen.id
-    RETURNING {COLUMNS}
-""")
+# -- sampling ----------------------------------------------------------------------------------
 
-# The same without the releases that the process cannot load. It reads over their shards.
-CLAIM_SAMPLING_WITHOUT = text(
-    CLAIM_SAMPLING.text.replace(
-        "work.kind = 'sample'", "work.kind = 'sample' AND work.pack_key <> ALL(CAST(:without AS text[]))"
-    )
-)
+# A tenant's work of a higher priority passes its waiting shards. Each of these moves back when it comes up: by what
+# was put before it since it was planned. So no statement has to touch all the tenant's waiting shards.
+DEFERRAL = "coalesce(turns.deferred - work.deferred, 0)"
+TURNS = "LEFT JOIN turns ON (turns.tenant, turns.queue, turns.priority) = (work.tenant, work.queue, work.priority)"
 
-# Shards of the release that the process has loaded: loading another one costs seconds. The quantum bounds how far they
-# may run ahead of the lowest rank that waits in the same queues, so no other release starves.
-CLAIM_SAMPLING_OF_RELEASE = text(f"""
-    WITH chosen AS (
-        SELECT next.id FROM queues CROSS JOIN LATERAL (
-            SELECT work.id, work.rank FROM work
-            WHERE work.queue = queues.name AND work.state = 'ready' AND work.kind = 'sample'
-              AND work.pack_key = :release AND work.rank <= {QUANTUM} + (
-                SELECT min(first.rank) FROM queues CROSS JOIN LATERAL (
-                    SELECT work.rank FROM work
-                    WHERE work.queue = queues.name AND work.state = 'ready' AND work.kind = 'sample'
-                    ORDER BY work.rank LIMIT 1
-                ) AS first
-                WHERE queues.name = ANY(:queues) AND NOT queues.paused)
-            ORDER BY work.rank, work.id LIMIT :count FOR UPDATE OF work SKIP LOCKED
-        ) AS next
-        WHERE queues.name = ANY(:queues) AND NOT queues.paused
-        ORDER BY next.rank, next.id LIMIT :count
-    )
-    UPDATE work SET {LEASED}, isolated = false
-    FROM chosen WHERE work.id = chosen.id
-    RETURNING {COLUMNS}
-""")
+
+def _first_ready(condition: str) -> str:
+    """Return a FROM clause and more: the first `count` ready shards of a queue, read in the order of an index."""
+    return f"""
+        FROM work WHERE work.queue = :queue AND work.state = 'ready' AND work.kind = 'sample'
+            AND work.rank >= :lowest_rank AND {condition} AND NOT (SELECT paused FROM queues WHERE name = :queue)
+        ORDER BY work.rank, work.id LIMIT :count"""
+
+
+def _claim(condition: str, clock: str) -> TextClause:
+    """Claim the first shards, up to one that must let others pass, and to the one that has the image number `images`.
+
+    A suspect is claimed alone. clock: the queue's virtual time as this claim shows it.
+    """
+    return text(f"""
+        WITH first AS MATERIALIZED (
+            SELECT work.* {_first_ready(condition)} FOR UPDATE SKIP LOCKED
+        ), ordered AS (
+            SELECT work.id, tenants.head_start, row_number() OVER so_far AS position,
+                sum(work.stop - work.start) OVER so_far - (work.stop - work.start) AS images_before,
+                bool_or(work.suspect) OVER so_far AS has_suspect, bool_or({DEFERRAL} > 0) OVER so_far AS is_deferred
+            FROM first AS work JOIN tenants ON tenants.name = work.tenant {TURNS}
+            WINDOW so_far AS (ORDER BY work.rank, work.id)
+        )
+        UPDATE work SET {LEASED}, isolated = false, clock = {clock}
+        FROM ordered WHERE work.id = ordered.id AND NOT is_deferred
+            AND (position = 1 OR images_before < :images AND NOT has_suspect)
+        RETURNING {COLUMNS}, work.rank, work.cost, work.clock
+    """)
+
+
+def _push_back(condition: str) -> TextClause:
+    """Move those of the first shards back that must let others pass."""
+    return text(f"""
+        WITH moved AS (
+            SELECT work.id, {DEFERRAL} AS deferral, turns.deferred FROM work {TURNS}
+            WHERE work.id IN (SELECT work.id {_first_ready(condition)}) AND work.state = 'ready' AND {DEFERRAL} > 0
+            FOR UPDATE OF work SKIP LOCKED
+        )
+        UPDATE work SET rank = rank + deferral, deferred = moved.deferred FROM moved WHERE work.id = moved.id
+    """)
+
+
+OTHERS, OF_RELEASE = "work.pack_key <> ALL(CAST(:without AS text[]))", "work.pack_key = :release"
+CLAIM_SAMPLING = _claim(OTHERS, "greatest(:clock, work.rank + ordered.head_start)")
+# Shards of the loaded release may run ahead of what is next in turn, so they do not move the clock.
+CLAIM_SAMPLING_OF_RELEASE = _claim(OF_RELEASE, "coalesce(nullif(:clock, '-Infinity'), work.rank + ordered.head_start)")
+PUSH_BACK, PUSH_BACK_OF_RELEASE = _push_back(OTHERS), _push_back(OF_RELEASE)
+PUSH_BACK_ROWS = (8, 64, 512, 4096, 4096, 4096)  # how many shards a claim pushes back, round by round
+
+# -- planning and finalizing -------------------------------------------------------------------
 
 # Planning or finalizing under which processes have died. It is claimed as isolated: the process works on nothing else,
 # so its next death can only be this work's fault.
@@ -100,31 +113,48 @@ CLAIM_PLANNING = text(f"""
 """)
 
 
+@dataclass(frozen=True)
+class ClaimedShard(Lease):
+    """A shard that was just claimed. clock: its queue's virtual time."""
+
+    rank: float
+    cost: int
+    clock: float
+
+
 def claim_sampling(
     connection: Connection,
     worker: uuid.UUID,
     *,
     queues: Sequence[str],
     count: int = 1,
+    images: int = MANY,
     release: str | None = None,
     without: Sequence[str] = (),
-) -> list[Lease]:
-    """Claim up to `count` shards whose turn it is; shards of the loaded `release` (its digest) within its quantum.
+    lowest_rank: float = -math.inf,
+    clock: float = -math.inf,
+) -> list[ClaimedShard]:
+    """Claim up to `count` shards whose turn it is, in their order, of the first of the queues that has any.
 
-    without: digests of releases whose shards are left to other processes.
+    It claims no more shards once those have `images` images. A suspect must run alone: call `isolate` once nothing
+    else runs in this process.
 
-    A suspect must run alone: call `isolate` once nothing else runs in this process.
+    release: claim only shards of this release, given by its digest. without: claim none of these releases.
+    lowest_rank: do not look at shards of a lower rank. clock: the virtual time that the process knows.
     """
-    values = {"queues": list(queues), "worker": worker, "count": count}
+    values = {"worker": worker, "count": count, "images": images, "release": release, "without": list(without),
+              "lowest_rank": lowest_rank, "clock": clock}  # fmt: skip
+    claim, push_back = CLAIM_SAMPLING, PUSH_BACK
     if release is not None:
-        rows = connection.execute(CLAIM_SAMPLING_OF_RELEASE, {**values, "release": release}).all()
-        if rows:
-            return [Lease.from_row(row) for row in rows]
-    if without:
-        rows = connection.execute(CLAIM_SAMPLING_WITHOUT, {**values, "without": list(without)}).all()
-    else:
-        rows = connection.execute(CLAIM_SAMPLING, values).all()
-    return [Lease.from_row(row) for row in rows]
+        claim, push_back = CLAIM_SAMPLING_OF_RELEASE, PUSH_BACK_OF_RELEASE
+    for queue in queues:
+        for rows_to_push in PUSH_BACK_ROWS:
+            rows = connection.execute(claim, {**values, "queue": queue}).all()
+            if rows:
+                return sorted(map(ClaimedShard.from_row, rows), key=lambda shard: (shard.rank, shard.id))
+            if not connection.execute(push_back, {**values, "queue": queue, "count": rows_to_push}).rowcount:
+                break
+    return []
 
 
 def claim_planning(connection: Connection, worker: uuid.UUID, *, count: int = 16) -> list[Lease]:

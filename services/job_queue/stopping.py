@@ -185,7 +185,8 @@ def stop_jobs(connection: Connection, job_ids: Sequence[uuid.UUID]) -> tuple[lis
 
 
 # This skips work that another process is claiming: waiting for it while it waits for the job would be a deadlock.
-# Work that is not served is not charged: the tenant's next job has its turn that much earlier.
+# Work that is not served is not charged: the tenant's next job has its turn that much earlier, and so has what waits
+# behind it. The rows of turns are locked in the order of `take_turns`: another order could end in a deadlock.
 END_WORK = text(f"""
     WITH stopping AS (
         SELECT id, {CANCELLED} AS cancelled, {REASON} AS reason, revision,
@@ -197,11 +198,20 @@ END_WORK = text(f"""
             FOR UPDATE SKIP LOCKED) AS piece
     ), ended AS (
         UPDATE work SET state = 'cancelled', run_after = NULL FROM chosen WHERE work.id = chosen.id
-        RETURNING job_id, tenant, kind, start, stop, cost
+        RETURNING job_id, tenant, queue, priority, kind, start, stop, cost
+    ), locked AS MATERIALIZED (
+        SELECT turns.tenant, turns.queue, turns.priority, weight FROM turns JOIN tenants ON tenants.name = turns.tenant
+        WHERE (turns.tenant, turns.queue) IN (SELECT tenant, queue FROM ended WHERE kind = 'sample')
+        ORDER BY turns.tenant, turns.queue, turns.priority FOR NO KEY UPDATE OF turns
+    ), refunds AS (
+        SELECT locked.tenant, locked.queue, locked.priority, sum(cost) / weight AS own_and_higher,
+            coalesce(sum(cost) FILTER (WHERE ended.priority > locked.priority), 0) / weight AS higher
+        FROM locked JOIN ended ON (ended.tenant, ended.queue) = (locked.tenant, locked.queue)
+            AND ended.priority >= locked.priority
+        GROUP BY locked.tenant, locked.queue, locked.priority, weight
     ), refunded AS (
-        UPDATE tenants SET virtual_time = virtual_time - refund.cost / weight
-        FROM (SELECT tenant, sum(cost)::double precision AS cost FROM ended GROUP BY tenant) AS refund
-        WHERE tenants.name = refund.tenant AND refund.cost > 0
+        UPDATE turns SET virtual_time = virtual_time - own_and_higher, deferred = deferred - higher FROM refunds
+        WHERE (turns.tenant, turns.queue, turns.priority) = (refunds.tenant, refunds.queue, refunds.priority)
     ), failures AS (
         INSERT INTO outputs (job_id, index, item, error, revision)
         SELECT job_id, index, index / per_item, reason, revision

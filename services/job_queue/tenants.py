@@ -44,6 +44,11 @@ def tenant_names(connection: Connection) -> list[str]:
     return list(connection.scalars(text("SELECT name FROM tenants ORDER BY name")))
 
 
+def longest_head_start(connection: Connection) -> int:
+    """Return the longest head start that a tenant has, in network evaluations."""
+    return int(connection.scalar(text("SELECT coalesce(max(head_start), 0) FROM tenants")) or 0)
+
+
 def update_tenant(connection: Connection, name: str, changes: Mapping[str, Any]) -> bool:
     """Change columns of a tenant; `changes` maps columns of Tenant to values. Returns False if it does not exist."""
     assert changes.keys() <= {field.name for field in fields(Tenant)}

@@ -17,6 +17,7 @@ from services.database.connections import brief
 from services.job_queue import claims, jobs, outputs
 from services.job_queue.leases import LeaseLost
 from services.job_queue.outputs import Output
+from services.job_queue.worker_claims import WorkerClaims
 from services.observability import logs, metrics
 from services.process.heartbeat import Heartbeat
 from services.process.watchdog import Watchdog
@@ -61,10 +62,12 @@ class SamplingLoop:
         self.preload = Preload(settings.preload, database, self._engines)
         self._prefetcher = Prefetcher(store, on_ready=wake.set)
         self._uploader = Uploader(store, shards)
+        self._claims = WorkerClaims(settings.queues)
         self._wake, self._stopping = wake, threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._engine: Engine[HeldShard] | None = None
         self._waiting: HeldShard | None = None  # a shard of another release, or a suspect
+        self._waiting_since = 0.0
         self._isolated: HeldShard | None = None  # a suspect that runs alone
         self._next_claim = 0.0  # when to claim again after a transient error
 
@@ -131,20 +134,14 @@ class SamplingLoop:
                 with self.shards.dropping_on_error(shard):
                     self.shards.finish(shard)
             elif engine is None or engine.release.digest != shard.lease.pack_key or shard.lease.suspect:
-                self._waiting = shard
+                self._waiting, self._waiting_since = shard, time.monotonic()
             else:
                 self._prefetcher.add(shard, engine)
 
     def _claim_shard(self) -> HeldShard | None:
         release = self._engine.release.digest if self._engine is not None else None
         with self.database.begin() as connection:
-            found = claims.claim_sampling(
-                connection,
-                self.heartbeat.id,
-                queues=self.settings.queues,
-                release=release,
-                without=self.backoff.paused(),
-            )
+            found = self._claims.claim(connection, self.heartbeat.id, release=release, without=self.backoff.paused())
             if not found:
                 return None
             (lease,) = found
@@ -182,6 +179,7 @@ class SamplingLoop:
             self.watchdog.tick()
             self.heartbeat.profile = self._engine.profile
             self.backoff.clear(self._engine.release.digest)
+            self._claims.begin_slice(time.monotonic() - self._waiting_since)
         except LeaseLost:
             self.shards.drop_lost(shard)
         except DBAPIError:

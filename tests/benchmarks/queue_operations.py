@@ -30,10 +30,10 @@ from rich.table import Table
 from sqlalchemy import text
 
 from services.dispatcher import planner
-from services.job_queue import claims, jobs, outputs, planning, processes
+from services.job_queue import claims, jobs, outputs, processes, turns
 from services.job_queue.outputs import Output
-from services.job_queue.planning import Shard
 from services.job_queue.states import ProcessKind
+from services.job_queue.turns import Shard
 from tests.support.stack import Stack, fresh_stack
 
 UNDER_WAY = 10
@@ -82,7 +82,7 @@ def plan_jobs(stack: Stack, count: int) -> None:
     with stack.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM work"))
         for job_id in ids:
-            planning.add_shards(connection, job_id, "0" * 64, (Shard(i, i + 1, 1) for i in range(count // 10)))
+            turns.add_shards(connection, job_id, "0" * 64, (Shard(i, i + 1, 1) for i in range(count // 10)))
     with stack.engine("migrator").connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE work"))
 

@@ -26,7 +26,7 @@ def claim(engine: Engine, worker_id: uuid.UUID, kind: str = "sample", count: int
     with engine.begin() as connection:
         if kind != "sample":
             return claims.claim_planning(connection, worker_id, count=count)
-        return claims.claim_sampling(connection, worker_id, queues=["default"], count=count)
+        return list(claims.claim_sampling(connection, worker_id, queues=["default"], count=count))
 
 
 def submit_planned(stack: Stack, engine: Engine, worker_id: uuid.UUID, **columns: Any) -> uuid.UUID:

@@ -1,6 +1,7 @@
 """A claim reads a few rows of an index, however much work is ready."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +60,8 @@ def test_a_claim_reads_only_what_it_claims(million: Engine, statement: Any, inde
     """Among a million shards it reads its index, in the order of the ranks."""
     with million.begin() as connection:
         worker_id = processes.register(connection, ProcessKind.WORKER)
-    values = {"queues": ["default"], "worker": worker_id, "count": 1, "release": "r7"}
+    values = {"queue": "default", "worker": worker_id, "count": 1, "release": "r7", "without": [], "images": 1,
+              "lowest_rank": -math.inf, "clock": -math.inf}  # fmt: skip
     with million.connect() as connection:
         found = connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"), values).scalar()
         connection.rollback()

@@ -2,11 +2,14 @@
 
 import threading
 import uuid
+from typing import Any
 
+import pytest
 from sqlalchemy import Engine, text
 
-from services.job_queue import claims, queues
+from services.job_queue import claims, leases, queues
 from services.job_queue.leases import Lease
+from services.job_queue.worker_claims import FULL_SCAN_S, WorkerClaims
 from tests.support.job_queue import claim, submit_planned
 from tests.support.stack import Stack
 
@@ -79,29 +82,149 @@ def test_shards_of_releases_that_a_process_cannot_load_are_left(
     assert {lease.job_id for lease in claim(engine, worker_id)} == {unloadable}
 
 
-def test_the_loaded_release_continues_within_its_quantum(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
-    first = submit_planned(stack, engine, worker_id)
-    second = submit_planned(stack, engine, worker_id)
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def claim_one(engine: Engine, claimer: WorkerClaims, worker_id: uuid.UUID, release: str | None = None) -> Lease | None:
+    with engine.begin() as connection:
+        found = claimer.claim(connection, worker_id, release=release)
+    return found[0] if found else None
+
+
+def set_release(engine: Engine, job_id: uuid.UUID, release: str) -> None:
     with engine.begin() as connection:
         connection.execute(
-            text("UPDATE work SET pack_key = 'other' WHERE job_id = :id AND kind = 'sample'"), {"id": first}
-        )
-        release = connection.scalar(
-            text("SELECT pack_key FROM work WHERE job_id = :id AND kind = 'sample'"), {"id": second}
+            text("UPDATE work SET pack_key = :release WHERE job_id = :id AND kind = 'sample'"),
+            {"id": job_id, "release": release},
         )
 
-    def claimed() -> uuid.UUID:
+
+@pytest.mark.parametrize(("switch_s", "slice_s"), [(0.01, 1.0), (2.0, 20.0), (30.0, 60.0)])
+def test_the_loaded_release_goes_first_for_a_slice_of_time(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID, switch_s: float, slice_s: float
+) -> None:
+    """The slice is ten times as long as the switch to the release took, from a second to a minute."""
+    jobs = {name: submit_planned(stack, engine, worker_id) for name in ("other", "loaded")}
+    for name, job_id in jobs.items():
+        set_release(engine, job_id, name)
+    clock = Clock()
+    claimer = WorkerClaims(["default"], now=clock)
+    claimer.begin_slice(switch_s)
+    for moment, expected in ((0.0, "loaded"), (slice_s - 0.01, "loaded"), (slice_s, "other"), (slice_s, "other")):
+        clock.time = moment
+        shard = claim_one(engine, claimer, worker_id, "loaded")
+        assert shard is not None
+        assert shard.job_id == jobs[expected], moment
+
+
+def test_a_slice_is_renewed_when_the_loaded_release_is_next_in_turn(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    jobs = {name: submit_planned(stack, engine, worker_id) for name in ("loaded", "other")}
+    for name, job_id in jobs.items():
+        set_release(engine, job_id, name)
+    with engine.begin() as connection:  # one of the other release's is second in turn
+        connection.execute(
+            text("UPDATE work SET rank = (SELECT min(rank) + 1 FROM work WHERE job_id = :loaded AND kind = 'sample') "
+                 "WHERE job_id = :other AND kind = 'sample' AND start = 0"),
+            jobs,
+        )  # fmt: skip
+    clock = Clock()
+    claimer = WorkerClaims(["default"], now=clock)
+    order = []
+    for _ in range(6):
+        shard = claim_one(engine, claimer, worker_id, "loaded")
+        assert shard is not None
+        order.append(shard.job_id)
+    assert order == [jobs["loaded"]] * 3 + [jobs["other"]] * 3
+
+
+def test_claims_read_on_from_the_last_one_and_look_back_within_a_second(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    """A shard that returns to the queue waits for at most a second, while work of higher ranks never ends."""
+    for _ in range(10):
+        submit_planned(stack, engine, worker_id)
+    clock = Clock()
+    claimer = WorkerClaims(["default"], now=clock)
+    first = claim_one(engine, claimer, worker_id)
+    second = claim_one(engine, claimer, worker_id)
+    assert first is not None
+    assert second is not None
+    with engine.begin() as connection:
+        leases.release_lease(connection, first)
+    clock.time += FULL_SCAN_S - 0.01
+    next_one = claim_one(engine, claimer, worker_id)
+    assert next_one is not None
+    assert next_one.id not in (first.id, second.id)
+    clock.time += 0.02
+    again = claim_one(engine, claimer, worker_id)
+    assert again is not None
+    assert again.id == first.id
+
+
+def test_a_lower_rank_is_found_at_once_if_nothing_else_is_ready(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    submit_planned(stack, engine, worker_id)
+    claimer = WorkerClaims(["default"], now=Clock())
+    held = [claim_one(engine, claimer, worker_id) for _ in range(3)]
+    assert held[0] is not None
+    with engine.begin() as connection:
+        leases.release_lease(connection, held[0])
+    again = claim_one(engine, claimer, worker_id)
+    assert again is not None
+    assert again.id == held[0].id
+
+
+def test_a_worker_serves_its_queues_equally(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    """One queue's ranks are far behind the other's, because it was paused for long. Neither starves."""
+    with engine.begin() as connection:
+        queues.add_queues(connection, ["default", "other"])
+    jobs = [submit_planned(stack, engine, worker_id) for _ in range(8)]
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE work SET queue = 'other', rank = rank - 1e9 WHERE job_id = ANY(:jobs)"), {"jobs": jobs[4:]}
+        )
+    claimer = WorkerClaims(["default", "other"], now=Clock())
+    order = []
+    for _ in range(12):
+        shard = claim_one(engine, claimer, worker_id)
+        assert shard is not None
+        order.append(shard.queue)
+    assert order.count("other") == 6
+    assert set(order[:2]) == {"default", "other"}
+
+
+def test_several_shards_are_claimed_until_they_have_enough_images(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    """A job has shards of 16, 16 and 8 images. A suspect is claimed alone."""
+    for _ in range(3):
+        submit_planned(stack, engine, worker_id)
+
+    def sizes(**options: Any) -> list[int]:
         with engine.begin() as connection:
-            (lease,) = claims.claim_sampling(connection, worker_id, queues=["default"], release=release)
-        return lease.job_id
+            found = claims.claim_sampling(connection, worker_id, queues=["default"], **options)
+        return [lease.stop - lease.start for lease in found]
 
-    assert claimed() == second
+    assert sizes(count=8, images=17) == [16, 16]
+    assert sizes(count=8, images=8) == [8]
     with engine.begin() as connection:
         connection.execute(
-            text("UPDATE work SET rank = rank + :far WHERE job_id = :id"), {"far": claims.QUANTUM + 1_000, "id": second}
-        )
-    assert [claimed() for _ in range(3)] == [first] * 3
-    assert claimed() == second
+            text("UPDATE work SET suspect = true WHERE id = "
+                 "(SELECT id FROM work WHERE state = 'ready' AND kind = 'sample' ORDER BY rank, id OFFSET 1 LIMIT 1)")
+        )  # fmt: skip
+    assert sizes(count=8) == [16]
+    assert sizes(count=8) == [16]
+    assert sizes(count=2) == [8, 16]
 
 
 def test_only_queues_with_ready_shards_are_hinted(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:

@@ -70,7 +70,7 @@ def test_a_cancelled_job_keeps_its_images_and_is_not_charged_for_others(
     stack: Stack, engine: Engine, worker_id: uuid.UUID
 ) -> None:
     with engine.begin() as connection:
-        connection.execute(text("UPDATE tenants SET virtual_time = 0"))
+        connection.execute(text("DELETE FROM turns"))
     job_id = submit_planned(stack, engine, worker_id)
     done, held = claim(engine, worker_id, count=2)
     settle_shard(engine, done)
@@ -79,7 +79,7 @@ def test_a_cancelled_job_keeps_its_images_and_is_not_charged_for_others(
         (request,) = stop_jobs(connection)
         stopping.stop_shard(connection, held, request)
         assert stop_jobs(connection) == []
-        assert connection.scalar(text("SELECT virtual_time FROM tenants WHERE name = 'default'")) == 2 * 16 * 4
+        assert connection.scalar(text("SELECT virtual_time FROM turns WHERE priority = 0")) == 2 * 16 * 4
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
         assert jobs.end_job(connection, finalize, "manifest") == "cancelled"

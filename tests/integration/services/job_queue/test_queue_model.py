@@ -5,7 +5,7 @@ A state machine runs the queue's statements on real Postgres at random and compa
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -108,7 +108,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert len({lease.id for lease in found}) == len(found)
         self.take(found)
 
-    def take(self, found: list[Lease]) -> None:
+    def take(self, found: Sequence[Lease]) -> None:
         tokens = {lease.token for lease in found}
         assert len(tokens) == len(found)
         assert not tokens & self.tokens, "a token was given twice"
