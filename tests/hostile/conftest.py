@@ -5,10 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.stack import Process, Stack
-from tests.support.tenants import Tenant, end_open_jobs, make_tenant
-
-# The limits are as at the default settings, but a lost process is noticed sooner.
-QUICK = {"DARKROOM_STALE_S": "4", "DARKROOM_HEARTBEAT_S": "0.5", "DARKROOM_POLL_S": "0.5", "DARKROOM_DRAIN_S": "2"}
+from tests.support.tenants import QUICK, Tenant, end_open_jobs, make_tenant
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from services.job_queue.states import TERMINAL
 from tests.support.stack import Stack
 
 PASSWORD = "a-long-password"
+# The limits are as at the default settings, but a lost process is noticed sooner.
+QUICK = {"DARKROOM_STALE_S": "4", "DARKROOM_HEARTBEAT_S": "0.5", "DARKROOM_POLL_S": "0.5", "DARKROOM_DRAIN_S": "2"}
 SMALL = {"items": [{"class_label": 1}], "images_per_item": 2, "steps": 2, "guidance_scale": 1.0}
 
 

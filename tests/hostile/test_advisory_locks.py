@@ -1,0 +1,22 @@
+"""Advisory locks are open to every login, so the service uses none."""
+
+from tests.support.stack import Process, Stack
+from tests.support.tenants import Tenant
+
+ADVISORY = ("darkroom reconcile", "darkroom migrations", "darkroom blobs", "release tiny")
+
+
+def test_advisory_locks_hinder_nobody(
+    stack: Stack, attacker: Tenant, neighbour: Tenant, service: tuple[Process, Process]
+) -> None:
+    with attacker.connect() as connection:
+        for key in ADVISORY:
+            connection.execute("SELECT pg_advisory_lock(hashtext(%s))", (key,))
+        neighbour.assert_served(timeout=20)
+        with stack.process("worker", DARKROOM_STALE_S="4", DARKROOM_HEARTBEAT_S="0.5") as killed:
+            killed.wait_for("serves queues")
+            job_id = neighbour.submit({"items": [{"class_label": 1}], "images_per_item": 300, "steps": 40})
+            killed.wait_for(f"of job {job_id} starts")
+            killed.child.kill()
+            killed.child.wait()
+        assert neighbour.wait(job_id, timeout=60).state == "succeeded"  # somebody has taken the lost leases back
