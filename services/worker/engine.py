@@ -248,7 +248,7 @@ class Engine(Generic[Owner]):
             if isinstance(pixels, Exception):
                 images.append(_failure(owner, request, "decoding", f"it cannot be decoded: {summarise(pixels)}"))
             elif pixels is None:
-                images.append(_failure(owner, request, "not finite", NOT_FINITE))
+                images.append(_failure(owner, request, "not_finite", NOT_FINITE))
             else:
                 images.append(Developed(owner, request.spec, pixels))
         return images

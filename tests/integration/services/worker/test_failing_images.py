@@ -29,17 +29,21 @@ def test_an_image_that_fails_every_step_fails_alone(stack: Stack, dispatcher: Pr
 
 
 def test_an_image_whose_condition_cannot_be_used_fails_alone(stack: Stack, dispatcher: Process) -> None:
+    """Whatever the error is: here one that names the field, and one that nobody expected."""
     first = """
 from services.worker.engine import Engine
 read = Engine.read_conditions
 def picky(self, item):
     if item.get("id") == "odd":
         raise ValueError("class_label: cannot be used")
+    if item.get("id") == "worse":
+        raise RuntimeError("an assertion failed")
     return read(self, item)
 Engine.read_conditions = picky
 """
     with stack.process("worker", first=first):
-        items = [{"class_label": 1}, {"class_label": 1}, {"class_label": 1, "id": "odd"}, {"class_label": 1}]
-        row = stack.wait(stack.submit({"items": items, "steps": 1}))
-    assert (row.state, row.succeeded, row.failed) == ("partial", 3, 1)
-    assert stack.outputs(row.id)[2].error == "class_label: cannot be used"
+        items = [{"class_label": 1}, {"class_label": 1, "id": "worse"}, {"class_label": 1, "id": "odd"}]
+        row = stack.wait(stack.submit({"items": items, "steps": 1, "images_per_item": 2}))
+    assert (row.state, row.succeeded, row.failed) == ("partial", 2, 4)
+    errors = [output.error for output in stack.outputs(row.id)[2:]]
+    assert errors == ["RuntimeError: an assertion failed"] * 2 + ["class_label: cannot be used"] * 2

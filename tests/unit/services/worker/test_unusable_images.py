@@ -55,12 +55,12 @@ def test_a_latent_that_is_not_finite_fails_its_image(engine: Engine[str], value:
     """It would be stored as a black image."""
     expected, _ = develop(engine, GOOD)
     break_latent(engine, value)
-    before = metrics.IMAGES_UNUSABLE.labels("not finite")._value.get()
+    before = metrics.IMAGES_UNUSABLE.labels("not_finite")._value.get()
     made, failed = develop(engine, [*GOOD[:4], BAD, *GOOD[4:]])
     assert made == expected
     assert list(failed) == [BAD]
     assert "NaN or infinite values; use a lower guidance_scale, or ask the operator to check the release" in failed[BAD]
-    assert metrics.IMAGES_UNUSABLE.labels("not finite")._value.get() == before + 1
+    assert metrics.IMAGES_UNUSABLE.labels("not_finite")._value.get() == before + 1
 
 
 def test_a_decoder_that_gives_nan_fails_its_image(engine: Engine[str]) -> None:
