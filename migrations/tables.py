@@ -87,6 +87,8 @@ class ReleaseRow(Table):
     created_at: Mapped[datetime]
     origin: Mapped[dict[str, Any]]
     published_by: Mapped[str]
+    retired_at: Mapped[datetime | None]
+    retired_by: Mapped[str | None]
 
 
 class Evaluation(Table):
@@ -151,6 +153,7 @@ class Job(Table):
     finished_at: Mapped[datetime | None]
     planned_to: Mapped[int]
     upkeep_failures: Mapped[int] = mapped_column(SmallInteger)
+    expired_at: Mapped[datetime | None]
 
 
 class CancelRequest(Table):

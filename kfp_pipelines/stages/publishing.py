@@ -108,9 +108,10 @@ def publish(registry: Registry, folder: Path, evaluation: Path, alias: str, orig
     origin: recorded with the release; see `build.origin_of`.
     """
     metrics = json.loads((evaluation / METRICS).read_text())
-    with registry.engine.begin() as connection:
-        if (first := folder.parent / FIRST_STAGE).is_dir():
+    if (first := folder.parent / FIRST_STAGE).is_dir():
+        with registry.engine.begin() as connection:
             releases.publish(connection, registry.store, first, origin)
+    with registry.engine.begin() as connection:
         name, version = releases.publish(connection, registry.store, folder, origin)
         reference = f"{name}@{version}"
         evaluations.record_evaluation(connection, reference, metrics[FINGERPRINT], metrics)

@@ -12,25 +12,25 @@ from services.cli.terminal import print_json
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     blobs_older_than_hours: Annotated[
-        float, typer.Option(min=0, help="Keep younger blobs: a release that is being published may need them.")
+        float, typer.Option(min=0, help="Keep younger blobs and uploads: they may belong to a release being published.")
     ] = 24,
     as_json: AsJson = False,
 ) -> None:
-    """Delete expired jobs and unreferenced blobs.
+    """Delete expired jobs, unreferenced blobs and unfinished uploads.
 
     A job expires after its tenant's retention (darkroom tenants set NAME --retention-days). Jobs are deleted with
-    their images. Entries of processes that ended more than a week ago are deleted as well.
+    their images. Uploads that killed processes left unfinished are aborted at the age of --blobs-older-than-hours.
+    Entries of processes that ended more than a week ago are deleted as well.
     """
     from services import retention
-    from services.job_queue.expiry import expired_jobs
     from services.storage.object_store import ObjectStore
 
     settings, engine = connect("pruner")
     store = ObjectStore.connect(settings)
     older = timedelta(hours=blobs_older_than_hours)
     if dry_run:
+        expired = list(retention.list_expired(engine))
         with engine.connect() as connection:
-            expired = expired_jobs(connection)
             unreferenced = len(retention.unreferenced_blobs(connection, store, older))
         if as_json:
             print_json({"dry_run": True, "jobs": [job.id for job in expired], "blobs": unreferenced})
@@ -45,9 +45,14 @@ def prune(
         if not as_json:
             typer.echo(f"deleted job {job.id} of {job.tenant}, {job.images} images")
     blobs = retention.prune_blobs(engine, store, older)
+    uploads = retention.abort_uploads(engine, store, older)
     processes = retention.prune_processes(engine)
     if as_json:
-        print_json({"dry_run": False, "jobs": deleted, "blobs": blobs, "processes": processes})
+        counts = {"blobs": blobs, "uploads": uploads, "processes": processes}
+        print_json({"dry_run": False, "jobs": deleted, **counts})
         return
     about_blobs = "no blobs (a release is being published)" if blobs is None else f"{blobs} blobs"
-    typer.echo(f"Deleted {len(deleted)} jobs, {about_blobs} and the entries of {processes} processes.")
+    typer.echo(
+        f"Deleted {len(deleted)} jobs, {about_blobs}, {uploads} unfinished uploads "
+        f"and the entries of {processes} processes."
+    )

@@ -37,6 +37,7 @@ def list_releases(as_json: AsJson = False) -> None:
                 "aliases": aliases_of(connection, row.id),
                 "digest": row.digest,
                 "created_at": row.created_at.isoformat(timespec="seconds"),
+                "retired_at": row.retired_at and row.retired_at.isoformat(timespec="seconds"),
             }
             for row in releases.list_releases(connection)
         ]
@@ -46,7 +47,13 @@ def list_releases(as_json: AsJson = False) -> None:
         typer.echo("There are no releases. Train and publish one with: darkroom pipeline run")
     else:
         cells = [
-            (f"{r['name']}@{r['version']}", r["kind"], ", ".join(r["aliases"]), r["digest"][:12], r["created_at"])
+            (
+                f"{r['name']}@{r['version']}",
+                r["kind"],
+                "retired" if r["retired_at"] else ", ".join(r["aliases"]),
+                r["digest"][:12],
+                r["created_at"],
+            )
             for r in rows
         ]
         print_table(("release", "kind", "aliases", "digest", "published"), cells)
@@ -61,7 +68,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
 
     engine = connect_database("publisher")
     with engine.connect() as connection:
-        row = releases.find(connection, reference)
+        row = releases.find(connection, reference, retired=True)
         aliases = aliases_of(connection, row.id)
         evaluations = list_evaluations(connection, row.id)
     if as_json:
@@ -82,6 +89,8 @@ def _fields(row: "ReleaseRow", aliases: list[str], evaluations: "list[Evaluation
     for name, rule in manifest["conditions"].get("properties", {}).items():
         yield "condition", f"{name}: {json.dumps(rule)}"
     yield "published by", row.published_by
+    if row.retired_at is not None:
+        yield "retired", f"{row.retired_at:%Y-%m-%d %H:%M} by {row.retired_by}"
     yield from row.origin.items()
     for parent in ("autoencoder", "initial"):
         if parent in manifest["lineage"]:
@@ -129,6 +138,30 @@ def rollback(
         print_json({"name": name, "alias": alias, "version": row.version})
     else:
         typer.echo(f"{name}@{alias} is version {row.version} again.")
+
+
+@app.command()
+def retire(
+    reference: Annotated[str, typer.Argument(help="name@version")],
+    undo: Annotated[bool, typer.Option("--undo", help="Bring a retired release back.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Retire a release: no new job can use it.
+
+    Its files are pruned once no open job needs them. Refused while an alias points at it.
+    """
+    from services.registry import retirement
+
+    engine = connect_database("migrator")
+    with engine.begin() as connection:
+        row = (retirement.bring_back if undo else retirement.retire)(connection, reference)
+        open_jobs = retirement.count_open_jobs(connection, row.id)
+    if as_json:
+        print_json({"name": row.name, "version": row.version, "retired": not undo, "open_jobs": open_jobs})
+    elif undo:
+        typer.echo(f"{row.name}@{row.version} can be used again. Publish it again if its files were pruned.")
+    else:
+        typer.echo(f"{row.name}@{row.version} is retired; {open_jobs} open jobs still use it.")
 
 
 @app.command()

@@ -1,14 +1,17 @@
-"""Jobs past the retention of their tenant."""
+"""Jobs past the retention of their tenant: found, marked, and deleted in transactions of bounded size."""
 
 import uuid
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from services.job_queue.plan import Plan
+PAGE = 1_000  # jobs that are listed at once
+BATCH = 10_000  # outputs that are deleted in one transaction
 
+# A marked job stays expired, whatever its tenant's retention becomes.
 EXPIRED = """
-    jobs.finished_at < now() - make_interval(days => tenants.retention_days) AND tenants.name = jobs.tenant
+    tenants.name = jobs.tenant AND (jobs.expired_at IS NOT NULL
+        OR jobs.finished_at < now() - make_interval(days => tenants.retention_days))
 """
 
 
@@ -22,31 +25,52 @@ class ExpiredJob:
 
 
 @dataclass(frozen=True)
-class DeletedJob:
-    """A job whose rows were deleted, and its plan, None if it was never planned."""
+class StoredJob:
+    """Where a job's objects are; None if it was never planned, so that it has none."""
 
-    id: uuid.UUID
-    plan: Plan | None
+    output_prefix: str | None
+    image_format: str | None
 
 
-def expired_jobs(connection: Connection) -> list[ExpiredJob]:
-    """Return the jobs past their retention, the oldest first."""
+def expired_jobs(connection: Connection, after: uuid.UUID | None = None) -> list[ExpiredJob]:
+    """Return the first PAGE jobs past their retention whose ids follow `after`, the oldest first."""
     rows = connection.execute(
-        text(f"SELECT jobs.id, tenant, succeeded FROM jobs, tenants WHERE {EXPIRED} ORDER BY jobs.id")
+        text(f"""
+            SELECT jobs.id, tenant, succeeded FROM jobs, tenants
+            WHERE {EXPIRED} AND jobs.id > coalesce(CAST(:after AS uuid), uuid '{uuid.UUID(int=0)}')
+            ORDER BY jobs.id LIMIT {PAGE}
+        """),
+        {"after": after},
     )
     return [ExpiredJob(row.id, row.tenant, row.succeeded) for row in rows]
 
 
-def delete_expired_job(connection: Connection, job_id: uuid.UUID) -> DeletedJob | None:
-    """Delete a job with its work and outputs, or return None if it is not past its retention now.
-
-    The condition is checked again here because a retried job has not ended any more.
-    """
+def mark_expired(connection: Connection, job_id: uuid.UUID) -> StoredJob | None:
+    """Mark a job as expired, after which it cannot be retried, or return None if it is not past its retention now."""
     row = connection.execute(
-        text(f"DELETE FROM jobs USING tenants WHERE jobs.id = :id AND {EXPIRED} RETURNING jobs.id, plan"),
+        text(f"""
+            UPDATE jobs SET expired_at = coalesce(expired_at, now()) FROM tenants WHERE jobs.id = :id AND {EXPIRED}
+            RETURNING plan ->> 'output_prefix' AS output_prefix, plan ->> 'format' AS image_format
+        """),
         {"id": job_id},
     ).first()
-    if row is None:
-        return None
-    connection.execute(text("DELETE FROM outputs WHERE job_id = :id"), {"id": job_id})
-    return DeletedJob(row.id, row.plan)
+    return None if row is None else StoredJob(row.output_prefix, row.image_format)
+
+
+def last_output(connection: Connection, job_id: uuid.UUID) -> int:
+    """Return the highest index of a job's outputs, -1 if it has none."""
+    query = text("SELECT coalesce(max(index), -1) FROM outputs WHERE job_id = :id")
+    return int(connection.execute(query, {"id": job_id}).scalar_one())
+
+
+def delete_outputs(connection: Connection, job_id: uuid.UUID, start: int, stop: int) -> None:
+    """Delete the outputs [start, stop) of a job."""
+    connection.execute(
+        text("DELETE FROM outputs WHERE job_id = :id AND index >= :start AND index < :stop"),
+        {"id": job_id, "start": start, "stop": stop},
+    )
+
+
+def delete_marked(connection: Connection, job_id: uuid.UUID) -> None:
+    """Delete a job that is marked as expired, with its work."""
+    connection.execute(text("DELETE FROM jobs WHERE id = :id AND expired_at IS NOT NULL"), {"id": job_id})

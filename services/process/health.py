@@ -47,7 +47,7 @@ class Health:
         return reasons + [f"{name} is not loaded: {why}" for name, why in self.unloaded.items()]
 
     def ready(self) -> list[str]:
-        """Return why the process takes no work: any of the above, no database, a loop that fails, its disk, the drain."""
+        """Return why the process takes no work: any of the above, no database, a failing loop, its disk, the drain."""
         reasons = self.live() + self.started() + self.problems()
         if self.heartbeat.beating and self.heartbeat.silent_s > self.stale_s:
             reasons.append(f"Postgres has not answered for {self.heartbeat.silent_s:.0f} s")

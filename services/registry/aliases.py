@@ -6,7 +6,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from services.registry.releases import RegistryError, ReleaseRow, find, find_by_alias, find_by_id, lock_name
+from services.registry.locks import lock_names
+from services.registry.releases import RegistryError, ReleaseRow, find, find_by_alias, find_by_id
 
 ALIAS = re.compile(r"[a-z][a-z_-]{0,62}")
 
@@ -36,8 +37,9 @@ def promote(connection: Connection, reference: str, alias: str, *, expected: int
     expected: the version that the alias must point at now, 0 for none. Raises RegistryError if it points elsewhere, and
     for a reference or an alias that is not allowed.
     """
+    _check_and_lock(connection, alias)
     release = find(connection, reference)
-    before = _find_and_lock(connection, release.name, alias)
+    before = find_by_alias(connection, release.name, alias)
     if before is not None and before.id == release.id:
         return release
     if expected is not None and (before.version if before else 0) != expected:
@@ -54,7 +56,8 @@ def rollback(connection: Connection, name: str, alias: str) -> ReleaseRow:
 
     Raises RegistryError if there is no earlier release.
     """
-    before = _find_and_lock(connection, name, alias)
+    _check_and_lock(connection, alias)
+    before = find_by_alias(connection, name, alias)
     promotions = connection.execute(
         text("SELECT to_release, rollback FROM promotions WHERE name = :name AND alias = :alias ORDER BY id"),
         {"name": name, "alias": alias},
@@ -68,6 +71,11 @@ def rollback(connection: Connection, name: str, alias: str) -> ReleaseRow:
     if len(history) < 2:
         raise RegistryError(f"alias: {name}@{alias} has no earlier release to roll back to")
     release = find_by_id(connection, history[-2])
+    if release.retired_at is not None:
+        raise RegistryError(
+            f"alias: {name}@{release.version}, the release before, was retired on {release.retired_at:%Y-%m-%d}; "
+            "promote another one"
+        )
     _move(connection, release, alias, before, rollback=True)
     return release
 
@@ -85,12 +93,11 @@ def list_promotions(connection: Connection, name: str) -> list[Promotion]:
     return [Promotion(**row._mapping) for row in rows]
 
 
-def _find_and_lock(connection: Connection, name: str, alias: str) -> ReleaseRow | None:
-    """Return the release that an alias points at, and keep others from moving it until the transaction ends."""
+def _check_and_lock(connection: Connection, alias: str) -> None:
+    """Keep others from moving aliases and retiring releases until the transaction ends."""
     if not ALIAS.fullmatch(alias):
         raise RegistryError(f"alias: {alias!r} is not allowed; permitted: a-z, _ and -, at most 63")
-    lock_name(connection, name)
-    return find_by_alias(connection, name, alias)
+    lock_names(connection)
 
 
 def _move(

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Row, text
 
 from services.errors import quote
 from services.job_requests.image_rules import add_image_rules
-from services.storage.layout import blob_key
+from services.registry import blobs, weights
+from services.registry.locks import keep_blobs, lock_names
 from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
 from training.model import release as release_format
@@ -25,7 +26,6 @@ REFERENCE = re.compile(
 )
 DEFAULT_ALIAS = "production"
 ANY = "*"
-BLOBS_LOCK = "hashtext('darkroom blobs')"  # shared by publishers, exclusive to the pruner of blobs
 
 
 class RegistryError(DarkroomError):
@@ -45,6 +45,8 @@ class ReleaseRow:
     created_at: datetime
     origin: dict[str, str]  # pipeline run, commit and image that made it
     published_by: str  # login
+    retired_at: datetime | None  # new jobs cannot use it
+    retired_by: str | None  # login
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Self:
@@ -58,10 +60,13 @@ COLUMNS = ", ".join(f"releases.{name}" for name in ReleaseRow.__dataclass_fields
 # -- finding -----------------------------------------------------------------------------------
 
 
-def find(connection: Connection, reference: str, *, permitted: Sequence[str] = (ANY,)) -> ReleaseRow:
+def find(
+    connection: Connection, reference: str, *, permitted: Sequence[str] = (ANY,), retired: bool = False
+) -> ReleaseRow:
     """Return the release of `name`, `name@alias` or `name@version`; a bare name means its production alias.
 
-    permitted: the names that may be used, ANY for all of them. Raises RegistryError, which lists only those.
+    permitted: the names that may be used, ANY for all of them. retired: whether a retired release may be returned.
+    Raises RegistryError, which lists only those.
     """
     match = REFERENCE.fullmatch(reference)
     if match is None:
@@ -73,11 +78,11 @@ def find(connection: Connection, reference: str, *, permitted: Sequence[str] = (
         release = _find_version(connection, name, int(version))
     else:
         release = find_by_alias(connection, name, alias)
-    if release is not None:
+    if release is not None and (retired or release.retired_at is None):
         return release
-    names = list(connection.scalars(text("SELECT DISTINCT name FROM releases ORDER BY name")))
+    names = list(connection.scalars(text("SELECT DISTINCT name FROM releases WHERE retired_at IS NULL ORDER BY name")))
     names = [name for name in names if ANY in permitted or name in permitted]
-    raise RegistryError(_missing(connection, name, version, alias, names))
+    raise RegistryError(_missing(connection, name, version, alias, names, release))
 
 
 def _find_version(connection: Connection, name: str, version: int) -> ReleaseRow | None:
@@ -107,7 +112,7 @@ def find_by_id(connection: Connection, release_id: int) -> ReleaseRow:
 def find_by_digest(connection: Connection, digest: str) -> ReleaseRow:
     """Return the first release with this content. Raises RegistryError if none was published."""
     row = connection.execute(
-        text(f"SELECT {COLUMNS} FROM releases WHERE digest = :d ORDER BY id"), {"d": digest}
+        text(f"SELECT {COLUMNS} FROM releases WHERE digest = :d ORDER BY retired_at IS NOT NULL, id"), {"d": digest}
     ).first()
     if row is None:
         raise RegistryError(f"no release of digest {digest[:12]} is published; publish it first")
@@ -120,16 +125,25 @@ def list_releases(connection: Connection) -> list[ReleaseRow]:
     return [ReleaseRow.from_row(row) for row in rows]
 
 
-def _missing(connection: Connection, name: str, version: str | None, alias: str, names: Sequence[str]) -> str:
+def _missing(
+    connection: Connection,
+    name: str,
+    version: str | None,
+    alias: str,
+    names: Sequence[str],
+    retired: ReleaseRow | None,
+) -> str:
+    query = text("SELECT version FROM releases WHERE name = :n AND retired_at IS NULL ORDER BY version")
+    versions = ", ".join(map(str, connection.scalars(query, {"n": name}))) or "none"
+    if retired is not None:
+        return f"model: {name}@{retired.version} was retired on {retired.retired_at:%Y-%m-%d}; there are: {versions}"
     if name not in names:
         return f"model: no release is called {name!r}; there are: {', '.join(names) or 'none yet, publish one first'}"
-    versions = connection.scalars(text("SELECT version FROM releases WHERE name = :n ORDER BY version"), {"n": name})
     if version is not None:
-        return f"model: {name!r} has no version {version}; there are: {', '.join(map(str, versions))}"
+        return f"model: {name!r} has no version {version}; there are: {versions}"
     aliases = list(connection.scalars(text("SELECT alias FROM aliases WHERE name = :n ORDER BY alias"), {"n": name}))
     return (
-        f"model: {name!r} has no alias {alias!r}; there are: {', '.join(aliases) or 'none'} "
-        f"(and versions {', '.join(map(str, versions))})"
+        f"model: {name!r} has no alias {alias!r}; there are: {', '.join(aliases) or 'none'} (and versions {versions})"
     )
 
 
@@ -152,19 +166,29 @@ def publish(
     """Store a release folder as the next version of its name. Returns name and version.
 
     Content that was published before under this name keeps its version and its origin: the pipeline run, commit and
-    image that made it. Raises ReleaseError for a folder that is not a valid release.
+    image that made it. The files are uploaded before the first statement, so that no transaction waits for an upload.
+    Raises ReleaseError for a folder that is not a valid release or has weights that are not finite, RegistryError if
+    its content is that of a retired version, and ObjectStoreError.
     """
     release = release_format.read(folder)
-    connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({BLOBS_LOCK})"))
-    for name, record in release.files.items():
-        store.upload_if_absent(blob_key(record.sha256), folder / name, sha256=record.sha256)
-    lock_name(connection, release.name)  # Two publishers of one name take their versions one after the other.
-    known = connection.scalar(
-        text("SELECT version FROM releases WHERE name = :name AND digest = :digest"),
+    weights.check_finite(folder)
+    blobs.upload(store, release, folder)
+    keep_blobs(connection)
+    if not blobs.are_present(store, release):  # A pruner has just deleted an old blob that no release needed.
+        blobs.upload(store, release, folder)
+    lock_names(connection)  # Two publishers take their versions one after the other.
+    known = connection.execute(
+        text("SELECT version, retired_at FROM releases WHERE name = :name AND digest = :digest"),
         {"name": release.name, "digest": release.digest},
-    )
+    ).first()
+    if known is not None and known.retired_at is not None:
+        reference = f"{release.name}@{known.version}"
+        raise RegistryError(
+            f"release: {reference} has this content and was retired on {known.retired_at:%Y-%m-%d}. "
+            f"An operator brings it back with: darkroom releases retire {reference} --undo"
+        )
     if known is not None:
-        return release.name, int(known)
+        return release.name, int(known.version)
     version = connection.scalar(
         text("""
             INSERT INTO releases (name, version, kind, digest, manifest, origin)
@@ -183,20 +207,18 @@ def publish(
     return release.name, int(version)
 
 
-def lock_name(connection: Connection, name: str) -> None:
-    """Keep others from publishing versions and moving aliases of a name until this transaction ends."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('release ' || :name))"), {"name": name})
+def referenced_files(connection: Connection, older_than: timedelta = timedelta(0)) -> set[str]:
+    """Return the sha256 of every file that a release needs.
 
-
-def try_lock_blobs(connection: Connection) -> bool:
-    """Keep releases from being published until this transaction ends. Returns False while one is being published."""
-    return bool(connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({BLOBS_LOCK})")))
-
-
-def referenced_files(connection: Connection) -> set[str]:
-    """Return the sha256 of every file that a release needs."""
+    A release that was retired at least `older_than` ago needs its files while a job that has not ended uses it.
+    """
     return set(
         connection.scalars(
-            text("SELECT DISTINCT file.value ->> 'sha256' FROM releases, jsonb_each(manifest -> 'files') AS file")
+            text("""
+                SELECT DISTINCT file.value ->> 'sha256' FROM releases, jsonb_each(manifest -> 'files') AS file
+                WHERE retired_at IS NULL OR retired_at > now() - CAST(:older AS interval)
+                   OR EXISTS (SELECT FROM jobs WHERE release_id = releases.id AND finished_at IS NULL)
+            """),
+            {"older": older_than},
         )
     )

@@ -1,6 +1,7 @@
-"""Deleting many objects, on stores that delete in batches and on those that do not."""
+"""Deleting many objects, on stores that delete in batches and on those that do not, and aborting uploads."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -57,3 +58,16 @@ def _refusal(key: str, error: ClientError) -> tuple[str, str]:
     if error.response["ResponseMetadata"]["HTTPStatusCode"] != 403:
         raise error
     return key, str(error.response["Error"].get("Message") or "permission denied")
+
+
+def abort_uploads(client: Any, bucket: str, prefix: str, before: datetime) -> int:
+    """Abort multipart uploads under a prefix that began before `before`. Returns how many."""
+    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    old = [upload for page in pages for upload in page.get("Uploads", ()) if upload["Initiated"] < before]
+    for upload in old:
+        try:
+            client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        except ClientError as error:
+            if error.response["Error"].get("Code") != "NoSuchUpload":  # it was completed or aborted meanwhile
+                raise
+    return len(old)

@@ -18,7 +18,7 @@ from services.observability import metrics
 from services.s3_client import make_client
 from services.settings import StoreSettings
 from services.storage.content import PART_BYTES, Content, recorded_sha256
-from services.storage.deletion import delete_objects
+from services.storage.deletion import abort_uploads, delete_objects
 from services.storage.transient import is_transient
 from services.storage.uri import ObjectUri
 from training.errors import DarkroomError
@@ -265,9 +265,14 @@ class ObjectStore:
             raise
         yield from answer["Body"].iter_chunks(chunk)
 
-    def keys(self, prefix: str, *, before: datetime | None = None) -> Iterator[str]:
-        """Yield the keys under a prefix, only of objects last written before `before` if that is given."""
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+    def keys(self, prefix: str, *, before: datetime | None = None, direct: bool = False) -> Iterator[str]:
+        """Yield the keys under a prefix, only of objects last written before `before` if that is given.
+
+        direct: leave out keys with a further slash.
+        """
+        arguments = {"Delimiter": "/"} if direct else {}
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, **arguments)
+        for page in pages:
             for listed in page.get("Contents", ()):
                 if before is None or listed["LastModified"] < before:
                     yield listed["Key"]
@@ -277,6 +282,10 @@ class ObjectStore:
         if refusal := delete_objects(self.client, self.bucket, keys):
             key, why = refusal
             raise ObjectStoreError(f"{self.uri(key)} could not be deleted: {why}")
+
+    def abort_uploads(self, prefix: str, *, before: datetime) -> int:
+        """Abort multipart uploads to keys under a prefix that began before `before`. Returns how many."""
+        return abort_uploads(self.client, self.bucket, prefix, before)
 
     def uri(self, key: str) -> str:
         """Return s3://BUCKET/KEY."""
