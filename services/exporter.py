@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine as Database
-from sqlalchemy.exc import DBAPIError
 
 from services.database.connections import brief
 from services.job_queue.load import QueueLoad, read_load
@@ -36,8 +35,11 @@ GAUGES = {
     "darkroom_oldest_job_seconds": "Age of the oldest open job, from when it could have started.",
     "darkroom_stalled_seconds": "The longest time for which a job in work has had no image settled.",
     "darkroom_processes": "Processes whose heartbeat is fresh.",
+    "darkroom_notification_queue_usage": "How full Postgres's queue of notifications is, from 0 to 1.",
+    "darkroom_exporter_unreadable": "1 for each reading that failed while Postgres answers; its gauges are absent.",
 }
 
+LABELS = ("queue", "tenant", "state")
 Samples = Mapping[tuple[str, ...], float]  # values by label values
 
 
@@ -54,6 +56,7 @@ class QueueCollector(Collector):
         self._families: list[Gauge] = []
         self._read_at = -FRESH_S
         self._progress: dict[str, tuple[int, float]] = {}  # job: its settled images, and since when
+        self._unreadable: set[str] = set()  # readings whose failure is logged
 
     def describe(self) -> Iterable[Gauge]:
         """Return the gauges without values, and without reading Postgres."""
@@ -70,7 +73,7 @@ class QueueCollector(Collector):
     def _read_gauges(self) -> Iterator[Gauge]:
         try:
             load = self._wait_for_load()
-        except (DBAPIError, TimeoutError) as error:
+        except Exception as error:  # A scrape never fails: alerts need `darkroom_exporter_up`.
             if self.error is None:
                 log.warning("Postgres: %s", brief(error))
             self.error = brief(error)
@@ -100,38 +103,79 @@ class QueueCollector(Collector):
             return read_load(connection, self.stale_s)
 
     def _gauges(self, load: QueueLoad) -> Iterator[Gauge]:
-        labels = ("queue", "tenant", "state")
+        """Yield the families of each reading. One that fails is absent, and silences no other."""
+        unreadable: dict[tuple[str, ...], float] = {}
+        for reading, make in (
+            ("queues", self._queue_gauges),
+            ("work", self._work_gauges),
+            ("jobs", self._job_gauges),
+            ("settled", self._progress_gauges),
+            ("processes", self._process_gauges),
+            ("notifications", self._notification_gauges),
+        ):
+            unreadable[(reading,)] = 0
+            try:
+                error = load.errors.get(reading)
+                families = [] if error else list(make(load))
+            except Exception as problem:  # Of any kind: the other readings are of use without this one.
+                error, families = f"{type(problem).__name__}: {brief(problem)}", []
+            if error:
+                unreadable[(reading,)] = 1
+                if reading not in self._unreadable:
+                    log.warning("%s cannot be read: %s", reading, error)
+                    self._unreadable.add(reading)
+            else:
+                self._unreadable.discard(reading)
+            yield from families
+        yield _gauge("darkroom_exporter_unreadable", ("reading",), unreadable)
+
+    def _queue_gauges(self, load: QueueLoad) -> Iterator[Gauge]:
+        queues = load.queues or {}
+        yield _gauge("darkroom_queue_paused", ("queue",), {(queue,): paused for queue, paused in queues.items()})
+
+    def _work_gauges(self, load: QueueLoad) -> Iterator[Gauge]:
         evaluations: dict[tuple[str, ...], float] = defaultdict(float)
         images: dict[tuple[str, ...], float] = defaultdict(float)
-        jobs: dict[tuple[str, ...], float] = defaultdict(float)
-        ages: dict[tuple[str, ...], float] = defaultdict(float)
-        for queue in load.queues:  # Alerts need the value 0 for an empty queue.
+        for queue in load.queues or ():  # Alerts need the value 0 for an empty queue.
             for open_state in OPEN_WORK:
                 evaluations[queue, "", open_state] = images[queue, "", open_state] = 0
         label = tenant_labels(load)
-        for (queue, tenant, state), (evaluation_count, image_count) in load.work.items():
+        for (queue, tenant, state), (evaluation_count, image_count) in (load.work or {}).items():
             evaluations[queue, label(tenant), state] += evaluation_count
             images[queue, label(tenant), state] += image_count
-        for (queue, tenant, state), (count, age) in load.jobs.items():
+        yield _gauge("darkroom_queue_evaluations", LABELS, evaluations)
+        yield _gauge("darkroom_queue_images", LABELS, images)
+
+    def _job_gauges(self, load: QueueLoad) -> Iterator[Gauge]:
+        jobs: dict[tuple[str, ...], float] = defaultdict(float)
+        ages: dict[tuple[str, ...], float] = defaultdict(float)
+        label = tenant_labels(load)
+        for (queue, tenant, state), (count, age) in (load.jobs or {}).items():
             jobs[queue, label(tenant), state] += count
             ages[queue, label(tenant), state] = max(ages[queue, label(tenant), state], age)
-        yield _gauge("darkroom_queue_evaluations", labels, evaluations)
-        yield _gauge("darkroom_queue_images", labels, images)
-        yield _gauge("darkroom_queue_paused", ("queue",), {(queue,): paused for queue, paused in load.queues.items()})
-        yield _gauge("darkroom_open_jobs", labels, jobs)
-        yield _gauge("darkroom_oldest_job_seconds", labels, ages)
-        yield _gauge("darkroom_stalled_seconds", ("queue",), self._stalled_seconds(load))
-        yield _gauge("darkroom_processes", ("kind",), {(kind,): load.processes.get(kind, 0) for kind in ProcessKind})
+        yield _gauge("darkroom_open_jobs", LABELS, jobs)
+        yield _gauge("darkroom_oldest_job_seconds", LABELS, ages)
 
-    def _stalled_seconds(self, load: QueueLoad) -> Samples:
+    def _progress_gauges(self, load: QueueLoad) -> Iterator[Gauge]:
+        stalled = self._stalled_seconds(load.queues or {}, load.settled or {})
+        yield _gauge("darkroom_stalled_seconds", ("queue",), stalled)
+
+    def _process_gauges(self, load: QueueLoad) -> Iterator[Gauge]:
+        alive = load.processes or {}
+        yield _gauge("darkroom_processes", ("kind",), {(kind,): alive.get(kind, 0) for kind in ProcessKind})
+
+    def _notification_gauges(self, load: QueueLoad) -> Iterator[Gauge]:
+        yield _gauge("darkroom_notification_queue_usage", (), {(): load.notifications or 0})
+
+    def _stalled_seconds(self, queues: Iterable[str], settled: Mapping[str, tuple[str, int]]) -> Samples:
         """Return of each queue the longest time since a job in work had an image settled, as this process saw it."""
         now = time.monotonic()
-        longest: dict[tuple[str, ...], float] = {(queue,): 0.0 for queue in load.queues}
+        longest: dict[tuple[str, ...], float] = {(queue,): 0.0 for queue in queues}
         progress = {}
-        for job, (queue, settled) in load.settled.items():
+        for job, (queue, count) in settled.items():
             before = self._progress.get(job)
-            progress[job] = before if before is not None and before[0] == settled else (settled, now)
-            longest[(queue,)] = max(longest[(queue,)], now - progress[job][1])
+            progress[job] = before if before is not None and before[0] == count else (count, now)
+            longest[(queue,)] = max(longest.get((queue,), 0.0), now - progress[job][1])
         self._progress = progress
         return longest
 
@@ -142,9 +186,9 @@ def tenant_labels(load: QueueLoad) -> Callable[[str], str]:
     The limit keeps the number of time series bounded.
     """
     evaluations: dict[str, int] = defaultdict(int)
-    for (_, tenant, _), (count, _) in load.work.items():
+    for (_, tenant, _), (count, _) in (load.work or {}).items():
         evaluations[tenant] += count
-    for _, tenant, _ in load.jobs:
+    for _, tenant, _ in load.jobs or ():
         evaluations[tenant] += 0
     busiest = set(sorted(evaluations, key=lambda tenant: (-evaluations[tenant], tenant))[:MAX_TENANTS])
     return lambda tenant: tenant if tenant in busiest else OTHER_TENANTS

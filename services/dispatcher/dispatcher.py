@@ -80,7 +80,7 @@ class Dispatcher:
     def _do_round(self) -> bool:
         """Do each part of the loop once. Returns whether there may be more to do at once.
 
-        Planning alternates with a limited amount of upkeep, so that neither waits for all of the other.
+        A limited amount of upkeep alternates with planning, so that neither waits for all of the other.
         """
         is_due = time.monotonic() - self._reconciled_at >= RECONCILE_INTERVAL_S
         if is_due:
@@ -88,10 +88,11 @@ class Dispatcher:
             self._do("waking delayed work", self.upkeep.wake_delayed)
             self._do("rescuing work", self.upkeep.rescue)
             self._do("ending old transactions of clients", self.upkeep.end_client_transactions)
+        has_stopped = self._do("stopping jobs", self.upkeep.stop_jobs)
         has_worked = self._do("planning and finalizing", lambda: self.attempts.claim_and_work(self.heartbeat.id))
         if has_worked or is_due:
             self.hints.wake()
-        return self._do("stopping jobs", self.upkeep.stop_jobs) or has_worked
+        return has_stopped or has_worked
 
     def _do(self, part: str, act: Callable[[], bool]) -> bool:
         """Do one part of the loop. An error of it delays no other part, unless the database is away."""

@@ -56,7 +56,7 @@ class Strikes(Generic[Row]):
         if self._failures[row] < STRIKES:
             log.warning("%s: %s cannot be handled and is tried again: %s", self.loop, row, cause)
         else:
-            self.end(row, f"{self.loop} was not possible in {STRIKES} attempts ({cause})")
+            self.end(row, f"set aside by the service: {self.loop} failed {STRIKES} times ({cause})")
 
     def end(self, row: Row, reason: str) -> None:
         """Set a row aside now."""
@@ -68,7 +68,7 @@ class Strikes(Generic[Row]):
             log.error("%s: %s cannot even be set aside: %s; it is skipped", self.loop, row, brief(error))
             self.given_up.add(row)
         else:
-            log.error("%s: %s is set aside: %s", self.loop, row, reason)
+            log.error("%s %s: %s", self.loop, row, reason)
         metrics.SET_ASIDE.labels(self.loop).inc()
         self._failures.pop(row, None)
 

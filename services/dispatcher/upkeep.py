@@ -113,7 +113,8 @@ class Upkeep:
         if job.failures < stopping.MAX_FAILURES:
             self._stopping.handle([job.id], self._stop)
         else:
-            self._stopping.end(job.id, f"{stopping.MAX_FAILURES} attempts at stopping failed or ended their process")
+            reason = f"{stopping.MAX_FAILURES} attempts at stopping failed or ended their process"
+            self._stopping.end(job.id, f"set aside by the service: {reason}")
 
     @contextmanager
     def _lock(self) -> Iterator[bool]:

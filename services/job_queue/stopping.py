@@ -61,9 +61,13 @@ def stop_shard(connection: Connection, lease: Lease, request: StopRequest) -> No
 # -- cancel requests ---------------------------------------------------------------------------
 
 
-def find_cancel_requests(connection: Connection, limit: int = 2_000) -> list[uuid.UUID]:
-    """Return jobs whose clients have asked to cancel them."""
-    return list(connection.scalars(text("SELECT job_id FROM cancel_requests LIMIT :limit"), {"limit": limit}))
+def find_cancel_requests(connection: Connection, limit: int = 5_000) -> list[uuid.UUID]:
+    """Return jobs whose clients have asked to cancel them. Tenants take turns."""
+    query = text("""
+        SELECT job_id FROM cancel_requests LEFT JOIN jobs ON jobs.id = job_id
+        ORDER BY row_number() OVER (PARTITION BY tenant), job_id LIMIT :limit
+    """)
+    return list(connection.scalars(query, {"limit": limit}))
 
 
 def accept_cancel_requests(connection: Connection, job_ids: Sequence[uuid.UUID]) -> int:
