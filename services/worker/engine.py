@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -208,28 +209,29 @@ class Engine(Generic[Owner]):
 
     def _join(self) -> list[Failed[Owner]]:
         """Let the oldest waiting images into the batch. Returns those whose conditions cannot be embedded."""
-        joining, free = [], self._batch.free_rows
-        for run in self._waiting:
-            free -= self._batch.rows_of(run)
-            if free < 0:
-                break
-            joining.append(run)
         failed: list[Failed[Owner]] = []
-        for run, row in zip(joining, self._embed(joining), strict=True):
-            self._waiting.popleft()
+        while self._waiting and self._batch.free_rows >= self._batch.rows_of(self._waiting[0]):
+            if self._waiting[0].conditions is NOT_EMBEDDED:
+                failed += self._embed_waiting()
+            else:
+                self._batch.join(self._waiting.popleft())
+        return failed
+
+    def _embed_waiting(self) -> list[Failed[Owner]]:
+        """Embed the conditions of the oldest waiting images, as many as one call of the model takes."""
+        runs = list(islice(self._waiting, self.rows))
+        failed: list[Failed[Owner]] = []
+        for run, row in zip(runs, self._embedder.embed([self._images[run][1].conditions for run in runs]), strict=True):
             if isinstance(row, Exception):
+                self._waiting.remove(run)
                 owner, request = self._images.pop(run)
                 failed.append(
                     _failure(owner, request, "conditions", f"its conditions cannot be used: {summarise(row)}")
                 )
-                continue
-            run.conditions = row
-            run.null = self._embedder.null if self._is_conditional else None
-            self._batch.join(run)
+            else:
+                run.conditions = row
+                run.null = self._embedder.null if self._is_conditional else None
         return failed
-
-    def _embed(self, runs: Sequence[Run]) -> list[Prepared | Exception]:
-        return self._embedder.embed([self._images[run][1].conditions for run in runs])
 
     def _decode_is_due(self) -> bool:
         if not self._finished:

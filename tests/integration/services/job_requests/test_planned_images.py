@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from tests.support.images import as_base64, decompression_bomb, image_file, random_labels
 from tests.support.releases import MAP_MODEL
@@ -50,3 +51,16 @@ def test_an_object_that_is_replaced_after_planning_fails_its_images(stack: Stack
     assert (row.state, row.succeeded, row.failed) == ("partial", 3, 3)
     words = f"semantic_map: {items[1]['semantic_map']} was replaced after the job was planned; submit the job again"
     assert [output.error for output in stack.outputs(job_id)] == [None] * 3 + [words] * 3
+
+
+@pytest.mark.usefixtures("map_release", "dispatcher")
+def test_a_plan_of_an_earlier_version_states_no_time_and_pins_nothing(stack: Stack) -> None:
+    uri = stack.upload("unpinned.png", random_labels(1))
+    job_id = stack.submit({"items": [{"semantic_map": uri}], "steps": 1}, model=MAP_MODEL)
+    stack.wait(job_id, "planned")
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text("UPDATE jobs SET plan = plan - 'read_at' WHERE id = :id"), {"id": job_id})
+    time.sleep(1.1)
+    stack.upload("unpinned.png", random_labels(2))
+    with stack.process("worker"):
+        assert stack.wait(job_id).state == "succeeded"

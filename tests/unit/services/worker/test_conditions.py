@@ -73,6 +73,20 @@ def test_the_images_of_one_item_share_one_reading_and_one_embedding(
     assert all(len(requests) == engine.rows for requests in calls)
 
 
+def test_distinct_conditions_of_waiting_images_are_embedded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call of the model costs the same for one image as for as many as there are rows."""
+    engine = Engine[object](make_map_release(tmp_path / "map"), rows=8, device="cpu")
+    embed = Mock(wraps=engine.model.conditions)
+    monkeypatch.setattr(engine.model, "conditions", embed)
+    for seed in range(24):
+        read = engine.read_conditions({"semantic_map": as_base64(random_labels(seed))})
+        engine.add("owner", engine.request(spec(seed, steps=1 + seed % 3), read))
+    assert len(run(engine)) == 24
+    assert embed.call_count <= 24 / 8 + 1  # and one for the null condition
+
+
 def test_conditions_embed_alike_alone_and_in_any_company(tmp_path: Path) -> None:
     engine = Engine[object](make_map_release(tmp_path / "map"), rows=8, device="cpu")
     items = [{"semantic_map": as_base64(random_labels(seed))} for seed in range(11)]
