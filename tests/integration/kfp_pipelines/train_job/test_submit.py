@@ -149,6 +149,7 @@ def test_two_ranks_train_the_same_model_as_one(stack: Stack, cluster: Cluster, s
 def test_a_failed_job_is_reported_and_a_later_attempt_restarts_it(
     stack: Stack, cluster: Cluster, scenes: Path, tmp_path: Path
 ) -> None:
+    cluster.ranks = 1
     stage = submit.Stage(
         "shapes_autoencoder", [*OVERRIDES, "model.multipliers=[]"], {"data.root": str(scenes)}, "", IMAGE
     )
