@@ -30,11 +30,12 @@ def worker(
     from services.observability import http
     from services.process import celery_app
     from services.settings import load
-    from services.worker.worker import Worker
 
     changes = {name: value for name, value in {"queues": queue, "rows": rows}.items() if value}
     settings = load("worker").model_copy(update=changes)
     engine, store, app = _connect(settings)
+    from services.worker.worker import Worker  # loads torch, which takes seconds: what is missing is reported before
+
     worker = Worker(settings, engine, store)
     http.serve(settings, worker.health)
     celery_app.serve(app, worker)
