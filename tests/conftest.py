@@ -15,7 +15,7 @@ from tests.support.commands import Darkroom, call_darkroom, run_darkroom
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Process, Stack, start_stack
 
-# Two test processes share two cores. One thread each keeps them from waiting for each other.
+# The test processes share the cores. One thread each keeps them from waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The imports of all test files create objects that stay. Searching them for garbage takes a third of the collection.
@@ -32,17 +32,19 @@ def pytest_collection_finish() -> None:
 # Each test process runs whole files. The longest start first, so that none of them runs alone at the end.
 LONGEST = (
     "e2e/test_demo.py",
-    "integration/training/runs/test_resume.py",
-    "documents/test_training_document.py",
-    "unit/training/test_train_command.py",
     "integration/services/worker/test_deaths.py",
-    "chaos/test_chaos.py",
-    "integration/kfp_pipelines/train_job/test_submit.py",
-    "integration/services/worker/test_service.py",
+    "integration/training/runs/test_resume.py",
     "integration/services/job_queue/test_queue_model.py",
     "integration/services/job_requests/test_malformed.py",
-    "integration/kfp_pipelines/checkpoints/test_durable.py",
+    "chaos/test_chaos.py",
+    "integration/services/worker/test_service.py",
+    "integration/kfp_pipelines/train_job/test_submit.py",
     "integration/services/database/test_upgrades.py",
+    "integration/kfp_pipelines/checkpoints/test_durable.py",
+    "integration/services/job_requests/test_items.py",
+    "integration/services/test_exporter.py",
+    "unit/training/test_train_command.py",
+    "documents/test_training_document.py",
 )
 
 

@@ -1,10 +1,13 @@
-"""The digits and a classifier of them, trained once."""
+"""The digits and a classifier of them, trained once for all test processes."""
+
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from training.data import digits as built_in_digits
 from training.data.image_set import ImageSet
-from training.metrics import classifier
+from training.evaluation.networks import CLASSIFIER, find_classifier
 from training.metrics.classifier import Classifier
 
 
@@ -14,5 +17,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 @pytest.fixture(scope="session")
-def digits_classifier(digits: ImageSet) -> Classifier:
-    return classifier.train(digits)
+def digits_classifier(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Classifier:
+    folder = tmp_path_factory.getbasetemp()
+    place: Path = (folder if worker_id == "master" else folder.parent) / CLASSIFIER
+    with FileLock(f"{place}.lock"):
+        return find_classifier(digits, [place])
