@@ -8,7 +8,11 @@ from sqlalchemy import text
 
 from tests.support.stack import Stack
 
-FAULTY = "from services.job_queue import processes\ndef register(*_): raise RuntimeError('a bug')\nprocesses.register = register"
+FAULTY = """
+from services.job_queue import processes
+def register(*_): raise RuntimeError("a bug")
+processes.register = register
+"""
 PROCESSES = ["worker", "dispatcher"]
 
 
