@@ -154,6 +154,7 @@ class Job(Table):
     planned_to: Mapped[int]
     upkeep_failures: Mapped[int] = mapped_column(SmallInteger)
     expired_at: Mapped[datetime | None]
+    images_per_item: Mapped[int | None]
 
 
 class CancelRequest(Table):

@@ -47,6 +47,14 @@ def connect(url: str) -> Engine:
     return engine
 
 
+def autocommit(engine: Engine) -> Engine:
+    """Return the same connections, on which each statement is a transaction of its own.
+
+    A process that freezes between two statements, or whose network is lost, then holds no lock.
+    """
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
 def connect_directly(url: URL, **options: Any) -> "psycopg.Connection[Any]":
     """Return a connection of psycopg's own, outside the engine's pool. options: of psycopg.connect."""
     import psycopg
@@ -89,3 +97,8 @@ def brief(error: BaseException) -> str:
     """Return the first line of an error, for a log."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     return first_line(cause)
+
+
+def describe(error: BaseException) -> str:
+    """Return the first line of an error, and its type unless the message was written for a person."""
+    return brief(error) if isinstance(error, DarkroomError) else f"{type(error).__name__}: {brief(error)}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, TextClause, text
 
-from services.job_queue.leases import COLUMNS, DURATION, Lease, hold
+from services.job_queue.leases import COLUMNS, DURATION, Lease, update_leased
 from services.job_queue.queues import queue_names
 
 MANY = 2**31 - 1
@@ -167,5 +167,4 @@ def claim_planning(connection: Connection, worker: uuid.UUID, *, count: int = 16
 
 def isolate(connection: Connection, lease: Lease) -> None:
     """Mark leased work as the only work of its process: if the process dies, this work is why. Raises LeaseLost."""
-    hold(connection, lease)
-    connection.execute(text("UPDATE work SET isolated = true WHERE id = :id"), {"id": lease.id})
+    update_leased(connection, lease, "isolated = true")

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from services.job_queue.leases import Lease, complete
+from services.job_queue import leases
+from services.job_queue.leases import Lease, complete, lease_lost, storable
 from services.job_queue.outputs import fail_open_images
 from services.job_queue.plan import Plan
 from services.job_queue.states import JobState, WorkState
@@ -37,23 +38,51 @@ def find_sampling_job(connection: Connection, job_id: uuid.UUID) -> SamplingJob:
 
 
 def begin_sampling(connection: Connection, lease: Lease) -> float | None:
-    """Record that sampling of the job starts. Returns for how many seconds it waited, or None if it started before."""
+    """Record that sampling of the job starts. Returns for how many seconds it waited, or None if it started before.
+
+    While another transaction holds the job's row this does nothing: the first settled image then records the start.
+    """
     waited = connection.scalar(
         text("UPDATE jobs SET state = 'running', started_at = coalesce(started_at, now()) "
-             "WHERE id = :id AND state = 'planned' "
+             "WHERE id = (SELECT id FROM jobs WHERE id = :id AND state = 'planned' FOR NO KEY UPDATE SKIP LOCKED) "
              "RETURNING extract(epoch FROM clock_timestamp() - greatest(created_at, run_after))"),
         {"id": lease.job_id},
     )  # fmt: skip
     return None if waited is None else float(waited)
 
 
-def finish_shard(connection: Connection, lease: Lease, state: WorkState = WorkState.DONE) -> None:
-    """End a shard whose images are all settled, or that is cancelled. The job's last one opens its finalizing.
+def end_shard(connection: Connection, lease: Lease, state: WorkState, error: str | None) -> None:
+    """End a leased shard as failed or cancelled, in one statement. Raises LeaseLost.
+
+    Its missing images fail with `error`; without an error they stay missing. A job's last shard opens its finalizing.
+    """
+    values = {"id": lease.id, "token": lease.token, "state": state, "error": storable(error) if error else None}
+    if not connection.scalar(text("SELECT end_shard(:id, :token, :state, :error)"), values):
+        raise lease_lost(lease)
+
+
+def fail_shard_attempt(connection: Connection, lease: Lease, error: str) -> None:
+    """Count a failed attempt of a shard, in one statement. After the last one its missing images fail.
 
     Raises LeaseLost.
     """
-    complete(connection, lease, state)
-    open_finalizing(connection, lease.job_id)
+    if leases.has_attempts(lease):
+        leases.fail_attempt(connection, lease, error)
+    else:
+        end_shard(connection, lease, WorkState.FAILED, error)
+
+
+def lose_shard(connection: Connection, lease: Lease, error: str) -> None:
+    """Record that a step with a shard's images failed, which counts as the loss of the process. Raises LeaseLost."""
+    values = {
+        "id": lease.id,
+        "token": lease.token,
+        "error": storable(error),
+        "attempts": leases.MAX_ATTEMPTS,
+        "losses": leases.MAX_LOSSES,
+    }
+    if not connection.scalar(text("SELECT lose_shard(:id, :token, :error, :attempts, :losses)"), values):
+        raise lease_lost(lease)
 
 
 def fail_shard(connection: Connection, lease: Lease, error: str) -> None:
@@ -103,23 +132,7 @@ def find_finalizing_job(connection: Connection, job_id: uuid.UUID) -> Finalizing
 
 def open_finalizing(connection: Connection, *job_ids: uuid.UUID) -> None:
     """Make the finalizing of each of these jobs claimable of which neither planning nor sampling is open."""
-    values = {"ids": list(job_ids)}
-    # The lock on the job's row keeps the last two shards from each seeing the other as open.
-    connection.execute(text("SELECT FROM jobs WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"), values)
-    connection.execute(
-        text("""
-            WITH moved AS (
-                UPDATE jobs SET state = 'finalizing'
-                WHERE id = ANY(:ids) AND state IN ('planned', 'running') AND NOT EXISTS (
-                    SELECT FROM work WHERE job_id = jobs.id AND kind IN ('plan', 'sample')
-                        AND state IN ('ready', 'delayed', 'leased'))
-                RETURNING id, queue, tenant, priority
-            )
-            INSERT INTO work (job_id, kind, queue, tenant, priority)
-            SELECT id, 'finalize', queue, tenant, priority FROM moved
-        """),
-        values,
-    )
+    connection.execute(text("SELECT open_finalizing(:ids)"), {"ids": list(job_ids)})
 
 
 def end_job(connection: Connection, lease: Lease, manifest_key: str) -> JobState:

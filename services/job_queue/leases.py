@@ -60,32 +60,38 @@ def hold(connection: Connection, lease: Lease) -> None:
         {"id": lease.id, "token": lease.token},
     )
     if not held:
-        raise LeaseLost(f"work {lease.id} of job {lease.job_id}: the lease has ended; another process may hold it")
+        raise lease_lost(lease)
+
+
+def lease_lost(lease: Lease) -> LeaseLost:
+    """Return the error of a write about work that this process no longer holds."""
+    return LeaseLost(f"work {lease.id} of job {lease.job_id}: the lease has ended; another process may hold it")
+
+
+def update_leased(connection: Connection, lease: Lease, changes: str, **values: Any) -> None:
+    """Change the row of leased work in one statement. changes: the SET clause. Raises LeaseLost."""
+    changed = connection.execute(
+        text(f"UPDATE work SET {changes} WHERE id = :id AND token = :token AND state = 'leased'"),
+        {"id": lease.id, "token": lease.token, **values},
+    )
+    if not changed.rowcount:
+        raise lease_lost(lease)
 
 
 def complete(connection: Connection, lease: Lease, state: WorkState = WorkState.DONE) -> None:
     """End a lease whose work is done or cancelled. Raises LeaseLost."""
-    hold(connection, lease)
-    connection.execute(text(f"UPDATE work SET state = :state, {FREE} WHERE id = :id"), {"id": lease.id, "state": state})
+    update_leased(connection, lease, f"state = :state, {FREE}", state=state)
 
 
 def release_lease(connection: Connection, lease: Lease) -> None:
     """Return work unfinished to the queue, ready at once. This counts as no attempt. Raises LeaseLost."""
-    hold(connection, lease)
-    connection.execute(text(f"UPDATE work SET {READY} WHERE id = :id"), {"id": lease.id})
+    update_leased(connection, lease, READY)
 
 
 def postpone(connection: Connection, lease: Lease, error: str) -> None:
     """Retry the work in a few seconds, after a transient error. This counts as no attempt. Raises LeaseLost."""
-    hold(connection, lease)
-    connection.execute(
-        text(f"""
-            UPDATE work SET state = 'delayed', {FREE}, error = :error,
-                run_after = now() + make_interval(secs => 3 + 4 * random())
-            WHERE id = :id
-        """),
-        {"id": lease.id, "error": error[:MAX_ERROR]},
-    )
+    changes = f"state = 'delayed', {FREE}, error = :error, run_after = now() + make_interval(secs => 3 + 4 * random())"
+    update_leased(connection, lease, changes, error=storable(error))
 
 
 def fail_attempt(connection: Connection, lease: Lease, error: str) -> bool:
@@ -93,23 +99,23 @@ def fail_attempt(connection: Connection, lease: Lease, error: str) -> bool:
 
     Returns whether the work will be retried. Raises LeaseLost.
     """
-    hold(connection, lease)
-    again = lease.attempts + 1 < MAX_ATTEMPTS
+    again = has_attempts(lease)
+    changes = f"""state = :state, attempts = attempts + 1, {FREE}, error = :error,
+        run_after = CASE WHEN :again THEN now() + make_interval(secs => 2 ^ attempts * (0.5 + random())) END"""
+    state = WorkState.DELAYED if again else WorkState.FAILED
+    update_leased(connection, lease, changes, state=state, again=again, error=storable(error))
     metrics.RETRIES.labels(lease.kind).inc(again)
-    connection.execute(
-        text(f"""
-            UPDATE work SET state = :state, attempts = attempts + 1, {FREE}, error = :error,
-                run_after = CASE WHEN :again THEN now() + make_interval(secs => 2 ^ attempts * (0.5 + random())) END
-            WHERE id = :id
-        """),
-        {
-            "id": lease.id,
-            "state": WorkState.DELAYED if again else WorkState.FAILED,
-            "again": again,
-            "error": error[:MAX_ERROR],
-        },
-    )
     return again
+
+
+def has_attempts(lease: Lease) -> bool:
+    """Return whether work whose present attempt fails will be tried again."""
+    return lease.attempts + 1 < MAX_ATTEMPTS
+
+
+def storable(error: str) -> str:
+    """Return an error as the database can store it: at most MAX_ERROR characters, without NUL and lone surrogates."""
+    return error[:MAX_ERROR].replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 def record_loss(connection: Connection, work_id: int, error: str) -> bool:
@@ -119,28 +125,5 @@ def record_loss(connection: Connection, work_id: int, error: str) -> bool:
     suspect and runs alone. A process that held only this work failed because of it. A shard is then cut in two, again
     and again until a single image is left; work that cannot be cut has used an attempt.
     """
-    query = text("SELECT kind, start, stop, attempts, isolated FROM work WHERE id = :id FOR UPDATE")
-    work = connection.execute(query, {"id": work_id}).one()
-    values = {"id": work_id, "error": error[:MAX_ERROR], "middle": (work.start + work.stop) // 2}
-    failed = False
-    if not work.isolated:
-        changes = f"state = 'ready', suspect = losses + 1 >= {MAX_LOSSES}"
-    elif work.kind == WorkKind.SAMPLE and work.stop - work.start > 1:
-        connection.execute(
-            text("""
-                INSERT INTO work (job_id, kind, start, stop, queue, tenant, pack_key, priority, rank, cost, suspect,
-                                  losses, error, line_start, byte_start, byte_stop)
-                SELECT job_id, kind, :middle, stop, queue, tenant, pack_key, priority, rank, cost / 2, true,
-                       losses + 1, :error, line_start, byte_start, byte_stop
-                FROM work WHERE id = :id
-            """),
-            values,
-        )
-        changes = "state = 'ready', stop = :middle, cost = cost / 2"
-    else:
-        failed = bool(work.attempts + 1 >= MAX_ATTEMPTS)
-        changes = f"state = '{'failed' if failed else 'ready'}', attempts = attempts + 1, suspect = true"
-    connection.execute(
-        text(f"UPDATE work SET {changes}, losses = losses + 1, error = :error, {FREE} WHERE id = :id"), values
-    )
-    return failed
+    values = {"id": work_id, "error": storable(error), "attempts": MAX_ATTEMPTS, "losses": MAX_LOSSES}
+    return bool(connection.scalar(text("SELECT record_loss(:id, :error, :attempts, :losses)"), values))

@@ -8,7 +8,7 @@ from typing import Self
 
 from sqlalchemy import Connection, text
 
-from services.job_queue.leases import MAX_ERROR, Lease, hold
+from services.job_queue.leases import Lease, storable
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Output:
     @classmethod
     def failure(cls, index: int, item: int, error: str, *, seed: int | None = None) -> Self:
         """Make a failed image; a long error is cut to MAX_ERROR characters."""
-        return cls(index, item, seed, error=error[:MAX_ERROR])
+        return cls(index, item, seed, error=storable(error))
 
 
 COLUMNS = ", ".join(field.name for field in fields(Output))
@@ -61,19 +61,40 @@ def settled_indices(connection: Connection, job_id: uuid.UUID, start: int, stop:
     )
 
 
-def settle_images(connection: Connection, lease: Lease, outputs: Sequence[Output]) -> None:
-    """Record images of a leased shard. The first record of an index stays. Raises LeaseLost."""
-    hold(connection, lease)
-    record_outputs(connection, lease.job_id, outputs)
+@dataclass(frozen=True)
+class Settling:
+    """Images of a leased shard that are stored or have failed. is_last: with them, all of the shard's are settled."""
+
+    lease: Lease
+    outputs: Sequence[Output]
+    is_last: bool = False
+
+
+def settle_images(connection: Connection, shards: Sequence[Settling]) -> set[int]:
+    """Record images of shards of one job in one statement, and end the shards whose last images they are.
+
+    The first record of an index stays. A job's last shard opens its finalizing. Returns the ids of the shards whose
+    leases were held; nothing was recorded of the others.
+    """
+    images = [{"shard": one.lease.id, **asdict(output)} for one in shards for output in one.outputs]
+    values = {
+        "job": shards[0].lease.job_id,
+        "shards": [one.lease.id for one in shards],
+        "tokens": [one.lease.token for one in shards],
+        "are_last": [one.is_last for one in shards],
+        "images": json.dumps(images),
+    }
+    statement = text("""
+        SELECT settle_images(:job, CAST(:shards AS bigint[]), CAST(:tokens AS bigint[]), CAST(:are_last AS boolean[]),
+                             CAST(:images AS jsonb))
+    """)
+    return set(connection.scalars(statement, values))
 
 
 def fail_open_images(connection: Connection, lease: Lease, error: str) -> None:
     """Record every unsettled image of a shard as failed. The caller has ended the lease in this transaction."""
-    query = text("SELECT CAST(plan ->> 'images_per_item' AS integer) FROM jobs WHERE id = :id")
-    per_item = int(connection.scalar(query, {"id": lease.job_id}) or 1)
-    settled = settled_indices(connection, lease.job_id, lease.start, lease.stop)
-    unsettled = [index for index in range(lease.start, lease.stop) if index not in settled]
-    record_outputs(connection, lease.job_id, [Output.failure(index, index // per_item, error) for index in unsettled])
+    values = {"job": lease.job_id, "start": lease.start, "stop": lease.stop, "error": storable(error)}
+    connection.execute(text("SELECT fail_images(:job, :start, :stop, :error)"), values)
 
 
 def record_outputs(connection: Connection, job_id: uuid.UUID, outputs: Sequence[Output]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from services.job_queue import jobs
-from services.job_queue.leases import Lease, complete
+from services.job_queue.leases import Lease
 from services.job_queue.states import WorkState
 
 MAX_JOBS = 500  # jobs of one transaction
@@ -37,12 +37,15 @@ class StopRequest:
 
 
 def find_stop_requests(connection: Connection, job_ids: Sequence[uuid.UUID]) -> list[StopRequest]:
-    """Return which of these jobs must stop."""
+    """Return which of these jobs must stop, also those whose cancel request no dispatcher has accepted yet."""
     rows = connection.execute(
         text(f"""
-            SELECT id AS job_id, {CANCELLED} OR finished_at IS NOT NULL AS cancelled,
-                CASE WHEN finished_at IS NULL THEN {REASON} ELSE 'the job has ended' END AS reason
-            FROM jobs WHERE id = ANY(:ids) AND ({CANCELLED} OR deadline < now() OR finished_at IS NOT NULL)
+            SELECT id AS job_id, is_cancelled OR finished_at IS NOT NULL AS cancelled,
+                CASE WHEN finished_at IS NOT NULL THEN 'the job has ended' WHEN is_cancelled THEN 'cancelled'
+                    ELSE {REASON} END AS reason
+            FROM jobs CROSS JOIN LATERAL (SELECT
+                {CANCELLED} OR EXISTS (SELECT FROM cancel_requests WHERE job_id = jobs.id) AS is_cancelled) AS own
+            WHERE id = ANY(:ids) AND (is_cancelled OR deadline < now() OR finished_at IS NOT NULL)
         """),
         {"ids": list(job_ids)},
     )
@@ -51,11 +54,7 @@ def find_stop_requests(connection: Connection, job_ids: Sequence[uuid.UUID]) -> 
 
 def stop_shard(connection: Connection, lease: Lease, request: StopRequest) -> None:
     """End a leased shard of a job that must stop. Raises LeaseLost."""
-    complete(connection, lease, WorkState.CANCELLED)
-    if request.cancelled:
-        jobs.open_finalizing(connection, lease.job_id)
-    else:
-        jobs.fail_shard(connection, lease, request.reason)
+    jobs.end_shard(connection, lease, WorkState.CANCELLED, None if request.cancelled else request.reason)
 
 
 # -- cancel requests ---------------------------------------------------------------------------
@@ -194,7 +193,7 @@ def stop_jobs(connection: Connection, job_ids: Sequence[uuid.UUID]) -> tuple[lis
 END_WORK = text(f"""
     WITH stopping AS (
         SELECT id, {CANCELLED} AS cancelled, {REASON} AS reason, revision,
-            coalesce(CAST(plan ->> 'images_per_item' AS integer), 1) AS per_item
+            coalesce(images_per_item, CAST(plan ->> 'images_per_item' AS integer), 1) AS per_item
         FROM jobs WHERE id = ANY(:ids)
     ), chosen AS (
         SELECT piece.id FROM stopping CROSS JOIN LATERAL (

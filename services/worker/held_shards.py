@@ -1,22 +1,23 @@
-"""The shards that a worker holds. Each ends once: its images are settled, it fails, or it returns to the queue."""
+"""The shards that a worker holds. Each ends once: its images are settled, it fails, or it returns to the queue.
+
+Every write is one statement and a transaction of its own. A worker that freezes between two holds no lock.
+"""
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
-from sqlalchemy.exc import DBAPIError
 
-from services.database.connections import brief
+from services.database.connections import autocommit, brief
 from services.job_queue import jobs, leases, outputs, stopping
 from services.job_queue.leases import Lease, LeaseLost
-from services.job_queue.outputs import Output
+from services.job_queue.outputs import Output, Settling
 from services.job_queue.plan import Plan
 from services.job_queue.stopping import StopRequest
 from services.observability import logs, metrics
@@ -37,13 +38,12 @@ class End(StrEnum):
 
 @dataclass(eq=False)
 class HeldShard:
-    """A leased shard and its unsettled images."""
+    """A leased shard. The rest is known once its job is read."""
 
     lease: Lease
-    plan: Plan
-    manifest: Mapping[str, Any]  # of the release
-    unsettled: set[int]  # indices
-    settling: threading.Lock = field(default_factory=threading.Lock)
+    plan: Plan = field(init=False)
+    manifest: Mapping[str, Any] = field(init=False)  # of the release
+    unsettled: set[int] = field(init=False)  # indices
 
 
 class HeldShards:
@@ -53,7 +53,7 @@ class HeldShards:
     """
 
     def __init__(self, database: Database, on_removed: Callable[[], None]) -> None:
-        self.database, self._on_removed = database, on_removed
+        self.database, self._on_removed = autocommit(database), on_removed
         self._lock = threading.Lock()
         self._held: set[HeldShard] = set()
         self._removed: deque[HeldShard] = deque()
@@ -86,60 +86,47 @@ class HeldShards:
 
     # -- settling ----------------------------------------------------------------------------------
 
-    def settle_image(self, shard: HeldShard, output: Output) -> None:
-        """Record that an image is stored or has failed. The last image ends its shard. Raises LeaseLost."""
-        with shard.settling:  # if two threads settle the last two images, the second one ends the shard
-            is_last = shard.unsettled <= {output.index}
-            with self.database.begin() as connection:
-                outputs.settle_images(connection, shard.lease, [output])
-                if is_last:
-                    jobs.finish_shard(connection, shard.lease)
-            shard.unsettled.discard(output.index)
-        metrics.IMAGES.labels("failed" if output.error else "stored").inc()
-        if is_last:
-            self._remove(shard, End.DONE)
+    def settle(self, images: Mapping[HeldShard, Sequence[Output]]) -> None:
+        """Record images of shards of one job as stored or failed. The last image of a shard ends the shard.
 
-    def finish(self, shard: HeldShard) -> None:
-        """End a shard whose images were all settled before. Raises LeaseLost."""
-        with self.database.begin() as connection:
-            jobs.finish_shard(connection, shard.lease)
-        self._remove(shard, End.DONE)
-
-    @contextmanager
-    def dropping_on_error(self, shard: HeldShard) -> Iterator[None]:
-        """Drop the shard if its lease is lost within the block, or if the database fails. Raises DBAPIError."""
-        try:
-            yield
-        except LeaseLost:
-            self.drop_lost(shard)
-        except DBAPIError:
-            self.forget(shard)
-            raise
+        A shard whose lease was lost is dropped. Two threads must not settle images of one job at the same time.
+        """
+        settling = {
+            shard: Settling(shard.lease, records, shard.unsettled <= {record.index for record in records})
+            for shard, records in images.items()
+            if shard in self
+        }
+        if not settling:
+            return
+        with self.database.connect() as connection:
+            held = outputs.settle_images(connection, list(settling.values()))
+        for shard, settled in settling.items():
+            if shard.lease.id not in held:
+                self.drop_lost(shard)
+                continue
+            shard.unsettled.difference_update(record.index for record in settled.outputs)
+            for record in settled.outputs:
+                metrics.IMAGES.labels("failed" if record.error else "stored").inc()
+            if settled.is_last:
+                self._remove(shard, End.DONE)
 
     # -- other ends --------------------------------------------------------------------------------
 
     def fail_attempt(self, shard: HeldShard, error: str) -> None:
         """Count a failed attempt. After the last one the unsettled images fail."""
-
-        def write(connection: Connection) -> None:
-            if not leases.fail_attempt(connection, shard.lease, error):
-                jobs.fail_shard(connection, shard.lease, error)
-
-        self._end(shard, End.FAILED, write)
+        self._end(shard, End.FAILED, lambda connection: jobs.fail_shard_attempt(connection, shard.lease, error))
 
     def record_loss(self, shard: HeldShard, error: str) -> None:
         """Record that a step with this shard's images failed, which counts as the loss of the process."""
-
-        def write(connection: Connection) -> None:
-            leases.hold(connection, shard.lease)
-            if leases.record_loss(connection, shard.lease.id, error):
-                jobs.fail_shard(connection, shard.lease, error)
-
-        self._end(shard, End.CRASHED, write)
+        self._end(shard, End.CRASHED, lambda connection: jobs.lose_shard(connection, shard.lease, error))
 
     def return_to_queue(self, shard: HeldShard) -> None:
         """Release the lease, so that any process can claim the shard at once. This counts as no attempt."""
         self._end(shard, End.RETURNED, lambda connection: leases.release_lease(connection, shard.lease))
+
+    def postpone(self, shard: HeldShard, error: str) -> None:
+        """Release the lease, so that any process can claim the shard in a few seconds. This counts as no attempt."""
+        self._end(shard, End.RETURNED, lambda connection: leases.postpone(connection, shard.lease, error))
 
     def stop(self, shard: HeldShard, request: StopRequest) -> None:
         """End a shard whose job must stop."""
@@ -176,10 +163,10 @@ class HeldShards:
         if not self._remove(shard, end):
             return
         try:
-            with self.database.begin() as connection:
+            with self.database.connect() as connection:
                 write(connection)
         except LeaseLost:
             pass
-        except DBAPIError as error:
-            message = f"database: {brief(error)}; the heartbeat will release work {shard.lease.id}"
+        except Exception as error:
+            message = f"work {shard.lease.id} could not be ended: {brief(error)}; the heartbeat will release it"
             log.warning("%s", message, extra=logs.lease_fields(shard.lease))

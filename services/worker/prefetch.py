@@ -74,8 +74,8 @@ class Prefetcher:
 
     def _fetch(self, shard: HeldShard, engine: Engine[HeldShard]) -> PrefetchedShard:
         prefetched = PrefetchedShard(shard)
-        per_item = int(shard.plan["images_per_item"])
         try:
+            per_item = int(shard.plan["images_per_item"])
             items = read_items(self.store, shard.plan, shard.lease)
             # The planner has settled the images of lines that it refused: they may refer to any object, so skip them.
             for number, indices in groupby(sorted(shard.unsettled), lambda index: index // per_item):

@@ -8,34 +8,38 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from sqlalchemy import Engine as Database
-from sqlalchemy.exc import DBAPIError
 
-from services.database.connections import brief
-from services.job_queue import claims, jobs, outputs
+from services.database.connections import brief, describe
+from services.job_queue import claims
 from services.job_queue.leases import LeaseLost
 from services.job_queue.outputs import Output
-from services.job_queue.worker_claims import WorkerClaims
-from services.observability import logs, metrics
+from services.observability import logs
 from services.process.heartbeat import Heartbeat
+from services.process.threads import start_thread
 from services.process.watchdog import Watchdog
 from services.registry.release_cache import CacheError
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
+from services.worker.claimer import Claimer
 from services.worker.engine import DeviceFault, Engine, Failed, OutOfMemory
 from services.worker.engine_cache import EngineCache
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.prefetch import PrefetchedShard, Prefetcher
 from services.worker.preload import Preload
 from services.worker.release_backoff import ReleaseBackoff
+from services.worker.settler import Settler
 from services.worker.uploader import Uploader
 
 log = logging.getLogger("darkroom.worker")
 
 PAUSE_AFTER_ERROR_S = 2.0
+MAX_FAILURES = 10  # rounds in a row that fail for a reason that does not pass; the process then exits
 EXIT_DEVICE = 71  # EX_OSERR of sysexits.h
 
 
@@ -61,10 +65,11 @@ class SamplingLoop:
         self.backoff = ReleaseBackoff()
         self.preload = Preload(settings.preload, database, self._engines)
         self._prefetcher = Prefetcher(store, on_ready=wake.set)
-        self._uploader = Uploader(store, shards)
-        self._claims = WorkerClaims(settings.queues)
+        self._claimer = Claimer(database, shards, heartbeat, settings.queues)
+        self._settler = Settler(shards)
+        self._uploader = Uploader(store, shards, self._settler)
         self._wake, self._stopping = wake, threading.Event()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread: threading.Thread | None = None
         self._engine: Engine[HeldShard] | None = None
         self._waiting: HeldShard | None = None  # a shard of another release, or a suspect
         self._waiting_since = 0.0
@@ -73,38 +78,50 @@ class SamplingLoop:
 
     def start(self) -> None:
         """Start the thread, and the watchdog over it."""
-        self._thread.start()
+        self._uploader.start()
+        self._thread = start_thread(self._run, "engine")
         self.watchdog.start()
 
     def stop(self) -> None:
         """Drain: sample and store what fits the drain time, then return when every image is settled or released."""
         self._stopping.set()
         self._wake.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self.watchdog.stop()
         self._prefetcher.stop()
         self._uploader.stop(self.settings.drain_s)
 
     def _run(self) -> None:
+        failures = 0  # in a row, for which no shard is to blame
         while not self._stopping.is_set():
             self.watchdog.tick()
             try:
-                if not len(self.shards):
-                    self.preload.load_pending(self.watchdog)
-                self._remove_ended()
-                self._claim()
-                self._start_waiting()
-                self._start_prefetched()
-                if self._engine is not None and self._engine.busy:
-                    self._step(self._engine)
-                    continue
-            except DBAPIError as error:
-                log.warning("database: %s; retrying", brief(error))
+                self._work()
+                failures = 0
+            except Exception as error:
+                if not is_transient(error):
+                    failures += 1
+                    log.exception("the sampling loop failed")
+                    if failures == MAX_FAILURES:
+                        raise
+                log.warning("%s; trying again", describe(error))
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
-                continue
-            self._wake.wait(self.settings.poll_s)
-            self._wake.clear()
         self._drain()
+
+    def _work(self) -> None:
+        """Claim and start what there is room for, and take one step; without anything to sample, wait."""
+        if not len(self.shards):
+            self.preload.load_pending(self.watchdog)
+        self._remove_ended()
+        self._claim()
+        self._start_waiting()
+        self._start_prefetched()
+        if self._engine is not None and self._engine.busy:
+            self._step(self._engine)
+            return
+        self._wake.wait(self.settings.poll_s)
+        self._wake.clear()
 
     def _drain(self) -> None:
         deadline = time.monotonic() + self.settings.drain_s
@@ -126,34 +143,31 @@ class SamplingLoop:
             and (self._isolated is None or self._isolated not in self.shards)
             and (self._engine is None or self._engine.free_rows > 0)
         ):
-            shard = self._claim_shard()
+            engine = self._engine
+            release = engine.release.digest if engine is not None else None
+            shard = self._claimer.claim(release, without=self.backoff.paused())
             if shard is None:
                 return
-            engine = self._engine
+            with self._blaming(shard, "its job cannot be read"):
+                self._claimer.read(shard)
+            if shard not in self.shards:
+                self._wake.set()  # A step of the engine comes first, then the next claim.
+                return
             if not shard.unsettled:
-                with self.shards.dropping_on_error(shard):
-                    self.shards.finish(shard)
+                with self._blaming(shard, "it cannot be ended"):
+                    self.shards.settle({shard: []})
             elif engine is None or engine.release.digest != shard.lease.pack_key or shard.lease.suspect:
                 self._waiting, self._waiting_since = shard, time.monotonic()
             else:
                 self._prefetcher.add(shard, engine)
 
-    def _claim_shard(self) -> HeldShard | None:
-        release = self._engine.release.digest if self._engine is not None else None
-        with self.database.begin() as connection:
-            found = self._claims.claim(connection, self.heartbeat.id, release=release, without=self.backoff.paused())
-            if not found:
-                return None
-            (lease,) = found
-            waited = jobs.begin_sampling(connection, lease)
-            job = jobs.find_sampling_job(connection, lease.job_id)
-            settled = outputs.settled_indices(connection, lease.job_id, lease.start, lease.stop)
-        shard = HeldShard(lease, job.plan, job.manifest, set(range(lease.start, lease.stop)) - settled)
-        self.shards.add(shard)
-        if waited is not None:
-            metrics.PICK_UP_SECONDS.labels(lease.queue).observe(waited)
-        log.info("work %d of job %s starts", lease.id, lease.job_id, extra=logs.lease_fields(lease))
-        return shard
+    @contextmanager
+    def _blaming(self, shard: HeldShard, problem: str) -> Iterator[None]:
+        """Fail an attempt of the shard if the block raises."""
+        try:
+            yield
+        except Exception as error:
+            self._reject(shard, f"{problem}: {describe(error)}", error)
 
     # -- starting shards -----------------------------------------------------------------------
 
@@ -170,7 +184,7 @@ class SamplingLoop:
         self._waiting = None
         try:
             if shard.lease.suspect:
-                with self.database.begin() as connection:
+                with self.database.connect() as connection:
                     claims.isolate(connection, shard.lease)
                 self._isolated = shard
             self._engine = None  # frees its memory before another engine takes any
@@ -179,16 +193,13 @@ class SamplingLoop:
             self.watchdog.tick()
             self.heartbeat.profile = self._engine.profile
             self.backoff.clear(self._engine.release.digest)
-            self._claims.begin_slice(time.monotonic() - self._waiting_since)
+            self._claimer.claims.begin_slice(time.monotonic() - self._waiting_since)
         except LeaseLost:
             self.shards.drop_lost(shard)
-        except DBAPIError:
-            self.shards.return_to_queue(shard)
-            raise
         except (CacheError, OSError) as error:
             self._leave_to_others(shard, error)
         except Exception as error:
-            self._reject(shard, f"the release cannot be loaded: {brief(error)}", error)
+            self._reject(shard, f"the release cannot be loaded: {describe(error)}", error)
         else:
             self._prefetcher.add(shard, self._engine)
 
@@ -196,14 +207,15 @@ class SamplingLoop:
         while (prefetched := self._prefetcher.take()) is not None:
             shard = prefetched.shard
             if prefetched.error is not None:
-                message = f"its items cannot be read: {brief(prefetched.error)}"
+                message = f"its items cannot be read: {describe(prefetched.error)}"
                 self._reject(shard, message, prefetched.error)
             elif shard not in self.shards:  # it was stopped while it was read
                 continue
             elif self._engine is None:  # the engine ran out of memory in the meantime
                 self.shards.return_to_queue(shard)
             else:
-                self._add_images(self._engine, prefetched)
+                with self._blaming(shard, "its images cannot be started"):
+                    self._add_images(self._engine, prefetched)
 
     def _leave_to_others(self, shard: HeldShard, error: Exception) -> None:
         """Return a shard to the queue whose release this worker's disk cannot hold, and claim none of it for a while.
@@ -211,13 +223,8 @@ class SamplingLoop:
         This counts as no attempt.
         """
         pause = self.backoff.add_failure(shard.manifest["digest"], brief(error))
-        log.warning(
-            "release %s cannot be loaded: %s; it is not claimed for %.0f s",
-            shard.manifest["name"],
-            brief(error),
-            pause,
-            extra=logs.lease_fields(shard.lease),
-        )
+        problem = f"release {shard.manifest['name']} cannot be loaded: {brief(error)}"
+        log.warning("%s; it is not claimed for %.0f s", problem, pause, extra=logs.lease_fields(shard.lease))
         self.shards.return_to_queue(shard)
 
     def _reject(self, shard: HeldShard, message: str, error: Exception) -> None:
@@ -234,13 +241,9 @@ class SamplingLoop:
         """Add a shard's images to the engine. An image that cannot be made fails alone."""
         for image in prefetched.images.values():
             if isinstance(image, Output):
-                self._settle_failure(prefetched.shard, image)
+                self._settler.add(prefetched.shard, image)
             else:
                 engine.add(prefetched.shard, image)
-
-    def _settle_failure(self, shard: HeldShard, output: Output) -> None:
-        with self.shards.dropping_on_error(shard):
-            self.shards.settle_image(shard, output)
 
     # -- stepping ------------------------------------------------------------------------------
 
@@ -261,7 +264,7 @@ class SamplingLoop:
         for image in images:
             if isinstance(image, Failed):
                 spec = image.spec
-                self._settle_failure(image.owner, Output.failure(spec.index, spec.item, image.error, seed=spec.seed))
+                self._settler.add(image.owner, Output.failure(spec.index, spec.item, image.error, seed=spec.seed))
                 continue
             self._uploader.add(image, engine.profile, self.watchdog.tick)
 

@@ -1,92 +1,104 @@
-"""Encodes and stores finished images in a few threads while the engine takes its next steps."""
+"""Encodes and stores finished images in threads while the engine takes its next steps."""
 
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-from services.database.connections import brief
-from services.job_queue.leases import LeaseLost
+from services.database.connections import brief, describe
 from services.job_queue.outputs import Output
 from services.observability import logs, metrics
+from services.process.threads import start_thread
 from services.storage import layout
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
 from services.worker import encoding
 from services.worker.engine import Developed
 from services.worker.held_shards import HeldShard, HeldShards
+from services.worker.settler import Settler
+from services.worker.upload_queue import Upload, UploadQueue
 
 log = logging.getLogger("darkroom.uploader")
 
-THREADS = 4
-MAX_IMAGES = 256  # in memory; the engine waits when there are more
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 10.0
+THREADS = 32  # as many as the client of S3 has connections
 
 
 class Uploader:
-    """Stores images and settles them. While S3 or Postgres is unavailable it retries, and the engine waits for it."""
+    """Stores images and has them settled. While S3 is unavailable it retries, and the engine waits for it."""
 
-    def __init__(self, store: ObjectStore, shards: HeldShards) -> None:
-        self.store, self.shards = store, shards
-        self._slots = threading.Semaphore(MAX_IMAGES)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
+    def __init__(self, store: ObjectStore, shards: HeldShards, settler: Settler) -> None:
+        self.store, self.shards, self.settler = store, shards, settler
+        self._queue = UploadQueue(shards)
+        self._threads: list[threading.Thread] = []
         self._hurry = threading.Event()
 
+    def start(self) -> None:
+        """Start the threads."""
+        self.settler.start()
+        self._threads = [start_thread(self._run, f"upload-{i}") for i in range(THREADS)]
+
     def add(self, image: Developed[HeldShard], profile: str, tick: Callable[[], None]) -> None:
-        """Accept an image. While MAX_IMAGES images are waiting, this waits too, and calls `tick` every second."""
-        while not self._slots.acquire(timeout=1.0):
+        """Accept an image. While there is no memory for it, this waits, and calls `tick` every second.
+
+        Shards whose images cannot be stored while others' can return to the queue then.
+        """
+        upload = Upload(image, profile)
+        while not self._queue.put(upload, timeout_s=1.0):
             tick()
-        metrics.UPLOADS_UNDER_WAY.inc()
-        self._pool.submit(self._upload, image, profile)
+            for shard, problem in self._queue.hopeless().items():
+                self.shards.postpone(shard, f"its images cannot be stored: {problem}")
+            self._queue.discard_ended()
 
     def stop(self, within_s: float) -> None:
         """Return when every image is settled. After `within_s` seconds, unsettled shards return to the queue."""
-        timer = threading.Timer(within_s, self._hurry.set)
+        timer = threading.Timer(within_s, self._give_up)
         timer.start()
-        self._pool.shutdown(wait=True)
+        self._queue.close()
+        for thread in self._threads:
+            thread.join()
+        self.settler.stop()
         timer.cancel()
 
-    def _upload(self, image: Developed[HeldShard], profile: str) -> None:
-        try:
-            self._retry_until_settled(image, profile)
-        finally:
-            self._slots.release()
-            metrics.UPLOADS_UNDER_WAY.dec()
+    def _give_up(self) -> None:
+        self._hurry.set()
+        self._queue.hurry()
+        self.settler.hurry()
 
-    def _retry_until_settled(self, image: Developed[HeldShard], profile: str) -> None:
-        shard = image.owner
-        index, job_id = image.spec.index, shard.lease.job_id
-        body, pause = b"", FIRST_PAUSE_S
-        while shard in self.shards:
+    def _run(self) -> None:
+        while (upload := self._queue.take()) is not None:
+            if upload.shard not in self.shards:
+                self._queue.finish(upload, stored=False)
+                continue
             try:
-                body = body or self._encode(image)
-                with metrics.UPLOAD_SECONDS.time():
-                    self._settle(image, body, profile)
-                return
-            except LeaseLost:
-                self.shards.drop_lost(shard)
+                output = self._store(upload)
             except Exception as error:
-                if not is_transient(error):
-                    message = f"image {index} of job {job_id} could not be stored: {brief(error)}"
-                    log.warning("%s", message, extra=logs.lease_fields(shard.lease))
-                    self.shards.fail_attempt(shard, f"image {index} could not be stored: {brief(error)}")
-                    return
-                message = f"image {index} of job {job_id} is not stored yet: {brief(error)}; retrying"
-                log.warning("%s", message, extra=logs.lease_fields(shard.lease))
-                if self._hurry.wait(pause):
-                    self.shards.return_to_queue(shard)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                self._handle(upload, error)
+            else:
+                self.settler.add(upload.shard, output)
+                self._queue.finish(upload, stored=True)
 
-    def _encode(self, image: Developed[HeldShard]) -> bytes:
-        image_format = image.owner.plan["format"]
-        with metrics.ENCODE_SECONDS.labels(image_format).time():
-            return encoding.encode_image(image.pixels, image_format)
+    def _handle(self, upload: Upload, error: Exception) -> None:
+        """Try an image again while the store is away. Anything else fails an attempt of its shard."""
+        shard, index = upload.shard, upload.image.spec.index
+        reason = f"image {index} could not be stored: {describe(error)}"
+        message = f"job {shard.lease.job_id}: {reason}"
+        log.warning("%s", message, extra=logs.lease_fields(shard.lease))
+        if not is_transient(error):
+            self.shards.fail_attempt(shard, reason)
+        elif self._hurry.is_set():
+            self.shards.return_to_queue(shard)
+        elif self._queue.retry(upload, brief(error)):
+            return
+        else:
+            self.shards.postpone(shard, reason)
+        self._queue.finish(upload, stored=False)
 
-    def _settle(self, image: Developed[HeldShard], body: bytes, profile: str) -> None:
-        shard, spec = image.owner, image.spec
-        image_format = shard.plan["format"]
-        key = layout.image_key(shard.plan["output_prefix"], shard.lease.job_id, spec.index, image_format)
-        stored = self.store.put_if_absent(key, body, content_type=f"image/{image_format}")
-        output = Output(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, profile)
-        self.shards.settle_image(shard, output)
+    def _store(self, upload: Upload) -> Output:
+        plan, spec = upload.shard.plan, upload.image.spec
+        image_format = plan["format"]
+        key = layout.image_key(plan["output_prefix"], upload.shard.lease.job_id, spec.index, image_format)
+        if not upload.body:
+            with metrics.ENCODE_SECONDS.labels(image_format).time():
+                upload.body = encoding.encode_image(upload.image.pixels, image_format)
+        with metrics.UPLOAD_SECONDS.time():
+            stored = self.store.put_if_absent(key, upload.body, content_type=f"image/{image_format}")
+        return Output(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, upload.profile)

@@ -1,7 +1,8 @@
 """A worker process: its parts, its start and its end.
 
-Threads: one samples, a few read the items of the next shards, a few encode and upload images, one keeps the heartbeat,
-one looks for jobs that must stop, and one ends the process if the sampling thread hangs.
+Threads: one samples, a few read the items of the next shards, many encode and upload images, two settle them, one keeps
+the heartbeat, one looks for jobs that must stop, and one ends the process if the sampling thread hangs. If one of them
+fails, the process ends.
 """
 
 import logging
@@ -9,6 +10,7 @@ import threading
 
 from sqlalchemy import Engine as Database
 
+from services.database.connections import autocommit
 from services.job_queue.states import ProcessKind
 from services.observability import metrics
 from services.process.health import Health
@@ -28,6 +30,7 @@ class Worker:
 
     def __init__(self, settings: Settings, database: Database, store: ObjectStore) -> None:
         self.settings = settings
+        database = autocommit(database)  # a worker that freezes between two statements holds no lock
         self._wake = threading.Event()
         shards = HeldShards(database, on_removed=self._wake.set)
         self.watchdog = Watchdog(settings.step_limit_s)

@@ -30,8 +30,8 @@ from rich.table import Table
 from sqlalchemy import text
 
 from services.dispatcher import planner
-from services.job_queue import claims, jobs, outputs, processes, turns
-from services.job_queue.outputs import Output
+from services.job_queue import claims, outputs, processes, turns
+from services.job_queue.outputs import Output, Settling
 from services.job_queue.states import ProcessKind
 from services.job_queue.turns import Shard
 from tests.support.stack import Stack, fresh_stack
@@ -104,8 +104,7 @@ def work(stack: Stack) -> None:
             (lease,) = found
             record = Output(lease.start, lease.start, 1, "k", "0" * 64, 1, "p")
             with engine.begin() as connection:
-                outputs.settle_images(connection, lease, [record])
-                jobs.finish_shard(connection, lease)
+                outputs.settle_images(connection, [Settling(lease, [record], is_last=True)])
 
     with ThreadPoolExecutor(UNDER_WAY) as pool:
         list(pool.map(one_after_the_other, range(UNDER_WAY)))

@@ -7,9 +7,9 @@ import psycopg
 from sqlalchemy import Connection, Engine, text
 
 from services.dispatcher import planner
-from services.job_queue import claims, jobs, maintenance, outputs, stopping
-from services.job_queue.leases import Lease
-from services.job_queue.outputs import Output
+from services.job_queue import claims, maintenance, outputs, stopping
+from services.job_queue.leases import Lease, lease_lost
+from services.job_queue.outputs import Output, Settling
 from services.job_queue.stopping import StopRequest
 from tests.support.stack import Stack
 
@@ -61,8 +61,13 @@ def job_state(connection: Connection, job_id: uuid.UUID) -> str:
 def settle_shard(engine: Engine, lease: Lease) -> None:
     records = [Output(i, 0, 5 + i, f"k{i}", "0" * 64, 1, "p") for i in range(lease.start, lease.stop)]
     with engine.begin() as connection:
-        outputs.settle_images(connection, lease, records)
-        jobs.finish_shard(connection, lease)
+        settle(connection, lease, records, is_last=True)
+
+
+def settle(connection: Connection, lease: Lease, records: list[Output], *, is_last: bool = False) -> None:
+    """Settle images of one shard. Raises LeaseLost."""
+    if not outputs.settle_images(connection, [Settling(lease, records, is_last)]):
+        raise lease_lost(lease)
 
 
 def call_function(stack: Stack, function: str, job_id: uuid.UUID) -> Any:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, text
 
 from services.database import connections, schema
 from services.database.connections import DatabaseError
+from services.database.schema import OLDEST_SCHEMA as OLDEST
 from tests.support.commands import Darkroom
 from tests.support.stack import Stack, fresh_stack
 
@@ -72,7 +73,9 @@ def test_the_new_code_refuses_the_old_schema(stack: Stack) -> None:
     with another_database(stack, "not_upgraded") as engine:
         schema.upgrade(engine)
         schema.downgrade(engine, "0005")
-        with pytest.raises(DatabaseError, match=r"0005, is older than 0010, which this version needs\. .*db upgrade"):
+        with pytest.raises(
+            DatabaseError, match=rf"0005, is older than {OLDEST}, which this version needs\. .*db upgrade"
+        ):
             schema.check_schema(engine)
 
 
@@ -99,7 +102,7 @@ def test_a_schema_that_is_too_old_is_named(stack: Stack) -> None:
             schema.check_schema(engine)
         schema.upgrade(engine)
         schema.downgrade(engine, "0003")
-        with pytest.raises(DatabaseError, match=r"0003, is older than 0010.*darkroom db upgrade"):
+        with pytest.raises(DatabaseError, match=rf"0003, is older than {OLDEST}.*darkroom db upgrade"):
             schema.check_schema(engine)
         with pytest.raises(DatabaseError, match="'0999' is not known"):
             schema.downgrade(engine, "0999")

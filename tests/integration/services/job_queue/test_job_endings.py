@@ -16,6 +16,7 @@ from tests.support.job_queue import (
     call_function,
     claim,
     job_state,
+    settle,
     settle_shard,
     stop_jobs,
     submit_planned,
@@ -45,7 +46,7 @@ def test_a_deadline_fails_missing_images_and_keeps_stored_ones(
         connection.execute(text("UPDATE jobs SET deadline = now()"))
     with engine.begin() as connection:
         (request,) = stop_jobs(connection)
-        assert job_state(connection, job_id) == "planned", "one shard is still held"
+        assert job_state(connection, job_id) == "running", "one shard is still held"
         assert stopping.find_stop_requests(connection, [job_id]) == [request]
         stopping.stop_shard(connection, held, request)
     (finalize,) = claim(engine, worker_id, "finalize")
@@ -74,7 +75,7 @@ def test_a_cancelled_job_keeps_its_images_and_is_not_charged_for_others(
     job_id = submit_planned(stack, engine, worker_id)
     done, held = claim(engine, worker_id, count=2)
     settle_shard(engine, done)
-    assert call_function(stack, "cancel_job", job_id) == "planned"
+    assert call_function(stack, "cancel_job", job_id) == "running"
     with engine.begin() as connection:
         (request,) = stop_jobs(connection)
         stopping.stop_shard(connection, held, request)
@@ -102,10 +103,9 @@ def test_a_new_revision_makes_the_missing_images(stack: Stack, engine: Engine, w
     for lease in claim(engine, worker_id):
         if lease.start == 16:
             with engine.begin() as connection:
-                outputs.settle_images(connection, lease, [Output(20, 0, None, error="bad luck")])
+                settle(connection, lease, [Output(20, 0, None, error="bad luck")])
                 settled = [Output(i, 0, 5 + i, f"k{i}", "0" * 64, 1, "p") for i in range(16, 32)]
-                outputs.settle_images(connection, lease, settled)
-                jobs.finish_shard(connection, lease)
+                settle(connection, lease, settled, is_last=True)
         else:
             settle_shard(engine, lease)
     (finalize,) = claim(engine, worker_id, "finalize")
@@ -119,8 +119,7 @@ def test_a_new_revision_makes_the_missing_images(stack: Stack, engine: Engine, w
     assert (lease.start, lease.stop) == (16, 32)
     with engine.begin() as connection:
         assert set(range(16, 32)) - outputs.settled_indices(connection, job_id, 16, 32) == {20}
-        outputs.settle_images(connection, lease, [Output(20, 0, 25, "k20", "1" * 64, 1, "p")])
-        jobs.finish_shard(connection, lease)
+        settle(connection, lease, [Output(20, 0, 25, "k20", "1" * 64, 1, "p")], is_last=True)
         revisions = connection.execute(text("SELECT index, revision FROM outputs ORDER BY index")).all()
     assert [tuple(row) for row in revisions] == [(i, 2 if i == 20 else 1) for i in range(40)]
     (finalize,) = claim(engine, worker_id, "finalize")
@@ -132,8 +131,7 @@ def test_a_long_error_is_cut_in_the_reason_of_its_job(stack: Stack, engine: Engi
     job_id = submit_planned(stack, engine, worker_id)
     for lease in claim(engine, worker_id):
         with engine.begin() as connection:
-            jobs.finish_shard(connection, lease, WorkState.FAILED)
-            outputs.fail_open_images(connection, lease, "x" * 3_000)
+            jobs.end_shard(connection, lease, WorkState.FAILED, "x" * 3_000)
     (finalize,) = claim(engine, worker_id, "finalize")
     with engine.begin() as connection:
         assert jobs.end_job(connection, finalize, "manifest") == "failed"

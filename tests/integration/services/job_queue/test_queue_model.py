@@ -24,7 +24,7 @@ from services.job_queue import claims, jobs, leases, outputs, processes, stoppin
 from services.job_queue.leases import Lease, LeaseLost
 from services.job_queue.outputs import Output
 from services.job_queue.states import RETRYABLE, TERMINAL, ProcessKind, WorkKind
-from tests.support.job_queue import rescue, stop_jobs, wake_delayed
+from tests.support.job_queue import rescue, settle, stop_jobs, wake_delayed
 from tests.support.stack import Stack
 
 WORKERS = 3
@@ -147,17 +147,14 @@ class QueueMachine(RuleBasedStateMachine):
             records.append(Output(failing, 0, None, error="bad"))
         with self.engine.begin() as connection:
             before = outputs.settled_indices(connection, lease.job_id, lease.start, lease.stop)
-            outputs.settle_images(connection, lease, records)
-            if stop == lease.stop:
-                jobs.finish_shard(connection, lease)
+            settle(connection, lease, records, is_last=stop == lease.stop)
         for index in images:
             if index not in before:
                 self.good[lease.job_id, index] = records[images.index(index)].sha256 or ""
 
     def fail_an_attempt(self, lease: Lease, share: float) -> None:
         with self.engine.begin() as connection:
-            if not leases.fail_attempt(connection, lease, "boom"):
-                jobs.fail_shard(connection, lease, "boom")
+            jobs.fail_shard_attempt(connection, lease, "boom")
 
     def release(self, lease: Lease, share: float) -> None:
         with self.engine.begin() as connection:

@@ -9,7 +9,8 @@ from sqlalchemy import Engine, text
 from services.job_queue import claims, jobs, leases, outputs
 from services.job_queue.leases import Lease, LeaseLost
 from services.job_queue.outputs import Output
-from tests.support.job_queue import claim, job_state, rescue, settle_shard, submit_planned, wake_delayed
+from services.job_queue.states import WorkState
+from tests.support.job_queue import claim, job_state, rescue, settle, settle_shard, submit_planned, wake_delayed
 from tests.support.stack import Stack
 
 
@@ -25,8 +26,11 @@ def test_a_stale_holder_cannot_settle_finish_or_release(stack: Stack, engine: En
     assert fresh.id == stale.id
     assert fresh.token != stale.token
     for write in (
-        lambda c: outputs.settle_images(c, stale, [Output(0, 0, 5, "k", "0" * 64, 1, "p")]),
-        lambda c: jobs.finish_shard(c, stale),
+        lambda c: settle(c, stale, [Output(0, 0, 5, "k", "0" * 64, 1, "p")]),
+        lambda c: settle(c, stale, [], is_last=True),
+        lambda c: jobs.end_shard(c, stale, WorkState.CANCELLED, None),
+        lambda c: jobs.fail_shard_attempt(c, stale, "x"),
+        lambda c: jobs.lose_shard(c, stale, "x"),
         lambda c: leases.fail_attempt(c, stale, "x"),
         lambda c: leases.release_lease(c, stale),
         lambda c: claims.isolate(c, stale),
@@ -43,7 +47,7 @@ def test_an_index_is_recorded_once_and_counted_once(stack: Stack, engine: Engine
     lease = claim(engine, worker_id, count=1)[0]
     for sha in ("0" * 64, "1" * 64):
         with engine.begin() as connection:
-            outputs.settle_images(connection, lease, [Output(0, 0, 5, "k", sha, 1, "p")])
+            settle(connection, lease, [Output(0, 0, 5, "k", sha, 1, "p")])
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT sha256 FROM outputs WHERE job_id = :id"), {"id": job_id}) == "0" * 64
         assert connection.scalar(text("SELECT succeeded FROM jobs WHERE id = :id"), {"id": job_id}) == 1
@@ -83,11 +87,8 @@ def test_an_error_is_retried_twice_after_pauses_and_then_fails_its_images(
         settle_shard(engine, lease)
     for attempt in range(leases.MAX_ATTEMPTS):
         with engine.begin() as connection:
-            again = leases.fail_attempt(connection, bad, "boom")
-            if not again:
-                jobs.fail_shard(connection, bad, "boom")
-        assert again == (attempt + 1 < leases.MAX_ATTEMPTS)
-        if again:
+            jobs.fail_shard_attempt(connection, bad, "boom")
+        if attempt + 1 < leases.MAX_ATTEMPTS:
             assert claim(engine, worker_id) == [], "a pause comes first"
             with engine.begin() as connection:
                 connection.execute(text("UPDATE work SET run_after = now() WHERE state = 'delayed'"))

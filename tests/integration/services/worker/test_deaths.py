@@ -120,9 +120,9 @@ import time, torch
 from services.worker.engine import Engine
 from services.worker.prefetch import Prefetcher
 fetch, step = Prefetcher._fetch, Engine._step
-def slow(self, shard):
+def slow(self, *arguments):
     time.sleep(0.3)
-    return fetch(self, shard)
+    return fetch(self, *arguments)
 Prefetcher._fetch = slow
 def hungry(self):
     if self.rows > {most}:
