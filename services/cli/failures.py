@@ -10,7 +10,7 @@ import typer
 from services.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from training.errors import EXIT_UNEXPECTED, DarkroomError, report_unexpected, summarise
 
-PERMISSION_DENIED = "42501"  # SQLSTATE
+PERMISSION_DENIED, SHUTDOWN = "42501", "57P"  # SQLSTATE, and the beginning of several
 
 
 @contextmanager
@@ -50,7 +50,8 @@ def _database_message(error: Exception) -> str | None:
 
     from services.database.connections import brief
 
-    if isinstance(error, OperationalError):
+    state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
+    if isinstance(error, OperationalError) and (not state or state.startswith(SHUTDOWN)):
         return (
             f"Postgres does not answer ({brief(error)}). "
             "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
@@ -58,7 +59,7 @@ def _database_message(error: Exception) -> str | None:
     if not isinstance(error, DBAPIError):
         return None
     message, hint = brief(error), getattr(getattr(error.orig, "diag", None), "message_hint", None)
-    if getattr(error.orig, "sqlstate", None) == PERMISSION_DENIED and message.startswith("permission denied"):
+    if state == PERMISSION_DENIED and message.startswith("permission denied"):
         hint = "The login in DARKROOM_DATABASE_URL has another role than this command needs."
     return f"{message}. {hint}" if hint else message
 

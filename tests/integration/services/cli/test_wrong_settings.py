@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from services.errors import CommandError
 from services.local_stack.state import StackState, read
@@ -91,6 +92,19 @@ def test_what_is_permitted_is_shown_with_a_refusal_of_the_database(stack: Stack,
     assert done.returncode == 1
     assert 'queue: "nowhere" does not exist' in done.stderr
     assert "Permitted: default" in done.stderr
+
+
+def test_a_quota_is_no_server_that_does_not_answer(stack: Stack, darkroom_here: Darkroom) -> None:
+    with stack.engine("migrator").connect() as connection:
+        before = connection.scalar(text("SELECT max_open_jobs FROM tenants WHERE name = 'default'"))
+    assert darkroom_here("tenants", "set", "default", "--max-open-jobs", "0").returncode == 0
+    try:
+        done = darkroom_here("jobs", "submit", "--model", "tiny", "--request", "{}")
+    finally:
+        assert darkroom_here("tenants", "set", "default", "--max-open-jobs", str(before)).returncode == 0
+    assert done.returncode == 1
+    assert "more than its 0 open jobs. Submit again when some have ended." in done.stderr
+    assert "does not answer" not in done.stderr
 
 
 @pytest.fixture
