@@ -138,7 +138,8 @@ DECLARE
     is_late CONSTANT boolean := NEW.deadline NOT BETWEEN '2000-01-01 00:00Z' AND '9998-12-31 00:00Z';
 BEGIN
     RAISE EXCEPTION '%: % is not allowed; permitted: a time from 2000-01-01 to 9998-12-31, or NULL for none',
-        CASE WHEN is_late THEN 'deadline' ELSE 'run_after' END, CASE WHEN is_late THEN NEW.deadline ELSE NEW.run_after END
+        CASE WHEN is_late THEN 'deadline' ELSE 'run_after' END,
+        CASE WHEN is_late THEN NEW.deadline ELSE NEW.run_after END
         USING ERRCODE = 'check_violation';
 END $$;
 CREATE TRIGGER check_times BEFORE INSERT ON jobs FOR EACH ROW
@@ -190,7 +191,7 @@ CREATE TRIGGER forget_counts AFTER TRUNCATE ON jobs FOR EACH STATEMENT EXECUTE F
 SUBMIT_JOBS = """
 DROP FUNCTION submit_jobs(jsonb);
 
--- All jobs or none, in one INSERT. It returns ids in the order of the jobs. A job whose key exists must be the same job.
+-- All jobs or none, in one INSERT. It returns ids in the order of the jobs. A job whose key exists must be the same.
 CREATE FUNCTION submit_jobs(jobs jsonb) RETURNS SETOF uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
@@ -236,7 +237,8 @@ BEGIN
             USING ERRCODE = 'unique_violation';
     END IF;
     RETURN QUERY SELECT coalesce(earlier.id, new_ids[position])
-    FROM jsonb_array_elements(submit_jobs.jobs) WITH ORDINALITY AS given (job, position) LEFT JOIN public.jobs AS earlier
+    FROM jsonb_array_elements(submit_jobs.jobs) WITH ORDINALITY AS given (job, position)
+    LEFT JOIN public.jobs AS earlier
         ON earlier.tenant = submitter AND earlier.idempotency_key = job ->> 'idempotency_key'
     ORDER BY position;
 END $$;
