@@ -66,7 +66,7 @@ class CheckpointSaver(Callback):
                 state = recipe_state.state_of(module)
                 require_finite(state, module.step)
                 self.store.save(module.step, state, self.run.__dict__)
-                self.report.draw()
+                self.report.draw(at_once=stop)
                 self.saved_at = time.monotonic()
         if stop:
             raise Interrupted(

@@ -19,6 +19,7 @@ from training.runs.errors import CURE, Diverged
 LINE_SECONDS = 5.0
 READ_EVERY = 20  # steps; reading a loss makes the GPU wait
 RECENT = 50  # steps whose mean loss is shown
+DRAW_SECONDS = 30.0  # between two drawings of the curves; one takes as long as several steps of a small model
 
 Rows = list[dict[str, float]]
 
@@ -35,13 +36,14 @@ class ProgressReport(Callback):
         self.console = Console() if console is None else console
         self.unread: list[tuple[int, dict[str, Tensor]]] = []
         self.rows: Rows = []
-        self.began = self.next_line = time.monotonic()
+        self.began = self.next_line = self.next_drawing = time.monotonic()
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock, the table and the bar."""
         self.began = time.monotonic()
         self.next_line = self.began + LINE_SECONDS
+        self.next_drawing = self.began + DRAW_SECONDS
         if not trainer.is_global_zero:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -70,7 +72,7 @@ class ProgressReport(Callback):
         """Remove the bar and draw the curves."""
         self._stop()
         if trainer.is_global_zero:
-            self.draw()
+            self.draw(at_once=True)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Remove the bar before the error is printed."""
@@ -106,9 +108,12 @@ class ProgressReport(Callback):
         recent = self.rows[-RECENT:]
         return sum(row["loss"] for row in recent) / len(recent) if recent else None
 
-    def draw(self) -> None:
-        """Draw the curves so far as `loss.png`."""
-        draw(self.rows, self.folder / "loss.png")
+    def draw(self, *, at_once: bool = False) -> None:
+        """Draw the curves so far as `loss.png`, unless they were drawn a moment ago and `at_once` is False."""
+        now = time.monotonic()
+        if at_once or now >= self.next_drawing:
+            draw(self.rows, self.folder / "loss.png")
+            self.next_drawing = now + DRAW_SECONDS
 
     def _stop(self) -> None:
         if self.bar is not None:
