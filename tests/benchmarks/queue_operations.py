@@ -5,6 +5,7 @@ submit: N jobs one by one, each in its own transaction.
 submit many: N jobs in one call.
 work: N pieces of work that do nothing are claimed and completed, ten at a time. A piece of Darkroom's work is the
 sampling of an image of one of ten jobs, with its output row and counters; the others write only their own state.
+settle: N stored images of one job are recorded: one image a statement, and by the worker's settler.
 Reports operations per second, medians. Needs the extra `benchmarks`.
 """
 
@@ -18,6 +19,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pgqueuer
@@ -31,14 +33,18 @@ from sqlalchemy import text
 
 from services.dispatcher import planner
 from services.job_queue import claims, outputs, processes, turns
+from services.job_queue.leases import Lease
 from services.job_queue.outputs import Output, Settling
 from services.job_queue.states import ProcessKind
 from services.job_queue.turns import Shard
+from services.worker.held_shards import HeldShard, HeldShards
+from services.worker.settler import Settler
 from tests.support.stack import Stack, fresh_stack
 
 UNDER_WAY = 10
 REQUEST = json.dumps({"items": [{"class_label": 1}], "steps": 1})
 OPERATIONS = ("submit", "submit many", "work")
+SETTLING = ("one image a statement", "by the settler")
 
 Seconds = dict[str, float]
 
@@ -109,6 +115,52 @@ def work(stack: Stack) -> None:
     with ThreadPoolExecutor(UNDER_WAY) as pool:
         list(pool.map(one_after_the_other, range(UNDER_WAY)))
     engine.dispose()
+
+
+def measure_settling(stack: Stack, count: int) -> Seconds:
+    """Measure how long it takes to record `count` images of one job, in shards of 16."""
+    from services.database import connections
+
+    engine = connections.autocommit(connections.connect(stack.settings("worker").database_url.get_secret_value()))
+    with engine.connect() as connection:
+        process = processes.register(connection, ProcessKind.WORKER)
+
+    def claim_all() -> list[Lease]:
+        plan_jobs(stack, 0)
+        with stack.engine("migrator").begin() as connection:
+            job_id = connection.scalar(text("SELECT min(CAST(id AS text))::uuid FROM jobs"))
+            turns.add_shards(connection, job_id, "0" * 64, (Shard(i, i + 16, 1) for i in range(0, count, 16)))
+        with engine.connect() as connection:
+            return [*claims.claim_sampling(connection, process, queues=["default"], count=count)]
+
+    def one_by_one(leases: list[Lease]) -> None:
+        for lease in leases:
+            for index in range(lease.start, lease.stop):
+                with engine.connect() as connection:
+                    outputs.settle_images(connection, [Settling(lease, [make_output(index)])])
+
+    def together(leases: list[Lease]) -> None:
+        shards = HeldShards(engine, on_removed=lambda: None)
+        settler = Settler(shards)
+        settler.start()
+        for shard in map(HeldShard, leases):
+            shard.unsettled = set(range(shard.lease.start, shard.lease.stop))
+            shards.add(shard)
+            for index in range(shard.lease.start, shard.lease.stop):
+                settler.add(shard, make_output(index))
+        settler.stop()
+
+    found = {}
+    for name, action in zip(SETTLING, (one_by_one, together), strict=True):
+        leases = claim_all()
+        found[name] = time_action(partial(action, leases))
+    engine.dispose()
+    return found
+
+
+def make_output(index: int) -> Output:
+    """Return a stored image."""
+    return Output(index, index, 1, f"outputs/default/job/images/{index:08d}.png", "0" * 64, 1000, "cpu")
 
 
 def measure_procrastinate(url: str, count: int) -> Seconds:
@@ -187,11 +239,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found["Darkroom"].append(measure_darkroom(stack, options.count))
             found["procrastinate"].append(measure_procrastinate(create_database(stack), options.count))
             found["pgqueuer"].append(measure_pgqueuer(create_database(stack), options.count))
+        settling = [measure_settling(stack, options.count) for _ in range(options.repeats)]
     table = Table("operations a second", *OPERATIONS, box=None)
     for name, rounds in found.items():
         speeds = [options.count / statistics.median(seconds[which] for seconds in rounds) for which in OPERATIONS]
         table.add_row(name, *(f"{speed:,.0f}" for speed in speeds))
     Console().print(table)
+    for which in SETTLING:
+        speed = options.count / statistics.median(seconds[which] for seconds in settling)
+        Console().print(f"images settled a second, of one job, {which}: {speed:,.0f}")
 
 
 if __name__ == "__main__":
