@@ -16,15 +16,15 @@ def freeze_in(module: str, function: str, *, before: bool = False, call: int = 1
     *owner, name = function.split(".")
     target = ".".join(["module", *owner])
     return f"""
-import importlib, os, signal
+import importlib, itertools, os, signal
 module = importlib.import_module({module!r})
-original, calls = getattr({target}, {name!r}), []
+original, calls = getattr({target}, {name!r}), itertools.count(1)
 def freezing(*arguments, **options):
-    calls.append(None)
-    if {before} and len(calls) == {call}:
+    number = next(calls)  # several threads may be in the function
+    if {before} and number == {call}:
         os.kill(os.getpid(), signal.SIGSTOP)
     result = original(*arguments, **options)
-    if not {before} and len(calls) == {call}:
+    if not {before} and number == {call}:
         os.kill(os.getpid(), signal.SIGSTOP)
     return result
 setattr({target}, {name!r}, freezing)

@@ -14,7 +14,7 @@ REQUEST = {"items": [{"class_label": 1}], "images_per_item": 4, "steps": 2}
 DAMAGES = [
     ("plan = plan - 'format'", "KeyError: 'format'"),
     ("plan = plan - 'images_per_item'", "KeyError: 'images_per_item'"),
-    ("plan = plan || '{\"format\": \"gif\"}'", "KeyError: 'gif'"),
+    ('plan = plan || \'{"format": "gif"}\'', "KeyError: 'gif'"),
     ("plan = '[]'", "its "),
     ("release_id = NULL", "its job cannot be read: NoResultFound"),
 ]
