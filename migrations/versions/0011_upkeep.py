@@ -33,14 +33,15 @@ CREATE OR REPLACE VIEW jobs_under_way AS
 
 
 def upgrade() -> None:
-    op.execute(VIEWS)
-    op.execute("INSERT INTO schema_revisions VALUES ('0011', '0005')")
+    # First, because this commits: a step that is tried again must find nothing else done.
     with op.get_context().autocommit_block():
         for name, rows in INDEXES.items():
             op.execute(f"DROP INDEX IF EXISTS {name}")  # a build that was interrupted leaves one that is not valid
             op.execute(
                 f"CREATE INDEX CONCURRENTLY {name} ON jobs {rows} AND state IN ('submitted', 'planned', 'running')"
             )
+    op.execute(VIEWS)
+    op.execute("INSERT INTO schema_revisions VALUES ('0011', '0005')")
 
 
 def downgrade() -> None:

@@ -20,8 +20,7 @@ def owner(stack: Stack) -> Iterator[Engine]:
     empty_queue(engine)
     yield engine
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE work"))
-    empty_queue(engine)
+        connection.execute(text("TRUNCATE jobs, work, outputs"))
 
 
 def collect(collector: QueueCollector) -> dict[str, float]:
