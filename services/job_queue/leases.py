@@ -53,16 +53,6 @@ class Lease:
 COLUMNS = ", ".join(f"work.{name}" for name in Lease.__dataclass_fields__)
 
 
-def hold(connection: Connection, lease: Lease) -> None:
-    """Keep the lease from changing hands until this transaction ends. Raises LeaseLost if it already did."""
-    held = connection.scalar(
-        text("SELECT true FROM work WHERE id = :id AND token = :token AND state = 'leased' FOR NO KEY UPDATE"),
-        {"id": lease.id, "token": lease.token},
-    )
-    if not held:
-        raise lease_lost(lease)
-
-
 def lease_lost(lease: Lease) -> LeaseLost:
     """Return the error of a write about work that this process no longer holds."""
     return LeaseLost(f"work {lease.id} of job {lease.job_id}: the lease has ended; another process may hold it")
