@@ -72,18 +72,17 @@ class Attempts:
         return claimed
 
     def _work_on(self, lease: Lease) -> None:
-        """Plan or finalize in one transaction. An error counts as an attempt of this work alone."""
+        """Plan or finalize. An error counts as an attempt of this work alone."""
         try:
-            with self.database.begin() as connection:
-                if lease.kind == WorkKind.PLAN:
-                    reason = planner.plan_job(connection, self.store, lease)
-                    outcome = f"rejected: {reason}" if reason else "planned"
-                    log.info("job %s %s", lease.job_id, outcome, extra=logs.lease_fields(lease))
-                    metrics.JOBS_PLANNED.labels("rejected" if reason else "planned").inc()
-                else:
-                    state = finalizer.finalize(connection, self.store, lease)
-                    log.info("job %s %s", lease.job_id, state, extra=logs.lease_fields(lease))
-                    metrics.JOBS_FINISHED.labels(state).inc()
+            if lease.kind == WorkKind.PLAN:
+                reason = planner.plan_job(self.database, self.store, lease, self.watchdog.tick)
+                outcome = f"rejected: {reason}" if reason else "planned"
+                log.info("job %s %s", lease.job_id, outcome, extra=logs.lease_fields(lease))
+                metrics.JOBS_PLANNED.labels("rejected" if reason else "planned").inc()
+            else:
+                state = finalizer.finalize(self.database, self.store, lease, self.watchdog.tick)
+                log.info("job %s %s", lease.job_id, state, extra=logs.lease_fields(lease))
+                metrics.JOBS_FINISHED.labels(state).inc()
         except LeaseLost:
             log.warning("lease lost: work %d", lease.id, extra=logs.lease_fields(lease))
         except Exception as error:

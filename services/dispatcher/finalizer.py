@@ -4,81 +4,125 @@
 {prefix}/{job_id}/outputs-00000.jsonl    one line for each stored image
 {prefix}/{job_id}/errors.jsonl           one line for each failed image
 {prefix}/{job_id}/manifest.json          counts, release, request; once it exists, the job's objects are complete
+
+Images are read page by page in short transactions, and nothing is written to S3 within one.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
-from sqlalchemy import Connection
+from botocore.exceptions import ClientError
+from sqlalchemy import Engine as Database
 
-from services.job_queue import jobs
+from services.dispatcher.listings import CONTENT_TYPE, ErrorCounts, ListingFiles, encode_line, listing_revision
+from services.job_queue import jobs, leases, outputs, stopping
 from services.job_queue.jobs import FinalizingJob
 from services.job_queue.leases import Lease
-from services.job_queue.outputs import stream_outputs
+from services.job_queue.outputs import Output
+from services.job_queue.plan import Item, Plan
 from services.job_queue.states import JobState
-from services.job_requests.items import echo_reader
+from services.job_requests.items import echo_reader, limit_echo
 from services.storage.layout import job_prefix
 from services.storage.object_store import ObjectStore
+from services.storage.streaming import StreamedObject
+from services.storage.transient import is_transient
 
-LINES_PER_FILE = 10_000
+PAGE = 10_000  # images of one transaction
 
 
-def finalize(connection: Connection, store: ObjectStore, lease: Lease) -> JobState:
-    """Write the job's listings and then its manifest, and end the job. Returns its state. Raises LeaseLost.
+def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callable[[], None] = lambda: None) -> JobState:
+    """Write the job's listings and then its manifest, and end the job. Returns its state.
 
-    A retry after a crash writes the same bytes. A later revision adds listings of its own.
+    A retry after a crash writes the same bytes. A later revision adds listings of the images that no listing names.
+    tick: called after each page. Raises LeaseLost.
     """
-    job = jobs.find_finalizing_job(connection, lease.job_id)
-    prefix = job_prefix(job.plan["output_prefix"], job.id)
-    key = f"{prefix}/manifest.json"
+    with database.begin() as connection:
+        job = jobs.find_finalizing_job(connection, lease.job_id)
+    plan: Plan = json.loads(job.plan)
+    if job.succeeded + job.failed < job.total:
+        job = _fail_missing_images(database, lease, job, plan, tick)
+    prefix = job_prefix(plan["output_prefix"], job.id)
     mark = "" if job.revision == 1 else f"r{job.revision}-"
-    earlier = json.loads(store.get(key))["outputs"] if job.manifest_key and mark else []
-    files = [name for name in earlier if f"/outputs-{mark}" not in name]
-    for number, lines in enumerate(split_lines(_lines(connection, store, job, stored=True), LINES_PER_FILE)):
-        files.append(f"{prefix}/outputs-{mark}{number:05d}.jsonl")
-        store.put(files[-1], "".join(lines).encode(), content_type="application/jsonl")
+    earlier = _earlier_listings(store, job)
+    listed = max(map(listing_revision, earlier), default=0)
     errors = f"{prefix}/errors{mark and '-' + mark[:-1]}.jsonl"
-    failed = "".join(_lines(connection, store, job, stored=False))
-    store.put(errors, failed.encode(), content_type="application/jsonl")
-    manifest = {
+    counts, echo = ErrorCounts(), echo_reader(store, plan)
+    with ExitStack() as stack:
+        files = stack.enter_context(ListingFiles(store, f"{prefix}/outputs-{mark}"))
+        failed = stack.enter_context(StreamedObject(store, errors, content_type=CONTENT_TYPE))
+        for start in range(0, job.total, PAGE):
+            with database.begin() as connection:
+                leases.extend(connection, lease)
+                page = outputs.read_outputs(connection, job.id, start, start + PAGE)
+            for revision, image in page:
+                if image.error is not None:
+                    failed.write(encode_line(_line(image, limit_echo(echo(image.item)), error=image.error)))
+                    counts.add(image.error)
+                elif revision > listed:
+                    stored = {"key": image.key, "sha256": image.sha256, "bytes": image.bytes, "profile": image.profile}
+                    files.write(_line(image, echo(image.item), **stored))
+            tick()
+    key = f"{prefix}/manifest.json"
+    store.put(key, _manifest(job, [*earlier, *files.keys], errors).encode(), content_type="application/json")
+    with database.begin() as connection:
+        return jobs.end_job(connection, lease, key, counts.reason(job.total))
+
+
+def _fail_missing_images(
+    database: Database, lease: Lease, job: FinalizingJob, plan: Plan, tick: Callable[[], None]
+) -> FinalizingJob:
+    """Record the images that nobody has settled as failed, unless the job was cancelled. Returns the job."""
+    with database.begin() as connection:
+        requests = stopping.find_stop_requests(connection, [job.id])
+    if any(request.cancelled for request in requests):
+        return job
+    reason = job.reason or (requests[0].reason if requests else "it was not made, because its job was stopped")
+    for start in range(0, job.total, PAGE):
+        stop, per_item = min(start + PAGE, job.total), int(plan["images_per_item"])
+        with database.begin() as connection:
+            leases.extend(connection, lease)
+            outputs.fail_missing_images(connection, job.id, start, stop, per_item, reason)
+        tick()
+    with database.begin() as connection:
+        return jobs.find_finalizing_job(connection, lease.job_id)
+
+
+def _earlier_listings(store: ObjectStore, job: FinalizingJob) -> list[str]:
+    """Return the listings of stored images that the manifest of an earlier revision names.
+
+    There are none if the manifest was removed: all images are then listed again. Listings of this revision are those
+    of an attempt that was interrupted.
+    """
+    if job.manifest_key is None:
+        return []
+    try:
+        named = json.loads(store.get(job.manifest_key))["outputs"]
+    except ClientError as error:
+        if is_transient(error):
+            raise
+        return []
+    return [key for key in named if 0 < listing_revision(key) < job.revision]
+
+
+def _line(image: Output, echo: Item, **fields: Any) -> dict[str, Any]:
+    seed = {} if image.seed is None else {"seed": image.seed}
+    return {"index": image.index, "item": image.item, **echo, **seed, **fields}
+
+
+def _manifest(job: FinalizingJob, files: list[str], errors: str) -> str:
+    """Return the manifest. The request and the plan are copied as text, since each may be megabytes of small values."""
+    fields: dict[str, Any] = {
         "job_id": str(job.id),
         "revision": job.revision,
         "counts": {"total": job.total, "succeeded": job.succeeded, "failed": job.failed},
         "release": {"name": job.release_name, "version": job.release_version, "digest": job.release_digest},
-        "request": job.request,
-        "plan": job.plan,
         "outputs": files,
         "errors": errors,
         "submitted_at": job.created_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
     }
-    store.put(key, (json.dumps(manifest, indent=2) + "\n").encode(), content_type="application/json")
-    return jobs.end_job(connection, lease, key)
-
-
-def _lines(connection: Connection, store: ObjectStore, job: FinalizingJob, *, stored: bool) -> Iterator[str]:
-    """Yield a JSON line for each image that the revision stored, or for each that failed in it, by index."""
-    echo = echo_reader(store, job.plan)
-    for image in stream_outputs(connection, job.id, job.revision, stored=stored):
-        line: dict[str, Any] = {"index": image.index, "item": image.item, **echo(image.item)}
-        if image.seed is not None:
-            line["seed"] = image.seed
-        if stored:
-            line |= {"key": image.key, "sha256": image.sha256, "bytes": image.bytes, "profile": image.profile}
-        else:
-            line["error"] = image.error
-        yield json.dumps(line) + "\n"
-
-
-def split_lines(lines: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Yield lists of at most `size` lines, or one empty list if there are no lines."""
-    chunk: list[str] = []
-    is_first = True
-    for line in lines:
-        chunk.append(line)
-        if len(chunk) == size:
-            yield chunk
-            chunk, is_first = [], False
-    if chunk or is_first:
-        yield chunk
+    lines = [f'  "{name}": {json.dumps(value)}' for name, value in fields.items()]
+    lines += [f'  "request": {job.request}', f'  "plan": {job.plan}']
+    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,61 +1,194 @@
-"""Planning: check a submitted job and cut it into shards of images, or reject it with a reason."""
+"""Planning: check a submitted job and cut it into shards of images, or reject it with a reason.
+
+Requests are checked, and S3 is read, outside of transactions. Each transaction then records a batch of images, so that
+the first ones are sampled while the others are planned. After a crash, planning goes on at the batch that is missing.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy import Engine as Database
 
-from services.dispatcher.sharding import LineShards, RequestShards, unsettled_shards
-from services.job_queue import jobs, planning, turns
+from services.dispatcher.sharding import PlannedItem, cut_batches, item_cost, request_items
+from services.job_queue import leases, planning, stopping
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Plan
 from services.job_queue.planning import SubmittedJob
+from services.job_queue.states import JobState
+from services.job_queue.stopping import StopRequest
 from services.job_requests.condition_images import check_items
-from services.job_requests.schema import Limits, RequestError, parse_json, plan_request
+from services.job_requests.items import InputObject, ItemReader, parse_line
+from services.job_requests.schema import Limits, check_count, plan_request
+from services.job_requests.seen_ids import SeenIds
+from services.job_requests.strict_json import RequestError, parse_json
 from services.registry import releases
 from services.registry.releases import RegistryError, ReleaseRow
 from services.storage.object_store import ObjectStore
 
+CHECK_S = 1.0  # how often a long reading asks whether it should go on
 
-def plan_job(connection: Connection, store: ObjectStore, lease: Lease) -> str | None:
-    """Plan the leased job in this transaction. Returns why it was rejected, or None. Raises LeaseLost."""
-    job = planning.find_submitted_job(connection, lease.job_id)
-    limits = Limits(job.write_prefixes, job.read_prefixes, job.max_job_images, store.bucket)
+
+class JobStopped(Exception):
+    """The job was cancelled, or its deadline has passed, while it was planned."""
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """A job whose request is valid. source: the object whose lines are its items, if they are not in its request."""
+
+    release: ReleaseRow
+    plan: Plan
+    total: int
+    source: InputObject | None
+    limits: Limits
+
+
+def plan_job(
+    database: Database, store: ObjectStore, lease: Lease, tick: Callable[[], None] = lambda: None
+) -> str | None:
+    """Plan the leased job. Returns why it was rejected or stopped, or None.
+
+    tick: called whenever planning has made progress. Raises LeaseLost.
+    """
+    progress = _Progress(database, lease, tick)
     try:
-        with connection.begin_nested():  # A rejected job leaves no shards and no failed images.
-            if job.plan is None:
-                release, plan = _first_plan(connection, store, job, limits)
-            else:  # A later revision makes the same images with the same release.
-                release, plan = _earlier_release(connection, job), job.plan
-            shards: RequestShards | LineShards = RequestShards(plan)
-            if "input" in plan:
-                rules = releases.request_rules(release.manifest)
-                shards = LineShards(connection, store, lease, plan, rules, limits)
-            open_shards = iter(shards) if job.plan is None else unsettled_shards(connection, lease, iter(shards))
-            turns.add_shards(connection, lease.job_id, release.digest, open_shards)
-            total = shards.item_count * plan["images_per_item"]
-            planning.record_plan(connection, lease, plan=shards.plan, release_id=release.id, total=total)
+        with database.begin() as connection:
+            job = planning.find_submitted_job(connection, lease.job_id)
+            release = _find_release(connection, job)
+        checked = _check(store, job, release, progress)
     except (RegistryError, RequestError) as error:
-        planning.reject_job(connection, lease, str(error))
+        with database.begin() as connection:
+            planning.reject_job(connection, lease, str(error))
         return str(error)
-    jobs.open_finalizing(connection, lease.job_id)  # A job without a valid line has nothing to sample.
+    except JobStopped as stopped:
+        return str(stopped)
+    try:
+        _plan_batches(database, lease, job, checked, progress)
+    except JobStopped as stopped:
+        return str(stopped)
     return None
 
 
-def _first_plan(
-    connection: Connection, store: ObjectStore, job: SubmittedJob, limits: Limits
-) -> tuple[ReleaseRow, Plan]:
-    """Return the release and the plan of a job's first revision. Raises RegistryError and RequestError.
+def _find_release(connection: Connection, job: SubmittedJob) -> ReleaseRow:
+    """Return the job's release, which is settled by its first batch. Raises RegistryError.
 
     The errors list only releases that the tenant may use.
     """
+    if job.release_id is not None:
+        return releases.find_by_id(connection, job.release_id)
     release = releases.find(connection, job.model, permitted=job.permitted_releases)
     if release.kind != "diffusion":
         raise RegistryError(f"model: {job.model!r} is an {release.kind}; permitted: diffusion releases")
+    return release
+
+
+def _check(store: ObjectStore, job: SubmittedJob, release: ReleaseRow, progress: "_Progress") -> CheckedJob:
+    """Return the plan of a job. A later revision makes the same images with the same release. Raises RequestError."""
+    limits = Limits(job.write_prefixes, job.read_prefixes, job.max_job_images, store.bucket)
+    if job.plan is not None:
+        source = None
+        if "input" in job.plan:
+            source = InputObject(store, job.plan["input"]["key"], job.plan["input"]["etag"])
+        return CheckedJob(release, job.plan, job.total, source, limits)
     rules = releases.request_rules(release.manifest)
     plan = plan_request(parse_json(job.request), rules, limits)
     if check_items(plan.get("items", ()), rules, limits) or "input" in plan:
         plan["read_at"] = store.now().isoformat()  # Objects that are replaced later are refused.
-    return release, plan
+    if "input" not in plan:
+        return CheckedJob(release, plan, len(plan["items"]) * plan["images_per_item"], None, limits)
+    source = InputObject.open(store, plan["input"]["key"])
+    plan["input"] = {"key": source.key, "etag": source.etag}
+    # The lines are counted first, so that a job with too many of them is rejected before any of it is planned.
+    lines = source.count(limits.max_images // plan["images_per_item"], progress)
+    check_count(total := lines * plan["images_per_item"], limits)
+    return CheckedJob(release, plan, total, source, limits)
 
 
-def _earlier_release(connection: Connection, job: SubmittedJob) -> ReleaseRow:
-    assert job.release_id is not None
-    return releases.find_by_id(connection, job.release_id)
+def _plan_batches(
+    database: Database, lease: Lease, job: SubmittedJob, checked: CheckedJob, progress: "_Progress"
+) -> None:
+    """Record batch after batch. Raises JobStopped and LeaseLost."""
+    plan, per_item = checked.plan, int(checked.plan["images_per_item"])
+    items = request_items(plan) if checked.source is None else _read_lines(checked, job.planned_to, progress)
+    is_recorded = job.plan is not None
+    for batch in cut_batches(items, per_item, job.planned_to):
+        with database.begin() as connection:
+            leases.extend(connection, lease)
+            stop = _stop_if_requested(connection, lease)
+            if stop is None:
+                if not is_recorded:
+                    planning.record_plan(
+                        connection, lease, plan=plan, release_id=checked.release.id, total=checked.total
+                    )
+                planning.record_batch(
+                    connection,
+                    lease,
+                    batch,
+                    release_digest=checked.release.digest,
+                    per_item=per_item,
+                    is_last=batch.stop == checked.total,
+                )
+        if stop is not None:
+            raise JobStopped(stop.reason)
+        is_recorded = True
+        progress.tick()
+
+
+def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> Iterator[PlannedItem]:
+    """Yield the items of the input object's lines, with an error for each that is not valid.
+
+    Of the lines before image `planned_to` only the ids are read.
+    """
+    assert checked.source is not None
+    plan = checked.plan
+    reader = ItemReader(releases.request_rules(checked.release.manifest), checked.limits)
+    ids = SeenIds(checked.total // plan["images_per_item"])
+    first_line = planned_to // plan["images_per_item"]
+    for line in checked.source.lines():
+        progress()
+        cost, error = 0, None
+        try:
+            item = parse_line(line)
+            name = item.get("id")
+            is_new = not isinstance(name, str) or ids.add(name)
+            if line.number < first_line:
+                continue
+            reader.check(item)
+            if not is_new:
+                raise RequestError(f"the id {name!r} is that of an earlier line")
+            cost = item_cost(plan, item)
+        except RequestError as problem:
+            error = f"line {line.number + 1}: {problem}"
+        yield PlannedItem(line.number, cost, error, (line.start, line.stop))
+
+
+def _stop_if_requested(connection: Connection, lease: Lease) -> StopRequest | None:
+    """End the planning of a job that must stop. Returns why, or None. Raises LeaseLost."""
+    for request in stopping.find_stop_requests(connection, [lease.job_id]):
+        state = JobState.CANCELLED if request.cancelled else JobState.FAILED
+        planning.stop_planning(connection, lease, state, request.reason)
+        return request
+    return None
+
+
+class _Progress:
+    """Called often while an object is read: ticks, keeps the lease, and raises JobStopped if the job must stop."""
+
+    def __init__(self, database: Database, lease: Lease, tick: Callable[[], Any]) -> None:
+        self.tick = tick
+        self._database, self._lease = database, lease
+        self._checked_at = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._checked_at < CHECK_S:
+            return
+        self.tick()
+        with self._database.begin() as connection:
+            leases.extend(connection, self._lease)
+            stop = _stop_if_requested(connection, self._lease)
+        if stop is not None:
+            raise JobStopped(stop.reason)
+        self._checked_at = time.monotonic()

@@ -14,8 +14,6 @@ from services.job_queue.outputs import fail_open_images
 from services.job_queue.plan import Plan
 from services.job_queue.states import JobState, WorkState
 
-MAX_REASON = 500  # characters of an image's error in the reason of its job
-
 # -- sampling ----------------------------------------------------------------------------------
 
 
@@ -99,15 +97,16 @@ def fail_shard(connection: Connection, lease: Lease, error: str) -> None:
 
 @dataclass(frozen=True)
 class FinalizingJob:
-    """A job as its manifest describes it, with its release."""
+    """A job as its manifest describes it, with its release. `request` and `plan` are JSON."""
 
     id: uuid.UUID
     revision: int
-    request: Mapping[str, Any]
-    plan: Plan
+    request: str
+    plan: str
     total: int
     succeeded: int
     failed: int
+    reason: str | None
     manifest_key: str | None  # of an earlier revision
     created_at: datetime
     started_at: datetime | None
@@ -120,9 +119,9 @@ def find_finalizing_job(connection: Connection, job_id: uuid.UUID) -> Finalizing
     """Return the job whose finalizing is leased."""
     row = connection.execute(
         text("""
-            SELECT jobs.id, revision, request, plan, total, succeeded, failed, manifest_key, jobs.created_at,
-                   started_at, releases.name AS release_name, releases.version AS release_version,
-                   releases.digest AS release_digest
+            SELECT jobs.id, revision, CAST(request AS text) AS request, CAST(plan AS text) AS plan, total, succeeded,
+                   failed, reason, manifest_key, jobs.created_at, started_at, releases.name AS release_name,
+                   releases.version AS release_version, releases.digest AS release_digest
             FROM jobs JOIN releases ON releases.id = jobs.release_id WHERE jobs.id = :id
         """),
         {"id": job_id},
@@ -135,45 +134,40 @@ def open_finalizing(connection: Connection, *job_ids: uuid.UUID) -> None:
     connection.execute(text("SELECT open_finalizing(:ids)"), {"ids": list(job_ids)})
 
 
-def end_job(connection: Connection, lease: Lease, manifest_key: str) -> JobState:
+def end_job(connection: Connection, lease: Lease, manifest_key: str, reason: str | None = None) -> JobState:
     """End a job whose manifest is stored. Returns its state. Raises LeaseLost.
 
-    The reason of a partial or failed job is its images' commonest error and how many images have it. Errors of input
-    lines count as equal if they differ only in the number of the line.
+    reason: why images failed; a job that has a reason keeps it.
     """
     complete(connection, lease)
     return JobState(
         connection.scalar(
-            text(f"""
-                WITH failures AS (
-                    SELECT index, error, regexp_replace(error, '^line [0-9]+: ', '') AS cause
-                    FROM outputs WHERE job_id = :id AND error IS NOT NULL
-                ), commonest AS (
-                    SELECT CASE WHEN min(error) = max(error) THEN min(error) ELSE cause END AS error,
-                           count(*) AS images
-                    FROM failures GROUP BY cause ORDER BY images DESC, min(index) LIMIT 1
-                ), cut AS (
-                    SELECT images, CASE WHEN length(error) > {MAX_REASON}
-                        THEN left(error, {MAX_REASON - 3}) || '...' ELSE error END AS error FROM commonest
-                )
+            text("""
                 UPDATE jobs SET manifest_key = :key, finished_at = now(), state = CASE
                     WHEN succeeded = total THEN 'succeeded'
                     WHEN succeeded + failed < total THEN 'cancelled'
                     WHEN succeeded = 0 THEN 'failed'
                     ELSE 'partial' END,
-                reason = CASE WHEN succeeded + failed < total THEN reason ELSE coalesce(reason,
-                    (SELECT error || ' (' || images || ' of ' || total || ' images)' FROM cut)) END
+                reason = CASE WHEN succeeded + failed < total THEN reason ELSE coalesce(reason, :reason) END
                 WHERE id = :id AND state = 'finalizing' RETURNING state
             """),
-            {"id": lease.job_id, "key": manifest_key},
+            {"id": lease.job_id, "key": manifest_key, "reason": reason},
         )
     )
 
 
 def fail_job(connection: Connection, job_id: uuid.UUID, reason: str) -> None:
-    """End a job whose planning or finalizing has failed for good."""
+    """Give up a job whose planning or finalizing has failed for good.
+
+    If part of it is planned already, that part is sampled, and finalizing records the other images as failed.
+    """
     connection.execute(
-        text("UPDATE jobs SET state = 'failed', reason = :reason, finished_at = now() "
-             "WHERE id = :id AND state IN ('submitted', 'finalizing')"),
+        text("""
+            UPDATE jobs SET reason = :reason,
+                state = CASE WHEN state IN ('submitted', 'finalizing') THEN 'failed' ELSE state END,
+                finished_at = CASE WHEN state IN ('submitted', 'finalizing') THEN now() END
+            WHERE id = :id AND state IN ('submitted', 'planned', 'running', 'finalizing')
+        """),
         {"id": job_id, "reason": reason},
-    )  # fmt: skip
+    )
+    open_finalizing(connection, job_id)

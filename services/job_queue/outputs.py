@@ -2,9 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Self
+from typing import Any, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection, text
 
@@ -39,16 +39,14 @@ def list_outputs(connection: Connection, job_id: uuid.UUID) -> list[Output]:
     return [Output(**row._mapping) for row in rows]
 
 
-def stream_outputs(connection: Connection, job_id: uuid.UUID, revision: int, *, stored: bool) -> Iterator[Output]:
-    """Yield the images that a revision of a job stored, or those that failed in it, by index."""
+def read_outputs(connection: Connection, job_id: uuid.UUID, start: int, stop: int) -> list[tuple[int, Output]]:
+    """Return the settled images [start, stop) of a job by index, each with the revision that settled it."""
     rows = connection.execute(
-        text(f"SELECT {COLUMNS} FROM outputs "
-             "WHERE job_id = :id AND (error IS NULL) = :stored AND revision = :revision ORDER BY index"),
-        {"id": job_id, "stored": stored, "revision": revision},
-        execution_options={"yield_per": 1000},
+        text(f"SELECT revision, {COLUMNS} FROM outputs "
+             "WHERE job_id = :id AND index >= :start AND index < :stop ORDER BY index"),
+        {"id": job_id, "start": start, "stop": stop},
     )  # fmt: skip
-    for row in rows:
-        yield Output(**row._mapping)
+    return [(revision, Output(*values)) for revision, *values in rows]
 
 
 def settled_indices(connection: Connection, job_id: uuid.UUID, start: int, stop: int) -> set[int]:
@@ -117,3 +115,84 @@ def record_outputs(connection: Connection, job_id: uuid.UUID, outputs: Sequence[
         """),
         {"job_id": job_id, "outputs": json.dumps([asdict(output) for output in outputs])},
     )
+
+
+# -- images by range and by item -----------------------------------------------------------------
+
+
+class ImageRange(Protocol):
+    """Images [start, stop) of a job."""
+
+    @property
+    def start(self) -> int:
+        """The first image."""
+
+    @property
+    def stop(self) -> int:
+        """The image after the last one."""
+
+
+Range = TypeVar("Range", bound=ImageRange)
+
+
+def unsettled_ranges(connection: Connection, job_id: uuid.UUID, ranges: Sequence[Range]) -> list[Range]:
+    """Return the ranges of which not all images are settled."""
+    values = {"job": job_id, "starts": [r.start for r in ranges], "stops": [r.stop for r in ranges]}
+    starts = connection.scalars(
+        text("""
+            SELECT start FROM unnest(CAST(:starts AS integer[]), CAST(:stops AS integer[])) AS ranges (start, stop)
+            WHERE (SELECT count(*) FROM outputs
+                   WHERE job_id = :job AND index >= ranges.start AND index < ranges.stop) < stop - start
+        """),
+        values,
+    )
+    unsettled = set(starts)
+    return [r for r in ranges if r.start in unsettled]
+
+
+def fail_items(connection: Connection, job_id: uuid.UUID, errors: Mapping[int, str], per_item: int) -> None:
+    """Record all images of some items as failed, without checking a lease. errors: by the item's number."""
+    if not errors:
+        return
+    rows = [{"item": item, "error": error[:MAX_ERROR]} for item, error in errors.items()]
+    _fail(
+        connection,
+        job_id,
+        """
+            SELECT failed.item * :per_item + k, failed.item, failed.error
+            FROM jsonb_to_recordset(CAST(:errors AS jsonb)) AS failed (item integer, error text)
+            CROSS JOIN generate_series(0, :per_item - 1) AS k
+        """,
+        {"per_item": per_item, "errors": json.dumps(rows)},
+    )
+
+
+def fail_missing_images(
+    connection: Connection, job_id: uuid.UUID, start: int, stop: int, per_item: int, error: str
+) -> int:
+    """Record every unsettled image in [start, stop) as failed, without checking a lease. Returns how many."""
+    return _fail(
+        connection,
+        job_id,
+        """
+            SELECT i, i / :per_item, CAST(:error AS text) FROM generate_series(:start, :stop - 1) AS i
+            WHERE NOT EXISTS (SELECT FROM outputs WHERE job_id = :job_id AND index = i)
+        """,
+        {"start": start, "stop": stop, "per_item": per_item, "error": error[:MAX_ERROR]},
+    )
+
+
+def _fail(connection: Connection, job_id: uuid.UUID, images: str, values: Mapping[str, Any]) -> int:
+    """Record images as failed and count them. images: a query for index, item and error."""
+    count = connection.execute(
+        text(f"""
+            INSERT INTO outputs (job_id, index, item, error, revision)
+            SELECT :job_id, images.*, (SELECT revision FROM jobs WHERE id = :job_id) FROM ({images}) AS images
+            ON CONFLICT DO NOTHING
+        """),
+        {"job_id": job_id, **values},
+    ).rowcount
+    connection.execute(
+        text("UPDATE jobs SET failed = failed + :count WHERE id = :job_id"), {"job_id": job_id, "count": count}
+    )
+    return count

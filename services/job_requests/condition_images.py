@@ -11,7 +11,8 @@ from typing import Any
 from services.job_requests.image_files import MAX_BYTES, decode_image, read_size
 from services.job_requests.image_rules import ANY_IMAGE, IMAGE_RULE, ImageRule
 from services.job_requests.messages import MAX_MESSAGES, JsonSchema
-from services.job_requests.schema import Limits, RequestError, resolve_key
+from services.job_requests.schema import Limits, resolve_key
+from services.job_requests.strict_json import RequestError
 from services.storage.object_store import ObjectStore
 from services.storage.uri import SCHEME, ObjectUri
 

@@ -4,7 +4,8 @@ A line that is not a valid item fails alone, and the error names its number. Eve
 that an input that is replaced while its job runs is detected instead of mixed.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from jsonschema import Draft202012Validator
@@ -13,11 +14,14 @@ from services.job_queue.leases import Lease
 from services.job_queue.plan import Item, Plan
 from services.job_requests.condition_images import ImageCheck
 from services.job_requests.messages import JsonSchema, validation_messages
-from services.job_requests.schema import Limits, RequestError, item_schema, parse_json
+from services.job_requests.schema import Limits, check_metadata, item_schema
+from services.job_requests.strict_json import RequestError, parse_json
 from services.storage.object_store import ObjectStore
 
 MAX_LINE = 4 * 2**20  # bytes, the limit of a whole request in the table
+MAX_INPUT = 16 * 2**30  # bytes of the object
 CHUNK = 2**20  # bytes of one read
+MAX_ECHO = 2**17  # characters: more than a valid field has, however it is escaped
 ECHOED = ("id", "metadata")  # fields of an item that are copied to its lines in the listings
 
 
@@ -71,6 +75,33 @@ class InputObject:
         body = self.store.stream(self.key, etag=self.etag, start=start, stop=stop, chunk=CHUNK)
         return split_lines(body, number=number, start=start)
 
+    def count(self, limit: int, tick: Callable[[], None]) -> int:
+        """Return how many lines the object has, at most `limit` + 1. Raises RequestError for none, or too many bytes.
+
+        tick: called for each chunk that was read.
+        """
+        lines = 0
+        chunks = self.store.stream(self.key, etag=self.etag, chunk=CHUNK)
+        for number, lines in enumerate(count_lines(chunks)):
+            tick()
+            if lines > limit:
+                return limit + 1
+            if number * CHUNK > MAX_INPUT:
+                raise RequestError(f"input_uri: {self.key!r} has more bytes than permitted: {MAX_INPUT}")
+        if not lines:
+            raise RequestError(f"input_uri: {self.key!r} has no lines; give one item a line")
+        return lines
+
+
+def count_lines(chunks: Iterable[bytes]) -> Iterator[int]:
+    """Yield how many lines a stream has had so far, once for each chunk and at its end; see `split_lines`."""
+    count, is_open = 0, False
+    for chunk in chunks:
+        count += chunk.count(b"\n")
+        is_open = not chunk.endswith(b"\n")
+        yield count
+    yield count + is_open
+
 
 class ItemReader:
     """Reads items from lines, and validates them for one release and one tenant."""
@@ -81,16 +112,27 @@ class ItemReader:
 
     def read(self, line: Line) -> Item:
         """Return the item of a line. Raises RequestError with everything that is wrong with it."""
-        if line.body is None:
-            size = line.stop - line.start
-            raise RequestError(f"a line of {size} bytes is not allowed; permitted: at most {MAX_LINE} bytes")
-        item = parse_json(line.body)
-        if not isinstance(item, dict):
-            raise RequestError("not a JSON object")
+        item = parse_line(line)
+        self.check(item)
+        return item
+
+    def check(self, item: Item) -> None:
+        """Raise RequestError with everything that is wrong with an item."""
         if problems := validation_messages(item, self.validator):
             raise RequestError("; ".join(problems))
+        check_metadata(item)
         self.check_images(item)
-        return item
+
+
+def parse_line(line: Line) -> Item:
+    """Return the JSON object of a line. Raises RequestError if it has none."""
+    if line.body is None:
+        size = line.stop - line.start
+        raise RequestError(f"a line of {size} bytes is not allowed; permitted: at most {MAX_LINE} bytes")
+    item = parse_json(line.body)
+    if not isinstance(item, dict):
+        raise RequestError("not a JSON object")
+    return item
 
 
 def read_items(store: ObjectStore, plan: Plan, lease: Lease) -> dict[int, Item]:
@@ -117,12 +159,16 @@ def echo_reader(store: ObjectStore, plan: Plan) -> Callable[[int], Item]:
     if "input" not in plan:
         return lambda number: echo_fields(plan["items"][number])
     lines = InputObject(store, plan["input"]["key"], plan["input"]["etag"]).lines()
-    latest: list[Line] = []
+    latest, fields = -1, Item()
 
     def echo(number: int) -> Item:
-        while not latest or latest[-1].number < number:
-            latest[:] = [next(lines)]
-        return echo_fields(parse_item(latest[-1]))
+        nonlocal latest, fields
+        while latest < number:
+            line = next(lines)
+            latest = line.number
+            if latest == number:
+                fields = echo_fields(parse_item(line))
+        return fields
 
     return echo
 
@@ -132,10 +178,17 @@ def echo_fields(item: Item) -> Item:
     return {name: item[name] for name in ECHOED if name in item}
 
 
+def limit_echo(fields: Item) -> Item:
+    """Return the fields for the listing of errors, without those that are too long: a thousand images may repeat them.
+
+    Only a line that is not valid has such fields.
+    """
+    return {name: value for name, value in fields.items() if len(json.dumps(value)) <= MAX_ECHO}
+
+
 def parse_item(line: Line) -> Item:
     """Return the JSON object of a line, or an empty one for an invalid line, whose images the planner has settled."""
     try:
-        item = parse_json(line.body or b"")
+        return parse_line(line)
     except RequestError:
         return {}
-    return item if isinstance(item, dict) else {}

@@ -1,6 +1,7 @@
 """Messages for validation errors: the field, its value and what is permitted."""
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -11,6 +12,7 @@ from services.errors import quote, quote_name
 JsonSchema = Mapping[str, Any]
 
 MAX_MESSAGES = 10
+MAX_MISTAKES = 1_000  # that are looked for: a request of 4 MiB may have a million
 MAX_DEPTH = 32  # levels of nested lists and objects
 KEY_WORDS = "names of letters, digits, '_', '-', '=' and '.', joined by '/'"
 
@@ -19,10 +21,11 @@ def validation_messages(value: Any, validator: Draft202012Validator) -> list[str
     """Return a line for each of the first MAX_MESSAGES mistakes; an empty list if the value is valid."""
     if depth_exceeds(value, MAX_DEPTH):
         return [f"nested too deeply; permitted: at most {MAX_DEPTH} levels"]
-    errors = sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))
+    found = list(islice(validator.iter_errors(value), MAX_MISTAKES + 1))
+    errors = sorted(found[:MAX_MISTAKES], key=lambda e: list(map(str, e.path)))
     lines = [line for error in errors for line in describe_error(error)]
-    more = [f"and {len(lines) - MAX_MESSAGES} more mistakes"] if len(lines) > MAX_MESSAGES else []
-    return lines[:MAX_MESSAGES] + more
+    count = f"{'at least ' if len(found) > MAX_MISTAKES else ''}{len(lines) - MAX_MESSAGES}"
+    return lines[:MAX_MESSAGES] + ([f"and {count} more mistakes"] if len(lines) > MAX_MESSAGES else [])
 
 
 def depth_exceeds(value: Any, limit: int) -> bool:

@@ -7,7 +7,7 @@ every default filled in and the seed drawn, the plan alone reproduces each image
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,9 +15,9 @@ from jsonschema import Draft202012Validator
 
 from services.errors import quote
 from services.job_queue.plan import Plan
-from services.job_requests.messages import KEY_WORDS, MAX_DEPTH, JsonSchema, validation_messages
+from services.job_requests.messages import KEY_WORDS, JsonSchema, validation_messages
+from services.job_requests.strict_json import RequestError
 from services.storage.uri import ObjectUri
-from training.errors import DarkroomError
 from training.model.solvers import SOLVERS
 
 MAX_IMAGES = 1_000_000  # of a job
@@ -38,6 +38,7 @@ DEFAULTS = {  # docs/results/claims.md measures this solver, number of steps and
     "guidance_rescale": 0.0,
     "format": "png",
 }
+MAX_METADATA = 16 * 2**10  # bytes of an item's, as JSON in UTF-8
 MAX_KEY = 1_000
 KEY = r"[A-Za-z0-9_.=\-]+(/[A-Za-z0-9_.=\-]+)*"
 
@@ -46,10 +47,6 @@ STEPS = {"type": "integer", "minimum": 1, "maximum": MAX_STEPS}
 GUIDANCE = {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE}
 UNGUIDED = {"const": 1, "$comment": "this release was trained without condition dropout, so it cannot be guided"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-
-
-class RequestError(DarkroomError):
-    """A request that is not allowed. Each line names a field, its value and what is permitted."""
 
 
 def guidance_schema(conditions: JsonSchema) -> dict[str, Any]:
@@ -138,11 +135,20 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
         plan["input"] = {"key": resolve_key("input_uri", plan["input_uri"], limits)}
         return plan
     check_count(len(plan["items"]) * plan["images_per_item"], limits)
-    ids = [item["id"] for item in plan["items"] if "id" in item]
-    if len(set(ids)) < len(ids):
-        duplicate = next(name for name in ids if ids.count(name) > 1)
-        raise RequestError(f"items: the id {duplicate!r} is given twice; each item needs its own id")
+    seen: set[str] = set()
+    for number, item in enumerate(plan["items"]):
+        check_metadata(item, f"items[{number}].metadata")
+        if (name := item.get("id")) in seen:
+            raise RequestError(f"items: the id {name!r} is given twice; each item needs its own id")
+        if name is not None:
+            seen.add(name)
     return plan
+
+
+def check_metadata(item: Mapping[str, Any], field: str = "metadata") -> None:
+    """Raise RequestError if an item's metadata are too long: the listings repeat them for each image."""
+    if "metadata" in item and (size := len(json.dumps(item["metadata"], ensure_ascii=False).encode())) > MAX_METADATA:
+        raise RequestError(f"{field}: {size} bytes of JSON are not allowed; permitted: at most {MAX_METADATA}")
 
 
 def resolve_key(field: str, text: str, limits: Limits) -> str:
@@ -172,17 +178,3 @@ def check_count(images: int, limits: Limits) -> None:
         raise RequestError(
             f"items x images_per_item: {images} images are not allowed; permitted: at most {limits.max_images}"
         )
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Parse JSON text. Raises RequestError if it is not JSON, or holds NaN or an infinite number."""
-
-    def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is not a number")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except RecursionError:
-        raise RequestError(f"nested too deeply; permitted: at most {MAX_DEPTH} levels") from None
-    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
-        raise RequestError(f"not JSON: {error}") from None

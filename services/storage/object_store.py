@@ -161,7 +161,8 @@ class ObjectStore:
                 return None
             raise
 
-    def _check_size(self, key: str, size: int) -> None:
+    def check_size(self, key: str, size: int) -> None:
+        """Raise ObjectStoreError unless the object has this many bytes."""
         head = self._head(key)
         if head is None or head["ContentLength"] != size:
             raise self._not_kept(key, size)
@@ -180,7 +181,7 @@ class ObjectStore:
             self.client.upload_file(str(path), self.bucket, key, ExtraArgs=arguments, Config=config)
         except S3UploadFailedError as error:  # boto3 hides the answer of the store
             raise error.__context__ or error from None
-        self._check_size(key, path.stat().st_size)
+        self.check_size(key, path.stat().st_size)
 
     def download(self, key: str, path: Path) -> None:
         """Download an object of any size to a file."""
@@ -189,7 +190,7 @@ class ObjectStore:
     def put(self, key: str, body: bytes, *, content_type: str) -> None:
         """Write an object, replacing what the key holds. Raises ObjectStoreError if it is not kept."""
         self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
-        self._check_size(key, len(body))
+        self.check_size(key, len(body))
 
     def put_if_unchanged(self, key: str, body: bytes, *, etag: str | None) -> str | None:
         """Replace the object with this ETag, or create one if `etag` is None. Returns the new ETag.

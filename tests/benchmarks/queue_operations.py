@@ -80,11 +80,13 @@ def plan_jobs(stack: Stack, count: int) -> None:
     with stack.engine("migrator").begin() as connection:
         connection.execute(text("TRUNCATE work, outputs, jobs CASCADE"))
     ids = [stack.submit(json.loads(REQUEST)) for _ in range(10)]
-    with stack.engine("dispatcher").begin() as connection:
+    engine = stack.engine("dispatcher")
+    with engine.begin() as connection:
         process = processes.register(connection, ProcessKind.DISPATCHER)
-        while found := claims.claim_planning(connection, process):
-            for lease in found:
-                assert planner.plan_job(connection, stack.store(), lease) is None
+    for _ in ids:
+        with engine.begin() as connection:
+            (lease,) = claims.claim_planning(connection, process, count=1)
+        assert planner.plan_job(engine, stack.store(), lease) is None
     with stack.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM work"))
         for job_id in ids:

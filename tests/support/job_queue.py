@@ -33,8 +33,7 @@ def submit_planned(stack: Stack, engine: Engine, worker_id: uuid.UUID, **columns
     """Submit a job of 40 images and plan it into three shards: images 0-15, 16-31, 32-39."""
     job_id = stack.submit(REQUEST, **columns)
     (lease,) = [lease for lease in claim(engine, worker_id, "plan") if lease.job_id == job_id]
-    with engine.begin() as connection:
-        assert planner.plan_job(connection, stack.store(), lease) is None
+    assert planner.plan_job(engine, stack.store(), lease) is None
     return job_id
 
 

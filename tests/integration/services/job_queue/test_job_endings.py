@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from services.dispatcher import planner
+from services.dispatcher import finalizer, listings, planner
 from services.job_queue import jobs, outputs, stopping
 from services.job_queue.outputs import Output
 from services.job_queue.states import WorkState
@@ -113,8 +113,7 @@ def test_a_new_revision_makes_the_missing_images(stack: Stack, engine: Engine, w
         assert jobs.end_job(connection, finalize, "manifest") == "partial"
     assert call_function(stack, "retry_job", job_id) == 2
     (lease,) = claim(engine, worker_id, "plan")
-    with engine.begin() as connection:
-        assert planner.plan_job(connection, stack.store(), lease) is None
+    assert planner.plan_job(engine, stack.store(), lease) is None
     (lease,) = claim(engine, worker_id)
     assert (lease.start, lease.stop) == (16, 32)
     with engine.begin() as connection:
@@ -133,10 +132,8 @@ def test_a_long_error_is_cut_in_the_reason_of_its_job(stack: Stack, engine: Engi
         with engine.begin() as connection:
             jobs.end_shard(connection, lease, WorkState.FAILED, "x" * 3_000)
     (finalize,) = claim(engine, worker_id, "finalize")
-    with engine.begin() as connection:
-        assert jobs.end_job(connection, finalize, "manifest") == "failed"
-        reason = connection.scalar(text("SELECT reason FROM jobs WHERE id = :id"), {"id": job_id})
-    assert reason == "x" * (jobs.MAX_REASON - 3) + "... (40 of 40 images)"
+    assert finalizer.finalize(engine, stack.store(), finalize) == "failed"
+    assert stack.job(job_id).reason == "x" * (listings.MAX_REASON - 3) + "... (40 of 40 images)"
 
 
 def test_the_end_of_a_job_is_notified(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:

@@ -75,10 +75,10 @@ class QueueMachine(RuleBasedStateMachine):
         with self.engine.begin() as connection:
             claimed = claims.claim_planning(connection, self.dispatcher)
         for lease in claimed:
-            with self.engine.begin() as connection:
-                if lease.kind == WorkKind.PLAN:
-                    assert planner.plan_job(connection, self.stack.store(), lease) is None
-                else:
+            if lease.kind == WorkKind.PLAN:
+                assert planner.plan_job(self.engine, self.stack.store(), lease) is None
+            else:
+                with self.engine.begin() as connection:
                     jobs.end_job(connection, lease, "manifest")
 
     @rule(worker=st.integers(0, WORKERS - 1), count=st.integers(1, 3))

@@ -52,8 +52,7 @@ def submit_planned_for(
     job_id = stack.submit({**REQUEST, "images_per_item": images, "steps": steps, "guidance_scale": 1}, **columns)
     assign_to_tenant(engine, job_id, tenant)
     (lease,) = [lease for lease in claim(engine, worker_id, "plan") if lease.job_id == job_id]
-    with engine.begin() as connection:
-        assert planner.plan_job(connection, stack.store(), lease) is None
+    assert planner.plan_job(engine, stack.store(), lease) is None
     return job_id
 
 

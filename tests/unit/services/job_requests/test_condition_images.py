@@ -11,7 +11,8 @@ from PIL import Image
 from services.job_requests import condition_images, image_files
 from services.job_requests.condition_images import ImageCheck, check_items, map_images
 from services.job_requests.image_rules import IMAGE_RULE, ImageRule, add_image_rules
-from services.job_requests.schema import Limits, RequestError
+from services.job_requests.schema import Limits
+from services.job_requests.strict_json import RequestError
 from tests.support.images import as_base64, image_file
 
 ARCHITECTURE = {

@@ -1,16 +1,19 @@
 """What a request may contain, and the messages for its author when it is invalid."""
 
 import inspect
+import time
+import tracemalloc
 from dataclasses import asdict
 
 import pytest
 
 from services.cli import evaluate
-from services.dispatcher.sharding import RequestShards
+from services.dispatcher.sharding import cut_batches, request_items
 from services.job_queue.plan import Plan
 from services.job_requests import messages, schema
 from services.job_requests.image_spec import ImageSpec, image_cost, image_spec
-from services.job_requests.schema import MAX_SEED, Limits, RequestError, plan_request
+from services.job_requests.schema import MAX_SEED, Limits, plan_request
+from services.job_requests.strict_json import RequestError
 from training.evaluation import second_stage
 from training.model.solvers import SOLVERS
 from training.model.spacing import SPACINGS
@@ -118,6 +121,37 @@ def test_all_mistakes_are_reported_at_once_up_to_a_limit() -> None:
     assert lines[-1] == "and 41 more mistakes"
 
 
+def test_a_million_mistakes_are_not_all_looked_for() -> None:
+    """A request of 4 MiB. Each mistake that is found takes a kilobyte and more."""
+    tracemalloc.start()
+    with pytest.raises(RequestError) as error:
+        plan_request({"items": [{}] * 1_300_000}, CONDITIONS, LIMITS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert str(error.value).splitlines()[-1] == "and at least 990 more mistakes"
+    assert peak < 50 * 2**20
+
+
+def test_the_items_of_a_large_request_are_checked_in_a_time_that_grows_with_them() -> None:
+    items = [{**ITEM, "id": f"{number:06}"} for number in range(10_000)]
+    items[-1]["id"] = items[-2]["id"]
+    begun = time.process_time()
+    with pytest.raises(RequestError, match="the id '009998' is given twice"):
+        plan_request({"items": items}, CONDITIONS, LIMITS)
+    once = time.process_time() - begun
+    few = items[-1000:]
+    begun = time.process_time()
+    with pytest.raises(RequestError, match="the id '009998' is given twice"):
+        plan_request({"items": few}, CONDITIONS, LIMITS)
+    assert once < 20 * (time.process_time() - begun)
+
+
+def test_metadata_are_limited() -> None:
+    with pytest.raises(RequestError) as error:
+        plan_request({"items": [ITEM, {**ITEM, "metadata": {"x": "é" * 8_192}}]}, CONDITIONS, LIMITS)
+    assert str(error.value) == "items[1].metadata: 16393 bytes of JSON are not allowed; permitted: at most 16384"
+
+
 def test_a_huge_value_is_abbreviated() -> None:
     with pytest.raises(RequestError) as error:
         planned(solver="x" * 100_000)
@@ -154,7 +188,8 @@ def test_an_item_overrides_steps_and_guidance_and_a_whole_float_is_an_integer() 
 def test_a_whole_float_of_images_per_item_counts_images() -> None:
     plan = planned(images_per_item=2.0)
     assert isinstance(plan["images_per_item"], int)
-    assert len(list(RequestShards(plan))) == 1
+    (batch,) = cut_batches(request_items(plan), plan["images_per_item"])
+    assert len(batch.shards) == 1
 
 
 def test_every_permitted_solver_and_spacing_exists() -> None:

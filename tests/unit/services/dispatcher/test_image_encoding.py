@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from services.cli import contact_sheet
-from services.dispatcher import finalizer
 from services.storage import layout
 from services.worker import encoding
 
@@ -29,12 +28,6 @@ def test_each_format_has_its_suffix_and_opens_as_itself(image_format: str, suffi
     assert key == f"outputs/default/{JOB}/images/00000007.{suffix}"
     body = encoding.encode_image(np.full((8, 8, 3), 128, np.uint8), image_format)
     assert Image.open(io.BytesIO(body)).format == image_format.upper()
-
-
-def test_lines_are_cut_into_files_and_an_empty_job_has_one() -> None:
-    assert list(finalizer.split_lines("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
-    assert list(finalizer.split_lines("abcd", 2)) == [["a", "b"], ["c", "d"]]
-    assert list(finalizer.split_lines([], 2)) == [[]]
 
 
 def test_contact_sheet_has_a_row_an_item_and_gaps_where_images_miss() -> None:

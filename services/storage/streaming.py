@@ -1,0 +1,73 @@
+"""Writes an object of any size while its content is made, with one part of it in memory."""
+
+import logging
+from types import TracebackType
+from typing import Any, Self
+
+from services.storage.content import PART_BYTES
+from services.storage.object_store import ObjectStore
+
+log = logging.getLogger("darkroom.storage")
+
+
+class StreamedObject:
+    """An object that is written piece by piece, and exists once the `with` block has ended without an error.
+
+    Content that fits one part is written by one request, more by a multipart upload, which an error aborts.
+    """
+
+    def __init__(self, store: ObjectStore, key: str, *, content_type: str) -> None:
+        self.key = key
+        self._store, self._type = store, content_type
+        self._buffer = bytearray()
+        self._size = 0
+        self._upload: str | None = None
+        self._parts: list[dict[str, Any]] = []
+
+    def write(self, content: bytes) -> None:
+        """Append to the object."""
+        self._buffer += content
+        self._size += len(content)
+        while len(self._buffer) > PART_BYTES:
+            self._upload_part(bytes(memoryview(self._buffer)[:PART_BYTES]))
+            del self._buffer[:PART_BYTES]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._abort()
+        elif self._upload is None:
+            self._store.put(self.key, bytes(self._buffer), content_type=self._type)
+        else:
+            try:
+                self._upload_part(bytes(self._buffer))
+                self._store.client.complete_multipart_upload(
+                    **self._place(), UploadId=self._upload, MultipartUpload={"Parts": self._parts}
+                )
+            except BaseException:
+                self._abort()
+                raise
+            self._store.check_size(self.key, self._size)
+
+    def _place(self) -> dict[str, str]:
+        return {"Bucket": self._store.bucket, "Key": self.key}
+
+    def _upload_part(self, body: bytes) -> None:
+        client = self._store.client
+        if self._upload is None:
+            self._upload = client.create_multipart_upload(**self._place(), ContentType=self._type)["UploadId"]
+        number = len(self._parts) + 1
+        answer = client.upload_part(**self._place(), UploadId=self._upload, PartNumber=number, Body=body)
+        self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+
+    def _abort(self) -> None:
+        """Drop the parts that were uploaded. If that fails too, the first error is the one to tell."""
+        if self._upload is not None:
+            try:
+                self._store.client.abort_multipart_upload(**self._place(), UploadId=self._upload)
+            except Exception as error:
+                log.warning("%s: the parts of a failed upload could not be removed: %s", self.key, error)
