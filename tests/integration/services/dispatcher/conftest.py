@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from services.dispatcher import finalizer, sharding
+from services.dispatcher import finalizer, planner, sharding
 from services.job_queue import processes
 from services.job_queue.states import ProcessKind
 from tests.support.job_queue import empty_queue
@@ -31,6 +31,7 @@ def worker_id(engine: Engine) -> uuid.UUID:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of 32 images and pages of 10."""
+    """Batches of 32 images, with a tick after each and no other, and pages of 10."""
+    monkeypatch.setattr(planner, "CHECK_S", 3600.0)
     monkeypatch.setattr(sharding, "BATCH_IMAGES", 32)
     monkeypatch.setattr(finalizer, "PAGE", 10)

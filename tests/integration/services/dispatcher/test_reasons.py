@@ -9,16 +9,16 @@ from sqlalchemy import text
 from tests.support.commands import Darkroom
 from tests.support.stack import Process, Stack
 
-REQUEST = {"items": [{"class_label": 1}], "images_per_item": 5, "steps": 1}
+REQUEST = {"items": [{"class_label": 1}] * 5, "steps": 1}
 # Images 1, 2 and 3 fail with one error, image 0 with another; image 4 is stored.
 UNUSABLE = """
 from services.worker.engine import Engine
-add = Engine.add
-def add_usable(self, owner, spec):
+request = Engine.request
+def request_usable(self, spec, conditions):
     if spec.index in {indices}:
         raise ValueError("mood: is unknown" if spec.index == 0 else "class_label: cannot be used")
-    add(self, owner, spec)
-Engine.add = add_usable
+    return request(self, spec, conditions)
+Engine.request = request_usable
 """
 
 
@@ -48,7 +48,7 @@ def test_a_partial_job_names_the_commonest_error_until_it_is_retried(
 
 def test_of_errors_that_are_equally_common_the_first_image_decides(stack: Stack, dispatcher: Process) -> None:
     with stack.process("worker", first=UNUSABLE.format(indices=(0, 1))):
-        job = stack.wait(stack.submit({**REQUEST, "images_per_item": 2}))
+        job = stack.wait(stack.submit({**REQUEST, "items": [{"class_label": 1}] * 2}))
     assert (job.state, job.reason) == ("failed", "mood: is unknown (1 of 2 images)")
 
 
