@@ -38,7 +38,9 @@ class Dispatcher:
         self.settings, self.database = settings, database
         self.watchdog = Watchdog(settings.step_limit_s)
         self.upkeep = Upkeep(database, self.watchdog, settings.stale_s)
-        self.attempts = Attempts(database, store, self.watchdog, self.upkeep.set_work_aside)
+        self.attempts = Attempts(
+            database, store, self.watchdog, self.upkeep.set_work_aside, on_end=self._end_of_attempt
+        )
         self.heartbeat = Heartbeat(database, ProcessKind.DISPATCHER, settings.heartbeat_s, self.attempts.held_tokens)
         self.health = Health(self.heartbeat, self.watchdog, settings.stale_s)
         self.hints = HintSender(database, app)
@@ -74,6 +76,7 @@ class Dispatcher:
                 self.watchdog.tick("waiting for work")
                 self._wake.wait(self.settings.poll_s)
         self.watchdog.stop()
+        self.attempts.stop(self.settings.drain_s)
         self.heartbeat.stop()
         log.info("dispatcher %s stopped", self.heartbeat.id)
 
@@ -89,10 +92,15 @@ class Dispatcher:
             self._do("rescuing work", self.upkeep.rescue)
             self._do("ending old transactions of clients", self.upkeep.end_client_transactions)
         has_stopped = self._do("stopping jobs", self.upkeep.stop_jobs)
-        has_worked = self._do("planning and finalizing", lambda: self.attempts.claim_and_work(self.heartbeat.id))
-        if has_worked or is_due:
+        has_begun = self._do("planning and finalizing", lambda: self.attempts.claim(self.heartbeat.id))
+        if is_due:
             self.hints.wake()
-        return has_stopped or has_worked
+        return has_stopped or has_begun
+
+    def _end_of_attempt(self) -> None:
+        """Wake the workers for what was planned, and this process for what waits for a thread."""
+        self.hints.wake()
+        self._wake.set()
 
     def _do(self, part: str, act: Callable[[], bool]) -> bool:
         """Do one part of the loop. An error of it delays no other part, unless the database is away."""

@@ -95,7 +95,12 @@ CLAIM_SUSPECT = text(f"""
     RETURNING {COLUMNS}
 """)
 
-# Planning and finalizing take up to four pieces of each tenant, in random order: ten thousand jobs of one tenant do not
+SUSPECT_WAITS = text("""
+    SELECT EXISTS (SELECT FROM work JOIN queues ON queues.name = work.queue
+        WHERE work.state = 'ready' AND work.kind <> 'sample' AND work.suspect AND NOT queues.paused)
+""")
+
+# Planning and finalizing take a few pieces of each tenant, in random order: ten thousand jobs of one tenant do not
 # delay a single job of another.
 CLAIM_PLANNING = text(f"""
     WITH chosen AS (
@@ -103,8 +108,9 @@ CLAIM_PLANNING = text(f"""
             SELECT work.id FROM work JOIN queues ON queues.name = work.queue
             WHERE work.tenant = tenants.name AND work.state = 'ready' AND work.kind <> 'sample' AND NOT work.suspect
               AND NOT queues.paused
-            ORDER BY work.rank, work.id LIMIT 4 FOR UPDATE OF work SKIP LOCKED
+            ORDER BY work.rank, work.id LIMIT :each FOR UPDATE OF work SKIP LOCKED
         ) AS oldest
+        WHERE tenants.name <> ALL(CAST(:without AS text[]))
         ORDER BY random() LIMIT :count
     )
     UPDATE work SET {LEASED}, isolated = false
@@ -157,12 +163,28 @@ def claim_sampling(
     return []
 
 
-def claim_planning(connection: Connection, worker: uuid.UUID, *, count: int = 16) -> list[Lease]:
-    """Claim planning and finalizing of every queue: one suspect alone, or else up to `count` pieces of work."""
-    values = {"worker": worker, "queues": queue_names(connection), "count": 1}
-    rows = connection.execute(CLAIM_SUSPECT, values).all()
-    rows = rows or connection.execute(CLAIM_PLANNING, {"worker": worker, "count": count}).all()
-    return [Lease.from_row(row) for row in rows]
+def claim_planning(
+    connection: Connection,
+    worker: uuid.UUID,
+    *,
+    count: int = 16,
+    each: int = 4,
+    without: Sequence[str] = (),
+    is_idle: bool = True,
+) -> list[Lease]:
+    """Claim planning and finalizing of every queue: one suspect alone, or else up to `count` pieces of work.
+
+    each: pieces of one tenant. without: tenants whose work is not claimed. is_idle: whether the process holds no other
+    work; if it does, and a suspect waits, nothing is claimed.
+    """
+    if is_idle:
+        values = {"worker": worker, "queues": queue_names(connection), "count": 1}
+        if rows := connection.execute(CLAIM_SUSPECT, values).all():
+            return [Lease.from_row(row) for row in rows]
+    elif connection.scalar(SUSPECT_WAITS):
+        return []
+    values = {"worker": worker, "count": count, "each": each, "without": list(without)}
+    return [Lease.from_row(row) for row in connection.execute(CLAIM_PLANNING, values)]
 
 
 def isolate(connection: Connection, lease: Lease) -> None:

@@ -7,6 +7,7 @@ that an input that is replaced while its job runs is detected instead of mixed.
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from jsonschema import Draft202012Validator
 
@@ -14,14 +15,13 @@ from services.job_queue.leases import Lease
 from services.job_queue.plan import Item, Plan
 from services.job_requests.condition_images import ImageCheck
 from services.job_requests.messages import JsonSchema, validation_messages
-from services.job_requests.schema import Limits, check_metadata, item_schema
+from services.job_requests.schema import MAX_METADATA, Limits, check_metadata, item_schema
 from services.job_requests.strict_json import RequestError, parse_json
 from services.storage.object_store import ObjectStore
 
 MAX_LINE = 4 * 2**20  # bytes, the limit of a whole request in the table
 MAX_INPUT = 16 * 2**30  # bytes of the object
 CHUNK = 2**20  # bytes of one read
-MAX_ECHO = 2**17  # characters: more than a valid field has, however it is escaped
 ECHOED = ("id", "metadata")  # fields of an item that are copied to its lines in the listings
 
 
@@ -179,11 +179,18 @@ def echo_fields(item: Item) -> Item:
 
 
 def limit_echo(fields: Item) -> Item:
-    """Return the fields for the listing of errors, without those that are too long: a thousand images may repeat them.
+    """Return the fields without those that no valid line has, because they are too long or nested too deeply.
 
-    Only a line that is not valid has such fields.
+    A thousand images of a line that is not valid may repeat them.
     """
-    return {name: value for name, value in fields.items() if len(json.dumps(value)) <= MAX_ECHO}
+
+    def is_short(value: Any) -> bool:
+        try:
+            return len(json.dumps(value, ensure_ascii=False).encode()) <= MAX_METADATA
+        except RecursionError:
+            return False
+
+    return {name: value for name, value in fields.items() if is_short(value)}
 
 
 def parse_item(line: Line) -> Item:
