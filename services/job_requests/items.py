@@ -7,14 +7,13 @@ that an input that is replaced while its job runs is detected instead of mixed.
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from jsonschema import Draft202012Validator
 
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Item, Plan
 from services.job_requests.condition_images import ImageCheck
-from services.job_requests.messages import JsonSchema, validation_messages
+from services.job_requests.messages import MAX_DEPTH, JsonSchema, depth_exceeds, validation_messages
 from services.job_requests.schema import MAX_METADATA, Limits, check_metadata, item_schema
 from services.job_requests.strict_json import RequestError, parse_json
 from services.storage.object_store import ObjectStore
@@ -184,13 +183,11 @@ def limit_echo(fields: Item) -> Item:
     A thousand images of a line that is not valid may repeat them.
     """
 
-    def is_short(value: Any) -> bool:
-        try:
-            return len(json.dumps(value, ensure_ascii=False).encode()) <= MAX_METADATA
-        except RecursionError:
-            return False
-
-    return {name: value for name, value in fields.items() if is_short(value)}
+    return {
+        name: value
+        for name, value in fields.items()
+        if not depth_exceeds(value, MAX_DEPTH) and len(json.dumps(value, ensure_ascii=False).encode()) <= MAX_METADATA
+    }
 
 
 def parse_item(line: Line) -> Item:
