@@ -154,7 +154,7 @@ def fail_items(connection: Connection, job_id: uuid.UUID, errors: Mapping[int, s
     """Record all images of some items as failed, without checking a lease. errors: by the item's number."""
     if not errors:
         return
-    rows = [{"item": item, "error": error[:MAX_ERROR]} for item, error in errors.items()]
+    rows = [{"item": item, "error": storable(error)} for item, error in errors.items()]
     _fail(
         connection,
         job_id,
@@ -178,7 +178,7 @@ def fail_missing_images(
             SELECT i, i / :per_item, CAST(:error AS text) FROM generate_series(:start, :stop - 1) AS i
             WHERE NOT EXISTS (SELECT FROM outputs WHERE job_id = :job_id AND index = i)
         """,
-        {"start": start, "stop": stop, "per_item": per_item, "error": error[:MAX_ERROR]},
+        {"start": start, "stop": stop, "per_item": per_item, "error": storable(error)},
     )
 
 

@@ -98,7 +98,7 @@ def test_lines_that_no_program_should_accept_fail_alone(
     ]
     upload(stack, "odd", b"\n".join(lines))
     job = attacker.wait(attacker.submit({"input_uri": "inputs/attacker/odd.jsonl", "steps": 1}))
-    assert (job.state, job.succeeded, job.failed) == ("partial", 1, len(lines) - 1)
+    assert (job.state, job.succeeded, job.failed) == ("partial", 1, len(lines) - 1), job.reason
     manifest = json.loads(stack.store().get(job.manifest_key))
     errors = stack.store().get(manifest["errors"]).decode()
     assert [json.loads(line, parse_constant=pytest.fail)["index"] for line in errors.splitlines()] == list(
