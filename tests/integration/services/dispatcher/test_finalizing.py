@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 from services.dispatcher import finalizer, listings, planner
 from services.job_queue import jobs, leases
 from services.job_queue.leases import Lease
+from services.job_queue.states import WorkState
 from services.storage.streaming import StreamedObject
 from tests.support.job_queue import call_function, claim, settle_shard, submit_planned
 from tests.support.stack import Stack
@@ -70,8 +71,7 @@ def test_each_image_is_listed_once_over_three_revisions(
     for shard in claim(engine, worker_id):
         if shard.start:
             with engine.begin() as connection:
-                jobs.finish_shard(connection, shard)
-                jobs.fail_shard(connection, shard, "bad luck")
+                jobs.end_shard(connection, shard, WorkState.FAILED, "bad luck")
         else:
             settle_shard(engine, shard)
     (finalize,) = claim(engine, worker_id, "finalize")

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 from services.dispatcher import finalizer, planner
 from services.job_queue import jobs, leases
 from services.job_queue.leases import Lease, LeaseLost
+from services.job_queue.states import WorkState
 from tests.support.job_queue import call_function, claim, job_state, settle_shard, stop_jobs
 from tests.support.stack import Stack
 
@@ -216,8 +217,7 @@ def test_a_new_revision_plans_only_shards_that_miss_images(stack: Stack, engine:
     for shard in claim(engine, worker_id):
         if shard.start == 48:
             with engine.begin() as connection:
-                jobs.finish_shard(connection, shard)
-                jobs.fail_shard(connection, shard, "bad luck")
+                jobs.end_shard(connection, shard, WorkState.FAILED, "bad luck")
         else:
             settle_shard(engine, shard)
     (finalize,) = claim(engine, worker_id, "finalize")
