@@ -70,12 +70,7 @@ def update_leased(connection: Connection, lease: Lease, changes: str, **values: 
 
 def extend(connection: Connection, lease: Lease) -> None:
     """Hold the lease until this transaction ends, and give the work its whole time again. Raises LeaseLost."""
-    hold(connection, lease)
-    connection.execute(
-        text(f"UPDATE work SET lease_until = now() + {DURATION} WHERE id = :id AND lease_until < now() + {DURATION} "
-             "- interval '60 seconds'"),
-        {"id": lease.id},
-    )  # fmt: skip
+    update_leased(connection, lease, f"lease_until = now() + {DURATION}")
 
 
 def complete(connection: Connection, lease: Lease, state: WorkState = WorkState.DONE) -> None:
