@@ -33,6 +33,7 @@ VERSION_TABLE = """
         version_num varchar(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))
 """
 CREATE_ATTEMPTS = 3
+LOCK_INTERVAL_S = 0.2
 LOCK_NOT_AVAILABLE = "55P03"  # SQLSTATE
 
 
@@ -162,18 +163,32 @@ def _upgrade_lock(engine: Engine, timeout_s: float) -> Iterator[Connection]:
     connection that holds it.
     """
     _create_version_table(engine)
-    with engine.connect() as connection, connection.begin():
-        _set_limits(connection, timeout_s)
-        try:
-            connection.execute(text("LOCK TABLE alembic_version IN SHARE UPDATE EXCLUSIVE MODE"))
-        except OperationalError as error:
-            if not _is_lock_timeout(error):
-                raise
-            raise DatabaseError(
-                f"Another upgrade has run for {timeout_s:.0f} s. Wait until it ends, then run it again: "
-                "darkroom db upgrade"
-            ) from None
+    deadline = time.monotonic() + timeout_s
+    with engine.connect() as connection:
+        while not _try_upgrade_lock(connection):
+            if time.monotonic() > deadline:
+                raise DatabaseError(
+                    f"Another upgrade has run for {timeout_s:.0f} s. Wait until it ends, then run it again: "
+                    "darkroom db upgrade"
+                )
+            time.sleep(LOCK_INTERVAL_S)
         yield connection
+
+
+def _try_upgrade_lock(connection: Connection) -> bool:
+    """Take the lock until the end of the transaction. Returns False if another upgrade holds it.
+
+    No statement waits for it: CREATE INDEX CONCURRENTLY would wait for that statement in turn.
+    """
+    _set_limits(connection, LOCK_TIMEOUT_S)
+    try:
+        connection.execute(text("LOCK TABLE alembic_version IN SHARE UPDATE EXCLUSIVE MODE NOWAIT"))
+    except OperationalError as error:
+        if not _is_lock_timeout(error):
+            raise
+        connection.rollback()
+        return False
+    return True
 
 
 def _create_version_table(engine: Engine) -> None:
