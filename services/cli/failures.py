@@ -10,6 +10,8 @@ import typer
 from services.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from training.errors import EXIT_UNEXPECTED, DarkroomError, report_unexpected, summarise
 
+PERMISSION_DENIED, SHUTDOWN = "42501", "57P"  # SQLSTATE, and the beginning of several
+
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
@@ -24,7 +26,7 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        if message := _database_message(error):
+        if message := _database_message(error) or _store_message(error):
             fail(message)
         _fail_unexpectedly(error)
 
@@ -48,10 +50,38 @@ def _database_message(error: Exception) -> str | None:
 
     from services.database.connections import brief
 
-    if isinstance(error, OperationalError):
-        hint = "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
-        return f"Postgres does not answer ({brief(error)}). {hint}"
-    return brief(error) if isinstance(error, DBAPIError) else None
+    state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
+    if isinstance(error, OperationalError) and (not state or state.startswith(SHUTDOWN)):
+        return (
+            f"Postgres does not answer ({brief(error)}). "
+            "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
+        )
+    if not isinstance(error, DBAPIError):
+        return None
+    message, hint = brief(error), getattr(getattr(error.orig, "diag", None), "message_hint", None)
+    if state == PERMISSION_DENIED and message.startswith("permission denied"):
+        hint = "The login in DARKROOM_DATABASE_URL has another role than this command needs."
+    return f"{message}. {hint}" if hint else message
+
+
+def _store_message(error: Exception) -> str | None:
+    """Return what to say about an error of S3, or None for any other error."""
+    if "botocore" not in sys.modules:
+        return None
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+    if isinstance(error, BotoCoreError) and not isinstance(error, ParamValidationError):
+        hint = "Start the local stack with `darkroom up`, or check DARKROOM_S3_ENDPOINT_URL"
+        return f"S3 does not answer ({summarise(error)}). {hint}."
+    if not isinstance(error, ClientError):
+        return None
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    check = {
+        401: "DARKROOM_S3_ACCESS_KEY_ID and DARKROOM_S3_SECRET_ACCESS_KEY",
+        403: "DARKROOM_S3_ACCESS_KEY_ID and DARKROOM_S3_SECRET_ACCESS_KEY, and what they may do",
+        404: "DARKROOM_S3_BUCKET",
+    }.get(status or 0, "DARKROOM_S3_ENDPOINT_URL and DARKROOM_S3_REGION")
+    return f"S3 refuses a request ({summarise(error)}). Check {check}."
 
 
 def _fail_unexpectedly(error: Exception) -> NoReturn:

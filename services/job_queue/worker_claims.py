@@ -56,8 +56,6 @@ class WorkerClaims:
         """Prefer the release that was just loaded from now on. switch_s: seconds since its first shard was claimed."""
         self._slice_s = min(max(SHORTEST_SLICE_S, SLICE_RATIO * switch_s), LONGEST_SLICE_S)
         self._slice_ends = self._now() + self._slice_s
-        for key in [key for key in self._marks if key[1] is not None]:
-            del self._marks[key]
 
     def claim(
         self,

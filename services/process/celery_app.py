@@ -5,6 +5,7 @@ hint is sent again, so the broker may be wiped at any moment.
 """
 
 import logging
+import ssl
 import warnings
 from typing import Any, Protocol
 
@@ -27,7 +28,10 @@ def make_app(settings: Settings) -> Celery:
     """Return an app that can send hints. It opens no connection yet. Variables of Celery have no effect."""
     assert settings.broker_url is not None
     ignore_variables("CELERY_")
-    app = Celery("darkroom", broker=settings.broker_url.get_secret_value(), set_as_current=False)
+    url = settings.broker_url.get_secret_value()
+    app = Celery("darkroom", broker=url, set_as_current=False)
+    if url.startswith("rediss:") and "ssl_" not in url:  # by default kombu accepts any certificate
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     app.conf.update(
         task_ignore_result=True,
         task_acks_late=False,

@@ -66,7 +66,10 @@ class ObjectStore:
             self.client.head_bucket(Bucket=self.bucket)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            why = {404: "does not exist; create it", 403: "cannot be used with these credentials"}
+            why = {
+                404: "does not exist; create it",
+                403: "cannot be used with DARKROOM_S3_ACCESS_KEY_ID and DARKROOM_S3_SECRET_ACCESS_KEY; correct them",
+            }
             raise ObjectStoreError(
                 f"bucket {self.bucket!r} {why.get(status, f'answers {status}')}, or set DARKROOM_S3_BUCKET to another"
             ) from None

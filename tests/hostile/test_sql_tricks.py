@@ -6,7 +6,6 @@ import uuid
 import psycopg
 import pytest
 
-from tests.support.job_queue import fetch_value
 from tests.support.stack import Process, Stack
 from tests.support.tenants import Tenant, administrator
 
@@ -71,9 +70,9 @@ def test_only_rows_of_the_own_tenant_are_seen(attacker: Tenant, neighbour: Tenan
 def test_a_key_of_another_tenant_is_free(attacker: Tenant, neighbour: Tenant) -> None:
     job = json.dumps({"model": "nobody", "request": {}, "idempotency_key": "same"})
     with neighbour.connect() as theirs, attacker.connect() as mine:
-        first = fetch_value(theirs, "SELECT submit_job(%s)", (job,))
-        assert fetch_value(mine, "SELECT submit_job(%s)", (job,)) != first
-        assert fetch_value(mine, "SELECT submit_jobs(%s)", (f"[{job}]",)) != first
+        first = theirs.execute("SELECT submit_job(%s) AS id", (job,)).fetchall()[0].id
+        assert mine.execute("SELECT submit_job(%s) AS id", (job,)).fetchall()[0].id != first
+        assert mine.execute("SELECT submit_jobs(%s) AS id", (f"[{job}]",)).fetchall()[0].id != first
 
 
 def test_a_queue_that_was_not_granted_is_refused_and_not_listed(stack: Stack, attacker: Tenant) -> None:

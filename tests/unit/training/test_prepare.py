@@ -45,14 +45,14 @@ def test_a_prepared_set_of_own_pictures_is_read(bars: ImageSet, bars_root: Path)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["data.image_size=32", "data.channels=1"], r"^data\.image_size: 32; the prepared images in .* have 16$"),
         (["data.image_size=16", "data.channels=3"], r"^data\.channels: 3; the prepared images in .* have 1$"),
     ],
 )
-def test_a_set_of_another_size_or_colour_is_refused(bars_root: Path, overrides: list[str], told: str) -> None:
-    with pytest.raises(ExperimentError, match=told):
+def test_a_set_of_another_size_or_colour_is_refused(bars_root: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
         prepare.images(config("data=images", f"data.root={bars_root}", *overrides))
 
 
@@ -99,13 +99,13 @@ def test_an_output_is_the_root_of_a_built_in_set(tmp_path: Path) -> None:
 
 def test_the_command_tells_what_it_found(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare.main(["data=digits", f"data.root={digits}"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("digits: 1437 training images, 360 held out, 1x32x32, sha256 ")
-    assert image_set.read(digits).description.fingerprint[:12] in told
+    output = capsys.readouterr().out
+    assert output.startswith("digits: 1437 training images, 360 held out, 1x32x32, sha256 ")
+    assert image_set.read(digits).description.fingerprint[:12] in output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["data=images", "data.image_size=32"], "data.root: needed and not set; add data.root=VALUE"),
         (["data=images", "data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
@@ -114,7 +114,7 @@ def test_the_command_tells_what_it_found(digits: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_the_command_tells_mistakes_in_one_line(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prepare.main(arguments) == 2
-    assert capsys.readouterr().err.strip() == told
+    assert capsys.readouterr().err.strip() == message

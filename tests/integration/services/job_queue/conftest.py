@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from services.database import logins
-from services.job_queue import processes, tenants
+from services.job_queue import processes, queues, tenants
 from services.job_queue.states import ProcessKind
 from tests.support.job_queue import empty_queue
 from tests.support.stack import Stack
@@ -28,6 +28,17 @@ def worker_id(engine: Engine) -> uuid.UUID:
     """A worker that is registered and runs no process."""
     with engine.begin() as connection:
         return processes.register(connection, ProcessKind.WORKER)
+
+
+@pytest.fixture
+def other_queue(engine: Engine) -> Iterator[str]:
+    """A second queue."""
+    with engine.begin() as connection:
+        queues.add_queues(connection, ["other"])
+    yield "other"
+    empty_queue(engine)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM queues WHERE name = 'other'"))
 
 
 @pytest.fixture

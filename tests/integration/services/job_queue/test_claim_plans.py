@@ -49,14 +49,16 @@ def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("statement", "index"),
+    ("statement", "index", "rows"),
     [
-        (claims.CLAIM_SAMPLING, "work_to_sample"),
-        (claims.CLAIM_SAMPLING_OF_RELEASE, "work_to_sample_by_release"),
-        (claims.CLAIM_PLANNING, "work_to_dispatch"),
+        (claims.CLAIM_SAMPLING, "work_to_sample", 1),
+        (claims.CLAIM_SAMPLING_OF_RELEASE, "work_to_sample_by_release", 1),
+        (claims.PUSH_BACK, "work_to_sample", 0),
+        (claims.PUSH_BACK_OF_RELEASE, "work_to_sample_by_release", 0),
+        (claims.CLAIM_PLANNING, "work_to_dispatch", 1),
     ],
 )
-def test_a_claim_reads_only_what_it_claims(million: Engine, statement: Any, index: str) -> None:
+def test_a_claim_reads_only_what_it_claims(million: Engine, statement: Any, index: str, rows: int) -> None:
     """Among a million shards it reads its index, in the order of the ranks."""
     with million.begin() as connection:
         worker_id = processes.register(connection, ProcessKind.WORKER)
@@ -67,7 +69,7 @@ def test_a_claim_reads_only_what_it_claims(million: Engine, statement: Any, inde
         connection.rollback()
     assert found is not None
     plan = found[0]["Plan"]
-    assert plan["Actual Rows"] == 1
+    assert plan["Actual Rows"] == rows
     nodes = list(plan_nodes(plan))
     assert any(node.get("Index Name") == index for node in nodes), json.dumps(found)
     assert not any(node["Node Type"] == "Seq Scan" and node["Relation Name"] == "work" for node in nodes)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from services.dispatcher import planner
-from services.job_queue import claims, queues
+from services.job_queue import claims
 from services.job_queue.tenants import ensure_tenant
 from tests.support.job_queue import REQUEST, claim, empty_queue, job_state, settle_shard, stop_jobs
 from tests.support.stack import Stack
@@ -158,16 +158,16 @@ def test_a_head_start_is_bounded(stack: Stack, engine: Engine, worker_id: uuid.U
     assert serve(engine, worker_id, 40).count(bee) == pytest.approx(20, abs=2)
 
 
-def test_each_queue_has_its_own_turns(stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None) -> None:
+def test_each_queue_has_its_own_turns(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID, tenants: None, other_queue: str
+) -> None:
     """Much work in one queue takes no turns in another, where the backlog of another tenant has hardly begun."""
-    with engine.begin() as connection:
-        queues.add_queues(connection, ["other"])
-    submit_planned_for(stack, engine, worker_id, "ant", 1000, queue="other")
+    submit_planned_for(stack, engine, worker_id, "ant", 1000, queue=other_queue)
     bee = submit_planned_for(stack, engine, worker_id, "bee", 1000)
     assert serve(engine, worker_id, 60).count(bee) == 60
-    bee = submit_planned_for(stack, engine, worker_id, "bee", 16, queue="other")
+    bee = submit_planned_for(stack, engine, worker_id, "bee", 16, queue=other_queue)
     with engine.begin() as connection:
-        found = claims.claim_sampling(connection, worker_id, queues=["other"], count=2)
+        found = claims.claim_sampling(connection, worker_id, queues=[other_queue], count=2)
     assert bee in [lease.job_id for lease in found]
 
 

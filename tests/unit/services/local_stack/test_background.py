@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,3 +68,21 @@ def test_a_reused_pid_is_not_signalled(root: Path) -> None:
     finally:
         bystander.kill()
         bystander.wait(10)
+
+
+def test_a_process_is_killed_although_the_clock_was_set_while_it_was_stopping(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "sleeper").write_text("#!/bin/sh\ntrap '' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
+    monkeypatch.setattr(background, "STOP_TIMEOUT_S", 1.0)
+    pid = background.start_background(root, "worker")
+    deadline = time.monotonic() + 10
+    while "ready" not in (root / "logs" / "worker.log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    boot_time = psutil._pslinux.boot_time
+    stepped = threading.Timer(0.3, lambda: monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time() + 3))
+    stepped.start()
+    assert background.stop_background(root) == ["worker"]
+    stepped.join()
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

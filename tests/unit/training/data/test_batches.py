@@ -79,7 +79,7 @@ def test_a_run_is_as_long_as_its_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "ranks", "told"),
+    ("batch_size", "ranks", "message"),
     [
         (0, 1, "batch_size: 0 is not allowed; permitted: 1 to 10, the images of the set"),
         (11, 1, "batch_size: 11 is not allowed; permitted: 1 to 10, the images of the set"),
@@ -88,8 +88,8 @@ def test_a_run_is_as_long_as_its_steps() -> None:
         (2, 4, "batch_size: 2 is not allowed; permitted: multiples of 4, the number of ranks"),
     ],
 )
-def test_batch_sizes_that_cannot_be_are_refused(batch_size: int, ranks: int, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^{told}$"):
+def test_batch_sizes_that_cannot_be_are_refused(batch_size: int, ranks: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
         batches(batch_size=batch_size, ranks=ranks)
 
 

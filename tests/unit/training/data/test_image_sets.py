@@ -234,7 +234,7 @@ def fewer_records(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (truncate(image_set.IMAGES), "holds a damaged image set .*; prepare the data again"),
         (truncate(image_set.MAPS), "holds a damaged image set .*; prepare the data again"),
@@ -264,10 +264,10 @@ def fewer_records(folder: Path) -> None:
         (replace(image_set.MASKS, np.zeros((7, 8, 8))), "masks"),
     ],
 )
-def test_a_damaged_set_is_refused_in_one_line(folder: Path, damage: Callable[[Path], None], told: str) -> None:
+def test_a_damaged_set_is_refused_in_one_line(folder: Path, damage: Callable[[Path], None], message: str) -> None:
     image_set.read(folder)
     damage(folder)
-    with pytest.raises(DataError, match=rf"^data\.root: .*{told}") as caught:
+    with pytest.raises(DataError, match=rf"^data\.root: .*{message}") as caught:
         image_set.read(folder)
     assert "\n" not in str(caught.value)
 
@@ -342,8 +342,8 @@ def test_a_digit_s_label_is_the_digit(digits: tuple[ImageSet, Path]) -> None:
     found, _ = digits
     train, rest = (found.pixels(found.rows(split)).flatten(1) for split in ("train", "held_out"))
     nearest = torch.cdist(rest, train).argmin(dim=1)
-    told = found.labels(found.rows("train"))[nearest]
-    assert (told == found.labels(found.rows("held_out"))).float().mean() > 0.97
+    nearest_labels = found.labels(found.rows("train"))[nearest]
+    assert (nearest_labels == found.labels(found.rows("held_out"))).float().mean() > 0.97
 
 
 def test_an_unknown_built_in_set_is_named(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def unfinished(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (change("shape", [2, 4, 5]), r"data\.latents: shape: .* says float32 \(7, 1, 2, 2, 4, 5\)"),
         (change("count", 8), r"data\.latents: shape: .* says float32 \(8, 1, 2, 2, 4, 4\)"),
@@ -123,15 +123,15 @@ def unfinished(folder: Path) -> None:
         (empty, r"data\.latents: .* is damaged"),
     ],
 )
-def test_damaged_latents_are_refused_with_the_cure(folder: Path, damage: Callable[[Path], None], told: str) -> None:
+def test_damaged_latents_are_refused_with_the_cure(folder: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(folder)
-    with pytest.raises(DataError, match=told + ".*" + AGAIN) as caught:
+    with pytest.raises(DataError, match=message + ".*" + AGAIN) as caught:
         latents.read(folder)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         (
             "data_fingerprint",
@@ -142,12 +142,12 @@ def test_damaged_latents_are_refused_with_the_cure(folder: Path, damage: Callabl
         ("flips", 2, r"flips: the latents have 1, data\.flip needs 2"),
     ],
 )
-def test_latents_of_something_else_are_refused(folder: Path, field: str, value: Any, told: str) -> None:
+def test_latents_of_something_else_are_refused(folder: Path, field: str, value: Any, message: str) -> None:
     found = latents.read(folder)
     expected: dict[str, Any] = {"data_fingerprint": "d" * 64, "autoencoder": "a" * 64, "flips": 1}
     latents.check(found, **expected)
     assert found.description.matches(**expected)
-    with pytest.raises(DataError, match=rf"^data\.latents: {told}{AGAIN}"):
+    with pytest.raises(DataError, match=rf"^data\.latents: {message}{AGAIN}"):
         latents.check(found, **{**expected, field: value})
     assert not found.description.matches(**{**expected, field: value})
 
@@ -222,20 +222,20 @@ def test_the_command_tells_mistakes_in_one_line(
 
 
 def test_one_writes_a_folder_while_another_waits(tmp_path: Path) -> None:
-    told: list[str] = []
+    events: list[str] = []
 
     def write(name: str) -> None:
         with lock_folder(tmp_path / "new" / "latents"):
-            told.append(f"{name} begins")
+            events.append(f"{name} begins")
             time.sleep(0.05)
-            told.append(f"{name} ends")
+            events.append(f"{name} ends")
 
     both = [threading.Thread(target=write, args=(name,)) for name in ("one", "two")]
     for thread in both:
         thread.start()
     for thread in both:
         thread.join()
-    first, second = told[0][:3], told[2][:3]
-    assert told == [f"{first} begins", f"{first} ends", f"{second} begins", f"{second} ends"]
+    first, second = events[0][:3], events[2][:3]
+    assert events == [f"{first} begins", f"{first} ends", f"{second} begins", f"{second} ends"]
     assert {first, second} == {"one", "two"}
     assert not (tmp_path / "new" / "latents").exists()

@@ -271,15 +271,15 @@ def test_the_command_prints_a_table_and_mistakes_are_one_line(
     save_autoencoder(tmp_path / "first", model.autoencoder, name="first", image_size=32)
     command = [str(tmp_path / "first"), str(root), str(tmp_path / "out")]
     assert evaluate.main(command) == 0
-    told = capsys.readouterr().out
-    assert "first on shapes" in told
-    assert "reconstruction frechet distance" in told
+    output = capsys.readouterr().out
+    assert "first on shapes" in output
+    assert "reconstruction frechet distance" in output
     for more, wrong in (
         (["--inception", "nowhere.pth"], "inception: nowhere.pth cannot be read"),
         (["--clip", "nowhere"], "clip: nowhere is not a folder"),
         (["--vgg", "nowhere.pth"], "loss.vgg_weights: nowhere.pth does not exist"),
     ):
         assert evaluate.main([*command, *more]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith(wrong)
-        assert said.count("\n") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(wrong)
+        assert error.count("\n") == 1

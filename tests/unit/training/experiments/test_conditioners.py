@@ -105,8 +105,8 @@ def configured(base: DiffusionExperiment) -> Configured:
     return configure
 
 
-def refused(told: str) -> Any:
-    return pytest.raises(ExperimentError, match=f"^{told}$")
+def refused(message: str) -> Any:
+    return pytest.raises(ExperimentError, match=f"^{message}$")
 
 
 # -- what is built ---------------------------------------------------------------------------------
@@ -172,9 +172,9 @@ def test_a_tokenizer_may_be_given(images: ImageSet, tmp_path: Path, configured: 
     caption = built["caption"]
     assert isinstance(caption, TextConditioner)
     assert caption.read("a picture of") == [2, 4, 5, 1, 3, 0, 0, 0]
-    for name, told in (("none.txt", "No such file"), ("short.txt", r"not a vocabulary of BERT; missing: \[CLS\]")):
+    for name, message in (("none.txt", "No such file"), ("short.txt", r"not a vocabulary of BERT; missing: \[CLS\]")):
         (tmp_path / "short.txt").write_text("[PAD]\n")
-        with refused(rf"model\.conditioners\.caption: .*{told}.*"):
+        with refused(rf"model\.conditioners\.caption: .*{message}.*"):
             changed = replace(one, tokenizer=str(tmp_path / name))
             conditioners.build(configured({"caption": changed}), images, FIRST_STAGE)
 
@@ -204,10 +204,10 @@ def test_a_folder_without_an_encoder_is_told(images: ImageSet, tmp_path: Path, c
 @pytest.mark.parametrize("kind", ["class", "text", "layout", "layout_map", "semantic_map"])
 def test_a_set_that_tells_nothing_is_refused(kind: str, tmp_path: Path, configured: Configured) -> None:
     bare = written(tmp_path, [{"name": str(row)} for row in range(COUNT)], maps=None, masks=None)
-    told = (
+    message = (
         rf"model\.conditioners\.field: {kind}; no image of the set has a value for it; see docs/training\.md for the .*"
     )
-    with refused(told):
+    with refused(message):
         conditioners.build(configured({"field": CONDITIONS[kind]}), bare, FIRST_STAGE)
 
 
@@ -223,11 +223,11 @@ def test_a_few_images_may_lack_a_value_and_more_are_counted(tmp_path: Path, conf
     records = [{"name": str(row), **({} if row in (2, 5, 11) else {"text": "a cat"})} for row in range(COUNT)]
     some, one = written(tmp_path, records), {"caption": CONDITIONS["text"]}
     conditioners.build(configured(one, max_bad=0.2), some, FIRST_STAGE)
-    told = (
+    message = (
         r"model\.conditioners\.caption: 2 of 10 training images have no value for it \(20\.0 %, "
         r"permitted: data\.max_bad=15 %\)\. Complete metadata\.jsonl, or raise data\.max_bad to train on them .*"
     )
-    with refused(told):
+    with refused(message):
         conditioners.build(configured(one, max_bad=0.15), some, FIRST_STAGE)
 
 
@@ -241,22 +241,22 @@ def test_conditions_that_are_images_have_the_set_s_channels(
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "told"),
+    ("kind", "changes", "message"),
     [
         ("text", {"length": 2}, "length: 2 is not allowed; permitted: at least 3 with this tokenizer"),
         ("layout", {"vocabulary": 4}, "classes: 4 is not allowed; permitted: from 1 to 3 with this vocabulary"),
     ],
 )
 def test_what_a_conditioner_refuses_is_told_of_its_field(
-    kind: str, changes: dict[str, Any], told: str, images: ImageSet, configured: Configured
+    kind: str, changes: dict[str, Any], message: str, images: ImageSet, configured: Configured
 ) -> None:
     one: Any = CONDITIONS[kind]
-    with refused(rf"model\.conditioners\.field: {told}"):
+    with refused(rf"model\.conditioners\.field: {message}"):
         conditioners.build(configured({"field": replace(one, **changes)}), images, FIRST_STAGE)
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "data", "told"),
+    ("kind", "changes", "data", "message"),
     [
         ("masked_image", {"factor": 4}, {}, r"model\.conditioners\.field\.factor: 4; the autoencoder's is 2"),
         (
@@ -275,11 +275,11 @@ def test_what_a_conditioner_refuses_is_told_of_its_field(
     ],
 )
 def test_conditions_fit_the_images_and_their_latents(
-    kind: str, changes: dict[str, Any], data: dict[str, Any], told: str, images: ImageSet, configured: Configured
+    kind: str, changes: dict[str, Any], data: dict[str, Any], message: str, images: ImageSet, configured: Configured
 ) -> None:
     one: Any = CONDITIONS[kind]
     conditioners.build(configured({"field": one}), images, FIRST_STAGE)
-    with refused(told):
+    with refused(message):
         conditioners.build(configured({"field": replace(one, **changes)}, **data), images, FIRST_STAGE)
 
 
@@ -287,7 +287,7 @@ def test_conditions_fit_the_images_and_their_latents(
 
 
 @pytest.mark.parametrize(
-    ("kinds", "unet", "told"),
+    ("kinds", "unet", "message"),
     [
         (["class"], {"context_width": 32}, r"model\.conditioners\.class\.width: 16; model\.unet\.context_width is 32"),
         (
@@ -310,9 +310,9 @@ def test_conditions_fit_the_images_and_their_latents(
     ],
 )
 def test_what_enters_the_unet_must_fit(
-    kinds: list[str], unet: dict[str, Any], told: str, images: ImageSet, configured: Configured
+    kinds: list[str], unet: dict[str, Any], message: str, images: ImageSet, configured: Configured
 ) -> None:
-    with refused(told):
+    with refused(message):
         conditioners.build(configured({kind: CONDITIONS[kind] for kind in kinds}, unet), images, FIRST_STAGE)
 
 

@@ -116,12 +116,12 @@ def test_the_data_alone_are_composed_without_an_experiment() -> None:
 
 def test_a_release_s_lineage_has_no_paths() -> None:
     config = filled("text_ldm8")
-    told = lineage_of(config, {"name": "set"})
-    assert told["data"] == {"name": "set"}
-    assert {"output", "autoencoder", "initial", "resume", "checkpoint"}.isdisjoint(told["experiment"])
-    assert {"root", "prepared", "latents"}.isdisjoint(told["experiment"]["data"])
-    assert told["experiment"]["steps"] == 390_000
-    assert told["experiment"]["optimiser"]["betas"] == [0.9, 0.999]
+    lineage = lineage_of(config, {"name": "set"})
+    assert lineage["data"] == {"name": "set"}
+    assert {"output", "autoencoder", "initial", "resume", "checkpoint"}.isdisjoint(lineage["experiment"])
+    assert {"root", "prepared", "latents"}.isdisjoint(lineage["experiment"]["data"])
+    assert lineage["experiment"]["steps"] == 390_000
+    assert lineage["experiment"]["optimiser"]["betas"] == [0.9, 0.999]
 
 
 # -- mistakes --------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ FLOW = ["model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides", "told"),
+    ("name", "overrides", "message"),
     [
         ("digts", [], "experiment: 'digts' is not known; permitted: a path that ends in .yaml, bedrooms_ldm4, "),
         (SECOND, [], "autoencoder: needed and not set; add autoencoder=VALUE"),
@@ -233,11 +233,11 @@ FLOW = ["model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"
         (FIRST, ["model.codebook_unknown=[1]"], "model.codebook_unknown: [1] is not allowed; Input should be"),
     ],
 )
-def test_mistakes_name_the_field_in_one_line(name: str, overrides: list[str], told: str) -> None:
+def test_mistakes_name_the_field_in_one_line(name: str, overrides: list[str], message: str) -> None:
     needed = ["autoencoder=somewhere"] if name == SECOND and overrides else []
     with pytest.raises(ExperimentError) as caught:
         compose.load(name, [*needed, *overrides])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert not re.search(r"\n|pydantic|function-|\[key\]|Condition\b", str(caught.value))
 
 
@@ -248,7 +248,7 @@ def test_an_optional_field_of_a_conditioner_can_be_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["data=images", "data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
         (["data.image_size=big"], "data.image_size: 'big' is not allowed; Input should be a valid integer"),
@@ -258,10 +258,10 @@ def test_an_optional_field_of_a_conditioner_can_be_set() -> None:
         (["data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
     ],
 )
-def test_mistakes_of_the_data_alone_are_told_alike(overrides: list[str], told: str) -> None:
+def test_mistakes_of_the_data_alone_are_told_alike(overrides: list[str], message: str) -> None:
     with pytest.raises(ExperimentError) as caught:
         compose.data(overrides)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -277,7 +277,7 @@ def test_a_file_of_one_s_own_may_begin_from_an_experiment(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, r"cannot be read \(No such file or directory\)"),
         ("name: [mine", r"is not YAML \(while parsing .* line 1.*\)"),
@@ -286,11 +286,13 @@ def test_a_file_of_one_s_own_may_begin_from_an_experiment(tmp_path: Path) -> Non
         ("defaults: [shapes_text, _self_]\nstepz: 6", r"^stepz: there is no such field; did you mean steps\?$"),
     ],
 )
-def test_mistakes_in_a_file_of_one_s_own_are_told_in_one_line(content: str | None, told: str, tmp_path: Path) -> None:
+def test_mistakes_in_a_file_of_one_s_own_are_told_in_one_line(
+    content: str | None, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.yaml"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ExperimentError, match=told) as caught:
+    with pytest.raises(ExperimentError, match=message) as caught:
         compose.load(str(path))
     assert "\n" not in str(caught.value)
 

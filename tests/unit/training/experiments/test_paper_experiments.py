@@ -196,8 +196,8 @@ def test_sizes_are_those_of_the_released_weights(released: str) -> None:
 @pytest.mark.parametrize("name", [*MODELS, *AUTOENCODERS])
 def test_a_file_says_its_size(name: str) -> None:
     total = MODELS[name].unet + MODELS[name].conditioners if name in MODELS else AUTOENCODERS[name]
-    said = f"{total / 10**9:.3f}B" if total > 10**9 else f"{round(total / MILLION)}M"
-    assert f" {said} parameters" in file(name).read_text()
+    size = f"{total / 10**9:.3f}B" if total > 10**9 else f"{round(total / MILLION)}M"
+    assert f" {size} parameters" in file(name).read_text()
 
 
 @pytest.mark.parametrize("name", MODELS)

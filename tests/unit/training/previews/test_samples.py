@@ -232,11 +232,11 @@ def test_an_image_without_its_condition_keeps_its_column(
 def test_captions_change_the_foot_only(words: str, channels: int) -> None:
     images = torch.rand(6, channels, SIDE, SIDE) * 2 - 1
     bare = contact_sheet.draw(images, columns=3)
-    told = contact_sheet.draw(images, columns=3, captions=["", words, ""])
+    captioned = contact_sheet.draw(images, columns=3, captions=["", words, ""])
     assert bare.shape == (*size(3, 2)[:2], channels)
-    assert told.shape == (*size(3, 2, FOOT)[:2], channels)
-    assert np.array_equal(told[: len(bare)], bare)
-    foot = told[len(bare) :]
+    assert captioned.shape == (*size(3, 2, FOOT)[:2], channels)
+    assert np.array_equal(captioned[: len(bare)], bare)
+    foot = captioned[len(bare) :]
     assert foot[:, CELL:].min() < 128
     assert (foot[:, : contact_sheet.GAP + contact_sheet.LEAST_SIDE] == 255).all()  # that of the first column is empty
     assert (contact_sheet.draw(images, columns=3, captions=["", "", ""])[len(bare) :] == 255).all()

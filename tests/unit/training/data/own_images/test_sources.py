@@ -153,7 +153,7 @@ def test_what_is_no_source(tmp_path: Path) -> None:
 # What is said of images
 
 
-def told(files: Mapping[str, str], picture: str, planes: tuple[str, ...] = ()) -> Any:
+def description_of(files: Mapping[str, str], picture: str, planes: tuple[str, ...] = ()) -> Any:
     annotations = Annotations()
     for name, content in files.items():
         add = annotations.add_metadata if annotations.role(name) == "metadata" else annotations.add_sidecar
@@ -168,11 +168,13 @@ def line(**fields: Any) -> str:
 def test_metadata_lines() -> None:
     boxes = [{"label": "dog", "box": [0, 1, 2.5, 3]}]
     raw = line(text=" a dog ", label=3, boxes=boxes, map="m/a.png", mask="k/a.png", split="validation", width=7)
-    one = told({"metadata.jsonl": f"\ufeff{raw}\n\n"}, "a.png")
+    one = description_of({"metadata.jsonl": f"\ufeff{raw}\n\n"}, "a.png")
     assert (one.text, one.label, one.map, one.mask, one.split) == ("a dog", 3, "m/a.png", "k/a.png", "held_out")
     assert one.boxes == (("dog", (0.0, 1.0, 2.5, 3.0)),)
-    nothing = told({"metadata.jsonl": line(text=None, label=None, boxes=None, map=None)}, "a.png")
-    assert nothing == told({"metadata.jsonl": line(text="", label="")}, "a.png") == told({}, "a.png")
+    nothing = description_of({"metadata.jsonl": line(text=None, label=None, boxes=None, map=None)}, "a.png")
+    assert (
+        nothing == description_of({"metadata.jsonl": line(text="", label="")}, "a.png") == description_of({}, "a.png")
+    )
 
 
 def test_names_in_metadata_are_relative_to_it() -> None:
@@ -185,23 +187,23 @@ def test_names_in_metadata_are_relative_to_it() -> None:
 
 def test_files_beside_a_picture() -> None:
     files = {"d/v1.2.txt": "of v1.2\n", "d/v1.txt": "of v1", "d/v1.cls": "7", "e/v1.cls": "007"}
-    assert told(files, "d/v1.2.png").text == "of v1.2"
-    assert told(files, "d/v1.3.left.png").text == "of v1", "WebDataset's key ends at the first dot"
-    assert told(files, "d/v1.png").label == 7
-    assert told(files, "e/v1.png").label == "007"
-    assert told(files, "v1.png").text is None
-    planes = told({}, "d/v1.png", ("d/v1.map.png", "d/v1.mask.png"))
+    assert description_of(files, "d/v1.2.png").text == "of v1.2"
+    assert description_of(files, "d/v1.3.left.png").text == "of v1", "WebDataset's key ends at the first dot"
+    assert description_of(files, "d/v1.png").label == 7
+    assert description_of(files, "e/v1.png").label == "007"
+    assert description_of(files, "v1.png").text is None
+    planes = description_of({}, "d/v1.png", ("d/v1.map.png", "d/v1.mask.png"))
     assert (planes.map, planes.mask) == ("d/v1.map.png", "d/v1.mask.png")
 
 
 def test_a_record_counts_for_more_than_files() -> None:
     files = {"a.txt": "file", "a.cls": "file", "a.json": '{"text": "record", "split": "train"}'}
-    one = told(files, "a.png")
+    one = description_of(files, "a.png")
     assert (one.text, one.label, one.split) == ("record", "file", "train")
 
 
 def test_files_that_belong_to_no_picture_are_not_even_parsed() -> None:
-    assert told({"dataset_info.json": "no json", "README.txt": "hello"}, "a.png").text is None
+    assert description_of({"dataset_info.json": "no json", "README.txt": "hello"}, "a.png").text is None
 
 
 def test_roles() -> None:
@@ -235,16 +237,16 @@ def test_roles() -> None:
 )
 def test_what_metadata_may_not_say(content: str, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        told({"metadata.jsonl": content}, "a.png")
+        description_of({"metadata.jsonl": content}, "a.png")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_what_files_beside_a_picture_may_not_say() -> None:
     with pytest.raises(DataError, match=r"x.tar: a.json is not JSON"):
-        told({"a.json": "{"}, "a.png")
+        description_of({"a.json": "{"}, "a.png")
     with pytest.raises(DataError, match=r"x.tar: a.json: text is 1"):
-        told({"a.json": '{"text": 1}'}, "a.png")
+        description_of({"a.json": '{"text": 1}'}, "a.png")
     annotations = Annotations()
     annotations.add_sidecar("a.txt", b"\xff", "x.tar: a.txt")
     with pytest.raises(DataError, match=r"x.tar: a.txt is not UTF-8 \(byte 0\)"):

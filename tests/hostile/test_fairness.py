@@ -1,0 +1,65 @@
+"""A tenant with a large backlog, whatever priority it asks for, hardly delays another one."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.stack import Process, Stack
+from tests.support.tenants import QUICK, Tenant, administrator, end_open_jobs
+
+IMAGE = {"items": [{"class_label": 1}], "steps": 4, "guidance_scale": 1.0}
+IMAGES = 6_000
+MAX_PASSED = 3  # two shards, and one that is claimed while the image is planned
+# Claims and plannings take their tokens from one sequence, so tokens tell how many shards were claimed in between.
+PASSED = """
+    SELECT count(*) FROM work AS other JOIN work AS own ON own.job_id = %(job)s AND own.kind = 'sample'
+    JOIN work AS plan ON plan.job_id = own.job_id AND plan.kind = 'plan'
+    WHERE other.kind = 'sample' AND other.job_id <> own.job_id AND other.token BETWEEN plan.token AND own.token
+"""
+
+
+@pytest.fixture
+def backlog(stack: Stack, attacker: Tenant, service: tuple[Process, Process]) -> Iterator[uuid.UUID]:
+    """A job of the attacker that runs with the highest priority."""
+    request = {**IMAGE, "items": [{"class_label": 1}] * 6, "images_per_item": IMAGES // 6}
+    job = attacker.submit(request, priority=100)
+    attacker.wait(job, "running")
+    yield job
+    end_open_jobs(stack)
+
+
+def count_passed(stack: Stack, job: uuid.UUID) -> int:
+    with administrator(stack) as owner:
+        row = owner.execute(PASSED, {"job": job}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_one_image_waits_for_at_most_two_shards_of_a_backlog_of_the_highest_priority(
+    stack: Stack, neighbour: Tenant, backlog: uuid.UUID
+) -> None:
+    passed = []
+    for priority in (0, -100, 0, 100, 0):
+        job = neighbour.submit(IMAGE, priority=priority)
+        assert neighbour.wait(job).state == "succeeded"
+        passed.append(count_passed(stack, job))
+    assert max(passed) <= MAX_PASSED, passed
+
+
+def test_a_backlog_in_one_queue_takes_no_turns_in_another(
+    stack: Stack, attacker: Tenant, neighbour: Tenant, backlog: uuid.UUID
+) -> None:
+    """A second worker serves another queue, where the attacker has a backlog too. The neighbour uses both queues."""
+    with administrator(stack) as owner:
+        owner.execute("INSERT INTO queues (name) VALUES ('second') ON CONFLICT DO NOTHING")
+        owner.execute("UPDATE tenants SET permitted_queues = '{*}' WHERE name IN ('attacker', 'neighbour')")
+    second = attacker.submit({**IMAGE, "images_per_item": 1000}, queue="second")
+    attacker.wait(second, "planned")
+    for _ in range(3):
+        neighbour.wait(neighbour.submit({**IMAGE, "images_per_item": 200}))
+    with stack.process("worker", **QUICK, DARKROOM_QUEUES="second"):
+        attacker.wait(second, "running")
+        job = neighbour.submit(IMAGE, queue="second")
+        assert neighbour.wait(job).state == "succeeded"
+    assert count_passed(stack, job) <= 2 * MAX_PASSED  # two workers claim
