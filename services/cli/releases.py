@@ -150,12 +150,13 @@ def retire(
 
     Its files are pruned once no open job needs them. Refused while an alias points at it.
     """
+    from services.job_queue.release_use import count_open_jobs
     from services.registry import retirement
 
     engine = connect_database("migrator")
     with engine.begin() as connection:
         row = (retirement.bring_back if undo else retirement.retire)(connection, reference)
-        open_jobs = retirement.count_open_jobs(connection, row.id)
+        open_jobs = count_open_jobs(connection, row.id)
     if as_json:
         print_json({"name": row.name, "version": row.version, "retired": not undo, "open_jobs": open_jobs})
     elif undo:

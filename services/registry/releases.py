@@ -14,6 +14,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, Row, text
 
 from services.errors import quote
+from services.job_queue.release_use import releases_in_use
 from services.job_requests.image_rules import add_image_rules
 from services.registry import blobs, weights
 from services.registry.locks import keep_blobs, lock_names
@@ -217,8 +218,8 @@ def referenced_files(connection: Connection, older_than: timedelta = timedelta(0
             text("""
                 SELECT DISTINCT file.value ->> 'sha256' FROM releases, jsonb_each(manifest -> 'files') AS file
                 WHERE retired_at IS NULL OR retired_at > now() - CAST(:older AS interval)
-                   OR EXISTS (SELECT FROM jobs WHERE release_id = releases.id AND finished_at IS NULL)
+                   OR id = ANY(CAST(:in_use AS bigint[]))
             """),
-            {"older": older_than},
+            {"older": older_than, "in_use": releases_in_use(connection)},
         )
     )

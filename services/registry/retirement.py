@@ -39,12 +39,6 @@ def bring_back(connection: Connection, reference: str) -> ReleaseRow:
     return release
 
 
-def count_open_jobs(connection: Connection, release_id: int) -> int:
-    """Return how many jobs that have not ended use a release."""
-    query = text("SELECT count(*) FROM jobs WHERE release_id = :id AND finished_at IS NULL")
-    return int(connection.scalar(query, {"id": release_id}) or 0)
-
-
 def _find_version(connection: Connection, reference: str) -> ReleaseRow:
     match = REFERENCE.fullmatch(reference)
     if match is None or match["version"] is None:

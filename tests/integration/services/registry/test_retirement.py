@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from services import retention
+from services.job_queue.release_use import count_open_jobs
 from services.registry import aliases, locks, releases, retirement
 from services.registry.releases import RegistryError
 from services.storage.layout import blob_key
@@ -79,7 +80,7 @@ def test_blobs_of_a_retired_release_stay_for_open_jobs(stack: Stack, tmp_path: P
         stack.wait(job_id, "planned")
         with stack.engine("migrator").begin() as connection:
             release = retirement.retire(connection, "leaving@1")
-            assert retirement.count_open_jobs(connection, release.id) == 1
+            assert count_open_jobs(connection, release.id) == 1
         retention.prune_blobs(pruner, store, NOW)
         assert store.etag(key) is not None, "an open job needs it"
         with stack.process("worker", DARKROOM_CACHE_DIR=str(tmp_path / "cache")):
