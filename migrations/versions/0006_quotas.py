@@ -132,21 +132,6 @@ END $$;
 CREATE TRIGGER accept_jobs AFTER INSERT ON jobs REFERENCING NEW TABLE AS inserted
     FOR EACH STATEMENT EXECUTE FUNCTION accept_jobs();
 
--- Row by row, because a constraint's message names neither the value nor what is permitted.
-CREATE FUNCTION check_times() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE
-    is_late CONSTANT boolean := NEW.deadline NOT BETWEEN '2000-01-01 00:00Z' AND '9998-12-31 00:00Z';
-BEGIN
-    RAISE EXCEPTION '%: % is not allowed; permitted: a time from 2000-01-01 to 9998-12-31, or NULL for none',
-        CASE WHEN is_late THEN 'deadline' ELSE 'run_after' END,
-        CASE WHEN is_late THEN NEW.deadline ELSE NEW.run_after END
-        USING ERRCODE = 'check_violation';
-END $$;
-CREATE TRIGGER check_times BEFORE INSERT ON jobs FOR EACH ROW
-    WHEN (NEW.deadline NOT BETWEEN '2000-01-01 00:00Z' AND '9998-12-31 00:00Z'
-        OR NEW.run_after NOT BETWEEN '2000-01-01 00:00Z' AND '9998-12-31 00:00Z')
-    EXECUTE FUNCTION check_times();
-
 CREATE FUNCTION enqueue_plans() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
@@ -164,7 +149,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp 
 DECLARE
     size CONSTANT bigint := octet_length(OLD.request::text);
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.finished_at IS NULL THEN
+    IF NEW.finished_at IS NULL THEN
         PERFORM count_submissions(NEW.tenant, 1, size);
     ELSE
         INSERT INTO tenant_endings AS present VALUES (OLD.tenant, 1, size)
@@ -174,8 +159,17 @@ BEGIN
 END $$;
 CREATE TRIGGER count_endings AFTER UPDATE OF finished_at ON jobs FOR EACH ROW
     WHEN ((OLD.finished_at IS NULL) <> (NEW.finished_at IS NULL)) EXECUTE FUNCTION count_endings();
-CREATE TRIGGER count_deletions AFTER DELETE ON jobs FOR EACH ROW
-    WHEN (OLD.finished_at IS NULL) EXECUTE FUNCTION count_endings();
+
+CREATE FUNCTION count_deletions() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    INSERT INTO tenant_endings AS present
+    SELECT tenant, count(*), sum(octet_length(request::text)) FROM deleted WHERE finished_at IS NULL GROUP BY tenant
+    ON CONFLICT (tenant) DO UPDATE SET jobs = present.jobs + excluded.jobs, bytes = present.bytes + excluded.bytes;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER count_deletions AFTER DELETE ON jobs REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION count_deletions();
 
 CREATE FUNCTION forget_counts() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -247,8 +241,8 @@ END $$;
 # -- rights ------------------------------------------------------------------------------------
 
 GRANTS = """
-REVOKE ALL ON FUNCTION submitting_tenant(), count_submissions(text, bigint, bigint), accept_jobs(), check_times(),
-    enqueue_plans(), count_endings(), forget_counts(), submit_jobs(jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION submitting_tenant(), count_submissions(text, bigint, bigint), accept_jobs(),
+    enqueue_plans(), count_endings(), count_deletions(), forget_counts(), submit_jobs(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION submitting_tenant(), submit_jobs(jsonb) TO darkroom_submitter;
 INSERT INTO schema_revisions VALUES ('0006', '0005');
 """
@@ -263,14 +257,13 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("""
         DROP TRIGGER accept_jobs ON jobs;
-        DROP TRIGGER check_times ON jobs;
         DROP TRIGGER enqueue_plans ON jobs;
         DROP TRIGGER count_endings ON jobs;
         DROP TRIGGER count_deletions ON jobs;
         DROP TRIGGER forget_counts ON jobs;
         DROP TRIGGER announce_end ON jobs;
         ALTER TABLE jobs ALTER COLUMN tenant DROP DEFAULT;
-        DROP FUNCTION accept_jobs(), check_times(), enqueue_plans(), count_endings(), forget_counts(),
+        DROP FUNCTION accept_jobs(), enqueue_plans(), count_endings(), count_deletions(), forget_counts(),
             count_submissions(text, bigint, bigint), submitting_tenant(), submit_job(jsonb), submit_jobs(jsonb),
             cancel_job(uuid), retry_job(uuid), announce_end();
         DROP TABLE tenant_submissions, tenant_endings;

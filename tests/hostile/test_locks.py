@@ -72,6 +72,7 @@ def test_a_retry_that_stays_open_delays_nobody(
     attacker: Tenant, neighbour: Tenant, service: tuple[Process, Process]
 ) -> None:
     job_id = attacker.submit({"items": [{"class_label": 1}], "images_per_item": 400, "steps": 50})
+    attacker.wait(job_id, "planned", "running")
     with attacker.connect() as connection:
         connection.execute("SELECT cancel_job(%s)", (job_id,))
     attacker.wait(job_id)

@@ -79,6 +79,7 @@ def test_the_counters_follow_ends_cancels_retries_and_deletions(
     assert limited.wait(ended).state == "succeeded"
     assert limited.wait(impossible).state == "rejected"
     with limited.connect() as connection:
+        limited.wait(partial, "planned", "running")
         connection.execute("SELECT cancel_job(%s)", (partial,))
         assert limited.wait(partial).state == "cancelled"
         connection.execute("SELECT retry_job(%s)", (partial,))
@@ -94,6 +95,7 @@ def test_the_counters_follow_ends_cancels_retries_and_deletions(
 
 def test_a_retry_counts_as_an_open_job(stack: Stack, limited: Tenant, service: tuple[Process, Process]) -> None:
     job_id = limited.submit({"items": [{"class_label": 1}], "images_per_item": 400, "steps": 50})
+    limited.wait(job_id, "planned", "running")
     with limited.connect() as connection:
         connection.execute("SELECT cancel_job(%s)", (job_id,))
         limited.wait(job_id)
