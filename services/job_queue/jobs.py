@@ -19,20 +19,29 @@ from services.job_queue.states import JobState, WorkState
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """A job as a worker needs it: its plan, and the manifest of its release."""
+    """A job as a worker needs it: its plan, of whose items it has those of one shard, and its release's manifest."""
 
     plan: Plan
     manifest: Mapping[str, Any]
 
 
-def find_sampling_job(connection: Connection, job_id: uuid.UUID) -> SamplingJob:
-    """Return the job of a leased shard."""
-    row = connection.execute(
-        text("SELECT jobs.plan, releases.manifest FROM jobs JOIN releases ON releases.id = release_id "
-             "WHERE jobs.id = :id"),
-        {"id": job_id},
-    ).one()  # fmt: skip
-    return SamplingJob(**row._mapping)
+# A shard needs few of the thousands of items that a plan may have. A plan that is damaged is returned as it is, so that
+# reading it fails the shard.
+FIND_SAMPLING_JOB = text("""
+    SELECT CASE WHEN own.first IS NULL THEN plan ELSE plan - 'items' || jsonb_build_object('first_item', own.first,
+            'items', jsonb_path_query_array(plan, '$.items[$first to $last]', to_jsonb(own))) END AS plan,
+        releases.manifest
+    FROM jobs JOIN releases ON releases.id = release_id CROSS JOIN LATERAL (SELECT
+        :start / jobs.images_per_item AS first, (:stop - 1) / jobs.images_per_item AS last
+        WHERE plan ? 'items' UNION ALL SELECT NULL, NULL LIMIT 1) AS own
+    WHERE jobs.id = :id
+""")
+
+
+def find_sampling_job(connection: Connection, lease: Lease) -> SamplingJob:
+    """Return the job of a leased shard, with the items of its images."""
+    values = {"id": lease.job_id, "start": lease.start, "stop": lease.stop}
+    return SamplingJob(**connection.execute(FIND_SAMPLING_JOB, values).one()._mapping)
 
 
 def begin_sampling(connection: Connection, lease: Lease) -> float | None:

@@ -20,6 +20,7 @@ class Plan(TypedDict):
     """
 
     items: NotRequired[list[Item]]
+    first_item: NotRequired[int]  # the number of items[0], in a plan of which a worker has read the items of one shard
     input_uri: NotRequired[str]
     input: NotRequired[InputReference]
     read_at: NotRequired[str]  # when planning was done, by the clock of the store; only if items may refer to objects

@@ -142,7 +142,8 @@ def read_items(store: ObjectStore, plan: Plan, lease: Lease) -> dict[int, Item]:
     per_item = int(plan["images_per_item"])
     numbers = range(lease.start // per_item, (lease.stop - 1) // per_item + 1)
     if "input" not in plan:
-        return {number: plan["items"][number] for number in numbers}
+        first = plan.get("first_item", 0)
+        return {number: plan["items"][number - first] for number in numbers}
     assert lease.line_start is not None
     assert lease.byte_start is not None
     source = InputObject(store, plan["input"]["key"], plan["input"]["etag"])

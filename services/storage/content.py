@@ -1,7 +1,7 @@
 """What an object should contain, and whether S3's answers show that it does."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -53,3 +53,12 @@ def recorded_sha256(head: Mapping[str, Any]) -> str | None:
     """Return the sha256 that the writer of an object has noted in its metadata; some stores capitalise its name."""
     noted = {name.lower(): value for name, value in head.get("Metadata", {}).items()}
     return str(noted["sha256"]).lower() if "sha256" in noted else None
+
+
+def digest_of(chunks: Iterable[bytes]) -> tuple[str, int]:
+    """Return the sha256 and the size of a stream."""
+    sha256, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        sha256.update(chunk)
+        size += len(chunk)
+    return sha256.hexdigest(), size

@@ -1,7 +1,6 @@
 """One S3 bucket: conditional writes, reads, and errors that say what to do."""
 
 import base64
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from services.observability import metrics
 from services.s3_client import make_client
 from services.settings import StoreSettings
-from services.storage.content import PART_BYTES, Content, recorded_sha256
+from services.storage.content import PART_BYTES, Content, digest_of, recorded_sha256
 from services.storage.deletion import abort_uploads, delete_objects
 from services.storage.transient import is_transient
 from services.storage.uri import ObjectUri
@@ -128,7 +127,7 @@ class ObjectStore:
         with closing(answer["Body"]) as body:
             if noted is None or answer["ContentLength"] > LARGEST_KEPT_BYTES:
                 return str(answer["ETag"])
-            sha256, size = _digest(body.iter_chunks(READ_BYTES))
+            sha256, size = digest_of(body.iter_chunks(READ_BYTES))
         return Stored(sha256, size) if sha256 == noted else str(answer["ETag"])
 
     def upload_if_absent(self, key: str, path: Path, *, sha256: str) -> None:
@@ -153,7 +152,7 @@ class ObjectStore:
         answer = content.is_in(head)
         if answer is None:
             with closing(self.client.get_object(Bucket=self.bucket, Key=key)["Body"]) as body:
-                return _digest(body.iter_chunks(READ_BYTES)) == (content.sha256, content.size)
+                return digest_of(body.iter_chunks(READ_BYTES)) == (content.sha256, content.size)
         return answer
 
     def _head(self, key: str) -> dict[str, Any] | None:
@@ -294,15 +293,6 @@ class ObjectStore:
     def uri(self, key: str) -> str:
         """Return s3://BUCKET/KEY."""
         return str(ObjectUri(self.bucket, key))
-
-
-def _digest(chunks: Iterable[bytes]) -> tuple[str, int]:
-    """Return the sha256 and the size of a stream."""
-    sha256, size = hashlib.sha256(), 0
-    for chunk in chunks:
-        sha256.update(chunk)
-        size += len(chunk)
-    return sha256.hexdigest(), size
 
 
 def _count(event_name: str, http_response: Any = None, **_: Any) -> None:

@@ -40,7 +40,7 @@ class Claimer:
         lease = shard.lease
         with self.database.connect() as connection:
             waited = jobs.begin_sampling(connection, lease)
-            job = jobs.find_sampling_job(connection, lease.job_id)
+            job = jobs.find_sampling_job(connection, lease)
             settled = outputs.settled_indices(connection, lease.job_id, lease.start, lease.stop)
         shard.plan, shard.manifest = job.plan, job.manifest
         shard.unsettled = set(range(lease.start, lease.stop)) - settled
