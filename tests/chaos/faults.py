@@ -71,7 +71,6 @@ POISON = (
     {"run_after": "infinity"},
     {"model": "tiny@999999999999999999999"},
     {"request": '{"items": [{"class_label": 1e400}]}'},
-    {"request": '{"items": [{"class_label": 1, "metadata": {"x": "\\ud800"}}]}'},
     {"request": '{"items": "\\u0001", "steps": -1e308}'},
     {"request": '{"input_uri": "inputs/poison/../../secret"}'},
 )

@@ -17,19 +17,20 @@ def test_a_blocked_part_is_named_and_in_the_end_the_process_exits(
     """Meanwhile the other parts go on."""
     health = HealthClient(free_port())
     settings = {**QUICK, "DARKROOM_METRICS_PORT": str(health.port), "DARKROOM_STEP_LIMIT_S": "30"}
-    with stack.process("dispatcher", **settings) as process, administrator(stack) as holder:
-        health.wait_until("readyz", lambda reasons: not reasons)
-        with holder.transaction():
-            holder.execute("LOCK TABLE cancel_requests IN ACCESS EXCLUSIVE MODE")
+    with attacker.connect() as connection:
+        connection.execute("SELECT cancel_job(%s)", (attacker.submit(run_after="2100-01-01"),))
+    with administrator(stack) as holder, holder.transaction():
+        holder.execute("LOCK TABLE cancel_requests IN EXCLUSIVE MODE")  # it can be read, and no request accepted
+        with stack.process("dispatcher", **settings) as process:
             job = neighbour.submit()
             neighbour.wait(job, "planned", timeout=20)
-            (reason,) = health.wait_until("readyz", bool)
+            (reason,) = health.wait_until("readyz", lambda reasons: any("in a row" in one for one in reasons))
             assert reason.startswith("stopping jobs has failed 3 times in a row: ")
             assert "lock timeout" in reason
             assert health.reasons("healthz") == []
             assert scrape_metrics(health.port)["darkroom_loop_failures_total,loop=stopping jobs"] >= 3
             assert process.child.wait(60) == EXIT_HUNG
-        assert "stopping jobs has only failed for 30 s" in process.log.read_text()
+            assert "stopping jobs has only failed for 30 s" in process.log.read_text()
     end_open_jobs(stack)
 
 

@@ -66,6 +66,17 @@ def test_every_metric_follows_the_naming_rules_and_is_documented() -> None:
         (family,) = metric.describe()
         assert family.name.startswith("darkroom_")
         assert family.documentation.endswith(".")
-        assert set(metric._labelnames) <= {"end", "format", "kind", "operation", "outcome", "queue", "state"}
+        assert set(metric._labelnames) <= {
+            "end",
+            "format",
+            "kind",
+            "lock",
+            "loop",
+            "operation",
+            "outcome",
+            "queue",
+            "reason",
+            "state",
+        }
         name = family.name + ("_total" if family.type == "counter" else "")
         assert f"| `{name}`" in page, name

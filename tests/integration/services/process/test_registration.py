@@ -14,6 +14,9 @@ def register(*_): raise RuntimeError("a bug")
 processes.register = register
 """
 PROCESSES = ["worker", "dispatcher"]
+DENIED = (
+    "permission denied for table workers. The login in DARKROOM_DATABASE_URL has another role than this command needs."
+)
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def last_words(stack: Stack, name: str, first: str = "", **environment: str) -> 
 def test_a_process_that_may_not_register_says_so(stack: Stack, name: str) -> None:
     with without_the_right_to_register(stack, name):
         code, lines = last_words(stack, name)
-    assert (code, lines) == (1, ["error: permission denied for table workers"])
+    assert (code, lines) == (1, [f"error: {DENIED}"])
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -47,7 +50,7 @@ def test_as_json_it_is_one_line_too(stack: Stack, name: str) -> None:
         code, lines = last_words(stack, name, DARKROOM_LOG_FORMAT="json")
     assert code == 1
     (line,) = lines
-    assert '"message": "permission denied for table workers"' in line
+    assert f'"message": "{DENIED}"' in line
 
 
 @pytest.mark.parametrize("name", PROCESSES)
