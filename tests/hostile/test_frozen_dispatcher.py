@@ -8,15 +8,16 @@ import pytest
 from tests.support.freezing import freeze_in, thaw, wait_until_frozen
 from tests.support.stack import Process, Stack
 from tests.support.tenants import QUICK, Tenant, administrator, end_open_jobs
+from tests.support.thoroughness import THOROUGH
 
-BOUNDARIES = [
-    "claims.claim_planning",
-    "maintenance.wake_delayed",
-    "maintenance.rescue",
-    "stopping.accept_cancel_requests",
-    "stopping.begin_attempt",
-    "stopping.stop_jobs",
-]
+BOUNDARIES = ["maintenance.rescue", "stopping.stop_jobs"]
+if THOROUGH:
+    BOUNDARIES += [
+        "claims.claim_planning",
+        "maintenance.wake_delayed",
+        "stopping.accept_cancel_requests",
+        "stopping.begin_attempt",
+    ]
 
 
 def make_work(stack: Stack, attacker: Tenant) -> dict[str, uuid.UUID]:

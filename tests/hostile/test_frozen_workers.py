@@ -1,7 +1,6 @@
 """A worker that freezes between any two of its statements holds up nobody, and changes nothing when it wakes."""
 
 import hashlib
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from sqlalchemy import text
 from tests.support.freezing import freeze_in, thaw, wait_until_frozen
 from tests.support.stack import Process, Stack
 from tests.support.tenants import QUICK, Tenant, end_open_jobs
+from tests.support.thoroughness import THOROUGH
 
 LARGE = {"items": [{"class_label": 1}], "images_per_item": 48, "steps": 4, "guidance_scale": 1.0, "seed": 5}
 
@@ -23,7 +23,7 @@ BOUNDARIES = [
     ("services.storage.object_store", "ObjectStore.put_if_absent", False),
     ("services.job_queue.outputs", "settle_images", False),
 ]
-if "DARKROOM_CHAOS_FAULTS" in os.environ:  # `make chaos` has the time for all of them
+if THOROUGH:
     BOUNDARIES += [
         ("services.job_queue.jobs", "begin_sampling", False),
         ("services.job_queue.outputs", "settled_indices", False),

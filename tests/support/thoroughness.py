@@ -1,0 +1,5 @@
+"""Whether tests take their time: `make test` tries a part of what `make chaos` tries."""
+
+import os
+
+THOROUGH = "DARKROOM_CHAOS_FAULTS" in os.environ
