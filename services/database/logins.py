@@ -58,12 +58,30 @@ def ensure_login(connection: Connection, login: str, *, group: str, password: st
     verb = sql.SQL("CREATE" if role is None else "ALTER")
     cursor.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(login), sql.Literal(password)))
     cursor.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(f"darkroom_{group}"), sql.Identifier(login)))
+    if group == "submitter":
+        _join(connection, login)
     max_connections, settings = role or (-1, None)
     if group == "submitter" and max_connections == -1:
         limit_connections(connection, login, MAX_CONNECTIONS)
     present = {setting.partition("=")[0] for setting in settings or ()}
     missing = {name: value for name, value in {**COMMON, **LIMITS[group]}.items() if name not in present}
     return [f"{name} = {value}" for name, value in missing.items() if not _set(connection, login, name, value)]
+
+
+def _join(connection: Connection, login: str) -> None:
+    """Make the owner of the tables a member of a client's login, so that it may end the client's old transactions.
+
+    A superuser may do so anyway, and another owner only with logins that it has created.
+    """
+    cursor = connection.connection.cursor()
+    (is_superuser,) = cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() or (True,)
+    if is_superuser:
+        return
+    try:
+        with connection.begin_nested():
+            cursor.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(login)))
+    except errors.InsufficientPrivilege:
+        return
 
 
 def _set(connection: Connection, login: str, name: str, value: str) -> bool:

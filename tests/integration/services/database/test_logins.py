@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from services.cli.stack import LOCAL_ROLES
-from services.database import connections, logins
+from services.database import connections, logins, schema
 from services.local_stack.logins import Role
 from services.storage.transient import is_transient
 from tests.support.commands import Darkroom
@@ -114,6 +114,36 @@ def test_a_limit_that_needs_a_superuser_is_named(stack: Stack, login: str) -> No
             connection.execute(text(f"REASSIGN OWNED BY {owner} TO postgres"))
             connection.execute(text(f"DROP OWNED BY {owner}"))
             connection.execute(text(f"DROP ROLE {login}, {owner}"))
+
+
+def test_an_owner_that_is_no_superuser_may_end_old_transactions_of_clients(stack: Stack) -> None:
+    """As on a managed server, where the tables' owner may create roles and nothing more."""
+    owner, client = f"owner_{uuid.uuid4().hex[:8]}", f"tenant_{uuid.uuid4().hex[:8]}"
+    administrator = stack.engine("migrator").execution_options(isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.execute(text(f"CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD '{PASSWORD}'"))
+        for group in logins.LIMITS:
+            connection.execute(text(f"GRANT darkroom_{group} TO {owner} WITH ADMIN OPTION"))
+        connection.execute(text(f"CREATE DATABASE {owner} OWNER {owner}"))
+    url = stack.engine("migrator").url.set(database=owner, username=owner, password=PASSWORD)
+    engine = connections.connect(url.render_as_string(hide_password=False))
+    try:
+        schema.upgrade(engine)
+        with engine.begin() as connection:
+            logins.ensure_login(connection, client, group="submitter", password=PASSWORD)
+        plain = url.set(drivername="postgresql", username=client).render_as_string(hide_password=False)
+        with psycopg.connect(plain) as idle:
+            idle.execute("SELECT 1")
+            time.sleep(1.1)
+            with engine.connect() as connection:
+                ended = connection.scalar(text("SELECT end_long_client_transactions(interval '1 s')"))
+            assert ended == 1
+            with pytest.raises(psycopg.OperationalError):
+                idle.execute("SELECT 1")
+    finally:
+        engine.dispose()
+        with administrator.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {owner} WITH (FORCE)"))
 
 
 def test_a_tenant_has_so_many_connections_and_no_more(stack: Stack, darkroom_here: Darkroom) -> None:
