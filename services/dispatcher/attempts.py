@@ -17,7 +17,7 @@ from sqlalchemy import Engine as Database
 from services.database.connections import brief
 from services.database.faults import is_fault_of_a_row
 from services.dispatcher import finalizer, planner
-from services.dispatcher.strikes import Strikes, storable
+from services.dispatcher.strikes import Strikes
 from services.job_queue import claims, claims_by_id, jobs, leases
 from services.job_queue.leases import Lease, LeaseLost
 from services.job_queue.states import WorkKind
@@ -203,7 +203,7 @@ class Attempts:
             pass
 
     def _end_attempt(self, lease: Lease, error: Exception) -> None:
-        message = f"{type(error).__name__}: {storable(brief(error))}"
+        message = f"{type(error).__name__}: {brief(error)}"
         try:
             with self.database.begin() as connection:
                 if is_transient(error):
@@ -225,5 +225,5 @@ def describe_failure(lease: Lease, error: Exception) -> str:
     """
     step = {WorkKind.PLAN: "planning", WorkKind.FINALIZE: "finalizing"}.get(lease.kind, str(lease.kind))
     if isinstance(error, DarkroomError):
-        return f"{step} failed: {storable(brief(error))}"
+        return f"{step} failed: {leases.storable(brief(error))}"
     return f"{step} failed because of an error in the service; an administrator finds it in the log by the job's id"

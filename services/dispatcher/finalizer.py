@@ -42,7 +42,7 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
         job = jobs.find_finalizing_job(connection, lease.job_id)
     plan: Plan = json.loads(job.plan)
     if job.succeeded + job.failed < job.total:
-        job = _fail_missing_images(database, lease, job, plan, tick)
+        job = _fail_missing_images(database, lease, job, tick)
     prefix = job_prefix(plan["output_prefix"], job.id)
     mark = "" if job.revision == 1 else f"r{job.revision}-"
     earlier = _earlier_listings(store, job)
@@ -71,7 +71,7 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
 
 
 def _fail_missing_images(
-    database: Database, lease: Lease, job: FinalizingJob, plan: Plan, tick: Callable[[], None]
+    database: Database, lease: Lease, job: FinalizingJob, tick: Callable[[], None]
 ) -> FinalizingJob:
     """Record the images that nobody has settled as failed, unless the job was cancelled. Returns the job."""
     with database.begin() as connection:
@@ -80,10 +80,9 @@ def _fail_missing_images(
         return job
     reason = job.reason or (requests[0].reason if requests else "it was not made, because its job was stopped")
     for start in range(0, job.total, PAGE):
-        stop, per_item = min(start + PAGE, job.total), int(plan["images_per_item"])
         with database.begin() as connection:
             leases.extend(connection, lease)
-            outputs.fail_missing_images(connection, job.id, start, stop, per_item, reason)
+            outputs.fail_images(connection, job.id, start, min(start + PAGE, job.total), reason)
         tick()
     with database.begin() as connection:
         return jobs.find_finalizing_job(connection, lease.job_id)

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from services.database.connections import brief
 from services.database.faults import is_fault_of_a_row
+from services.job_queue.leases import storable
 from services.observability import metrics
 
 log = logging.getLogger("darkroom.dispatcher")
@@ -71,8 +72,3 @@ class Strikes(Generic[Row]):
             log.error("%s %s: %s", self.loop, row, reason)
         metrics.SET_ASIDE.labels(self.loop).inc()
         self._failures.pop(row, None)
-
-
-def storable(text: str) -> str:
-    """Return a text without what Postgres cannot store: NUL and lone surrogates."""
-    return text.replace("\0", "").encode(errors="replace").decode()

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from services.job_queue import leases
 from services.job_queue.leases import Lease, complete, lease_lost, storable
-from services.job_queue.outputs import fail_open_images
+from services.job_queue.outputs import fail_images
 from services.job_queue.plan import Plan
 from services.job_queue.states import JobState, WorkState
 
@@ -97,7 +97,7 @@ def fail_shard(connection: Connection, lease: Lease, error: str) -> None:
 
     This checks no lease: the caller has ended it in the same transaction.
     """
-    fail_open_images(connection, lease, error)
+    fail_images(connection, lease.job_id, lease.start, lease.stop, error)
     open_finalizing(connection, lease.job_id)
 
 

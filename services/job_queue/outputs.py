@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from sqlalchemy import Connection, text
 
@@ -89,32 +89,10 @@ def settle_images(connection: Connection, shards: Sequence[Settling]) -> set[int
     return set(connection.scalars(statement, values))
 
 
-def fail_open_images(connection: Connection, lease: Lease, error: str) -> None:
-    """Record every unsettled image of a shard as failed. The caller has ended the lease in this transaction."""
-    values = {"job": lease.job_id, "start": lease.start, "stop": lease.stop, "error": storable(error)}
+def fail_images(connection: Connection, job_id: uuid.UUID, start: int, stop: int, error: str) -> None:
+    """Record every unsettled image in [start, stop) as failed, without checking a lease."""
+    values = {"job": job_id, "start": start, "stop": stop, "error": storable(error)}
     connection.execute(text("SELECT fail_images(:job, :start, :stop, :error)"), values)
-
-
-def record_outputs(connection: Connection, job_id: uuid.UUID, outputs: Sequence[Output]) -> None:
-    """Record images in the job's present revision and count them, without checking a lease."""
-    if not outputs:
-        return
-    connection.execute(
-        text("""
-            WITH settled AS (
-                INSERT INTO outputs (job_id, index, item, seed, key, sha256, bytes, profile, error, revision)
-                SELECT :job_id, new.index, new.item, new.seed, new.key, new.sha256, new.bytes, new.profile, new.error,
-                       (SELECT revision FROM jobs WHERE id = :job_id)
-                FROM jsonb_to_recordset(CAST(:outputs AS jsonb)) AS new (index integer, item integer, seed bigint,
-                    key text, sha256 text, bytes bigint, profile text, error text)
-                ON CONFLICT DO NOTHING RETURNING error
-            )
-            UPDATE jobs SET succeeded = succeeded + (SELECT count(*) FROM settled WHERE error IS NULL),
-                            failed = failed + (SELECT count(*) FROM settled WHERE error IS NOT NULL)
-            WHERE id = :job_id
-        """),
-        {"job_id": job_id, "outputs": json.dumps([asdict(output) for output in outputs])},
-    )
 
 
 # -- images by range and by item -----------------------------------------------------------------
@@ -155,44 +133,17 @@ def fail_items(connection: Connection, job_id: uuid.UUID, errors: Mapping[int, s
     if not errors:
         return
     rows = [{"item": item, "error": storable(error)} for item, error in errors.items()]
-    _fail(
-        connection,
-        job_id,
-        """
-            SELECT failed.item * :per_item + k, failed.item, failed.error
+    count = connection.execute(
+        text("""
+            INSERT INTO outputs (job_id, index, item, error, revision)
+            SELECT :job_id, failed.item * :per_item + k, failed.item, failed.error,
+                   (SELECT revision FROM jobs WHERE id = :job_id)
             FROM jsonb_to_recordset(CAST(:errors AS jsonb)) AS failed (item integer, error text)
             CROSS JOIN generate_series(0, :per_item - 1) AS k
-        """,
-        {"per_item": per_item, "errors": json.dumps(rows)},
-    )
-
-
-def fail_missing_images(
-    connection: Connection, job_id: uuid.UUID, start: int, stop: int, per_item: int, error: str
-) -> int:
-    """Record every unsettled image in [start, stop) as failed, without checking a lease. Returns how many."""
-    return _fail(
-        connection,
-        job_id,
-        """
-            SELECT i, i / :per_item, CAST(:error AS text) FROM generate_series(:start, :stop - 1) AS i
-            WHERE NOT EXISTS (SELECT FROM outputs WHERE job_id = :job_id AND index = i)
-        """,
-        {"start": start, "stop": stop, "per_item": per_item, "error": storable(error)},
-    )
-
-
-def _fail(connection: Connection, job_id: uuid.UUID, images: str, values: Mapping[str, Any]) -> int:
-    """Record images as failed and count them. images: a query for index, item and error."""
-    count = connection.execute(
-        text(f"""
-            INSERT INTO outputs (job_id, index, item, error, revision)
-            SELECT :job_id, images.*, (SELECT revision FROM jobs WHERE id = :job_id) FROM ({images}) AS images
             ON CONFLICT DO NOTHING
         """),
-        {"job_id": job_id, **values},
+        {"job_id": job_id, "per_item": per_item, "errors": json.dumps(rows)},
     ).rowcount
     connection.execute(
         text("UPDATE jobs SET failed = failed + :count WHERE id = :job_id"), {"job_id": job_id, "count": count}
     )
-    return count

@@ -1,15 +1,17 @@
 """Jobs, claims and settled shards of a real queue."""
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, text
 
 from services.dispatcher import planner
-from services.job_queue import claims, maintenance, outputs, stopping
+from services.job_queue import claims, jobs, maintenance, outputs, stopping
 from services.job_queue.leases import Lease, lease_lost
 from services.job_queue.outputs import Output, Settling
+from services.job_queue.states import WorkState
 from services.job_queue.stopping import StopRequest
 from tests.support.stack import Stack
 
@@ -80,3 +82,15 @@ def fetch_value(connection: psycopg.Connection, statement: str, values: tuple[ob
     assert row is not None
     (value,) = row
     return value
+
+
+def end_shards(engine: Engine, worker_id: uuid.UUID, is_settled: Callable[[Lease], bool]) -> Lease:
+    """Settle the ready shards of which `is_settled` is true, and fail the others. Return the finalizing, leased."""
+    for shard in claim(engine, worker_id):
+        if is_settled(shard):
+            settle_shard(engine, shard)
+        else:
+            with engine.begin() as connection:
+                jobs.end_shard(connection, shard, WorkState.FAILED, "bad luck")
+    (finalize,) = claim(engine, worker_id, "finalize")
+    return finalize

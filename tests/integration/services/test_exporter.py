@@ -13,6 +13,7 @@ from services.exporter import GAUGES, MAX_TENANTS, OTHER_TENANTS, QueueCollector
 from services.job_queue.load import read_load
 from services.local_stack import lifecycle, processes
 from tests.support.chart import of_kind
+from tests.support.gauges import read_gauges
 from tests.support.http import HealthClient, free_port, scrape_metrics
 from tests.support.stack import Stack, fresh_stack
 
@@ -24,16 +25,6 @@ def own() -> Iterator[Stack]:
     """A stack of its own, so that no other test fills its queue."""
     with fresh_stack() as running:
         yield running
-
-
-def gauges(collector: QueueCollector) -> dict[str, float]:
-    """Return every sample, by name and labels."""
-    collector._read_at = -1e9
-    return {
-        sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
-        for family in collector.collect()
-        for sample in family.samples
-    }
 
 
 def test_an_empty_queue_is_zero_and_a_job_is_counted_until_it_ends(own: Stack) -> None:
@@ -50,18 +41,18 @@ def test_an_empty_queue_is_zero_and_a_job_is_counted_until_it_ends(own: Stack) -
         assert not any(name.startswith("darkroom_step") for name in seen)  # only workers count these
     job = own.submit(REQUEST)
     later = own.submit(REQUEST, run_after="2100-01-01")
-    seen = gauges(collector)
+    seen = read_gauges(collector)
     assert seen["darkroom_open_jobs,queue=default,state=submitted,tenant=default"] == 2
     assert 0 < seen["darkroom_oldest_job_seconds,queue=default,state=submitted,tenant=default"] < 60
     with own.process("dispatcher"):
         own.wait(job, "planned")
-        seen = gauges(collector)
+        seen = read_gauges(collector)
         assert seen["darkroom_queue_evaluations,queue=default,state=ready,tenant=default"] == 400
         assert seen["darkroom_queue_images,queue=default,state=ready,tenant=default"] == 40
         assert seen["darkroom_processes,kind=dispatcher"] == 1
         with own.process("worker"):
             own.wait(job)
-    seen = gauges(collector)
+    seen = read_gauges(collector)
     assert "darkroom_queue_evaluations,queue=default,state=ready,tenant=default" not in seen
     assert seen["darkroom_open_jobs,queue=default,state=submitted,tenant=default"] == 1  # the one of 2100
     assert seen["darkroom_oldest_job_seconds,queue=default,state=submitted,tenant=default"] == 0
@@ -85,12 +76,12 @@ def test_a_stalled_job_is_timed(own: Stack) -> None:
             """),
             {"id": worker, "job": job},
         )
-    assert gauges(collector)["darkroom_stalled_seconds,queue=default"] == 0  # a fresh exporter knows no past
+    assert read_gauges(collector)["darkroom_stalled_seconds,queue=default"] == 0  # a fresh exporter knows no past
     time.sleep(0.3)
-    assert 0.3 <= gauges(collector)["darkroom_stalled_seconds,queue=default"] < 30
+    assert 0.3 <= read_gauges(collector)["darkroom_stalled_seconds,queue=default"] < 30
     with own.engine("worker").begin() as connection:
         connection.execute(text("UPDATE jobs SET succeeded = succeeded + 1 WHERE id = :id"), {"id": job})
-    assert gauges(collector)["darkroom_stalled_seconds,queue=default"] < 0.3
+    assert read_gauges(collector)["darkroom_stalled_seconds,queue=default"] < 0.3
     with own.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
 
@@ -117,7 +108,7 @@ def test_tenants_beyond_the_busiest_share_a_label(own: Stack) -> None:
             """),
             {"job": job, "count": count},
         )
-    seen = gauges(QueueCollector(own.engine("observer"), 30))
+    seen = read_gauges(QueueCollector(own.engine("observer"), 30))
     named = {name: value for name, value in seen.items() if name.startswith("darkroom_queue_evaluations,")}
     assert len([name for name in named if "tenant=tenant-" in name]) == MAX_TENANTS
     assert named[f"darkroom_queue_evaluations,queue=default,state=ready,tenant={OTHER_TENANTS}"] == sum(range(1, 11))
@@ -170,7 +161,7 @@ def test_the_autoscalers_query_counts_evaluations(own: Stack) -> None:
 def test_a_frozen_postgres_does_not_delay_scrapes(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.exporter.TIMEOUT_S", 0.5)
     collector = QueueCollector(own.engine("observer"), 30)
-    assert gauges(collector)["darkroom_exporter_up"] == 1
+    assert read_gauges(collector)["darkroom_exporter_up"] == 1
     server = processes.find(own.root, "postgres")
     assert server is not None
     family = [server, *server.children(recursive=True)]
@@ -179,14 +170,14 @@ def test_a_frozen_postgres_does_not_delay_scrapes(own: Stack, monkeypatch: pytes
             process.suspend()
         for _ in range(2):
             began = time.monotonic()
-            assert gauges(collector) == {"darkroom_exporter_up": 0}
+            assert read_gauges(collector) == {"darkroom_exporter_up": 0}
             assert time.monotonic() - began < 5
         assert collector.error == "no answer within 0 s"
     finally:
         for process in reversed(family):
             process.resume()
     deadline = time.monotonic() + 20
-    while gauges(collector)["darkroom_exporter_up"] == 0:
+    while read_gauges(collector)["darkroom_exporter_up"] == 0:
         assert time.monotonic() < deadline
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Engine, text
 
 from services.exporter import GAUGES, QueueCollector
 from services.job_queue.load import STATEMENT_TIMEOUT_S, read_load
+from tests.support.gauges import read_gauges
 from tests.support.job_queue import empty_queue
 from tests.support.stack import Stack
 
@@ -21,15 +22,6 @@ def owner(stack: Stack) -> Iterator[Engine]:
     yield engine
     with engine.begin() as connection:
         connection.execute(text("TRUNCATE jobs, work, outputs"))
-
-
-def collect(collector: QueueCollector) -> dict[str, float]:
-    collector._read_at = -1e9
-    return {
-        sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
-        for family in collector.collect()
-        for sample in family.samples
-    }
 
 
 def test_a_row_out_of_range_silences_nothing(stack: Stack, owner: Engine) -> None:
@@ -55,7 +47,7 @@ def test_a_row_out_of_range_silences_nothing(stack: Stack, owner: Engine) -> Non
                 """),
                 {"id": job},
             )
-        seen = collect(QueueCollector(stack.engine("observer"), 30))
+        seen = read_gauges(QueueCollector(stack.engine("observer"), 30))
         assert seen["darkroom_exporter_up"] == 1
         assert {value for name, value in seen.items() if name.startswith("darkroom_exporter_unreadable")} == {0}
         assert seen["darkroom_open_jobs,queue=default,state=submitted,tenant=default"] == 3
@@ -78,7 +70,7 @@ def test_a_reading_that_fails_silences_no_other(stack: Stack, owner: Engine) -> 
     with owner.begin() as connection:
         connection.execute(text("REVOKE SELECT ON queue_load FROM darkroom_observer"))
     try:
-        seen = collect(collector)
+        seen = read_gauges(collector)
     finally:
         with owner.begin() as connection:
             connection.execute(text("GRANT SELECT ON queue_load TO darkroom_observer"))
@@ -86,7 +78,7 @@ def test_a_reading_that_fails_silences_no_other(stack: Stack, owner: Engine) -> 
     assert seen["darkroom_exporter_unreadable,reading=work"] == 1
     assert not any(name.startswith("darkroom_queue_evaluations") for name in seen)
     assert seen["darkroom_open_jobs,queue=default,state=submitted,tenant=default"] == 1
-    assert collect(collector)["darkroom_exporter_unreadable,reading=work"] == 0
+    assert read_gauges(collector)["darkroom_exporter_unreadable,reading=work"] == 0
 
 
 def test_many_open_jobs_are_read_within_the_limit(stack: Stack, owner: Engine) -> None:

@@ -1,32 +1,8 @@
-"""An empty queue, a process that claims, and the planning of jobs in small batches."""
-
-import uuid
-from collections.abc import Iterator
+"""The planning of jobs in small batches."""
 
 import pytest
-from sqlalchemy import Engine
 
 from services.dispatcher import finalizer, planner, sharding
-from services.job_queue import processes
-from services.job_queue.states import ProcessKind
-from tests.support.job_queue import empty_queue
-from tests.support.stack import Stack
-
-
-@pytest.fixture
-def engine(stack: Stack) -> Iterator[Engine]:
-    """The owner's connections to a queue that is empty before and after the test."""
-    engine = stack.engine("migrator")
-    empty_queue(engine)
-    yield engine
-    empty_queue(engine)
-
-
-@pytest.fixture
-def worker_id(engine: Engine) -> uuid.UUID:
-    """A process that is registered and does nothing by itself."""
-    with engine.begin() as connection:
-        return processes.register(connection, ProcessKind.WORKER)
 
 
 @pytest.fixture

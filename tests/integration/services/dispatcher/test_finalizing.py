@@ -10,9 +10,8 @@ from sqlalchemy import Engine, text
 from services.dispatcher import finalizer, listings, planner
 from services.job_queue import jobs, leases
 from services.job_queue.leases import Lease
-from services.job_queue.states import WorkState
 from services.storage.streaming import StreamedObject
-from tests.support.job_queue import call_function, claim, settle_shard, submit_planned
+from tests.support.job_queue import call_function, claim, end_shards, settle_shard, submit_planned
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.usefixtures("small_batches")
@@ -68,13 +67,7 @@ def test_each_image_is_listed_once_over_three_revisions(
 ) -> None:
     """The first revision is listed, the second is not, and the third lists what the first did not."""
     job_id = submit_planned(stack, engine, worker_id)
-    for shard in claim(engine, worker_id):
-        if shard.start:
-            with engine.begin() as connection:
-                jobs.end_shard(connection, shard, WorkState.FAILED, "bad luck")
-        else:
-            settle_shard(engine, shard)
-    (finalize,) = claim(engine, worker_id, "finalize")
+    finalize = end_shards(engine, worker_id, lambda shard: shard.start == 0)
     assert finalizer.finalize(engine, stack.store(), finalize) == "partial"
     assert listed(stack, job_id) == list(range(16))
     give_up(engine, retry(stack, engine, worker_id, job_id))

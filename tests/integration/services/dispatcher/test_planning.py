@@ -11,8 +11,7 @@ from sqlalchemy import Engine, text
 from services.dispatcher import finalizer, planner
 from services.job_queue import jobs, leases
 from services.job_queue.leases import Lease, LeaseLost
-from services.job_queue.states import WorkState
-from tests.support.job_queue import call_function, claim, job_state, settle_shard, stop_jobs
+from tests.support.job_queue import call_function, claim, end_shards, job_state, settle_shard, stop_jobs
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.usefixtures("small_batches")
@@ -214,13 +213,7 @@ def test_a_planning_that_fails_for_good_keeps_what_it_has_planned(
 def test_a_new_revision_plans_only_shards_that_miss_images(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     lease = submit(stack, engine, worker_id)
     assert planner.plan_job(engine, stack.store(), lease) is None
-    for shard in claim(engine, worker_id):
-        if shard.start == 48:
-            with engine.begin() as connection:
-                jobs.end_shard(connection, shard, WorkState.FAILED, "bad luck")
-        else:
-            settle_shard(engine, shard)
-    (finalize,) = claim(engine, worker_id, "finalize")
+    finalize = end_shards(engine, worker_id, lambda shard: shard.start != 48)
     assert finalizer.finalize(engine, stack.store(), finalize) == "partial"
     assert call_function(stack, "retry_job", lease.job_id) == 2
     (again,) = claim(engine, worker_id, "plan")

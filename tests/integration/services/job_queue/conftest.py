@@ -1,6 +1,5 @@
-"""An empty queue and a registered worker."""
+"""Clients of two tenants."""
 
-import uuid
 from collections.abc import Iterator
 
 import psycopg
@@ -8,26 +7,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from services.database import logins
-from services.job_queue import processes, queues, tenants
-from services.job_queue.states import ProcessKind
+from services.job_queue import queues, tenants
 from tests.support.job_queue import empty_queue
 from tests.support.stack import Stack
-
-
-@pytest.fixture
-def engine(stack: Stack) -> Iterator[Engine]:
-    """The owner's connections to a queue that is empty before and after the test."""
-    engine = stack.engine("migrator")
-    empty_queue(engine)
-    yield engine
-    empty_queue(engine)
-
-
-@pytest.fixture
-def worker_id(engine: Engine) -> uuid.UUID:
-    """A worker that is registered and runs no process."""
-    with engine.begin() as connection:
-        return processes.register(connection, ProcessKind.WORKER)
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from services.database import connections
-from services.job_queue import processes
 from services.job_queue.outputs import Output
-from services.job_queue.states import ProcessKind
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.settler import Settler
 from tests.support.job_queue import claim, empty_queue, submit_planned
@@ -26,12 +24,6 @@ def engine(stack: Stack) -> Iterator[Engine]:
     yield engine
     engine.dispose()
     empty_queue(stack.engine("migrator"))
-
-
-@pytest.fixture
-def worker_id(engine: Engine) -> uuid.UUID:
-    with engine.begin() as connection:
-        return processes.register(connection, ProcessKind.WORKER)
 
 
 @pytest.fixture

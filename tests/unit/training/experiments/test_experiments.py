@@ -286,9 +286,7 @@ def test_a_file_of_one_s_own_may_begin_from_an_experiment(tmp_path: Path) -> Non
         ("defaults: [shapes_text, _self_]\nstepz: 6", r"^stepz: there is no such field; did you mean steps\?$"),
     ],
 )
-def test_mistakes_in_a_file_of_one_s_own_are_told_in_one_line(
-    content: str | None, message: str, tmp_path: Path
-) -> None:
+def test_mistakes_in_a_file_of_ones_own_are_one_line(content: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     if content is not None:
         path.write_text(content)
