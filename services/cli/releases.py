@@ -105,6 +105,43 @@ def _fields(row: "ReleaseRow", aliases: list[str], evaluations: "list[Evaluation
 
 
 @app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="A release folder, which training or `darkroom import` wrote.")],
+    name: Annotated[str | None, typer.Option(help="Publish under this name; default: the release's own.")] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Point this alias at it, such as production; default: none.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a release folder as the next version of its name.
+
+    Content that this name has already keeps its version.
+    """
+    from services.cli import publishing
+
+    settings, engine = connect("publisher")
+    published = publishing.publish(settings, engine, folder, name=name, alias=alias)
+    publishing.print_published(published, as_json=as_json)
+
+
+@app.command()
+def fetch(
+    reference: Reference,
+    folder: Annotated[Path, typer.Argument(help="The folder to write: new or empty.")],
+    as_json: AsJson = False,
+) -> None:
+    """Download a published release into a folder."""
+    from services.cli import publishing
+
+    settings, engine = connect("publisher")
+    fetched = publishing.fetch(settings, engine, reference, folder)
+    if as_json:
+        print_json(fetched)
+    else:
+        typer.echo(f"{folder} is {fetched['name']}@{fetched['version']}, digest {fetched['digest'][:12]}")
+
+
+@app.command()
 def promote(
     reference: Reference,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "production",

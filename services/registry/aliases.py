@@ -93,10 +93,15 @@ def list_promotions(connection: Connection, name: str) -> list[Promotion]:
     return [Promotion(**row._mapping) for row in rows]
 
 
-def _check_and_lock(connection: Connection, alias: str) -> None:
-    """Keep others from moving aliases and retiring releases until the transaction ends."""
+def check_alias(alias: str) -> None:
+    """Raise RegistryError if an alias is not allowed."""
     if not ALIAS.fullmatch(alias):
         raise RegistryError(f"alias: {alias!r} is not allowed; permitted: a-z, _ and -, at most 63")
+
+
+def _check_and_lock(connection: Connection, alias: str) -> None:
+    """Keep others from moving aliases and retiring releases until the transaction ends."""
+    check_alias(alias)
     lock_names(connection)
 
 

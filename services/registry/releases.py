@@ -6,7 +6,7 @@ Publishing the same content again changes nothing, and an autoencoder that ten d
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -22,9 +22,8 @@ from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
 from training.model import release as release_format
 
-REFERENCE = re.compile(
-    r"(?P<name>[a-z][a-z0-9_-]{0,62})(@((?P<version>[1-9][0-9]{0,8})|(?P<alias>[a-z][a-z_-]{0,62})))?"
-)
+NAME = re.compile("[a-z][a-z0-9_-]{0,62}")
+REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@((?P<version>[1-9][0-9]{{0,8}})|(?P<alias>[a-z][a-z_-]{{0,62}})))?")
 DEFAULT_ALIAS = "production"
 ANY = "*"
 
@@ -161,17 +160,40 @@ def request_rules(manifest: Mapping[str, Any]) -> dict[str, Any]:
 # -- publishing --------------------------------------------------------------------------------
 
 
+def check_name(name: str) -> str:
+    """Return the name of a release. Raises RegistryError if no reference could name it."""
+    if not NAME.fullmatch(name):
+        raise RegistryError(
+            f"name: {quote(name)} is not allowed; permitted: a lower case letter, then lower case letters, digits, "
+            "_ and -, at most 63"
+        )
+    return name
+
+
+def find_version(connection: Connection, name: str, digest: str) -> int | None:
+    """Return the version of a name that has this content and is not retired, or None."""
+    query = text("SELECT version FROM releases WHERE name = :name AND digest = :digest AND retired_at IS NULL")
+    found: int | None = connection.scalar(query, {"name": name, "digest": digest})
+    return found
+
+
 def publish(
-    connection: Connection, store: ObjectStore, folder: Path, origin: Mapping[str, str] | None = None
+    connection: Connection,
+    store: ObjectStore,
+    folder: Path,
+    origin: Mapping[str, str] | None = None,
+    *,
+    name: str | None = None,
 ) -> tuple[str, int]:
-    """Store a release folder as the next version of its name. Returns name and version.
+    """Store a release folder as the next version of its name, or of `name`. Returns name and version.
 
     Content that was published before under this name keeps its version and its origin: the pipeline run, commit and
     image that made it. The files are uploaded before the first statement, so that no transaction waits for an upload.
     Raises ReleaseError for a folder that is not a valid release or has weights that are not finite, RegistryError if
-    its content is that of a retired version, and ObjectStoreError.
+    its content is that of a retired version or its name is not allowed, and ObjectStoreError.
     """
     release = release_format.read(folder)
+    release = replace(release, name=check_name(name or release.name))
     weights.check_finite(folder)
     blobs.upload(store, release, folder)
     keep_blobs(connection)

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from tests.support.commands import Darkroom
+from tests.support.stack import Stack
 from training.model.interop.compvis.targets import READERS
 from training.model.latent_diffusion import load_autoencoder
 
@@ -70,3 +71,17 @@ def test_mistakes_are_one_line(darkroom_here: Darkroom, checkpoint: tuple[Path, 
         assert told in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
         assert not out.exists()
+
+
+def test_an_imported_checkpoint_is_published(
+    stack: Stack, darkroom_here: Darkroom, checkpoint: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, config = checkpoint
+    arguments = ["import", "compvis", str(file), "--config", str(config), "--name", "imported"]
+    alone = darkroom_here(*arguments, "--output", str(tmp_path / "a"), "--alias", "production")
+    assert (alone.returncode, "--alias: needs --publish" in alone.stderr) == (1, True)
+    done = darkroom_here(*arguments, "--output", str(tmp_path / "b"), "--publish", "--alias", "candidate")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("imported@1 is published as candidate.\n")
+    again = darkroom_here(*arguments, "--output", str(tmp_path / "c"), "--publish", "--json")
+    assert json.loads(again.stdout)["published"] == "imported@1"

@@ -1,0 +1,37 @@
+"""`darkroom export`: releases for other programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.commands import COMMANDS, command_group
+from services.cli.session import AsJson
+from services.cli.terminal import print_json
+
+app = command_group(COMMANDS["export"].help)
+
+
+@app.command()
+def diffusers(
+    release_dir: Annotated[Path, typer.Argument(help="The release folder to read.")],
+    out_dir: Annotated[Path, typer.Argument(help="The folder to write: new or empty.")],
+    as_json: AsJson = False,
+) -> None:
+    """Convert a release to a folder that diffusers loads with `from_pretrained`.
+
+    The folder contains a README that shows how to sample it. Weights are renamed, never approximated: a release that
+    diffusers cannot express is refused.
+    """
+    from training.model.interop import huggingface
+
+    model_class = huggingface.export(release_dir, out_dir)
+    if as_json:
+        print_json({"path": str(out_dir), "class": model_class})
+    else:
+        typer.echo(f"{out_dir} is written for diffusers' {model_class}; see {out_dir / 'README.md'}")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep the only command of the group a subcommand."""

@@ -1,0 +1,112 @@
+"""`darkroom import`: releases from the models of other programs."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from services.cli.commands import COMMANDS, command_group
+from services.cli.session import AsJson, connect
+from services.cli.terminal import print_json, print_table
+from services.errors import CommandError
+
+if TYPE_CHECKING:
+    from training.model.release import Release
+
+app = command_group(COMMANDS["import"].help)
+Output = Annotated[Path, typer.Option(help="The release folder to write: new or empty.")]
+Name = Annotated[str | None, typer.Option(help="The name of the release; default: from the file's name.")]
+Publish = Annotated[bool, typer.Option("--publish", help="Publish the release, too.")]
+Alias = Annotated[str | None, typer.Option(help="With --publish: point this alias at it, such as production.")]
+Imported = tuple["Release", Mapping[str, int]]  # the release, and each part's number of parameters
+
+
+@app.command()
+def compvis(
+    checkpoint: Annotated[Path, typer.Argument(help="A .ckpt or .safetensors file. No code in it is executed.")],
+    config: Annotated[Path, typer.Option(help="The YAML configuration that the model was trained with.")],
+    output: Output,
+    weights: Annotated[
+        Literal["ema", "raw"] | None,
+        typer.Option(help="Which weights to read; default: ema if the file has averaged weights."),
+    ] = None,
+    name: Name = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="The tokenizer.json or vocab.txt of a text model; without it, the release takes token ids."),
+    ] = None,
+    publish: Publish = False,
+    alias: Alias = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a checkpoint of the latent diffusion authors' code to a release folder.
+
+    Every tensor must match; missing and unexpected tensors are listed.
+    """
+
+    def convert(name: str) -> Imported:
+        from training.model.interop.compvis.release import import_release
+
+        return import_release(checkpoint, config, output, name=name, weights=weights, tokenizer=tokenizer)
+
+    import_model(convert, checkpoint, output, name, publish=publish, alias=alias, as_json=as_json)
+
+
+def import_model(
+    convert: Callable[[str], Imported],
+    source: Path,
+    output: Path,
+    name: str | None,
+    *,
+    publish: bool,
+    alias: str | None,
+    as_json: bool,
+) -> None:
+    """Call `convert` with the release's name, by default that of `source`; it writes the folder `output`.
+
+    Publishes the release if wanted, and prints what was made. Raises CommandError for options that are not allowed.
+    """
+    name = name or re.sub(r"[^a-z0-9_-]+", "-", source.stem.lower()).strip("-") or "model"
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
+        raise CommandError(f"--name: {name!r} is not allowed; permitted: lower case letters, digits, - and _")
+    if alias is not None and not publish:
+        raise CommandError("--alias: needs --publish")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CommandError(f"--output: {output} already exists; give a new or empty folder")
+    connected = connect("publisher") if publish else None  # fail now rather than after minutes of reading
+    from rich.console import Console
+
+    try:
+        with Console(stderr=True).status(f"Reading {source}"):
+            release, parameters = convert(name)
+    except OSError as error:
+        raise CommandError(f"--output: {output} cannot be written ({error.strerror})") from None
+    made = {"path": str(output), "name": release.name, "kind": release.kind, "digest": release.digest}
+    if not as_json:
+        typer.echo(f"{output} is release {release.name} ({release.kind}), digest {release.digest[:12]}")
+        print_table((), _rows(release, parameters))
+    if connected is not None:
+        from services.cli import publishing
+
+        published = publishing.publish(*connected, output, name=None, alias=alias)
+        made["published"] = f"{published.name}@{published.version}"
+        if not as_json:
+            publishing.print_published(published, as_json=False)
+    if as_json:
+        print_json(made)
+
+
+def _rows(release: "Release", parameters: Mapping[str, int]) -> list[tuple[str, str]]:
+    return [
+        *((part, f"{count / 1e6:.2f}M parameters") for part, count in parameters.items()),
+        ("image", "x".join(map(str, release.image_shape))),
+        ("latent", "x".join(map(str, release.latent_shape))),
+        ("conditions", ", ".join(release.conditions.get("properties", {})) or "none"),
+    ]
+
+
+@app.callback()
+def _group() -> None:
+    """Keep the only command of the group a subcommand."""
