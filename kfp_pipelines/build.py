@@ -7,6 +7,8 @@ from pathlib import Path
 COMMIT_VARIABLE = "DARKROOM_COMMIT"  # set in the image when it is built
 IMAGE_VARIABLE = "DARKROOM_IMAGE"  # set by the user, and on the pods of stages
 DEFAULT_IMAGE = "darkroom:0.2.0"
+USER = 65532  # of the image, and its group
+ACCELERATORS_VARIABLE = "DARKROOM_ACCELERATORS"  # set on the pods of stages that have several
 
 
 def image() -> str:

@@ -40,6 +40,7 @@ class Toleration(BaseModel):
     operator: Literal["Equal", "Exists"] = "Equal"
     value: str | None = None
     effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
+    tolerationSeconds: int | None = Field(None, ge=0)
 
 
 class Profile(BaseModel):
@@ -49,6 +50,10 @@ class Profile(BaseModel):
 
     nodeSelector: dict[str, str] = {}
     tolerations: list[Toleration] = []
+    affinity: dict[str, Any] = Field({}, description="as in a pod; other than nodeAffinity only with trainJob")
+    priorityClassName: str = Field("", description="only with trainJob")
+    runtimeClassName: str = Field("", description="only with trainJob")
+    imagePullSecrets: list[str] = []
     accelerator: str = Field(
         "nvidia.com/gpu", pattern=r"^[a-z0-9./-]+$", description="resource name, also of MIG slices"
     )
@@ -56,26 +61,57 @@ class Profile(BaseModel):
     queueName: str = Field("", description="Kueue's local queue")
     cpu: str = Field("2", pattern=QUANTITY)
     memory: str = Field("8Gi", pattern=QUANTITY)
-    shm: str = Field("8Gi", pattern=QUANTITY, description="size of /dev/shm, in memory")
+    shm: str = Field("8Gi", pattern=QUANTITY, description="size of /dev/shm, a part of the memory")
+    ephemeralStorage: str = Field("", pattern=f"^$|{QUANTITY}", description="size of /tmp; empty: the image's own")
+    storageClass: str = Field("", description="of an ephemeral volume for /tmp; empty: the node's disk")
     timeout: str = Field("48h", pattern=r"^[1-9][0-9]*[smhd]$")
     retries: int = Field(3, ge=0, le=100)
     secrets: dict[str, dict[str, str]] = Field({}, description="secret: {key: environment variable}")
     env: dict[str, str] = Field({}, description="environment variables without secrets")
     pvc: dict[str, str] = Field({}, description="claim: mount path")
+    configMaps: dict[str, str] = Field({}, description="ConfigMap: mount path, such as a CA bundle's")
     trainJob: bool = Field(False, description="train as a Kubeflow TrainJob")
     nodes: int = Field(1, ge=1, le=1024, description="nodes of the TrainJob")
 
     @model_validator(mode="after")
-    def check_nodes(self) -> "Profile":
-        """Reject several nodes without a TrainJob: a pod runs on one node."""
-        if self.nodes > 1 and not self.trainJob:
+    def check_train_job(self) -> "Profile":
+        """Reject what Kubeflow Pipelines cannot set on a stage's pod, unless the stage is a TrainJob."""
+        if self.trainJob:
+            return self
+        if self.nodes > 1:
             raise ValueError(f"nodes: {self.nodes} requires trainJob: true")
+        for name in ("priorityClassName", "runtimeClassName"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} requires trainJob: true; for the pods of stages, set it in "
+                    "workflowDefaults of Argo's controller"
+                )
+        if others := self.affinity.keys() - {"nodeAffinity"}:
+            raise ValueError(f"affinity: {', '.join(sorted(others))} requires trainJob: true; permitted: nodeAffinity")
+        return self
+
+    @model_validator(mode="after")
+    def check_sizes(self) -> "Profile":
+        """Reject a shared memory that the pod's memory cannot hold, and a volume without a size."""
+        if "shm" not in self.model_fields_set and parse_quantity(self.shm) > parse_quantity(self.memory):
+            self.shm = self.memory
+        if parse_quantity(self.shm) > parse_quantity(self.memory):
+            raise ValueError(f"shm: {self.shm} is above memory, {self.memory}, of which it is a part")
+        if self.storageClass and not self.ephemeralStorage:
+            raise ValueError(f"storageClass: {self.storageClass} requires ephemeralStorage, the size of the volume")
         return self
 
     @property
     def seconds(self) -> int:
         """The timeout in seconds."""
         return int(self.timeout[:-1]) * SECONDS[self.timeout[-1]]
+
+
+def parse_quantity(quantity: str) -> float:
+    """Return the number that a quantity of Kubernetes stands for, such as 1024 for `1Ki`."""
+    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity).groups()  # type: ignore[union-attr]  # of QUANTITY
+    power = "kmgtpe".find(unit[:1].lower()) + 1 if unit and unit != "m" else 0
+    return float(number) * (0.001 if unit == "m" else (1024 if unit.endswith("i") else 1000) ** power)
 
 
 @dataclass(frozen=True)

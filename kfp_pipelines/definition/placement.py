@@ -1,12 +1,12 @@
 """Turns component functions into tasks: on the project image, on the nodes of their profiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from kfp import dsl, kubernetes
 
-from kfp_pipelines.build import DEFAULT_IMAGE, IMAGE_VARIABLE
+from kfp_pipelines.build import ACCELERATORS_VARIABLE, DEFAULT_IMAGE, IMAGE_VARIABLE, USER
 from kfp_pipelines.profiles import QUEUE_LABEL, Profile, Profiles
 
 STAGES = ("prepare-data", "fetch-autoencoder", "fetch-base", "train-autoencoder", "evaluate-autoencoder",
@@ -34,6 +34,8 @@ class Stages:
         """
         task = build_component(function, self.image)(**inputs)
         task.set_env_variable(IMAGE_VARIABLE, self.image)  # recorded with releases, and run by TrainJobs
+        # The backend sets the rest of the Pod Security Standard `restricted`, but not who the container runs as.
+        kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
         if not cached:
             task.set_caching_options(False)
         task.set_display_name(stage)
@@ -54,6 +56,8 @@ def place(task: dsl.PipelineTask, profile: Profile) -> None:
     task.set_memory_request(profile.memory).set_memory_limit(profile.memory)
     if profile.count:
         task.set_accelerator_type(profile.accelerator).set_accelerator_limit(profile.count)
+    if profile.count > 1:
+        task.set_env_variable(ACCELERATORS_VARIABLE, str(profile.count))  # training uses all of them
     if profile.retries:
         task.set_retry(profile.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="3600s")
     kubernetes.set_timeout(task, profile.seconds)
@@ -61,12 +65,39 @@ def place(task: dsl.PipelineTask, profile: Profile) -> None:
     for key, value in profile.nodeSelector.items():
         kubernetes.add_node_selector(task, key, value)
     for toleration in profile.tolerations:
-        kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
+        kubernetes.add_toleration(
+            task, toleration.key, toleration.operator, toleration.value, toleration.effect, toleration.tolerationSeconds
+        )
     for secret, keys in profile.secrets.items():
         kubernetes.use_secret_as_env(task, secret, keys)
     for name, value in profile.env.items():
         task.set_env_variable(name, value)
     for claim, path in profile.pvc.items():
         kubernetes.mount_pvc(task, claim, path)
+    for config_map, path in profile.configMaps.items():
+        kubernetes.use_config_map_as_volume(task, config_map, path)
+    if profile.imagePullSecrets:
+        kubernetes.set_image_pull_secrets(task, profile.imagePullSecrets)
+    if profile.ephemeralStorage:
+        mount_scratch(task, profile)
+    add_node_affinity(task, profile.affinity.get("nodeAffinity", {}))
     if profile.queueName:
         kubernetes.add_pod_label(task, QUEUE_LABEL, profile.queueName)
+
+
+def mount_scratch(task: dsl.PipelineTask, profile: Profile) -> None:
+    """Mount a volume of the profile's size at /tmp."""
+    size, storage_class = profile.ephemeralStorage, profile.storageClass
+    if storage_class:
+        kubernetes.add_ephemeral_volume(task, "tmp", "/tmp", ["ReadWriteOnce"], size, storage_class)
+    else:
+        kubernetes.empty_dir_mount(task, "tmp", "/tmp", size_limit=size)
+
+
+def add_node_affinity(task: dsl.PipelineTask, affinity: Mapping[str, Any]) -> None:
+    """Set the node affinity of a pod's specification on a task."""
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", ())
+    preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution", ())
+    terms = [(None, term) for term in required] + [(one["weight"], one["preference"]) for one in preferred]
+    for weight, term in terms:
+        kubernetes.add_node_affinity(task, term.get("matchExpressions"), term.get("matchFields"), weight)

@@ -24,7 +24,8 @@ from services.storage.uri import ObjectUri
 if TYPE_CHECKING:  # loads torch
     from training.runs.checkpoints import CheckpointLocation
 
-RANK_VARIABLE = "RANK"  # set by torchrun
+# torchrun sets both; Lightning, which starts a process for each further device of a pod, sets only the second.
+RANK_VARIABLES = ("RANK", "LOCAL_RANK")
 RELEASE = "release"  # the folder of the release within a training
 
 Arguments = ParamSpec("Arguments")
@@ -70,7 +71,7 @@ def train(
         request = submit.Stage(experiment, overrides, inputs, checkpoints, build.image())
         submit.run(request, Profile.model_validate_json(job), Path(output), load_store())
     else:
-        training.train(experiment, overrides, inputs, Path(output), find_checkpoints(checkpoints))
+        training.train(experiment, overrides, inputs, Path(output), find_checkpoints(checkpoints), processes())
         training.remove_workings(Path(output))
     if report:
         reports.training(Path(output), Path(report))
@@ -136,7 +137,7 @@ def run_smoke_job(release: str, trained: str, count: int, images: str, report: s
 @stage
 def train_sweep_autoencoder(entry: Mapping[str, str], images: str, output: str, checkpoints: str) -> None:
     """Train the autoencoder of a sweep's entry."""
-    sweep.train_autoencoder(entry, Path(images), Path(output), find_checkpoints(checkpoints))
+    sweep.train_autoencoder(entry, Path(images), Path(output), find_checkpoints(checkpoints), processes())
 
 
 @stage
@@ -152,7 +153,7 @@ def train_sweep_diffusion(
     """Train a diffusion model on the autoencoder of a sweep's entry."""
     location = find_checkpoints(checkpoints)
     release = Path(autoencoder) / RELEASE
-    sweep.train_diffusion(entry, experiment, overrides, Path(images), release, Path(output), location)
+    sweep.train_diffusion(entry, experiment, overrides, Path(images), release, Path(output), location, processes())
 
 
 @stage
@@ -205,4 +206,10 @@ def find_checkpoints(location: str) -> "CheckpointLocation":
 
 def rank() -> int:
     """Return the rank of this process among those that train together; 0 for a process on its own."""
-    return int(os.environ.get(RANK_VARIABLE, "0"))
+    return int(next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0"))
+
+
+
+def processes() -> "training.Processes":
+    """Return the processes of this pod that train together: one for each accelerator."""
+    return training.Processes(rank(), int(os.environ.get(build.ACCELERATORS_VARIABLE, "1")))

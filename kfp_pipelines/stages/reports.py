@@ -20,7 +20,7 @@ TITLES = {
     "nearest": "Samples above their nearest training images",
     "reconstructions": "Held-out images above their reconstructions",
 }
-SUCCEEDED = "SUCCEEDED"
+SUCCEEDED = ("SUCCEEDED", "COMPLETE", "CACHED")  # as the clouds' backends, and the open-source one, call it
 
 
 def training(output: Path, page: Path) -> None:
@@ -38,9 +38,11 @@ def evaluation(scores: Mapping[str, Any], output: Path, page: Path) -> None:
 
 def end(run: str, state: str, code: str, message: str, page: Path) -> None:
     """Report how a run ended, as an event and as a page in Markdown."""
-    text = f"run {run} ended: {state}" + ("" if state == SUCCEEDED else f", {message or code}")
+    succeeded = state.upper() in SUCCEEDED
+    reason = message or code or "the backend gives no reason"
+    text = f"run {run} ended: {'SUCCEEDED' if succeeded else f'{state}, {reason}'}"
     emit(Message(text))
-    hint = "" if state == SUCCEEDED else "\n\nNothing was promoted. The log of the failed stage says why."
+    hint = "" if succeeded else "\n\nNothing was promoted. The log of the failed stage says why."
     page.write_text(f"# {text}{hint}\n")
 
 

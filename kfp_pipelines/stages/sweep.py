@@ -12,6 +12,7 @@ from kfp_pipelines.events import Message, emit
 from kfp_pipelines.stages import reports, training
 from kfp_pipelines.stages.gate import FINGERPRINT, GateError, read_metric
 from kfp_pipelines.stages.publishing import FIRST_STAGE, METRICS
+from kfp_pipelines.stages.training import ALONE, Processes
 
 if TYPE_CHECKING:  # loads torch
     from training.runs.checkpoints import CheckpointLocation
@@ -33,10 +34,16 @@ class Entry:
         return f"{document['name']}, factor {factor}, guidance {self.scores['sampling']['guidance']:g}"
 
 
-def train_autoencoder(entry: Mapping[str, str], images: Path, output: Path, checkpoints: "CheckpointLocation") -> None:
+def train_autoencoder(
+    entry: Mapping[str, str],
+    images: Path,
+    output: Path,
+    checkpoints: "CheckpointLocation",
+    processes: Processes = ALONE,
+) -> None:
     """Train the autoencoder of an entry. Raises ExperimentError."""
     overrides = shlex.split(entry.get("overrides", ""))
-    training.train(entry["experiment"], overrides, {"data.root": str(images)}, output, checkpoints)
+    training.train(entry["experiment"], overrides, {"data.root": str(images)}, output, checkpoints, processes)
     training.remove_workings(output)
 
 
@@ -48,11 +55,12 @@ def train_diffusion(
     autoencoder: Path,
     output: Path,
     checkpoints: "CheckpointLocation",
+    processes: Processes = ALONE,
 ) -> None:
     """Train a diffusion model on the autoencoder of an entry, and copy the autoencoder to be published with it."""
     inputs = {"data.root": str(images), "autoencoder": str(autoencoder)}
     own = shlex.split(entry.get("diffusion_overrides", ""))
-    training.train(experiment, [*overrides, *own], inputs, output, checkpoints)
+    training.train(experiment, [*overrides, *own], inputs, output, checkpoints, processes)
     training.remove_workings(output)
     shutil.copytree(autoencoder, output / FIRST_STAGE, dirs_exist_ok=True)
 

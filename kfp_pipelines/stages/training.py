@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,17 @@ if TYPE_CHECKING:  # loads torch
     from training.runs.checkpoints import CheckpointLocation
 
 WORKINGS = ("checkpoints", "tensorboard", "latents")  # of a training: stored elsewhere, or useless once it is done
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that train together in one pod, which Lightning starts. rank: of this one. count: in total."""
+
+    rank: int = 0
+    count: int = 1
+
+
+ALONE = Processes()
 
 
 def prepare(data: str, overrides: Sequence[str], output: Path) -> str:
@@ -31,16 +43,22 @@ def train(
     inputs: Mapping[str, str],
     output: Path,
     checkpoints: "CheckpointLocation",
+    processes: Processes = ALONE,
 ) -> None:
     """Train an experiment; its release is stored in `output`/release. inputs: paths by field of the experiment.
 
-    Training resumes from the newest checkpoint of the same settings, images and code.
+    Training resumes from the newest checkpoint of the same settings, images and code. Every process but the first ends
+    here, because Lightning starts it with the program of the first, which then reports the result.
     """
     from training.train import run
 
     output.mkdir(parents=True, exist_ok=True)
     paths = [f"{field}='{path}'" for field, path in inputs.items()]  # quoted: a path may hold commas
+    if processes.count > 1 and not any(one.startswith("devices=") for one in overrides):
+        paths.append(f"devices={processes.count}")
     run(save_experiment(experiment, output), [*overrides, *paths], output, checkpoints=checkpoints)
+    if processes.rank > 0:
+        raise SystemExit(0)
 
 
 def remove_workings(output: Path) -> None:

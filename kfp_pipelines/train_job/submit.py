@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfp_pipelines.events import Message, emit
+from kfp_pipelines.build import USER
+from kfp_pipelines.events import Message, Progress, emit
 from kfp_pipelines.profiles import QUEUE_LABEL, Profile
 from kfp_pipelines.train_job.exchange import DONE, INPUTS, PREFIX, STAGE, TRAINING, download, upload
 from services.settings import StoreSettings
@@ -24,7 +25,6 @@ GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
 STEP_LABEL = "trainer.kubeflow.org/trainjob-ancestor-step"
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 POLL_S = 10.0
-USER = 65532  # of the image
 
 
 class TrainJobError(DarkroomError):
@@ -89,6 +89,12 @@ def runtime(name: str, image: str, profile: Profile, environment: Mapping[str, s
     for number, (claim, path) in enumerate(profile.pvc.items()):
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim}})
         mounts.append({"name": f"claim-{number}", "mountPath": path})
+    for number, (config_map, path) in enumerate(profile.configMaps.items()):
+        volumes.append({"name": f"config-{number}", "configMap": {"name": config_map}})
+        mounts.append({"name": f"config-{number}", "mountPath": path})
+    if profile.ephemeralStorage:
+        volumes.append({"name": "tmp", **scratch_volume(profile)})
+        mounts.append({"name": "tmp", "mountPath": "/tmp"})
     plain = {**profile.env, **environment}
     variables: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in sorted(plain.items())]
     for secret, keys in profile.secrets.items():
@@ -99,11 +105,18 @@ def runtime(name: str, image: str, profile: Profile, environment: Mapping[str, s
         ]
     # Of the Pod Security Standard `restricted`, which a namespace may enforce; the group may write to claims.
     confined = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    pod = {
-        "restartPolicy": "Never",
-        "securityContext": {"runAsNonRoot": True, "fsGroup": USER, "seccompProfile": {"type": "RuntimeDefault"}},
+    placed = {
         "nodeSelector": profile.nodeSelector,
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in profile.tolerations],
+        "affinity": profile.affinity,
+        "priorityClassName": profile.priorityClassName,
+        "runtimeClassName": profile.runtimeClassName,
+        "imagePullSecrets": [{"name": name} for name in profile.imagePullSecrets],
+    }
+    pod = {
+        **{field: value for field, value in placed.items() if value},
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "fsGroup": USER, "seccompProfile": {"type": "RuntimeDefault"}},
         "volumes": volumes,
         "containers": [
             {"name": "node", "image": image, "env": variables, "volumeMounts": mounts, "securityContext": confined}
@@ -128,11 +141,26 @@ def runtime(name: str, image: str, profile: Profile, environment: Mapping[str, s
     }
 
 
+def scratch_volume(profile: Profile) -> dict[str, Any]:
+    """Return the volume of a profile's ephemeral storage."""
+    size = profile.ephemeralStorage
+    if not profile.storageClass:
+        return {"emptyDir": {"sizeLimit": size}}
+    claim = {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": profile.storageClass,
+        "resources": {"requests": {"storage": size}},
+    }
+    return {"ephemeral": {"volumeClaimTemplate": {"spec": claim}}}
+
+
 def train_job(name: str, image: str, profile: Profile, exchange: str) -> dict[str, Any]:
     """Return the TrainJob that runs torchrun on every node of the runtime of the same name."""
     resources: dict[str, Any] = {"cpu": profile.cpu, "memory": profile.memory}
     if profile.count:
         resources[profile.accelerator] = profile.count
+    if profile.ephemeralStorage and not profile.storageClass:
+        resources["ephemeral-storage"] = profile.ephemeralStorage
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainJob",
@@ -183,7 +211,7 @@ class Jobs:
             raise TrainJobError(f"train job {name}: the cluster refused it ({error.status}): {reason}") from None
 
     def _wait(self, name: str, timeout_s: float) -> None:
-        deadline, conditions = time.monotonic() + timeout_s, None
+        deadline, conditions, progress = time.monotonic() + timeout_s, None, None
         while True:
             job = self._get("trainjobs", name)
             if job is None:
@@ -191,6 +219,9 @@ class Jobs:
             if (now := describe_conditions(job)) != conditions:
                 conditions = now
                 emit(Message(f"train job {name}: {conditions or 'created'}"))
+            if (reached := progress_of(job)) not in (None, progress):
+                emit(reached)
+            progress = reached
             if end_of(job) == "Complete":
                 return
             if end_of(job) == "Failed":
@@ -229,6 +260,17 @@ def end_of(job: Mapping[str, Any]) -> str | None:
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
             return str(condition["type"])
     return None
+
+
+def progress_of(job: Mapping[str, Any]) -> Progress | None:
+    """Return how far a job is, in per cent, or None where Kubeflow Trainer does not say."""
+    status = job.get("status", {}).get("trainerStatus", {})
+    if "progressPercentage" not in status:
+        return None
+    parts = [f"{one['name']} {one['value']}" for one in status.get("metrics", ())]
+    if "estimatedRemainingSeconds" in status:
+        parts.append(f"{status['estimatedRemainingSeconds']} s left")
+    return Progress(status["progressPercentage"], 100, ", ".join(parts))
 
 
 def describe_conditions(job: Mapping[str, Any]) -> str:

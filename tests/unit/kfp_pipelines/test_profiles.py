@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kfp_pipelines.definition.placement import STAGES
-from kfp_pipelines.profiles import ProfileError, read_profiles
+from kfp_pipelines.profiles import ProfileError, parse_quantity, read_profiles
 
 FILE = Path(__file__).parent / "profiles.yaml"
 
@@ -20,6 +20,19 @@ def test_the_narrowest_choice_wins_and_the_rest_use_the_default() -> None:
     ]
     assert read_profiles(FILE, ["smoke=submitter"], STAGES).find("train-diffusion") == found.by_name["default"]
     assert read_profiles(None, [], STAGES).find("train-diffusion") is None
+
+
+@pytest.mark.parametrize(
+    ("quantity", "number"), [("2", 2), ("500m", 0.5), ("1Ki", 1024), ("1.5Gi", 1.5 * 2**30), ("2M", 2e6), ("3k", 3000)]
+)
+def test_quantities_in_each_unit(quantity: str, number: float) -> None:
+    assert parse_quantity(quantity) == number
+
+
+def test_shared_memory_is_at_most_the_memory_unless_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("small: {memory: 2Gi}\nlarge: {memory: 64Gi}")
+    found = read_profiles(tmp_path / "p.yaml", [], STAGES).by_name
+    assert (found["small"].shm, found["large"].shm) == ("2Gi", "8Gi")
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [("90s", 90), ("5m", 300), ("2h", 7200), ("3d", 259200)])
@@ -38,6 +51,11 @@ def test_timeouts_in_each_unit(tmp_path: Path, timeout: str, seconds: int) -> No
         ("gpu: {timeout: 5}", [], r"gpu.timeout: Input should be a valid string, got 5"),
         ("gpu: {memory: lots}", [], r"gpu.memory: String should match pattern"),
         ("gpu: {tolerations: [{effect: Maybe}]}", [], r"gpu.tolerations.0.effect: Input should be 'NoExecute'"),
+        ("gpu: {shm: 64Gi, memory: 12Gi}", [], "shm: 64Gi is above memory, 12Gi"),
+        ("gpu: {storageClass: fast}", [], "storageClass: fast requires ephemeralStorage"),
+        ("gpu: {priorityClassName: batch}", [], "priorityClassName: batch requires trainJob: true"),
+        ("gpu: {runtimeClassName: nvidia}", [], "runtimeClassName: nvidia requires trainJob: true"),
+        ("gpu: {affinity: {podAffinity: {}}}", [], "affinity: podAffinity requires trainJob: true"),
         ("[gpu]", [], "must map names"),
         ("GPU: {}", [], "must map names"),
         ("a: [", [], "cannot be read"),

@@ -71,6 +71,49 @@ def test_a_stage_with_an_accelerator_has_nodes_tolerations_and_retries(package: 
     assert with_gpu >= 2
 
 
+def test_every_stage_runs_as_the_user_of_the_image(package: Package) -> None:
+    """The backend sets the rest of the Pod Security Standard `restricted`, but not who a container runs as."""
+    for task in package.tasks.values():
+        context = package.kubernetes[task["executor"]]["securityContext"]
+        assert context == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
+
+
+def test_a_stage_has_the_scheduling_and_the_disk_of_its_profile(tmp_path: Path) -> None:
+    (tmp_path / "profiles.yaml").write_text("""
+default:
+  count: 4
+  imagePullSecrets: [registry]
+  ephemeralStorage: 80Gi
+  configMaps: {ca: /etc/ca}
+  tolerations: [{key: spot, operator: Exists, effect: NoExecute, tolerationSeconds: 30}]
+  affinity:
+    nodeAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        nodeSelectorTerms: [{matchExpressions: [{key: gpu, operator: In, values: [h100]}]}]
+      preferredDuringSchedulingIgnoredDuringExecution:
+        - {weight: 5, preference: {matchExpressions: [{key: zone, operator: Exists}]}}
+own-disk: {ephemeralStorage: 80Gi, storageClass: fast}
+""")
+    choices = ["default", "gate=own-disk"]
+    stages = Stages(profiles.read_profiles(tmp_path / "profiles.yaml", choices, STAGES), image=IMAGE)
+    compile_to(tmp_path / "full.yaml", "full", stages)
+    package = Package(tmp_path / "full.yaml")
+    executor = package.tasks["train-diffusion"]["executor"]
+    config = package.kubernetes[executor]
+    json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+    assert [one["secretName"] for one in config["imagePullSecret"]] == ["registry"]
+    assert {"volumeName": "tmp", "mountPath": "/tmp", "sizeLimit": "80Gi"} in config["emptyDirMounts"]
+    assert config["configMapAsVolume"][0]["mountPath"] == "/etc/ca"
+    assert config["tolerations"][0]["tolerationSeconds"] == "30"
+    required, preferred = config["nodeAffinity"]
+    assert required == {"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h100"]}]}
+    assert preferred["weight"] == 5
+    variables = {one["name"]: one["value"] for one in package.executors[executor]["container"]["env"]}
+    assert variables["DARKROOM_ACCELERATORS"] == "4"
+    (disk,) = package.kubernetes[package.tasks["gate"]["executor"]]["genericEphemeralVolume"]
+    assert (disk["mountPath"], disk["size"], disk["storageClassName"]) == ("/tmp", "80Gi", "fast")
+
+
 def test_secrets_come_only_from_kubernetes_secrets(package: Package) -> None:
     for executor in package.executors.values():
         assert [variable["name"] for variable in executor["container"]["env"]] == ["DARKROOM_IMAGE"]

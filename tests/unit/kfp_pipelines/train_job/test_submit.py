@@ -9,6 +9,7 @@ from kubeflow_trainer_api import models
 from kfp_pipelines import profiles
 from kfp_pipelines.definition.pipeline import compile_to
 from kfp_pipelines.definition.placement import STAGES, Stages
+from kfp_pipelines.events import Progress
 from kfp_pipelines.profiles import Profile
 from kfp_pipelines.train_job import submit
 from tests.support.kfp_package import PROFILES, Package
@@ -79,6 +80,56 @@ def test_its_pods_meet_the_restricted_pod_security_standard() -> None:
     assert f"USER {pod['securityContext']['fsGroup']}:" in Path("Dockerfile").read_text()
     (container,) = pod["containers"]
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def test_a_job_has_the_scheduling_and_the_disk_of_its_profile() -> None:
+    required = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h100"]}]}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    more = {"affinity": affinity, "priorityClassName": "batch", "runtimeClassName": "nvidia",
+            "imagePullSecrets": ["registry"], "ephemeralStorage": "80Gi", "configMaps": {"ca": "/etc/ca"}}  # fmt: skip
+    profile = NODES.model_copy(update=more)
+    runtime = submit.runtime("darkroom-x", IMAGE, profile, ENVIRONMENT)
+    pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    check_conforms(pod, models.IoK8sApiCoreV1PodSpec)
+    assert pod["affinity"] == affinity
+    assert (pod["priorityClassName"], pod["runtimeClassName"]) == ("batch", "nvidia")
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts["/tmp"]["emptyDir"] == {"sizeLimit": "80Gi"}
+    assert mounts["/etc/ca"]["configMap"] == {"name": "ca"}
+    limits = submit.train_job("x", IMAGE, profile, "s3://b/x")["spec"]["trainer"]["resourcesPerNode"]["limits"]
+    assert limits["ephemeral-storage"] == "80Gi"
+    own_disk = submit.scratch_volume(profile.model_copy(update={"storageClass": "fast"}))
+    assert own_disk["ephemeral"]["volumeClaimTemplate"]["spec"]["storageClassName"] == "fast"
+
+
+def test_a_job_without_scheduling_has_no_empty_field() -> None:
+    runtime = submit.runtime("x", IMAGE, Profile(trainJob=True), {})
+    pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert not {"affinity", "tolerations", "nodeSelector", "imagePullSecrets"} & pod.keys()
+
+
+@pytest.mark.parametrize(
+    ("status", "progress"),
+    [
+        ({}, None),
+        ({"trainerStatus": {}}, None),
+        ({"trainerStatus": {"progressPercentage": 45}}, Progress(45, 100)),
+        (
+            {
+                "trainerStatus": {
+                    "progressPercentage": 7,
+                    "estimatedRemainingSeconds": 90,
+                    "metrics": [{"name": "loss", "value": "0.23"}],
+                }
+            },
+            Progress(7, 100, "loss 0.23, 90 s left"),
+        ),
+    ],
+)
+def test_progress_is_what_the_trainer_reports(status: dict[str, Any], progress: Progress | None) -> None:
+    assert submit.progress_of({"status": status}) == progress
 
 
 def test_the_pod_that_waits_for_a_job_requests_no_accelerator(tmp_path: Path) -> None:
