@@ -1,4 +1,4 @@
-"""Variables of the shell that libraries read by themselves, and that settings must override."""
+"""The environment of this process: what libraries read of it by themselves, and whether it is a pod."""
 
 import os
 
@@ -10,3 +10,10 @@ def ignore_variables(prefix: str) -> None:
     """
     for name in [name for name in os.environ if name.startswith(prefix)]:
         del os.environ[name]
+
+
+def advise(variable: str) -> str:
+    """Return what a person does about a service that does not answer. A pod has no local stack."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ:  # set in every container by the kubelet
+        return f"Check {variable}, the service that it names, and the network policies."
+    return f"Start the local stack with `darkroom up`, or check {variable}."

@@ -9,6 +9,7 @@ from training.errors import DarkroomError
 EXIT_USER_ERROR = 1
 EXIT_NOT_SUCCEEDED = 3
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 LONGEST = 60  # characters of a name or a value in a message
 

@@ -209,7 +209,6 @@ def rank() -> int:
     return int(next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0"))
 
 
-
 def processes() -> "training.Processes":
     """Return the processes of this pod that train together: one for each accelerator."""
     return training.Processes(rank(), int(os.environ.get(build.ACCELERATORS_VARIABLE, "1")))

@@ -33,7 +33,8 @@ def darkroom(
 
 def main() -> None:
     """Run the command in sys.argv. Every error is one message and an exit code, never a traceback."""
-    from services.cli.failures import exit_on_error
+    from services.cli.failures import exit_on_error, exit_on_sigterm
 
+    exit_on_sigterm()
     with exit_on_error():
         app()

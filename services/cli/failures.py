@@ -1,5 +1,6 @@
 """How a command fails: one message, and an exit code."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +8,16 @@ from typing import NoReturn
 
 import typer
 
-from services.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from services.environment import advise
+from services.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
 from training.errors import EXIT_UNEXPECTED, DarkroomError, report_unexpected, summarise
 
 PERMISSION_DENIED, SHUTDOWN = "42501", "57P"  # SQLSTATE, and the beginning of several
+
+
+def exit_on_sigterm() -> None:
+    """End this process at SIGTERM, also as the first process of a container, for which the kernel would ignore it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
 
 
 @contextmanager
@@ -52,10 +59,7 @@ def _database_message(error: Exception) -> str | None:
 
     state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
     if isinstance(error, OperationalError) and (not state or state.startswith(SHUTDOWN)):
-        return (
-            f"Postgres does not answer ({brief(error)}). "
-            "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
-        )
+        return f"Postgres does not answer ({brief(error)}). {advise('DARKROOM_DATABASE_URL')}"
     if not isinstance(error, DBAPIError):
         return None
     message, hint = brief(error), getattr(getattr(error.orig, "diag", None), "message_hint", None)
@@ -71,8 +75,7 @@ def _store_message(error: Exception) -> str | None:
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     if isinstance(error, BotoCoreError) and not isinstance(error, ParamValidationError):
-        hint = "Start the local stack with `darkroom up`, or check DARKROOM_S3_ENDPOINT_URL"
-        return f"S3 does not answer ({summarise(error)}). {hint}."
+        return f"S3 does not answer ({summarise(error)}). {advise('DARKROOM_S3_ENDPOINT_URL')}"
     if not isinstance(error, ClientError):
         return None
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")

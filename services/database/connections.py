@@ -6,7 +6,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from services.environment import ignore_variables
+from services.environment import advise, ignore_variables
 from training.errors import DarkroomError, first_line
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ def server_version(connection: Connection) -> str:
 
 def unreachable(engine: Engine, error: OperationalError) -> str:
     """Return a line about a database that does not answer, without its password."""
-    return (
-        f"Postgres at {_place(engine.url)} does not answer ({brief(error)}). "
-        "Start the local stack with `darkroom up`, or check DARKROOM_DATABASE_URL."
-    )
+    return f"Postgres at {_place(engine.url)} does not answer ({brief(error)}). {advise('DARKROOM_DATABASE_URL')}"
 
 
 def _place(url: URL) -> str:

@@ -15,7 +15,7 @@ from celery.platforms import SecurityWarning
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-from services.environment import ignore_variables
+from services.environment import advise, ignore_variables
 from services.errors import CommandError
 from services.settings import Settings
 from training.errors import first_line
@@ -144,6 +144,5 @@ def check_broker(app: Celery) -> None:
     except (OperationalError, OSError) as error:
         address = app.connection_for_write().as_uri()
         raise CommandError(
-            f"The broker at {address} does not answer ({first_line(error)}). "
-            "Start the local stack with `darkroom up`, or check DARKROOM_BROKER_URL."
+            f"The broker at {address} does not answer ({first_line(error)}). {advise('DARKROOM_BROKER_URL')}"
         ) from None

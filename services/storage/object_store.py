@@ -13,6 +13,7 @@ from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
+from services.environment import advise
 from services.observability import metrics
 from services.s3_client import make_client
 from services.settings import StoreSettings
@@ -74,8 +75,7 @@ class ObjectStore:
             ) from None
         except BotoCoreError as error:
             raise ObjectStoreError(
-                f"S3 at {self.client.meta.endpoint_url} does not answer ({error}). "
-                "Start the local stack with `darkroom up`, or check DARKROOM_S3_ENDPOINT_URL."
+                f"S3 at {self.client.meta.endpoint_url} does not answer ({error}). {advise('DARKROOM_S3_ENDPOINT_URL')}"
             ) from None
 
     def put_if_absent(self, key: str, body: bytes, *, content_type: str = "") -> Stored:

@@ -1,5 +1,6 @@
 """Every error is one message and an exit code, never a traceback on the terminal."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.failures import exit_on_error
-from services.errors import CommandError
+from services.errors import EXIT_TERMINATED, CommandError
 from training.errors import EXIT_UNEXPECTED
 from training.runs.errors import Interrupted
 
@@ -57,3 +58,17 @@ def test_a_reader_that_closes_the_pipe_is_not_an_error_message(tmp_path: Path) -
     command = f"{sys.executable} -m services.cli --help | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_a_command_that_waits_ends_at_sigterm() -> None:
+    """The exit code is that of a handler: without one, the first process of a container would ignore the signal."""
+    environment = {**os.environ, "DARKROOM_DATABASE_URL": "postgresql://127.0.0.1:9/x", "KUBERNETES_SERVICE_HOST": "h"}
+    command = [sys.executable, "-m", "services.cli", "db", "wait"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout
+        message = waiting.stdout.readline()
+        waiting.terminate()
+        assert waiting.wait(timeout=30) == EXIT_TERMINATED
+    assert "does not answer" in message
+    assert "Check DARKROOM_DATABASE_URL" in message
+    assert "darkroom up" not in message, "a pod has no local stack"
