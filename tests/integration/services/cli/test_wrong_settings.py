@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import botocore
 import pytest
 from sqlalchemy import text
 
@@ -136,7 +137,11 @@ def tls_port(tmp_path: Path) -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_the_certificate_of_a_broker_is_checked(stack: Stack, monkeypatch: pytest.MonkeyPatch, tls_port: int) -> None:
-    monkeypatch.setenv("DARKROOM_BROKER_URL", f"rediss://:{PASSWORD}@127.0.0.1:{tls_port}/0")
+@pytest.mark.parametrize("query", ["", "?ssl_ca_certs={others}"])
+def test_the_certificate_of_a_broker_is_checked(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, tls_port: int, query: str
+) -> None:
+    query = query.format(others=Path(botocore.__file__).parent / "cacert.pem")
+    monkeypatch.setenv("DARKROOM_BROKER_URL", f"rediss://:{PASSWORD}@127.0.0.1:{tls_port}/0{query}")
     with pytest.raises(CommandError, match="certificate verify failed"):
         check_broker(make_app(stack.settings("dispatcher")))
