@@ -105,7 +105,7 @@ def test_a_job_has_the_scheduling_and_the_disk_of_its_profile() -> None:
 
 
 def test_a_job_without_scheduling_has_no_empty_field() -> None:
-    runtime = submit.runtime("x", IMAGE, Profile(trainJob=True), {})
+    runtime = submit.runtime("x", IMAGE, Profile.model_validate({"trainJob": True}), {})
     pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     assert not {"affinity", "tolerations", "nodeSelector", "imagePullSecrets"} & pod.keys()
 
