@@ -1,42 +1,16 @@
 """Reading their files, a YAML configuration and a checkpoint, without executing anything in them."""
 
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors.torch import load_file
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from training.errors import first_line
 from training.model.conditioners.text_tokenizer import read_assets
 from training.model.interop.compvis.reading import CompVisError
-
-TRAINER = (
-    "pytorch_lightning.",
-    "lightning.",
-    "lightning_fabric.",
-    "numpy.",
-)  # packages whose classes occur among the tensors
-
-
-class Bookkeeping:
-    """A stand-in for classes of the training framework, such as Lightning's `ModelCheckpoint` in released files.
-
-    It accepts any state and does nothing, so that such files can be read without the framework and without running its
-    code.
-    """
-
-    def __init__(self, *arguments: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
+from training.model.interop.weight_files import WeightsError, read_tensors
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -54,29 +28,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .ckpt or .safetensors file. Raises CompVisError for any other content, such as code."""
+    """Return the tensors of a checkpoint; see `read_tensors`. Raises CompVisError."""
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else load(path)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        detail = f": it names {named[1]}, which is code" if named else ", or is damaged"
-        raise CompVisError(f"{path}: refused, it contains more than tensors{detail}") from None
-    except Exception as error:  # the bytes of another format can make the unpickler raise anything
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise CompVisError(f"{path}: cannot be read, it is missing or damaged ({reason})") from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CompVisError(f"{path}: has no state_dict of tensors")
-    return state
-
-
-def load(path: Path) -> Any:
-    """Unpickle tensors, numbers and containers. Raises UnpicklingError for any other class."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about a pickle's version: reading succeeds or raises an error
-        named = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-        with safe_globals([(Bookkeeping, name) for name in named if name.startswith(TRAINER)]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return read_tensors(path)
+    except WeightsError as error:
+        raise CompVisError(str(error)) from None
 
 
 def read_tokenizer(path: Path) -> Mapping[str, bytes]:
@@ -84,4 +40,4 @@ def read_tokenizer(path: Path) -> Mapping[str, bytes]:
     try:
         return read_assets(path)
     except (OSError, ValueError) as error:
-        raise CompVisError(f"tokenizer: {error}") from None
+        raise CompVisError(f"tokenizer: {first_line(error)}") from None
