@@ -1,16 +1,19 @@
 """Assembles the content of an image set: which images, in which order, with which records."""
 
 import hashlib
+import posixpath
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from training.data.image_set import DataError
-from training.data.own_images.annotations import Annotation, Label, class_names, folder_labels
+from training.data.own_images.annotations import class_names
 from training.data.own_images.decoding import BadImageError, Problem, share_box
 from training.data.own_images.gathering import Gathered, StoredImage
-from training.data.own_images.sources import IMAGE_ENDINGS
+from training.data.own_images.layout import folder_labels, folder_splits
+from training.data.own_images.names import IMAGE_ENDINGS, UNREADABLE_ENDINGS
+from training.data.own_images.records import Annotation, Label
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,22 @@ class Selection:
 
 
 def select_usable(gathered: Gathered) -> Selection:
-    """Separate usable images from bad ones. Raises DataError for malformed annotations."""
-    listed = gathered.annotations.listed
-    names = set(listed or gathered.images)
+    """Separate usable images from bad ones."""
+    names = expected_images(gathered)
     usable: dict[str, Usable] = {}
-    bad: dict[str, Problem] = {}
+    bad = unsupported_images(gathered, names)
     dropped = 0
+    planes = {**gathered.maps, **gathered.masks}
     for name in sorted(names):
         image = gathered.images.get(name) or missing_problem(name, gathered)
         if isinstance(image, Problem):
             bad[name] = image
             continue
-        annotation = gathered.annotations.of(name, {**gathered.maps, **gathered.masks})
+        try:
+            annotation = gathered.annotations.of(name, planes)
+        except DataError as error:
+            bad[name] = Problem("annotation", str(error).removeprefix("data.root: "))
+            continue
         try:
             map_ = find_plane("map", annotation.map, image, gathered)
             mask = find_plane("mask", annotation.mask, image, gathered)
@@ -87,12 +94,41 @@ def select_usable(gathered: Gathered) -> Selection:
     return Selection(usable, bad, sorted(gathered.images.keys() - names), dropped)
 
 
+def expected_images(gathered: Gathered) -> set[str]:
+    """Return the images that a metadata file lists, or else all that were found and all that tables list.
+
+    A table none of whose images exists describes something else, and is left out.
+    """
+    listed, images = gathered.annotations.listed.keys(), gathered.images.keys()
+    if gathered.annotations.complete:
+        return set(listed)
+    return {*listed, *images} if listed & images else set(images)
+
+
+def unsupported_images(gathered: Gathered, names: set[str]) -> dict[str, Problem]:
+    """Return the images whose format cannot be read, except those that are stored in another format too."""
+    if gathered.annotations.complete or not names:
+        return {}
+    found = [name for name, ending in gathered.others.items() if ending in UNREADABLE_ENDINGS and name not in names]
+    stems = {posixpath.splitext(name)[0] for name in names} if found else set()
+    return {
+        name: Problem("unsupported", describe_unsupported(gathered.others[name]))
+        for name in sorted(found)
+        if posixpath.splitext(name)[0] not in stems
+    }
+
+
+def describe_unsupported(ending: str) -> str:
+    """Return why images with this ending are not read."""
+    hint = "; pip install pillow-heif to read it" if ending in (".heic", ".heif") else ""
+    return f"ends in {ending}; images are {', '.join(IMAGE_ENDINGS)}{hint}"
+
+
 def missing_problem(name: str, gathered: Gathered) -> Problem:
     """Return why an image that the metadata lists is missing."""
     where = gathered.annotations.where[name]
     if name in gathered.others:
-        ending = gathered.others[name]
-        return Problem("unsupported", f"ends in {ending}; images are {', '.join(IMAGE_ENDINGS)}")
+        return Problem("unsupported", describe_unsupported(gathered.others[name]))
     return Problem("missing", f"is listed ({where}), but missing")
 
 
@@ -118,7 +154,7 @@ def find_plane(kind: str, name: str | None, image: StoredImage, gathered: Gather
 
 def assemble(gathered: Gathered, usable: dict[str, Usable], held_out: float) -> Content:
     """Return the content of the set. Raises DataError if labels mix numbers and names."""
-    usable = add_folder_labels(gathered, usable)
+    usable = add_folder_splits(add_folder_labels(gathered, usable))
     label_names = class_names(
         {name: [one.annotation.label] for name, one in usable.items() if one.annotation.label is not None}, "labels"
     )
@@ -134,11 +170,21 @@ def assemble(gathered: Gathered, usable: dict[str, Usable], held_out: float) -> 
 
 def add_folder_labels(gathered: Gathered, usable: dict[str, Usable]) -> dict[str, Usable]:
     """Label the images by their folders if there are no other labels."""
-    if gathered.annotations.listed or any(one.annotation.label is not None for one in usable.values()):
+    if gathered.annotations.complete or any(one.annotation.label is not None for one in usable.values()):
         return usable
     labels = folder_labels(usable)
     return {
         name: replace(one, annotation=replace(one.annotation, label=labels.get(name))) for name, one in usable.items()
+    }
+
+
+def add_folder_splits(usable: dict[str, Usable]) -> dict[str, Usable]:
+    """Split the images by folders such as train and test if records say nothing of splits."""
+    if any(one.annotation.split is not None for one in usable.values()):
+        return usable
+    splits, _ = folder_splits(usable)
+    return {
+        name: replace(one, annotation=replace(one.annotation, split=splits.get(name))) for name, one in usable.items()
     }
 
 
@@ -155,13 +201,12 @@ def build_record(name: str, one: Usable, numbers: Mapping[str, int], box_numbers
 
 
 def choose_held_out(splits: Mapping[str, str | None], share: float) -> set[str]:
-    """Choose the held-out images: those whose record says so if any record does, else about `share` of all.
+    """Choose the held-out images: those whose split says so if any does, else about `share` of all.
 
     The choice depends on each image's name alone, so images that are added later do not move others. At least one is
     held out, unless `share` is 0, and at least one is not. Raises DataError if the records hold out all images.
     """
-    if any(splits.values()):
-        held = {name for name, split in splits.items() if split == "held_out"}
+    if held := {name for name, split in splits.items() if split == "held_out"}:
         if len(held) == len(splits):
             raise DataError("data.root: every image's split is held out; some must be for training")
         return held

@@ -2,10 +2,12 @@
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,14 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from training.errors import DarkroomError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # no others, because PIL runs external programs for some
+# No others, because Pillow runs external programs for some.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
+MAGIC = re.compile(
+    rb"\x89PNG\r\n|\xff\xd8\xff|RIFF....WEBP|BM|II\*\0|MM\0\*|GIF8[79]a|....ftyp(avif|avis|heic|heix|mif1|msf1)"
+    rb"|\0\0\0\x0cjP  |P[1-6]\s",
+    re.DOTALL,
+)  # the first bytes of these formats
+HEIC = re.compile(rb"....ftyp(heic|heix|mif1|msf1)", re.DOTALL)
 MAX_PIXELS = 178_000_000  # a file of a few kilobytes can claim more and exhaust memory
 KEPT_AREA = 0.25  # share of an object's area that must be in the crop to keep it
 TOLERANCE = 1.0  # pixels that a box may extend beyond its image, because labelling tools round
@@ -74,13 +83,29 @@ def ignore_pillow_warnings() -> Iterator[None]:
         yield
 
 
+def looks_like_image(head: bytes) -> bool:
+    """Return whether a file that begins with these bytes is in one of the formats."""
+    return MAGIC.match(head) is not None
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return the formats that are read: HEIC too if the package pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
 def decode(data: bytes, *, image_size: int, channels: int) -> DecodedImage:
     """Turn upright, convert to `channels` (1 grey, 3 RGB), scale the shorter side to `image_size`, crop the centre.
 
     Alpha is blended with white, only the first frame of an animation is used, colour profiles are ignored.
     Raises BadImageError.
     """
-    with open_image(data, FORMATS) as image:
+    with open_image(data, formats()) as image:
         size = image.size
         check_size(size, image_size)
         conversions = ["16-bit"] if has_sixteen_bits(image) else []
@@ -167,19 +192,23 @@ def share_box(box: Sequence[float], size: Size) -> list[float] | None:
 
 
 @contextmanager
-def open_image(data: bytes, formats: tuple[str, ...], kind: str | None = None) -> Iterator[Image.Image]:
+def open_image(data: bytes, permitted: tuple[str, ...], kind: str | None = None) -> Iterator[Image.Image]:
     """Open the image in `data` without decoding it. Any error of decoding becomes a BadImageError of `kind`."""
     if not data:
         raise BadImageError(kind or "empty", "the file has 0 bytes")
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
+        with Image.open(io.BytesIO(data), formats=permitted) as image:
             yield image
     except BadImageError as error:
         raise BadImageError(kind or error.problem.kind, error.problem.reason) from None
     except (Image.DecompressionBombError, MemoryError):
         raise BadImageError(kind or "huge", f"has more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        raise BadImageError(kind or "not a picture", f"is none of {', '.join(formats)}") from None
+        if HEIC.match(data):
+            raise BadImageError(
+                kind or "unsupported", "is HEIC, which needs pillow-heif: pip install pillow-heif"
+            ) from None
+        raise BadImageError(kind or "not a picture", f"is none of {', '.join(permitted)}") from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
         reason = str(error) or type(error).__name__
         raise BadImageError(kind or ("truncated" if "truncated" in reason else "damaged"), reason) from None

@@ -12,8 +12,10 @@ from training.data.image_set import DataError
 from training.data.own_images import decoding
 from training.data.own_images.annotations import Annotations, Role
 from training.data.own_images.decoding import DecodedImage, DecodedPlane, Problem, Size
+from training.data.own_images.names import may_be_image
+from training.data.own_images.records import parse_annotation
 from training.data.own_images.scratch import Scratch
-from training.data.own_images.sources import Member, Source
+from training.data.own_images.source import Member, Source
 
 AHEAD = 4  # files of each thread that wait in memory
 
@@ -56,10 +58,11 @@ class Gathered:
             "mask": self.masks,
         }
         self.bad = Counter[str]()
+        self.resolved = False  # whether the annotations are listed by the names of images before these are read
 
     def wanted(self, name: str) -> bool:
         """Return whether a file must be read."""
-        return self.annotations.role(name) != "other"
+        return self.annotations.role(name) != "other" or may_be_image(name)
 
     def read(self, source: Source, progress: Callable[[int, int], None]) -> None:
         """Read the whole source. `progress` is called with the number of images so far and of bad ones among them.
@@ -72,7 +75,7 @@ class Gathered:
         try:
             with decoding.ignore_pillow_warnings():
                 for member in source.members(self.wanted):
-                    role = self.annotations.role(member.name)
+                    role = self._role(source, member)
                     if role in self.tables and not self._skip_unlisted(source, role, member.name):
                         self._check_unique(role, member)
                         window.append((role, member.name, pool.submit(self._decode, role, member)))
@@ -84,17 +87,32 @@ class Gathered:
                 while window:
                     self._store(*window.popleft())
                     progress(len(self.images), self.bad["image"])
+                self.annotations.resolve(self.images)
         finally:
             pool.shutdown(cancel_futures=True)
             for scratch in self.scratch.values():
                 scratch.close()
 
+    def _role(self, source: Source, member: Member) -> Role:
+        """Return the role of a file: by its name, or by its first bytes if the name tells nothing."""
+        role = self.annotations.role(member.name)
+        if role == "other" and may_be_image(member.name) and not member.link and decoding.looks_like_image(member.head):
+            role = "image"
+        if member.record is not None:
+            self.annotations.complete = True
+            annotation = parse_annotation(member.record, member.origin, posixpath.dirname(member.name))
+            self.annotations.add_record(member.name, annotation, member.origin)
+            return "image"
+        if role in self.tables and source.complete_metadata and not self.resolved:
+            self.resolved = True
+            self.annotations.resolve(set(source.names))
+        return role
+
     def _skip_unlisted(self, source: Source, role: Role, name: str) -> bool:
         """Return whether complete metadata does not list an image; its problem is noted and it is not decoded."""
-        listed = self.annotations.listed
-        if role != "image" or not source.complete_metadata or not listed or name in listed:
+        if role != "image" or not self.resolved or not self.annotations.complete or name in self.annotations.listed:
             return False
-        self.images[name] = Problem("not listed", "is not in metadata.jsonl")
+        self.images[name] = Problem("not listed", "is not in the metadata")
         return True
 
     def _check_unique(self, role: Role, member: Member) -> None:

@@ -26,12 +26,15 @@ from training.data.image_set import DataError, ImageSet
 from training.data.locks import lock_folder
 from training.data.own_images.annotations import Role
 from training.data.own_images.assembly import Content, Selection, assemble, select_usable
+from training.data.own_images.folder import Folder
 from training.data.own_images.gathering import Gathered
+from training.data.own_images.names import IMAGE_ENDINGS, is_hidden
 from training.data.own_images.report import PreparationProgress, build_report, group_by_kind, table
-from training.data.own_images.sources import IMAGE_ENDINGS, Folder, Source, is_hidden, open_source
+from training.data.own_images.source import Source
+from training.data.own_images.sources import open_source
 
 REPORT, STAMP = "report.json", "source.json"
-VERSION = 1  # to be raised when the same images would make another set
+VERSION = 2  # to be raised when the same images would make another set
 UNWRITABLE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST")}
 
 
@@ -89,15 +92,15 @@ def prepare(source: str, root: Path, settings: Settings, *, console: Console | N
         with progress.show():
             gathered.read(origin, progress)
         selection = select_usable(gathered)
-        others = sorted(gathered.others.values())
+        others, unread = sorted(gathered.others.values()), gathered.annotations.unread
         if not selection.found:
             endings = ", ".join(f"{others.count(ending)} {ending}" for ending in sorted(set(others))) or "nothing else"
             raise DataError(f"data.root: {source} holds no images ({', '.join(IMAGE_ENDINGS)}); it holds {endings}")
         if len(selection.bad) > settings.max_bad * selection.found:
-            write_json(refused, build_report(selection, None, others))
+            write_json(refused, build_report(selection, None, others, unread))
             raise DataError(describe_refusal(selection, settings.max_bad, refused))
         content = assemble(gathered, selection.usable, settings.held_out)
-        document = build_report(selection, content, others)
+        document = build_report(selection, content, others, unread)
         (root / STAMP).unlink(missing_ok=True)
         made = write(root, settings.name, content, gathered)
         write_json(root / REPORT, document)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from training.data.own_images.assembly import Content, Selection, count_labels
 from training.data.own_images.decoding import Problem
-from training.data.own_images.sources import Source
+from training.data.own_images.source import Source
 
 LINE_SECONDS = 5.0
 LISTED = 100  # bad images of each kind in report.json
@@ -71,8 +71,10 @@ def group_by_kind(bad: Mapping[str, Problem]) -> dict[str, dict[str, Any]]:
     }
 
 
-def build_report(selection: Selection, content: Content | None, others: Sequence[str]) -> dict[str, Any]:
-    """Return the content of `report.json`. content: None for a source that is refused."""
+def build_report(
+    selection: Selection, content: Content | None, others: Sequence[str], unread: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the content of `report.json`. content: None for a source that is refused. unread: reasons of tables."""
     sizes = [one.image.size for one in selection.usable.values()]
     document: dict[str, Any] = {
         "found": selection.found,
@@ -92,6 +94,7 @@ def build_report(selection: Selection, content: Content | None, others: Sequence
         },
         "dropped_objects": selection.dropped_objects,
         "not_listed": {"count": len(selection.not_listed), "first": selection.not_listed[:LISTED]},
+        "tables_not_read": dict(sorted(unread.items())),
         "other_files": dict(sorted(Counter(others).items())),
     }
     if content is not None:
@@ -133,7 +136,9 @@ def table(document: Mapping[str, Any], title: str) -> Table:
     if document["dropped_objects"]:
         add("objects outside the crop", document["dropped_objects"], "dropped")
     if document["not_listed"]["count"]:
-        add("not in metadata.jsonl", document["not_listed"]["count"], document["not_listed"]["first"][0])
+        add("not in the metadata", document["not_listed"]["count"], document["not_listed"]["first"][0])
+    for name, reason in document["tables_not_read"].items():
+        rows.add_row(f"not read: {name}", "", reason)
     for ending, count in document["other_files"].items():
         add(f"not read: {ending}", count)
     return rows

@@ -142,8 +142,8 @@ def test_a_damaged_tar_is_an_error(tmp_path: Path) -> None:
 def test_what_is_no_source(tmp_path: Path) -> None:
     assert refused(tmp_path / "nowhere").endswith("nowhere does not exist")
     assert "no tar matches" in refused(tmp_path / "*.tar")
-    file = folder(tmp_path / "one", {"a.zip": b""}) / "a.zip"
-    assert "a.zip is neither a folder nor a tar (.tar, .tar.gz, .tgz)" in refused(file)
+    file = folder(tmp_path / "one", {"a.rar": b""}) / "a.rar"
+    assert "a.rar is neither a folder nor a tar (.tar, .tar.gz, .tgz), zip, parquet or IDX file" in refused(file)
     tar(tmp_path / "both/x.tar", {})
     folder(tmp_path / "both", {"a.png": b""})
     assert "holds both tars (x.tar) and images (a.png)" in refused(tmp_path / "both")
@@ -266,7 +266,8 @@ def test_folders_are_labels_where_there_are_several_of_one_level() -> None:
     assert folder_labels(["cat/1.png", "dog/1.png"]) == {"cat/1.png": "cat", "dog/1.png": "dog"}
     assert folder_labels(["images/1.png", "images/2.png"]) == {}
     assert folder_labels(["cat/1.png", "2.png"]) == {}
-    assert folder_labels(["cat/1.png", "dog/x/1.png"]) == {}
+    assert folder_labels(["cat/1.png", "dog/x/1.png"]) == {"cat/1.png": "cat", "dog/x/1.png": "dog"}
+    assert folder_labels(["in/cat/1.png", "in/dog/1.png", "2.png"]) == {"in/cat/1.png": "cat", "in/dog/1.png": "dog"}
 
 
 # Objects in S3, against a client whose connections break

@@ -1,0 +1,54 @@
+"""Reads the files below a folder."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.data.image_set import DataError
+from training.data.own_images.names import clean, is_hidden, is_table
+from training.data.own_images.source import Entry, Member, Source, Wanted
+
+
+class Folder(Source):
+    """All files below a folder, the tables first."""
+
+    complete_metadata = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths: dict[str, str] = {}  # of files whose path is not their name
+        super().__init__(str(root), sorted(self._list(), key=lambda entry: (not is_table(entry.name), entry.name)))
+
+    def _list(self) -> Iterator[Entry]:
+        for folder, folders, files in os.walk(self.root, onerror=raise_unlistable):
+            folders[:] = [name for name in folders if not is_hidden(name)]
+            for file in files:
+                path = Path(folder, file)
+                if is_hidden(file) or not path.is_file():
+                    continue
+                status = path.stat()
+                relative = path.relative_to(self.root).as_posix()
+                name = clean(relative)
+                if name != relative:
+                    if name in self.paths or (self.root / name).is_file():
+                        raise DataError(f"data.root: two files are called {name} in {self.root}, once with composed "
+                                        "and once with decomposed characters; rename one of them")  # fmt: skip
+                    self.paths[name] = relative
+                yield Entry(name, status.st_size, str(status.st_mtime_ns))
+
+    @property
+    def names(self) -> Iterator[str]:
+        """See Source."""
+        return (entry.name for entry in self.entries)
+
+    def members(self, wanted: Wanted) -> Iterator[Member]:
+        """See Source. Bodies are paths, so that threads read them."""
+        for entry in self.entries:
+            path = self.root / self.paths.get(entry.name, entry.name)
+            yield Member(entry.name, path if wanted(entry.name) else None, str(path))
+            self.position += entry.size
+
+
+def raise_unlistable(error: OSError) -> None:
+    """Raise DataError for a folder that cannot be listed."""
+    raise DataError(f"data.root: {error.filename} cannot be listed ({error.strerror})")

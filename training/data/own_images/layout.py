@@ -1,0 +1,76 @@
+"""Reads folders: which are splits, and which are labels. Finds the images that records name."""
+
+import posixpath
+from collections.abc import Collection, Iterable
+
+from training.data.own_images.names import split_of_folder
+from training.data.own_images.records import Label
+
+
+def folder_splits(images: Iterable[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return the split of each image in a folder such as train or test, and the other folders of each image.
+
+    Folders of one level are splits if both one for training and one that is held out are among them; else train is a
+    class like others.
+    """
+    folders = {name: name.split("/")[:-1] for name in images}
+    splits: dict[str, str] = {}
+    level = 0
+    while True:
+        kinds = {part[level] for part in folders.values() if len(part) > level}
+        if not kinds:
+            return splits, folders
+        meanings = {kind: split_of_folder(kind) for kind in kinds}
+        if not {"train", "held_out"} <= {split for split, _ in meanings.values()}:
+            level += 1
+            continue
+        for name, part in folders.items():
+            if len(part) > level:
+                split, rest = meanings[part[level]]
+                if split is not None:
+                    splits.setdefault(name, split)
+                folders[name] = [*part[:level], *([rest] if split and rest else []), *part[level + 1 :]]
+
+
+def folder_labels(images: Iterable[str]) -> dict[str, Label]:
+    """Return the label of each image: its folder at the first level with two or more folders that are not splits.
+
+    Images above that level have none. Folders below it do not count.
+    """
+    _, folders = folder_splits(images)
+    level = 0
+    while kinds := {part[level] for part in folders.values() if len(part) > level}:
+        if len(kinds) > 1:
+            return {name: part[level] for name, part in folders.items() if len(part) > level}
+        level += 1
+    return {}
+
+
+class Finder:
+    """Finds the images of a source by the names that records give them.
+
+    A name is the path relative to the record's file; else a path of which the first folders are missing here, for
+    example an absolute one; else a path without ending; else the name of a file that occurs once.
+    """
+
+    def __init__(self, images: Collection[str]) -> None:
+        self.images = images
+        self.by_key: dict[str, str | None] | None = None  # without folders or ending; None for several
+
+    def find(self, name: str) -> str | None:
+        """Return the image of this name, or None."""
+        if name in self.images:
+            return name
+        folders = name.lstrip("/").split("/")
+        for start in range(1 if folders[0] == name.split("/")[0] else 0, len(folders)):
+            if (shorter := "/".join(folders[start:])) in self.images:
+                return shorter
+        if self.by_key is None:
+            self.by_key = {}
+            for image in self.images:
+                stem = posixpath.splitext(image)[0]
+                for key in {"/" + stem, posixpath.basename(image), posixpath.basename(stem)}:
+                    self.by_key[key] = image if self.by_key.get(key, image) == image else None
+        base = posixpath.basename(name)
+        keys = ("/" + name, "/" + posixpath.splitext(name)[0], base)
+        return next((found for key in keys if (found := self.by_key.get(key))), None)

@@ -1,0 +1,167 @@
+"""Reads a record: what a line of metadata, a row of a table or a sidecar says of one image."""
+
+import codecs
+import json
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from training.data.image_set import DataError
+from training.data.own_images.names import SPLITS, clean
+
+FILE_FIELDS = (
+    *("file_name", "filename", "file", "image", "img", "path", "image_path", "file_path", "filepath", "image_file"),
+    *("image_name", "image_id", "id"),
+)
+TEXT_FIELDS = ("text", "caption", "prompt", "description", "captions")
+LABEL_FIELDS = ("label", "class", "class_name", "label_name", "category", "class_label", "labels")
+SPLIT_FIELDS = ("split",)
+MARKS = (  # the longer first
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
+
+Label = str | int
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The annotation of an image. boxes: (label, [x0, y0, x1, y1] in pixels). map, mask: names of files."""
+
+    text: str | None = None
+    label: Label | None = None
+    boxes: tuple[tuple[Label, tuple[float, ...]], ...] | None = None
+    map: str | None = None
+    mask: str | None = None
+    split: str | None = None
+
+
+def merge(first: Annotation, second: Annotation) -> Annotation:
+    """Return the first annotation, with its missing fields from the second."""
+    values = {field.name: getattr(first, field.name) for field in fields(Annotation)}
+    return Annotation(**{name: getattr(second, name) if value is None else value for name, value in values.items()})
+
+
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """Parse a JSON object. Raises DataError."""
+    try:
+        raw = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"data.root: {where} is not JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise DataError(f"data.root: {where} is not a JSON object")
+    return raw
+
+
+def decode_text(data: bytes, origin: str) -> str:
+    """Decode text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark. Raises DataError."""
+    encoding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"data.root: {origin} is not UTF-8 (byte {error.start}); convert it, as in: iconv -f WINDOWS-1252 -t UTF-8"
+        ) from None
+
+
+def parse_annotation(raw: Mapping[str, Any], where: str, folder: str) -> Annotation:
+    """Check the fields of a record. Unknown fields are ignored, and null means missing. Raises DataError."""
+    raw = rename_fields(raw)
+    text = text_field(raw, "text", where)
+    split = text_field(raw, "split", where)
+    if split is not None and split.lower() not in SPLITS:
+        raise DataError(f"data.root: {where}: split {split!r} is not allowed; permitted: {', '.join(SPLITS)}")
+    planes = {field: text_field(raw, field, where) for field in ("map", "mask")}
+    return Annotation(
+        text=text,
+        label=label_of(raw.get("label"), where, "label"),
+        boxes=boxes_of(raw["boxes"], where) if raw.get("boxes") is not None else None,
+        split=SPLITS[split.lower()] if split else None,
+        **{field: join_name(folder, name, where) if name else None for field, name in planes.items()},
+    )
+
+
+def rename_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with its text, label and split under these names.
+
+    Others write them as caption, class or Label, for example. Of those only words count, and whole numbers as labels.
+    """
+    plain = {re.sub(r"[\s-]+", "_", key.strip().lower()): value for key, value in raw.items()}
+    found: dict[str, Any] = {**plain, **raw}
+    for names in (TEXT_FIELDS, LABEL_FIELDS, SPLIT_FIELDS):
+        if raw.get(names[0]) not in (None, ""):
+            continue
+        for name in names:
+            value = plain.get(name)
+            if isinstance(value, list) and value and isinstance(value[0], str):
+                value = value[0]  # of several captions the first
+            if (isinstance(value, str) and value.strip()) or (names is LABEL_FIELDS and type(value) is int):
+                found[names[0]] = value
+                break
+    return found
+
+
+def file_field(fields: Iterable[str]) -> str | None:
+    """Return the field that names the image of a record, or None."""
+    by_plain_name = {re.sub(r"[\s-]+", "_", field.strip().lower()): field for field in fields}
+    return next((by_plain_name[name] for name in FILE_FIELDS if name in by_plain_name), None)
+
+
+def text_field(raw: Mapping[str, Any], field: str, where: str) -> str | None:
+    """Return a field's text, stripped, or None if it is empty. Raises DataError."""
+    value = raw.get(field)
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"data.root: {where}: {field} is {json.dumps(value)[:60]}; it must be a string")
+    return check_unicode(value, where).strip() or None if value else None
+
+
+def label_of(value: Any, where: str, field: str) -> Label | None:
+    """Return a label, a name or a number. Raises DataError."""
+    if isinstance(value, str):
+        return check_unicode(value, where).strip() or None
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise DataError(f"data.root: {where}: {field} is {json.dumps(value)[:60]}; it must be a string or an integer")
+
+
+def boxes_of(value: Any, where: str) -> tuple[tuple[Label, tuple[float, ...]], ...]:
+    """Return the boxes of [{"label": ..., "box": [x0, y0, x1, y1]}, ...]. Raises DataError."""
+    boxes = []
+    for one in value if isinstance(value, list) else [value]:
+        edges = one.get("box") if isinstance(one, dict) else None
+        label = label_of(one.get("label"), where, "a box's label") if isinstance(one, dict) else None
+        if label is None or edges is None or not is_box(edges):
+            raise DataError(
+                f'data.root: {where}: boxes has {json.dumps(one)[:80]}; write [{{"label": "dog", '
+                '"box": [x0, y0, x1, y1]}, ...], in pixels'
+            )
+        boxes.append((label, tuple(float(edge) for edge in edges)))
+    return tuple(boxes)
+
+
+def is_box(edges: Any) -> bool:
+    """Return whether a value is a list of four numbers, in any order."""
+    numbers = isinstance(edges, list) and all(isinstance(edge, int | float) for edge in edges)
+    return numbers and len(edges) == 4 and not any(isinstance(edge, bool) for edge in edges)
+
+
+def join_name(folder: str, name: str, where: str) -> str:
+    """Return the source's name of a file that a record names relative to its folder. Backslashes separate folders."""
+    return posixpath.normpath(posixpath.join(folder, clean(check_unicode(name, where).replace("\\", "/"))))
+
+
+def check_unicode(text: str, where: str) -> str:
+    """Return the text. Raises DataError for half a surrogate pair, which JSON can hold and a file cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"data.root: {where} holds half a surrogate pair, which is not a character") from None
+    return text
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is an integer as Python writes it."""
+    return text.removeprefix("-").isdecimal() and text.isascii() and str(int(text)) == text

@@ -1,0 +1,161 @@
+"""Reads tars on disk or in S3: each is streamed once from start to end."""
+
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from training.data.image_set import DataError
+from training.data.own_images import object_storage
+from training.data.own_images.names import METADATA, clean, is_hidden_path, is_metadata, is_tar
+from training.data.own_images.source import Entry, Member, Source, Wanted, splits_of_files
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One tar, or a table next to tars. open: a stream of its bytes. prefix: of the names of its members."""
+
+    url: str
+    open: Callable[[], Any]
+    prefix: str = ""
+
+
+class Tars(Source):
+    """The members of tars, each streamed once from start to end, after the metadata next to them."""
+
+    def __init__(
+        self, url: str, entries: Sequence[Entry], archives: Sequence[Archive], metadata: Sequence[Archive]
+    ) -> None:
+        super().__init__(url, entries)
+        self.archives, self.metadata = archives, metadata
+
+    def members(self, wanted: Wanted) -> Iterator[Member]:
+        """See Source."""
+        for file in self.metadata:
+            stream = self._count(file.open())
+            yield Member(file.url.rpartition("/")[2], b"".join(iter(partial(stream.read, 1 << 20), b"")), file.url)
+            stream.close()
+        for archive in self.archives:
+            stream = self._count(archive.open())
+            try:
+                with tarfile.open(mode="r|*", fileobj=stream, tarinfo=CheckedHeader) as tar:  # type: ignore[call-overload]
+                    yield from stream_members(tar, archive, wanted)
+            except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise DataError(
+                    f"data.root: {archive.url} is not a complete tar ({error}); it is damaged, copy it again"
+                ) from None
+            finally:
+                stream.close()
+
+    def _count(self, stream: Any) -> "CountingStream":
+        return CountingStream(stream, self)
+
+
+class CountingStream:
+    """A stream that updates the position of its source."""
+
+    def __init__(self, stream: Any, source: Source) -> None:
+        self.stream, self.source = stream, source
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes."""
+        data: bytes = self.stream.read(size)
+        self.source.position += len(data)
+        return data
+
+    def close(self) -> None:
+        """Close the stream."""
+        self.stream.close()
+
+
+class CheckedHeader(tarfile.TarInfo):
+    """A header whose damage, or a missing end mark, is an error; tarfile would take it for the end of the tar."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "CheckedHeader":
+        """Read the next header. Raises ReadError."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
+def stream_members(tar: tarfile.TarFile, archive: Archive, wanted: Wanted) -> Iterator[Member]:
+    """Yield the files of a tar that is open as a stream."""
+    while (info := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep the header of every file
+        name = archive.prefix + clean(info.name)
+        if info.isdir() or is_hidden_path(name):
+            continue
+        content = tar.extractfile(info) if info.isreg() and wanted(name) else None
+        body = None if content is None else content.read()
+        if body is not None and len(body) < info.size:
+            raise tarfile.ReadError("unexpected end of data")
+        yield Member(name, body, f"{archive.url}: {name}", link=info.islnk() or info.issym())
+
+
+def disk_tars(url: str, paths: Sequence[Path]) -> Tars:
+    """Return the source of tars on disk and of the metadata next to them."""
+    folders = sorted({path.parent for path in paths})
+    metadata = [file for folder in folders for file in sorted(folder.iterdir()) if is_metadata(file.name)]
+    entries = [
+        Entry(str(path), status.st_size, str(status.st_mtime_ns))
+        for path in (*metadata, *paths)
+        for status in [path.stat()]
+    ]
+    splits = splits_of_files(list(map(str, paths)))
+    archives = [
+        Archive(str(path), partial(open_file, path), f"{split}/" if split else "")
+        for path, split in zip(paths, splits, strict=True)
+    ]
+    return Tars(url, entries, archives, [Archive(str(path), partial(open_file, path)) for path in metadata])
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises DataError."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"data.root: {path} cannot be read ({error.strerror})") from None
+
+
+def bucket_tars(url: str) -> Tars:
+    """Return the source of s3://bucket/key.tar, or of all tars under s3://bucket/prefix/, and of their metadata."""
+    client = object_storage.connect()
+    bucket, key = object_storage.split_url(url)
+    if is_tar(key):
+        folder = key.rpartition("/")[0]
+        tars = [object_storage.head(client, bucket, key)]
+        metadata = [object_storage.head(client, bucket, f"{folder}/{METADATA}".lstrip("/"), optional=True)]
+    else:
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        found = sorted(object_storage.list_objects(client, bucket, prefix), key=lambda entry: str(entry["Key"]))
+        tars = [entry for entry in found if is_tar(entry["Key"])]
+        metadata = [
+            entry
+            for entry in found
+            if is_metadata(entry["Key"].removeprefix(prefix)) and "/" not in entry["Key"].removeprefix(prefix)
+        ]
+        if not tars:
+            raise DataError(f"data.root: there is no tar under s3://{bucket}/{prefix}")
+
+    def archives(objects: Sequence[dict[str, Any] | None], splits: bool) -> list[Archive]:
+        present = [entry for entry in objects if entry]
+        found = splits_of_files([entry["Key"] for entry in present]) if splits else [None] * len(present)
+        return [
+            Archive(
+                f"s3://{bucket}/{entry['Key']}",
+                partial(object_storage.ObjectStream, client, bucket, entry),
+                f"{split}/" if split else "",
+            )
+            for entry, split in zip(present, found, strict=True)
+        ]
+
+    entries = [Entry(entry["Key"], entry["Size"], entry["ETag"]) for entry in (*metadata, *tars) if entry]
+    return Tars(url, entries, archives(tars, True), archives(metadata, False))

@@ -1,0 +1,75 @@
+"""Reads zips on disk."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from training.data.image_set import DataError
+from training.data.own_images.names import clean, is_hidden_path, is_table
+from training.data.own_images.source import Entry, Member, Source, Wanted, splits_of_files
+
+
+class Zips(Source):
+    """The members of zips, the tables first. The names of a zip that is one of several splits begin with its split."""
+
+    complete_metadata = True
+
+    def __init__(self, url: str, paths: Sequence[Path]) -> None:
+        self.listing: list[tuple[str, Path, zipfile.ZipInfo]] = []
+        entries = []
+        for path, split in zip(paths, splits_of_files(list(map(str, paths))), strict=True):
+            status = path.stat()
+            entries.append(Entry(str(path), status.st_size, str(status.st_mtime_ns)))
+            prefix = f"{split}/" if split else ""
+            with open_zip(path) as archive:
+                named = [(prefix + clean(info.filename), info) for info in archive.infolist() if not info.is_dir()]
+            self.listing += [(name, path, info) for name, info in named if not is_hidden_path(name)]
+        self.listing.sort(key=lambda one: (not is_table(one[0]), str(one[1]), one[0]))
+        super().__init__(url, entries)
+        self.total = sum(info.compress_size for _, _, info in self.listing)
+
+    @property
+    def names(self) -> Iterator[str]:
+        """See Source."""
+        return (name for name, _, _ in self.listing)
+
+    def members(self, wanted: Wanted) -> Iterator[Member]:
+        """See Source."""
+        current: tuple[Path, zipfile.ZipFile] | None = None
+        try:
+            for name, path, info in self.listing:
+                if current is None or current[0] != path:
+                    if current is not None:
+                        current[1].close()
+                    current = path, open_zip(path)
+                yield Member(name, read_member(current[1], path, info) if wanted(name) else None, f"{path}: {name}")
+                self.position += info.compress_size
+        finally:
+            if current is not None:
+                current[1].close()
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip. Raises DataError."""
+    try:
+        try:  # Macs write names in UTF-8 without the flag that says so
+            return zipfile.ZipFile(path, metadata_encoding="utf-8")
+        except UnicodeDecodeError:
+            return zipfile.ZipFile(path)
+    except OSError as error:
+        raise DataError(f"data.root: {path} cannot be read ({error.strerror})") from None
+    except zipfile.BadZipFile as error:
+        raise DataError(f"data.root: {path} is not a complete zip ({error}); it is damaged, copy it again") from None
+
+
+def read_member(archive: zipfile.ZipFile, path: Path, info: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of a member. Raises DataError."""
+    if info.flag_bits & 1:
+        raise DataError(f"data.root: {path} is encrypted; unpack it, and give the folder")
+    try:
+        return archive.read(info)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise DataError(
+            f"data.root: {path} is not a complete zip ({info.filename}: {error}); it is damaged, copy it again"
+        ) from None
