@@ -1,10 +1,15 @@
 """Connections to Postgres. Each tenant and each role has a login of its own."""
 
+import math
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from services.environment import advise, ignore_variables
 from training.errors import DarkroomError, first_line
@@ -25,6 +30,9 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+UNUSED_S = 1.0  # after which a connection of the pool is tried before it is used: each try costs a round trip
+
+
 class DatabaseError(DarkroomError):
     """The database cannot do what was asked; the message says what to do."""
 
@@ -39,11 +47,12 @@ def connect(url: str) -> Engine:
     address = make_url(url).set(drivername="postgresql+psycopg")
     engine = create_engine(
         address,
-        pool_pre_ping=True,
         pool_size=5,
         connect_args={"prepare_threshold": None, **_defaults_of(address)},
     )
     event.listen(engine, "handle_error", _count_error)
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", partial(_ping_unused, engine.dialect))
     return engine
 
 
@@ -65,6 +74,20 @@ def connect_directly(url: URL, **options: Any) -> "psycopg.Connection[Any]":
 
 def _defaults_of(url: URL) -> dict[str, Any]:
     return {name: value for name, value in DEFAULTS.items() if name not in url.query}
+
+
+def _note_use(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _ping_unused(dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+    """Replace the pool's connections if one that was not used for a while is lost."""
+    if time.monotonic() - record.info.get("used_at", math.inf) < UNUSED_S:
+        return
+    try:
+        dialect.do_ping(connection)
+    except Exception as error:
+        raise InvalidatePoolError from error
 
 
 def _count_error(context: ExceptionContext) -> None:

@@ -16,11 +16,11 @@ from services.database.faults import is_outage
 from services.dispatcher.attempts import Attempts
 from services.dispatcher.hints import HintSender
 from services.dispatcher.upkeep import Upkeep
-from services.job_queue import notifications
 from services.job_queue.states import ProcessKind
 from services.observability import metrics
 from services.process.health import Health
 from services.process.heartbeat import Heartbeat
+from services.process.listener import Listener
 from services.process.watchdog import Watchdog
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
@@ -46,6 +46,7 @@ class Dispatcher:
         self.hints = HintSender(database, app)
         self._stopping = threading.Event()
         self._wake = threading.Event()
+        self._listener = Listener(database, self._wake.set, instead=f"polling every {settings.poll_s:g} s")
         self._reconciled_at = 0.0
         self._paused_until: dict[str, float] = {}  # parts of the loop that have failed
 
@@ -60,7 +61,7 @@ class Dispatcher:
         self.heartbeat.start()
         self.watchdog.start()
         self.hints.start()
-        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        self._listener.start()
         log.info("dispatcher %s serves", self.heartbeat.id)
         while not self._stopping.is_set():
             self._wake.clear()
@@ -75,6 +76,7 @@ class Dispatcher:
             if not is_busy:
                 self.watchdog.tick("waiting for work")
                 self._wake.wait(self.settings.poll_s)
+        self._listener.stop()
         self.watchdog.stop()
         self.attempts.stop(self.settings.drain_s)
         self.heartbeat.stop()
@@ -83,18 +85,18 @@ class Dispatcher:
     def _do_round(self) -> bool:
         """Do each part of the loop once. Returns whether there may be more to do at once.
 
-        A limited amount of upkeep alternates with planning, so that neither waits for all of the other.
+        Planning comes first, because a worker may be idle until it is done. A limited amount of upkeep alternates with
+        it, so that neither waits for all of the other.
         """
+        has_begun = self._do("planning and finalizing", lambda: self.attempts.claim(self.heartbeat.id))
         is_due = time.monotonic() - self._reconciled_at >= RECONCILE_INTERVAL_S
         if is_due:
             self._reconciled_at = time.monotonic()
             self._do("waking delayed work", self.upkeep.wake_delayed)
             self._do("rescuing work", self.upkeep.rescue)
             self._do("ending old transactions of clients", self.upkeep.end_client_transactions)
-        has_stopped = self._do("stopping jobs", self.upkeep.stop_jobs)
-        has_begun = self._do("planning and finalizing", lambda: self.attempts.claim(self.heartbeat.id))
-        if is_due:
             self.hints.wake()
+        has_stopped = self._do("stopping jobs", self.upkeep.stop_jobs)
         return has_stopped or has_begun
 
     def _end_of_attempt(self) -> None:
@@ -120,19 +122,3 @@ class Dispatcher:
             return False
         self.watchdog.succeeded(part)
         return result
-
-    def _listen(self) -> None:
-        """Wake on NOTIFY. The loop polls as well, because a half-open connection may lose notifications."""
-        while not self._stopping.is_set():
-            try:
-                for is_announced in notifications.listen(self.database.url):
-                    if is_announced:
-                        self._wake.set()
-                    if self._stopping.is_set():
-                        return
-            except notifications.NotDelivered as error:
-                log.warning("%s; new work is found by polling every %g s instead", error, self.settings.poll_s)
-                return
-            except Exception as error:  # Of any kind: polling finds the work as well.
-                log.debug("notifications: %s", brief(error))
-                self._stopping.wait(RETRY_INTERVAL_S)

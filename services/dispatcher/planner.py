@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 
+from services.database.connections import autocommit
 from services.dispatcher.sharding import PlannedItem, cut_batches, item_cost, request_items
 from services.job_queue import leases, planning, stopping
 from services.job_queue.leases import Lease
@@ -55,7 +56,7 @@ def plan_job(
     """
     progress = _Progress(database, lease, tick)
     try:
-        with database.begin() as connection:
+        with autocommit(database).connect() as connection:
             job = planning.find_submitted_job(connection, lease.job_id)
             release = _find_release(connection, job)
         checked = _check(store, job, release, progress)
@@ -113,27 +114,24 @@ def _plan_batches(
     """Record batch after batch. Raises JobStopped and LeaseLost."""
     plan, per_item = checked.plan, int(checked.plan["images_per_item"])
     items = request_items(plan) if checked.source is None else _read_lines(checked, job.planned_to, progress)
-    is_recorded = job.plan is not None
+    new_plan = plan if job.plan is None else None
     for batch in cut_batches(items, per_item, job.planned_to):
-        with database.begin() as connection:
-            leases.extend(connection, lease)
-            stop = _stop_if_requested(connection, lease)
-            if stop is None:
-                if not is_recorded:
-                    planning.record_plan(
-                        connection, lease, plan=plan, release_id=checked.release.id, total=checked.total
-                    )
+        try:
+            with autocommit(database).connect() as connection:
                 planning.record_batch(
                     connection,
                     lease,
                     batch,
-                    release_digest=checked.release.digest,
+                    release_id=checked.release.id,
+                    digest=checked.release.digest,
                     per_item=per_item,
-                    is_last=batch.stop == checked.total,
+                    total=checked.total,
+                    new_plan=new_plan,
                 )
-        if stop is not None:
-            raise JobStopped(stop.reason)
-        is_recorded = True
+        except planning.JobMustStop:
+            progress.check()
+            raise leases.lease_lost(lease) from None
+        new_plan = None
         progress.tick()
 
 
@@ -186,9 +184,13 @@ class _Progress:
         if time.monotonic() - self._checked_at < CHECK_S:
             return
         self.tick()
+        self.check()
+        self._checked_at = time.monotonic()
+
+    def check(self) -> None:
+        """Extend the lease. Raises LeaseLost, and JobStopped after recording that the job is planned no further."""
         with self._database.begin() as connection:
             leases.extend(connection, self._lease)
             stop = _stop_if_requested(connection, self._lease)
         if stop is not None:
             raise JobStopped(stop.reason)
-        self._checked_at = time.monotonic()

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.job_queue.plan import Item, Plan
-from services.job_queue.planning import Batch
-from services.job_queue.turns import Shard
+from services.job_queue.planning import Batch, Shard
 from services.job_requests.image_spec import image_cost, image_spec
 
 SHARD_IMAGES = 16  # small enough that a lost process loses little, large enough to fill a batch

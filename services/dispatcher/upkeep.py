@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import DBAPIError
 
+from services.database.connections import autocommit
 from services.database.faults import is_fault_of_a_row
 from services.dispatcher.strikes import Strikes
 from services.job_queue import jobs, maintenance, setting_aside, stopping
@@ -37,6 +38,7 @@ class Upkeep:
 
     def __init__(self, database: Database, watchdog: Watchdog, stale_s: float) -> None:
         self.database, self.watchdog, self.stale_s = database, watchdog, stale_s
+        self._reading = autocommit(database)  # fewer round trips, for single statements
         self._accepting = Strikes[uuid.UUID]("accepting a cancel request", self._drop_request)
         self._stopping = Strikes[uuid.UUID]("stopping", self.set_job_aside)
         self._waking = Strikes[int]("waking", self.set_work_aside)
@@ -50,7 +52,7 @@ class Upkeep:
 
     def stop_jobs(self) -> bool:
         """Accept requests to cancel, and end a limited amount of work of jobs that must stop."""
-        with self.database.begin() as connection:
+        with self._reading.connect() as connection:
             requests = stopping.find_cancel_requests(connection)
         self._accepting.handle(requests, self._accept)
         fresh, suspects = self._find_jobs()
@@ -78,7 +80,7 @@ class Upkeep:
     def _find_jobs(self) -> tuple[list[stopping.StoppingJob], list[stopping.StoppingJob]]:
         excluded = list(self._stopping.given_up)
         suspects = []
-        with self.database.begin() as connection:
+        with self._reading.connect() as connection:
             fresh = stopping.find_jobs_to_stop(connection, excluded=excluded)
             if time.monotonic() - self._tried_suspects_at >= SUSPECTS_INTERVAL_S:
                 suspects = stopping.find_jobs_to_stop(connection, suspect=True, excluded=excluded, limit=SUSPECTS)
@@ -137,7 +139,7 @@ class Upkeep:
 
     def wake_delayed(self) -> bool:
         """Make delayed work ready that is due."""
-        with self.database.begin() as connection:
+        with self._reading.connect() as connection:
             due = maintenance.find_due_work(connection)
         self._waking.handle(due, self._wake)
         return len(due) == maintenance.ROWS
@@ -151,7 +153,7 @@ class Upkeep:
         """Take work back from lost processes."""
         lost: list[int] = []
         for _ in range(BATCHES):
-            with self.database.begin() as connection:
+            with self._reading.connect() as connection:
                 lost = maintenance.find_lost_work(connection, self.stale_s)
             self._rescuing.handle(lost, self._rescue)
             if len(lost) < maintenance.ROWS:

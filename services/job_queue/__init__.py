@@ -8,7 +8,6 @@ states         the states of jobs and work
 clients        submit, find, cancel and retry jobs, with a client's login
 plan           the JSON of a planned request
 planning       a submitted job becomes shards, or is rejected
-turns          the ranks of shards: fairness between tenants, priority within one
 claims         lease work whose turn it is
 worker_claims  what a worker remembers between its claims
 leases         what a lease is, and how it ends

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, TextClause, text
 
 from services.job_queue.leases import COLUMNS, DURATION, Lease, update_leased
-from services.job_queue.queues import queue_names
 
 MANY = 2**31 - 1
 
@@ -78,32 +77,21 @@ PUSH_BACK_ROWS = (8, 64, 512, 4096, 4096, 4096)  # how many shards a claim pushe
 
 # -- planning and finalizing -------------------------------------------------------------------
 
-# Planning or finalizing under which processes have died. It is claimed as isolated: the process works on nothing else,
-# so its next death can only be this work's fault.
-CLAIM_SUSPECT = text(f"""
-    WITH chosen AS (
-        SELECT next.id FROM queues CROSS JOIN LATERAL (
-            SELECT work.id, work.rank FROM work
-            WHERE work.queue = queues.name AND work.state = 'ready' AND work.kind <> 'sample' AND work.suspect
-            ORDER BY work.rank, work.id LIMIT :count FOR UPDATE OF work SKIP LOCKED
-        ) AS next
-        WHERE queues.name = ANY(:queues) AND NOT queues.paused
-        ORDER BY next.rank, next.id LIMIT :count
-    )
-    UPDATE work SET {LEASED}, isolated = true
-    FROM chosen WHERE work.id = chosen.id
-    RETURNING {COLUMNS}
-""")
-
-SUSPECT_WAITS = text("""
-    SELECT EXISTS (SELECT FROM work JOIN queues ON queues.name = work.queue
-        WHERE work.state = 'ready' AND work.kind <> 'sample' AND work.suspect AND NOT queues.paused)
-""")
-
-# Planning and finalizing take a few pieces of each tenant, in random order: ten thousand jobs of one tenant do not
-# delay a single job of another.
+# Planning or finalizing under which processes have died is a suspect. It is claimed as isolated: the process works on
+# nothing else, so its next death can only be this work's fault. While one waits, a process that is not idle claims
+# nothing. Without one, a claim takes a few pieces of each tenant, in random order: ten thousand jobs of one tenant do
+# not delay a single job of another.
 CLAIM_PLANNING = text(f"""
-    WITH chosen AS (
+    WITH waits AS MATERIALIZED (
+        SELECT work.id FROM queues CROSS JOIN LATERAL (
+            SELECT id FROM work
+            WHERE queue = queues.name AND state = 'ready' AND kind <> 'sample' AND suspect
+            ORDER BY rank, id LIMIT 8
+        ) AS work WHERE NOT queues.paused
+    ), suspect AS (
+        SELECT id FROM work WHERE :is_idle AND id IN (SELECT id FROM waits) AND state = 'ready'
+        ORDER BY rank, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), others AS (
         SELECT oldest.id FROM tenants CROSS JOIN LATERAL (
             SELECT work.id FROM work JOIN queues ON queues.name = work.queue
             WHERE work.tenant = tenants.name AND work.state = 'ready' AND work.kind <> 'sample' AND NOT work.suspect
@@ -111,10 +99,12 @@ CLAIM_PLANNING = text(f"""
             ORDER BY work.rank, work.id LIMIT :each FOR UPDATE OF work SKIP LOCKED
         ) AS oldest
         WHERE tenants.name <> ALL(CAST(:without AS text[]))
+            AND NOT EXISTS (SELECT FROM suspect) AND (:is_idle OR NOT EXISTS (SELECT FROM waits))
         ORDER BY random() LIMIT :count
     )
-    UPDATE work SET {LEASED}, isolated = false
-    FROM chosen WHERE work.id = chosen.id
+    UPDATE work SET {LEASED}, isolated = chosen.isolated
+    FROM (SELECT id, true AS isolated FROM suspect UNION ALL SELECT id, false FROM others) AS chosen
+    WHERE work.id = chosen.id
     RETURNING {COLUMNS}
 """)
 
@@ -177,13 +167,7 @@ def claim_planning(
     each: pieces of one tenant. without: tenants whose work is not claimed. is_idle: whether the process holds no other
     work; if it does, and a suspect waits, nothing is claimed.
     """
-    if is_idle:
-        values = {"worker": worker, "queues": queue_names(connection), "count": 1}
-        if rows := connection.execute(CLAIM_SUSPECT, values).all():
-            return [Lease.from_row(row) for row in rows]
-    elif connection.scalar(SUSPECT_WAITS):
-        return []
-    values = {"worker": worker, "count": count, "each": each, "without": list(without)}
+    values = {"worker": worker, "count": count, "each": each, "without": list(without), "is_idle": is_idle}
     return [Lease.from_row(row) for row in connection.execute(CLAIM_PLANNING, values)]
 
 

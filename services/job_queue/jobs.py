@@ -1,7 +1,7 @@
 """A planned job: sampling its shards, finalizing, and its end."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,18 +19,32 @@ from services.job_queue.states import JobState, WorkState
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """A job as a worker needs it: its plan, of whose items it has those of one shard, and its release's manifest."""
+    """A job as a worker needs it for a shard: its plan with the items of that shard, and its release's manifest.
+
+    settled: indices of the shard's images that are settled. waited: for how many seconds the job waited, if this shard
+    is its first one.
+    """
 
     plan: Plan
     manifest: Mapping[str, Any]
+    settled: Sequence[int]
+    waited: float | None
 
 
 # A shard needs few of the thousands of items that a plan may have. A plan that is damaged is returned as it is, so that
-# reading it fails the shard.
-FIND_SAMPLING_JOB = text("""
+# reading it fails the shard. The start is recorded by the first settled image as well: so this need not wait for the
+# disk, and records nothing while another transaction holds the job's row.
+BEGIN_SHARD = text("""
+    WITH begun AS (
+        UPDATE jobs SET state = 'running', started_at = coalesce(started_at, now())
+        WHERE id = (SELECT id FROM jobs WHERE id = :id AND state = 'planned' FOR NO KEY UPDATE SKIP LOCKED)
+        RETURNING CAST(extract(epoch FROM clock_timestamp() - greatest(created_at, run_after)) AS float8) AS waited,
+            set_config('synchronous_commit', 'off', true)
+    )
     SELECT CASE WHEN own.first IS NULL THEN plan ELSE plan - 'items' || jsonb_build_object('first_item', own.first,
             'items', jsonb_path_query_array(plan, '$.items[$first to $last]', to_jsonb(own))) END AS plan,
-        releases.manifest
+        releases.manifest, (SELECT waited FROM begun) AS waited,
+        ARRAY(SELECT index FROM outputs WHERE job_id = :id AND index >= :start AND index < :stop) AS settled
     FROM jobs JOIN releases ON releases.id = release_id CROSS JOIN LATERAL (SELECT
         :start / jobs.images_per_item AS first, (:stop - 1) / jobs.images_per_item AS last
         WHERE plan ? 'items' UNION ALL SELECT NULL, NULL LIMIT 1) AS own
@@ -38,24 +52,10 @@ FIND_SAMPLING_JOB = text("""
 """)
 
 
-def find_sampling_job(connection: Connection, lease: Lease) -> SamplingJob:
-    """Return the job of a leased shard, with the items of its images."""
+def begin_shard(connection: Connection, lease: Lease) -> SamplingJob:
+    """Record that sampling of a leased shard's job starts, and return what the shard needs of it."""
     values = {"id": lease.job_id, "start": lease.start, "stop": lease.stop}
-    return SamplingJob(**connection.execute(FIND_SAMPLING_JOB, values).one()._mapping)
-
-
-def begin_sampling(connection: Connection, lease: Lease) -> float | None:
-    """Record that sampling of the job starts. Returns for how many seconds it waited, or None if it started before.
-
-    While another transaction holds the job's row this does nothing: the first settled image then records the start.
-    """
-    waited = connection.scalar(
-        text("UPDATE jobs SET state = 'running', started_at = coalesce(started_at, now()) "
-             "WHERE id = (SELECT id FROM jobs WHERE id = :id AND state = 'planned' FOR NO KEY UPDATE SKIP LOCKED) "
-             "RETURNING extract(epoch FROM clock_timestamp() - greatest(created_at, run_after))"),
-        {"id": lease.job_id},
-    )  # fmt: skip
-    return None if waited is None else float(waited)
+    return SamplingJob(**connection.execute(BEGIN_SHARD, values).one()._mapping)
 
 
 def end_shard(connection: Connection, lease: Lease, state: WorkState, error: str | None) -> None:

@@ -1,6 +1,6 @@
-"""The Postgres channel on which new work is announced."""
+"""The Postgres channels on which new work is announced."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -9,7 +9,9 @@ from sqlalchemy import URL
 from services.database.connections import connect_directly
 from training.errors import DarkroomError
 
-CHANNEL = "darkroom_work"  # triggers of the tables notify it too
+# Triggers and functions of the migrations notify these channels.
+CHANNEL = "darkroom_work"  # what dispatchers do
+SHARDS = "darkroom_shards"  # what workers do; the message is the queue
 DELIVERY_TIMEOUT_S = 3.0
 
 
@@ -17,20 +19,20 @@ class NotDelivered(DarkroomError):
     """A pooler in transaction mode is between this process and Postgres, and delivers no notifications."""
 
 
-def listen(url: URL, timeout_s: float = 1.0) -> Iterator[bool]:
+def listen(url: URL, queues: Sequence[str] | None = None, timeout_s: float = 1.0) -> Iterator[bool]:
     """Yield True for each announcement of work, and False after each `timeout_s` seconds without one.
 
-    Raises NotDelivered behind a pooler in transaction mode, and psycopg.Error when the connection cannot be made or is
-    lost.
+    queues: those whose shards are announced; None for work of dispatchers. Raises NotDelivered behind a pooler in
+    transaction mode, and psycopg.Error when the connection cannot be made or is lost.
     """
     with connect_directly(url, autocommit=True) as connection:
-        connection.execute(f"LISTEN {CHANNEL}")
+        connection.execute(f"LISTEN {CHANNEL if queues is None else SHARDS}")
         if _is_pooled(connection) and not _delivers(connection, url):
             raise NotDelivered("notifications do not arrive through a pooler in transaction mode")
         while True:
             announced = False
-            for _ in connection.notifies(timeout=timeout_s, stop_after=1):
-                announced = True
+            for notification in connection.notifies(timeout=timeout_s, stop_after=1):
+                announced = announced or queues is None or notification.payload in queues
             yield announced
 
 
@@ -43,5 +45,5 @@ def _is_pooled(connection: "psycopg.Connection[Any]") -> bool:
 def _delivers(connection: "psycopg.Connection[Any]", url: URL) -> bool:
     """Return whether this connection hears what another one announces."""
     with connect_directly(url, autocommit=True) as other:
-        other.execute(f"NOTIFY {CHANNEL}")
+        other.execute(f"NOTIFY {CHANNEL}; NOTIFY {SHARDS}")
     return any(connection.notifies(timeout=DELIVERY_TIMEOUT_S, stop_after=1))

@@ -2,9 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Protocol, Self, TypeVar
+from typing import Self
 
 from sqlalchemy import Connection, text
 
@@ -93,57 +93,3 @@ def fail_images(connection: Connection, job_id: uuid.UUID, start: int, stop: int
     """Record every unsettled image in [start, stop) as failed, without checking a lease."""
     values = {"job": job_id, "start": start, "stop": stop, "error": storable(error)}
     connection.execute(text("SELECT fail_images(:job, :start, :stop, :error)"), values)
-
-
-# -- images by range and by item -----------------------------------------------------------------
-
-
-class ImageRange(Protocol):
-    """Images [start, stop) of a job."""
-
-    @property
-    def start(self) -> int:
-        """The first image."""
-
-    @property
-    def stop(self) -> int:
-        """The image after the last one."""
-
-
-Range = TypeVar("Range", bound=ImageRange)
-
-
-def unsettled_ranges(connection: Connection, job_id: uuid.UUID, ranges: Sequence[Range]) -> list[Range]:
-    """Return the ranges of which not all images are settled."""
-    values = {"job": job_id, "starts": [r.start for r in ranges], "stops": [r.stop for r in ranges]}
-    starts = connection.scalars(
-        text("""
-            SELECT start FROM unnest(CAST(:starts AS integer[]), CAST(:stops AS integer[])) AS ranges (start, stop)
-            WHERE (SELECT count(*) FROM outputs
-                   WHERE job_id = :job AND index >= ranges.start AND index < ranges.stop) < stop - start
-        """),
-        values,
-    )
-    unsettled = set(starts)
-    return [r for r in ranges if r.start in unsettled]
-
-
-def fail_items(connection: Connection, job_id: uuid.UUID, errors: Mapping[int, str], per_item: int) -> None:
-    """Record all images of some items as failed, without checking a lease. errors: by the item's number."""
-    if not errors:
-        return
-    rows = [{"item": item, "error": storable(error)} for item, error in errors.items()]
-    count = connection.execute(
-        text("""
-            INSERT INTO outputs (job_id, index, item, error, revision)
-            SELECT :job_id, failed.item * :per_item + k, failed.item, failed.error,
-                   (SELECT revision FROM jobs WHERE id = :job_id)
-            FROM jsonb_to_recordset(CAST(:errors AS jsonb)) AS failed (item integer, error text)
-            CROSS JOIN generate_series(0, :per_item - 1) AS k
-            ON CONFLICT DO NOTHING
-        """),
-        {"job_id": job_id, "per_item": per_item, "errors": json.dumps(rows)},
-    ).rowcount
-    connection.execute(
-        text("UPDATE jobs SET failed = failed + :count WHERE id = :job_id"), {"job_id": job_id, "count": count}
-    )

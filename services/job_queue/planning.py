@@ -3,15 +3,14 @@
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, text
 
-from services.job_queue import jobs, outputs
-from services.job_queue.leases import Lease, LeaseLost, complete
+from services.job_queue import jobs
+from services.job_queue.leases import Lease, complete, lease_lost, storable
 from services.job_queue.plan import Plan
 from services.job_queue.states import JobState, WorkState
-from services.job_queue.turns import Shard, add_shards
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,22 @@ class SubmittedJob:
     write_prefixes: list[str]
     read_prefixes: list[str]
     max_job_images: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Images [start, stop) of a job and their cost in network evaluations.
+
+    If the job's items are lines of an object, its lines start at number `line_start` and are the bytes
+    [byte_start, byte_stop).
+    """
+
+    start: int
+    stop: int
+    cost: int
+    line_start: int | None = None
+    byte_start: int | None = None
+    byte_stop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,36 +98,52 @@ def _end_unplanned(connection: Connection, lease: Lease, state: JobState, reason
     )  # fmt: skip
 
 
-def record_plan(connection: Connection, lease: Lease, *, plan: Plan, release_id: int, total: int) -> None:
-    """Record the plan of a job in its first revision, in the transaction of its first batch."""
-    connection.execute(
-        text("UPDATE jobs SET plan = CAST(:plan AS jsonb), release_id = :release, total = :total "
-             "WHERE id = :id AND state = 'submitted'"),
-        {"id": lease.job_id, "plan": json.dumps(plan), "release": release_id, "total": total},
-    )  # fmt: skip
+class JobMustStop(Exception):
+    """The job was cancelled, its deadline has passed or it has ended, so no more of it is planned."""
 
 
 def record_batch(
-    connection: Connection, lease: Lease, batch: Batch, *, release_digest: str, per_item: int, is_last: bool
+    connection: Connection,
+    lease: Lease,
+    batch: Batch,
+    *,
+    release_id: int,
+    digest: str,
+    per_item: int,
+    total: int,
+    new_plan: Plan | None = None,
 ) -> None:
-    """Make a batch's shards claimable and fail the images of its other items. The caller holds the lease.
+    """Make a batch's shards claimable and fail the images of its other items, in one statement.
 
-    The last batch ends planning, and opens finalizing if everything that was planned has ended. Raises LeaseLost.
+    release_id, digest: of the release. new_plan: the job's plan, with the first batch of its first revision. total:
+    images of the job. The last batch ends planning, and opens finalizing if everything that was planned has ended.
+    Raises LeaseLost, and JobMustStop.
     """
-    if is_last:
-        complete(connection, lease)
-    revision = connection.scalar(
-        text("""
-            UPDATE jobs SET planned_to = :stop, state = CASE state WHEN 'submitted' THEN 'planned' ELSE state END
-            WHERE id = :id AND state IN ('submitted', 'planned', 'running') RETURNING revision
-        """),
-        {"id": lease.job_id, "stop": batch.stop},
-    )
-    if revision is None:
-        raise LeaseLost(f"job {lease.job_id} has ended, so no more of it is planned")
-    outputs.fail_items(connection, lease.job_id, batch.errors, per_item)
-    shards = batch.shards if revision == 1 else outputs.unsettled_ranges(connection, lease.job_id, batch.shards)
-    if shards:
-        add_shards(connection, lease.job_id, release_digest, shards)
-    elif is_last:
-        jobs.open_finalizing(connection, lease.job_id)
+    errors = [{"item": item, "error": storable(error)} for item, error in batch.errors.items()]
+    shards = [asdict(shard) for shard in batch.shards]
+    values = {
+        "planning": lease.id,
+        "token": lease.token,
+        "plan": None if new_plan is None else json.dumps(new_plan),
+        "release": release_id,
+        "digest": digest,
+        "total": total,
+        "stop": batch.stop,
+        "per_item": per_item,
+        "is_last": batch.stop == total,
+        "errors": json.dumps(errors),
+    }
+    columns = {f"shard_{name}": [shard[name] for shard in shards] for name in Shard.__dataclass_fields__}
+    match connection.scalar(RECORD_BATCH, {**values, **columns}):
+        case "lost":
+            raise lease_lost(lease)
+        case "stopping":
+            raise JobMustStop
+
+
+RECORD_BATCH = text("""
+    SELECT plan_batch(:planning, :token, CAST(:plan AS jsonb), :release, :digest, :total, :stop, :per_item, :is_last,
+        CAST(:errors AS jsonb), CAST(:shard_start AS integer[]), CAST(:shard_stop AS integer[]),
+        CAST(:shard_cost AS bigint[]), CAST(:shard_line_start AS integer[]), CAST(:shard_byte_start AS bigint[]),
+        CAST(:shard_byte_stop AS bigint[]))
+""")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import Engine as Database
 
 from services.database.connections import autocommit
-from services.job_queue import jobs, outputs
+from services.job_queue import jobs
 from services.job_queue.worker_claims import WorkerClaims
 from services.observability import logs, metrics
 from services.process.heartbeat import Heartbeat
@@ -39,11 +39,9 @@ class Claimer:
         """Record that sampling of the shard's job starts, and read its plan, manifest and unsettled images."""
         lease = shard.lease
         with self.database.connect() as connection:
-            waited = jobs.begin_sampling(connection, lease)
-            job = jobs.find_sampling_job(connection, lease)
-            settled = outputs.settled_indices(connection, lease.job_id, lease.start, lease.stop)
+            job = jobs.begin_shard(connection, lease)
         shard.plan, shard.manifest = job.plan, job.manifest
-        shard.unsettled = set(range(lease.start, lease.stop)) - settled
+        shard.unsettled = set(range(lease.start, lease.stop)).difference(job.settled)
         log.info("work %d of job %s starts", lease.id, lease.job_id, extra=logs.lease_fields(lease))
-        if waited is not None:
-            metrics.PICK_UP_SECONDS.labels(lease.queue).observe(waited)
+        if job.waited is not None:
+            metrics.PICK_UP_SECONDS.labels(lease.queue).observe(job.waited)

@@ -1,8 +1,8 @@
 """A worker process: its parts, its start and its end.
 
-Threads: one samples, a few read the items of the next shards, many encode and upload images, two settle them, one keeps
-the heartbeat, one looks for jobs that must stop, and one ends the process if the sampling thread hangs. If one of them
-fails, the process ends.
+Threads: one samples, one claims shards, a few read the items of the next ones, many encode and upload images, two
+settle them, one listens for announcements of work, one keeps the heartbeat, one looks for jobs that must stop, and one
+ends the process if the sampling thread hangs. If one of them fails, the process ends.
 """
 
 import logging
@@ -15,6 +15,7 @@ from services.job_queue.states import ProcessKind
 from services.observability import metrics
 from services.process.health import Health
 from services.process.heartbeat import Heartbeat
+from services.process.listener import Listener
 from services.process.watchdog import Watchdog
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
@@ -33,6 +34,8 @@ class Worker:
         database = autocommit(database)  # a worker that freezes between two statements holds no lock
         self._wake = threading.Event()
         shards = HeldShards(database, on_removed=self._wake.set)
+        instead = f"hints, and polling every {settings.poll_s:g} s,"
+        self._listener = Listener(database, self.wake, queues=settings.queues, instead=instead)
         self.watchdog = Watchdog(settings.step_limit_s)
         self.heartbeat = Heartbeat(database, ProcessKind.WORKER, settings.heartbeat_s, shards.tokens)
         self._stop_watcher = StopWatcher(database, shards)
@@ -49,14 +52,16 @@ class Worker:
         log.info("worker %s serves queues %s", self.heartbeat.id, ", ".join(self.settings.queues))
         self._loop.start()
         self._stop_watcher.start()
+        self._listener.start()
 
     def wake(self) -> None:
-        """Look for work now: a hint has arrived."""
+        """Look for work now: a hint or an announcement has arrived."""
         self._wake.set()
 
     def stop(self) -> None:
         """Claim no more work, finish what fits the drain time, and return the rest to the queue."""
         self.health.draining = True
+        self._listener.stop()
         self._loop.stop()
         self._stop_watcher.stop()
         self.heartbeat.stop()

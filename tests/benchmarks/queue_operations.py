@@ -29,14 +29,13 @@ from pgqueuer.db import PsycopgDriver
 from pgqueuer.types import QueueExecutionMode
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from services.dispatcher import planner
-from services.job_queue import claims, outputs, processes, turns
+from services.job_queue import claims, outputs, processes
 from services.job_queue.leases import Lease
 from services.job_queue.outputs import Output, Settling
 from services.job_queue.states import ProcessKind
-from services.job_queue.turns import Shard
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.settler import Settler
 from tests.support.stack import Stack, fresh_stack
@@ -90,9 +89,21 @@ def plan_jobs(stack: Stack, count: int) -> None:
     with stack.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM work"))
         for job_id in ids:
-            turns.add_shards(connection, job_id, "0" * 64, (Shard(i, i + 1, 1) for i in range(count // 10)))
+            add_shards(connection, job_id, count // 10, images=1)
     with stack.engine("migrator").connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE work"))
+
+
+def add_shards(connection: Connection, job_id: Any, count: int, *, images: int) -> None:
+    """Add waiting shards of so many images each to a job."""
+    connection.execute(
+        text("""
+            INSERT INTO work (job_id, kind, pack_key, tenant, queue, rank, start, stop, cost)
+            SELECT :job, 'sample', repeat('0', 64), 'default', 'default', n, n * :images, (n + 1) * :images, :images
+            FROM generate_series(0, :count - 1) AS n
+        """),
+        {"job": job_id, "count": count, "images": images},
+    )
 
 
 def work(stack: Stack) -> None:
@@ -131,7 +142,7 @@ def measure_settling(stack: Stack, count: int) -> Seconds:
         plan_jobs(stack, 0)
         with stack.engine("migrator").begin() as connection:
             job_id = connection.scalar(text("SELECT min(CAST(id AS text))::uuid FROM jobs"))
-            turns.add_shards(connection, job_id, "0" * 64, (Shard(i, i + 16, 1) for i in range(0, count, 16)))
+            add_shards(connection, job_id, count // 16, images=16)
         with engine.connect() as connection:
             return [*claims.claim_sampling(connection, process, queues=["default"], count=count)]
 

@@ -56,6 +56,7 @@ def test_jobs_are_submitted_sampled_and_cancelled(stack: Stack, port: int, darkr
         dispatcher.wait_for("notifications do not arrive")
         time.sleep(3)
         assert dispatcher.log.read_text().count("notifications do not arrive") == 1
+        assert worker.log.read_text().count("notifications do not arrive") == 1
         assert "database:" not in dispatcher.log.read_text()
 
 

@@ -86,7 +86,7 @@ class QueueMachine(RuleBasedStateMachine):
         with self.engine.begin() as connection:
             found = claims.claim_sampling(connection, self.workers[worker], queues=["default"], count=count)
             for lease in found:
-                jobs.begin_sampling(connection, lease)
+                jobs.begin_shard(connection, lease)
         self.take(found)
 
     @rule()
