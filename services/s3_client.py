@@ -51,6 +51,7 @@ def make_client(
                 read_timeout=read_timeout_s,
                 retries={"mode": "standard", "max_attempts": retries},
                 max_pool_connections=32,
+                signature_version="s3v4",  # of links, too: boto3 would take version 2, which most regions refuse
                 # Stores other than AWS rarely have a host name for each bucket.
                 s3={"addressing_style": "path" if endpoint_url else "auto"},
                 # Many S3-compatible stores refuse the checksums that recent SDKs send by default.

@@ -8,11 +8,8 @@ from typing import NoReturn
 
 import typer
 
-from services.environment import advise
 from services.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
 from training.errors import EXIT_UNEXPECTED, DarkroomError, report_unexpected, summarise
-
-PERMISSION_DENIED, SHUTDOWN = "42501", "57P"  # SQLSTATE, and the beginning of several
 
 
 def exit_on_sigterm() -> None:
@@ -50,41 +47,19 @@ def fail(message: str, exit_code: int = EXIT_USER_ERROR) -> NoReturn:
 
 
 def _database_message(error: Exception) -> str | None:
-    """Return what to say about an error of Postgres, or None for any other error."""
     if "sqlalchemy" not in sys.modules:
         return None
-    from sqlalchemy.exc import DBAPIError, OperationalError
+    from services.database.messages import describe_database_error
 
-    from services.database.connections import brief
-
-    state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
-    if isinstance(error, OperationalError) and (not state or state.startswith(SHUTDOWN)):
-        return f"Postgres does not answer ({brief(error)}). {advise('DARKROOM_DATABASE_URL')}"
-    if not isinstance(error, DBAPIError):
-        return None
-    message, hint = brief(error), getattr(getattr(error.orig, "diag", None), "message_hint", None)
-    if state == PERMISSION_DENIED and message.startswith("permission denied"):
-        hint = "The login in DARKROOM_DATABASE_URL has another role than this command needs."
-    return f"{message}. {hint}" if hint else message
+    return describe_database_error(error)
 
 
 def _store_message(error: Exception) -> str | None:
-    """Return what to say about an error of S3, or None for any other error."""
     if "botocore" not in sys.modules:
         return None
-    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+    from services.storage.messages import describe_store_error
 
-    if isinstance(error, BotoCoreError) and not isinstance(error, ParamValidationError):
-        return f"S3 does not answer ({summarise(error)}). {advise('DARKROOM_S3_ENDPOINT_URL')}"
-    if not isinstance(error, ClientError):
-        return None
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    check = {
-        401: "DARKROOM_S3_ACCESS_KEY_ID and DARKROOM_S3_SECRET_ACCESS_KEY",
-        403: "DARKROOM_S3_ACCESS_KEY_ID and DARKROOM_S3_SECRET_ACCESS_KEY, and what they may do",
-        404: "DARKROOM_S3_BUCKET",
-    }.get(status or 0, "DARKROOM_S3_ENDPOINT_URL and DARKROOM_S3_REGION")
-    return f"S3 refuses a request ({summarise(error)}). Check {check}."
+    return describe_store_error(error)
 
 
 def _fail_unexpectedly(error: Exception) -> NoReturn:

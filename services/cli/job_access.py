@@ -3,7 +3,7 @@
 import time
 import uuid
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.errors import CommandError
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from services.job_queue.clients import Job, JobSummary
+
+    Found = TypeVar("Found", bound=JobSummary)
 
 POLL_INTERVAL_S = 0.25
 
@@ -21,7 +23,10 @@ def find_job(engine: "Engine", job_id: str) -> "Job":
 
     identifier = parse_job_id(job_id)
     with engine.connect() as connection:
-        job = clients.find_job(connection, identifier)
+        return _check_found(clients.find_job(connection, identifier), job_id)
+
+
+def _check_found(job: "Found | None", job_id: str) -> "Found":
     if job is None:
         raise CommandError(f"job: you have no job {job_id}; list jobs with: darkroom jobs list")
     return job
@@ -49,12 +54,16 @@ def wait_for_job(engine: "Engine", job_id: str, *, show_progress: bool = True) -
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from services.job_queue import clients
+
+    identifier = parse_job_id(job_id)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not show_progress) as progress:
         bar = progress.add_task("submitted", total=None)
         while True:
-            job = find_job(engine, job_id)
+            with engine.connect() as connection:
+                job = _check_found(clients.find_summary(connection, identifier), job_id)
             progress.update(bar, description=job.state, total=job.total or None, completed=job.succeeded + job.failed)
             if job.has_ended:
-                return job
+                return find_job(engine, job_id)
             time.sleep(POLL_INTERVAL_S)

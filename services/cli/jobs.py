@@ -215,33 +215,35 @@ def watch(job_id: JobId, as_json: AsJson = False) -> None:
 @app.command()
 def outputs(
     job_id: JobId,
-    download: Annotated[Path | None, typer.Option(help="A folder to download the images to.")] = None,
+    download: Annotated[
+        Path | None, typer.Option(help="A folder for the images, the manifest and the listings.")
+    ] = None,
+    links: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Print links that expire after a time such as 30m, 12h or 7d.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the images of a job and their errors. With --download, also download the images and check their sha256."""
-    import hashlib
-
+    from services.cli.job_outputs import download_outputs, parse_lifetime
     from services.job_queue.outputs import list_outputs
+    from services.storage.links import sign_link
     from services.storage.object_store import ObjectStore
 
+    lifetime = None if links is None else parse_lifetime("--links", links)
     settings, engine = connect("submitter")
     job = find_job(engine, job_id)
     with engine.connect() as connection:
         rows = list_outputs(connection, job.id)
     store = ObjectStore.connect(settings)
+    signed = {row.index: sign_link(store, row.key, lifetime) for row in rows if row.key and lifetime}
     if download is not None:
-        download.mkdir(parents=True, exist_ok=True)
-        for row in rows:
-            if row.key:
-                body = store.get(row.key)
-                if hashlib.sha256(body).hexdigest() != row.sha256:
-                    raise CommandError(f"{store.uri(row.key)}: sha256 differs from the record; the object was changed")
-                (download / Path(row.key).name).write_bytes(body)
+        download_outputs(store, job, rows, download, show_progress=not as_json)
     if as_json:
-        print_json([asdict(row) for row in rows])
+        print_json([{**asdict(row), **({"link": signed.get(row.index)} if lifetime else {})} for row in rows])
         return
     for row in rows:
-        typer.echo(f"{row.index}\t{store.uri(row.key) if row.key else f'failed: {row.error}'}")
+        place = (signed.get(row.index) or store.uri(row.key)) if row.key else f"failed: {row.error}"
+        typer.echo(f"{row.index}\t{place}")
     if download is not None:
         typer.echo(f"{sum(bool(row.key) for row in rows)} images in {download}")
 

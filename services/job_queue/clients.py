@@ -89,6 +89,12 @@ def find_job(connection: Connection, job_id: uuid.UUID) -> Job | None:
     return None if row is None else Job.from_row(row)
 
 
+def find_summary(connection: Connection, job_id: uuid.UUID) -> JobSummary | None:
+    """Return a job without its request and plan, which may be megabytes, or None if the tenant has no such job."""
+    row = connection.execute(text(f"SELECT {SUMMARY_COLUMNS} FROM jobs WHERE id = :id"), {"id": job_id}).first()
+    return None if row is None else JobSummary.from_row(row)
+
+
 def list_jobs(connection: Connection, limit: int) -> list[JobSummary]:
     """Return up to `limit` jobs, newest first."""
     rows = connection.execute(

@@ -49,6 +49,22 @@ def read_outputs(connection: Connection, job_id: uuid.UUID, start: int, stop: in
     return [(revision, Output(*values)) for revision, *values in rows]
 
 
+def read_ranges(
+    connection: Connection, job_id: uuid.UUID, ranges: Sequence[tuple[int, int]], limit: int
+) -> list[Output]:
+    """Return up to `limit` settled images of a job whose index lies in one of the ranges [start, stop)."""
+    rows = connection.execute(
+        text(f"""
+            SELECT {COLUMNS} FROM unnest(CAST(:starts AS integer[]), CAST(:stops AS integer[])) AS ranges (start, stop)
+            CROSS JOIN LATERAL (SELECT * FROM outputs WHERE job_id = :job AND index >= start AND index < stop
+                                ORDER BY index LIMIT :limit) AS settled
+            LIMIT :limit
+        """),
+        {"job": job_id, "starts": [r[0] for r in ranges], "stops": [r[1] for r in ranges], "limit": limit},
+    )
+    return [Output(**row._mapping) for row in rows]
+
+
 def settled_indices(connection: Connection, job_id: uuid.UUID, start: int, stop: int) -> set[int]:
     """Return which of the images [start, stop) an earlier holder or revision has settled."""
     return set(

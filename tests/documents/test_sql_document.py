@@ -1,4 +1,4 @@
-"""The SQL of docs/sql.md and the Python of docs/model.md run as shown."""
+"""The SQL of docs/sql.md, and the Python of docs/model.md and the README, run as shown."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.stack import Stack
+from tests.support.stack import Process, Stack
 
 SQL = re.findall(r"```sql\n(.*?)```", Path("docs/sql.md").read_text(), re.DOTALL)
 
@@ -32,3 +32,18 @@ def test_the_sampling_examples_run_as_shown(tiny_release: Path) -> None:
     assert names["images"].shape == names["varied"].shape == names["between"].shape == (4, 1, 32, 32)
     assert names["wide"].shape == (1, 1, 32, 64)
     assert len(names["snapshots"]) == 5
+
+
+def test_the_client_of_the_readme_runs_as_shown(
+    stack: Stack,
+    dispatcher: Process,
+    worker: Process,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("digits@production", "tiny@production"), {})
+    assert capsys.readouterr().out == "succeeded\n"
+    assert len(list((tmp_path / "images").glob("*.png"))) == 16

@@ -115,6 +115,14 @@ def test_a_jobs_life_by_commands(
     listed = darkroom_here("jobs", "outputs", job_id, "--download", str(tmp_path / "images"))
     assert f"0\ts3://darkroom/outputs/default/{job_id}/images/00000000.png" in listed.stdout
     assert len(list((tmp_path / "images").glob("*.png"))) == 6
+    manifest = json.loads((tmp_path / "images" / "manifest.json").read_text())
+    assert manifest["counts"] == {"total": 6, "succeeded": 6, "failed": 0}
+    assert len((tmp_path / "images" / "outputs-00000.jsonl").read_text().splitlines()) == 6
+    linked = darkroom_here("jobs", "outputs", job_id, "--links", "1h", "--json")
+    assert all("X-Amz-Expires=3600" in row["link"] for row in json.loads(linked.stdout)), linked.stdout
+    refused(
+        darkroom_here("jobs", "outputs", job_id, "--links", "8d"), "--links: '8d' is not allowed; permitted: 1s to 7d"
+    )
     assert len(json.loads(darkroom_here("jobs", "outputs", job_id, "--json").stdout)) == 6
     sheet = darkroom_here("jobs", "sheet", job_id, "--output", str(tmp_path / "sheet.png"), "--scale", "1")
     assert sheet.returncode == 0

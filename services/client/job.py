@@ -1,0 +1,114 @@
+"""A submitted job."""
+
+import time
+import uuid
+from collections.abc import Iterator
+
+from sqlalchemy import Engine
+
+from services.client.errors import JobNotFound, persist
+from services.client.image import Image
+from services.client.ranges import Range, remove
+from services.job_queue import clients
+from services.job_queue.outputs import Output, read_ranges
+from services.storage.object_store import ObjectStore
+
+ALL: list[Range] = [(0, 2**31 - 1)]
+TOGETHER = 1_000  # images of one statement
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+
+
+class Job:
+    """A job of the tenant. Its methods ask the database each time; they wait while Postgres or S3 is away."""
+
+    def __init__(self, job_id: uuid.UUID, engine: Engine, store: ObjectStore, patience_s: float) -> None:
+        """Use `Darkroom.submit` or `Darkroom.job`."""
+        self.id = job_id
+        self._engine, self._store, self._patience_s = engine, store, patience_s
+
+    def __repr__(self) -> str:
+        return f"Job({self.id})"
+
+    def status(self) -> clients.JobSummary:
+        """Return the job's state, reason, counts and times. Raises JobNotFound."""
+
+        def find() -> clients.JobSummary | None:
+            with self._engine.connect() as connection:
+                return clients.find_summary(connection, self.id)
+
+        job = persist(find, self._patience_s)
+        if job is None:
+            raise JobNotFound(f"job: you have no job {self.id}")
+        return job
+
+    def wait(self, timeout_s: float | None = None) -> clients.JobSummary:
+        """Wait until the job has ended, and return how. Raises TimeoutError after `timeout_s` seconds."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        pause = SHORTEST_PAUSE_S
+        while True:
+            job = self.status()
+            if job.has_ended:
+                return job
+            if deadline is not None:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(f"job {self.id} is {job.state} after {timeout_s:g} s")
+                pause = min(pause, max(deadline - time.monotonic(), 0))
+            time.sleep(pause)
+            pause = min(max(2 * pause, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+
+    def images(self) -> Iterator[Image]:
+        """Yield each stored image once, as soon as it is stored, until the job has ended.
+
+        They come in any order; `index` tells their places. Images that failed are left out: see `failures`.
+        """
+        for output in self._outputs():
+            if output.key is not None:
+                yield Image.of_output(output, self._store, self._patience_s)
+
+    def failures(self) -> Iterator[Output]:
+        """Yield each image that failed, with its `error`, until the job has ended."""
+        for output in self._outputs():
+            if output.error is not None:
+                yield output
+
+    def _outputs(self) -> Iterator[Output]:
+        unseen, pause = ALL, SHORTEST_PAUSE_S
+        while True:
+            has_ended = self.status().has_ended  # before the outputs are read: an ended job gets no more
+            outputs = self._read(unseen)
+            yield from outputs
+            unseen = remove(unseen, [output.index for output in outputs])
+            if len(outputs) == TOGETHER:
+                continue
+            if has_ended:
+                return
+            pause = SHORTEST_PAUSE_S if outputs else min(2 * pause, LONGEST_PAUSE_S)
+            time.sleep(pause)
+
+    def _read(self, ranges: list[Range]) -> list[Output]:
+        def read() -> list[Output]:
+            with self._engine.connect() as connection:
+                return read_ranges(connection, self.id, ranges, TOGETHER)
+
+        return persist(read, self._patience_s)
+
+    def cancel(self) -> None:
+        """Ask the job to stop. Its work stops within seconds; stored images stay. An ended job is left as it is."""
+
+        def cancel() -> None:
+            with self._engine.begin() as connection:
+                clients.cancel_jobs(connection, [self.id])
+
+        persist(cancel, self._patience_s)
+
+    def retry(self) -> int:
+        """Make the images of an ended job that failed or are missing. Returns the number of the revision.
+
+        Raises ClientError if the job has not ended, or cannot be retried.
+        """
+
+        def retry() -> int:
+            with self._engine.begin() as connection:
+                return clients.retry_job(connection, self.id)
+
+        return persist(retry, 0)  # a second call would be refused, as the first one may have arrived
