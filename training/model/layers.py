@@ -16,14 +16,14 @@ NORM_GROUPS = 32
 CACHED_TOKENS = 512  # tokens whose feed-forward activations, 8 times as wide, stay in a CPU's cache
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """Return group norm over 32 groups. The released autoencoders use eps 1e-6, the U-Nets 1e-5.
+def group_norm(channels: int, eps: float, groups: int = NORM_GROUPS) -> nn.GroupNorm:
+    """Return group norm, over 32 groups in all released models. Their autoencoders use eps 1e-6, their U-Nets 1e-5.
 
-    Raises ValueError unless 32 divides the channels.
+    Raises ValueError unless `groups` divides the channels.
     """
-    if channels % NORM_GROUPS:
-        raise ValueError(f"channels: {channels} is not a multiple of {NORM_GROUPS}, which group norm needs")
-    return nn.GroupNorm(NORM_GROUPS, channels, eps=eps)
+    if channels % groups:
+        raise ValueError(f"channels: {channels} is not a multiple of {groups}, which group norm needs")
+    return nn.GroupNorm(groups, channels, eps=eps)
 
 
 def zero_init(module: nn.Module) -> nn.Module:
@@ -33,22 +33,10 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-def sinusoidal_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
-    """Embed timesteps: [R] -> [R, width] = cat(cos(t w), sin(t w)), w_i = max_period^(-i / half).
-
-    Vaswani et al. 2017, section 3.5, in the order (cos, sin) of the released models. Computed in float32.
-    """
-    half = width // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
-    angles = t.float()[:, None] * frequencies
-    embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    return F.pad(embedding, (0, width % 2))
-
-
 class ResidualBlock(nn.Module):
     """Two layers of norm, SiLU and convolution, plus a skip; in a U-Net the timestep embedding enters between them.
 
-    eps: of the norms. embedding_width: width of the timestep embedding; None in an autoencoder.
+    eps, groups: of the norms. embedding_width: width of the timestep embedding; None in an autoencoder.
     scale_shift: the embedding scales and shifts the output of the second norm instead of being added before it
         (adaptive group normalisation, Dhariwal & Nichol 2021, section 3).
     resample: "down" or "up" resamples both branches by 2 inside the block.
@@ -64,16 +52,17 @@ class ResidualBlock(nn.Module):
         scale_shift: bool = False,
         resample: str | None = None,
         dropout: float = 0.0,
+        groups: int = NORM_GROUPS,
     ) -> None:
         super().__init__()
         self.scale_shift = scale_shift
         self.resample = resample
-        self.norm1 = group_norm(in_channels, eps)
+        self.norm1 = group_norm(in_channels, eps, groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.embedding: nn.Linear | None = None
         if embedding_width is not None:
             self.embedding = nn.Linear(embedding_width, out_channels * (2 if scale_shift else 1))
-        self.norm2 = group_norm(out_channels, eps)
+        self.norm2 = group_norm(out_channels, eps, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if embedding_width is not None:
@@ -222,9 +211,9 @@ def merge_heads(x: Tensor) -> Tensor:
 class SpatialAttention(nn.Module):
     """Self-attention over the positions of a feature map, with a residual."""
 
-    def __init__(self, channels: int, *, heads: int, eps: float) -> None:
+    def __init__(self, channels: int, *, heads: int, eps: float, groups: int = NORM_GROUPS) -> None:
         super().__init__()
-        self.norm = group_norm(channels, eps)
+        self.norm = group_norm(channels, eps, groups)
         self.attention = SelfAttention(channels, heads=heads, qkv_bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -277,9 +266,18 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of a feature map (Rombach et al. 2022, section 3.3)."""
 
-    def __init__(self, channels: int, *, heads: int, depth: int, context_width: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int,
+        depth: int,
+        context_width: int,
+        dropout: float = 0.0,
+        groups: int = NORM_GROUPS,
+    ) -> None:
         super().__init__()
-        self.norm = group_norm(channels, eps=1e-6)
+        self.norm = group_norm(channels, 1e-6, groups)
         self.project_in = nn.Linear(channels, channels)
         self.blocks = nn.ModuleList(
             TransformerBlock(channels, heads=heads, context_width=context_width, dropout=dropout) for _ in range(depth)

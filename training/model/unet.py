@@ -16,16 +16,17 @@ from training.model.layers import (
     SpatialTransformer,
     Upsample,
     group_norm,
-    sinusoidal_embedding,
     zero_init,
 )
-
-EPS = 1e-5
+from training.model.timestep_embedding import sinusoidal_embedding
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The architecture of a U-Net. Without a `context_width` it has self-attention only, no cross-attention."""
+    """The architecture of a U-Net. Without a `context_width` it has self-attention only, no cross-attention.
+
+    Raises ValueError naming the invalid field.
+    """
 
     in_channels: int = 4
     out_channels: int = 4
@@ -42,10 +43,25 @@ class UNetConfig:
     resample_convolution: bool = True  # False: resampling only pools or repeats, without a convolution
     dropout: float = 0.0
     coordinates: bool = False  # add the position to the input, for conditions that name places
+    level_heads: Sequence[int] | None = None  # heads of each level, finest first; instead of `heads` and `head_width`
+    middle_attention: bool = True
+    norm_eps: float = 1e-5
+    norm_groups: int = 32
+    frequency_shift: float = 0.0  # of the timestep embedding, see `timestep_embedding.frequencies`
+    asymmetric_downsampling: bool = False  # pad on the right and below only, as the models of Ho et al. 2020
+
+    def __post_init__(self) -> None:
+        if self.level_heads is not None and len(self.level_heads) != len(self.multipliers):
+            raise ValueError(
+                f"level_heads: {len(self.level_heads)} levels; permitted: {len(self.multipliers)}, as multipliers"
+            )
 
 
 # Fields that older versions do not know. A release names them only if it uses them, so that older versions can read it.
-LATER_FIELDS = {"coordinates": False}
+LATER_FIELDS = {
+    "coordinates": False, "level_heads": None, "middle_attention": True, "norm_eps": 1e-5, "norm_groups": 32,
+    "frequency_shift": 0.0, "asymmetric_downsampling": False,
+}  # fmt: skip
 
 
 class Stage(nn.Module):
@@ -89,7 +105,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         for i, multiplier in enumerate(c.multipliers):
             for _ in range(c.res_blocks):
-                self.down.append(Stage(self._block(channels, multiplier * width), self._attention(multiplier, factor)))
+                self.down.append(Stage(self._block(channels, multiplier * width), self._attention(i, factor)))
                 channels = multiplier * width
                 skips.append(channels)
             if i < len(c.multipliers) - 1:
@@ -99,7 +115,7 @@ class UNet(nn.Module):
 
         self.middle = nn.ModuleList(
             [
-                Stage(self._block(channels, channels), self._attention_of(channels)),
+                Stage(self._block(channels, channels), self._attention_of(-1) if c.middle_attention else None),
                 Stage(self._block(channels, channels)),
             ]
         )
@@ -110,13 +126,13 @@ class UNet(nn.Module):
                 last = i > 0 and j == c.res_blocks
                 stage = Stage(
                     self._block(channels + skips.pop(), multiplier * width),
-                    self._attention(multiplier, factor),
+                    self._attention(i, factor),
                     self._resample(multiplier * width, "up") if last else None,
                 )
                 self.up.append(stage)
                 channels = multiplier * width
             factor //= 2
-        self.norm_out = group_norm(channels, EPS)
+        self.norm_out = group_norm(channels, c.norm_eps, c.norm_groups)
         self.conv_out = zero_init(nn.Conv2d(channels, c.out_channels, 3, padding=1))
         self.gradient_checkpointing = False  # recompute activations in the backward pass to save memory
 
@@ -144,7 +160,7 @@ class UNet(nn.Module):
         self._check(x, context if keys_values is None else keys_values, keys_values is not None, embedding)
         if context is not None and keys_values is None:
             keys_values = self.keys_values(context)
-        time = self.time(sinusoidal_embedding(t, self.config.channels).to(x.dtype))
+        time = self.time(sinusoidal_embedding(t, self.config.channels, self.config.frequency_shift).to(x.dtype))
         embedding = F.silu(time if embedding is None else time + embedding)  # [R, 4 channels]
         if self.config.coordinates:
             x = torch.cat([x, coordinates(x)], dim=1)
@@ -195,32 +211,46 @@ class UNet(nn.Module):
         return ResidualBlock(
             in_channels,
             out_channels,
-            eps=EPS,
+            eps=self.config.norm_eps,
+            groups=self.config.norm_groups,
             embedding_width=self.embedding_width,
             scale_shift=self.config.scale_shift,
             resample=resample,
             dropout=self.config.dropout,
         )
 
-    def _attention(self, multiplier: int, factor: int) -> nn.Module | None:
-        at = factor in self.config.attention_factors
-        return self._attention_of(multiplier * self.config.channels) if at else None
+    def _attention(self, level: int, factor: int) -> nn.Module | None:
+        return self._attention_of(level) if factor in self.config.attention_factors else None
 
-    def _attention_of(self, channels: int) -> nn.Module:
+    def _attention_of(self, level: int) -> nn.Module:
         c = self.config
-        heads = c.heads if c.heads is not None else channels // (c.head_width or channels)
+        channels, heads = c.multipliers[level] * c.channels, heads_of(c, level)
         if c.context_width is None:
-            return SpatialAttention(channels, heads=heads, eps=EPS)
+            return SpatialAttention(channels, heads=heads, eps=c.norm_eps, groups=c.norm_groups)
         return SpatialTransformer(
-            channels, heads=heads, depth=c.transformer_depth, context_width=c.context_width, dropout=c.dropout
+            channels,
+            heads=heads,
+            depth=c.transformer_depth,
+            context_width=c.context_width,
+            dropout=c.dropout,
+            groups=c.norm_groups,
         )
 
     def _resample(self, channels: int, direction: str) -> nn.Module:
-        if self.config.resample_in_blocks:
+        c = self.config
+        if c.resample_in_blocks:
             return self._block(channels, channels, direction)
-        if not self.config.resample_convolution:
+        if not c.resample_convolution:
             return nn.AvgPool2d(2) if direction == "down" else nn.Upsample(scale_factor=2, mode="nearest")
-        return Downsample(channels, asymmetric=False) if direction == "down" else Upsample(channels)
+        return Downsample(channels, asymmetric=c.asymmetric_downsampling) if direction == "down" else Upsample(channels)
+
+
+def heads_of(config: UNetConfig, level: int) -> int:
+    """Return the number of attention heads at a level, 0 the finest."""
+    channels = config.multipliers[level] * config.channels
+    if config.level_heads is not None:
+        return config.level_heads[level]
+    return config.heads if config.heads is not None else channels // (config.head_width or channels)
 
 
 def coordinates(x: Tensor) -> Tensor:
