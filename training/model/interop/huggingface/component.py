@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from training.errors import DarkroomError
 
 VERSION = "0.42.1"  # of diffusers, whose layout is written
+OURS = "_darkroom"  # the field of a configuration that only we read; diffusers skips names that begin with _
 CONVOLUTIONS = ("conv_shortcut", "proj_in", "proj_out")  # 1x1 convolutions of theirs that may be linear layers of ours
 
 Names = Iterator[tuple[str, str]]  # (our prefix, theirs)

@@ -20,7 +20,8 @@ from training.model.unet import UNet
 
 HANDLED = ("in_channels", "out_channels", "channels", "multipliers", "res_blocks", "attention_factors", "heads",
            "head_width", "transformer_depth", "context_width", "scale_shift", "resample_in_blocks",
-           "dropout")  # fmt: skip
+           "dropout", "level_heads", "middle_attention", "norm_eps", "norm_groups", "frequency_shift",
+           "asymmetric_downsampling")  # fmt: skip
 
 
 def unet_component(
@@ -47,11 +48,12 @@ def unet_component(
         "block_out_channels": widths,
         "layers_per_block": c.res_blocks,
         "dropout": c.dropout,
-        "norm_num_groups": 32,
-        "norm_eps": 1e-5,
+        "norm_num_groups": c.norm_groups,
+        "norm_eps": c.norm_eps,
+        "downsample_padding": 0 if c.asymmetric_downsampling else 1,
         "resnet_time_scale_shift": "scale_shift" if c.scale_shift else "default",
         "flip_sin_to_cos": True,  # their order is (sin, cos)
-        "freq_shift": 0,
+        "freq_shift": c.frequency_shift,
     }
     tensors = rename_tensors(model, unet_names(model))
     if conditional:
@@ -60,6 +62,11 @@ def unet_component(
                 f"unet.resample_in_blocks: True cannot be exported with attention at the factors "
                 f"{list(c.attention_factors)} to a context: UNet2DConditionModel's attention blocks resample by "
                 "convolution"
+            )
+        if not c.middle_attention:
+            raise ExportError(
+                "unet.middle_attention: False cannot be exported with a context; permitted: True, because "
+                "UNet2DConditionModel then has one block in the middle"
             )
         heads = level_heads(model, widths)
         config |= {
@@ -70,7 +77,8 @@ def unet_component(
     else:
         config |= {
             "attention_head_dim": head_width(model),
-            "attn_norm_num_groups": 32,  # without it the middle attention has no norm with scale-shift
+            "add_attention": c.middle_attention,
+            "attn_norm_num_groups": c.norm_groups,  # without it the middle attention has no norm with scale-shift
             "downsample_type": "resnet" if c.resample_in_blocks else "conv",
             "upsample_type": "resnet" if c.resample_in_blocks else "conv",
         }
@@ -117,6 +125,8 @@ def head_width(model: UNet) -> int | None:
 def level_heads(model: UNet, widths: list[int]) -> int | list[int]:
     """Return the number of heads at each level of a UNet2DConditionModel, finest first."""
     c = model.config
+    if c.level_heads is not None:
+        return list(c.level_heads)
     if c.heads is not None:
         return c.heads
     return [max(1, width // (c.head_width or width)) for width in widths]
@@ -147,7 +157,8 @@ def unet_names(model: UNet) -> Names:
                 yield from part_names(model, f"{ours}.resample", f"{theirs}.{direction}samplers.0")
                 level, blocks = level + 1, 0
     yield from part_names(model, "middle.0.block", "mid_block.resnets.0")
-    yield from part_names(model, "middle.0.attention", "mid_block.attentions.0")
+    if model.config.middle_attention:
+        yield from part_names(model, "middle.0.attention", "mid_block.attentions.0")
     yield from part_names(model, "middle.1.block", "mid_block.resnets.1")
 
 

@@ -1,0 +1,54 @@
+"""Importing a folder of diffusers as a release folder."""
+
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from training.model.autoencoder import Autoencoder
+from training.model.interop.huggingface.reading.model import CONFIG, INDEX, ReadModel, Sources, read
+from training.model.latent_diffusion import load_autoencoder, load_diffusion, save_autoencoder, save_diffusion
+from training.model.release import Release, sha256_of
+
+LICENSES = ("license", "licence", "notice", "copying")  # beginnings of the names of files that must travel along
+
+
+def import_release(
+    folder: Path,
+    output: Path,
+    *,
+    name: str,
+    parts: Sources | None = None,
+    variant: str | None = None,
+    null_trained: bool = False,
+) -> tuple[Release, dict[str, int], ReadModel]:
+    """Write a folder of diffusers as a release to `output`, and load it again as a check. See `read` for the options.
+
+    Files with a license are copied. Returns the release, each part's number of parameters and what was read. Raises
+    DiffusersError, or OSError for the output.
+    """
+    found = read(folder, parts, variant=variant, null_trained=null_trained)
+    model = found.model
+    described = next(path for name in (INDEX, CONFIG, f"unet/{CONFIG}") if (path := folder / name).is_file())
+    lineage = {
+        "imported_from": folder.resolve().name,
+        "sha256": sha256_of(described),
+        "layout": "diffusers",
+        "sampler": found.schedule.sampler if found.schedule else {},
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name.lower().startswith(LICENSES):
+            shutil.copyfile(path, output / path.name)
+    modules: dict[str, nn.Module]
+    if isinstance(model, Autoencoder):
+        release = save_autoencoder(output, model, name=name, image_size=found.image_size, lineage=lineage)
+        load_autoencoder(output)
+        modules = {"autoencoder": model}
+    else:
+        release = save_diffusion(
+            output, model, name=name, image_size=found.image_size, guided=found.guided, lineage=lineage
+        )
+        load_diffusion(output)
+        modules = {"autoencoder": model.autoencoder, "unet": model.unet, "conditioners": model.conditioners}
+    return release, {part: sum(p.numel() for p in module.parameters()) for part, module in modules.items()}, found
