@@ -54,6 +54,44 @@ def compvis(
     import_model(convert, checkpoint, output, name, publish=publish, alias=alias, as_json=as_json)
 
 
+Part = Annotated[Path | None, typer.Option(help="The folder of this part, instead of the pipeline's.")]
+
+
+@app.command()
+def diffusers(
+    folder: Annotated[Path, typer.Argument(help="A folder that diffusers wrote. No code in it is executed.")],
+    output: Output,
+    autoencoder: Part = None,
+    scheduler: Part = None,
+    text_encoder: Part = None,
+    tokenizer: Part = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Read NAME.VARIANT.safetensors; default: those without, or else fp16.")
+    ] = None,
+    null_trained: Annotated[
+        bool, typer.Option("--null-trained", help="The last class is the null condition, so guidance works.")
+    ] = False,
+    name: Name = None,
+    publish: Publish = False,
+    alias: Alias = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a folder of diffusers to a release folder.
+
+    Reads AutoencoderKL, VQModel, UNet2DModel and UNet2DConditionModel, alone or in a pipeline of latent diffusion or
+    Stable Diffusion 1.x and 2.x. Every tensor must match, and whatever else cannot be read is named.
+    """
+
+    def convert(name: str) -> Imported:
+        from training.model.interop.huggingface.reading import Sources
+        from training.model.interop.huggingface.reading.release import import_release
+
+        parts = Sources(autoencoder=autoencoder, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
+        return import_release(folder, output, name=name, parts=parts, variant=variant, null_trained=null_trained)
+
+    import_model(convert, folder.resolve(), output, name, publish=publish, alias=alias, as_json=as_json)
+
+
 def import_model(
     convert: Callable[[str], Imported],
     source: Path,
@@ -104,9 +142,13 @@ def _rows(release: "Release", parameters: Mapping[str, int]) -> list[tuple[str, 
         ("image", "x".join(map(str, release.image_shape))),
         ("latent", "x".join(map(str, release.latent_shape))),
         ("conditions", ", ".join(release.conditions.get("properties", {})) or "none"),
+        *_sampler(release),
     ]
 
 
-@app.callback()
-def _group() -> None:
-    """Keep the only command of the group a subcommand."""
+def _sampler(release: "Release") -> list[tuple[str, str]]:
+    """Return a row with the request that samples as the model's own scheduler does, if the import found out."""
+    found = release.lineage.get("sampler")
+    if found is None:
+        return []
+    return [("sampler", found if isinstance(found, str) else ", ".join(f"{k}: {v}" for k, v in found.items()))]

@@ -39,5 +39,5 @@ def renumber_timesteps(weight: Tensor, by: float, shift: float = 0.0) -> Tensor:
     half = weight.shape[1] // 2
     angles = by * frequencies(weight.shape[1], shift, weight.device, torch.float64)
     cos, sin = angles.cos(), angles.sin()
-    a, b, rest = weight.double().split([half, half, weight.shape[1] % 2], dim=1)
+    a, b, rest = torch.split(weight.double(), [half, half, weight.shape[1] % 2], dim=1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=1).to(weight.dtype)

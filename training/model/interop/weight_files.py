@@ -16,7 +16,7 @@ from training.model.interop.unpickling import CodeError, unpickle
 Format = Literal["zip", "pickle", "safetensors"]
 HEAD_BYTES = 512
 MAX_HEADER_BYTES = 100 * 2**20  # of a safetensors file
-INDEX = ".index.json"  # ends the name of the list of a model's parts
+INDEX = re.compile(r".+\.index(\.\w+)?\.json")  # the list of a model's parts, or of those of a variant
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.\w+)")
 INSIDE = ("state_dict", "model_state_dict", "model", "module")  # where a trainer's checkpoint has its weights
 WRAPPERS = ("module.", "_forward_module.")  # of DistributedDataParallel and Lightning Fabric, before every key
@@ -54,7 +54,7 @@ def find_parts(path: Path) -> list[Path]:
     """Return the files that a model is in. Raises WeightsError naming those that are missing."""
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; give the file of the weights in it")
-    if path.name.endswith(INDEX):
+    if INDEX.fullmatch(path.name):
         try:
             names = {Path(name).name for name in json.loads(path.read_text())["weight_map"].values()}
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

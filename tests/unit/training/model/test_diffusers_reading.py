@@ -218,35 +218,35 @@ def test_parts_that_are_not_ours(kind: str | None, told: str, tmp_path: Path) ->
         (
             "unet/config.json",
             {"layers_per_block": 2},
-            "unet: the weights do not fit the configuration. Tensors missing",
+            "the weights do not fit the configuration. Tensors missing",
         ),
-        ("unet/config.json", {"block_out_channels": [32, 48]}, r"unet/config\.json: .*48|block_out_channels"),
-        ("unet/config.json", {"in_channels": 5}, "another shape|in_channels: 5"),
+        ("unet/config.json", {"block_out_channels": [32, 48]}, r"block_out_channels: \[32, 48\] cannot be read"),
+        ("unet/config.json", {"in_channels": 5}, "of another shape: conv_in"),
         ("unet/config.json", {"sample_size": None}, r"sample_size: None cannot be read; permitted: an integer"),
         ("unet/config.json", {"norm_num_groups": 7}, "not a multiple of 7"),
         ("vqvae/config.json", {"norm_num_groups": 16}, r"vqvae\.norm_num_groups: 16 cannot be read; permitted: 32"),
         (
             "vqvae/config.json",
             {"scaling_factor": 0},
-            r"vqvae\.scaling_factor: 0 cannot be read; permitted: a number ab",
+            r"vqvae\.scaling_factor: 0 cannot be read; permitted: a num",
         ),
         ("vqvae/config.json", {"latents_std": [1, 2]}, r"vqvae\.latents_std: .* one number for each of 3 channels"),
         (
             "scheduler/scheduler_config.json",
             {"beta_schedule": "sigmoid"},
-            r"scheduler\.beta_schedule: 'sigmoid' cannot",
+            r"beta_schedule: 'sigmoid' cannot",
         ),
         (
             "scheduler/scheduler_config.json",
             {"rescale_betas_zero_snr": True},
-            "scheduler: parameterisation: 'eps' is not",
+            "parameterisation: 'eps' is not",
         ),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.1]}, r"scheduler\.trained_betas: \[0\.1\] cannot be"),
         ("model_index.json", {"unet": None}, "names no unet"),
         (
             "model_index.json",
             {"tokenizer": ["transformers", "CLIPTokenizer"]},
-            "tokenizer: missing, although model_index",
+            "tokenizer: missing, although",
         ),
     ],
 )
@@ -267,6 +267,10 @@ def damage_weights(folder: Path) -> None:
     save_file(tensors, path)
 
 
+def cut_weights(folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_text("Not found")
+
+
 def lose_a_shard(folder: Path) -> None:
     made.plain_unet().save_pretrained(folder / "unet", max_shard_size="100KB")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
@@ -282,15 +286,12 @@ def rename_weights(folder: Path) -> None:
     ("damage", "told"),
     [
         (damage_weights, r"unet: weights that are not finite: conv_in\.weight; get the file in full precision"),
-        (lose_a_shard, r"-00002-of-.*: missing, although diffusion_pytorch_model\.safetensors\.index\.json names it"),
+        (lose_a_shard, r"parts of the model are missing: diffusion_pytorch_model-00002-of"),
         (rename_weights, r"unet: its weights, .* are missing; it has .*non_ema\.safetensors: name one by --variant"),
         (lambda folder: shutil.rmtree(folder / "vqvae"), "vqvae: missing, although model_index.json names it"),
         (lambda folder: (folder / "model_index.json").write_text("{"), r"model_index\.json: not JSON"),
         (lambda folder: (folder / "unet" / "config.json").unlink(), r"unet/config\.json: cannot be read"),
-        (
-            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"x"),
-            "unet/.*cannot be",
-        ),
+        (cut_weights, "is text, not weights"),
     ],
 )
 def test_damaged_folders(damage: Callable[[Path], object], told: str, ldm: Path, tmp_path: Path) -> None:
@@ -302,16 +303,12 @@ def test_damaged_folders(damage: Callable[[Path], object], told: str, ldm: Path,
 
 
 def test_parts_alone_and_what_they_lack(ldm: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        reading.DiffusersError, match="a U-Net does not say its noise schedule; give --scheduler FOLDER"
-    ):
+    with pytest.raises(reading.DiffusersError, match="does not say its noise schedule; give --scheduler FOLDER"):
         reading.read(ldm / "unet")
     scheduler = reading.Sources(scheduler=ldm / "scheduler")
     assert reading.read(ldm / "unet", scheduler).image_size == 8  # pixels, because it has three channels
     made.cross_unet().save_pretrained(tmp_path)
-    with pytest.raises(
-        reading.DiffusersError, match="a U-Net of 4 channels denoises latents; give --autoencoder FOLDER"
-    ):
+    with pytest.raises(reading.DiffusersError, match="of 4 channels denoises latents; give --autoencoder FOLDER"):
         reading.read(tmp_path, scheduler)
     with pytest.raises(reading.DiffusersError, match="4; the autoencoder has 3 latent channels"):
         reading.read(tmp_path, replace(scheduler, autoencoder=ldm / "vqvae"))

@@ -1,17 +1,15 @@
 """The files of a folder of diffusers or transformers: a JSON configuration, and weights in one file or several."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from training.errors import DarkroomError
-from training.model.interop.compvis.files import read_state
 from training.model.interop.huggingface.component import VERSION
-
-ENDINGS = ("safetensors", "bin")  # in the order of preference
+from training.model.interop.weight_files import read_tensors
 
 
 class DiffusersError(DarkroomError):
@@ -35,22 +33,18 @@ def read_weights(folder: Path, stem: str, variant: str | None = None) -> dict[st
     """Return the tensors of a part, whose weights are in STEM.safetensors, in STEM.bin, or in shards of either.
 
     variant: for the weights in STEM.VARIANT.safetensors; by default "fp16" if the folder has no others.
-    Unpickles only tensors. Raises DiffusersError naming the file that is missing, and the tensors that are not finite.
+    Unpickles only tensors. Raises DiffusersError naming the tensors that are not finite, and WeightsError naming a file
+    that is missing or is not one of weights.
     """
-    files = list(weight_files(folder, stem, variant))
-    if not files and variant is None:
-        files = list(weight_files(folder, stem, "fp16"))
-    if not files:
+    path = find_weights(folder, stem, variant) or (None if variant else find_weights(folder, stem, "fp16"))
+    if path is None:
         found = sorted(path.name for path in folder.glob(f"{stem}*")) if folder.is_dir() else []
         wanted = f"{stem}{f'.{variant}' if variant else ''}.safetensors"
         there = f"; it has {', '.join(found)}: name one by --variant" if found else ""
         raise DiffusersError(f"{folder}: its weights, {wanted}, are missing{there}")
-    tensors: dict[str, Tensor] = {}
-    for path in files:
-        tensors |= read_state(path)
-    if wrong := [
-        name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
-    ]:
+    tensors = read_tensors(path)
+    wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise DiffusersError(
             f"{folder}: weights that are not finite: {', '.join(wrong[:3])}{more}; get the file in full precision"
@@ -58,31 +52,17 @@ def read_weights(folder: Path, stem: str, variant: str | None = None) -> dict[st
     return tensors
 
 
-def weight_files(folder: Path, stem: str, variant: str | None) -> Iterator[Path]:
-    """Yield the files of a part's weights: none if there are none. Raises DiffusersError if a shard is missing."""
+def find_weights(folder: Path, stem: str, variant: str | None) -> Path | None:
+    """Return the file of a part's weights, or the index of its shards."""
     infix = f".{variant}" if variant else ""
-    for ending in ENDINGS:
-        single = folder / f"{stem}{infix}.{ending}"
-        if single.is_file():
-            yield single
-            return
-        for index in (f"{stem}.{ending}.index{infix}.json", f"{stem}{infix}.{ending}.index.json"):
-            if (folder / index).is_file():
-                yield from shards(folder / index)
-                return
-
-
-def shards(index: Path) -> Iterator[Path]:
-    """Yield the files that an index names. Raises DiffusersError for a missing one, and for one in another folder."""
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise DiffusersError(f"{index}: weight_map is missing; is the download complete?")
-    for name in sorted(set(map(str, names.values()))):
-        if Path(name).name != name:
-            raise DiffusersError(f"{index}: {name!r} is not allowed; permitted: names of files beside it")
-        if not (index.parent / name).is_file():
-            raise DiffusersError(f"{index.parent / name}: missing, although {index.name} names it; download it too")
-        yield index.parent / name
+    names = [
+        name
+        for ending in ("safetensors", "bin")
+        for name in (
+            f"{stem}{infix}.{ending}", f"{stem}.{ending}.index{infix}.json", f"{stem}{infix}.{ending}.index.json"
+        )
+    ]  # fmt: skip
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_fields(

@@ -11,6 +11,7 @@ from torch import Tensor
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners import ClassConditioner, Conditioner, Conditioners
 from training.model.conditioners.conditioner import Entry
+from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
 from training.model.conditioners.masked_image import MaskedImageConditioner
 from training.model.diffusion import Diffusion
@@ -182,7 +183,7 @@ def make_conditioners(
         if sources.tokenizer is None:
             raise DiffusersError(f"{sources.text_encoder}: its tokenizer is missing; give --tokenizer FOLDER")
         text = read_text(sources.text_encoder, sources.tokenizer, variant)
-        width = text.transformer.width if hasattr(text, "transformer") else text.width
+        width = text.width if isinstance(text, FrozenTextConditioner) else text.transformer.width
         if width != c.context_width:
             raise DiffusersError(
                 f"{sources.text_encoder}: its tokens are {width} wide; unet.cross_attention_dim is {c.context_width}"

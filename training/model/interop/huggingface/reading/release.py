@@ -2,11 +2,12 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from training.model.autoencoder import Autoencoder
-from training.model.interop.huggingface.reading.model import CONFIG, INDEX, ReadModel, Sources, read
+from training.model.interop.huggingface.reading.model import CONFIG, INDEX, Sources, read
 from training.model.latent_diffusion import load_autoencoder, load_diffusion, save_autoencoder, save_diffusion
 from training.model.release import Release, sha256_of
 
@@ -21,21 +22,24 @@ def import_release(
     parts: Sources | None = None,
     variant: str | None = None,
     null_trained: bool = False,
-) -> tuple[Release, dict[str, int], ReadModel]:
+) -> tuple[Release, dict[str, int]]:
     """Write a folder of diffusers as a release to `output`, and load it again as a check. See `read` for the options.
 
-    Files with a license are copied. Returns the release, each part's number of parameters and what was read. Raises
-    DiffusersError, or OSError for the output.
+    Files with a license are copied. Returns the release and each part's number of parameters. Raises DiffusersError or
+    WeightsError, or OSError for the output.
     """
     found = read(folder, parts, variant=variant, null_trained=null_trained)
     model = found.model
     described = next(path for name in (INDEX, CONFIG, f"unet/{CONFIG}") if (path := folder / name).is_file())
-    lineage = {
+    lineage: dict[str, Any] = {
         "imported_from": folder.resolve().name,
         "sha256": sha256_of(described),
         "layout": "diffusers",
-        "sampler": found.schedule.sampler if found.schedule else {},
     }
+    if found.schedule is not None:
+        reason = f"none samples as diffusers does, because {found.schedule.reason}"
+        lineage["sampler"] = found.schedule.sampler or reason
+
     output.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name.lower().startswith(LICENSES):
@@ -51,4 +55,4 @@ def import_release(
         )
         load_diffusion(output)
         modules = {"autoencoder": model.autoencoder, "unet": model.unet, "conditioners": model.conditioners}
-    return release, {part: sum(p.numel() for p in module.parameters()) for part, module in modules.items()}, found
+    return release, {part: sum(p.numel() for p in module.parameters()) for part, module in modules.items()}

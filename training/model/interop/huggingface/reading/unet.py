@@ -97,7 +97,7 @@ def read_unet(where: str, config: Mapping[str, Any], tensors: Mapping[str, Tenso
     with torch.no_grad():
         if not c["flip_sin_to_cos"]:
             half = first.in_features // 2
-            sin, cos, rest = first.weight.split([half, half, first.in_features % 2], dim=1)
+            sin, cos, rest = torch.split(first.weight, [half, half, first.in_features % 2], dim=1)
             first.weight.copy_(torch.cat([cos, sin, rest], dim=1))
         if first_timestep:
             first.weight.copy_(renumber_timesteps(first.weight, -first_timestep, model.config.frequency_shift))
