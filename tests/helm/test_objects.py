@@ -3,8 +3,6 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import kubernetes_validate
@@ -42,14 +40,6 @@ extends: default
 rules: {line-length: disable, document-start: disable, braces: disable, comments: {min-spaces-from-content: 1},
         indentation: {indent-sequences: whatever}, truthy: {check-keys: false}, octal-values: enable}
 """)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _schemas_read_once() -> Iterator[None]:
-    """Read each file of schemas once: kubernetes_validate reads a megabyte for every object."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kubernetes_validate.utils, "schema_contents", cache(kubernetes_validate.utils.schema_contents))
-        yield
 
 
 @every

@@ -10,7 +10,7 @@ import typer
 
 from services import cli
 from services.settings import Settings
-from tests.support.chart import MATRIX, PASSWORD, PodTemplate, objects, of_kind, pods
+from tests.support.chart import MATRIX, PASSWORD, PodTemplate, objects, of_kind, pods, secret_values
 
 every = pytest.mark.parametrize("name", MATRIX)
 # Volume types that the restricted Pod Security Standard permits.
@@ -194,7 +194,7 @@ def test_passwords_are_only_in_secrets(name: str) -> None:
     passwords = {
         word
         for one in of_kind(name, "Secret")
-        for value in one["stringData"].values()
+        for value in secret_values(one)
         for word in re.findall(r"[0-9a-f]{32}", value)
     }
     for one in objects(name):

@@ -10,7 +10,19 @@ import pytest
 import yaml
 
 from kfp_pipelines import profiles
-from tests.support.chart import CHART, MATRIX, NAMESPACE, PASSWORD, helm, load_objects, objects, of_kind, pods, template
+from tests.support.chart import (
+    CHART,
+    MATRIX,
+    NAMESPACE,
+    PASSWORD,
+    helm,
+    load_objects,
+    objects,
+    of_kind,
+    pods,
+    secret_values,
+    template,
+)
 
 LEAST = MATRIX["least"]
 
@@ -28,6 +40,38 @@ LEAST = MATRIX["least"]
         ("settings.staleSeconds=9", "settings.staleSeconds: 9 is not allowed; permitted: more than twice"),
         ("devServices.enabled=true,devServices.password=", "devServices.password: must be given"),
         ("metrics.rules.enabled=true,exporter.enabled=false", "the alerts need exporter.enabled"),
+        (
+            "workerDefaults.cache.sizeGb=500",
+            "cache.sizeGb 500 and 7 Gi for kernels and /tmp are above",
+        ),
+        ("workerDefaults.shm=64Gi", "shm 64Gi is above resources.limits.memory 12Gi"),
+        (
+            "workerDefaults.gpu.count=0,workerDefaults.modelMemoryGb=20",
+            "modelMemoryGb 20 is above resources.limits",
+        ),
+        ("workerDefaults.gpu.count=0,workerDefaults.device=cuda", "device cuda needs a GPU, and gpu.count is 0"),
+        ("workerDefaults.device=cpu", "device cpu would leave the GPU idle that gpu.count 1 requests"),
+        ("workerDefaults.gpu.count=0,workerDefaults.gpu.product=L4", "gpu.product L4 needs a GPU, and gpu.count is 0"),
+        (
+            "workerDefaults.gpu.product=L4,workerDefaults.nodeSelector.nvidia\\.com/gpu\\.product=T4",
+            "gpu.product L4 and nodeSelector nvidia.com/gpu.product T4 match no node together",
+        ),
+        ("workerDefaults.resources.requests.memory=20Gi", "requests.memory 20Gi is above limits.memory 12Gi"),
+        ("migration.resources.requests.cpu=1500m", "migration.resources: requests.cpu 1500m is above limits.cpu 1"),
+        (
+            "workerDefaults.cache.storageClass=a,workerDefaults.cache.existingClaim=b",
+            "cache: storageClass a and existingClaim b are both given",
+        ),
+        (
+            "workerPools.default.autoscaling.weight=2,workerPools.b.replicas=1",
+            'of the pools of queue "default", default has autoscaling.weight and b has none',
+        ),
+        ("caBundle.configMap=a,caBundle.secret=b", "caBundle: configMap a and secret b are both given"),
+        ("podDefaults.extraEnv[0].name=DARKROOM_S3_BUCKET", "DARKROOM_S3_BUCKET has a value of its own"),
+        (
+            "dispatcher.extraEnv[0].name=HTTPS_PROXY,proxy.https=http://p:1",
+            "dispatcher.extraEnv: HTTPS_PROXY has a",
+        ),
         # Errors from the schema.
         ("workerPool.a.rows=3", "additional properties 'workerPool' not allowed"),
         ("workerPools.default.row=3", "additional properties 'row' not allowed"),
@@ -45,10 +89,22 @@ def test_a_mistake_names_its_value(given: str, message: str) -> None:
     assert message in done.stderr, done.stderr
 
 
+def test_a_pool_must_be_given_because_none_is_added_unasked() -> None:
+    done = helm("template", "pictures", str(CHART), "--set", "objectStore.bucket=pictures", check=False)
+    assert "workerPools: must have at least one pool, such as workerPools: {default: {}}" in done.stderr
+    aws = [one["metadata"]["name"] for one in of_kind("aws", "ScaledObject")]
+    assert aws == ["pictures-darkroom-worker-h100", "pictures-darkroom-worker-l4"]
+
+
 def test_only_the_bucket_is_required() -> None:
     assert {pod.component for pod in pods("least")} == {
         "dispatcher", "exporter", "migration", "retention", "test", "worker",
     }  # fmt: skip
+
+
+# Fields that every component accepts beside those of podDefaults, which describes them.
+OF_A_COMPONENT = {"image", "podSecurityContext", "containerSecurityContext", "serviceAccount"}
+COMPONENTS = {".dispatcher", ".exporter", ".retention", ".migration", ".test", ".workerDefaults"}
 
 
 def find_mismatches(values: dict[str, Any], schema: dict[str, Any], whole: dict[str, Any], path: str = "") -> list[str]:
@@ -57,7 +113,10 @@ def find_mismatches(values: dict[str, Any], schema: dict[str, Any], whole: dict[
         schema = whole["$defs"][schema["$ref"].rsplit("/", 1)[1]]
     if "properties" not in schema:
         return []
-    wrong = [f"{path}.{key}: only on one side" for key in values.keys() ^ schema["properties"].keys()]
+    expected = set(values)
+    if path in COMPONENTS:
+        expected |= whole["properties"]["podDefaults"]["properties"].keys() | OF_A_COMPONENT
+    wrong = [f"{path}.{key}: only on one side" for key in expected ^ schema["properties"].keys()]
     for key in values.keys() & schema["properties"].keys():
         if isinstance(values[key], dict):
             wrong += find_mismatches(values[key], schema["properties"][key], whole, f"{path}.{key}")
@@ -156,7 +215,9 @@ def test_large_numbers_stay_numbers() -> None:
 
 def test_dev_passwords_differ_and_are_stable() -> None:
     def passwords(done: str) -> list[str]:
-        return re.findall(r"[:\s\"]([0-9a-f]{32})[@\s\"]", done)
+        secrets = [one for one in load_objects(done) if one["kind"] == "Secret"]
+        values = [value for secret in secrets for value in secret_values(secret)]
+        return [word for value in values for word in re.findall(r"(?:^|:)([0-9a-f]{32})(?:@|$)", value)]
 
     first, again = (passwords(template(MATRIX["dev"]).stdout) for _ in range(2))
     other = passwords(template(MATRIX["dev"], "--set", "devServices.password=another1another1").stdout)

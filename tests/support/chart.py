@@ -1,5 +1,6 @@
 """The chart, rendered by helm with many value files."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -89,8 +90,13 @@ class PodTemplate:
 
 
 def pods(name: str) -> Iterator[PodTemplate]:
+    """Yield the template of every pod of an entry of MATRIX."""
+    return pods_of(objects(name))
+
+
+def pods_of(manifests: list[dict[str, Any]]) -> Iterator[PodTemplate]:
     """Yield the template of every pod that the manifests create."""
-    for one in objects(name):
+    for one in manifests:
         match one["kind"]:
             case "Deployment" | "StatefulSet" | "Job":
                 template = one["spec"]["template"]
@@ -101,6 +107,11 @@ def pods(name: str) -> Iterator[PodTemplate]:
             case _:
                 continue
         yield PodTemplate(one, template["metadata"], template["spec"])
+
+
+def secret_values(secret: Mapping[str, Any]) -> list[str]:
+    """Return the values of a Secret as text."""
+    return [base64.b64decode(value).decode() for value in secret["data"].values()]
 
 
 def of_kind(name: str, *kinds: str) -> list[dict[str, Any]]:

@@ -47,18 +47,6 @@ annotations:
 {{- end -}}
 {{- end }}
 
-{{/* A pool's values merged over workerDefaults, as YAML: [root, name]. */}}
-{{- define "darkroom.pool" -}}
-{{- $root := index . 0 -}}
-{{- $own := default (dict) (index $root.Values.workerPools (index . 1)) -}}
-{{- $pool := mergeOverwrite (deepCopy $root.Values.workerDefaults) (deepCopy $own) -}}
-{{- /* A node selector is replaced as a whole: a mixture of two selectors would match no node. */ -}}
-{{- range $whole := list "nodeSelector" "affinity" "resources" -}}
-{{- if hasKey $own $whole }}{{ $_ := set $pool $whole (index $own $whole) }}{{ end -}}
-{{- end -}}
-{{ toYaml $pool }}
-{{- end }}
-
 {{- define "darkroom.training.namespace" -}}
 {{ default .Release.Namespace .Values.training.namespace }}
 {{- end }}

@@ -1,89 +1,164 @@
-{{/* Pod fields shared by all pods: [root, component, its values, account or ""]. */}}
-{{- define "darkroom.pod" -}}
-{{- $root := index . 0 -}}
-{{- $values := index . 2 -}}
-automountServiceAccountToken: false
-enableServiceLinks: false
-serviceAccountName: {{ index . 3 }}
-{{- with $root.Values.global.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
-{{- end }}
-securityContext:
-  {{- toYaml $root.Values.podSecurityContext | nindent 2 }}
-{{- with $values.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.topologySpreadConstraints }}
-topologySpreadConstraints:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
+{{/*
+The shape of every pod of the chart. A template gives what is special about a pod; this adds image, security, metadata,
+scheduling, CA bundle, proxies, and the fields that podDefaults and a component's values have.
+
+Arguments: root, component, values (of the component), path (of the values, for messages), account, spec (of the pod, as
+an object), tmp (size of /tmp). A container with `full: true` runs the full image, others the slim one.
+*/}}
+{{- define "darkroom.podTemplate" -}}
+{{- $root := .root -}}
+{{- $own := include "darkroom.pod.fields" (list $root .values) | fromYaml -}}
+{{- $spec := deepCopy .spec -}}
+{{- $common := include "darkroom.env.common" $root | fromYamlArray -}}
+{{- $trust := include "darkroom.caBundle.volume" $root | fromYamlArray -}}
+{{- $security := merge (deepCopy ($own.containerSecurityContext | default dict)) (deepCopy $root.Values.containerSecurityContext) -}}
+{{- $slim := ternary $root.Values.slimImage (merge (deepCopy ($own.image | default dict)) $root.Values.slimImage) (eq .component "worker") -}}
+{{- $full := merge (deepCopy ($own.image | default dict)) $root.Values.image -}}
+{{- range $list := list "initContainers" "containers" -}}
+{{- $containers := list -}}
+{{- range $container := get $spec $list | default list -}}
+{{- $image := ternary $full $slim (hasKey $container "full") -}}
+{{- $env := concat ($container.env | default list) $common -}}
+{{- $names := list -}}
+{{- range $env }}{{ $names = append $names .name }}{{ end -}}
+{{- range $own.extraEnv -}}
+{{- if has .name $names }}{{ fail (printf "\n\n%s.extraEnv: %s has a value of its own in this chart\n" $.path .name) }}{{ end -}}
+{{- end -}}
+{{- $mounts := concat (list (dict "name" "tmp" "mountPath" "/tmp")) ($container.volumeMounts | default list) -}}
+{{- if $trust }}{{ $mounts = append $mounts (dict "name" "ca-bundle" "mountPath" "/etc/darkroom/ca" "readOnly" true) }}{{ end -}}
+{{- $complete := omit (deepCopy $container) "full" -}}
+{{- if not $container.image -}}
+{{- $_ := set $complete "image" (include "darkroom.image" (list $root $image)) -}}
+{{- $_ := set $complete "imagePullPolicy" $image.pullPolicy -}}
+{{- end -}}
+{{- $_ := set $complete "securityContext" $security -}}
+{{- $_ := set $complete "env" (concat $env ($own.extraEnv | default list)) -}}
+{{- $_ := set $complete "envFrom" ($own.extraEnvFrom | default list) -}}
+{{- $_ := set $complete "volumeMounts" (concat $mounts ($own.extraVolumeMounts | default list)) -}}
+{{- $containers = append $containers (include "darkroom.present" $complete | fromYaml) -}}
+{{- end -}}
+{{- $_ := set $spec $list $containers -}}
+{{- end -}}
+{{- /* Sidecars first, so that a proxy serves the init containers too; Kubernetes ends them when a Job is done. */ -}}
+{{- $before := list -}}
+{{- range $own.sidecars -}}
+{{- $before = append $before (merge (dict "restartPolicy" "Always") (deepCopy .) (dict "securityContext" $security)) -}}
+{{- end -}}
+{{- range $own.extraInitContainers -}}
+{{- $before = append $before (merge (deepCopy .) (dict "securityContext" $security)) -}}
+{{- end -}}
+{{- $_ := set $spec "initContainers" (concat $before ($spec.initContainers | default list)) -}}
+{{- $tmp := list (dict "name" "tmp" "emptyDir" (dict "sizeLimit" (.tmp | default "100Mi"))) -}}
+{{- $_ := set $spec "volumes" (concat $tmp ($spec.volumes | default list) $trust ($own.extraVolumes | default list)) -}}
+{{- $_ := set $spec "automountServiceAccountToken" false -}}
+{{- $_ := set $spec "enableServiceLinks" false -}}
+{{- $_ := set $spec "serviceAccountName" (.account | default "") -}}
+{{- $secrets := list -}}
+{{- range concat ($root.Values.global.imagePullSecrets | default list) ($own.imagePullSecrets | default list) | uniq -}}
+{{- $secrets = append $secrets (dict "name" .) -}}
+{{- end -}}
+{{- $_ := set $spec "imagePullSecrets" $secrets -}}
+{{- $_ := set $spec "securityContext" (merge (deepCopy ($own.podSecurityContext | default dict)) (deepCopy $root.Values.podSecurityContext)) -}}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" "schedulerName" "hostAliases" "dnsPolicy" "dnsConfig" -}}
+{{- if get $own $field }}{{ $_ := set $spec $field (get $own $field) }}{{ end -}}
+{{- end -}}
+metadata:
+  {{- include "darkroom.pod.metadata" (list $root .component $own) | nindent 2 }}
+spec:
+  {{- include "darkroom.present" $spec | nindent 2 }}
 {{- end }}
 
-{{/* Labels and annotations of a pod: [root, component, its values]. */}}
+{{/* A component's fields over those of podDefaults, as YAML: [root, values]. Lists are added to, maps merged, others replaced. */}}
+{{- define "darkroom.pod.fields" -}}
+{{- $defaults := (index . 0).Values.podDefaults -}}
+{{- $own := index . 1 -}}
+{{- $fields := deepCopy $own -}}
+{{- range $field, $common := $defaults -}}
+{{- $mine := index $own $field -}}
+{{- if has $field (list "imagePullSecrets" "extraEnvFrom" "extraInitContainers" "sidecars" "hostAliases") -}}
+{{- $_ := set $fields $field (concat $common ($mine | default list)) -}}
+{{- else if has $field (list "extraEnv" "extraVolumes" "extraVolumeMounts") -}}
+{{- /* One with the same name, or the same path, takes the place of the common one. */ -}}
+{{- $key := ternary "mountPath" "name" (eq $field "extraVolumeMounts") -}}
+{{- $taken := list -}}
+{{- range $mine }}{{ $taken = append $taken (get . $key) }}{{ end -}}
+{{- $kept := list -}}
+{{- range $common }}{{ if not (has (get . $key) $taken) }}{{ $kept = append $kept . }}{{ end }}{{ end -}}
+{{- $_ := set $fields $field (concat $kept ($mine | default list)) -}}
+{{- else if has $field (list "podLabels" "podAnnotations") -}}
+{{- $_ := set $fields $field (merge (deepCopy ($mine | default dict)) $common) -}}
+{{- else if not (hasKey $own $field) -}}
+{{- $_ := set $fields $field $common -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml $fields }}
+{{- end }}
+
+{{/* An object without its empty fields, which an API server would drop: later comparisons would never find it unchanged. */}}
+{{- define "darkroom.present" -}}
+{{- $present := dict -}}
+{{- range $key, $value := . -}}
+{{- if or $value (kindIs "bool" $value) (kindIs "float64" $value) (kindIs "int" $value) (kindIs "int64" $value) -}}
+{{- $_ := set $present $key $value -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml $present }}
+{{- end }}
+
+{{/* Labels and annotations of a pod: [root, component, its fields]. Labels of the selector cannot be replaced. */}}
 {{- define "darkroom.pod.metadata" -}}
 {{- $root := index . 0 -}}
-{{- $values := index . 2 -}}
+{{- $fields := index . 2 -}}
+{{- $selector := include "darkroom.selector" $root | fromYaml -}}
+{{- $_ := set $selector "app.kubernetes.io/component" (index . 1) -}}
+{{- $part := dict "app.kubernetes.io/part-of" "darkroom" -}}
 labels:
-  {{- include "darkroom.selector" $root | nindent 2 }}
-  app.kubernetes.io/component: {{ index . 1 }}
-  app.kubernetes.io/part-of: darkroom
-  {{- with $root.Values.commonLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- with $values.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- if or $root.Values.secretsVersion $root.Values.commonAnnotations $values.podAnnotations }}
+  {{- merge $selector ($fields.podLabels | default dict) $root.Values.commonLabels $part | toYaml | nindent 2 }}
+{{- $version := ternary (dict "darkroom/secrets-version" (toString $root.Values.secretsVersion)) dict (ne (toString $root.Values.secretsVersion) "") }}
+{{- with merge (deepCopy ($fields.podAnnotations | default dict)) $root.Values.commonAnnotations $version }}
 annotations:
-  {{- with $root.Values.secretsVersion }}
-  darkroom/secrets-version: {{ . | quote }}
-  {{- end }}
-  {{- with $root.Values.commonAnnotations }}
   {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- with $values.podAnnotations }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* Container fields: [root, image's values, name]. */}}
-{{- define "darkroom.container" -}}
-{{- $root := index . 0 -}}
-{{- $image := index . 1 -}}
-name: {{ index . 2 }}
-image: {{ include "darkroom.image" (list $root $image) }}
-imagePullPolicy: {{ $image.pullPolicy }}
-securityContext:
-  {{- toYaml $root.Values.containerSecurityContext | nindent 2 }}
+{{/* Variables of every container: proxies, and where libraries find the CA bundle. */}}
+{{- define "darkroom.env.common" -}}
+{{- $proxy := .Values.proxy -}}
+{{- $direct := ternary (printf "%s,.%s" $proxy.noProxy .Release.Namespace) $proxy.noProxy .Values.devServices.enabled -}}
+{{- $direct = ternary $direct "" (not (empty (coalesce $proxy.http $proxy.https))) -}}
+{{- range $name, $value := dict "HTTP_PROXY" $proxy.http "HTTPS_PROXY" $proxy.https "NO_PROXY" $direct }}
+{{- if $value }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+{{- if or .Values.caBundle.configMap .Values.caBundle.secret }}
+{{- range list "AWS_CA_BUNDLE" "PGSSLROOTCERT" "REQUESTS_CA_BUNDLE" "SSL_CERT_FILE" }}
+- {name: {{ . }}, value: /etc/darkroom/ca/{{ $.Values.caBundle.key }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The volume of the CA bundle, in a list that is empty if there is none. */}}
+{{- define "darkroom.caBundle.volume" -}}
+{{- with .Values.caBundle }}
+{{- if .configMap }}
+- name: ca-bundle
+  configMap: {name: {{ .configMap }}, items: [{key: {{ .key }}, path: {{ .key }}}]}
+{{- else if .secret }}
+- name: ca-bundle
+  secret: {secretName: {{ .secret }}, items: [{key: {{ .key }}, path: {{ .key }}}]}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Init container that waits for a schema that works with this version: [root, role, resources]. */}}
 {{- define "darkroom.wait" -}}
-{{- $root := index . 0 -}}
-{{ include "darkroom.container" (list $root $root.Values.slimImage "wait-for-database") }}
+name: wait-for-database
 args: [db, wait]
 env:
-  {{- include "darkroom.env.database" (list $root (index . 1)) | nindent 2 }}
+  {{- include "darkroom.env.database" (list (index . 0) (index . 1)) | nindent 2 }}
 resources:
   {{- toYaml (index . 2) | nindent 2 }}
-volumeMounts:
-  - {name: tmp, mountPath: /tmp}
 {{- end }}
 
 {{/* Probes of a process that serves its health on the port `metrics`: [root, seconds to start]. */}}
@@ -105,4 +180,10 @@ readinessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 2
+{{- end }}
+
+{{/* Name of a component's service account: [root, component, values]. */}}
+{{- define "darkroom.account" -}}
+{{- $given := ((index . 2).serviceAccount | default dict).name -}}
+{{ $given | default (printf "%s-%s" (include "darkroom.fullname" (index . 0)) (index . 1)) }}
 {{- end }}

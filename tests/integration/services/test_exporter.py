@@ -1,6 +1,7 @@
 """The queue's gauges as Prometheus reads them, compared with the database."""
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from services.database.connections import connect
 from services.exporter import GAUGES, MAX_TENANTS, OTHER_TENANTS, QueueCollector
 from services.job_queue.load import read_load
 from services.local_stack import lifecycle, processes
-from tests.support.chart import of_kind
+from tests.support.chart import MATRIX, load_objects, of_kind, template
 from tests.support.gauges import read_gauges
 from tests.support.http import HealthClient, free_port, scrape_metrics
 from tests.support.stack import Stack, fresh_stack
@@ -136,8 +137,8 @@ def test_without_a_port_it_names_the_variable(own: Stack) -> None:
 
 def test_the_autoscalers_query_counts_evaluations(own: Stack) -> None:
     """The chart's query for KEDA, with the login that KEDA uses."""
-    (scaled,) = (one for one in of_kind("everything", "ScaledObject"))
-    query = scaled["spec"]["triggers"][0]["metadata"]["query"].replace("'slow'", "'default'")
+    (scaled,) = (one for one in of_kind("aws", "ScaledObject") if one["metadata"]["name"].endswith("l4"))
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
     with own.engine("migrator").begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
 
@@ -156,6 +157,34 @@ def test_the_autoscalers_query_counts_evaluations(own: Stack) -> None:
     with own.engine("migrator").begin() as connection:
         connection.execute(text("UPDATE queues SET paused = false"))
         connection.execute(text("DELETE FROM jobs"))
+
+
+def test_the_pools_of_a_queue_share_its_work(own: Stack) -> None:
+    """What the autoscalers of several pools count adds up to the work, whatever the weights."""
+    pools = {"a": 1, "b": 2, "c": 4}
+    chosen = ",".join(f"workerPools.{pool}.autoscaling.weight={weight}" for pool, weight in pools.items())
+    alone = "workerPools.default.queues={slow},workerPools.a.queues={default,fast},queues={default,slow,fast}"
+    done = template(MATRIX["least"], "--set", f"workerDefaults.autoscaling.enabled=true,{chosen},{alone}")
+    scaled = [one for one in load_objects(done.stdout) if one["kind"] == "ScaledObject"]
+    queries = {one["metadata"]["name"][-1]: one["spec"]["triggers"][0]["metadata"]["query"] for one in scaled}
+    with own.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM jobs"))
+        connection.execute(text("INSERT INTO queues (name) VALUES ('slow'), ('fast') ON CONFLICT DO NOTHING"))
+    job = own.submit(REQUEST)
+    with own.process("dispatcher"):
+        own.wait(job, "planned")
+    with own.engine("migrator").begin() as connection:
+        moved = "UPDATE work SET queue = 'fast' WHERE id = (SELECT min(id) FROM work WHERE kind = 'sample')"
+        connection.execute(text(moved))
+        fast = connection.scalar(text("SELECT sum(cost) FROM work WHERE queue = 'fast'"))
+    with own.engine("observer").connect() as connection:
+        counted = {pool: float(connection.scalar(text(query))) for pool, query in queries.items()}
+    with own.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM jobs"))
+    shared = 400 - fast
+    exact = {"a": shared / 7 + fast, "b": shared * 2 / 7, "c": shared * 4 / 7, "t": 0}
+    assert counted == {pool: math.ceil(part) for pool, part in exact.items()}, "rounded up, so that no part is lost"
+    assert 400 <= sum(counted.values()) < 400 + len(pools)
 
 
 def test_a_frozen_postgres_does_not_delay_scrapes(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ spec:
     {{- include "darkroom.selector" $root | nindent 4 }}
     app.kubernetes.io/component: {{ $component }}
   ports:
-    - {name: {{ $component }}, port: {{ index . 2 }}, targetPort: {{ $component }}}
+    - {name: {{ $component }}, port: {{ index . 2 }}, protocol: TCP, targetPort: {{ $component }}}
 {{- if $root.Values.networkPolicy.enabled }}
 ---
 apiVersion: networking.k8s.io/v1
@@ -34,7 +34,6 @@ spec:
       {{- include "darkroom.selector" $root | nindent 6 }}
       app.kubernetes.io/component: {{ $component }}
   policyTypes: [Ingress, Egress]
-  egress: []
   ingress:
     - ports:
         - {port: {{ $component }}, protocol: TCP}
@@ -55,22 +54,6 @@ spec:
               kubernetes.io/metadata.name: keda
         {{- end }}
 {{- end }}
-{{- end }}
-
-{{/* Pod fields shared by the trial services: [root, component]. */}}
-{{- define "darkroom.dev.pod" -}}
-{{- $root := index . 0 -}}
-automountServiceAccountToken: false
-enableServiceLinks: false
-{{- with $root.Values.global.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
-{{- end }}
-securityContext:
-  {{- toYaml $root.Values.podSecurityContext | nindent 2 }}
-terminationGracePeriodSeconds: 60
 {{- end }}
 
 {{/* Image name with the global registry: [root, image]. */}}

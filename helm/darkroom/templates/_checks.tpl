@@ -1,0 +1,153 @@
+{{/* The number that a quantity stands for, in bytes or thousandths: quantity. */}}
+{{- define "darkroom.amount" -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- $factors := dict "" 1000 "m" 1 "k" 1000000 "M" 1000000000 "G" 1000000000000 "T" 1000000000000000 "Ki" 1024000 "Mi" 1048576000 "Gi" 1073741824000 "Ti" 1099511627776000 -}}
+{{- mulf (trimSuffix $unit $text | float64) (get $factors $unit | default 0) | printf "%.0f" -}}
+{{- end }}
+
+{{/* What is wrong with requests and limits, a line each: [path, resources]. */}}
+{{- define "darkroom.check.resources" -}}
+{{- $path := index . 0 -}}
+{{- $limits := (index . 1).limits | default dict -}}
+{{- range $name, $request := (index . 1).requests -}}
+{{- $limit := get $limits $name -}}
+{{- if and $limit (gt (include "darkroom.amount" $request | float64) (include "darkroom.amount" $limit | float64)) }}
+{{ $path }}.resources: requests.{{ $name }} {{ $request }} is above limits.{{ $name }} {{ $limit }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* What is wrong with a pool, a line each: [root, pool, values]. */}}
+{{- define "darkroom.check.pool" -}}
+{{- $root := index . 0 -}}
+{{- $pool := index . 1 -}}
+{{- $values := index . 2 -}}
+{{- $path := printf "workerPools.%s" $pool -}}
+{{- $limits := $values.resources.limits | default dict -}}
+{{- $hasGpu := or $values.gpu.count $values.gpu.claimTemplate -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$" $pool) }}
+workerPools: {{ quote $pool }} is not allowed; permitted: a-z, 0-9 and -, at most 20
+{{- end -}}
+{{- range $values.queues -}}
+{{- if not (has . $root.Values.queues) }}
+{{ $path }}.queues: {{ quote . }} is not among queues: {{ join ", " $root.Values.queues }}
+{{- end -}}
+{{- end -}}
+{{- if gt (int64 $values.autoscaling.minReplicas) (int64 $values.autoscaling.maxReplicas) }}
+{{ $path }}.autoscaling: minReplicas {{ $values.autoscaling.minReplicas }} is above maxReplicas {{ $values.autoscaling.maxReplicas }}
+{{- end -}}
+{{- if and (eq (toString $values.rollout.maxSurge | trimSuffix "%") "0") (eq (toString $values.rollout.maxUnavailable | trimSuffix "%") "0") }}
+{{ $path }}.rollout: maxSurge and maxUnavailable are both 0, so no pod could ever be replaced
+{{- end -}}
+{{- range $name, $_ := merge (dict) ($values.resources.requests | default dict) $limits -}}
+{{- if contains "/" $name }}
+{{ $path }}.resources: {{ $name }} belongs into gpu.resource and gpu.count, so that another kind of GPU can take its place
+{{- end -}}
+{{- end -}}
+{{- include "darkroom.check.resources" (list $path $values.resources) -}}
+{{- $memory := get $limits "memory" -}}
+{{- if and $memory (gt (include "darkroom.amount" $values.shm | float64) (include "darkroom.amount" $memory | float64)) }}
+{{ $path }}: shm {{ $values.shm }} is above resources.limits.memory {{ $memory }}, of which it is a part
+{{- end -}}
+{{- if and $memory (not $hasGpu) (gt (mulf $values.modelMemoryGb 1073741824000) (include "darkroom.amount" $memory | float64)) }}
+{{ $path }}: modelMemoryGb {{ $values.modelMemoryGb }} is above resources.limits.memory {{ $memory }}, in which the weights are held without a GPU
+{{- end -}}
+{{- /* On the node's disk: releases, 5 GiB of compiled kernels, and 2 GiB of /tmp. */ -}}
+{{- $disk := get $limits "ephemeral-storage" -}}
+{{- $isShared := eq (include "darkroom.cache.isShared" $values) "true" -}}
+{{- $own := add 2 (ternary 0 5 (not (empty $values.cache.storageClass))) (ternary 0 $values.cache.sizeGb (or $isShared (not (empty $values.cache.storageClass)))) -}}
+{{- if and $disk (gt (mulf $own 1073741824000) (include "darkroom.amount" $disk | float64)) }}
+{{ $path }}: cache.sizeGb {{ $values.cache.sizeGb }} and 7 Gi for kernels and /tmp are above resources.limits.ephemeral-storage {{ $disk }}; a pod that uses them would be evicted
+{{- end -}}
+{{- $places := list -}}
+{{- range $place := list "storageClass" "existingClaim" "hostPath" -}}
+{{- if get $values.cache $place }}{{ $places = append $places (printf "%s %s" $place (get $values.cache $place)) }}{{ end -}}
+{{- end -}}
+{{- if gt (len $places) 1 }}
+{{ $path }}.cache: {{ join " and " $places }} are both given; permitted: one place
+{{- end -}}
+{{- if and (eq $values.device "cuda") (not $hasGpu) }}
+{{ $path }}: device cuda needs a GPU, and gpu.count is 0
+{{- end -}}
+{{- if and (eq $values.device "cpu") $hasGpu }}
+{{ $path }}: device cpu would leave the GPU idle that gpu.count {{ $values.gpu.count }} requests
+{{- end -}}
+{{- if and $values.gpu.product (not $hasGpu) }}
+{{ $path }}: gpu.product {{ $values.gpu.product }} needs a GPU, and gpu.count is 0
+{{- end -}}
+{{- $selected := get ($values.nodeSelector | default dict) "nvidia.com/gpu.product" -}}
+{{- if and $values.gpu.product $selected (ne $values.gpu.product $selected) }}
+{{ $path }}: gpu.product {{ $values.gpu.product }} and nodeSelector nvidia.com/gpu.product {{ $selected }} match no node together
+{{- end -}}
+{{- end }}
+
+{{/* What is wrong with the weights of the pools of each queue, a line each: root. */}}
+{{- define "darkroom.check.weights" -}}
+{{- $root := . -}}
+{{- range $queue := .Values.queues -}}
+{{- $weighed := list -}}
+{{- $others := list -}}
+{{- range $pool, $_ := $root.Values.workerPools -}}
+{{- $values := include "darkroom.pool" (list $root $pool) | fromYaml -}}
+{{- if and (has $queue $values.queues) (not $values.paused) -}}
+{{- if $values.autoscaling.weight }}{{ $weighed = append $weighed $pool }}{{ else }}{{ $others = append $others $pool }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $weighed $others }}
+workerPools: of the pools of queue {{ quote $queue }}, {{ join ", " $weighed }} has autoscaling.weight and {{ join ", " $others }} has none; permitted: all or none
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Secrets or keys that are missing, a line each: root. Where Helm cannot ask the cluster, it finds nothing wrong. */}}
+{{- define "darkroom.check.secrets" -}}
+{{- $root := . -}}
+{{- $namespace := .Release.Namespace -}}
+{{- if and .Values.checkSecrets (not .Values.devServices.enabled) (lookup "v1" "ServiceAccount" $namespace "default") -}}
+{{- $needed := dict -}}
+{{- $_ := set $needed .Values.database.existingSecret (dict "of" "database.existingSecret" "keys" (values .Values.database.keys | uniq)) -}}
+{{- $_ := set $needed .Values.broker.existingSecret (dict "of" "broker.existingSecret" "keys" (list .Values.broker.key)) -}}
+{{- with .Values.objectStore.existingSecret -}}
+{{- $_ := set $needed . (dict "of" "objectStore.existingSecret" "keys" (values $root.Values.objectStore.keys)) -}}
+{{- end -}}
+{{- range $name, $need := $needed -}}
+{{- $secret := lookup "v1" "Secret" $namespace $name -}}
+{{- if not $secret }}
+{{ $need.of }}: there is no Secret {{ quote $name }} in namespace {{ quote $namespace }}; create it, or set checkSecrets: false if something else will
+{{- else -}}
+{{- range $key := sortAlpha $need.keys -}}
+{{- if not (hasKey ($secret.data | default dict) $key) }}
+{{ $need.of }}: Secret {{ quote $name }} has no key {{ quote $key }}; it has {{ keys ($secret.data | default dict) | sortAlpha | join ", " | default "none" }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Values that cannot change once the release is installed, a line each: root. */}}
+{{- define "darkroom.check.fixed" -}}
+{{- if .Release.IsUpgrade -}}
+{{- $name := include "darkroom.fullname" . -}}
+{{- $labels := include "darkroom.selector" . | fromYaml -}}
+{{- $live := dig "spec" "selector" "matchLabels" dict (lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-dispatcher" $name) | default dict) -}}
+{{- $was := get $live "app.kubernetes.io/name" -}}
+{{- $is := get $labels "app.kubernetes.io/name" -}}
+{{- if and $was (ne $was $is) }}
+nameOverride: the selectors of the installed pods have the name {{ quote $was }} and cannot change to {{ quote $is }}; keep it, or change fullnameOverride too
+{{- end -}}
+{{- if .Values.devServices.enabled -}}
+{{- range $service := list "postgres" "seaweedfs" -}}
+{{- $claims := dig "spec" "volumeClaimTemplates" list (lookup "apps/v1" "StatefulSet" $.Release.Namespace (printf "%s-%s" $name $service) | default dict) -}}
+{{- range $claims -}}
+{{- $size := dig "spec" "resources" "requests" "storage" "" . -}}
+{{- $wanted := (index $.Values.devServices $service).size -}}
+{{- if ne (include "darkroom.amount" $size) (include "darkroom.amount" $wanted) }}
+devServices.{{ $service }}.size: the installed volume has {{ $size }}, and a StatefulSet's volumes cannot change to {{ $wanted }}; keep it, and enlarge the claim itself
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
