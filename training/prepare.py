@@ -9,12 +9,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.commands import run_command
 from training.data import built_in, image_set, pointer
 from training.data.image_set import DESCRIPTION, DataError, ImageSet
 from training.experiments import compose
 from training.experiments.schema import DataConfig, ExperimentError
+
+if TYPE_CHECKING:
+    from training.data.own_images.prepare import Settings
 
 
 def images(config: DataConfig) -> ImageSet:
@@ -24,19 +28,17 @@ def images(config: DataConfig) -> ImageSet:
         found = image_set.read(root)
     elif config.name in built_in.SETS:
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-            raise DataError(f"data.root: {root} holds no image set; give another folder, or remove it")
+            raise DataError(describe_folder(root, config.name))
         found = built_in.prepare(config.name, root, image_size=config.image_size)
     else:
-        from training.data.own_images.prepare import Settings, prepare_once
+        from training.data.own_images.prepare import prepare_once
+        from training.data.own_images.probe import check_sizes
 
-        settings = Settings(
-            image_size=config.image_size,
-            channels=config.channels,
-            held_out=config.held_out,
-            max_bad=config.max_bad,
-            name=config.name,
-        )
-        found = prepare_once(config.root, prepared_folder(config), settings)
+        settings = own_settings(config)
+        folder = prepared_folder(config)
+        if not is_prepared(str(folder)):
+            check_sizes(config.root, config.image_size, config.max_bad)
+        found = prepare_once(config.root, folder, settings)
     for field, configured, actual in (
         ("data.image_size", config.image_size, found.image_size),
         ("data.channels", config.channels, found.channels),
@@ -46,17 +48,46 @@ def images(config: DataConfig) -> ImageSet:
     return found
 
 
+def describe_folder(root: Path, name: str) -> str:
+    """Return why a folder cannot hold the built-in set `name`."""
+    from training.data.own_images.names import is_image
+
+    if root.is_dir() and any(is_image(path.name) for path in root.rglob("*")):
+        return f"data.root: {root} holds no image set {name}, but images of your own; to read them, add data=images"
+    return f"data.root: {root} holds no image set; give another folder, or remove it"
+
+
 def is_prepared(root: str) -> bool:
     """Return whether a folder holds a prepared image set, or points to one."""
     return (pointer.resolve(Path(root)) / DESCRIPTION).is_file()
 
 
+def own_settings(config: DataConfig) -> "Settings":
+    """Return how the user's own images are prepared."""
+    from training.data.own_images.prepare import Settings
+
+    return Settings(
+        image_size=config.image_size,
+        channels=config.channels,
+        held_out=config.held_out,
+        max_bad=config.max_bad,
+        background=config.background,
+        name=config.name,
+    )
+
+
 def prepared_folder(config: DataConfig) -> Path:
-    """Return the folder of the set that is prepared from the user's own images."""
+    """Return the folder of the set that is prepared from the user's own images.
+
+    Its name ends with a hash of the listing of the images and of the settings, so that two folders called train have
+    a set each. Raises DataError if there are no images.
+    """
     if config.prepared is not None:
         return Path(config.prepared)
-    part = config.root.rstrip("/").rpartition("/")[2].split("*")[0].removesuffix(".tar") or config.name
-    return Path(f"data/{part}-{config.image_size}")
+    from training.data.own_images.prepare import source_stamp
+
+    part = config.root.rstrip("/").rpartition("/")[2].split("*")[0].removesuffix(".tar").strip(".") or config.name
+    return Path(f"data/{part}-{config.image_size}-{source_stamp(config.root, own_settings(config))[:8]}")
 
 
 def run(overrides: Sequence[str], output: Path | None = None) -> ImageSet:

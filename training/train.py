@@ -50,19 +50,22 @@ def train(config: Experiment, checkpoints: CheckpointLocation = IN_OUTPUT) -> Pa
 
 
 def _train(config: Experiment, checkpoints: CheckpointLocation) -> Path:
+    # Imported here: the recipes load Lightning, which is slow.
+    from training.runs import autoencoder, diffusion
+
+    if isinstance(config, AutoencoderExperiment):
+        autoencoder.check(config)
+    else:
+        diffusion.check(config)
     images = prepare.images(config.data)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)  # the initial weights
     unfinished = output / "release.unfinished"  # the previous release stays until this one is complete
-    if isinstance(config, AutoencoderExperiment):  # imported here: the recipes load Lightning, which is slow
-        from training.runs.autoencoder import train_autoencoder
-
-        is_first_rank = train_autoencoder(config, images, checkpoints, unfinished)
+    if isinstance(config, AutoencoderExperiment):
+        is_first_rank = autoencoder.train_autoencoder(config, images, checkpoints, unfinished)
     else:
-        from training.runs.diffusion import train_diffusion
-
-        is_first_rank = train_diffusion(config, images, checkpoints, unfinished)
+        is_first_rank = diffusion.train_diffusion(config, images, checkpoints, unfinished)
     release = output / "release"
     if is_first_rank:
         shutil.rmtree(release, ignore_errors=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from training.data import degradations, masks
 from training.data.image_set import ImageSet, Record
+from training.model.conditioners.text_tokenizer import MAX_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ def label(requests: Requests, image: AnnotatedImage, generator: Generator) -> An
 
 
 def text(requests: Requests, image: AnnotatedImage, generator: Generator) -> Any:
-    """Return the caption."""
-    return image.record.get("text")
+    """Return the caption, cut to the length that requests may have."""
+    caption = image.record.get("text")
+    return caption[:MAX_CHARACTERS] if isinstance(caption, str) else None
 
 
 def layout(requests: Requests, image: AnnotatedImage, generator: Generator) -> Any:

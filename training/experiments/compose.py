@@ -4,6 +4,7 @@ Every mistake becomes an ExperimentError of one line that names the field.
 """
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +23,14 @@ from pydantic_core import ErrorDetails
 from training.errors import first_line, summarise
 from training.experiments.fields import field_names
 from training.experiments.schema import RECIPES, DataConfig, DataOnly, Experiment, ExperimentError, check
+from training.model.release import MANIFEST
 
 Checked = TypeVar("Checked")
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = ("data", "recipe", "experiment")  # folders of CONFIGS
 PACKAGE = "# @package _global_"  # first line of an experiment file: its fields are at the top level
+OPTIONAL_PATHS = ("data.prepared", "data.latents", "initial")
+PATHS = ("data.root", "autoencoder", "output", *OPTIONAL_PATHS)  # fields whose values are paths
 UNION_MEMBERS = ("str", "int", "float", "bool", "none")  # as pydantic names them in the location of an error
 
 
@@ -83,7 +87,13 @@ def compose_fields(overrides: Sequence[str], first: Sequence[str] = ()) -> DictC
     """Compose the configuration of the user's overrides, after the ones in `first`. Raises ExperimentError."""
     parser = OverridesParser.create()
     complete = list(first)
+    paths: dict[str, str | None] = {}
     for override in overrides:
+        field, equals, given = override.partition("=")
+        if equals and field.lstrip("+") in PATHS:
+            field = field.lstrip("+")
+            paths[field] = None if given == "null" and field in OPTIONAL_PATHS else parse_path(given)
+            continue
         try:
             parsed = parser.parse_override(override)
         except HydraException:
@@ -102,9 +112,48 @@ def compose_fields(overrides: Sequence[str], first: Sequence[str] = ()) -> DictC
         complete.append(f"++{override}" if is_field else override)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("train", complete)
+            config = compose("train", complete)
+        for field, path in paths.items():
+            OmegaConf.update(config, field, path, force_add=True)
+        fill_channels(config)
+        return config
     except (HydraException, OmegaConfBaseException) as error:
         raise ExperimentError(first_line(error)) from None
+
+
+def parse_path(given: str) -> str:
+    """Return the path that a user gives: every character counts, except quotes around it."""
+    if len(given) >= 2 and given[0] == given[-1] and given[0] in "'\"":
+        return given[1:-1].replace(f"\\{given[0]}", given[0])
+    return given
+
+
+def fill_channels(config: DictConfig) -> None:
+    """Set `data.channels`, where it is null, from the release that the experiment builds on, or from the images."""
+    data = config.get("data")
+    if not isinstance(data, DictConfig) or OmegaConf.is_missing(data, "channels") or data.get("channels") is not None:
+        return
+    root = None if OmegaConf.is_missing(data, "root") else data.get("root")
+    OmegaConf.update(data, "channels", channels_of_release(config) or channels_of_images(root))
+
+
+def channels_of_release(config: DictConfig) -> int | None:
+    """Return the channels of the first stage, or of the release that is fine-tuned, if there is one."""
+    for field in ("autoencoder", "initial"):
+        path = None if OmegaConf.is_missing(config, field) else config.get(field)
+        try:
+            if path:
+                return int(json.loads((Path(path) / MANIFEST).read_text())["image_shape"][0])
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            continue
+    return None
+
+
+def channels_of_images(root: Any) -> int:
+    """Return the channels that the images at `root` need."""
+    from training.data.own_images.probe import find_channels
+
+    return find_channels(root) if isinstance(root, str) else 3
 
 
 def validate(kind: type[Checked], config: DictConfig) -> Checked:

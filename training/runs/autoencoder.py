@@ -31,7 +31,6 @@ def train_autoencoder(
     config: AutoencoderExperiment, images: ImageSet, checkpoints: CheckpointLocation, release: Path
 ) -> bool:
     """Train and write the release folder. Returns whether this is the first rank, which alone writes it."""
-    check(config, images)
     model = convert_errors("model", lambda: Autoencoder(config.model))
     loss: float | None = None
     if config.model.regularisation != "identity":  # the identity has nothing to train, only a scale to measure
@@ -83,17 +82,25 @@ def train_model(
         return fit(recipe, batches, config, run, store=store, draw_previews=draw_previews)
 
 
-def check(config: AutoencoderExperiment, images: ImageSet) -> None:
-    """Raise ExperimentError unless the model and the loss accept these images."""
-    size = config.data.crop or images.image_size
-    if config.model.image_channels != images.channels:
-        raise ExperimentError(f"model.image_channels: {config.model.image_channels}; the images have {images.channels}")
+def check(config: AutoencoderExperiment) -> None:
+    """Raise ExperimentError unless the model and the loss accept the images, before these are prepared."""
+    size = config.data.crop or config.data.image_size
+    if config.model.image_channels != config.data.channels:
+        raise ExperimentError(
+            f"model.image_channels: {config.model.image_channels}; the images have {config.data.channels}"
+        )
     if size % config.model.factor:
         raise ExperimentError(
-            f"model.multipliers: make latents 1/{config.model.factor} of {size} pixels, which is not whole"
+            f"model.multipliers: make latents 1/{config.model.factor} of {size} pixels, which is not whole; "
+            f"set data.image_size={-(-size // config.model.factor) * config.model.factor}, for example"
         )
     if config.loss.adversarial_weight > 0 and size < SMALLEST_IMAGE:
         raise ExperimentError(
             f"loss.adversarial_weight: the discriminator needs images of at least {SMALLEST_IMAGE} pixels; "
             f"these have {size}"
+        )
+    if (side := size // config.model.factor) % 2 and side > 1:
+        print(
+            f"note: the latents have {side}x{side} pixels, an odd number, which a U-Net cannot halve; "
+            f"data.image_size={(side + 1) * config.model.factor} makes it even"
         )

@@ -15,6 +15,7 @@ from training.model.autoencoder import Autoencoder
 from training.model.diffusion import Diffusion
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, save_diffusion
 from training.model.release import Release
+from training.model.release import read as read_release
 from training.model.unet import UNet
 from training.previews import samples
 from training.recipes.diffusion import DiffusionRecipe
@@ -39,7 +40,6 @@ def train_diffusion(
     model.unet.gradient_checkpointing = config.gradient_checkpointing
     size = config.data.crop or images.image_size
     latent_size = size // autoencoder.config.factor
-    check_size(config, latent_size)
     read = open_rows(config, images, autoencoder, first_stage)
     recipe = DiffusionRecipe(
         model, config.optimiser, steps=config.steps, seed=config.seed, batch_size=config.batch_size,
@@ -100,8 +100,27 @@ def open_rows(
     return LatentRows(encoded, images, requests=requests)
 
 
-def check_size(config: DiffusionExperiment, size: int) -> None:
-    """Raise ExperimentError unless the U-Net's halvings divide the side of the latents."""
+def check(config: DiffusionExperiment) -> None:
+    """Raise ExperimentError unless the first stage and the U-Net accept the images, before these are prepared."""
+    first_stage = read_release(Path(config.autoencoder))
+    if first_stage.kind != "autoencoder":
+        return  # loading it tells
+    size = config.data.crop or config.data.image_size
+    factor = first_stage.image_shape[1] // first_stage.latent_shape[1]
+    if config.data.channels != first_stage.image_shape[0]:
+        raise ExperimentError(
+            f"data.channels: {config.data.channels}; the autoencoder {config.autoencoder} needs "
+            f"{first_stage.image_shape[0]}"
+        )
+    if size % factor:
+        raise ExperimentError(
+            f"data.image_size: {size} is not allowed; permitted: multiples of {factor}, as the autoencoder "
+            f"{config.autoencoder} needs"
+        )
     halvings = len(config.model.unet.multipliers) - 1
-    if size % 2**halvings:
-        raise ExperimentError(f"model.unet.multipliers: {size}x{size} latents cannot be halved {halvings} times")
+    if (side := size // factor) % 2**halvings:
+        whole = factor * 2**halvings
+        raise ExperimentError(
+            f"model.unet.multipliers: {side}x{side} latents cannot be halved {halvings} times; "
+            f"set data.image_size={-(-size // whole) * whole}, here and in the first stage"
+        )

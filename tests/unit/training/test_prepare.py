@@ -1,13 +1,18 @@
 """The images of a run: a set that is prepared, or a built-in one that is written now."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from tests.support.own_images import noise_png, write_folder
 from training import prepare
 from training.data import built_in, image_set
 from training.data.image_set import DataError, ImageSet
+from training.data.own_images import decoding
 from training.experiments import compose
 from training.experiments.schema import DataConfig, ExperimentError
 
@@ -74,22 +79,57 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         prepare.images(config("data=digits", f"data.root={tmp_path / 'letter.txt'}"))
 
 
-@pytest.mark.parametrize(
-    ("root", "folder"),
-    [
-        ("/some/photos", "data/photos-64"),
-        ("/some/photos/", "data/photos-64"),
-        ("photos.tar", "data/photos-64"),
-        ("/tars/part-*.tar", "data/part--64"),
-        ("/tars/*.tar", "data/images-64"),
-        ("s3://bucket/photos/", "data/photos-64"),
-        ("/", "data/images-64"),
-    ],
-)
-def test_the_prepared_set_has_a_folder_of_its_own(root: str, folder: str) -> None:
-    asked = replace(config("data=images", "data.root=x", "data.image_size=64"), root=root)
-    assert prepare.prepared_folder(asked) == Path(folder)
-    assert prepare.prepared_folder(replace(asked, prepared="/else/where")) == Path("/else/where")
+def test_the_prepared_set_is_named_by_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given two folders called train, then each has its own set, and the first is not prepared again."""
+    monkeypatch.chdir(tmp_path)
+    roots = {name: write_folder(tmp_path / name / "train", {"a.png": noise_png(n)}) for n, name in enumerate("xy")}
+    asked = {name: config("data=images", f"data.root={root}", "data.image_size=8") for name, root in roots.items()}
+    first = prepare.images(asked["x"])
+    prepare.images(asked["y"])
+    folders = {name: prepare.prepared_folder(one) for name, one in asked.items()}
+    assert folders["x"] != folders["y"]
+    assert all(re.fullmatch(r"data/train-8-[0-9a-f]{8}", str(folder)) for folder in folders.values())
+    monkeypatch.setattr(decoding, "decode", None)
+    assert prepare.images(asked["x"]).description == first.description
+    assert prepare.prepared_folder(replace(asked["x"], prepared="/else/where")) == Path("/else/where")
+
+
+def test_images_that_are_too_small_are_told_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_folder(tmp_path / "shoes", {f"{n}.png": noise_png(n, (28, 28)) for n in range(9)})
+    monkeypatch.setattr(decoding, "decode", None)
+    with pytest.raises(DataError) as caught:
+        prepare.images(config("data=images", f"data.root={root}", "data.image_size=64"))
+    assert str(caught.value) == (
+        "data.image_size: 64 is more than twice the shorter side of 9 of 9 images (the first: 0.png, 28x28), and such "
+        "images are not used; set data.image_size=32"
+    )
+
+
+def test_own_images_are_no_built_in_set(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "shoes", {"boot/1.png": noise_png(1)})
+    with pytest.raises(DataError, match=r"holds no image set digits, but images of your own; .* add data=images$"):
+        prepare.images(config("data=digits", f"data.root={root}"))
+
+
+def test_grey_images_are_found(tmp_path: Path) -> None:
+    """Given images that are grey, stored as grey or as colour, then the set is grey; else it is in colour."""
+    shades = [Image.fromarray(np.full((9, 9), 20 * n, np.uint8)) for n in range(4)]
+    for n, shade in enumerate(shades):
+        shade.convert("RGB" if n % 2 else "L").save(tmp_path / f"{n}.png")
+    assert config("data=images", f"data.root={tmp_path}", "data.image_size=8").channels == 1
+    assert config("data=images", f"data.root={tmp_path}", "data.image_size=8", "data.channels=3").channels == 3
+    assert config("data=images", "data.root=/nowhere", "data.image_size=8").channels == 3
+    write_folder(tmp_path, {"5.png": noise_png(5)})
+    assert config("data=images", f"data.root={tmp_path}", "data.image_size=8").channels == 3
+
+
+def test_a_prepared_set_and_a_release_say_their_channels(bars_root: Path, tmp_path: Path) -> None:
+    assert config("data=images", f"data.root={bars_root}", "data.image_size=16").channels == 1
+    (tmp_path / "release.json").write_text('{"image_shape": [1, 8, 8]}')
+    found = compose.load("emoji_text", ["data.root=/nowhere", f"autoencoder={tmp_path}"])
+    assert found.data.channels == 1
 
 
 def test_an_output_is_the_root_of_a_built_in_set(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from training.data.own_images.gathering import Gathered, StoredImage
 from training.data.own_images.layout import folder_labels, folder_splits
 from training.data.own_images.names import IMAGE_ENDINGS, UNREADABLE_ENDINGS
 from training.data.own_images.records import Annotation, Label
+from training.model.conditioners.text_tokenizer import MAX_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -189,10 +190,10 @@ def add_folder_splits(usable: dict[str, Usable]) -> dict[str, Usable]:
 
 
 def build_record(name: str, one: Usable, numbers: Mapping[str, int], box_numbers: Mapping[str, int]) -> dict[str, Any]:
-    """Return the record of an image; see `image_set`."""
+    """Return the record of an image; see `image_set`. Its text is cut to the length that requests may have."""
     made: dict[str, Any] = {"name": name}
     if one.annotation.text is not None:
-        made["text"] = one.annotation.text
+        made["text"] = one.annotation.text[:MAX_CHARACTERS]
     if one.annotation.label is not None:
         made["label"] = numbers[str(one.annotation.label)]
     if one.boxes is not None:
@@ -220,6 +221,12 @@ def choose_held_out(splits: Mapping[str, str | None], share: float) -> set[str]:
 def hash_share(name: str) -> float:
     """Return a number in [0, 1) that depends on the name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
+
+
+def count_cut_texts(content: Content) -> int:
+    """Return the number of images whose text is cut."""
+    texts = (content.usable[name].annotation.text for name in content.names)
+    return sum(text is not None and len(text) > MAX_CHARACTERS for text in texts)
 
 
 def count_labels(content: Content) -> dict[str, int]:

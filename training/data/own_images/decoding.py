@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from training.data.own_images.colour import to_srgb
 from training.errors import DarkroomError
 
 # No others, because Pillow runs external programs for some.
@@ -99,10 +100,10 @@ def formats() -> tuple[str, ...]:
     return (*FORMATS, "HEIF")
 
 
-def decode(data: bytes, *, image_size: int, channels: int) -> DecodedImage:
+def decode(data: bytes, *, image_size: int, channels: int, background: str = "white") -> DecodedImage:
     """Turn upright, convert to `channels` (1 grey, 3 RGB), scale the shorter side to `image_size`, crop the centre.
 
-    Alpha is blended with white, only the first frame of an animation is used, colour profiles are ignored.
+    Colours are converted to sRGB, alpha is blended with `background`, and of an animation the first frame is used.
     Raises BadImageError.
     """
     with open_image(data, formats()) as image:
@@ -123,7 +124,7 @@ def decode(data: bytes, *, image_size: int, channels: int) -> DecodedImage:
             size = size[::-1] if turned >= 5 else size
         if min(size) < image_size:
             conversions.append("enlarged")
-        image = to_mode(image, channels, conversions)
+        image = to_mode(to_srgb(image, conversions), channels, conversions, background)
         left, top, right, bottom = crop_box(size)
         box = (left * scale, top * scale, right * scale, bottom * scale)
         image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
@@ -248,7 +249,7 @@ def has_sixteen_bits(image: Image.Image) -> bool:
     return image.mode.startswith("I") or ";16" in raw_mode(image)
 
 
-def to_mode(image: Image.Image, channels: int, conversions: list[str]) -> Image.Image:
+def to_mode(image: Image.Image, channels: int, conversions: list[str], background: str = "white") -> Image.Image:
     """Return a decoded image as "L" or "RGB" without alpha; the kinds of conversion are added to `conversions`."""
     if image.mode.startswith("I"):
         image = to_eight_bits(image)
@@ -263,7 +264,7 @@ def to_mode(image: Image.Image, channels: int, conversions: list[str]) -> Image.
     if image.has_transparency_data:
         conversions.append("alpha")
         coloured = image.convert("RGBA")
-        image = Image.new("RGB", image.size, "white")
+        image = Image.new("RGB", image.size, background)
         image.paste(coloured, mask=coloured)
     return image.convert("L" if channels == 1 else "RGB")
 

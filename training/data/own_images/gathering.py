@@ -34,7 +34,7 @@ class StoredImage:
 class Gathered:
     """The content of a source: images, maps and masks by name, each stored or with its problem, and annotations."""
 
-    def __init__(self, folder: Path, image_size: int, channels: int) -> None:
+    def __init__(self, folder: Path, image_size: int, channels: int, background: str) -> None:
         self.annotations = Annotations()
         self.images: dict[str, StoredImage | Problem] = {}
         self.maps: dict[str, StoredImage | Problem] = {}
@@ -48,7 +48,9 @@ class Gathered:
             "mask": Scratch(folder / "masks", plane),
         }
         self.decoders: dict[Role, Decoder] = {
-            "image": lambda data: decoding.decode(data, image_size=image_size, channels=channels),
+            "image": lambda data: decoding.decode(
+                data, image_size=image_size, channels=channels, background=background
+            ),
             "map": lambda data: decoding.decode_map(data, image_size=image_size),
             "mask": lambda data: decoding.decode_mask(data, image_size=image_size),
         }

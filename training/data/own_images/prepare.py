@@ -44,13 +44,15 @@ class Settings:
 
     image_size: side of the set's square images, in pixels. channels: 1 for grey, 3 for colour.
     held_out: share of the images that are held out, in [0, 1), unless records say which.
-    max_bad: largest permitted share of unusable images, in [0, 1). name: of the set.
+    max_bad: largest permitted share of unusable images, in [0, 1). background: the colour under transparent pixels.
+    name: of the set.
     """
 
     image_size: int
     channels: int = 3
     held_out: float = 0.05
     max_bad: float = 0.01
+    background: str = "white"
     name: str = "images"
 
 
@@ -87,7 +89,7 @@ def prepare(source: str, root: Path, settings: Settings, *, console: Console | N
     check_location(origin, root)
     refused = root.with_name(f"{root.name}.refused.json")
     with scratch_folder(root) as folder:
-        gathered = Gathered(folder, settings.image_size, settings.channels)
+        gathered = Gathered(folder, settings.image_size, settings.channels, settings.background)
         progress = PreparationProgress(origin, console)
         with progress.show():
             gathered.read(origin, progress)

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.data.own_images.assembly import Content, Selection, count_labels
+from training.data.own_images.assembly import Content, Selection, count_cut_texts, count_labels
 from training.data.own_images.decoding import Problem
 from training.data.own_images.source import Source
+from training.model.conditioners.text_tokenizer import MAX_CHARACTERS
 
 LINE_SECONDS = 5.0
 LISTED = 100  # bad images of each kind in report.json
@@ -103,6 +104,7 @@ def build_report(
             "held_out": len(content.names) - content.train_count,
             "without_text": sum("text" not in record for record in content.records),
             "without_label": sum("label" not in record for record in content.records),
+            "texts_cut": count_cut_texts(content),
             "classes": count_labels(content),
         }
     return document
@@ -128,6 +130,8 @@ def table(document: Mapping[str, Any], title: str) -> Table:
     for field in ("text", "label"):
         if document.get(f"without_{field}"):
             add(f"without {field}", document[f"without_{field}"])
+    if document.get("texts_cut"):
+        add("texts cut", document["texts_cut"], f"to {MAX_CHARACTERS:,} characters")
     if classes := document.get("classes"):
         names = [f"{name} {count:,}" for name, count in list(classes.items())[:12]]
         add("classes", len(classes), ", ".join(names) + (", ..." if len(classes) > 12 else ""))

@@ -10,6 +10,7 @@ import struct
 import unicodedata
 import zipfile
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,24 @@ def test_captions_that_cannot_be_decoded_are_counted_at_once(make: Callable[...,
     assert "1.txt is not UTF-8 (byte 7); convert it, as in: iconv -f WINDOWS-1252 -t UTF-8" in message
     made = make(FLAT | bad, max_bad=0.6)
     assert [one["name"] for one in read_report(made)["bad"]["annotation"]["first"]] == ["1.png", "3.png", "4.png"]
+
+
+def test_long_captions_are_cut_and_counted(make: Callable[..., ImageSet]) -> None:
+    made = make(FLAT | {"0.txt": b"a red cup " * 250})
+    assert len(made.records[0]["text"]) == 2000
+    assert read_report(made)["texts_cut"] == 1
+
+
+def test_images_of_other_endings_are_read(make: Callable[..., ImageSet]) -> None:
+    files = {}
+    for name, form in (("0.jfif", "JPEG"), ("1.avif", "AVIF"), ("2.jpg", "AVIF"), ("3", "JPEG"), ("4.pgm", "PPM")):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (9, 9, 9)).save(file, form)
+        files[name] = file.getvalue()
+    assert make(files).description.count == 5
+    if find_spec("pillow_heif") is None:
+        message = preparation_error(make, files | {"5.heic": b"?"})
+        assert "pip install pillow-heif to read it" in message
 
 
 def test_images_of_unreadable_formats_are_bad_unless_stored_twice(make: Callable[..., ImageSet]) -> None:
