@@ -19,7 +19,7 @@ from sqlalchemy import Engine as Database
 from services.dispatcher.listings import CONTENT_TYPE, ErrorCounts, ListingFiles, encode_line, listing_revision
 from services.job_queue import jobs, leases, outputs, stopping
 from services.job_queue.jobs import FinalizingJob
-from services.job_queue.leases import Lease
+from services.job_queue.leases import Lease, lease_lost
 from services.job_queue.outputs import Output
 from services.job_queue.plan import Item, Plan
 from services.job_queue.states import JobState
@@ -36,14 +36,17 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
     """Write the job's listings and then its manifest, and end the job. Returns its state.
 
     A retry after a crash writes the same bytes. A later revision adds listings of the images that no listing names.
-    tick: called after each page. Raises LeaseLost.
+    A manifest replaces only the one that was there when the images were read: a process that froze in between does not
+    replace the manifest of a later revision. tick: called after each page. Raises LeaseLost.
     """
     with database.begin() as connection:
         job = jobs.find_finalizing_job(connection, lease.job_id)
     plan: Plan = json.loads(job.plan)
+    prefix = job_prefix(plan["output_prefix"], job.id)
+    key = f"{prefix}/manifest.json"
+    found = store.etag(key)  # The pages below check the lease, so this is of a time when it was held.
     if job.succeeded + job.failed < job.total:
         job = _fail_missing_images(database, lease, job, tick)
-    prefix = job_prefix(plan["output_prefix"], job.id)
     mark = "" if job.revision == 1 else f"r{job.revision}-"
     earlier = _earlier_listings(store, job)
     listed = max(map(listing_revision, earlier), default=0)
@@ -64,8 +67,14 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
                     stored = {"key": image.key, "sha256": image.sha256, "bytes": image.bytes, "profile": image.profile}
                     files.write(_line(image, echo(image.item), **stored))
             tick()
-    key = f"{prefix}/manifest.json"
-    store.put(key, _manifest(job, [*earlier, *files.keys], errors).encode(), content_type="application/json")
+    manifest = _manifest(job, [*earlier, *files.keys], errors).encode()
+    # A request whose answer was lost is repeated, and then finds the manifest that it has stored.
+    if (
+        not store.put_if_unchanged(key, manifest, etag=found, content_type="application/json")
+        and store.get(key) != manifest
+    ):
+        raise lease_lost(lease)
+    store.check_size(key, len(manifest))
     with database.begin() as connection:
         return jobs.end_job(connection, lease, key, counts.reason(job.total))
 

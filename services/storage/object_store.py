@@ -194,14 +194,19 @@ class ObjectStore:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
         self.check_size(key, len(body))
 
-    def put_if_unchanged(self, key: str, body: bytes, *, etag: str | None) -> str | None:
+    def put_if_unchanged(
+        self, key: str, body: bytes, *, etag: str | None, content_type: str = "application/octet-stream"
+    ) -> str | None:
         """Replace the object with this ETag, or create one if `etag` is None. Returns the new ETag.
 
         Returns None if another writer was faster.
         """
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         try:
-            return str(self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **condition)["ETag"])
+            answer = self.client.put_object(
+                Bucket=self.bucket, Key=key, Body=body, ContentType=content_type, **condition
+            )
+            return str(answer["ETag"])
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
                 return None

@@ -1,5 +1,6 @@
 """The listings of a job name every image once, whatever failed before, in bounded memory."""
 
+import itertools
 import json
 import uuid
 from typing import Any
@@ -9,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from services.dispatcher import finalizer, listings, planner
 from services.job_queue import jobs, leases
-from services.job_queue.leases import Lease
+from services.job_queue.leases import Lease, LeaseLost
 from services.storage.streaming import StreamedObject
 from tests.support.job_queue import call_function, claim, end_shards, settle_shard, submit_planned
 from tests.support.stack import Stack
@@ -96,6 +97,43 @@ def test_finalizing_again_after_a_crash_writes_the_same(
     before = {key: store.get(key) for key in store.keys(prefix)}
     assert finalizer.finalize(engine, stack.store(), finalize) == "succeeded"
     assert {key: store.get(key) for key in store.keys(prefix)} == before
+
+
+def test_a_finalizer_that_wakes_late_does_not_replace_the_manifest_of_a_later_revision(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    """It froze after its last page, when nothing but the manifest was left to write."""
+    job_id = submit_planned(stack, engine, worker_id)
+    finalize = end_shards(engine, worker_id, lambda shard: shard.start == 0)
+    pages = itertools.count(1)
+
+    def freeze() -> None:
+        if next(pages) == 4:
+            with engine.begin() as connection:
+                leases.release_lease(connection, finalize)
+            (again,) = claim(engine, worker_id, "finalize")
+            assert finalizer.finalize(engine, stack.store(), again) == "partial"
+            assert finalizer.finalize(engine, stack.store(), retry(stack, engine, worker_id, job_id)) == "succeeded"
+
+    with pytest.raises(LeaseLost):
+        finalizer.finalize(engine, stack.store(), finalize, tick=freeze)
+    assert listed(stack, job_id) == list(range(40))
+
+
+def test_a_manifest_whose_answer_was_lost_counts_as_stored(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit_planned(stack, engine, worker_id)
+    finalize, store = end_shards(engine, worker_id, lambda shard: True), stack.store()
+    put = store.put_if_unchanged
+
+    def put_twice(*arguments: Any, **options: Any) -> str | None:
+        put(*arguments, **options)
+        return put(*arguments, **options)  # the client of S3 repeats a request without an answer
+
+    monkeypatch.setattr(store, "put_if_unchanged", put_twice)
+    assert finalizer.finalize(engine, store, finalize) == "succeeded"
+    assert listed(stack, job_id) == list(range(40))
 
 
 def test_a_listing_is_cut_into_files(
