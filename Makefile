@@ -1,6 +1,7 @@
 # make demo           run the whole chain on this machine: stack, training pipeline, one job and its images
 # make test           run all tests against real Postgres, Valkey, S3 and processes
 # make chaos          inject two hundred random faults and run all tests of hostile clients; takes an hour
+# make model          look at a million states of the model of the queue; takes minutes
 # make check          run ruff, mypy, import contracts, the licence check, hadolint, and checkov on the rendered chart
 # make licenses       write the table in docs/licenses.md
 # make chart-readme   write the table in helm/darkroom/README.md from the comments in values.yaml; needs npm
@@ -8,7 +9,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test chaos check licenses chart-readme install clean
+.PHONY: demo test chaos model check licenses chart-readme install clean
 
 demo: install
 	$(BIN)/darkroom demo
@@ -18,6 +19,9 @@ test: install
 
 chaos: install
 	DARKROOM_CHAOS_FAULTS=$${DARKROOM_CHAOS_FAULTS:-200} $(BIN)/pytest -s --numprocesses=0 tests/chaos tests/hostile
+
+model: install
+	DARKROOM_MODEL_STATES=$${DARKROOM_MODEL_STATES:-1000000} $(BIN)/pytest -s --numprocesses=0 tests/model
 
 check: install .checkov/.installed
 	$(BIN)/ruff check .
