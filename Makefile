@@ -4,12 +4,13 @@
 # make model          look at a million states of the model of the queue; takes minutes
 # make check          run ruff, mypy, import contracts, the licence check, hadolint, and checkov on the rendered chart
 # make licenses       write the table in docs/licenses.md
+# make requirements   write requirements/*.txt, the packages of the images with their hashes, from pyproject.toml
 # make chart-readme   write the table in helm/darkroom/README.md from the comments in values.yaml; needs npm
 # make clean          stop the local stack; delete it and the environments
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test chaos model check licenses chart-readme install clean
+.PHONY: demo test chaos model check licenses requirements chart-readme install clean
 
 demo: install
 	$(BIN)/darkroom demo
@@ -35,6 +36,18 @@ check: install .checkov/.installed
 licenses: install
 	$(BIN)/python .ci/licenses.py
 
+requirements: .uv/.installed
+	for image in slim full build; do \
+		.uv/bin/uv pip compile requirements/$$image.in --constraint constraints.txt --generate-hashes --universal \
+			--python-version 3.12 --no-emit-package darkroom --quiet --custom-compile-command "make requirements" \
+			--output-file requirements/$$image.txt || exit 1; \
+	done
+
+.uv/.installed: Makefile
+	test -x .uv/bin/python || $(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+	touch $@
+
 chart-readme:
 	npx --yes @bitnami/readme-generator-for-helm@2.7.2 --values helm/darkroom/values.yaml --readme helm/darkroom/README.md
 
@@ -54,4 +67,4 @@ install: .venv/.installed
 
 clean:
 	test ! -x $(BIN)/darkroom || $(BIN)/darkroom down
-	rm -rf .venv .checkov .darkroom
+	rm -rf .venv .checkov .uv .darkroom

@@ -34,8 +34,10 @@ def worker(
     changes = {name: value for name, value in {"queues": queue, "rows": rows}.items() if value}
     settings = load("worker").model_copy(update=changes)
     engine, store, app = _connect(settings)
+    from services.worker.device import check_device
     from services.worker.worker import Worker  # loads torch, which takes seconds: what is missing is reported before
 
+    check_device(settings.device)
     worker = Worker(settings, engine, store)
     http.serve(settings, worker.health)
     celery_app.serve(app, worker)
