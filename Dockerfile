@@ -1,7 +1,7 @@
 # Two images. Both run `darkroom` as an unprivileged user and need only a writable /tmp. BuildKit records how they were
 # made; https://docs.sigstore.dev/cosign signs them by their digest.
-#   docker buildx build --provenance=mode=max --build-arg COMMIT=$(git rev-parse HEAD) -t REGISTRY/darkroom:0.2.0 --push .
-#   docker buildx build --provenance=mode=max --build-arg COMMIT=$(git rev-parse HEAD) -t REGISTRY/darkroom-slim:0.2.0 --target slim --push .
+#   docker build -t darkroom:0.2.0 --provenance=mode=max --build-arg COMMIT=$(git rev-parse HEAD) .
+#   docker build -t darkroom-slim:0.2.0 --target slim --provenance=mode=max --build-arg COMMIT=$(git rev-parse HEAD) .
 # full: workers and pipeline stages. slim: dispatcher, migrations and commands, without torch.
 # CUDA must be the generation of the nvidia-* packages in requirements/full.txt; a test compares them.
 ARG CUDA=13.0.2
