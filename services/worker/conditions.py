@@ -55,7 +55,7 @@ class ConditionReader:
 
 
 class ConditionEmbedder:
-    """Embeds conditions, as many at once as the network has rows, and keeps those that were used last.
+    """Embeds conditions, `rows` at once, and keeps those that were used last.
 
     A call of the model always has `rows` rows, the missing ones without conditions, so that its arithmetic, and
     therefore every image, never depends on what is embedded with it.

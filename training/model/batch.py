@@ -4,20 +4,27 @@ A `Run` samples one image. A `Batch` advances its runs by one network evaluation
 between evaluations. The network always sees the same number of rows, so a run's result never depends on the others.
 """
 
-from collections.abc import Sequence
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from training.model.guidance import Guidance, ImageGuider, guide
+from training.model import evaluation
+from training.model.guidance import Guidance, ImageGuider
 from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.noise import seeded_noise
+from training.model.noise_ahead import Key, NoiseAhead
 from training.model.seats import Seats
-from training.model.solver_step import advance
 from training.model.solvers import Trajectory
+from training.model.trajectory_table import TrajectoryTable
 
 KNOWN_NOISE = 2**32  # first index of the noise of a known region; those of evaluations are smaller
+AHEAD = 1  # evaluations that the host prepares while the device computes one; see BUFFERS
+
+TakeStep = Callable[..., tuple[Tensor, Tensor]]  # see `evaluation.take_step`
 
 
 @dataclass(frozen=True)
@@ -40,143 +47,197 @@ class Run:
     guidance: Guidance = field(default_factory=Guidance)
     known: Known | None = None
     position: int = 0  # evaluations so far
+    _rows: list[int] | None = field(default=None, init=False, repr=False)
 
     @property
     def finished(self) -> bool:
         """Whether every evaluation is done."""
-        return self.position == len(self.trajectory)
+        return self.position == len(self.trajectory.t)
+
+    def rows(self, timesteps: int) -> list[int]:
+        """Return how many network rows each evaluation takes, 1 or, with guidance, 2, and 0 for the end."""
+        if self._rows is None:
+            guided = (self.null is not None and self.guidance.applies(t, timesteps) for t in self.trajectory.t.tolist())
+            self._rows = [*(1 + is_guided for is_guided in guided), 0]
+        return self._rows
 
 
 class Batch:
     """Runs that share each network evaluation.
 
     rows: rows of the network, at least 2. A run takes one row, or two while it is guided.
-    shape: (C, h, w) of the latents.
+    shape: (C, h, w) of the latents. take_step: `evaluation.take_step`, or a compiled one.
     Rows are independent and kernels always see the same shape, so a run's result does not depend on the others. A batch
     holds at most `rows` runs. Raises ValueError for too few rows.
     """
 
-    def __init__(self, model: LatentDiffusion, *, rows: int, shape: Sequence[int]) -> None:
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        *,
+        rows: int,
+        shape: Sequence[int],
+        take_step: TakeStep = evaluation.take_step,
+    ) -> None:
         if rows < 2:
             raise ValueError(f"rows: {rows} is not allowed; permitted: at least 2, because a guided image takes two")
         self.model, self.rows, self.device = model, rows, model.device
         self.runs: list[Run] = []  # oldest first
+        self._take_step, self._timesteps = take_step, model.diffusion.config.timesteps
+        self._wanted_rows, self._has_finished = 0, False
         self._slots: dict[Run, int] = {}  # index of a run's state
+        self._free_slots = list(range(rows))  # a heap
         self._state = torch.zeros(rows, 5, *shape, device=self.device)  # see `solvers`
         self._seats = Seats(rows)
+        self._table = TrajectoryTable(self.device)
+        self._entries: dict[Run, int] = {}  # of a run's first evaluation in the table
+        self._noise = NoiseAhead(rows, shape, self.device)
+        self._layout = evaluation.Layout(rows, self.device)
+        self._laid_out: list[Run] = []  # the runs of the layout; none: it has to be made
+        self._noisy: list[Run] = []  # those among them to which any evaluation adds noise
+        self._under_way: deque[torch.cuda.Event] = deque()  # ends of the evaluations that the device has not finished
 
     @property
     def free_rows(self) -> int:
         """Number of network rows that the next step would leave unused."""
-        return max(0, self.rows - sum(self.rows_of(run) for run in self.runs))
+        return max(0, self.rows - self._wanted_rows)
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that are finished and have not left, oldest first."""
+        return [run for run in self.runs if run.finished] if self._has_finished else []
 
     def rows_of(self, run: Run) -> int:
         """Return how many network rows a run's next evaluation takes: 0, 1 or 2."""
-        return 0 if run.finished else 1 + self._is_guided(run)
+        return run.rows(self._timesteps)[run.position]
 
     def join(self, run: Run) -> None:
         """Add a run, which takes part from the next step on. Raises ValueError if there are `rows` runs already."""
-        used = set(self._slots.values())
-        slot = next((slot for slot in range(self.rows) if slot not in used), None)
-        if slot is None:
+        if not self._free_slots:
             raise ValueError(f"rows: all {self.rows} are taken; step until a run is finished")
+        slot = heapq.heappop(self._free_slots)
         self.runs.append(run)
         self._slots[run] = slot
-        self._state[slot] = 0
-        self._state[slot, 0] = run.start
+        self._wanted_rows += self.rows_of(run)
+        self._enter(run)
+        self._laid_out = []
+        state = self._state[slot].zero_()
+        state[0].copy_(run.start, non_blocking=True)
 
     def leave(self, run: Run) -> Tensor:
         """Remove a run, finished or not, and return its latent, [C, h, w]."""
         self.runs.remove(run)
-        return self._state[self._slots.pop(run), 0].clone()
+        self._wanted_rows -= self.rows_of(run)
+        self._laid_out = []
+        slot, _ = self._slots.pop(run), self._entries.pop(run)
+        heapq.heappush(self._free_slots, slot)
+        return self._state[slot, 0].clone()
 
     def step(self, guider: ImageGuider | None = None) -> Tensor:
         """Evaluate the network once, for the oldest runs that fit into its rows; the others wait.
 
         guider: moves the estimates towards its targets; the batch's runs must be the rows of its target, in order.
         Returns the estimates of z_0, [rows, C, h, w], each at its run's slot; runs that join an empty batch get slots
-        in their order.
+        in their order. On a GPU the host does not wait for the answer, and may be one step ahead.
         """
-        selected = self._select_runs()
+        self._wait_for_device()
         with torch.no_grad():
+            selected = self._laid_out or self._lay_out()
+            wanted_noise = self._noise_keys()
             for run in selected:
                 self._restore_known(run)
-            layout = self._lay_out(selected)
-            x = self._state[:, 0]  # [slots, C, h, w]
-            if guider is None:
-                denoised = self._denoise(x, layout)
-            else:
-                denoised = self._denoise_towards(guider, x, layout, [self._slots[run] for run in selected])
-            unused = [slot for slot, row in enumerate(layout.conditional) if row is None]
-            denoised[unused] = 0  # such a slot read another run's answer, which may be NaN
-            A = torch.eye(5, 7, dtype=torch.float64).repeat(self.rows, 1, 1)  # identity: a waiting run stays
-            noise = torch.zeros(x.shape)
-            for run in selected:
-                slot, i = self._slots[run], run.position
-                A[slot] = torch.from_numpy(run.trajectory.A[i])
-                if run.trajectory.adds_noise(i):
-                    noise[slot] = seeded_noise(run.seed, i + 1, x.shape[1:])
-            self._state = advance(self._state, denoised, noise.to(self.device), A.to(self.device, torch.float32))
-            for run in selected:
-                run.position += 1
-                if run.finished:
-                    self._restore_known(run)
+            ticket = self._layout.send()
+            noise = self._noise.take(wanted_noise) if wanted_noise else None
+            denoised = self._evaluate(selected, ticket, noise, guider)
+            self._move_on(selected)
+        if self.device.type == "cuda":
+            self._under_way.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+            self._under_way[-1].record()
         return denoised
 
     # -- one evaluation --------------------------------------------------------------------------
 
-    def _select_runs(self) -> list[Run]:
-        selected, rows = [], 0
+    def _wait_for_device(self) -> None:
+        """Let the host be at most AHEAD evaluations ahead, so that new runs join soon and buffers can be reused."""
+        while len(self._under_way) > AHEAD:
+            self._under_way.popleft().synchronize()
+
+    def _lay_out(self) -> list[Run]:
+        """Select the oldest runs that fit, assign rows to them, and return them."""
+        selected: list[Run] = []
+        guided: list[Run] = []
+        used = 0
         for run in self.runs:
-            if run.finished:
-                continue
-            if rows + self.rows_of(run) > self.rows:
+            rows = self.rows_of(run)
+            if used + rows > self.rows:
                 break  # a smaller, later run may fit, but must not overtake this one
-            selected.append(run)
-            rows += self.rows_of(run)
+            used += rows
+            if rows:
+                selected.append(run)
+            if rows == 2:
+                guided.append(run)
+        wanted = [run.conditions for run in selected]
+        assigned = self._seats.assign([*wanted, *(run.null for run in guided if run.null is not None)])
+        conditional, null = assigned[: len(selected)], assigned[len(selected) :]
+        slots = [self._slots[run] for run in selected]
+        self._layout.place(slots, [self._entries[run] + run.position for run in selected], conditional)
+        self._layout.guide(
+            [self._slots[run] for run in guided],
+            null,
+            [run.guidance.scale for run in guided],
+            [run.guidance.rescale for run in guided],
+        )
+        self._laid_out = selected
+        self._noisy = [run for run in selected if any(run.trajectory.noisy)]
         return selected
 
-    def _is_guided(self, run: Run) -> bool:
-        if run.null is None or run.finished:
-            return False
-        return run.guidance.applies(float(run.trajectory.t[run.position]), self.model.diffusion.config.timesteps)
+    def _enter(self, run: Run) -> None:
+        """Put a run's trajectory into the table, which is made again from the present runs if it is full."""
+        try:
+            self._entries[run] = self._table.add(run.trajectory)
+        except KeyError:
+            self._table.rebuild(other.trajectory for other in self.runs)
+            self._entries = {other: self._table.add(other.trajectory) for other in self.runs}
 
-    def _lay_out(self, selected: Sequence[Run]) -> "Layout":
-        layout = Layout.empty(self.rows)
-        wanted = [(run, run.conditions, layout.conditional) for run in selected]
-        wanted += [(run, run.null, layout.null) for run in selected if run.null is not None and self._is_guided(run)]
-        rows = self._seats.assign([conditions for _, conditions, _ in wanted])
-        for (run, _, answers), row in zip(wanted, rows, strict=True):
-            slot = self._slots[run]
-            layout.source[row], layout.t[row], answers[slot] = slot, float(run.trajectory.t[run.position]), row
-        for run in selected:
-            if self._is_guided(run):
-                layout.scale[self._slots[run]] = run.guidance.scale
-                layout.rescale[self._slots[run]] = run.guidance.rescale
-        return layout
+    def _noise_keys(self) -> dict[int, Key]:
+        """Return which noise the next evaluation of each run in the layout adds, by slot."""
+        return {
+            self._slots[run]: (run.seed, run.position + 1)
+            for run in self._noisy
+            if run.position < len(run.trajectory.noisy) and run.trajectory.noisy[run.position]
+        }
 
-    def _denoise(self, x: Tensor, layout: "Layout") -> Tensor:
-        """Return the guided estimates of z_0 for x: [slots, C, h, w] -> [slots, C, h, w]."""
-        conditional = [row or 0 for row in layout.conditional]  # an unused slot reads any row
-        null = [other if row is None else row for row, other in zip(layout.null, conditional, strict=True)]
-        index = torch.tensor([layout.source, conditional, null]).to(self.device)
-        t = torch.tensor(layout.t, dtype=torch.float64).to(self.device)
-        scale, rescale = torch.tensor([layout.scale, layout.rescale]).to(self.device)
+    def _evaluate(
+        self, selected: Sequence[Run], ticket: Tensor, noise: Tensor | None, guider: ImageGuider | None
+    ) -> Tensor:
         assert self._seats.conditions is not None
-        outputs = self.model.predict(x[index[0]], t, self._seats.conditions)
-        output = guide(outputs[index[1]], outputs[index[2]], scale, rescale)
-        return self.model.diffusion.denoise(x, output, t[index[1]])
+        coefficients = self._table.look_up(ticket[4])
+        given = (self.model, self._state, self._seats.conditions, ticket, coefficients, noise, self._layout.rescales)
+        if guider is None:
+            self._state, denoised = self._take_step(*given)
+        else:
+            slots = [self._slots[run] for run in selected]
+            self._state, denoised = evaluation.take_guided_step(guider, slots, *given)
+        return denoised
 
-    def _denoise_towards(self, guider: ImageGuider, x: Tensor, layout: "Layout", slots: list[int]) -> Tensor:
-        """Return the estimates of z_0, moved by the guider: z_0 + (sigma^2 / alpha) grad log p(y | z_t)."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            denoised = self._denoise(x, layout)
-            likelihood = guider.log_likelihood(self.model.autoencoder, denoised[slots])
-            (gradient,) = torch.autograd.grad(likelihood.sum(), x)
-        t = torch.tensor([layout.t[row or 0] for row in layout.conditional], dtype=torch.float64).to(self.device)
-        alpha, sigma = self.model.diffusion.alpha_sigma(t, x)
-        return (denoised + sigma.square() / alpha * gradient).detach()
+    def _move_on(self, selected: Sequence[Run]) -> None:
+        """Count the evaluation, draw the next one's noise ahead, and keep the layout if the next one has the same."""
+        changed = False
+        for run in selected:
+            rows = run.rows(self._timesteps)
+            before, after = rows[run.position], rows[run.position + 1]
+            run.position += 1
+            if after != before:
+                changed = True
+                self._wanted_rows += after - before
+            if not after:
+                self._has_finished = True
+                self._restore_known(run)
+        self._noise.expect(self._noise_keys())
+        if changed:
+            self._laid_out = []
+        else:
+            self._layout.move_on()
 
     def _restore_known(self, run: Run) -> None:
         """Overwrite the known region of the network's next input with the known latent at the run's noise level."""
@@ -189,20 +250,3 @@ class Batch:
             known = self.model.diffusion.diffuse(known[None], noise[None], t)[0]
         x = self._state[self._slots[run], 0]
         x.copy_(mask * known + (1 - mask) * x)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which slot each network row reads in one evaluation, and which rows answer for each slot."""
-
-    source: list[int]  # [rows], the slot that a row reads
-    t: list[float]  # [rows], the timestep
-    conditional: list[int | None]  # [slots], the row of the conditional answer; None if the slot takes no part
-    null: list[int | None]  # [slots], the row of the null answer; None without guidance
-    scale: list[float]  # [slots], see `Guidance`
-    rescale: list[float]  # [slots]
-
-    @classmethod
-    def empty(cls, rows: int) -> "Layout":
-        """Return a layout without any run."""
-        return cls([0] * rows, [0.0] * rows, [None] * rows, [None] * rows, [1.0] * rows, [0.0] * rows)

@@ -149,7 +149,10 @@ class Diffusion:
 
     def denoise(self, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
         """Return the estimate of z_0 that the network's output at z_t implies: all [R, ...], t [R]."""
-        alpha, sigma = self.alpha_sigma(t, z_t)
+        return self.denoise_at(z_t, output, *self.alpha_sigma(t, z_t))
+
+    def denoise_at(self, z_t: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return what `denoise` does, given alpha_t and sigma_t, [R, 1, ...] each."""
         match self.config.parameterisation:
             case "eps":
                 return (z_t - sigma * output) / alpha

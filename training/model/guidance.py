@@ -38,15 +38,16 @@ class Guidance:
         return self.scale != 1.0 and low <= t / (timesteps - 1) <= high
 
 
-def guide(conditional: Tensor, null: Tensor, scale: Tensor, rescale: Tensor) -> Tensor:
+def guide(conditional: Tensor, null: Tensor, scale: Tensor, rescale: Tensor | None) -> Tensor:
     """Return the guided output of the network: conditional and null [R, ...], scale and rescale [R] -> [R, ...].
 
-    If null equals conditional, so does the result.
+    rescale: None means 0 for every row. If null equals conditional, so does the result.
     """
-    scale, rescale = (value.reshape(-1, *[1] * (conditional.dim() - 1)) for value in (scale, rescale))
-    answer = null + scale * (conditional - null)
-    if not rescale.any():
+    each = (-1, *[1] * (conditional.dim() - 1))
+    answer = null + scale.view(each) * (conditional - null)
+    if rescale is None:
         return answer
+    rescale = rescale.view(each)
     over = tuple(range(1, conditional.dim()))
     ratio = conditional.std(over, keepdim=True) / answer.std(over, keepdim=True)
     return answer * torch.where(rescale > 0, 1 + rescale * (ratio - 1), 1.0)

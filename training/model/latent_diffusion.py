@@ -86,7 +86,7 @@ class LatentDiffusion(nn.Module):
 
         Rows are independent. The network runs in the dtype of its weights; the output has that of x.
         """
-        weights = next(self.unet.parameters()).dtype
+        weights = self.unet.conv_in.weight.dtype
         full = x if conditions.maps is None else torch.cat([x, conditions.maps], dim=1)
         rest = (None if part is None else part.to(weights) for part in (conditions.keys_values, conditions.embedding))
         keys_values, embedding = rest

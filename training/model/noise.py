@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -14,8 +15,15 @@ def seeded_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:
     seed: in [0, 2^63). index: 0 for the start of a run, i + 1 for the noise of evaluation i.
     The generator is counter-based and has no state (Salmon et al. 2011), so a batch's other rows never matter.
     """
+    noise = np.empty(tuple(shape), np.float32)
+    fill_with_noise(noise, seed, index)
+    return torch.from_numpy(noise)
+
+
+def fill_with_noise(noise: NDArray[np.float32], seed: int, index: int) -> None:
+    """Write what `seeded_noise` returns into an array. Other threads run while it draws."""
     generator = np.random.Generator(np.random.Philox(key=[seed, index]))
-    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+    generator.standard_normal(dtype=np.float32, out=noise)
 
 
 def slerp(a: Tensor, b: Tensor, shares: Sequence[float]) -> Tensor:

@@ -67,11 +67,12 @@ class VectorQuantiser(nn.Module):
 
     @torch.no_grad()
     def _nearest(self, vectors: Tensor) -> Tensor:
-        """Return the index of each vector's nearest entry, found in float32: [N, C] -> [N]."""
-        vectors, entries = vectors.float(), self.codebook.weight.float()
-        # |z - e|^2 = |z|^2 + |e|^2 - 2 z e, summed in the authors' order, so that ties break as in their code
-        distance = vectors.square().sum(1, keepdim=True) + entries.square().sum(1) - 2 * vectors @ entries.T
-        return distance.argmin(1)
+        """Return the index of each vector's nearest entry, found in float32 also under autocast: [N, C] -> [N]."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors, entries = vectors.float(), self.codebook.weight.float()
+            # |z - e|^2 = |z|^2 + |e|^2 - 2 z e, summed in the authors' order, so that ties break as in their code
+            distance = vectors.square().sum(1, keepdim=True) + entries.square().sum(1) - 2 * vectors @ entries.T
+            return distance.argmin(1)
 
     def _renumber(self, indices: Tensor) -> Tensor:
         if not self.remaps:

@@ -1,5 +1,6 @@
 """The network rows of a batch and the conditions in them."""
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
 
 from training.model.latent_diffusion import Prepared
@@ -24,18 +25,19 @@ class Seats:
         """
         if len(wanted) > len(self._occupants):
             raise ValueError(f"{len(wanted)} rows are wanted; permitted: at most {len(self._occupants)}")
-        free = list(range(len(self._occupants)))
-        assigned: dict[int, int] = {}  # position in `wanted` -> row
-        for i, conditions in enumerate(wanted):
-            kept = next((row for row in free if self._occupants[row] is conditions), None)
-            if kept is not None:
-                assigned[i] = kept
-                free.remove(kept)
-        for i, conditions in enumerate(wanted):
-            if i not in assigned:
-                assigned[i] = free.pop(0)
-                self._write(assigned[i], conditions)
-        return [assigned[i] for i in range(len(wanted))]
+        rows_of: defaultdict[int, deque[int]] = defaultdict(deque)
+        for row, occupant in enumerate(self._occupants):
+            rows_of[id(occupant)].append(row)
+        kept = [rows.popleft() if (rows := rows_of[id(conditions)]) else None for conditions in wanted]
+        taken = set(kept)
+        free = (row for row in range(len(self._occupants)) if row not in taken)
+        assigned = []
+        for own, conditions in zip(kept, wanted, strict=True):
+            row = next(free) if own is None else own
+            if own is None:
+                self._write(row, conditions)
+            assigned.append(row)
+        return assigned
 
     def _write(self, row: int, conditions: Prepared) -> None:
         self._occupants[row] = conditions

@@ -14,6 +14,7 @@ too. This module needs numpy alone, so a process without torch can count a run's
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -47,17 +48,20 @@ class Trajectory:
     """The sampling run of one row: E network evaluations."""
 
     t: Vector  # [E], the timestep of each evaluation
+    alpha: Vector  # [E], its level
+    sigma: Vector  # [E]
     A: NDArray[np.float64]  # [E, 5, 7]
 
     def __len__(self) -> int:
         return len(self.t)
 
-    def adds_noise(self, i: int) -> bool:
-        """Return whether fresh noise is added after evaluation i."""
-        return bool(self.A[i, :, 6].any())
+    @cached_property
+    def noisy(self) -> list[bool]:
+        """Whether fresh noise is added after each evaluation."""
+        return [bool(A[:, 6].any()) for A in self.A]
 
 
-Row = tuple[float, NDArray[np.float64]]  # an evaluation's timestep and matrix
+Row = tuple[Level, NDArray[np.float64]]  # an evaluation's level and matrix
 Answer = Callable[[Level], Vector]  # the network's answer in a solver's space
 
 
@@ -74,13 +78,14 @@ def eps(at: Level) -> Vector:
 def evaluation(at: Level, x: Vector, kept: Vector = KEPT, push: Vector | None = None) -> Row:
     """Evaluate at a level, then move to x. `push` enters the history; without it the history stays."""
     past = (H1, H2, H3) if push is None else (push, H1, H2)
-    return at.t, np.stack([x, kept, *past])
+    return at, np.stack([x, kept, *past])
 
 
 def table(rows: Iterable[Row]) -> Trajectory:
     """Make a trajectory of its evaluations."""
-    t, A = zip(*rows, strict=True)
-    return Trajectory(np.array(t), np.stack(A))
+    levels, A = zip(*rows, strict=True)
+    t, alpha, sigma = np.array(levels, np.float64).T
+    return Trajectory(t, alpha, sigma, np.stack(A))
 
 
 # -- one answer: along a straight line ----------------------------------------------------------

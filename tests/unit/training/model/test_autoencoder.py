@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.quantiser import VectorQuantiser
@@ -145,3 +145,15 @@ def test_a_remapped_codebook_changes_only_the_indices(unknown: str | int) -> Non
 def test_invalid_codebooks_are_refused_by_field(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VectorQuantiser(**{"size": 8, "channels": 3, **options})  # type: ignore[arg-type]
+
+
+def test_the_codebook_is_searched_in_float32_under_autocast() -> None:
+    """In bf16 a third of the entries found is not the nearest."""
+    torch.manual_seed(0)
+    quantiser = VectorQuantiser(8192, 3)
+    nn.init.normal_(quantiser.codebook.weight)
+    z = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = quantiser(z).indices
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(quantiser(z).indices, expected)
