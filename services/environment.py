@@ -3,12 +3,16 @@
 import os
 
 
+# The file of certificates of authorities that are trusted: it does not say which server is reached.
+KEPT = {"PGSSLROOTCERT"}
+
+
 def ignore_variables(prefix: str) -> None:
     """Remove this process's variables whose names start with `prefix`, so that neither it nor its children read them.
 
     libpq and Celery prefer some of their variables to what a program gives them.
     """
-    for name in [name for name in os.environ if name.startswith(prefix)]:
+    for name in [name for name in os.environ if name.startswith(prefix) and name not in KEPT]:
         del os.environ[name]
 
 

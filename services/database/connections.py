@@ -40,7 +40,7 @@ class DatabaseError(DarkroomError):
 def connect(url: str) -> Engine:
     """Return an engine for `url`, postgresql://login:password@host:port/database, without connecting.
 
-    The URL alone says how to reach the database: variables of libpq, such as PGSSLMODE, have no effect. The engine uses
+    The URL alone says how to reach the database: variables of libpq have no effect but PGSSLROOTCERT. The engine uses
     no prepared statements, so that it works through a PgBouncer that pools transactions.
     """
     ignore_variables("PG")

@@ -148,7 +148,7 @@ def test_pods_with_a_role_of_their_own_reach_who_gives_them_credentials(rendered
     for name, address in (("nothing", "169.254.170.23/32"), ("gke-identity", "169.254.169.252/32")):
         policies = [one for one in rendered[name] if one["kind"] == "NetworkPolicy"]
         reached = {one["metadata"]["labels"]["app.kubernetes.io/component"] for one in policies if address in str(one)}
-        assert reached == {"dispatcher", "worker", "retention", "test"}
+        assert reached == {"dispatcher", "exporter", "migration", "retention", "test", "worker"}
 
 
 def test_a_proxy_can_be_reached(rendered: Rendered) -> None:

@@ -92,6 +92,21 @@ def test_a_new_image_gets_a_new_migration_job() -> None:
     assert not job_names() & job_names("--set", "slimImage.tag=another")
 
 
+def test_a_migration_that_failed_runs_again_with_another_attempt_and_leaves_nothing() -> None:
+    """A Job that has failed does not run again, and an upgrade with the same values changes nothing."""
+
+    def job(*more: str) -> dict[str, Any]:
+        found = load_objects(template(MATRIX["least"], *more).stdout)
+        return next(one for one in found if one["kind"] == "Job")
+
+    first, again = job(), job("--set-string", "migration.attempt=1764202000")
+    assert first["metadata"]["name"] != again["metadata"]["name"]
+    assert first["spec"] == again["spec"]
+    assert again["spec"]["ttlSecondsAfterFinished"] == 86400
+    hook = job("--set", "migration.hook=true", "--is-upgrade")["metadata"]["annotations"]
+    assert hook["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+
+
 @every
 def test_names_are_unique_and_objects_are_labelled(name: str) -> None:
     names = Counter((one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects(name))
