@@ -2,7 +2,6 @@
 
 import os
 
-
 # The file of certificates of authorities that are trusted: it does not say which server is reached.
 KEPT = {"PGSSLROOTCERT"}
 
