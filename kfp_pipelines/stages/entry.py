@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # loads torch
 
 # torchrun sets both; Lightning, which starts a process for each further device of a pod, sets only the second.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK")
+NOTIFY_VARIABLE = "DARKROOM_NOTIFY_URL"
 RELEASE = "release"  # the folder of the release within a training
 
 Arguments = ParamSpec("Arguments")
@@ -175,8 +176,8 @@ def choose_best(
 
 @stage
 def report_end(run: str, state: str, code: str, message: str, report: str) -> None:
-    """Report how the run ended."""
-    reports.end(run, state, code, message, Path(report))
+    """Report how the run ended, also to the address in DARKROOM_NOTIFY_URL if it failed."""
+    reports.end(run, state, code, message, Path(report), os.environ.get(NOTIFY_VARIABLE, ""))
 
 
 @contextmanager

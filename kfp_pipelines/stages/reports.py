@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_pipelines.events import Message, emit
+from kfp_pipelines.stages.notifying import notify
 
 STYLE = (
     "body{font:14px sans-serif;margin:24px;color:#222}table{border-collapse:collapse;margin:12px 0}"
@@ -36,14 +37,16 @@ def evaluation(scores: Mapping[str, Any], output: Path, page: Path) -> None:
     write(page, f"{scores['release']} on {scores['data']}", [table(scores)], images)
 
 
-def end(run: str, state: str, code: str, message: str, page: Path) -> None:
-    """Report how a run ended, as an event and as a page in Markdown."""
+def end(run: str, state: str, code: str, message: str, page: Path, notify_url: str = "") -> None:
+    """Report how a run ended, as an event and as a page in Markdown. notify_url: whom to tell if it failed."""
     succeeded = state.upper() in SUCCEEDED
     reason = message or code or "the backend gives no reason"
     text = f"run {run} ended: {'SUCCEEDED' if succeeded else f'{state}, {reason}'}"
     emit(Message(text))
     hint = "" if succeeded else "\n\nNothing was promoted. The log of the failed stage says why."
     page.write_text(f"# {text}{hint}\n")
+    if notify_url and not succeeded:
+        notify(notify_url, run, text)
 
 
 def table(scores: Mapping[str, Any]) -> str:
