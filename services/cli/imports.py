@@ -1,7 +1,8 @@
 """`darkroom import`: releases from the models of other programs."""
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -35,21 +36,45 @@ def compvis(
     name: Name = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="The tokenizer.json or vocab.txt of a text model; without it, the release takes token ids."),
+        typer.Option(
+            help="The tokenizer of a text model: a tokenizer.json, CLIP's vocab.json beside its merges.txt, or BERT's "
+            "vocab.txt, or their folder; default: the one beside the checkpoint."
+        ),
     ] = None,
+    token_ids: Annotated[
+        bool, typer.Option("--token-ids", help="Let requests to a text or layout model contain token ids.")
+    ] = False,
+    classes: Annotated[
+        int | None, typer.Option(help="The number of labels of a layout model, whose requests have boxes.", min=1)
+    ] = None,
+    latent_scale: Annotated[
+        float | None, typer.Option(help="The latent scale; default: from the file or the configuration.")
+    ] = None,
+    null_trained: Annotated[
+        bool,
+        typer.Option(
+            "--null-trained",
+            help="The model was trained without its condition in a part of the steps, so that it can be guided; the "
+            "last class is the null condition.",
+        ),
+    ] = False,
     publish: Publish = False,
     alias: Alias = None,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a checkpoint of the latent diffusion authors' code to a release folder.
+    """Convert a checkpoint of the latent diffusion authors' code, or of Stable Diffusion's, to a release folder.
 
-    Every tensor must match; missing and unexpected tensors are listed.
+    Every tensor must match; missing and unexpected tensors are listed. License files beside the checkpoint are copied.
     """
+    if latent_scale is not None and not (math.isfinite(latent_scale) and latent_scale > 0):
+        raise CommandError(f"--latent-scale: {latent_scale} is not allowed; permitted: a positive number")
 
     def convert(name: str) -> Imported:
+        from training.model.interop.compvis.options import Options
         from training.model.interop.compvis.release import import_release
 
-        return import_release(checkpoint, config, output, name=name, weights=weights, tokenizer=tokenizer)
+        options = Options(weights, tokenizer, None, token_ids, classes, latent_scale, null_trained)
+        return import_release(checkpoint, config, output, name=name, options=options)
 
     import_model(convert, checkpoint, output, name, publish=publish, alias=alias, as_json=as_json)
 
@@ -136,14 +161,24 @@ def import_model(
         print_json(made)
 
 
-def _rows(release: "Release", parameters: Mapping[str, int]) -> list[tuple[str, str]]:
-    return [
-        *((part, f"{count / 1e6:.2f}M parameters") for part, count in parameters.items()),
-        ("image", "x".join(map(str, release.image_shape))),
-        ("latent", "x".join(map(str, release.latent_shape))),
-        ("conditions", ", ".join(release.conditions.get("properties", {})) or "none"),
-        *_sampler(release),
-    ]
+def _rows(release: "Release", parameters: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    from training.model.interop.licenses import is_license
+
+    for part, count in parameters.items():
+        yield part, f"{count / 1e6:.2f}M parameters"
+    yield "image", "x".join(map(str, release.image_shape))
+    yield "latent", "x".join(map(str, release.latent_shape))
+    match release.lineage.get("latent_scale"):
+        case {"from": "not measured"}:
+            yield "latent scale", "not measured; training a second stage on it measures it (--latent-scale states it)"
+        case {"from": origin, "value": value}:
+            yield "latent scale", f"{value:.5g} ({origin})"
+    yield "conditions", ", ".join(release.conditions.get("properties", {})) or "none"
+    if release.conditions.get("properties") and not release.guided:
+        yield "guidance", "none: its null condition is not known to be trained (--null-trained states it)"
+    if licenses := [name for name in release.files if is_license(name)]:
+        yield "license", ", ".join(licenses)
+    yield from _sampler(release)
 
 
 def _sampler(release: "Release") -> list[tuple[str, str]]:

@@ -66,12 +66,11 @@ class ConditionEmbedder:
         self._kept = BoundedCache[bytes, Prepared](EMBEDDED_BYTES, lambda row: count_bytes(tuple(row)))
         self._null: Prepared | None = None
 
-    @property
-    def null(self) -> Prepared:
-        """The embedding of no conditions."""
+    def null_of(self, row: Prepared) -> Prepared:
+        """Return what guidance compares a row with: the embedding of no conditions; see `LatentDiffusion.null_of`."""
         if self._null is None:
             (self._null,) = self._embed([None])
-        return self._null
+        return self._model.null_of(row, self._null)
 
     def embed(self, wanted: Sequence[ReadConditions]) -> list[Prepared | Exception]:
         """Return one row for each of `wanted`, the same object for equal ones, or why it cannot be embedded."""

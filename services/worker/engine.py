@@ -237,7 +237,7 @@ class Engine(Generic[Owner]):
                 )
             else:
                 run.conditions = row
-                run.null = self._embedder.null if self._is_conditional else None
+                run.null = self._embedder.null_of(row) if self._is_conditional else None
         return failed
 
     def _decode_is_due(self) -> bool:

@@ -81,6 +81,10 @@ class LatentDiffusion(nn.Module):
         keys_values = None if conditions.tokens is None else self.unet.keys_values(conditions.tokens)
         return Prepared(keys_values, conditions.maps, conditions.embedding)
 
+    def null_of(self, conditions: Prepared, null: Prepared) -> Prepared:
+        """Return what guidance compares one row of conditions with: `null`, with the maps of the row if they stay."""
+        return null._replace(maps=conditions.maps) if self.conditioners.keeps_maps_in_null else null
+
     def predict(self, x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
         """Evaluate the network: x [R, C, h, w], t [R] -> eps, x0, v or the flow, [R, C, h, w]; see `Diffusion.target`.
 

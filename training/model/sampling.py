@@ -96,7 +96,9 @@ def generate(
         runs = []
         for i, seed in enumerate(seeds):
             kept = None if known is None or keep is None else Known(known[i], keep[i].to(known))
-            run = Run(seed, path, x[i], conditions.row(i), null, guidance, kept)
+            row = conditions.row(i)
+            compared = None if null is None else model.null_of(row, null)
+            run = Run(seed, path, x[i], row, compared, guidance, kept)
             batch.join(run)
             runs.append(run)
         for done in range(1, len(path) + 1):

@@ -62,6 +62,12 @@ class Conditioners(nn.ModuleDict):
         """Return the conditioners by request field."""
         return {name: module for name, module in self.items() if isinstance(module, Conditioner)}
 
+    @property
+    def keeps_maps_in_null(self) -> bool:
+        """Whether the null condition of a request has the request's own maps; see `MapConditioner`."""
+        maps = [part for part in self.by_field().values() if isinstance(part, MapConditioner)]
+        return bool(maps) and all(part.kept_in_null for part in maps)
+
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of an item's conditions: every field is required, and no other is allowed."""
         return {

@@ -93,7 +93,12 @@ class TokenConditioner(Conditioner):
 
 
 class MapConditioner(Conditioner):
-    """A conditioner that embeds values as maps [R, K, h, w], which are concatenated to the latent."""
+    """A conditioner that embeds values as maps [R, K, h, w], which are concatenated to the latent.
+
+    kept_in_null: whether a guided request keeps its maps where its other conditions become null.
+    """
+
+    kept_in_null = False
 
     def __init__(self) -> None:
         super().__init__("concat")

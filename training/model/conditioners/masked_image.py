@@ -1,7 +1,7 @@
 """Images with a hole as conditions, for inpainting."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,9 @@ from torch import Tensor
 
 from training.model.conditioners.conditioner import Encode, MapConditioner
 from training.model.conditioners.images import png_schema, read_image, read_mask
+
+Style = Literal["latent_diffusion", "stable_diffusion"]
+STYLES = get_args(Style)
 
 
 class MaskedImageConditioner(MapConditioner):
@@ -18,17 +21,25 @@ class MaskedImageConditioner(MapConditioner):
     hole's pixels are -1, which is black. The mask is 1 in the hole and -1 elsewhere, resized to the latent by nearest
     neighbour. In the null condition the hole is the whole image.
 
+    In the style of Stable Diffusion the mask comes first and is 0 outside of the hole, whose pixels are 0, which is
+    grey. The image stays in the null condition, so that guidance concerns the text alone.
+
     factor: pixels per latent position of the autoencoder, in height and width. channels: of the image.
-    The maps have one channel more than the latents.
+    The maps have one channel more than the latents. Raises ValueError for another style.
     """
 
-    def __init__(self, factor: int, channels: int = 3) -> None:
+    def __init__(self, factor: int, channels: int = 3, style: Style = "latent_diffusion") -> None:
         super().__init__()
-        self.factor, self.channels = factor, channels
+        if style not in STYLES:
+            raise ValueError(f"style: {style!r} is not allowed; permitted: {', '.join(map(repr, STYLES))}")
+        self.factor, self.channels, self.style = factor, channels, style
+        self.kept_in_null = style == "stable_diffusion"
+        self._hole = 0.0 if self.kept_in_null else -1.0
 
     def config(self) -> dict[str, Any]:
-        """See `Conditioner.config`."""
-        return {"type": "masked_image", "factor": self.factor, "channels": self.channels}
+        """See `Conditioner.config`. Older versions read a configuration without the style."""
+        style = {} if self.style == "latent_diffusion" else {"style": self.style}
+        return {"type": "masked_image", "factor": self.factor, "channels": self.channels, **style}
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of one value: {"image": ..., "mask": ...}."""
@@ -43,7 +54,7 @@ class MaskedImageConditioner(MapConditioner):
         }
 
     def read(self, value: Any) -> tuple[Tensor, Tensor]:
-        """Return the image [C, H, W] of {"image", "mask"}, with -1 in its hole, and the mask [1, H, W] of 0 and 1.
+        """Return the image [C, H, W] of {"image", "mask"}, with its hole filled, and the mask [1, H, W] of 0 and 1.
 
         Raises ValueError naming the part that is not allowed.
         """
@@ -62,7 +73,7 @@ class MaskedImageConditioner(MapConditioner):
                 f"mask: {mask.shape[1]}x{mask.shape[2]} is not allowed; "
                 f"permitted: {image.shape[1]}x{image.shape[2]}, as the image"
             )
-        return image.masked_fill(mask.to(image.device).bool(), -1.0), mask
+        return image.masked_fill(mask.to(image.device).bool(), self._hole), mask
 
     def fit(self, value: Any, size: tuple[int, int]) -> Any:
         """Return the value, which has the output's size; see `Conditioner.fit`."""
@@ -80,13 +91,15 @@ class MaskedImageConditioner(MapConditioner):
         Raises ValueError as `read` does, and for images that do not fit the size.
         """
         height, width = size[0] * self.factor, size[1] * self.factor
-        null = torch.full((self.channels, height, width), -1.0), torch.ones(1, height, width)
+        null = torch.full((self.channels, height, width), self._hole), torch.ones(1, height, width)
         pairs = [null if value is None else self.read(value) for value in values]
         for image, _ in pairs:
             self._check_size(image, size)
         images, masks = (torch.stack([part.to(self.device) for part in parts]) for parts in zip(*pairs, strict=True))
         with torch.no_grad():  # the first stage is not trained here
             latents = encode(images)
+        if self.style == "stable_diffusion":
+            return torch.cat([F.interpolate(masks, size=size), latents], dim=1)
         return torch.cat([latents, F.interpolate(2 * masks - 1, size=size)], dim=1)
 
     def _check_size(self, image: Tensor, size: tuple[int, int]) -> None:

@@ -140,7 +140,7 @@ def test_missing_and_unexpected_keys_are_refused() -> None:
     ("config", "message"),
     [
         ({"target": "ldm.models.autoencoder.VQModel", "params": {}}, "VQModel: params: n_embed is missing"),
-        ({"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"}, "FrozenCLIPEmbedder cannot be read; permitted"),
+        ({"target": "ldm.modules.encoders.modules.FrozenT5Embedder"}, "FrozenT5Embedder cannot be read; permitted"),
         ({**SMALL, "params": {**SMALL["params"], "num_classes": 10}}, "num_classes: 10 cannot be read"),
         ({**SMALL, "params": {**SMALL["params"], "num_heads": 5}}, "heads: 5 does not divide the width 32"),
         ({**SMALL, "params": {**SMALL["params"], "dropout": float("nan")}}, "dropout: nan cannot be read"),

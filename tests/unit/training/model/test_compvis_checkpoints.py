@@ -179,8 +179,8 @@ def test_averages_of_a_lone_autoencoder_are_read(tmp_path: Path) -> None:
             "cond_stage_key: '../key' cannot be read; permitted: letters, digits",
         ),
         (
-            change_config("cond_stage_config", {"target": "FrozenCLIPEmbedder"}),
-            "FrozenCLIPEmbedder cannot be read; permitted",
+            change_config("cond_stage_config", {"target": "FrozenT5Embedder"}),
+            "FrozenT5Embedder cannot be read; permitted",
         ),
         (change_config("unet_config.params", "none"), "UNetModel: params: 'none' are not parameters"),
         (

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -11,6 +11,8 @@ from training.model.conditioners import Conditioners
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.interop.compvis.conditions import check_conditions, make_conditioners, split_class_table
 from training.model.interop.compvis.files import read_config, read_state
+from training.model.interop.compvis.foreign import describe_keys, describe_target
+from training.model.interop.compvis.options import Options, Weights
 from training.model.interop.compvis.reading import (
     STRAYS,
     CompVisError,
@@ -20,14 +22,17 @@ from training.model.interop.compvis.reading import (
     read_number,
     select_prefix,
 )
+from training.model.interop.compvis.scale import latent_scale
 from training.model.interop.compvis.targets import build
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
 
-Weights = Literal["ema", "raw"]
 UNET, FIRST_STAGE, CONDITION, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
 FIRST_STAGES = ("AutoencoderKL", "VQModel", "VQModelInterface")
-DIFFUSIONS = ("DDPM", "LatentDiffusion", "Layout2ImgDiffusion")  # DDPM has no first stage
+DIFFUSIONS = (  # DDPM has no first stage
+    "DDPM", "LatentDiffusion", "LatentFinetuneDiffusion", "LatentInpaintDiffusion", "Layout2ImgDiffusion",
+)  # fmt: skip
+AVERAGING = ("decay", "num_updates")  # of the averages, which a file may have without them
 SCHEDULES = {"linear": "scaled_linear", "cosine": "cosine", "sqrt_linear": "linear"}  # their names and ours
 PARAMETERISATIONS = ("eps", "x0", "v")
 # Parameters that change what a model computes, with the only value that can be read
@@ -44,47 +49,70 @@ def read(
 ) -> LatentDiffusion | Autoencoder:
     """Read the model of a checkpoint and its YAML configuration, in eval mode.
 
-    weights: "ema" or "raw"; None reads averaged weights if the file has them. Only the U-Net of a diffusion model is
-        averaged.
-    tokenizer: tokenizer.json or vocab.txt of a text model; without it the condition is a list of token ids.
+    weights, tokenizer: see `Options`; without a tokenizer the condition of BERT's text models is a list of token ids.
     Unpickles only tensors. Raises CompVisError naming the file, the field or the keys.
     """
-    block, state = read_config(config), read_state(checkpoint)
-    return make_model(block, state, weights or default_weights(state), tokenizer)
+    options = Options(weights, tokenizer, checkpoint.parent, token_ids=True)
+    return make_model(read_config(config), read_state(checkpoint), options)
 
 
 def default_weights(state: Mapping[str, Tensor]) -> Weights:
     """Return "ema" if a state dict has averaged weights, else "raw"."""
-    return "ema" if any(key.startswith(EMA) for key in state) else "raw"
+    averages = {key for key in state if key.startswith(EMA)} - {EMA + name for name in AVERAGING}
+    return "ema" if averages else "raw"
 
 
 def make_model(
-    block: Mapping[str, Any], state: Mapping[str, Tensor], weights: Weights, tokenizer: Path | None
+    block: Mapping[str, Any], state: Mapping[str, Tensor], options: Options
 ) -> LatentDiffusion | Autoencoder:
     """Make the model of a configuration's `model` block and a whole state dict. Raises CompVisError."""
-    kind = class_name(block)
+    kind, weights = class_name(block), options.weights or default_weights(state)
+    if foreign := describe_target(block):
+        raise CompVisError(f"model.target: {block.get('target')} is {foreign}; Darkroom has no such model")
+    if foreign := describe_keys(state):
+        raise CompVisError(f"the weights are those of {foreign}; Darkroom has no such model")
+    if kind not in (*FIRST_STAGES, *DIFFUSIONS):
+        raise CompVisError(
+            f"model.target: {block.get('target')} cannot be read; permitted: {', '.join((*DIFFUSIONS, *FIRST_STAGES))}"
+        )
+    check_finite(state, weights)
     if kind in FIRST_STAGES:
         raw = {key: tensor for key, tensor in state.items() if not key.startswith(STRAYS)}
         model = build(block, use_averages(raw, state, "") if weights == "ema" else raw)
         assert isinstance(model, Autoencoder)
+        model.latent_scale.fill_(options.latent_scale or 1.0)  # measured when a second stage encodes its images
         return model
-    if kind not in DIFFUSIONS:
-        raise CompVisError(
-            f"model.target: {block.get('target')} cannot be read; permitted: {', '.join((*DIFFUSIONS, *FIRST_STAGES))}"
-        )
     params = block.get("params")
     if not isinstance(params, Mapping):
         raise CompVisError("model.params: missing; give the configuration that the model was trained with")
     try:
-        return latent_diffusion(params, state, weights, tokenizer)
+        return latent_diffusion(params, state, weights, options)
     except KeyError as error:
         raise CompVisError(f"model.params: {error.args[0]} is missing") from None
     except ValueError as error:
         raise CompVisError(f"model.params: {error}") from None
 
 
+def check_finite(state: Mapping[str, Tensor], weights: Weights) -> None:
+    """Raise CompVisError if the weights that will be read contain NaN or infinity.
+
+    Buffers of the schedule may be infinite, and what is not read may be anything.
+    """
+    unread = (*STATE, "loss.", "first_stage_model.loss.", UNET if weights == "ema" else EMA)
+    broken = [
+        key
+        for key, tensor in state.items()
+        if not key.startswith(unread) and tensor.is_floating_point() and not tensor.float().isfinite().all()
+    ]
+    if broken:
+        raise CompVisError(
+            f"the weights contain NaN or infinity, as after an overflow of half precision: {join_keys(broken)}. "
+            "Take the file in full precision, or another checkpoint"
+        )
+
+
 def latent_diffusion(
-    params: Mapping[str, Any], state: Mapping[str, Tensor], weights: Weights, tokenizer: Path | None
+    params: Mapping[str, Any], state: Mapping[str, Tensor], weights: Weights, options: Options
 ) -> LatentDiffusion:
     """Make the model of `ldm.models.diffusion.ddpm.LatentDiffusion`.
 
@@ -106,9 +134,8 @@ def latent_diffusion(
             f"unet_config: out_channels: {unet.config.out_channels}; "
             f"the first stage has {first_stage.config.latent_channels} latent channels"
         )
-    scale = state.get("scale_factor")  # measured in training, if the file has it
-    first_stage.latent_scale.fill_(read_number(params, "scale_factor", 1.0) if scale is None else float(scale))
-    conditions = make_conditioners(params, unet, first_stage, select_prefix(state, CONDITION), labels, tokenizer)
+    first_stage.latent_scale.fill_(latent_scale(params, state, options.latent_scale).value)
+    conditions = make_conditioners(params, unet, first_stage, select_prefix(state, CONDITION), labels, options)
     model = LatentDiffusion(first_stage, unet, Conditioners(conditions), Diffusion(diffusion_config(params))).eval()
     check_conditions(model)
     return model

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from training.model.conditioners import Conditioner
 from training.model.conditioners.classes import ClassConditioner
+from training.model.conditioners.conditioner import Entry
+from training.model.conditioners.layout import LayoutConditioner
 from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.token_ids import TokenIdsConditioner
@@ -14,22 +16,39 @@ from training.model.conditioners.token_transformer import TransformerConditioner
 from training.model.interop.compvis.reading import Names, Source, check_counts, check_parameters
 
 
-def class_embedder(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Conditioner, Names]:
-    """Read `ClassEmbedder`. The last class is the null condition, as in `cin256-v2`, which has 1001 classes.
+def class_embedder(
+    params: Mapping[str, Any], state_dict: Mapping[str, Tensor], null: int | None = None
+) -> tuple[Conditioner, Names]:
+    """Read `ClassEmbedder`. null: the class that is the null condition, which a request cannot ask for.
 
-    A model that was trained without a null condition (`cin256`, 1000 classes) keeps its last class; guide it with
-    scale 1 only.
+    A model that was trained without a null condition (`cin256`, 1000 classes) keeps its last class, which then stands
+    for the null condition as well; guide it with scale 1 only.
     """
     check_parameters(params, ("embed_dim", "n_classes", "key"), {})
     check_counts(params, "embed_dim", *{"n_classes"} & params.keys())
-    classes = params.get("n_classes", 1000)
-    return ClassConditioner(classes, params["embed_dim"], null=classes - 1), iter([("embedding", Source("embedding"))])
+    model = table_of_classes(params.get("n_classes", 1000), params["embed_dim"], null)
+    return model, iter([("embedding", Source("embedding"))])
+
+
+def table_of_classes(rows: int, width: int, null: int | None, entry: Entry = "cross_attention") -> ClassConditioner:
+    """Make the conditioner of a table of classes. A null condition in its last row is not counted as a class."""
+    if null == rows - 1:
+        return ClassConditioner(rows - 1, width, entry)
+    return ClassConditioner(rows, width, entry, null=rows - 1 if null is None else null)
 
 
 def bert_embedder(
-    params: Mapping[str, Any], state_dict: Mapping[str, Tensor], assets: Mapping[str, bytes] | None = None
+    params: Mapping[str, Any],
+    state_dict: Mapping[str, Tensor],
+    assets: Mapping[str, bytes] | None = None,
+    classes: int | None = None,
 ) -> tuple[Conditioner, Names]:
-    """Read `BERTEmbedder` and `TransformerEmbedder`: for texts if `assets` has a tokenizer, else for token ids."""
+    """Read `BERTEmbedder` and `TransformerEmbedder`.
+
+    They are for texts if `assets` has a tokenizer, for layouts if `classes` is the number of labels, else for token
+    ids. A layout is three tokens an object, and two more of the crop, as in the released model (92 tokens), which knows
+    groups of objects as well.
+    """
     check_parameters(
         params,
         ("n_embed", "n_layer", "vocab_size", "max_seq_len", "device", "use_tokenizer", "embedding_dropout"),
@@ -46,6 +65,12 @@ def bert_embedder(
             raise ValueError(
                 f"vocab_size: {vocabulary}; the tokenizer has {found} word pieces; give the one of the model"
             )
+    elif classes is not None:
+        objects, rest = divmod(length, 3)
+        if rest == 1:
+            raise ValueError(f"max_seq_len: {length} is no layout; permitted: 3 tokens an object, and 2 of a crop")
+        crops = rest == 2
+        model = LayoutConditioner(classes, width, depth, objects, vocabulary, crops=crops, groups=crops)
     else:
         model = TokenIdsConditioner(vocabulary, length, width, depth)
     return model, transformer_names(depth)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +11,22 @@ from training.model.autoencoder import Autoencoder
 from training.model.conditioners import ClassConditioner, Conditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
 from training.model.conditioners.masked_image import MaskedImageConditioner
-from training.model.interop.compvis.files import read_tokenizer
+from training.model.interop.compvis.conditioners import table_of_classes
+from training.model.interop.compvis.embedder_options import TEXT_TOWERS, embedder_options
+from training.model.interop.compvis.null import null_class
+from training.model.interop.compvis.options import Options
 from training.model.interop.compvis.reading import CompVisError, class_name, join_keys
 from training.model.interop.compvis.targets import build
+from training.model.interop.compvis.text_towers import drop_last_layer, rename_tower
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
 
-EMBEDDERS = ("BERTEmbedder", "ClassEmbedder", "SpatialRescaler", "TransformerEmbedder")
+TRANSFORMERS = ("BERTEmbedder", "TransformerEmbedder")
+EMBEDDERS = (*TRANSFORMERS, "ClassEmbedder", "SpatialRescaler", *TEXT_TOWERS)
 UNCONDITIONAL = "__is_unconditional__"
 LABELS = "label_emb.weight"  # in the U-Net
+# Their names of fields that are formats of files, and ours
+FIELDS = {"txt": "caption", "jpg": "image"}
 
 
 def make_conditioners(
@@ -29,9 +35,9 @@ def make_conditioners(
     first_stage: Autoencoder,
     state: Mapping[str, Tensor],
     labels: Tensor | None,
-    tokenizer: Path | None,
+    options: Options,
 ) -> dict[str, Conditioner]:
-    """Make the conditioner of a model, by the field's name in their data sets; {} for an unconditional model.
+    """Make the conditioners of a model, by the field's name in their data sets; {} for an unconditional model.
 
     state: of `cond_stage_model`. labels: see `split_class_table`. Raises CompVisError for parameters that are ambiguous
     or not supported.
@@ -47,12 +53,15 @@ def make_conditioners(
     combination = f"cond_stage_config: {kind} with conditioning_key {entry} and {concatenated} concatenated channels"
     if kind not in (*EMBEDDERS, "unconditional", "first stage", "Identity"):
         raise CompVisError(f"cond_stage_config: {kind} cannot be read; permitted: {', '.join(EMBEDDERS)}, Identity")
-    if tokenizer and kind != "BERTEmbedder":
+    if options.tokenizer and kind not in ("BERTEmbedder", *TEXT_TOWERS):
         raise CompVisError(f"tokenizer: this model cannot use one, because its cond_stage_config is {kind}")
     if kind in EMBEDDERS and labels is None:
-        options = {"assets": read_tokenizer(tokenizer)} if tokenizer else {}
-        embedder = build(config, state, **options)
-        assert isinstance(embedder, Conditioner)
+        given = embedder_options(kind, config, field, params, options)
+        embedder = make_embedder(kind, config, state, given)
+        masked = MaskedImageConditioner(first_stage.config.factor, image_channels, style="stable_diffusion")
+        field = "layout" if "classes" in given else FIELDS.get(field, field)
+        if entry == "hybrid" and embedder.entry == "cross_attention" and concatenated == latent + 1:
+            return {field: embedder, "masked_image": masked}
         if entry != {"concat": "concat", "cross_attention": "crossattn"}[embedder.entry]:
             raise CompVisError(f"{combination} cannot be read; permitted: cross-attention to tokens, concatenated maps")
         return {field: embedder}
@@ -62,7 +71,7 @@ def make_conditioners(
     if kind == "unconditional" and labels is None:
         return {}
     if entry == "adm" and kind == "Identity" and labels is not None:
-        return {field: make_class_conditioner(labels)}
+        return {field: make_class_conditioner(labels, null_class(params, len(labels), options))}
     if entry == "concat" and kind == "first stage" and concatenated == latent + 1:
         return {"masked_image": MaskedImageConditioner(first_stage.config.factor, image_channels)}
     if entry == "concat" and kind == "Identity" and concatenated == image_channels:
@@ -71,6 +80,19 @@ def make_conditioners(
         f"{combination} cannot be read; permitted: an embedder, a masked image (latent + 1), a raw image, "
         "labels (Identity, adm, num_classes)"
     )
+
+
+def make_embedder(
+    kind: str, config: Mapping[str, Any], state: Mapping[str, Tensor], given: Mapping[str, Any]
+) -> Conditioner:
+    """Make the conditioner of an embedder. given: the options of its reader. Raises CompVisError."""
+    if kind in TEXT_TOWERS:
+        state = rename_tower(state)
+        if kind == "FrozenOpenCLIPEmbedder" and (config.get("params") or {}).get("layer") == "penultimate":
+            state = drop_last_layer(state)
+    embedder = build(config, state, **given)
+    assert isinstance(embedder, Conditioner)
+    return embedder
 
 
 def split_class_table(
@@ -93,10 +115,9 @@ def split_class_table(
     return {**config, "params": rest}, {key: value for key, value in state.items() if key != LABELS}, labels
 
 
-def make_class_conditioner(labels: Tensor) -> ClassConditioner:
-    """Make a conditioner for the timestep embedding; the last class is the null condition, as in `ClassEmbedder`."""
-    classes, width = labels.shape
-    conditioner = ClassConditioner(classes, width, entry="time_embedding", null=classes - 1)
+def make_class_conditioner(labels: Tensor, null: int | None) -> ClassConditioner:
+    """Make a conditioner for the timestep embedding. null: see `class_embedder`."""
+    conditioner = table_of_classes(len(labels), labels.shape[1], null, entry="time_embedding")
     conditioner.embedding.load_state_dict({"weight": labels})
     return conditioner
 

@@ -1,14 +1,11 @@
 """Reading their files, a YAML configuration and a checkpoint, without executing anything in them."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
 
-from training.errors import first_line
-from training.model.conditioners.text_tokenizer import read_assets
 from training.model.interop.compvis.reading import CompVisError
 from training.model.interop.weight_files import WeightsError, read_tensors
 
@@ -33,11 +30,3 @@ def read_state(path: Path) -> dict[str, Tensor]:
         return read_tensors(path)
     except WeightsError as error:
         raise CompVisError(str(error)) from None
-
-
-def read_tokenizer(path: Path) -> Mapping[str, bytes]:
-    """Read the assets of a tokenizer. Raises CompVisError."""
-    try:
-        return read_assets(path)
-    except (OSError, ValueError) as error:
-        raise CompVisError(f"tokenizer: {first_line(error)}") from None

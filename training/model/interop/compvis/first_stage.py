@@ -14,6 +14,8 @@ TRAINING = (  # parameters of training only
     "scheduler_config", "lr_g_factor", "use_ema", "sane_index_shape", "learn_logvar",
 )  # fmt: skip
 
+ATTENTION = ("vanilla", "vanilla-xformers", "none")  # all but none are exact attention
+
 
 def autoencoder_kl(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Autoencoder, Names]:
     """Read `ldm.models.autoencoder.AutoencoderKL`."""
@@ -57,9 +59,10 @@ def autoencoder(
         raise ValueError(f"out_ch: {d['out_ch']} cannot be read; permitted: {d['in_channels']}, as in_channels")
     if d.get("double_z", True) != (regularisation == "kl"):
         raise ValueError(f"double_z: {d.get('double_z', True)} cannot be read; permitted: {regularisation == 'kl'}")
-    if d.get("attn_type", "vanilla") not in ("vanilla", "none"):
-        raise ValueError(f"attn_type: {d['attn_type']!r} cannot be read; permitted: 'vanilla', 'none'")
-    attentive = d.get("attn_type", "vanilla") == "vanilla"
+    if d.get("attn_type", "vanilla") not in ATTENTION:
+        permitted = ", ".join(map(repr, ATTENTION))
+        raise ValueError(f"attn_type: {d['attn_type']!r} cannot be read; permitted: {permitted}")
+    attentive = d.get("attn_type", "vanilla") != "none"
     levels = range(len(d["ch_mult"]))
     model = Autoencoder(
         AutoencoderConfig(

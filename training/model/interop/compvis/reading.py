@@ -30,7 +30,7 @@ STRAYS = ("loss.", "model_ema.", "transformer.to_logits.", "colorize")  # prefix
 def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str, Tensor]) -> None:
     """Copy their tensors into ours. Raises CompVisError listing missing, unexpected and misshapen keys."""
     unused = {key for key in state_dict if not key.startswith(STRAYS)}
-    missing, misshapen = [], []
+    missing, misshapen, quantised = [], [], []
     for name, tensor in model.state_dict().items():
         prefix, _, leaf = name.rpartition(".")
         if prefix not in names:
@@ -52,8 +52,12 @@ def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str,
         if value.shape != tensor.shape:
             misshapen.append(f"{key} {tuple(state_dict[key].shape)}")
             continue
+        if tensor.is_floating_point() and not value.is_floating_point():
+            quantised.append(f"{key} {value.dtype}")
+            continue
         tensor.copy_(value)
-    problems = {"missing": sorted(set(missing)), "unexpected": sorted(unused), "of another shape": misshapen}
+    problems = {"missing": sorted(set(missing)), "unexpected": sorted(unused), "of another shape": misshapen,
+                "that are no floating-point numbers": quantised}  # fmt: skip
     if any(problems.values()):
         lists = "; ".join(f"{what}: {join_keys(keys)}" for what, keys in problems.items() if keys)
         raise CompVisError(f"The state dict does not fit the configuration. Keys {lists}")

@@ -8,12 +8,15 @@ from torch import Tensor, nn
 from training.model.interop.compvis.conditioners import bert_embedder, class_embedder, spatial_rescaler
 from training.model.interop.compvis.first_stage import autoencoder_kl, autoencoder_vq, identity
 from training.model.interop.compvis.reading import CompVisError, Names, class_name, fill
+from training.model.interop.compvis.text_towers import frozen_clip, frozen_open_clip
 from training.model.interop.compvis.unet import unet_model
 
 READERS: dict[str, Callable[..., tuple[nn.Module, Names]]] = {
     "AutoencoderKL": autoencoder_kl,
     "BERTEmbedder": bert_embedder,
     "ClassEmbedder": class_embedder,
+    "FrozenCLIPEmbedder": frozen_clip,
+    "FrozenOpenCLIPEmbedder": frozen_open_clip,
     "IdentityFirstStage": identity,
     "SpatialRescaler": spatial_rescaler,
     "TransformerEmbedder": bert_embedder,

@@ -11,14 +11,20 @@ from training.model.unet import UNet, UNetConfig
 
 
 def unet_model(params: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[UNet, Names]:
-    """Read `ldm.modules.diffusionmodules.openaimodel.UNetModel`. `legacy` only concerns num_heads_upsample."""
+    """Read `ldm.modules.diffusionmodules.openaimodel.UNetModel`.
+
+    `legacy` only concerns num_heads_upsample. Projections are linear or convolutions of 1x1 (the same), and attention
+    is exact in whichever way `spatial_transformer_attn_type` computes it.
+    """
     check_parameters(
         params,
         ("image_size", "in_channels", "out_channels", "model_channels", "attention_resolutions", "num_res_blocks",
          "channel_mult", "num_heads", "num_head_channels", "use_spatial_transformer", "transformer_depth",
          "context_dim", "use_scale_shift_norm", "resblock_updown", "dropout", "use_checkpoint", "use_fp16", "legacy",
-         "num_heads_upsample", "use_new_attention_order", "conv_resample"),
-        {"dims": 2, "num_classes": None, "n_embed": None},
+         "num_heads_upsample", "use_new_attention_order", "conv_resample", "use_linear_in_transformer",
+         "spatial_transformer_attn_type"),
+        {"dims": 2, "num_classes": None, "n_embed": None, "adm_in_channels": None, "disable_self_attentions": None,
+         "num_attention_blocks": None, "disable_middle_self_attn": False},
     )  # fmt: skip
     check_counts(params, "in_channels", "out_channels", "model_channels", "num_res_blocks")
     check_counts(params, *{"channel_mult", "transformer_depth"} & params.keys())

@@ -1,6 +1,5 @@
 """Importing a folder of diffusers as a release folder."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,9 @@ from torch import nn
 
 from training.model.autoencoder import Autoencoder
 from training.model.interop.huggingface.reading.model import CONFIG, INDEX, Sources, read
+from training.model.interop.licenses import copy_licenses
 from training.model.latent_diffusion import load_autoencoder, load_diffusion, save_autoencoder, save_diffusion
 from training.model.release import Release, sha256_of
-
-LICENSES = ("license", "licence", "notice", "copying")  # beginnings of the names of files that must travel along
 
 
 def import_release(
@@ -40,10 +38,7 @@ def import_release(
         reason = f"none samples as diffusers does, because {found.schedule.reason}"
         lineage["sampler"] = found.schedule.sampler or reason
 
-    output.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name.lower().startswith(LICENSES):
-            shutil.copyfile(path, output / path.name)
+    copy_licenses(folder, output)
     modules: dict[str, nn.Module]
     if isinstance(model, Autoencoder):
         release = save_autoencoder(output, model, name=name, image_size=found.image_size, lineage=lineage)
