@@ -15,7 +15,7 @@ from training.experiments.conditions import Condition, Positive
 from training.model.autoencoder import AutoencoderConfig
 from training.model.diffusion import DiffusionConfig
 from training.model.unet import UNetConfig
-from training.recipes.losses import AutoencoderLossConfig, TimestepSampling
+from training.recipes.losses import AutoencoderLossConfig, Norm, TimestepSampling
 from training.recipes.optimiser import OptimiserConfig
 
 STRICT = ConfigDict(extra="forbid")  # nested dataclasses inherit it
@@ -69,6 +69,7 @@ class DiffusionModelConfig:
 class DiffusionLossConfig:
     """The loss; see `losses.diffusion_loss` and `recipes.diffusion`."""
 
+    norm: Norm
     min_snr_gamma: Annotated[float, Field(gt=0)] | None
     timestep_sampling: TimestepSampling
     condition_dropout: Share
@@ -158,6 +159,10 @@ def check(experiment: Experiment) -> None:
         raise ExperimentError("data.crop: latents that are encoded once cannot be cropped; permitted: null, "
                               "or encode_each_step=true")  # fmt: skip
     gamma = experiment.loss.min_snr_gamma
+    if gamma is not None and experiment.loss.norm != "l2":
+        raise ExperimentError(
+            f"loss.min_snr_gamma: {gamma} is not allowed with loss.norm=l1, because it weighs squares; permitted: null"
+        )
     if experiment.model.diffusion.ends_in_pure_noise and gamma is not None:
         raise ExperimentError(
             f"loss.min_snr_gamma: {gamma} is not allowed with zero_terminal_snr or the schedule 'flow': "

@@ -42,7 +42,7 @@ class AutoencoderRecipe(Recipe):
         self.reconstruction_loss = ReconstructionLoss(loss)
         self.discriminator: PatchDiscriminator | None = None
         if loss.adversarial_weight > 0:
-            self.discriminator = PatchDiscriminator(autoencoder.config.image_channels)
+            self.discriminator = PatchDiscriminator(autoencoder.config.image_channels, layers=loss.adversarial_layers)
         self.restarts: CodebookRestarts | None = None
         if autoencoder.config.regularisation == "vq" and loss.codebook_restart is not None:
             self.restarts = CodebookRestarts(autoencoder.config.codebook_size, loss.codebook_restart)

@@ -13,7 +13,7 @@ from training.model.conditioners import Conditioners, Conditions
 from training.model.latent_diffusion import LatentDiffusion, load_diffusion
 from training.model.unet import UNet
 from training.recipes import optimiser
-from training.recipes.losses import TimestepSampling, diffusion_loss, draw_timesteps
+from training.recipes.losses import Norm, TimestepSampling, diffusion_loss, draw_timesteps
 from training.recipes.optimiser import OptimiserConfig
 from training.recipes.randomness import StepDraws
 from training.recipes.recipe import Recipe, Terms, load_weights, mean_terms
@@ -41,6 +41,7 @@ class DiffusionRecipe(Recipe):
         min_snr_gamma: float | None = None,
         timestep_sampling: TimestepSampling | None = None,
         condition_dropout: float = 0.1,
+        norm: Norm = "l2",
         ema_decay: float = 0.9999,
     ) -> None:
         super().__init__(optimiser_config, steps=steps, seed=seed, batch_size=batch_size, accumulate=accumulate)
@@ -50,6 +51,7 @@ class DiffusionRecipe(Recipe):
         self.first_stage = (model.autoencoder,)  # in a tuple, so that it is neither trained nor saved
         self.timestep_sampling = timestep_sampling or TimestepSampling()
         self.min_snr_gamma, self.condition_dropout, self.ema_decay = min_snr_gamma, condition_dropout, ema_decay
+        self.norm: Norm = norm
 
     def build_optimisers(self) -> Sequence[Optimizer]:
         """Return AdamW over the trained weights of the U-Net and the conditioners."""
@@ -107,7 +109,7 @@ class DiffusionRecipe(Recipe):
             network_input = torch.cat([network_input, conditions.maps], dim=1)
         output = self.trained["unet"](network_input, t, conditions.tokens, embedding=conditions.embedding)
         target = self.diffusion.target(z0, eps, t)
-        return diffusion_loss(self.diffusion, output, target, t, min_snr_gamma=self.min_snr_gamma)
+        return diffusion_loss(self.diffusion, output, target, t, min_snr_gamma=self.min_snr_gamma, norm=self.norm)
 
     def conditions(self, requests: Sequence[dict[str, Any]], dropped: Tensor, size: tuple[int, int]) -> Conditions:
         """Return the conditions of R rows: the null condition where `dropped` [R] is true."""

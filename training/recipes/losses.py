@@ -13,6 +13,7 @@ from training.model.diffusion import Diffusion
 from training.recipes.randomness import StepDraws
 
 Weight = Annotated[float, Field(ge=0)]
+Norm = Literal["l2", "l1"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class AutoencoderLossConfig:
     adversarial_weight: Weight = 0.0
     adversarial_start: Annotated[int, Field(ge=0)] = 50_001
     adversarial_rate: Annotated[float, Field(gt=0)] | None = None
+    adversarial_layers: Annotated[int, Field(ge=1, le=5)] = 3
     r1_weight: Weight = 0.0
     equivariance: Annotated[float, Field(ge=0, le=1)] = 0.0
 
@@ -99,15 +101,22 @@ def draw_timesteps(draws: StepDraws, timesteps: int, sampling: TimestepSampling)
 
 
 def diffusion_loss(
-    diffusion: Diffusion, output: Tensor, target: Tensor, t: Tensor, *, min_snr_gamma: float | None
+    diffusion: Diffusion,
+    output: Tensor,
+    target: Tensor,
+    t: Tensor,
+    *,
+    min_snr_gamma: float | None,
+    norm: Norm = "l2",
 ) -> Tensor:
-    """Return the mean squared error of the network's output, [R, ...] -> scalar.
+    """Return the mean error of the network's output, [R, ...] -> scalar: its square, or for l1 its absolute value.
 
     min_snr_gamma caps each timestep's weight on z_0 at gamma (Hang et al. 2023, eq. 5): the factor is
     min(SNR, gamma) / SNR for eps, min(SNR, gamma) for x0, min(SNR, gamma) / (SNR + 1) for v. At pure noise it is 0.
     None weighs all timesteps equally (Ho et al. 2020, L_simple).
     """
-    error = (output - target).square().flatten(1).mean(1)
+    difference = output - target
+    error = (difference.square() if norm == "l2" else difference.abs()).flatten(1).mean(1)
     if min_snr_gamma is None:
         return error.mean()
     snr = diffusion.signal_to_noise(t)

@@ -19,6 +19,7 @@ from training.model.release import read as read_release
 from training.model.unet import UNet
 from training.previews import samples
 from training.recipes.diffusion import DiffusionRecipe
+from training.recipes.latent_scale import measure_if_needed
 from training.runs import card
 from training.runs.callbacks import Previews
 from training.runs.checkpoints import CheckpointLocation
@@ -34,6 +35,7 @@ def train_diffusion(
     """Train and write the release folder. Returns whether this is the first rank, which alone writes it."""
     autoencoder, first_stage = load_autoencoder(Path(config.autoencoder))
     encoding.check_images(autoencoder, images)
+    scale = measure_if_needed(autoencoder, first_stage, images)
     conditioning = conditioners.build(config, images, autoencoder.config)
     unet = convert_errors("model.unet", lambda: UNet(config.model.unet))
     model = LatentDiffusion(autoencoder, unet, conditioning, Diffusion(config.model.diffusion))
@@ -45,7 +47,7 @@ def train_diffusion(
         model, config.optimiser, steps=config.steps, seed=config.seed, batch_size=config.batch_size,
         accumulate=config.accumulate, min_snr_gamma=config.loss.min_snr_gamma,
         timestep_sampling=config.loss.timestep_sampling, condition_dropout=config.loss.condition_dropout,
-        ema_decay=config.ema_decay,
+        norm=config.loss.norm, ema_decay=config.ema_decay,
     )  # fmt: skip
     if config.compile:
         model.unet.compile(dynamic=False)
@@ -72,6 +74,8 @@ def train_diffusion(
         (release / f"sheet-{name}.png").rename(release / f"{name}.png")
     (release / "card.md").write_text(card.diffusion(config, images.description, report.loss()))
     lineage = {**lineage_of(config, asdict(images.description)), **parents(config)}
+    if scale is not None:
+        lineage["latent_scale"] = {"value": scale, "from": "measured"}
     guided = config.loss.condition_dropout > 0
     save_diffusion(release, trained, name=config.name, image_size=size, guided=guided, lineage=lineage)
     return True

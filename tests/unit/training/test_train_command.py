@@ -17,12 +17,19 @@ from torch import nn
 
 from tests.support.previews import small_previews
 from training import encode_latents, evaluate, train
+from training.data import latents
 from training.data.image_set import ImageSet
 from training.evaluation.networks import CLASSIFIER, find_classifier
 from training.evaluation.second_stage import Sampling
 from training.metrics import classifier
 from training.model import release
-from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion, save_diffusion
+from training.model.latent_diffusion import (
+    LatentDiffusion,
+    load_autoencoder,
+    load_diffusion,
+    save_autoencoder,
+    save_diffusion,
+)
 from training.model.unet import UNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
@@ -81,17 +88,17 @@ def test_the_first_stage_is_a_release_with_all_about_it(first_stage: Path, bars:
     assert len((output / "losses.csv").read_text().splitlines()) == 6
     assert size_of(first_stage / "samples.png") == (10 * 66 + 2, 2 * 66 + 2)
     with torch.inference_mode():
-        latents = model.posterior(bars.pixels(bars.rows("train"))).sample() * model.latent_scale
-    assert float(latents.std()) == pytest.approx(1.0, abs=0.03)
+        z = model.posterior(bars.pixels(bars.rows("train"))).sample() * model.latent_scale
+    assert float(z.std()) == pytest.approx(1.0, abs=0.03)
     assert (first_stage / "autoencoder.safetensors").stat().st_mode == (first_stage / "card.md").stat().st_mode
 
 
 def test_the_second_stage_trains_on_given_latents_or_its_own_alike(
     first_stage: Path, bars_root: Path, classifier_file: Path, tmp_path: Path
 ) -> None:
-    latents = encode_latents.run(first_stage, bars_root, tmp_path / "latents")
+    encoded = encode_latents.run(first_stage, bars_root, tmp_path / "latents")
     given = [f"data.root={bars_root}", f"autoencoder={first_stage}", *SMALL_SECOND]
-    one = train.run("digits_diffusion", [*given, f"data.latents={latents}"], tmp_path / "one")
+    one = train.run("digits_diffusion", [*given, f"data.latents={encoded}"], tmp_path / "one")
     two = train.run("digits_diffusion", given, tmp_path / "two")
     model, description = load_diffusion(one)
     assert description.digest == release.read(two).digest
@@ -107,6 +114,28 @@ def test_the_second_stage_trains_on_given_latents_or_its_own_alike(
     assert scores["images"] == 6
     assert scores["class_accuracy_of_held_out_images"] == 1.0
     assert 0 <= scores["class_accuracy"] <= 1
+
+
+def test_an_imported_first_stage_without_a_scale_is_measured(
+    first_stage: Path, bars: ImageSet, bars_root: Path, tmp_path: Path
+) -> None:
+    autoencoder, _ = load_autoencoder(first_stage)
+    measured = float(autoencoder.latent_scale)
+    autoencoder.latent_scale.fill_(1.0)
+    about = {"imported_from": "model.ckpt", "latent_scale": {"value": 1.0, "from": "not measured"}}
+    imported = save_autoencoder(tmp_path / "first", autoencoder, name="first", image_size=16, lineage=about)
+    given = [f"data.root={bars_root}", f"autoencoder={tmp_path / 'first'}", *SMALL_SECOND]
+    model, release = load_diffusion(train.run("digits_diffusion", given, tmp_path / "run"))
+    assert float(model.autoencoder.latent_scale) == pytest.approx(measured, rel=0.05)
+    assert release.lineage["latent_scale"]["from"] == "measured"
+    assert release.lineage["autoencoder"] == imported.digest
+    encoded = latents.read(encode_latents.run(tmp_path / "first", bars_root, tmp_path / "latents"))
+    trained_on = latents.read(tmp_path / "run" / "latents")
+    assert torch.equal(encoded.moments, trained_on.moments)
+    stated = {**about, "latent_scale": {"value": 1.0, "from": "given"}}
+    save_autoencoder(tmp_path / "first", autoencoder, name="first", image_size=16, lineage=stated)
+    unscaled = latents.read(encode_latents.run(tmp_path / "first", bars_root, tmp_path / "unscaled"))
+    torch.testing.assert_close(unscaled.moments * float(model.autoencoder.latent_scale), encoded.moments)
 
 
 def test_training_again_replaces_the_release(first_stage: Path, bars_root: Path, tmp_path: Path) -> None:

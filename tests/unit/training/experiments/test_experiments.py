@@ -182,6 +182,7 @@ FLOW = ["model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"
             FLOW,
             "loss.min_snr_gamma: 5.0 is not allowed with zero_terminal_snr or the schedule 'flow': pure noise, where",
         ),
+        (SECOND, ["loss.norm=l1", "loss.min_snr_gamma=5"], "loss.min_snr_gamma: 5.0 is not allowed with loss.norm=l1"),
         (
             SECOND,
             ["model.diffusion.zero_terminal_snr=true", "model.diffusion.parameterisation=v"],

@@ -250,6 +250,15 @@ def test_no_field_says_what_would_be_so_without_it(name: str) -> None:
         assert not {key for key, value in given.items() if defaults[key] == value}
 
 
+def test_losses_are_those_of_the_released_files() -> None:
+    absolute = {name for name in MODELS if diffusion(name).loss.norm == "l1"}
+    assert absolute == {
+        "churches_ldm8", "inpainting_ldm4", "inpainting_ldm4_big", "layout_openimages_ldm4", "semantic_ldm4",
+    }  # fmt: skip
+    two_layers = {name for name in AUTOENCODERS if autoencoder(name).loss.adversarial_layers == 2}
+    assert two_layers == {"vq_f8", "vq_f16"}
+
+
 def file(name: str) -> Path:
     return compose.CONFIGS / "experiment" / f"{name}.yaml"
 

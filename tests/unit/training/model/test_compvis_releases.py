@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.support.compvis import TINY_FIRST_STAGE, change_config, random_state, tiny_checkpoint, write_checkpoint
 from tests.support.stable_diffusion import stable_diffusion, write_tokenizer
+from training.model.conditioners.layout import LayoutConditioner
 from training.model.interop.compvis import CompVisError
 from training.model.interop.compvis.options import Options
 from training.model.interop.compvis.release import import_release
@@ -79,6 +80,7 @@ def test_a_layout_model_takes_boxes_and_labels(tmp_path: Path) -> None:
     one = {"class": 3, "box": [0, 0, 0.5, 1], "group": True}
     value = {"boxes": [one], "crop": [0, 0, 1, 0.5]}
     layout = model.conditioners["layout"]
+    assert isinstance(layout, LayoutConditioner)
     assert layout.read(value) == [23, 0, 60, *[63] * 6, 0, 39], "as taming-transformers' builder: 3 objects and a crop"
     ids = convert(files, token_ids=True)
     assert ids.conditions["properties"]["coordinates_bbox"]["type"] == "array"

@@ -60,6 +60,13 @@ def test_min_snr_caps_the_weight_equally_in_every_parameterisation() -> None:
     assert [float(loss) for loss in losses] == pytest.approx([expected] * 3, rel=1e-5)
 
 
+def test_the_loss_is_the_mean_square_or_the_mean_absolute_value_of_the_error() -> None:
+    wrong, right, t = torch.full((1, 2, 3, 3), 3.0), torch.zeros(1, 2, 3, 3), torch.tensor([5])
+    diffusion = Diffusion(DiffusionConfig())
+    assert float(diffusion_loss(diffusion, wrong, right, t, min_snr_gamma=None)) == 9
+    assert float(diffusion_loss(diffusion, wrong, right, t, min_snr_gamma=None, norm="l1")) == 3
+
+
 @pytest.mark.parametrize("config", PURE_NOISE)
 def test_min_snr_gives_pure_noise_zero_weight(config: DiffusionConfig) -> None:
     """Why experiments refuse it there."""
