@@ -4,12 +4,14 @@ The ranks of a node share its disk, so one of them fetches the inputs. Rank 0 of
 """
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
 
 from kfp_pipelines.stages import entry, training
 from kfp_pipelines.train_job import exchange
+from kfp_pipelines.train_job.progress import StatusServer, report_progress
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
 from services.storage.uri import ObjectUri
@@ -30,7 +32,9 @@ def run(store: ObjectStore, prefix: str, rank: int) -> None:
     inputs = {field: str(folder / exchange.INPUTS / name) for field, name in stage["inputs"].items()}
     output = folder / exchange.TRAINING
     checkpoints = entry.find_checkpoints(stage["checkpoints"])
-    training.train(stage["experiment"], stage["overrides"], inputs, output, checkpoints)
+    server = StatusServer.of(os.environ) if rank == 0 else None
+    with report_progress(server, output):
+        training.train(stage["experiment"], stage["overrides"], inputs, output, checkpoints)
     if rank == 0:
         upload_result(store, output, prefix)
 
