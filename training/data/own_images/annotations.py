@@ -56,6 +56,7 @@ class Annotations:
         self.listed: dict[str, Annotation] = {}
         self.where: dict[str, str] = {}  # the row that lists an image
         self.complete = False  # whether a metadata file lists the images, so that others are left out
+        self.tables: dict[str, int] = {}  # rows of each table that lists images
         self.unread: dict[str, str] = {}  # tables that name no images, with the reason
         self.sidecars: dict[str, tuple[bytes, str]] = {}  # content and origin, by name
         self.planes: dict[str, Role] = {}  # the maps and masks that metadata names
@@ -92,6 +93,7 @@ class Annotations:
                 raise
             self.unread[name] = str(error).removeprefix(f"data.root: {origin} ").removeprefix("data.root: ")
             return
+        self.tables[name] = len(of_file)
         self.complete = self.complete or (is_metadata(name) and bool(of_file))
 
     def _add_row(self, name: str, where: str, raw: Mapping[str, Any], of_file: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Reads the files below a folder."""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,17 +21,17 @@ class Folder(Source):
         super().__init__(str(root), sorted(self._list(), key=lambda entry: (not is_table(entry.name), entry.name)))
 
     def _list(self) -> Iterator[Entry]:
+        start = len(os.path.join(self.root, ""))
         for folder, folders, files in os.walk(self.root, onerror=raise_unlistable):
             folders[:] = [name for name in folders if not is_hidden(name)]
             for file in files:
-                path = Path(folder, file)
-                if is_hidden(file) or not path.is_file():
+                path = os.path.join(folder, file)
+                if is_hidden(file) or (status := file_status(path)) is None:
                     continue
-                status = path.stat()
-                relative = path.relative_to(self.root).as_posix()
+                relative = path[start:]
                 name = clean(relative)
                 if name != relative:
-                    if name in self.paths or (self.root / name).is_file():
+                    if name in self.paths or os.path.isfile(os.path.join(self.root, name)):
                         raise DataError(f"data.root: two files are called {name} in {self.root}, once with composed "
                                         "and once with decomposed characters; rename one of them")  # fmt: skip
                     self.paths[name] = relative
@@ -44,9 +45,18 @@ class Folder(Source):
     def members(self, wanted: Wanted) -> Iterator[Member]:
         """See Source. Bodies are paths, so that threads read them."""
         for entry in self.entries:
-            path = self.root / self.paths.get(entry.name, entry.name)
-            yield Member(entry.name, path if wanted(entry.name) else None, str(path))
+            path = os.path.join(self.root, self.paths.get(entry.name, entry.name))
+            yield Member(entry.name, Path(path) if wanted(entry.name) else None, path)
             self.position += entry.size
+
+
+def file_status(path: str) -> os.stat_result | None:
+    """Return the status of a regular file, or None: a link may lead nowhere, and a pipe would never end."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def raise_unlistable(error: OSError) -> None:

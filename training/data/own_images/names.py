@@ -21,6 +21,7 @@ MAP_ENDING, MASK_ENDING = ".map.png", ".mask.png"
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 METADATA = "metadata.jsonl"
 LINE_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+TABLE_ENDINGS = (*LINE_TABLES, ".json", ".parquet")
 JSON_TABLE = re.compile(
     r"metadata|labels|captions|annotations|dataset|train|val|validation|test|_annotations\.coco"
     r"|(captions|instances)_(train|val|test)\d*"
@@ -54,14 +55,18 @@ def may_be_image(name: str) -> bool:
 
 def is_table(name: str) -> bool:
     """Return whether a file of this name may describe images, one per line or entry."""
+    if not name.lower().endswith(TABLE_ENDINGS):
+        return False
     stem, ending = posixpath.splitext(posixpath.basename(name).lower())
     return ending in LINE_TABLES or (ending == ".json" and JSON_TABLE.fullmatch(stem) is not None) or is_metadata(name)
 
 
 def is_metadata(name: str) -> bool:
     """Return whether a file of this name lists the images of a set: others beside them are left out."""
+    if not name.lower().endswith(TABLE_ENDINGS):
+        return False
     stem, ending = posixpath.splitext(posixpath.basename(name).lower())
-    return stem == "metadata" and ending in (*LINE_TABLES, ".json", ".parquet")
+    return stem == "metadata" and ending in TABLE_ENDINGS
 
 
 def is_tar(name: str) -> bool:

@@ -24,7 +24,7 @@ def first_stage(tmp_path: Path) -> Path:
         (
             "emoji_text",
             ["data.image_size=28"],
-            "7x7 latents cannot be halved 2 times; set data.image_size=32, here and",
+            "7x7 latents cannot be halved 2 times; set data.image_size=32",
         ),
         ("emoji_text", ["data.image_size=30"], "data.image_size: 30 is not allowed; permitted: multiples of 4, as the"),
         ("emoji_text", ["data.channels=3"], "data.channels: 3; the autoencoder"),

@@ -1,0 +1,98 @@
+"""An inspection tells what a source holds before anything is prepared."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.own_images import Files, json_lines, noise_png, write_folder, write_tars
+from training.data.image_set import DataError
+from training.data.own_images import decoding
+from training.data.own_images.inspection import Inspection, inspect
+from training.data.own_images.looks import near_duplicates, odd_ones
+from training.previews import inspection_sheet
+
+
+def inspected(tmp_path: Path, files: Files, count: int = 100) -> Inspection:
+    return inspect(write_folder(tmp_path / "pets", files), count)
+
+
+def test_folders_of_splits_and_classes(tmp_path: Path) -> None:
+    files = {f"{split}/{kind}/{n}.png": noise_png(n) for split in ("train", "test") for kind in "ab" for n in range(3)}
+    found = inspected(tmp_path, files | {"train/a/0.txt": b"first", "train/a/9.txt": b"alone", "x.mp4": b""})
+    assert (found.kind, found.images, len(found.looks), found.channels) == ("folder", 12, 12, 3)
+    assert (found.labels_from, found.classes) == ("folders", {"a": 6, "b": 6})
+    assert found.splits == {"train": 6, "held_out": 6}
+    assert (found.with_text, found.texts) == (1, ["first"])
+    assert found.left_out == {"caption beside no image": ["train/a/9"], "not read: .mp4": ["x.mp4"]}
+
+
+def test_tables_and_what_they_leave_out(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{n}.png", "text": f"t{n}", "label": "cat"} for n in (0, 1, 7)]
+    files = {f"{n}.png": noise_png(n) for n in range(3)} | {"4.png": b"broken"}
+    found = inspected(tmp_path, files | {"metadata.jsonl": json_lines(*rows), "sales.csv": b"a,b\n1,2"})
+    assert (found.images, found.classes, found.with_text) == (2, {"cat": 2}, 2)
+    assert found.tables["metadata.jsonl"] == "3 rows"
+    assert "has the columns a, b" in found.tables["sales.csv"]
+    assert found.left_out["not in the metadata"] == ["2.png", "4.png"]
+    assert found.left_out["listed, but missing"] == ["7.png"]
+    assert found.left_out["cannot be used: not a picture"] == ["4.png"]
+
+
+def test_few_images_are_opened_and_a_stream_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[bytes] = []
+    open_image = decoding.open_image
+
+    def count(data: bytes, *arguments: Any) -> Any:
+        opened.append(data)
+        return open_image(data, *arguments)
+
+    monkeypatch.setattr(decoding, "open_image", count)
+    files = {f"{kind}/{n:02}.png": noise_png(n) for kind in "abcd" for n in range(25)}
+    found = inspected(tmp_path, files, count=10)
+    assert (found.images, len(found.looks), len(opened)) == (100, 10, 10)
+    assert set(found.labels.values()) == set("abcd"), "they are spread over the set"
+    stream = inspect(write_tars(tmp_path / "tars", files), 10)
+    assert (stream.kind, stream.images, stream.complete) == ("tars", 10, False)
+
+
+def test_near_duplicates_and_odd_ones(tmp_path: Path) -> None:
+    photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((120, 120))
+    files = {f"cat/{n}.png": noise_png(n, (100, 100)) for n in range(30)}
+    for name, image in {
+        "dog/photo.jpg": photo,
+        "cat/again.jpg": photo.resize((90, 90)),
+        "cat/flat.png": Image.new("RGB", (100, 100), "red"),
+        "cat/wide.png": photo.resize((400, 100)).crop((0, 0, 400, 99)),
+        "cat/grey.png": photo.convert("L").rotate(90),
+        "cat/tiny.png": photo.rotate(180).resize((20, 20)),
+    }.items():
+        file = io.BytesIO()
+        image.save(file, "JPEG" if name.endswith("jpg") else "PNG")
+        files[name] = file.getvalue()
+    found = inspected(tmp_path, files)
+    assert near_duplicates(found.looks) == [("cat/again.jpg", "dog/photo.jpg")]
+    assert odd_ones(found.looks, found.labels, found.classes) == {
+        "much smaller than the others": ["cat/tiny.png"],
+        "one side is 3 times the other": ["cat/wide.png"],
+        "of one colour": ["cat/flat.png"],
+        "grey among colour": ["cat/grey.png"],
+        "the only one of its class": ["dog/photo.jpg"],
+    }
+
+
+def test_the_sheet_is_a_picture_with_any_name_and_class(tmp_path: Path) -> None:
+    found = inspected(tmp_path, {f"{kind}/{n}.png": noise_png(n) for kind in ("$a$_{", "日本") for n in range(3)})
+    inspection_sheet.save(tmp_path / "sheet.png", found)
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.size == (1200, 950)
+
+
+def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is empty"):
+        inspect(str(tmp_path), 10)
