@@ -99,8 +99,8 @@ class Chaos:
         self.workers = [self._supervised("worker", skew) for skew in (3600, -3600)]
 
     def _supervised(self, role: str, skew: int) -> Supervised:
-        first = CONTROLLED.format(control=str(self.control), role=role, skew=skew)
-        return Supervised(self.stack.root, role, self._environment(role), first)
+        code = CONTROLLED.format(control=str(self.control), role=role, skew=skew)
+        return Supervised(self.stack.root, role, self._environment(role), before_imports=code)
 
     def _environment(self, role: str) -> dict[str, str]:
         settings = self.stack.settings(role)  # type: ignore[arg-type]

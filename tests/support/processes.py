@@ -8,13 +8,25 @@ import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
+
+from tests.support import fork_server
+
+Child: TypeAlias = "subprocess.Popen[bytes] | fork_server.Forked"
 
 
-def launch(name: str, log: Path, first: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start `darkroom NAME` as a process that appends to `log`. first: Python code to run before."""
+def launch(name: str, log: Path, first: str, environment: Mapping[str, str], before_imports: str = "") -> Child:
+    """Start `darkroom NAME` as a process that appends to `log`. first: Python code to run before.
+
+    The process is forked from one that has made its imports. With `before_imports`, which is Python code too, or with
+    variables of other programs, which an import may read, it makes them itself.
+    """
+    code = f"{before_imports}\n{first}\nfrom services import cli\ncli.main()"
+    if not before_imports and all(variable.startswith("DARKROOM_") for variable in environment):
+        return fork_server.server(fork_server.SERVICES).start(code, [name], log, {**os.environ, **environment})
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-c", f"{first}\nfrom services import cli\ncli.main()", name],
+            [sys.executable, "-c", code, name],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
@@ -25,8 +37,10 @@ def launch(name: str, log: Path, first: str, environment: Mapping[str, str]) -> 
 class Supervised:
     """A `darkroom NAME` process of the stack in `root` that is restarted whenever it ends, as Kubernetes does."""
 
-    def __init__(self, root: Path, name: str, environment: Mapping[str, str], first: str = "") -> None:
-        self.name, self.first = name, first
+    def __init__(
+        self, root: Path, name: str, environment: Mapping[str, str], first: str = "", before_imports: str = ""
+    ) -> None:
+        self.name, self.first, self.before_imports = name, first, before_imports
         self.environment = {"DARKROOM_ROOT": str(root), **environment}
         self.log = root / "logs" / f"supervised-{name}-{uuid.uuid4().hex[:6]}.log"
         self.starts = 0
@@ -49,9 +63,9 @@ class Supervised:
             self.child.kill()
         self.child.wait()
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    def _start(self) -> Child:
         self.starts += 1
-        return launch(self.name, self.log, self.first, self.environment)
+        return launch(self.name, self.log, self.first, self.environment, self.before_imports)
 
     def _watch(self) -> None:
         while not self._ending.wait(0.2):

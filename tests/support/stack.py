@@ -20,7 +20,7 @@ from sqlalchemy import Engine, text
 from services.job_queue.states import TERMINAL
 from services.local_stack.logins import Role
 from services.settings import Settings
-from tests.support.processes import launch
+from tests.support.processes import Child, launch
 from tests.support.releases import make_tiny_release
 
 
@@ -121,10 +121,13 @@ class Stack:
         return {row.index: store.get(row.key) for row in self.outputs(job_id)}
 
     @contextmanager
-    def process(self, name: str, *, first: str = "", **environment: str) -> Iterator["Process"]:
-        """Run `darkroom NAME` as a process until the context ends. first: Python code to run before."""
+    def process(
+        self, name: str, *, first: str = "", before_imports: str = "", **environment: str
+    ) -> Iterator["Process"]:
+        """Run `darkroom NAME` as a process until the context ends. See `launch`."""
         log = self.root / "logs" / f"test-{name}-{uuid.uuid4().hex[:6]}.log"
-        child = launch(name, log, first, {"DARKROOM_ROOT": str(self.root), **environment})
+        variables = {"DARKROOM_ROOT": str(self.root), **environment}
+        child = launch(name, log, first, variables, before_imports)
         process = Process(child, log)
         try:
             yield process
@@ -154,7 +157,7 @@ class Stack:
 class Process:
     """A running process and its log."""
 
-    child: "subprocess.Popen[bytes]"
+    child: Child
     log: Path
 
     def wait_for(self, words: str, timeout: float = 40) -> None:

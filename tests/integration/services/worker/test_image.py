@@ -97,7 +97,7 @@ def test_the_slim_image_migrates(installed: Path, stack: Stack) -> None:
 
 def test_the_slim_image_dispatches(stack: Stack, worker: Process) -> None:
     """It plans, hints and finalizes without torch."""
-    with stack.process("dispatcher", first=WITHOUT) as process:
+    with stack.process("dispatcher", before_imports=WITHOUT) as process:
         process.wait_for("serves")
         job_id = stack.submit({"items": [{"class_label": 1}], "steps": 2})
         assert stack.wait(job_id).state == "succeeded"

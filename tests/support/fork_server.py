@@ -1,0 +1,150 @@
+"""Processes that start in a tenth of a second, because they are forked from one that has made their imports.
+
+Importing a module of the project has no effect, which a test holds, so a process that is forked after the imports runs
+as one that made them itself. It has its own environment, arguments, output, threads and signals, and ends as any
+process does. Its parent is the server, which is asked for its exit status.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SERVICES = (
+    "services.cli.processes",
+    "services.dispatcher.dispatcher",
+    "services.exporter",
+    "services.observability.logs",
+    "services.process.celery_app",
+    "services.worker.worker",
+)
+TRAINING = ("training.train", "training.runs.autoencoder", "training.runs.diffusion", "services.storage.object_store")
+
+
+class Forked:
+    """A forked process, with the methods of subprocess.Popen."""
+
+    def __init__(self, server: "ForkServer", pid: int) -> None:
+        self._server = server
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while the process runs."""
+        if self.returncode is None:
+            self.returncode = self._server.ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        """Return the exit status of the process when it ends. Raises subprocess.TimeoutExpired."""
+        deadline = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(0.01)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:  # it keeps its number until the server is asked for its status
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    """A process that has imported `modules` and forks others. Several threads may use it."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", __name__, str(theirs.fileno()), *modules]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        self._file = ours.makefile("rw")
+        self._lock = threading.Lock()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the server. Processes that it forked go on."""
+        self._file.close()
+        self._process.wait()
+
+    def start(self, code: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> Forked:
+        """Run Python code in a new process that appends to `log`. arguments: the rest of its sys.argv."""
+        log.touch()  # for who reads it at once
+        request = {"code": code, "arguments": arguments, "log": str(log), "environment": dict(environment)}
+        return Forked(self, self.ask(request))
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        """Send a request and return the answer."""
+        with self._lock:
+            self._file.write(json.dumps(request) + "\n")
+            self._file.flush()
+            return json.loads(self._file.readline())
+
+
+@cache
+def server(modules: tuple[str, ...]) -> ForkServer:
+    """Return the server of this process that has imported `modules`. It ends with this process."""
+    return ForkServer(modules)
+
+
+def serve(file: int, modules: Sequence[str]) -> str | None:
+    """Import `modules` and answer requests. Returns the code to run in a forked process, and None in the server."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the tests end the processes
+    for module in modules:
+        importlib.import_module(module)
+    assert threading.active_count() == 1, "a fork copies no other thread, and whatever lock that one holds"
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=file) as connection, connection.makefile("rw") as lines:
+        for line in lines:
+            request = json.loads(line)
+            answer = poll(request["poll"]) if "poll" in request else os.fork()
+            if answer == 0 and "code" in request:
+                break
+            lines.write(json.dumps(answer) + "\n")
+            lines.flush()
+        else:
+            return None
+    become(request)
+    return str(request["code"])
+
+
+def poll(pid: int) -> int | None:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def become(request: Mapping[str, Any]) -> None:
+    """Give this process the environment, the arguments, the files and the signals of a new one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
+    os.close(log)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv[1:] = request["arguments"]
+    gc.unfreeze()
+
+
+if __name__ == "__main__":
+    code = serve(int(sys.argv[1]), sys.argv[2:])
+    if code is not None:
+        exec(code, {"__name__": "__main__"})
