@@ -7,4 +7,10 @@ JOB = {
     "guidance_scale": 2.0,
     "seed": 7,
 }
-LONG = {"items": [{"class_label": label} for label in range(10)], "images_per_item": 16, "steps": 40, "seed": 1}
+LONG = {
+    "items": [{"class_label": label} for label in range(10)],
+    "images_per_item": 16,
+    "steps": 24,
+    "guidance_scale": 1.0,
+    "seed": 1,
+}

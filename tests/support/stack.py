@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -22,6 +22,9 @@ from services.local_stack.logins import Role
 from services.settings import Settings
 from tests.support.processes import Child, launch
 from tests.support.releases import make_tiny_release
+
+if TYPE_CHECKING:
+    from services.storage.object_store import ObjectStore
 
 
 def start_stack(root: Path) -> "Stack":
@@ -66,6 +69,7 @@ class Stack:
 
     def __post_init__(self) -> None:
         self._engines: dict[str, Engine] = {}
+        self._store: ObjectStore | None = None
 
     def settings(self, role: Role) -> Settings:
         from services.settings import load
@@ -82,7 +86,9 @@ class Stack:
     def store(self) -> Any:
         from services.storage.object_store import ObjectStore
 
-        return ObjectStore.connect(self.settings("worker"))
+        if self._store is None:  # a client takes 70 ms
+            self._store = ObjectStore.connect(self.settings("worker"))
+        return self._store
 
     def submit(self, request: dict[str, Any], model: str = "tiny@production", **columns: Any) -> uuid.UUID:
         """Insert a job with the submitter's login. Returns its id. columns: further columns of the row."""

@@ -93,7 +93,7 @@ def test_a_release_that_cannot_be_loaded_fails_its_job(stack: Stack, dispatcher:
 
 
 def test_a_cancelled_job_is_completed_by_a_revision(stack: Stack, dispatcher: Process, worker: Process) -> None:
-    job_id = stack.submit({**LONG, "steps": 60})
+    job_id = stack.submit({**LONG, "steps": 40})
     deadline = time.monotonic() + 60
     while stack.job(job_id).succeeded == 0:
         assert time.monotonic() < deadline
@@ -120,7 +120,7 @@ def test_a_cancelled_job_is_completed_by_a_revision(stack: Stack, dispatcher: Pr
 
 
 def test_a_deadline_ends_a_running_job(stack: Stack, dispatcher: Process, worker: Process) -> None:
-    job_id = stack.submit({**LONG, "steps": 200}, deadline=f"{datetime.now(UTC) + timedelta(seconds=4):%F %T.%f+00}")
+    job_id = stack.submit({**LONG, "steps": 200}, deadline=f"{datetime.now(UTC) + timedelta(seconds=2):%F %T.%f+00}")
     row = stack.wait(job_id, timeout=30)
     assert row.state in ("failed", "partial")
     assert row.succeeded + row.failed == 160
