@@ -7,8 +7,6 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
@@ -27,12 +25,6 @@ from tests.support.chart import (
 )
 
 every = pytest.mark.parametrize("name", MATRIX)
-CUSTOM = {
-    "ScaledObject": ScaledObject,
-    "TriggerAuthentication": TriggerAuthentication,
-    "PodMonitor": PodMonitor,
-    "PrometheusRule": PrometheusRule,
-}
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 # Only rules about YAML that would be read differently than it looks, none about style.
 LINT = YamlLintConfig("""
@@ -42,14 +34,23 @@ rules: {line-length: disable, document-start: disable, braces: disable, comments
 """)
 
 
+@pytest.fixture(scope="module")
+def custom_kinds() -> dict[str, Any]:
+    """Return models of custom resources, whose import takes seconds, which only this process of the tests pays."""
+    from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
+    from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
+
+    return {kind.__name__: kind for kind in (ScaledObject, TriggerAuthentication, PodMonitor, PrometheusRule)}
+
+
 @every
 @pytest.mark.parametrize("version", ["1.30", "1.33", "1.36"])
-def test_objects_match_their_schemas(name: str, version: str) -> None:
+def test_objects_match_their_schemas(name: str, version: str, custom_kinds: dict[str, Any]) -> None:
     for one in objects(name):
-        if one["kind"] in CUSTOM:
+        if one["kind"] in custom_kinds:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # from cloudcoil's serializer
-                CUSTOM[one["kind"]].model_validate(one)
+                custom_kinds[one["kind"]].model_validate(one)
         else:
             kubernetes_validate.validate(one, version, strict=True)
 
