@@ -13,7 +13,6 @@ from tests.support.comparison import random_weights, relative_error
 from training.model import conditioners
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner
-from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.token_ids import TokenIdsConditioner
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.interop import huggingface
@@ -51,6 +50,9 @@ SMALL = {"channels": 32, "multipliers": (1, 2), "res_blocks": 1, "attention_fact
         {"attention_factors": (1, 2), "heads": 1},
         {"attention_factors": (1, 2), "head_width": None},
         {"heads": 4, "head_width": None},  # one attentive width: a fixed number is a fixed width
+        {"norm_eps": 1e-6, "norm_groups": 16, "frequency_shift": 1.0, "asymmetric_downsampling": True},
+        {"middle_attention": False, "attention_factors": ()},
+        {"context_width": 24, "attention_factors": (1, 2), "level_heads": (4, 2)},
         {"attention_factors": (1,), "scale_shift": True, "resample_in_blocks": True},
         {"context_width": 24, "attention_factors": (1, 2), "transformer_depth": 2},
         {"context_width": 24, "attention_factors": (1, 2), "heads": 4, "head_width": None},
@@ -111,9 +113,15 @@ def test_noise_schedules(config: DiffusionConfig, tmp_path: Path) -> None:
     assert relative_error(theirs.alphas_cumprod.double().sqrt(), torch.as_tensor(Diffusion(config).alpha)) < 1e-5
 
 
-def test_flow_matching_is_refused() -> None:
-    with pytest.raises(huggingface.ExportError, match=r"diffusion\.schedule: 'flow' cannot be exported: .* from 1"):
-        scheduler_component(DiffusionConfig("flow", parameterisation="flow"))
+@pytest.mark.parametrize("changes", [{}, {"frequency_shift": 1.0}, {"channels": 33, "norm_groups": 11}])
+@torch.inference_mode()
+def test_timesteps_that_count_from_one(changes: dict[str, Any], tmp_path: Path) -> None:
+    """As those of flow matching in diffusers."""
+    torch.manual_seed(0)
+    ours = random_weights(UNet(UNetConfig(**{**SMALL, "attention_factors": (), "middle_attention": False, **changes})))
+    theirs = load(unet_component(ours, latent_size=8, first_timestep=1), tmp_path)
+    x, t = torch.randn(3, 4, 8, 8), torch.tensor([0.0, 3.0, 999.0])
+    assert relative_error(ours(x, t), theirs(x, t + 1).sample) < 1e-5
 
 
 # -- what diffusers cannot express -----------------------------------------------------------------
@@ -173,7 +181,6 @@ def test_autoencoders_that_are_refused(changes: dict[str, Any], message: str) ->
             {"a": ClassConditioner(2, 24), "b": ClassConditioner(2, 24)},
             "conditioners: a, b cannot be exported together; permitted: one",
         ),
-        ({"map": SemanticMapConditioner(5, 3, 1)}, "conditioners.map: a SemanticMapConditioner that enters by concat"),
         (
             {"ids": TokenIdsConditioner(11, 4, 128, 1, entry="time_embedding")},
             "conditioners.ids: a TokenIdsConditioner that enters by time_embedding",

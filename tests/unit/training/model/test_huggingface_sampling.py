@@ -1,5 +1,6 @@
 """What the README of an export samples with diffusers is what we sample."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +12,21 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
+from tests.support import diffusers_folders as made
 from tests.support.comparison import random_weights, relative_error
 from training.model import conditioners, solvers
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner
+from training.model.conditioners.frozen_text import FrozenTextConditioner
+from training.model.conditioners.layout_map import LayoutMapConditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
 from training.model.conditioners.masked_image import MaskedImageConditioner
+from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.token_ids import TokenIdsConditioner
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.interop import huggingface
+from training.model.interop.huggingface import reading as huggingface_reading
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.solver_step import advance
 from training.model.spacing import levels
@@ -30,8 +36,11 @@ diffusers = pytest.importorskip("diffusers")
 
 CLASSES, STEPS, SCALE = 5, 10, 2.0  # SCALE is that of the README
 SIZE, LATENT = 32, 16
-GUIDED = ("class", "class_time", "text", "short_text", "ids")
+UNREAD = ("ids", "low_resolution", "semantic_map", "layout_map")  # their folders do not say what the inputs mean
+GUIDED = ("class", "class_time", "text", "short_text", "clip", "ids")
 V = {"parameterisation": "v"}
+FLOW = {"schedule": "flow", "parameterisation": "flow"}
+COORDINATES = {"coordinates": True}
 VQ = {"regularisation": "vq", "codebook_size": 64}
 
 
@@ -42,7 +51,16 @@ def word_pieces() -> bytes:
     return BertWordPieceTokenizer(vocabulary, lowercase=True).to_str().encode()
 
 
-def model(kind: str, autoencoder: dict[str, Any], diffusion: dict[str, Any]) -> LatentDiffusion:
+def clip(width: int, folder: Path) -> FrozenTextConditioner:
+    """A frozen text encoder of 16 channels, as Stable Diffusion's."""
+    made.clip_tokenizer(folder / "words")
+    made.clip(hidden_size=16, intermediate_size=32).save_pretrained(folder / "words")
+    return FrozenTextConditioner.from_folder(folder / "words", 77, width, masked=False)
+
+
+def model(
+    kind: str, autoencoder: dict[str, Any], diffusion: dict[str, Any], unet: dict[str, Any], folder: Path
+) -> LatentDiffusion:
     """A latent diffusion model over 2x16x16 latents."""
     torch.manual_seed(0)
     shape = {"image_channels": 3, "latent_channels": 2, "channels": 32, "multipliers": (1, 1), "res_blocks": 1}
@@ -60,17 +78,23 @@ def model(kind: str, autoencoder: dict[str, Any], diffusion: dict[str, Any]) -> 
             fields["caption"] = TextConditioner(24, 2, length, heads=2, head_width=8, assets=assets)
         case "ids":
             fields["ids"] = TokenIdsConditioner(11, 4, 24, 1, heads=2, head_width=8, padding=3)
+        case "clip":
+            fields["caption"] = clip(24, folder)
+        case "semantic_map":
+            fields["map"] = SemanticMapConditioner(5, 3, 1)
+        case "layout_map":
+            fields["layout"] = LayoutMapConditioner(2, 3)
         case "low_resolution":
             fields["image"] = LowResolutionConditioner(channels=2)
             first.latent_scale.fill_(1.0)  # which the pipeline for it takes for granted
         case "masked_image":
             fields["image"] = MaskedImageConditioner(factor=2)
-    context_width = 24 if kind in ("class", "text", "short_text", "ids") else None
-    maps = {"low_resolution": 2, "masked_image": 3}.get(kind, 0)
+    context_width = 24 if kind in ("class", "text", "short_text", "clip", "ids") else None
+    maps = {"low_resolution": 2, "masked_image": 3, "semantic_map": 3, "layout_map": 3}.get(kind, 0)
     denoiser = UNet(
         UNetConfig(
             in_channels=2 + maps, out_channels=2, channels=32, multipliers=(1, 2), res_blocks=1, attention_factors=(2,),
-            head_width=16, context_width=context_width,
+            head_width=16, context_width=context_width, **unet,
         )
     )  # fmt: skip
 
@@ -85,7 +109,7 @@ def model(kind: str, autoencoder: dict[str, Any], diffusion: dict[str, Any]) -> 
 @torch.inference_mode()
 def sampled(model: LatentDiffusion, noise: Tensor, values: list[Any] | None, scale: float) -> Tensor:
     """Our own DDIM at the released models' timesteps, ending at the level of timestep 0; with guidance."""
-    spacing = "trailing" if model.diffusion.config.zero_terminal_snr else "leading"
+    spacing = "trailing" if model.diffusion.config.ends_in_pure_noise else "leading"
     trajectory = solvers.ddim(levels(model.diffusion, STEPS, spacing))
     state = torch.zeros(len(noise), trajectory.A.shape[1], *noise.shape[1:])
     state[:, 0] = noise
@@ -111,12 +135,16 @@ def values_of(kind: str, program: dict[str, Any]) -> list[Any] | None:
     match kind:
         case "class" | "class_time":
             return [0, 1, 2, 3]
-        case "text" | "short_text":
+        case "text" | "short_text" | "clip":
             return ["a photograph", "a drawing"]
         case "ids":
             return [[0] * 4, [1] * 4]
         case "low_resolution":
             return list(program["low_resolution"])
+        case "semantic_map":
+            return list(program["labels"])
+        case "layout_map":
+            return [{"boxes": [{"class": n, "box": box} for n, box in one]} for one in program["layouts"]]
         case "masked_image":
             return [{"image": program["originals"][0], "mask": program["hole"][0, 0]}]
     return None
@@ -144,7 +172,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch(diffusers.DDIMScheduler, "step", lambda args, _: seen.steps.append(args[3]))
+    for scheduler in (diffusers.DDIMScheduler, diffusers.FlowMatchEulerDiscreteScheduler):
+        watch(scheduler, "step", lambda args, _: seen.steps.append(args[3]))
     for each in (diffusers.AutoencoderKL, diffusers.VQModel):
         watch(each, "decode", lambda args, answer: seen.decoded.append((args[1], answer[0])))
     return seen
@@ -157,20 +186,38 @@ def example(folder: Path) -> str:
     return str(found.replace("50", str(STEPS)))
 
 
+def check_equal(found: Any, ours: LatentDiffusion) -> None:
+    """What was exported is read as the same model."""
+    assert found.architecture() == json.loads(json.dumps(ours.architecture()))
+    state = found.state_dict()
+    for name, tensor in ours.state_dict().items():
+        if name == "unet.time.0.weight":  # which flow matching rotates, and rotates back
+            torch.testing.assert_close(state[name], tensor)
+        else:
+            assert torch.equal(state[name], tensor), name
+
+
 @pytest.mark.parametrize(
-    ("kind", "diffusion", "autoencoder", "loads"),
+    ("kind", "diffusion", "autoencoder", "unet", "loads"),
     [
-        ("none", {}, {}, "LDMPipeline"),
-        ("class", {"parameterisation": "v", "zero_terminal_snr": True}, {}, "StableDiffusionPipeline"),
-        ("class_time", {"parameterisation": "x0"}, {}, "UNet2DModel"),
-        ("text", V, {}, "LDMTextToImagePipeline"),
-        ("short_text", V, {}, "UNet2DConditionModel"),
-        ("ids", V, {}, "UNet2DConditionModel"),
-        ("low_resolution", V, {}, "LDMSuperResolutionPipeline"),
-        ("masked_image", V, {}, "UNet2DModel"),
-        ("none", V, VQ, "LDMPipeline"),
-        ("class", V, VQ, "UNet2DConditionModel"),
-        ("text", V, VQ, "LDMTextToImagePipeline"),
+        ("none", {}, {}, {}, "LDMPipeline"),
+        ("class", {"parameterisation": "v", "zero_terminal_snr": True}, {}, {}, "StableDiffusionPipeline"),
+        ("class_time", {"parameterisation": "x0"}, {}, {}, "UNet2DModel"),
+        ("text", V, {}, {}, "LDMTextToImagePipeline"),
+        ("short_text", V, {}, {}, "UNet2DConditionModel"),
+        ("ids", V, {}, {}, "UNet2DConditionModel"),
+        ("low_resolution", V, {}, {}, "LDMSuperResolutionPipeline"),
+        ("masked_image", V, {}, {}, "UNet2DModel"),
+        ("none", V, VQ, {}, "LDMPipeline"),
+        ("class", V, VQ, {}, "UNet2DConditionModel"),
+        ("text", V, VQ, {}, "LDMTextToImagePipeline"),
+        ("clip", V, {}, {}, "StableDiffusionPipeline"),
+        ("clip", V, VQ, {}, "UNet2DConditionModel"),
+        ("semantic_map", V, {}, {}, "UNet2DModel"),
+        ("layout_map", V, {}, COORDINATES, "UNet2DModel"),
+        ("none", FLOW, {}, {}, "UNet2DModel"),
+        ("class", FLOW, {}, COORDINATES, "UNet2DConditionModel"),
+        ("text", FLOW, {}, {}, "UNet2DConditionModel"),
     ],
 )
 @torch.inference_mode()
@@ -178,17 +225,18 @@ def test_the_readme_s_example_samples_our_images(
     kind: str,
     diffusion: dict[str, Any],
     autoencoder: dict[str, Any],
+    unet: dict[str, Any],
     loads: str,
     tmp_path: Path,
     recorded: Recorded,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ours = model(kind, autoencoder, diffusion)
-    assert huggingface.export_diffusion(ours, tmp_path, name="small", image_size=SIZE) == loads
-    monkeypatch.chdir(tmp_path)
+    ours, folder = model(kind, autoencoder, diffusion, unet, tmp_path), tmp_path / "out"
+    assert huggingface.export_diffusion(ours, folder, name="small", image_size=SIZE) == loads
+    monkeypatch.chdir(folder)
     program: dict[str, Any] = {}
     torch.manual_seed(1)
-    exec(example(tmp_path), program)
+    exec(example(folder), program)
 
     noise, ((latents, images),) = recorded.steps[0], recorded.decoded
     values = values_of(kind, program)
@@ -198,6 +246,8 @@ def test_the_readme_s_example_samples_our_images(
     assert relative_error(latents * ours.autoencoder.latent_scale, expected) < 1e-4
     assert relative_error(images, ours.autoencoder.decode(expected)) < 1e-4
     assert len(program["images"]) == len(noise)
+    if kind not in UNREAD and not unet:
+        check_equal(huggingface_reading.read(folder).model, ours)
     if kind == "masked_image":
         known = ~program["hole"].expand_as(images)
         assert torch.equal(program["images"][known], program["originals"][known])

@@ -10,7 +10,14 @@ from typing import Any
 
 from training.model import release
 from training.model.autoencoder import Autoencoder
-from training.model.interop.huggingface.component import Component, ExportError, model_config, write_json
+from training.model.interop.huggingface.component import (
+    OURS,
+    Component,
+    ExportError,
+    model_config,
+    write_json,
+    write_tensors,
+)
 from training.model.interop.huggingface.conditions import export_conditions
 from training.model.interop.huggingface.first_stage import autoencoder_component
 from training.model.interop.huggingface.pipelines import (
@@ -20,7 +27,7 @@ from training.model.interop.huggingface.pipelines import (
     readme,
     sampling_example,
 )
-from training.model.interop.huggingface.scheduler import scheduler_component
+from training.model.interop.huggingface.scheduler import first_timestep, scheduler_component
 from training.model.interop.huggingface.unet import unet_component
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion
 
@@ -41,7 +48,7 @@ def export(source: Path, folder: Path) -> str:
         model, _ = load_autoencoder(source)
         return export_autoencoder(model, folder, name=description.name, image_size=height)
     diffusion, _ = load_diffusion(source)
-    return export_diffusion(diffusion, folder, name=description.name, image_size=height)
+    return export_diffusion(diffusion, folder, name=description.name, image_size=height, guided=description.guided)
 
 
 def export_autoencoder(model: Autoencoder, folder: Path, *, name: str, image_size: int) -> str:
@@ -53,20 +60,24 @@ def export_autoencoder(model: Autoencoder, folder: Path, *, name: str, image_siz
     return component.class_name
 
 
-def export_diffusion(model: LatentDiffusion, folder: Path, *, name: str, image_size: int) -> str:
+def export_diffusion(model: LatentDiffusion, folder: Path, *, name: str, image_size: int, guided: bool = True) -> str:
     """Write each part into its own folder, and `model_index.json` if a stock pipeline can combine them.
 
-    Returns and raises as `export`.
+    guided: whether the null condition was trained, which only Darkroom reads. Returns and raises as `export`.
     """
     conditions = export_conditions(model.conditioners)
     autoencoder = autoencoder_component(model.autoencoder, image_size=image_size)
     denoiser = unet_component(
         model.unet,
         latent_size=image_size // model.autoencoder.config.factor,
-        tokens=conditions.table if conditions.kind == "tokens" else None,
+        projection=conditions.projection,
         labels=conditions.table if conditions.kind == "labels" else None,
+        first_timestep=first_timestep(model.diffusion.config),
     )
-    pipeline = choose_pipeline(conditions, autoencoder, denoiser)
+    denoiser.config[OURS] = {"field": next(iter(model.conditioners), None), "guided": guided}
+    pipeline = None
+    if model.diffusion.config.schedule != "flow" and not model.unet.config.coordinates:
+        pipeline = choose_pipeline(conditions, autoencoder, denoiser)
     parts = {
         "vae" if pipeline == "StableDiffusionPipeline" else "vqvae": autoencoder,
         "unet": denoiser,
@@ -78,7 +89,8 @@ def export_diffusion(model: LatentDiffusion, folder: Path, *, name: str, image_s
         component.write(folder / part)
     if pipeline is not None:
         write_json(folder / "model_index.json", model_index(pipeline, parts))
-    (folder / "README.md").write_text(readme(name, sampling_example(pipeline, conditions, parts)))
+    write_tensors(folder / "conditions.safetensors", conditions.tensors)
+    (folder / "README.md").write_text(readme(name, sampling_example(pipeline, conditions, parts, model.unet.config)))
     return pipeline or denoiser.class_name
 
 

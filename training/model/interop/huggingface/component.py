@@ -40,12 +40,16 @@ class Component:
         write_json(folder / self.config_file, self.config)
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
-        if self.tensors:
-            path = folder / self.weights_file
-            path.touch()
-            mode = path.stat().st_mode  # the usual permissions; safetensors alone would make the file private
-            save_file({n: t.detach().contiguous() for n, t in self.tensors.items()}, path, {"format": "pt"})
-            path.chmod(mode)
+        write_tensors(folder / self.weights_file, self.tensors)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, or nothing if there are none."""
+    if tensors:
+        path.touch()
+        mode = path.stat().st_mode  # the usual permissions; safetensors alone would make the file private
+        save_file({n: t.detach().contiguous() for n, t in tensors.items()}, path, {"format": "pt"})
+        path.chmod(mode)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

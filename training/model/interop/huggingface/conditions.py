@@ -1,20 +1,26 @@
 """Export of conditions, as a table in the U-Net or as an encoder next to it."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.model.conditioners import Conditioners
 from training.model.conditioners.classes import ClassConditioner
+from training.model.conditioners.frozen_text import FrozenTextConditioner
+from training.model.conditioners.layout_map import LayoutMapConditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
 from training.model.conditioners.masked_image import MaskedImageConditioner
+from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.token_transformer import TransformerConditioner
+from training.model.interop.huggingface.clip import clip_component, clip_tokenizer_component
 from training.model.interop.huggingface.component import Component, ExportError
 from training.model.interop.huggingface.token_transformer import tokenizer_component, transformer_component
 
-Kind = Literal["none", "labels", "tokens", "text", "ids", "low_resolution", "masked_image"]
+Kind = Literal[
+    "none", "labels", "tokens", "text", "clip", "ids", "low_resolution", "masked_image", "semantic_map", "layout_map"
+]
 
 
 @dataclass(frozen=True)
@@ -25,13 +31,17 @@ class ExportedConditions:
         for cross-attention. "text" and "ids" are inputs of a token transformer. The others are maps, which the example
         in the README computes and concatenates to the latent.
     null: the row of the null condition in the table, or its token ids.
-    components: the transformer and its tokenizer, by folder.
+    projection: of an encoder's tokens to the context's width. components: an encoder and its tokenizer, by folder.
+    tensors: what the example in the README needs besides, in conditions.safetensors; values: its numbers.
     """
 
     kind: Kind = "none"
     table: Tensor | None = None
     null: int | list[int] = 0
+    projection: tuple[Tensor, Tensor] | None = None
     components: dict[str, Component] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 def export_conditions(conditioners: Conditioners) -> ExportedConditions:
@@ -44,7 +54,9 @@ def export_conditions(conditioners: Conditioners) -> ExportedConditions:
     if isinstance(conditioner, ClassConditioner):
         null = conditioner.classes if conditioner.null is None else conditioner.null
         kind: Kind = "tokens" if conditioner.entry == "cross_attention" else "labels"
-        return ExportedConditions(kind, conditioner.embedding.weight, null)
+        table = conditioner.embedding.weight
+        projection = (table.T, table.new_zeros(table.shape[1])) if kind == "tokens" else None
+        return ExportedConditions(kind, table, null, projection)
     if isinstance(conditioner, TransformerConditioner) and conditioner.entry == "cross_attention":
         components = {"bert": transformer_component(conditioner.transformer)}
         if isinstance(conditioner, TextConditioner):
@@ -54,11 +66,42 @@ def export_conditions(conditioners: Conditioners) -> ExportedConditions:
             null=conditioner.read(conditioner.null),
             components=components,
         )
+    if isinstance(conditioner, FrozenTextConditioner) and conditioner.entry == "cross_attention":
+        return export_clip(name, conditioner)
+    if isinstance(conditioner, SemanticMapConditioner):
+        rescaler = conditioner.rescaler
+        assert rescaler.project is not None
+        return ExportedConditions(
+            "semantic_map",
+            tensors={"columns": rescaler.project.weight.flatten(1).t()},
+            values={"classes": conditioner.classes, "stages": rescaler.stages, "method": rescaler.method},
+        )
+    if isinstance(conditioner, LayoutMapConditioner):
+        return ExportedConditions("layout_map", tensors={"vectors": conditioner.vectors.weight})
     if isinstance(conditioner, LowResolutionConditioner):
         return ExportedConditions("low_resolution")
     if isinstance(conditioner, MaskedImageConditioner):
         return ExportedConditions("masked_image")
     raise ExportError(
         f"conditioners.{name}: a {type(conditioner).__name__} that enters by {conditioner.entry} cannot be exported; "
-        "permitted: class labels, low-resolution and masked images, and by cross-attention text and token ids"
+        "permitted: class labels, maps and images that are concatenated, and by cross-attention text and token ids"
+    )
+
+
+def export_clip(name: str, conditioner: FrozenTextConditioner) -> ExportedConditions:
+    """Export a frozen encoder of the library transformers. Raises ExportError unless it is CLIP's."""
+    kind = conditioner.architecture.get("model_type")
+    if kind != "clip_text_model":
+        raise ExportError(f"conditioners.{name}.encoder: {kind!r} cannot be exported; permitted: 'clip_text_model'")
+    if conditioner.masked:
+        raise ExportError(
+            f"conditioners.{name}.masked: True cannot be exported; permitted: False, because diffusers' pipelines "
+            "pass padding to the U-Net as it is"
+        )
+    project = conditioner.project
+    return ExportedConditions(
+        "clip",
+        null=conditioner.read("")[0],
+        projection=(project.weight, project.bias) if isinstance(project, nn.Linear) else None,
+        components={"text_encoder": clip_component(conditioner), "tokenizer": clip_tokenizer_component(conditioner)},
     )

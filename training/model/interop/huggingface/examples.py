@@ -45,6 +45,12 @@ pipeline = LDMSuperResolutionPipeline.from_pretrained(".")
 low_resolution = torch.rand(1, {maps}, {size}, {size}) * 2 - 1  # in [-1, 1], of the latents' size
 images = pipeline(low_resolution, num_inference_steps=50).images
 """,
+    "ClipPipeline": """
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained(".")
+images = pipeline(["a photograph", "a drawing"], num_inference_steps=50, guidance_scale=2.0).images
+""",
     "StableDiffusionPipeline": """
 import torch
 from diffusers import StableDiffusionPipeline
@@ -68,21 +74,41 @@ images = pipeline(
 
 PARTS = """
 import torch
-from diffusers import {autoencoder}, DDIMScheduler, {unet}
+from diffusers import {autoencoder}, {scheduler}, {unet}
 
-unet = {unet}.from_pretrained(".", subfolder="unet")
+{load_unet}
 autoencoder = {autoencoder}.from_pretrained(".", subfolder="vqvae")
-scheduler = DDIMScheduler.from_pretrained(".", subfolder="scheduler")
+scheduler = {scheduler}.from_pretrained(".", subfolder="scheduler")
 
 {conditions}
 
-scheduler.set_timesteps(50)
+steps = 50
+scheduler.set_timesteps({timesteps})
 with torch.inference_mode():
     latents = torch.randn(count, {channels}, {size}, {size})
     for t in scheduler.timesteps:
         latents = scheduler.step(output(latents, t), t, latents).prev_sample
     images = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample.clamp(-1, 1)
 {restored}"""
+
+TIMESTEPS = {"FlowMatchEulerDiscreteScheduler": "sigmas=[1 - i / steps for i in range(steps)]"}
+
+LOAD_UNET = {
+    False: """
+unet = {unet}.from_pretrained(".", subfolder="unet")
+""",
+    True: """
+network = {unet}.from_pretrained(".", subfolder="unet")
+
+
+def unet(x, t, **given):  # the network also reads the coordinates of each position
+    across, down = ((2 * torch.arange(n) + 1) / n - 1 for n in (x.shape[3], x.shape[2]))
+    grid = torch.stack(torch.meshgrid(across, down, indexing="xy")).expand(len(x), -1, -1, -1)
+    return network(torch.cat([x, grid], dim=1), t, **given)
+
+
+""",
+}
 
 RESTORED = {"masked_image": "images = torch.where(hole, images, originals)  # restore the known pixels\n"}
 
@@ -100,6 +126,13 @@ def output(latents, t):
 """
 
 CONDITIONS = {
+    "none": """
+count = {count}
+
+
+def output(latents, t):
+    return unet(latents, t).sample
+""",
     "labels": """
 count = {count}
 condition = {{"class_labels": torch.arange(count)}}
@@ -148,6 +181,53 @@ count = len(ids)
 condition, null = context(ids), context([{null}] * count)
 """
     + GUIDED,
+    "clip": """
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+encoder = CLIPTextModel.from_pretrained("text_encoder")
+tokenizer = PreTrainedTokenizerFast.from_pretrained("tokenizer")
+
+
+def context(prompts):
+    ids = tokenizer(prompts, padding="max_length", max_length={length}, truncation=True, return_tensors="pt").input_ids
+    return {{"encoder_hidden_states": encoder(ids)[0].detach()}}
+
+
+count = 2
+condition, null = context(["a photograph", "a drawing"]), context([""] * count)
+"""
+    + GUIDED,
+    "semantic_map": """
+from safetensors.torch import load_file
+
+columns = load_file("conditions.safetensors")["columns"]  # [classes, maps]
+count = 1
+labels = torch.randint({classes}, (count, {size} * 2**{stages}, {size} * 2**{stages}))  # the class of each pixel
+maps = torch.nn.functional.embedding(labels, columns).permute(0, 3, 1, 2)
+for _ in range({stages}):
+    maps = torch.nn.functional.interpolate(maps, scale_factor=0.5, mode="{method}")
+"""
+    + CONCATENATED,
+    "layout_map": """
+from safetensors.torch import load_file
+
+vectors = load_file("conditions.safetensors")["vectors"]  # [classes, maps]
+# For each image, the class of each object and its box x0, y0, x1, y1, as shares of the width and height.
+layouts = [[(0, (0.1, 0.2, 0.6, 0.7)), (1, (0.5, 0.5, 1.0, 0.9))]]
+count = len(layouts)
+
+
+def share(low, high):  # of each of the cells in a row or column
+    cells = torch.arange({size})
+    return ((cells + 1).clamp(max=high * {size}) - cells.clamp(min=low * {size})).clamp(min=0)
+
+
+maps = torch.zeros(count, {maps}, {size}, {size})
+for row, objects in enumerate(layouts):
+    for label, (x0, y0, x1, y1) in objects:
+        maps[row] += (share(y0, y1)[:, None] * share(x0, x1)) * vectors[label][:, None, None]
+"""
+    + CONCATENATED,
     "low_resolution": """
 count = 1
 maps = torch.rand(count, {maps}, {size}, {size}) * 2 - 1  # the low-resolution image in [-1, 1], of the latents' size

@@ -6,6 +6,7 @@ from typing import Any
 from training.model.interop.huggingface import examples
 from training.model.interop.huggingface.component import VERSION, Component
 from training.model.interop.huggingface.conditions import ExportedConditions
+from training.model.unet import UNetConfig
 
 NULL = [None, None]  # marks a missing part
 STABLE_DIFFUSION = {  # a class-conditional model has none of these
@@ -16,12 +17,13 @@ TEXT_LENGTH = 77  # to which LDMTextToImagePipeline pads every prompt
 
 def choose_pipeline(conditions: ExportedConditions, autoencoder: Component, unet: Component) -> str | None:
     """Return the stock pipeline that fits, or None if the example has to combine the parts itself."""
+    even = autoencoder.class_name == "AutoencoderKL" and autoencoder.config["sample_size"] % 8 == 0
     match conditions.kind:
         case "none":
             return "LDMPipeline"
         case "text":
             return "LDMTextToImagePipeline" if text_length(conditions) == TEXT_LENGTH else None
-        case "tokens" if autoencoder.class_name == "AutoencoderKL" and autoencoder.config["sample_size"] % 8 == 0:
+        case "tokens" | "clip" if even:
             return "StableDiffusionPipeline"  # it accepts any context, but only such autoencoders and sizes
         case "low_resolution":  # it halves the U-Net's input channels and ignores the latent scale
             c = unet.config
@@ -45,7 +47,9 @@ def autoencoder_example(autoencoder: Component) -> str:
     return examples.AUTOENCODER.format(**autoencoder_values(autoencoder))
 
 
-def sampling_example(pipeline: str | None, conditions: ExportedConditions, parts: Mapping[str, Component]) -> str:
+def sampling_example(
+    pipeline: str | None, conditions: ExportedConditions, parts: Mapping[str, Component], unet_config: UNetConfig
+) -> str:
     """Return a program that samples images, with guidance if there is a condition. parts: the components by folder."""
     unet, autoencoder = parts["unet"], parts.get("vae") or parts["vqvae"]
     rows = 0 if conditions.table is None else len(conditions.table)
@@ -53,15 +57,20 @@ def sampling_example(pipeline: str | None, conditions: ExportedConditions, parts
         **autoencoder_values(autoencoder),
         "unet": unet.class_name,
         "channels": unet.config["out_channels"],
-        "maps": unet.config["in_channels"] - unet.config["out_channels"],
+        "maps": unet_config.in_channels - unet_config.out_channels,
         "size": unet.config["sample_size"],
         "rows": rows,
-        "count": min(4, rows - 1),
+        "count": min(4, rows - 1) if rows else 4,
         "null": conditions.null,
         "length": text_length(conditions),
+        "scheduler": parts["scheduler"].class_name,
+        "timesteps": examples.TIMESTEPS.get(parts["scheduler"].class_name, "steps"),
+        "load_unet": examples.LOAD_UNET[unet_config.coordinates].format(unet=unet.class_name).strip("\n"),
+        **conditions.values,
     }
     if pipeline is not None:
-        return examples.PIPELINES[pipeline].format(**values)
+        example = "ClipPipeline" if conditions.kind == "clip" else pipeline
+        return examples.PIPELINES[example].format(**values)
     program = examples.CONDITIONS[conditions.kind].format(**values).strip("\n")
     return examples.PARTS.format(**values, conditions=program, restored=examples.RESTORED.get(conditions.kind, ""))
 

@@ -1,11 +1,16 @@
-"""Export of noise schedules, as DDIMScheduler."""
+"""Export of noise schedules, as DDIMScheduler or, for flow matching, as FlowMatchEulerDiscreteScheduler."""
 
 from training.model.diffusion import DiffusionConfig
-from training.model.interop.huggingface.component import Component, ExportError, check_expressible, model_config
+from training.model.interop.huggingface.component import Component, check_expressible, model_config
 
 HANDLED = ("schedule", "beta_start", "beta_end", "timesteps", "parameterisation", "zero_terminal_snr")
 SCHEDULES = {"scaled_linear": "scaled_linear", "linear": "linear", "cosine": "squaredcos_cap_v2"}
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+
+
+def first_timestep(config: DiffusionConfig) -> int:
+    """Return the number that diffusers gives the first timestep: flow matching counts from 1."""
+    return 1 if config.schedule == "flow" else 0
 
 
 def scheduler_component(config: DiffusionConfig) -> Component:
@@ -15,10 +20,13 @@ def scheduler_component(config: DiffusionConfig) -> Component:
     schedule's end (Lin et al. 2024, section 3.3). Raises ExportError naming the field that diffusers cannot express.
     """
     check_expressible("diffusion", config, HANDLED)
-    if config.schedule not in SCHEDULES:
-        raise ExportError(
-            f"diffusion.schedule: {config.schedule!r} cannot be exported: diffusers' flow matching counts timesteps "
-            f"from 1, this schedule from 0; permitted: {', '.join(SCHEDULES)}"
+    if config.schedule == "flow":
+        name = "FlowMatchEulerDiscreteScheduler"
+        return Component(
+            "diffusers",
+            name,
+            model_config(name, num_train_timesteps=config.timesteps, shift=1.0),
+            config_file="scheduler_config.json",
         )
     return Component(
         "diffusers",

@@ -16,23 +16,30 @@ from training.model.interop.huggingface.component import (
     rename_tensors,
 )
 from training.model.layers import Downsample, ResidualBlock, SpatialAttention, SpatialTransformer, Upsample
+from training.model.timestep_embedding import renumber_timesteps
 from training.model.unet import UNet
 
 HANDLED = ("in_channels", "out_channels", "channels", "multipliers", "res_blocks", "attention_factors", "heads",
            "head_width", "transformer_depth", "context_width", "scale_shift", "resample_in_blocks",
            "dropout", "level_heads", "middle_attention", "norm_eps", "norm_groups", "frequency_shift",
-           "asymmetric_downsampling")  # fmt: skip
+           "asymmetric_downsampling", "coordinates")  # fmt: skip
 
 
 def unet_component(
-    model: UNet, *, latent_size: int, tokens: Tensor | None = None, labels: Tensor | None = None
+    model: UNet,
+    *,
+    latent_size: int,
+    projection: tuple[Tensor, Tensor] | None = None,
+    labels: Tensor | None = None,
+    first_timestep: int = 0,
 ) -> Component:
     """Export a U-Net for square latents.
 
-    tokens: [K, context_width], a table of context tokens. It is exported as the projection of the context
-        (`encoder_hid_proj`), where a one-hot context of width K selects a row, so that no other part is needed.
+    projection: weight [context_width, K] and bias of a layer that a context of width K passes first
+        (`encoder_hid_proj`). With a table of tokens as its columns, a one-hot context selects one.
     labels: [K, 4 channels], a table of embeddings that `class_labels` selects and adds to the timestep embedding.
-    Raises ExportError naming the field that diffusers cannot express.
+    first_timestep: the number of diffusers' first timestep. Ours is 0; another one is folded into the weights.
+    Coordinates are further input channels. Raises ExportError naming the field that diffusers cannot express.
     """
     c = model.config
     check_expressible("unet", c, HANDLED)
@@ -41,7 +48,7 @@ def unet_component(
     conditional = c.context_width is not None
     config: dict[str, Any] = {
         "sample_size": latent_size,
-        "in_channels": c.in_channels,
+        "in_channels": c.in_channels + 2 * c.coordinates,
         "out_channels": c.out_channels,
         "down_block_types": [block_type(attends[i], "Down", c) for i in range(len(widths))],
         "up_block_types": [block_type(attends[i], "Up", c) for i in reversed(range(len(widths)))],
@@ -56,6 +63,9 @@ def unet_component(
         "freq_shift": c.frequency_shift,
     }
     tensors = rename_tensors(model, unet_names(model))
+    if first_timestep:
+        embedded = "time_embedding.linear_1.weight"
+        tensors[embedded] = renumber_timesteps(tensors[embedded], first_timestep, c.frequency_shift)
     if conditional:
         if c.resample_in_blocks and any(attends) and len(widths) > 1:
             raise ExportError(
@@ -82,9 +92,10 @@ def unet_component(
             "downsample_type": "resnet" if c.resample_in_blocks else "conv",
             "upsample_type": "resnet" if c.resample_in_blocks else "conv",
         }
-    if tokens is not None:
-        config |= {"encoder_hid_dim": tokens.shape[0], "encoder_hid_dim_type": "text_proj"}
-        tensors |= {"encoder_hid_proj.weight": tokens.T, "encoder_hid_proj.bias": tokens.new_zeros(tokens.shape[1])}
+    if projection is not None:
+        weight, bias = projection
+        config |= {"encoder_hid_dim": weight.shape[1], "encoder_hid_dim_type": "text_proj"}
+        tensors |= {"encoder_hid_proj.weight": weight, "encoder_hid_proj.bias": bias}
     if labels is not None:
         config["num_class_embeds"] = labels.shape[0]
         tensors["class_embedding.weight"] = labels

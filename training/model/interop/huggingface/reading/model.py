@@ -179,18 +179,19 @@ def make_conditioners(
     c, found = read.unet.config, dict[str, Conditioner]()
     if read.labels is not None:
         found["class_label"] = class_conditioner(read.labels, "time_embedding", has_null)
-    if sources.text_encoder is not None and read.tokens is None:
+    if sources.text_encoder is not None:
         if sources.tokenizer is None:
             raise DiffusersError(f"{sources.text_encoder}: its tokenizer is missing; give --tokenizer FOLDER")
-        text = read_text(sources.text_encoder, sources.tokenizer, variant)
+        text = read_text(sources.text_encoder, sources.tokenizer, variant, read.projection)
         width = text.width if isinstance(text, FrozenTextConditioner) else text.transformer.width
         if width != c.context_width:
             raise DiffusersError(
                 f"{sources.text_encoder}: its tokens are {width} wide; unet.cross_attention_dim is {c.context_width}"
             )
         found["caption"] = text
-    elif read.tokens is not None:
-        found["class_label"] = class_conditioner(read.tokens, "cross_attention", has_null)
+    elif read.projection is not None:
+        weight, bias = read.projection
+        found["class_label"] = class_conditioner(weight.T + bias, "cross_attention", has_null)
     elif c.context_width is not None:
         raise DiffusersError(f"{sources.unet}: a U-Net with a context needs its text; give --text-encoder FOLDER")
     maps, image, latent = c.in_channels - c.out_channels, autoencoder.config.image_channels, c.out_channels

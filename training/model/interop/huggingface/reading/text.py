@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.errors import first_line
 from training.model.conditioners.frozen_text import FrozenTextConditioner, import_transformers
@@ -22,8 +21,13 @@ BERT = {  # the defaults of LDMBertConfig
 SPARE = ("text_model.embeddings.position_ids",)  # a constant, in files of before 2023
 
 
-def read_text(encoder: Path, tokenizer: Path, variant: str | None = None) -> FrozenTextConditioner | TextConditioner:
-    """Make the conditioner of a text encoder's folder and its tokenizer's. Raises DiffusersError."""
+def read_text(
+    encoder: Path, tokenizer: Path, variant: str | None = None, projection: tuple[Tensor, Tensor] | None = None
+) -> FrozenTextConditioner | TextConditioner:
+    """Make the conditioner of a text encoder's folder and its tokenizer's. Raises DiffusersError.
+
+    projection: weight and bias of a layer in the U-Net that the tokens pass first.
+    """
     config = read_json(encoder / "config.json")
     kind = [*(config.get("architectures") or []), ""][0]
     tensors = None
@@ -34,13 +38,13 @@ def read_text(encoder: Path, tokenizer: Path, variant: str | None = None) -> Fro
     if tensors is None:
         raise DiffusersError(f"{encoder}: its weights, model.safetensors, are missing; is the download complete?")
     content, padding, length = read_tokenizer(tokenizer)
-    if kind == "LDMBertModel":
+    if kind == "LDMBertModel" and projection is None:
         return read_bert(encoder.name, config, tensors, content, length)
     if kind != "CLIPTextModel":
         raise DiffusersError(
             f"{encoder / 'config.json'}: architectures: {kind!r} cannot be read; permitted: CLIPTextModel, LDMBertModel"
         )
-    return read_clip(encoder.name, config, tensors, content, padding, length)
+    return read_clip(encoder.name, config, tensors, content, padding, length, projection)
 
 
 def read_tokenizer(folder: Path) -> tuple[bytes, str, int]:
@@ -57,13 +61,20 @@ def read_tokenizer(folder: Path) -> tuple[bytes, str, int]:
 
 
 def read_clip(
-    where: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], content: bytes, padding: str, length: int
+    where: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    content: bytes,
+    padding: str,
+    length: int,
+    projection: tuple[Tensor, Tensor] | None,
 ) -> FrozenTextConditioner:
     """Make the conditioner of a CLIPTextModel: its last hidden states after the final norm, no token masked."""
     try:
         conditioner = FrozenTextConditioner(
             config,
             min(length, config.get("max_position_embeddings", 77)),
+            width=None if projection is None else len(projection[0]),
             padding=padding,
             masked=False,
             assets={TOKENIZER_FILE: content},
@@ -71,6 +82,12 @@ def read_clip(
     except ValueError as error:
         raise DiffusersError(f"{where}: {error}") from None
     load_clip(where, conditioner.encoder, tensors)
+    if projection is not None:
+        if not isinstance(conditioner.project, nn.Linear):
+            raise refused(
+                "unet", "encoder_hid_dim_type", "text_proj", "None, for a text encoder of the context's width"
+            )
+        conditioner.project.load_state_dict({"weight": projection[0], "bias": projection[1]})
     vocabulary = config.get("vocab_size", conditioner.tokenizer.vocabulary)
     if conditioner.tokenizer.vocabulary > vocabulary:
         raise DiffusersError(
@@ -80,7 +97,7 @@ def read_clip(
     return conditioner
 
 
-def load_clip(where: str, encoder: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_clip(where: str, encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load the weights of a CLIP text tower, with or without the prefix `text_model.`. Raises DiffusersError."""
     plain = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items() if name not in SPARE}
     plain.pop("embeddings.position_ids", None)

@@ -57,13 +57,13 @@ BLOCKS = {  # kinds of blocks, without their direction: (attends, resamples in a
 class ReadUNet(NamedTuple):
     """A U-Net, and the tables of conditions that are stored in it.
 
-    labels: [K, 4 channels], added to the timestep embedding. tokens: [K, context_width], the projection of a context of
-    width K, which our own exports use to look up class tokens.
+    labels: [K, 4 channels], added to the timestep embedding. projection: weight [context_width, K] and bias of a layer
+    that a context of width K passes first; in our own exports its columns are class tokens.
     """
 
     unet: UNet
     labels: Tensor | None
-    tokens: Tensor | None
+    projection: tuple[Tensor, Tensor] | None
 
 
 def read_unet(where: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, first_timestep: int) -> ReadUNet:
@@ -83,14 +83,15 @@ def read_unet(where: str, config: Mapping[str, Any], tensors: Mapping[str, Tenso
     tensors = modern_names(tensors)
     tables = {"labels": c["num_class_embeds"] and "class_embedding.weight"}
     if conditional:
-        tables["tokens"] = c["encoder_hid_dim_type"] and "encoder_hid_proj.weight"
+        tables["projection"] = c["encoder_hid_dim_type"] and "encoder_hid_proj.weight"
         if c["encoder_hid_dim_type"] not in (None, "text_proj"):
             raise refused(where, "encoder_hid_dim_type", c["encoder_hid_dim_type"], "None, 'text_proj'")
     found = {name: tensors.pop(key, None) for name, key in tables.items() if key}
     if missing := [key for name, key in tables.items() if key and found[name] is None]:
         raise DiffusersError(f"{where}: the weights do not fit the configuration. Tensors missing: {missing[0]}")
-    if (tokens := found.get("tokens")) is not None:
-        tokens = tokens.T + tensors.pop("encoder_hid_proj.bias", torch.zeros(len(tokens)))
+    projection = None
+    if (weight := found.get("projection")) is not None:
+        projection = (weight, tensors.pop("encoder_hid_proj.bias", torch.zeros(len(weight))))
     fill(where, model, unet_names(model), tensors)
     first = model.time[0]
     assert isinstance(first, torch.nn.Linear)
@@ -101,7 +102,7 @@ def read_unet(where: str, config: Mapping[str, Any], tensors: Mapping[str, Tenso
             first.weight.copy_(torch.cat([cos, sin, rest], dim=1))
         if first_timestep:
             first.weight.copy_(renumber_timesteps(first.weight, -first_timestep, model.config.frequency_shift))
-    return ReadUNet(model.eval(), found.get("labels"), tokens)
+    return ReadUNet(model.eval(), found.get("labels"), projection)
 
 
 def unet_config(where: str, c: Mapping[str, Any], conditional: bool) -> UNetConfig:
