@@ -8,13 +8,15 @@ from pathlib import Path
 from training.commands import run_command
 from training.data import image_set
 from training.data.encoding import check_images, encode
+from training.model.interop.sources import open_release
 from training.model.latent_diffusion import load_autoencoder
 from training.recipes.latent_scale import measure_if_needed
 
 
 def run(release: Path, data: Path, output: Path, *, flip: bool = False) -> Path:
     """Write the latents of the image set `data` to `output` and return it. Raises ReleaseError or DataError."""
-    autoencoder, description = load_autoencoder(release)
+    with open_release(release, first_stage=True) as folder:
+        autoencoder, description = load_autoencoder(folder)
     images = image_set.read(data)
     check_images(autoencoder, images)
     measure_if_needed(autoencoder, description, images)

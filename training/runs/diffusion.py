@@ -13,6 +13,7 @@ from training.experiments import conditioners
 from training.experiments.schema import DiffusionExperiment, ExperimentError, convert_errors
 from training.model.autoencoder import Autoencoder
 from training.model.diffusion import Diffusion
+from training.model.interop.sources import open_release
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, save_diffusion
 from training.model.release import Release
 from training.model.release import read as read_release
@@ -33,7 +34,8 @@ def train_diffusion(
     config: DiffusionExperiment, images: ImageSet, checkpoints: CheckpointLocation, release: Path
 ) -> bool:
     """Train and write the release folder. Returns whether this is the first rank, which alone writes it."""
-    autoencoder, first_stage = load_autoencoder(Path(config.autoencoder))
+    with open_release(Path(config.autoencoder), first_stage=True) as folder:
+        autoencoder, first_stage = load_autoencoder(folder)
     encoding.check_images(autoencoder, images)
     scale = measure_if_needed(autoencoder, first_stage, images)
     conditioning = conditioners.build(config, images, autoencoder.config)

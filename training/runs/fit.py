@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from training.data.batches import Batches, Read, keep_batch
 from training.data.image_set import ImageSet
 from training.experiments.schema import Experiment, ExperimentError, to_plain
+from training.model.interop.sources import open_release
 from training.recipes.recipe import Recipe
 from training.runs import recipe_state
 from training.runs.callbacks import CheckpointSaver, DrawPreviews, PreviewDrawer
@@ -56,7 +57,8 @@ def fit(
     previews = PreviewDrawer(draw_previews, every, output / "pictures", report)
     if latest is None and config.initial is not None:
         try:
-            recipe.load_initial(Path(config.initial))
+            with open_release(Path(config.initial)) as folder:
+                recipe.load_initial(folder)
         except ValueError as error:
             raise ExperimentError(str(error)) from None
     if latest is not None:

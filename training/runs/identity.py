@@ -11,6 +11,7 @@ from typing import Any
 from training.experiments.fields import differences, leaves
 from training.experiments.schema import Experiment, to_plain
 from training.model import release
+from training.model.interop.sources import open_release
 
 MAY_CHANGE = ("output", "data.root", "data.prepared", "data.latents", "data.workers", "autoencoder", "initial",
               "device", "devices", "accumulate", "checkpoint", "resume", "pictures_every", "data.max_bad")  # fmt: skip
@@ -59,8 +60,13 @@ class Run:
 
 def parents(config: Experiment) -> dict[str, str]:
     """Return the digests of the releases that a run starts from: its `autoencoder` and its `initial` weights."""
-    folders = {"autoencoder": getattr(config, "autoencoder", None), "initial": config.initial}
-    return {name: release.read(Path(folder)).digest for name, folder in folders.items() if folder is not None}
+    sources = {"autoencoder": getattr(config, "autoencoder", None), "initial": config.initial}
+    digests = {}
+    for name, source in sources.items():
+        if source is not None:
+            with open_release(Path(source), first_stage=name == "autoencoder") as folder:
+                digests[name] = release.read(folder).digest
+    return digests
 
 
 @cache
