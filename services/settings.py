@@ -141,6 +141,7 @@ class Settings(StoreSettings, DatabaseSettings):
         Path("~/.cache/darkroom").expanduser(), description="the folder of releases downloaded from S3"
     )
     cache_gb: float = Field(100.0, gt=0, description="GiB of releases to keep in cache_dir")
+    cache_seed: Path | None = Field(None, description="a folder like cache_dir that is only read, such as an image's")
 
     queues: Annotated[list[str], BeforeValidator(split_names), AfterValidator(_check_queues)] = Field(
         ["default"], description="the queues a worker serves"

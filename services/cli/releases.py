@@ -142,6 +142,33 @@ def fetch(
 
 
 @app.command()
+def warm(
+    references: Annotated[list[str] | None, typer.Argument(help="name, name@alias or name@version")] = None,
+    alias: Annotated[str | None, typer.Option(help="Also every release that this alias points at.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch releases into the cache of this machine, before a worker needs them."""
+    from services.registry import releases
+    from services.registry.release_cache import ReleaseCache
+    from services.storage.object_store import ObjectStore
+
+    settings, engine = connect("worker")
+    with engine.connect() as connection:
+        rows = [releases.find(connection, reference) for reference in references or ()]
+        rows += releases.list_with_alias(connection, alias) if alias else []
+    cache = ReleaseCache(ObjectStore.connect(settings), settings.cache_dir, settings.cache_gb, settings.cache_seed)
+    answer = []
+    for row in {row.digest: row for row in rows}.values():
+        new = not cache.holds(row.digest)
+        with cache.hold(row.manifest) as folder:
+            answer.append({"name": row.name, "version": row.version, "path": str(folder), "new": new})
+        if not as_json:
+            typer.echo(f"{row.name}@{row.version} is {'fetched to' if new else 'already in'} {folder}")
+    if as_json:
+        print_json(answer)
+
+
+@app.command()
 def promote(
     reference: Reference,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "production",

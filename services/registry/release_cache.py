@@ -45,8 +45,14 @@ class CacheError(DarkroomError):
 class ReleaseCache:
     """The releases in `cache_dir`, which together need at most `limit_gb` GiB."""
 
-    def __init__(self, store: ObjectStore, cache_dir: Path, limit_gb: float) -> None:
+    def __init__(self, store: ObjectStore, cache_dir: Path, limit_gb: float, seed: Path | None = None) -> None:
+        """Cache releases in `cache_dir`. seed: the cache_dir of another cache that is only read and never changes."""
         self.store, self.folder, self.limit = store, cache_dir / "releases", int(limit_gb * GIB)
+        self.seed = None if seed is None else seed / "releases"
+
+    def holds(self, digest: str) -> bool:
+        """Whether a release is here already."""
+        return any((folder / digest).is_dir() for folder in (self.folder, self.seed) if folder is not None)
 
     @contextmanager
     def hold(self, manifest: Mapping[str, Any]) -> Iterator[Path]:
@@ -55,6 +61,9 @@ class ReleaseCache:
         Raises CacheError, ReleaseError if the release in S3 is incomplete or damaged, and errors of S3.
         """
         release = release_format.parse(manifest)
+        if self.seed is not None and (self.seed / release.digest / release_format.MANIFEST).is_file():
+            yield self.seed / release.digest
+            return
         folder = self.folder / release.digest
         for _ in range(ATTEMPTS):
             lock = try_lock_folder(folder, fcntl.LOCK_SH)
@@ -84,7 +93,7 @@ class ReleaseCache:
                 try:
                     return build(folder)
                 except (ReleaseError, OSError) as error:
-                    if _is_whole(folder):
+                    if _is_whole(folder) or folder.parent == self.seed:
                         raise
                     problem = f"the copy of release {manifest['name']!r} in {folder} is damaged ({first_line(error)})"
                     if is_again:

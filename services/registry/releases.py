@@ -119,6 +119,16 @@ def find_by_digest(connection: Connection, digest: str) -> ReleaseRow:
     return ReleaseRow.from_row(row)
 
 
+def list_with_alias(connection: Connection, alias: str) -> list[ReleaseRow]:
+    """Return the release of each name that an alias points at, ordered by name."""
+    rows = connection.execute(
+        text(f"SELECT {COLUMNS} FROM aliases JOIN releases ON releases.id = aliases.release_id "
+             "WHERE alias = :alias ORDER BY aliases.name"),
+        {"alias": alias},
+    )  # fmt: skip
+    return [ReleaseRow.from_row(row) for row in rows]
+
+
 def list_releases(connection: Connection) -> list[ReleaseRow]:
     """Return every release, newest last."""
     rows = connection.execute(text(f"SELECT {COLUMNS} FROM releases ORDER BY id"))

@@ -24,7 +24,7 @@ class EngineCache:
 
     def __init__(self, store: ObjectStore, settings: Settings) -> None:
         self.settings = settings
-        self._files = ReleaseCache(store, settings.cache_dir, settings.cache_gb)
+        self._files = ReleaseCache(store, settings.cache_dir, settings.cache_gb, settings.cache_seed)
         self.rows = settings.rows
         self._engines: OrderedDict[str, Engine[HeldShard]] = OrderedDict()
 

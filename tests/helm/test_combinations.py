@@ -151,6 +151,28 @@ def test_pods_with_a_role_of_their_own_reach_who_gives_them_credentials(rendered
         assert reached == {"dispatcher", "exporter", "migration", "retention", "test", "worker"}
 
 
+def test_a_claim_is_filled_where_the_workers_look(rendered: Rendered) -> None:
+    found = {pod.component: pod for pod in pods_of(rendered["cache-that-is-warmed"])}
+    for component in ("warm", "worker"):
+        variables = {one["name"]: one.get("value") for one in found[component].main["env"]}
+        mounts = {one["mountPath"]: one["name"] for one in found[component].main["volumeMounts"]}
+        volumes = {one["name"]: one for one in found[component].spec["volumes"]}
+        assert variables["DARKROOM_CACHE_DIR"] == "/cache/releases"
+        assert volumes[mounts["/cache/releases"]]["persistentVolumeClaim"] == {"claimName": "releases"}
+    assert found["warm"].main["args"] == ["releases", "warm", "--alias", "production"]
+    assert found["warm"].spec["serviceAccountName"] == found["worker"].spec["serviceAccountName"]
+
+
+def test_releases_in_an_image_are_read_from_its_volume() -> None:
+    """Not among the combinations: older API servers, and the restricted standard, do not know this kind of volume."""
+    done = template(MATRIX["least"], "--set", "workerDefaults.cache.image.reference=r.example.com/releases:1")
+    (worker,) = (pod for pod in pods_of(load_objects(done.stdout)) if pod.component == "worker")
+    image = {"reference": "r.example.com/releases:1", "pullPolicy": "IfNotPresent"}
+    assert {"name": "seed", "image": image} in worker.spec["volumes"]
+    assert {"name": "seed", "mountPath": "/seed", "readOnly": True} in worker.main["volumeMounts"]
+    assert {"name": "DARKROOM_CACHE_SEED", "value": "/seed"} in worker.main["env"]
+
+
 def test_a_proxy_can_be_reached(rendered: Rendered) -> None:
     for name, port in (("proxy", 3128), ("proxy-without-a-port", 443)):
         for one in rendered[name]:

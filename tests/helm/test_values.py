@@ -66,6 +66,7 @@ LEAST = MATRIX["least"]
             "workerPools.default.autoscaling.weight=2,workerPools.b.replicas=1",
             'of the pools of queue "default", default has autoscaling.weight and b has none',
         ),
+        ("workerDefaults.cache.warm.alias=production", "warm.alias production needs existingClaim, which is empty"),
         ("caBundle.configMap=a,caBundle.secret=b", "caBundle: configMap a and secret b are both given"),
         ("podDefaults.extraEnv[0].name=DARKROOM_S3_BUCKET", "DARKROOM_S3_BUCKET has a value of its own"),
         (

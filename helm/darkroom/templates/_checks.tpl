@@ -60,6 +60,9 @@ workerPools: {{ quote $pool }} is not allowed; permitted: a-z, 0-9 and -, at mos
 {{- if and $disk (gt (mulf $own 1073741824000) (include "darkroom.amount" $disk | float64)) }}
 {{ $path }}: cache.sizeGb {{ $values.cache.sizeGb }} and 7 Gi for kernels and /tmp are above resources.limits.ephemeral-storage {{ $disk }}; a pod that uses them would be evicted
 {{- end -}}
+{{- if and $values.cache.warm.alias (not $values.cache.existingClaim) }}
+{{ $path }}.cache: warm.alias {{ $values.cache.warm.alias }} needs existingClaim, which is empty: only a claim can be filled before the pods exist
+{{- end -}}
 {{- $places := list -}}
 {{- range $place := list "storageClass" "existingClaim" "hostPath" -}}
 {{- if get $values.cache $place }}{{ $places = append $places (printf "%s %s" $place (get $values.cache $place)) }}{{ end -}}

@@ -63,6 +63,10 @@
 - name: releases
   hostPath: {path: {{ .cache.hostPath }}, type: Directory}
 {{- end }}
+{{- with .cache.image.reference }}
+- name: seed
+  image: {reference: {{ . }}, pullPolicy: {{ $.cache.image.pullPolicy }}}
+{{- end }}
 {{- end }}
 
 {{/*

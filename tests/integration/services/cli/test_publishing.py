@@ -89,3 +89,19 @@ def test_mistakes_are_one_line_each(stack: Stack, darkroom_here: Darkroom, folde
     with pytest.raises(Exception, match="no release is called 'x'"):
         row(stack, "x")
     assert not (tmp_path / "new").exists()
+
+
+def test_releases_are_fetched_into_the_cache_once_before_a_worker_needs_them(
+    stack: Stack, darkroom_here: Darkroom, folder: Path, tmp_path: Path
+) -> None:
+    darkroom_here("releases", "publish", str(folder), "--name", "early", "--alias", "warm")
+    cache = {"DARKROOM_CACHE_DIR": str(tmp_path / "cache")}
+    first = darkroom_here("releases", "warm", "early@1", "--alias", "warm", "--json", **cache)
+    (found,) = json.loads(first.stdout)
+    assert (found["name"], found["version"], found["new"]) == ("early", 1, True)
+    assert release_format.read(Path(found["path"])).digest == release_format.read(folder).digest
+    again = darkroom_here("releases", "warm", "--alias", "warm", **cache)
+    assert again.stdout == f"early@1 is already in {found['path']}\n"
+    seeded = {"DARKROOM_CACHE_DIR": str(tmp_path / "other"), "DARKROOM_CACHE_SEED": str(tmp_path / "cache")}
+    assert "already in" in darkroom_here("releases", "warm", "early@warm", **seeded).stdout
+    assert not (tmp_path / "other").exists(), "a release of the seed is read where it is"
