@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from training.commands import run_command
 from training.data import image_set
 from training.data.image_set import DataError, ImageSet
 from training.data.rows import crop_centres
-from training.evaluation import first_stage, networks, second_stage
+from training.evaluation import against, first_stage, networks, second_stage
 from training.evaluation.networks import Weights
 from training.evaluation.second_stage import Sampling
 from training.model.latent_diffusion import load_autoencoder, load_diffusion
@@ -57,6 +57,31 @@ def run(
     return complete
 
 
+def run_against(
+    release: Path,
+    other: Path,
+    data: Path,
+    output: Path,
+    sampling: Sampling | None = None,
+    other_sampling: Sampling | None = None,
+    weights: Weights | None = None,
+) -> dict[str, Any]:
+    """Compare two release folders on the image set `data`; write comparison.json and comparison.png to `output`.
+
+    other_sampling: of the other release, by default as the first. Raises as `run`, and ComparisonError for releases
+    that cannot be compared.
+    """
+    images = image_set.read(data)
+    descriptions = read_release(release), read_release(other)
+    against.check_comparable(*descriptions)
+    images = crop_centres(images, min(images.image_size, descriptions[0].image_shape[1]))
+    check_images(images, descriptions[0])
+    output.mkdir(parents=True, exist_ok=True)
+    judges = networks.load(weights or Weights(), images, data, output)
+    first = sampling or Sampling()
+    return against.compare(release, other, descriptions, images, output, (first, other_sampling or first), judges)
+
+
 def fingerprint(scores: Mapping[str, Any]) -> str:
     """Hash what figures depend on apart from the release. Only evaluations of one fingerprint are comparable."""
     settings = json.dumps([scores.get(name) for name in COMPARED_BY], sort_keys=True)
@@ -81,6 +106,19 @@ def table(scores: Mapping[str, Any]) -> Table:
         elif name.endswith(("digest", "fingerprint")):
             value = value[:12]
         rows.add_row(name.replace("_", " "), format_figure(value))
+    return rows
+
+
+def table_against(scores: Mapping[str, Any]) -> Table:
+    """Return a comparison as a table, a row for each figure."""
+    title = f"{scores['release']} against {scores['against']} on {scores['data']}: {scores['verdict']}"
+    columns = ("figure", scores["release"], scores["against"], "difference", "verdict", "detectable")
+    rows = Table(*columns, title=title, title_justify="left")
+    for name, figure in scores["figures"].items():
+        low, high = figure["interval"]
+        interval = f"{figure['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+        values = (format_figure(figure["release"]), format_figure(figure["against"]))
+        rows.add_row(name.replace("_", " "), *values, interval, figure["verdict"], format_figure(figure["detectable"]))
     return rows
 
 
@@ -109,14 +147,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("release", type=Path, help="release folder of an autoencoder or a diffusion model")
     parser.add_argument("data", type=Path, help="folder of an image set")
     parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("--against", type=Path, metavar="RELEASE", help="compare with this release folder instead")
+    parser.add_argument("--against-steps", type=int, metavar="N", help="steps of that release; default: as --steps")
     add_arguments(parser)
     given = vars(parser.parse_args(arguments))
 
     def command() -> None:
         sampling = Sampling(**{field: given[field] for field in asdict(Sampling())})
         weights = Weights(**{field: given[field] for field in asdict(Weights())})
-        scores = run(given["release"], given["data"], given["output"], sampling, weights)
-        Console(width=110).print(table(scores))
+        folders = given["data"], given["output"]
+        if given["against"] is None:
+            Console(width=110).print(table(run(given["release"], *folders, sampling, weights)))
+            return
+        other = replace(sampling, steps=given["against_steps"] or sampling.steps)
+        scores = run_against(given["release"], given["against"], *folders, sampling, other, weights)
+        Console(width=140).print(table_against(scores))
 
     # A ValueError and a FileNotFoundError name their field.
     return run_command(command, mistakes=(ValueError, FileNotFoundError), logs=lambda: given["output"])

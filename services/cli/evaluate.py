@@ -1,6 +1,7 @@
 """`darkroom evaluate`: metrics and sample images of a release, on an image set."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,12 @@ def evaluate(
         float, typer.Option(help="The guidance scale; 0: 1.5, or 1 for a release that cannot be guided.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="The seed of the first image.", min=0)] = 0,
+    against: Annotated[
+        str | None, typer.Option(help="Compare with this release, folder or published, by the same requests and seeds.")
+    ] = None,
+    against_steps: Annotated[
+        int | None, typer.Option(help="Steps of that release; default: as --steps.", min=1, max=1000)
+    ] = None,
     inception: Annotated[
         Path | None, typer.Option(help="Published Inception weights, for its Fréchet distance.")
     ] = None,
@@ -34,16 +41,24 @@ def evaluate(
 
     Writes metrics.json, a sheet of samples, and a sheet of the training images nearest to them. Without Inception
     weights, the sets are compared by a small network that is trained on the set's own images.
+
+    With --against, says of each figure whether the release is better, worse, or cannot be told from the other one.
     """
-    from training.evaluate import run, table
+    from training.evaluate import run, run_against, table, table_against
     from training.evaluation.networks import Weights
     from training.evaluation.second_stage import Sampling
 
     written = output or Path("evaluations") / release.rstrip("/").replace("/", "-").lstrip("-")
     sampling = Sampling(images, solver, steps, guidance, seed)
+    weights = Weights(inception, vgg, lpips, clip)
     try:
-        with nullcontext(Path(release)) if Path(release).is_dir() else _hold(release) as folder:
-            scores = run(folder, data, written, sampling, Weights(inception, vgg, lpips, clip))
+        with _open(release) as folder, nullcontext() if against is None else _open(against) as other:
+            if other is None:
+                scores, answer = run(folder, data, written, sampling, weights), "metrics.json"
+            else:
+                other_sampling = replace(sampling, steps=against_steps or steps)
+                scores = run_against(folder, other, data, written, sampling, other_sampling, weights)
+                answer = "comparison.json"
     except (ValueError, FileNotFoundError) as error:  # a ValueError names its option
         raise CommandError(str(error)) from None
     if as_json:
@@ -51,11 +66,16 @@ def evaluate(
         return
     from rich.console import Console
 
-    Console(highlight=False).print(table(scores))
-    for name in ("samples", "nearest", "reconstructions"):
+    Console(highlight=False).print(table(scores) if against is None else table_against(scores))
+    for name in ("samples", "nearest", "reconstructions") if against is None else ("comparison",):
         if (written / f"{name}.png").is_file():
             typer.echo(written / f"{name}.png")
-    typer.echo(written / "metrics.json")
+    typer.echo(written / answer)
+
+
+def _open(reference: str) -> AbstractContextManager[Path]:
+    """Yield a release folder, or that of a published release."""
+    return nullcontext(Path(reference)) if Path(reference).is_dir() else _hold(reference)
 
 
 def _hold(reference: str) -> AbstractContextManager[Path]:

@@ -42,21 +42,26 @@ def of_class(answer: Answer) -> dict[str, Any]:
     if answer.has_shapes:
         return {"class_accuracy": conditions.class_accuracy(answer.samples, answer.values)}
     images, requested = answer.images, torch.tensor(answer.values)
-    train, held_out = images.rows("train"), images.rows("held_out")
-    wanted = images.labels(held_out)
-    if images.description.name == "digits":
-        judge = DigitJudge(images.pixels(train), images.labels(train))
-        found, real = judge.predict(answer.samples), judge.predict(images.pixels(held_out))
-        name = "support vector machine"
-    else:
-        network = classifier.train(images, targets.of_labels(images), seed=JUDGE_SEED)
-        found, real = (network.predict(x) for x in (answer.samples, images.pixels(held_out)))
-        name = f"{images.description.name} CNN, seed {JUDGE_SEED}"
+    held_out = images.rows("held_out")
+    predict, name = find_judge(images)
+    real = predict(images.pixels(held_out)) == images.labels(held_out)
     return {
-        "class_accuracy": float((found == requested).double().mean()),
-        "class_accuracy_of_held_out_images": float((real == wanted).double().mean()),
+        "class_accuracy": float((predict(answer.samples) == requested).double().mean()),
+        "class_accuracy_of_held_out_images": float(real.double().mean()),
         "judge": name,
     }
+
+
+def find_judge(images: ImageSet) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Return what tells the class of images [R, C, H, W] in [-1, 1] as [R] int64, trained on real ones; and its name.
+
+    It is not the network whose features are compared.
+    """
+    if images.description.name == "digits":
+        train = images.rows("train")
+        return DigitJudge(images.pixels(train), images.labels(train)).predict, "support vector machine"
+    network = classifier.train(images, targets.of_labels(images), seed=JUDGE_SEED)
+    return network.predict, f"{images.description.name} CNN, seed {JUDGE_SEED}"
 
 
 def of_text(answer: Answer) -> dict[str, Any]:

@@ -47,8 +47,17 @@ class Fidelity:
         if probabilities is not None and len(samples) >= 10 * SPLITS:
             found["inception_score"], _ = inception_score(probabilities, SPLITS)
         if len(self.held_out) >= LEAST:
-            found["held_out_images"] = {"images": len(self.held_out), **self.compare(self.held_out)}
+            found |= self.compare_equal_numbers(generated)
         return found
+
+    def compare_equal_numbers(self, generated: Tensor) -> dict[str, Any]:
+        """Compare as many samples as held-out images: figures of other numbers of images cannot be compared."""
+        count = min(len(generated), len(self.held_out))
+        some = {
+            "samples_of_equal_number": generated[spread(range(len(generated)), count)],
+            "held_out_images": self.held_out[spread(range(len(self.held_out)), count)],
+        }
+        return {name: {"images": count, **self.compare(features)} for name, features in some.items()}
 
     def compare(self, features: Tensor) -> dict[str, float]:
         """Compare a set with these features, [N, D], with the training images."""

@@ -63,8 +63,7 @@ def score(
 
     Each class is requested equally often. Other conditions are those of held-out images, in turn.
     """
-    if sampling.guidance == 0:
-        sampling = replace(sampling, guidance=GUIDANCE if description.guided else 1.0)
+    sampling = with_guidance(sampling, description)
     requested = build_requests(description, images, sampling.images)
     samples = generate(model, description, requested.requests, sampling)
     draw_samples(description, images, requested, samples, output)
@@ -82,6 +81,11 @@ def score(
             )  # fmt: skip
             scores |= SCORES[kind](answer)
     return scores
+
+
+def with_guidance(sampling: Sampling, description: Release) -> Sampling:
+    """Return the sampling with the guidance scale that 0 stands for."""
+    return replace(sampling, guidance=sampling.guidance or (GUIDANCE if description.guided else 1.0))
 
 
 def build_requests(description: Release, images: ImageSet, count: int) -> EvaluationRequests:

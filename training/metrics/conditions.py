@@ -20,15 +20,25 @@ Layout = Sequence[Mapping[str, Any]]  # {"class": number among CLASSES, "box": B
 
 def caption_accuracy(images: Tensor, captions: Sequence[str]) -> float:
     """Return the share of images that match all of their caption: shapes, colours, ground and positions."""
+    return mean(match_captions(images, captions))
+
+
+def match_captions(images: Tensor, captions: Sequence[str]) -> list[bool]:
+    """Return whether each image matches all of its caption."""
     seen = [shapes.read_back(image) for image in to_bytes(images)]
-    return mean([shapes.matches(scene, caption) for scene, caption in zip(seen, captions, strict=True)])
+    return [shapes.matches(scene, caption) for scene, caption in zip(seen, captions, strict=True)]
 
 
 def class_accuracy(images: Tensor, labels: Sequence[int]) -> float:
     """Return the share of images whose largest shape has the requested class."""
+    return mean(match_classes(images, labels))
+
+
+def match_classes(images: Tensor, labels: Sequence[int]) -> list[bool]:
+    """Return whether the largest shape of each image has the requested class."""
     seen = [shapes.read_back(image).shapes[:1] for image in to_bytes(images)]
     requested = [shapes.CLASSES[label] for label in labels]
-    return mean([[one.name for one in largest] == [name] for largest, name in zip(seen, requested, strict=True)])
+    return [[one.name for one in largest] == [name] for largest, name in zip(seen, requested, strict=True)]
 
 
 def box_overlap(images: Tensor, layouts: Sequence[Layout]) -> float:

@@ -35,6 +35,12 @@ def test_a_folder_and_a_published_release_are_scored_alike(
     done = darkroom("evaluate", "tiny@production", str(data), "--output", str(tmp_path / "b"), "--json", *FEW)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((tmp_path / "a" / "metrics.json").read_text())
+    against = ("--against", "tiny@1", "--against-steps", "2")
+    done = darkroom("evaluate", str(tiny_release), str(data), "--output", str(tmp_path / "c"), *FEW, *against)
+    assert done.returncode == 0, done.stderr
+    assert "tiny against tiny on digits" in done.stdout
+    assert "sliced wasserstein distance" in done.stdout
+    assert done.stdout.split()[-2:] == [str(tmp_path / "c" / name) for name in ("comparison.png", "comparison.json")]
 
 
 def test_mistakes_are_one_message(darkroom_here: Darkroom, stack: Stack, tiny_release: Path, data: Path) -> None:

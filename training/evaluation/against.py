@@ -1,0 +1,147 @@
+"""Compares two diffusion releases by images of the same requests and seeds: `--against`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.data import shapes
+from training.data.image_set import ImageSet
+from training.data.rows import spread
+from training.errors import DarkroomError
+from training.evaluation.agreement import find_judge
+from training.evaluation.networks import MOST_REAL, Networks, compute_features
+from training.evaluation.second_stage import (
+    COLUMNS,
+    EvaluationRequests,
+    Sampling,
+    build_requests,
+    generate,
+    types_of,
+    with_guidance,
+)
+from training.metrics import conditions, paired
+from training.metrics.paired import Difference
+from training.model.latent_diffusion import load_diffusion
+from training.model.release import Release
+from training.previews import contact_sheet
+
+Obeys = Callable[[Tensor], list[bool] | Tensor]
+
+
+class ComparisonError(DarkroomError):
+    """The two releases cannot be compared; the message says why."""
+
+
+def check_comparable(release: Release, other: Release) -> None:
+    """Raise ComparisonError unless both are diffusion releases that make images of one size for the same requests."""
+    if release.kind != "diffusion":
+        raise ComparisonError(f"release: {release.name} is an {release.kind}; only diffusion releases can be compared")
+    if other.kind != "diffusion":
+        raise ComparisonError(f"against: {other.name} is an {other.kind}; only diffusion releases can be compared")
+    for field, first, second in (
+        ("image shape", release.image_shape, other.image_shape),
+        ("conditions", types_of(release), types_of(other)),
+    ):
+        if first != second:
+            raise ComparisonError(f"against: {other.name} has another {field}, {second}; {release.name} has {first}")
+
+
+def compare(
+    release: Path, other: Path, descriptions: tuple[Release, Release], images: ImageSet, output: Path,
+    samplings: tuple[Sampling, Sampling], networks: Networks,
+) -> dict[str, Any]:  # fmt: skip
+    """Sample both releases for the same requests and seeds, and return the figures of both and their differences.
+
+    descriptions, samplings: of the release and of the other one. Writes `comparison.json`, and `comparison.png` with
+    the images of both, the release's above the other's. Raises ValueError for fewer than 32 images.
+    """
+    requested = build_requests(descriptions[0], images, samplings[0].images)
+    name, obeys = judge(descriptions[0], images, requested)
+    features, obedience, shown = [], [], []
+    used = [with_guidance(*pair) for pair in zip(samplings, descriptions, strict=True)]
+    for path, description, sampling in zip((release, other), descriptions, used, strict=True):
+        model, _ = load_diffusion(path)
+        samples = generate(model, description, requested.requests, sampling)
+        features.append(networks.features.features(samples))
+        obedience.append(torch.as_tensor(obeys(samples)).double() if obeys else None)
+        shown.append(samples[_columns(len(samples))])
+    rows = spread(images.rows("train"), MOST_REAL)
+    found = paired.compare(
+        features[0],
+        features[1],
+        compute_features(networks.features, images, rows),
+        _conditions(descriptions[0], images, requested, rows),
+        {name: (obedience[0], obedience[1])} if obedience[0] is not None and obedience[1] is not None else None,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    contact_sheet.save(output / "comparison.png", torch.cat(shown), columns=len(shown[0]))
+    scores = {
+        "release": descriptions[0].name,
+        "release_digest": descriptions[0].digest,
+        "against": descriptions[1].name,
+        "against_digest": descriptions[1].digest,
+        "data": images.description.name,
+        "data_fingerprint": images.description.fingerprint,
+        "features": networks.features.name,
+        "features_digest": networks.features.digest,
+        "sampling": asdict(used[0]),
+        "sampling_against": asdict(used[1]),
+        "verdict": paired.summarise(found),
+        "figures": {one.name: figure(one) for one in found},
+    }
+    (output / "comparison.json").write_text(json.dumps(scores, indent=2) + "\n")
+    return scores
+
+
+def figure(difference: Difference) -> dict[str, Any]:
+    """Return a difference as JSON."""
+    return {
+        "release": difference.first,
+        "against": difference.second,
+        "difference": difference.first - difference.second,
+        "interval": [difference.low, difference.high],
+        "detectable": difference.detectable,
+        "verdict": difference.verdict,
+    }
+
+
+def judge(description: Release, images: ImageSet, requested: EvaluationRequests) -> tuple[str, Obeys | None]:
+    """Return what tells whether each sample obeys its request, and the name of its figure; None where nothing can."""
+    has_shapes = images.description.box_classes == shapes.CLASSES
+    for field, kind in types_of(description).items():
+        values = [request[field] for request in requested.requests]
+        if kind == "class" and has_shapes:
+            return "class_accuracy", partial(conditions.match_classes, labels=values)
+        if kind == "class":
+            predict, _ = find_judge(images)
+            return "class_accuracy", partial(_are_classes, predict, torch.tensor(values))
+        if kind in ("text", "frozen_text") and has_shapes:
+            return "caption_accuracy", partial(conditions.match_captions, captions=values)
+    return "", None
+
+
+def _are_classes(predict: Callable[[Tensor], Tensor], wanted: Tensor, samples: Tensor) -> Tensor:
+    return predict(samples) == wanted
+
+
+def _conditions(
+    description: Release, images: ImageSet, requested: EvaluationRequests, rows: list[int]
+) -> tuple[Tensor, Tensor] | None:
+    """Return the class of each request and of each real image, or None for other conditions."""
+    fields = types_of(description)
+    if set(fields.values()) != {"class"}:
+        return None
+    (field, *_) = fields
+    return torch.tensor([request[field] for request in requested.requests]), torch.as_tensor(images.labels(rows))
+
+
+def _columns(samples: int) -> list[int]:
+    """Return up to COLUMNS places spread over all samples."""
+    count = min(COLUMNS, samples)
+    return [i * samples // count for i in range(count)]
