@@ -155,6 +155,9 @@ class Settings(StoreSettings, DatabaseSettings):
     step_limit_s: float = Field(
         300.0, gt=0, description="seconds after which a step counts as hung and the process exits"
     )
+    pod: str = Field(
+        "", pattern=r"^[a-z0-9.-]{0,253}$", description="the pod to annotate with the number of leases that it holds"
+    )
     drain_s: float = Field(25.0, ge=0, description="seconds that a stopping worker has to finish images")
     poll_s: float = Field(1.0, gt=0, le=60, description="seconds between polls of the queue without a hint")
     heartbeat_s: float = Field(5.0, gt=0, le=60, description="seconds between heartbeats")

@@ -19,6 +19,7 @@ from services.process.listener import Listener
 from services.process.watchdog import Watchdog
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
+from services.worker.deletion_cost import DeletionCost
 from services.worker.held_shards import HeldShards
 from services.worker.sampling_loop import SamplingLoop
 from services.worker.stop_watcher import StopWatcher
@@ -39,6 +40,7 @@ class Worker:
         self.watchdog = Watchdog(settings.step_limit_s)
         self.heartbeat = Heartbeat(database, ProcessKind.WORKER, settings.heartbeat_s, shards.tokens)
         self._stop_watcher = StopWatcher(database, shards)
+        self._cost = DeletionCost(settings.pod, shards.__len__) if settings.pod else None
         self._loop = SamplingLoop(settings, database, store, shards, self.heartbeat, self.watchdog, self._wake)
         self.health = Health(
             self.heartbeat, self.watchdog, settings.stale_s, self._loop.preload.pending, self._loop.backoff.problems
@@ -53,6 +55,8 @@ class Worker:
         self._loop.start()
         self._stop_watcher.start()
         self._listener.start()
+        if self._cost:
+            self._cost.start()
 
     def wake(self) -> None:
         """Look for work now: a hint or an announcement has arrived."""
@@ -61,6 +65,8 @@ class Worker:
     def stop(self) -> None:
         """Claim no more work, finish what fits the drain time, and return the rest to the queue."""
         self.health.draining = True
+        if self._cost:
+            self._cost.stop()
         self._listener.stop()
         self._loop.stop()
         self._stop_watcher.stop()

@@ -173,6 +173,17 @@ def test_releases_in_an_image_are_read_from_its_volume() -> None:
     assert {"name": "DARKROOM_CACHE_SEED", "value": "/seed"} in worker.main["env"]
 
 
+def test_only_workers_that_annotate_their_pods_have_a_token(rendered: Rendered) -> None:
+    found = rendered["idle-pods-first"]
+    with_token = [pod.name for pod in pods_of(found) if "serviceAccountToken" in str(pod.spec)]
+    assert with_token == ["Deployment/pictures-darkroom-worker-default"]
+    (binding,) = (one for one in found if one["kind"] == "RoleBinding")
+    assert [one["name"] for one in binding["subjects"]] == ["pictures-darkroom-worker-default"]
+    (role,) = (one for one in found if one["kind"] == "Role")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}]
+    assert not any(one["kind"] == "Role" for one in rendered["nothing"])
+
+
 def test_a_proxy_can_be_reached(rendered: Rendered) -> None:
     for name, port in (("proxy", 3128), ("proxy-without-a-port", 443)):
         for one in rendered[name]:
