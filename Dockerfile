@@ -18,7 +18,7 @@ RUN apt-get update \
 WORKDIR /opt/build
 ENV PATH=/opt/tools/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY requirements requirements
-RUN pip install --require-hashes -r requirements/build.txt
+RUN pip install --require-hashes --only-binary :all: -r requirements/build.txt
 RUN mkdir /opt/dist \
     && for image in slim full; do \
         cyclonedx-py requirements "requirements/$image.txt" --output-format JSON --output-file "/opt/dist/$image.cdx.json"; \
@@ -41,8 +41,8 @@ RUN apt-get update \
     && python3.12 -m venv /opt/darkroom
 ENV PATH=/opt/darkroom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # Dependencies are large and change rarely. Installing them before the code is copied gives them a layer of their own.
-COPY requirements/slim.txt /opt/requirements.txt
-RUN pip install --require-hashes -r /opt/requirements.txt
+COPY requirements/slim.txt /opt/requirements/
+RUN pip install --require-hashes --only-binary :all: -r /opt/requirements/slim.txt
 COPY --from=build /opt/dist/*.whl /opt/dist/
 RUN pip install --no-deps /opt/dist/*.whl
 COPY --from=build /opt/dist/slim.cdx.json /usr/share/doc/darkroom/sbom.cdx.json
@@ -72,8 +72,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && python3.12 -m venv /opt/darkroom
 ENV PATH=/opt/darkroom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY requirements/full.txt /opt/requirements.txt
-RUN pip install --require-hashes -r /opt/requirements.txt
+COPY requirements/backend.txt requirements/full.txt /opt/requirements/
+# Two packages are published as source only. In isolation, pip would build them with the newest setuptools.
+RUN pip install --require-hashes -r /opt/requirements/backend.txt \
+    && pip install --require-hashes --no-build-isolation -r /opt/requirements/full.txt
 COPY --from=build /opt/dist/*.whl /opt/dist/
 RUN pip install --no-deps /opt/dist/*.whl
 COPY --from=build /opt/dist/full.cdx.json /usr/share/doc/darkroom/sbom.cdx.json

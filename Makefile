@@ -37,7 +37,7 @@ licenses: install
 	$(BIN)/python .ci/licenses.py
 
 requirements: .uv/.installed
-	for image in slim full build; do \
+	for image in slim full build backend; do \
 		.uv/bin/uv pip compile requirements/$$image.in --constraint constraints.txt --generate-hashes --universal \
 			--python-version 3.12 --no-emit-package darkroom --quiet --custom-compile-command "make requirements" \
 			--output-file requirements/$$image.txt || exit 1; \

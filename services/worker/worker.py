@@ -1,8 +1,9 @@
 """A worker process: its parts, its start and its end.
 
 Threads: one samples, one claims shards, a few read the items of the next ones, many encode and upload images, two
-settle them, one listens for announcements of work, one keeps the heartbeat, one looks for jobs that must stop, and one
-ends the process if the sampling thread hangs. If one of them fails, the process ends.
+settle them, one listens for announcements of work, one keeps the heartbeat, one looks for jobs that must stop, one
+annotates the pod if it should, and one ends the process if the sampling thread hangs. If one of them fails, but for the
+annotations, the process ends.
 """
 
 import logging
@@ -40,7 +41,7 @@ class Worker:
         self.watchdog = Watchdog(settings.step_limit_s)
         self.heartbeat = Heartbeat(database, ProcessKind.WORKER, settings.heartbeat_s, shards.tokens)
         self._stop_watcher = StopWatcher(database, shards)
-        self._cost = DeletionCost(settings.pod, shards.__len__) if settings.pod else None
+        self._cost = DeletionCost(settings.pod, lambda: len(shards)) if settings.pod else None
         self._loop = SamplingLoop(settings, database, store, shards, self.heartbeat, self.watchdog, self._wake)
         self.health = Health(
             self.heartbeat, self.watchdog, settings.stale_s, self._loop.preload.pending, self._loop.backoff.problems
