@@ -59,9 +59,13 @@ class Watchdog:
         failing.times, failing.error = failing.times + 1, error
 
     def waits(self, part: str, error: str) -> None:
-        """Record that a part has failed because something else is away, which does not end this process."""
+        """Record that a part has failed because something else is away, which does not end this process.
+
+        Parts that failed before have not been tried meanwhile, so their time begins anew as well.
+        """
         self.failed(part, error)
-        self._failing[part].since = time.monotonic()
+        for failing in self._failing.copy().values():
+            failing.since = time.monotonic()
 
     def succeeded(self, part: str) -> None:
         """Record that a part of the loop works."""
