@@ -14,11 +14,11 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from services.environment import advise
-from services.observability import metrics
 from services.s3_client import make_client
 from services.settings import StoreSettings
 from services.storage.content import PART_BYTES, Content, digest_of, recorded_sha256
 from services.storage.deletion import abort_uploads, delete_objects
+from services.storage.error_counts import count_errors
 from services.storage.transient import is_transient
 from services.storage.uri import ObjectUri
 from training.errors import DarkroomError
@@ -34,10 +34,14 @@ class ObjectStoreError(DarkroomError):
 
 @dataclass(frozen=True)
 class Stored:
-    """The object that a key holds now, which an earlier writer may have written."""
+    """The object that a key holds now, which an earlier writer may have written.
+
+    unchecked: its content, if the caller is to look whether the store keeps it.
+    """
 
     sha256: str
     bytes: int
+    unchecked: Content | None = None
 
 
 class ObjectStore:
@@ -56,8 +60,7 @@ class ObjectStore:
             access_key_id=key.get_secret_value() if key else None,
             secret_access_key=secret.get_secret_value() if secret else None,
         )
-        client.meta.events.register("after-call.s3", _count)
-        client.meta.events.register("after-call-error.s3", _count)
+        count_errors(client)
         return cls(client, bucket or settings.s3_bucket)
 
     def check(self) -> None:
@@ -78,11 +81,11 @@ class ObjectStore:
                 f"S3 at {self.client.meta.endpoint_url} does not answer ({error}). {advise('DARKROOM_S3_ENDPOINT_URL')}"
             ) from None
 
-    def put_if_absent(self, key: str, body: bytes, *, content_type: str = "") -> Stored:
+    def put_if_absent(self, key: str, body: bytes, *, content_type: str = "", checked_later: bool = False) -> Stored:
         """Write an object unless the key already holds one whose content is that of its writer, which then stays.
 
         An object that is damaged, or that another program wrote, is replaced. Returns the object that the key holds.
-        Raises ObjectStoreError if the store does not keep what it accepts.
+        checked_later: leave it to `find_kept` whether the store keeps what it accepts; else raises ObjectStoreError.
         """
         content = Content.of_bytes(body)
         arguments = {"ContentType": content_type} if content_type else {}
@@ -98,8 +101,9 @@ class ObjectStore:
                     **condition,
                     **arguments,
                 )
-                head = self._head(key)
-                if head is not None and content.is_in(head):
+                if checked_later:
+                    return Stored(content.sha256, content.size, content)
+                if self.holds(key, content):
                     return Stored(content.sha256, content.size)
             except ClientError as error:
                 match error.response["ResponseMetadata"]["HTTPStatusCode"]:
@@ -298,8 +302,3 @@ class ObjectStore:
     def uri(self, key: str) -> str:
         """Return s3://BUCKET/KEY."""
         return str(ObjectUri(self.bucket, key))
-
-
-def _count(event_name: str, http_response: Any = None, **_: Any) -> None:
-    if http_response is None or http_response.status_code >= 500 or http_response.status_code == 429:
-        metrics.STORE_ERRORS.labels(event_name.rsplit(".", 1)[-1]).inc()  # after-call.s3.PutObject

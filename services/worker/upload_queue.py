@@ -27,6 +27,7 @@ class Upload:
     image: Developed[HeldShard]
     profile: str
     body: bytes = b""  # once it is encoded
+    is_doubtful: bool = False  # the store has accepted it and may not keep it
     pause_s: float = FIRST_PAUSE_S
     due: float = 0.0
     troubled_at: float | None = None  # when it first failed, or began a slow attempt
@@ -98,6 +99,14 @@ class UploadQueue:
             if stored:
                 self._tenants[upload.tenant].stored_at = time.monotonic()
             self._count_in(upload, -1)
+
+    def check_again(self, upload: Upload) -> None:
+        """Begin an upload again at once, because the store may not keep what it accepted."""
+        with self._lock:
+            upload.is_doubtful = True
+            del self._under_way[upload]
+            self._tenants[upload.tenant].ready.append(upload)
+            self._work.notify()
 
     def retry(self, upload: Upload, problem: str) -> bool:
         """Begin an upload again after a pause, each longer than the one before.

@@ -9,6 +9,7 @@ from services.job_queue.outputs import Output
 from services.observability import logs, metrics
 from services.process.threads import start_thread
 from services.storage import layout
+from services.storage.content import Content
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
 from services.worker import encoding
@@ -16,6 +17,7 @@ from services.worker.engine import Developed
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.settler import Settler
 from services.worker.upload_queue import Upload, UploadQueue
+from services.worker.verifier import Verifier, Written
 
 log = logging.getLogger("darkroom.uploader")
 
@@ -28,12 +30,14 @@ class Uploader:
     def __init__(self, store: ObjectStore, shards: HeldShards, settler: Settler) -> None:
         self.store, self.shards, self.settler = store, shards, settler
         self._queue = UploadQueue(shards)
+        self._verifier = Verifier(store, self._finish, lambda written: self._queue.check_again(written.upload))
         self._threads: list[threading.Thread] = []
         self._hurry = threading.Event()
 
     def start(self) -> None:
         """Start the threads."""
         self.settler.start()
+        self._verifier.start()
         self._threads = [start_thread(self._run, f"upload-{i}") for i in range(THREADS)]
 
     def add(self, image: Developed[HeldShard], profile: str, tick: Callable[[], None]) -> None:
@@ -55,6 +59,7 @@ class Uploader:
         self._queue.close()
         for thread in self._threads:
             thread.join()
+        self._verifier.stop()
         self.settler.stop()
         timer.cancel()
 
@@ -69,12 +74,16 @@ class Uploader:
                 self._queue.finish(upload, stored=False)
                 continue
             try:
-                output = self._store(upload)
+                output, unchecked = self._store(upload)
             except Exception as error:
                 self._handle(upload, error)
             else:
-                self.settler.add(upload.shard, output)
-                self._queue.finish(upload, stored=True)
+                written = Written(upload, output, unchecked)
+                self._finish(written) if unchecked is None else self._verifier.add(written)
+
+    def _finish(self, written: Written) -> None:
+        self.settler.add(written.upload.shard, written.output)
+        self._queue.finish(written.upload, stored=True)
 
     def _handle(self, upload: Upload, error: Exception) -> None:
         """Try an image again while the store is away. Anything else fails an attempt of its shard."""
@@ -92,7 +101,8 @@ class Uploader:
             self.shards.postpone(shard, reason)
         self._queue.finish(upload, stored=False)
 
-    def _store(self, upload: Upload) -> Output:
+    def _store(self, upload: Upload) -> tuple[Output, Content | None]:
+        """Encode and store an image. Returns its record, and its content if it is yet to be checked."""
         plan, spec = upload.shard.plan, upload.image.spec
         image_format = plan["format"]
         key = layout.image_key(plan["output_prefix"], upload.shard.lease.job_id, spec.index, image_format)
@@ -100,5 +110,8 @@ class Uploader:
             with metrics.ENCODE_SECONDS.labels(image_format).time():
                 upload.body = encoding.encode_image(upload.image.pixels, image_format)
         with metrics.UPLOAD_SECONDS.time():
-            stored = self.store.put_if_absent(key, upload.body, content_type=f"image/{image_format}")
-        return Output(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, upload.profile)
+            stored = self.store.put_if_absent(
+                key, upload.body, content_type=f"image/{image_format}", checked_later=not upload.is_doubtful
+            )
+        output = Output(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, upload.profile)
+        return output, stored.unchecked

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.storage.content import PART_BYTES
+from services.storage.content import PART_BYTES, Content
+from services.storage.listing import find_kept
 from services.storage.object_store import ObjectStore, ObjectStoreError, Stored
 from tests.support.s3_proxy import Request, S3Proxy, s3_proxy
 from tests.support.stack import Stack
@@ -128,3 +129,28 @@ def test_a_damaged_blob_is_replaced_and_a_whole_one_stays(stack: Stack, tmp_path
     store.upload_if_absent(key, path, sha256=sha256)
     assert store.get(key) == body
     assert (store.etag(key) == before) == (damage == "none")
+
+
+def test_what_a_store_keeps_is_found_by_listings(stack: Stack) -> None:
+    direct = stack.store()
+    keys = [f"listed/{folder}/{number:08d}.png" for folder in "ab" for number in (1, 2, 3, 5, 900)]
+    contents = {key: Content.of_bytes(key.encode()) for key in keys}
+    for key in [*keys, "listed/a/00000004.png", "listed/other"]:
+        direct.put_if_absent(key, key.encode())
+    put_raw(direct, keys[1], b"damaged")
+    put_raw(direct, keys[2], keys[2].encode()[::-1])
+    direct.delete([keys[6]])
+    seen = S3Proxy()
+    with s3_proxy(stack.settings("worker"), seen) as store:
+        assert find_kept(store, contents) == set(keys) - {keys[1], keys[2], keys[6]}
+        assert len(seen.requests) == 2
+        assert find_kept(store, {keys[1]: contents[keys[1]], keys[0]: contents[keys[0]]}) == {keys[0]}
+
+
+def test_a_listing_goes_on_where_the_store_has_ended_it(stack: Stack) -> None:
+    direct = stack.store()
+    keys = [f"paged/{number:08d}.png" for number in range(60)]
+    contents = {key: Content.of_bytes(key.encode()) for key in keys[::10]}
+    for key in keys:
+        direct.put_if_absent(key, key.encode())
+    assert find_kept(direct, contents) == set(contents)

@@ -1,0 +1,34 @@
+"""Whether a bucket holds what was written to it: of many objects, by few requests."""
+
+from collections.abc import Mapping
+
+from services.storage.content import Content
+from services.storage.object_store import ObjectStore
+
+FEW = 2  # objects for which a request each costs less than a listing
+PAGE = 1_000
+
+
+def find_kept(store: ObjectStore, contents: Mapping[str, Content]) -> set[str]:
+    """Return the keys whose objects have these contents, as far as their sizes and ETags tell.
+
+    It lists the folders of the keys from the first key on, so keys that lie close together cost one request.
+    """
+    kept: set[str] = set()
+    rest = sorted(contents)
+    while rest:
+        if len(rest) <= FEW:
+            return kept | {key for key in rest if store.holds(key, contents[key])}
+        folder = rest[0].rpartition("/")[0] + "/"
+        page = store.client.list_objects_v2(
+            Bucket=store.bucket, Prefix=folder, StartAfter=rest[0][:-1], MaxKeys=min(PAGE, 2 * len(rest))
+        )
+        listed = {found["Key"]: found for found in page.get("Contents", ())}
+        for key in rest:
+            if key in listed and contents[key].is_in(
+                {"ContentLength": listed[key]["Size"], "ETag": listed[key]["ETag"]}
+            ):
+                kept.add(key)
+        last = max(listed, default="") if page.get("IsTruncated") else None
+        rest = [key for key in rest[1:] if not key.startswith(folder) or (last is not None and key > last)]
+    return kept

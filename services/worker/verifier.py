@@ -1,0 +1,78 @@
+"""Checks that the store keeps what it has accepted: many images by one listing, instead of one request an image."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.job_queue.outputs import Output
+from services.process.threads import start_thread
+from services.storage.content import Content
+from services.storage.listing import find_kept
+from services.storage.object_store import ObjectStore
+from services.worker.upload_queue import Upload
+
+log = logging.getLogger("darkroom.uploader")
+
+MOST_TOGETHER = 256  # images of one check
+
+
+@dataclass(frozen=True)
+class Written:
+    """An image that the store has accepted, and what its key should hold."""
+
+    upload: Upload
+    output: Output
+    content: Content | None  # None: it is checked already
+
+
+class Verifier:
+    """Checks images in one thread. Those that are accepted while a check is under way are checked together.
+
+    on_kept: called with an image that the store keeps. on_doubt: with one that it may not keep.
+    """
+
+    def __init__(
+        self, store: ObjectStore, on_kept: Callable[[Written], None], on_doubt: Callable[[Written], None]
+    ) -> None:
+        self.store, self._on_kept, self._on_doubt = store, on_kept, on_doubt
+        self._written: list[Written] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = start_thread(self._run, "verify")
+
+    def add(self, written: Written) -> None:
+        """Check an image soon."""
+        with self._changed:
+            self._written.append(written)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Return when every image is checked."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (group := self._take()) is not None:
+            try:
+                kept = find_kept(
+                    self.store, {one.output.key: one.content for one in group if one.output.key and one.content}
+                )
+            except Exception as error:  # Of any kind: each image is then checked by itself.
+                log.debug("images could not be listed: %s", error)
+                kept = set()
+            for written in group:
+                (self._on_kept if written.output.key in kept else self._on_doubt)(written)
+
+    def _take(self) -> list[Written] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._written or self._stopping)
+            group, self._written = self._written[:MOST_TOGETHER], self._written[MOST_TOGETHER:]
+            return group or None
