@@ -34,28 +34,40 @@ class SamplingJob:
 # A shard needs few of the thousands of items that a plan may have. A plan that is damaged is returned as it is, so that
 # reading it fails the shard. The start is recorded by the first settled image as well: so this need not wait for the
 # disk, and records nothing while another transaction holds the job's row.
-BEGIN_SHARD = text("""
-    WITH begun AS (
+BEGIN_SHARDS = text("""
+    WITH given AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:starts AS integer[]), CAST(:stops AS integer[]))
+            WITH ORDINALITY AS shard (job_id, start, stop, number)
+    ), begun AS (
         UPDATE jobs SET state = 'running', started_at = coalesce(started_at, now())
-        WHERE id = (SELECT id FROM jobs WHERE id = :id AND state = 'planned' FOR NO KEY UPDATE SKIP LOCKED)
-        RETURNING CAST(extract(epoch FROM clock_timestamp() - greatest(created_at, run_after)) AS float8) AS waited,
+        WHERE id IN (SELECT id FROM jobs WHERE id IN (SELECT job_id FROM given) AND state = 'planned'
+                     FOR NO KEY UPDATE SKIP LOCKED)
+        RETURNING id, CAST(extract(epoch FROM clock_timestamp() - greatest(created_at, run_after)) AS float8) AS waited,
             set_config('synchronous_commit', 'off', true)
     )
     SELECT CASE WHEN own.first IS NULL THEN plan ELSE plan - 'items' || jsonb_build_object('first_item', own.first,
             'items', jsonb_path_query_array(plan, '$.items[$first to $last]', to_jsonb(own))) END AS plan,
-        releases.manifest, (SELECT waited FROM begun) AS waited,
-        ARRAY(SELECT index FROM outputs WHERE job_id = :id AND index >= :start AND index < :stop) AS settled
-    FROM jobs JOIN releases ON releases.id = release_id CROSS JOIN LATERAL (SELECT
-        :start / jobs.images_per_item AS first, (:stop - 1) / jobs.images_per_item AS last
+        releases.manifest,
+        ARRAY(SELECT index FROM outputs WHERE job_id = jobs.id AND index >= given.start AND index < given.stop)
+            AS settled,
+        CASE WHEN row_number() OVER (PARTITION BY jobs.id ORDER BY number) = 1 THEN begun.waited END AS waited
+    FROM given JOIN jobs ON jobs.id = given.job_id JOIN releases ON releases.id = release_id
+    LEFT JOIN begun ON begun.id = jobs.id
+    CROSS JOIN LATERAL (SELECT
+        given.start / jobs.images_per_item AS first, (given.stop - 1) / jobs.images_per_item AS last
         WHERE plan ? 'items' UNION ALL SELECT NULL, NULL LIMIT 1) AS own
-    WHERE jobs.id = :id
+    ORDER BY number
 """)
 
 
-def begin_shard(connection: Connection, lease: Lease) -> SamplingJob:
-    """Record that sampling of a leased shard's job starts, and return what the shard needs of it."""
-    values = {"id": lease.job_id, "start": lease.start, "stop": lease.stop}
-    return SamplingJob(**connection.execute(BEGIN_SHARD, values).one()._mapping)
+def begin_shards(connection: Connection, leases: Sequence[Lease]) -> list[SamplingJob]:
+    """Record that sampling of the jobs of leased shards starts, and return what each shard needs of its job."""
+    values = {
+        "ids": [lease.job_id for lease in leases],
+        "starts": [lease.start for lease in leases],
+        "stops": [lease.stop for lease in leases],
+    }
+    return [SamplingJob(**row._mapping) for row in connection.execute(BEGIN_SHARDS, values)]
 
 
 def end_shard(connection: Connection, lease: Lease, state: WorkState, error: str | None) -> None:

@@ -4,7 +4,8 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Self
+from enum import StrEnum
+from typing import Any, Self
 
 from sqlalchemy import Connection, text
 
@@ -90,19 +91,40 @@ def settle_images(connection: Connection, shards: Sequence[Settling]) -> set[int
     The first record of an index stays. A job's last shard opens its finalizing. Returns the ids of the shards whose
     leases were held; nothing was recorded of the others.
     """
-    images = [{"shard": one.lease.id, **asdict(output)} for one in shards for output in one.outputs]
-    values = {
-        "job": shards[0].lease.job_id,
-        "shards": [one.lease.id for one in shards],
-        "tokens": [one.lease.token for one in shards],
-        "are_last": [one.is_last for one in shards],
-        "images": json.dumps(images),
-    }
     statement = text("""
         SELECT settle_images(:job, CAST(:shards AS bigint[]), CAST(:tokens AS bigint[]), CAST(:are_last AS boolean[]),
                              CAST(:images AS jsonb))
     """)
-    return set(connection.scalars(statement, values))
+    return set(connection.scalars(statement, {"job": shards[0].lease.job_id, **_settling_values(shards)}))
+
+
+class Outcome(StrEnum):
+    """What became of images of a shard: LOST if its lease was not held, LOCKED if another transaction holds its job."""
+
+    SETTLED = "settled"
+    LOST = "lost"
+    LOCKED = "locked"
+
+
+def settle_jobs(connection: Connection, shards: Sequence[Settling]) -> dict[int, Outcome]:
+    """Record images of shards of any jobs in one statement, as `settle_images` does, without waiting for a job.
+
+    Returns what became of each shard, by its id. Nothing was recorded of those that are not settled.
+    """
+    statement = text("""
+        SELECT shard, outcome FROM settle_jobs(CAST(:shards AS bigint[]), CAST(:tokens AS bigint[]),
+            CAST(:are_last AS boolean[]), CAST(:images AS jsonb))
+    """)
+    return {shard: Outcome(outcome) for shard, outcome in connection.execute(statement, _settling_values(shards))}
+
+
+def _settling_values(shards: Sequence[Settling]) -> dict[str, Any]:
+    return {
+        "shards": [one.lease.id for one in shards],
+        "tokens": [one.lease.token for one in shards],
+        "are_last": [one.is_last for one in shards],
+        "images": json.dumps([{"shard": one.lease.id, **asdict(output)} for one in shards for output in one.outputs]),
+    }
 
 
 def fail_images(connection: Connection, job_id: uuid.UUID, start: int, stop: int, error: str) -> None:

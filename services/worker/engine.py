@@ -132,6 +132,15 @@ class Engine(Generic[Owner]):
         """Network rows that the next step would leave unused."""
         return max(0, self._batch.free_rows - sum(self._batch.rows_of(run) for run in self._waiting))
 
+    def room_after(self, steps: int) -> int:
+        """Return for how many images there will be rows in so many steps if each takes as many as a present one.
+
+        Without one, an image counts as guided.
+        """
+        remaining = [run for run in self._batch.runs if len(run.trajectory) - run.position > steps]
+        taken = [self._batch.rows_of(run) for run in (*remaining, *self._waiting)]
+        return -(-max(0, self.rows - sum(taken)) // max(taken, default=2))
+
     def read_conditions(self, item: Mapping[str, Any]) -> ReadConditions:
         """Decode an item's conditions and resize its images to what the model needs. Every thread may call this.
 

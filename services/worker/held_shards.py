@@ -17,10 +17,11 @@ from sqlalchemy import Engine as Database
 from services.database.connections import autocommit, brief
 from services.job_queue import jobs, leases, outputs, stopping
 from services.job_queue.leases import Lease, LeaseLost
-from services.job_queue.outputs import Output, Settling
+from services.job_queue.outputs import Outcome, Output, Settling
 from services.job_queue.plan import Plan
 from services.job_queue.stopping import StopRequest
 from services.observability import logs, metrics
+from services.storage.transient import is_transient
 
 log = logging.getLogger("darkroom.shards")
 
@@ -86,10 +87,12 @@ class HeldShards:
 
     # -- settling ----------------------------------------------------------------------------------
 
-    def settle(self, images: Mapping[HeldShard, Sequence[Output]]) -> None:
-        """Record images of shards of one job as stored or failed. The last image of a shard ends the shard.
+    def settle(self, images: Mapping[HeldShard, Sequence[Output]]) -> set[HeldShard]:
+        """Record images as stored or failed. The last image of a shard ends the shard.
 
         A shard whose lease was lost is dropped. Two threads must not settle images of one job at the same time.
+        Images of one job wait for its row, up to a second. Of several jobs, those whose rows another transaction holds
+        are left out: returns their shards.
         """
         settling = {
             shard: Settling(shard.lease, records, shard.unsettled <= {record.index for record in records})
@@ -97,24 +100,48 @@ class HeldShards:
             if shard in self
         }
         if not settling:
-            return
-        with self.database.connect() as connection:
-            held = outputs.settle_images(connection, list(settling.values()))
+            return set()
+        found = self._settle(list(settling.values()))
         for shard, settled in settling.items():
-            if shard.lease.id not in held:
-                self.drop_lost(shard)
-                continue
+            match found[shard.lease.id]:
+                case Outcome.LOST:
+                    self.drop_lost(shard)
+                    continue
+                case Outcome.LOCKED:
+                    continue
             shard.unsettled.difference_update(record.index for record in settled.outputs)
             for record in settled.outputs:
                 metrics.IMAGES.labels("failed" if record.error else "stored").inc()
             if settled.is_last:
                 self._remove(shard, End.DONE)
+        return {shard for shard in settling if found[shard.lease.id] == Outcome.LOCKED}
+
+    def _settle(self, shards: list[Settling]) -> Mapping[int, Outcome]:
+        """Settle in one statement. Returns what became of each shard, by its id."""
+        with self.database.connect() as connection:
+            if len({one.lease.job_id for one in shards}) > 1:
+                return outputs.settle_jobs(connection, shards)
+            held = outputs.settle_images(connection, shards)
+        return {one.lease.id: Outcome.SETTLED if one.lease.id in held else Outcome.LOST for one in shards}
 
     # -- other ends --------------------------------------------------------------------------------
 
     def fail_attempt(self, shard: HeldShard, error: str) -> None:
         """Count a failed attempt. After the last one the unsettled images fail."""
         self._end(shard, End.FAILED, lambda connection: jobs.fail_shard_attempt(connection, shard.lease, error))
+
+    def reject(self, shard: HeldShard, message: str, error: Exception) -> bool:
+        """Fail an attempt, unless S3 or this machine's disk is to blame: then the shard returns to the queue.
+
+        Returns whether an attempt failed.
+        """
+        lease = shard.lease
+        log.warning("work %d of job %s: %s", lease.id, lease.job_id, message, extra=logs.lease_fields(lease))
+        if is_transient(error) or isinstance(error, OSError):
+            self.return_to_queue(shard)
+            return False
+        self.fail_attempt(shard, message)
+        return True
 
     def record_loss(self, shard: HeldShard, error: str) -> None:
         """Record that a step with this shard's images failed, which counts as the loss of the process."""

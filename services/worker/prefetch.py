@@ -42,12 +42,17 @@ class Prefetcher:
     def __init__(self, store: ObjectStore, on_ready: Callable[[], None]) -> None:
         self.store, self._on_ready = store, on_ready
         self._pool = ThreadPoolExecutor(CAPACITY, thread_name_prefix="prefetch")
-        self._shards: deque[Future[PrefetchedShard]] = deque()
+        self._shards: deque[tuple[HeldShard, Future[PrefetchedShard]]] = deque()
 
     @property
     def busy(self) -> bool:
         """Whether a shard is being read or waits to be taken."""
         return bool(self._shards)
+
+    @property
+    def images(self) -> int:
+        """How many images the shards have that are being read or wait to be taken."""
+        return sum(len(shard.unsettled) for shard, _ in self._shards)
 
     @property
     def has_room(self) -> bool:
@@ -57,15 +62,15 @@ class Prefetcher:
     def add(self, shard: HeldShard, engine: Engine[HeldShard]) -> None:
         """Start to read a shard's items, whose images `engine` will sample."""
         future = self._pool.submit(self._fetch, shard, engine)
-        self._shards.append(future)
+        self._shards.append((shard, future))
         future.add_done_callback(lambda _: self._on_ready())
 
     def take(self) -> PrefetchedShard | None:
         """Return a shard that has been read, or None if there is none."""
-        for future in self._shards:
-            if future.done():
-                self._shards.remove(future)
-                return future.result()
+        for entry in self._shards:
+            if entry[1].done():
+                self._shards.remove(entry)
+                return entry[1].result()
         return None
 
     def stop(self) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 from sqlalchemy import Engine as Database
 
@@ -65,7 +65,7 @@ class SamplingLoop:
         self.backoff = ReleaseBackoff()
         self.preload = Preload(settings.preload, database, self._engines)
         self._prefetcher = Prefetcher(store, on_ready=wake.set)
-        self._claimer = Claimer(database, shards, heartbeat, settings.queues)
+        self._claimer = Claimer(database, shards, heartbeat, settings, on_ready=wake.set)
         self._settler = Settler(shards)
         self._uploader = Uploader(store, shards, self._settler)
         self._wake, self._stopping = wake, threading.Event()
@@ -82,6 +82,11 @@ class SamplingLoop:
         self._thread = start_thread(self._run, "engine")
         self.watchdog.start()
 
+    def announce(self) -> None:
+        """Claim now: there may be work."""
+        self._claimer.announce()
+        self._wake.set()
+
     def stop(self) -> None:
         """Drain: sample and store what fits the drain time, then return when every image is settled or released."""
         self._stopping.set()
@@ -89,6 +94,7 @@ class SamplingLoop:
         if self._thread is not None:
             self._thread.join()
         self.watchdog.stop()
+        self._claimer.stop()
         self._prefetcher.stop()
         self._uploader.stop(self.settings.drain_s)
 
@@ -114,10 +120,11 @@ class SamplingLoop:
         if not len(self.shards):
             self.preload.load_pending(self.watchdog)
         self._remove_ended()
-        self._claim()
+        self._take_claimed()
+        self._start_claim()
         self._start_waiting()
         self._start_prefetched()
-        if self._engine is not None and self._engine.busy:
+        if self._is_sampling(self._engine):
             self._step(self._engine)
             return
         self._wake.wait(self.settings.poll_s)
@@ -125,41 +132,43 @@ class SamplingLoop:
 
     def _drain(self) -> None:
         deadline = time.monotonic() + self.settings.drain_s
-        while self._engine is not None and self._engine.busy and time.monotonic() < deadline:
+        while self._is_sampling(self._engine) and time.monotonic() < deadline:
             self.watchdog.tick()
             self._remove_ended()
             self._step(self._engine)
-        if self._engine is not None and self._engine.busy:
+        if self._is_sampling(self._engine):
             log.info("the drain time is over; shards with unfinished images return to the queue")
 
     # -- claiming ------------------------------------------------------------------------------
 
-    def _claim(self) -> None:
-        """Claim shards while the next step has rows for them."""
-        while (
-            self._waiting is None
-            and time.monotonic() >= self._next_claim
-            and self._prefetcher.has_room
-            and (self._isolated is None or self._isolated not in self.shards)
-            and (self._engine is None or self._engine.free_rows > 0)
-        ):
-            engine = self._engine
-            release = engine.release.digest if engine is not None else None
-            shard = self._claimer.claim(release, without=self.backoff.paused())
-            if shard is None:
-                return
-            with self._blaming(shard, "its job cannot be read"):
-                self._claimer.read(shard)
-            if shard not in self.shards:
-                self._wake.set()  # A step of the engine comes first, then the next claim.
-                return
-            if not shard.unsettled:
+    def _start_claim(self) -> None:
+        """Start to claim shards if steps that begin soon have rows for them."""
+        is_alone = self._isolated is not None and self._isolated in self.shards
+        is_due = time.monotonic() >= self._next_claim
+        if self._waiting is None and is_due and self._prefetcher.has_room and not is_alone:
+            self._claimer.start(self._engine, self._prefetcher.images, self.backoff.paused())
+
+    def _take_claimed(self) -> None:
+        """Start to read the items of the shards that were claimed."""
+        for claimed in self._claimer.take():
+            shard, engine = claimed.shard, self._engine
+            if claimed.error is not None:
+                self._reject(shard, f"its job cannot be read: {describe(claimed.error)}", claimed.error)
+            elif shard not in self.shards:  # it was stopped while it was read
+                continue
+            elif not shard.unsettled:
                 with self._blaming(shard, "it cannot be ended"):
                     self.shards.settle({shard: []})
-            elif engine is None or engine.release.digest != shard.lease.pack_key or shard.lease.suspect:
-                self._waiting, self._waiting_since = shard, time.monotonic()
-            else:
+            elif engine is not None and engine.release.digest == shard.lease.pack_key and not shard.lease.suspect:
                 self._prefetcher.add(shard, engine)
+            elif self._waiting is None:
+                self._waiting, self._waiting_since = shard, time.monotonic()
+            else:  # the engine ran out of memory in the meantime
+                self.shards.return_to_queue(shard)
+
+    @staticmethod
+    def _is_sampling(engine: Engine[HeldShard] | None) -> TypeGuard[Engine[HeldShard]]:
+        return engine is not None and engine.busy
 
     @contextmanager
     def _blaming(self, shard: HeldShard, problem: str) -> Iterator[None]:
@@ -174,7 +183,7 @@ class SamplingLoop:
     def _start_waiting(self) -> None:
         """Start the waiting shard if it may run now: load its release, or isolate it as a suspect."""
         shard = self._waiting
-        if shard is None or self._prefetcher.busy or (self._engine is not None and self._engine.busy):
+        if shard is None or self._claimer.busy or self._prefetcher.busy or self._is_sampling(self._engine):
             return
         if shard not in self.shards:  # it was stopped while it waited
             self._waiting = None
@@ -207,8 +216,7 @@ class SamplingLoop:
         while (prefetched := self._prefetcher.take()) is not None:
             shard = prefetched.shard
             if prefetched.error is not None:
-                message = f"its items cannot be read: {describe(prefetched.error)}"
-                self._reject(shard, message, prefetched.error)
+                self._reject(shard, f"its items cannot be read: {describe(prefetched.error)}", prefetched.error)
             elif shard not in self.shards:  # it was stopped while it was read
                 continue
             elif self._engine is None:  # the engine ran out of memory in the meantime
@@ -218,24 +226,16 @@ class SamplingLoop:
                     self._add_images(self._engine, prefetched)
 
     def _leave_to_others(self, shard: HeldShard, error: Exception) -> None:
-        """Return a shard to the queue whose release this worker's disk cannot hold, and claim none of it for a while.
-
-        This counts as no attempt.
-        """
+        """Return a shard to the queue, whose release this disk cannot hold, and claim none of it for a while."""
         pause = self.backoff.add_failure(shard.manifest["digest"], brief(error))
         problem = f"release {shard.manifest['name']} cannot be loaded: {brief(error)}"
         log.warning("%s; it is not claimed for %.0f s", problem, pause, extra=logs.lease_fields(shard.lease))
         self.shards.return_to_queue(shard)
 
     def _reject(self, shard: HeldShard, message: str, error: Exception) -> None:
-        """Fail an attempt, unless S3 or this machine's disk is to blame: then the shard returns to the queue."""
-        lease = shard.lease
-        log.warning("work %d of job %s: %s", lease.id, lease.job_id, message, extra=logs.lease_fields(lease))
-        if is_transient(error) or isinstance(error, OSError):
+        """Fail an attempt, or return the shard to the queue and claim nothing for a moment."""
+        if not self.shards.reject(shard, message, error):
             self._next_claim = time.monotonic() + PAUSE_AFTER_ERROR_S
-            self.shards.return_to_queue(shard)
-        else:
-            self.shards.fail_attempt(shard, message)
 
     def _add_images(self, engine: Engine[HeldShard], prefetched: PrefetchedShard) -> None:
         """Add a shard's images to the engine. An image that cannot be made fails alone."""
@@ -248,6 +248,7 @@ class SamplingLoop:
     # -- stepping ------------------------------------------------------------------------------
 
     def _step(self, engine: Engine[HeldShard]) -> None:
+        began = time.monotonic()
         try:
             images = engine.step()
         except OutOfMemory as error:
@@ -261,6 +262,7 @@ class SamplingLoop:
                 self.shards.record_loss(shard, f"{type(error).__name__}: {error}")
             self._remove_ended()
             return
+        self._claimer.note_step(time.monotonic() - began)
         for image in images:
             if isinstance(image, Failed):
                 spec = image.spec

@@ -61,7 +61,7 @@ class Worker:
 
     def wake(self) -> None:
         """Look for work now: a hint or an announcement has arrived."""
-        self._wake.set()
+        self._loop.announce()
 
     def stop(self) -> None:
         """Claim no more work, finish what fits the drain time, and return the rest to the queue."""

@@ -3,8 +3,9 @@
 All run in turn on one Postgres server, each in its own database:
 submit: N jobs one by one, each in its own transaction.
 submit many: N jobs in one call.
-work: N pieces of work that do nothing are claimed and completed, ten at a time. A piece of Darkroom's work is the
-sampling of an image of one of ten jobs, with its output row and counters; the others write only their own state.
+work: N pieces of work that do nothing are claimed and completed with ten under way, each queue in its own way:
+Darkroom and pgqueuer claim and complete ten at a time, procrastinate has ten tasks. A piece of Darkroom's work is the
+sampling of an image of one of ten jobs, with its plan, output row and counters; the others write only their own state.
 settle: N stored images of one job are recorded: one image a statement, and by the worker's settler.
 Reports operations per second, medians. Needs the extra `benchmarks`.
 """
@@ -17,7 +18,6 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -32,9 +32,9 @@ from rich.table import Table
 from sqlalchemy import Connection, text
 
 from services.dispatcher import planner
-from services.job_queue import claims, outputs, processes
+from services.job_queue import claims, jobs, outputs, processes
 from services.job_queue.leases import Lease
-from services.job_queue.outputs import Output, Settling
+from services.job_queue.outputs import Outcome, Output, Settling
 from services.job_queue.states import ProcessKind
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.settler import Settler
@@ -107,26 +107,20 @@ def add_shards(connection: Connection, job_id: Any, count: int, *, images: int) 
 
 
 def work(stack: Stack) -> None:
-    """Claim, record an image and finish with ten threads until nothing is ready."""
+    """Claim ten shards, record an image of each and finish them, until nothing is ready: as a worker does.
+
+    Each claim and each end is a statement and a transaction of its own.
+    """
     from services.database import connections
 
-    engine = connections.connect(stack.settings("worker").database_url.get_secret_value())
-    with engine.begin() as connection:
+    engine = connections.autocommit(connections.connect(stack.settings("worker").database_url.get_secret_value()))
+    with engine.connect() as connection:
         process = processes.register(connection, ProcessKind.WORKER)
-
-    def one_after_the_other(_: int) -> None:
-        while True:
-            with engine.begin() as connection:
-                found = claims.claim_sampling(connection, process, queues=["default"], release=None)
-            if not found:
-                return
-            (lease,) = found
-            record = Output(lease.start, lease.start, 1, "k", "0" * 64, 1, "p")
-            with engine.begin() as connection:
-                outputs.settle_images(connection, [Settling(lease, [record], is_last=True)])
-
-    with ThreadPoolExecutor(UNDER_WAY) as pool:
-        list(pool.map(one_after_the_other, range(UNDER_WAY)))
+        while found := claims.claim_sampling(connection, process, queues=["default"], count=UNDER_WAY):
+            jobs.begin_shards(connection, found)
+            images = [Output(lease.start, lease.start, 1, "k", "0" * 64, 1, "p") for lease in found]
+            ended = [Settling(lease, [image], is_last=True) for lease, image in zip(found, images, strict=True)]
+            assert set(outputs.settle_jobs(connection, ended).values()) == {Outcome.SETTLED}
     engine.dispose()
 
 

@@ -19,13 +19,13 @@ LARGE = {"items": [{"class_label": 1}], "images_per_item": 48, "steps": 4, "guid
 
 # A module, a function that sends a statement or a request, and whether the worker freezes before it.
 BOUNDARIES = [
-    ("services.job_queue.jobs", "begin_shard", True),  # claimed, and not known to be
+    ("services.job_queue.jobs", "begin_shards", True),  # claimed, and not known to be
     ("services.storage.object_store", "ObjectStore.put_if_absent", False),
     ("services.job_queue.outputs", "settle_images", False),
 ]
 if THOROUGH:
     BOUNDARIES += [
-        ("services.job_queue.jobs", "begin_shard", False),
+        ("services.job_queue.jobs", "begin_shards", False),
         ("services.storage.object_store", "ObjectStore.put_if_absent", True),
         ("services.job_queue.outputs", "settle_images", True),
         ("services.job_queue.processes", "record_heartbeat", False),

@@ -73,7 +73,7 @@ def test_the_first_images_are_sampled_while_others_are_planned(
         shards = claim(engine, worker_id)
         assert [(shard.start, shard.stop) for shard in shards] == [(0, 16), (16, 32)]
         with engine.begin() as connection:
-            assert jobs.begin_shard(connection, shards[0]).waited is not None
+            assert [job.waited is None for job in jobs.begin_shards(connection, shards)] == [False, True]
         for shard in shards:
             settle_shard(engine, shard)
         assert stack.job(lease.job_id).state == "running", "finalizing must wait for the rest of the plan"

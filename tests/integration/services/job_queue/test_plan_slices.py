@@ -35,14 +35,14 @@ def plan_of(connection: Connection, lease: Lease) -> Any:
 def test_the_items_are_those_of_the_whole_plan(stack: Stack, engine: Engine, shard: Lease) -> None:
     with engine.connect() as connection:
         whole = plan_of(connection, shard)
-        job = jobs.begin_shard(connection, shard)
+        (job,) = jobs.begin_shards(connection, [shard])
         assert job.plan["first_item"] == 10
         assert len(job.plan["items"]) == 6
         assert len(json.dumps(job.plan)) < 10_000
         assert read_items(stack.store(), job.plan, shard) == read_items(stack.store(), whole, shard)
         assert {**job.plan, "items": [], "first_item": 0} == {**whole, "items": [], "first_item": 0}
         last = replace(shard, start=11_984, stop=12_000)
-        job = jobs.begin_shard(connection, last)
+        (job,) = jobs.begin_shards(connection, [last])
         assert read_items(stack.store(), job.plan, last) == {number: ITEMS[number] for number in range(3_994, 4_000)}
 
 
@@ -53,4 +53,4 @@ def test_a_damaged_plan_is_returned_as_it_is(engine: Engine, shard: Lease, damag
         connection.execute(
             text("UPDATE jobs SET plan = CAST(:plan AS jsonb), images_per_item = NULL WHERE id = :id"), values
         )
-        assert jobs.begin_shard(connection, shard).plan == json.loads(damaged)
+        assert jobs.begin_shards(connection, [shard])[0].plan == json.loads(damaged)

@@ -85,8 +85,7 @@ class QueueMachine(RuleBasedStateMachine):
     def claim(self, worker: int, count: int) -> None:
         with self.engine.begin() as connection:
             found = claims.claim_sampling(connection, self.workers[worker], queues=["default"], count=count)
-            for lease in found:
-                jobs.begin_shard(connection, lease)
+            jobs.begin_shards(connection, found)
         self.take(found)
 
     @rule()
