@@ -32,6 +32,7 @@ def pytest_collection_finish() -> None:
 # Each test process runs whole files. The longest start first, so that none of them runs alone at the end.
 LONGEST = (
     "e2e/test_demo.py",
+    "e2e/test_tour.py",
     "integration/services/worker/test_deaths.py",
     "integration/training/runs/test_resume.py",
     "hostile/test_frozen_workers.py",

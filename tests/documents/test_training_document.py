@@ -1,4 +1,4 @@
-"""The commands of the training document, and of the README, run as shown; only smaller."""
+"""The commands of the training document run as shown; only smaller."""
 
 import importlib
 import json
@@ -54,7 +54,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("document", "count"), [("docs/training.md", 4), ("README.md", 3)])
+@pytest.mark.parametrize(("document", "count"), [("docs/training.md", 4)])
 def test_the_commands_run_as_shown(
     document: str, count: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from training.model.interop.compvis.null import null_class
 from training.model.interop.compvis.options import Options
 from training.model.interop.compvis.reading import CompVisError, class_name, join_keys
 from training.model.interop.compvis.targets import build
-from training.model.interop.compvis.text_towers import drop_last_layer, rename_tower
+from training.model.interop.compvis.text_towers import ARCH, drop_last_layer, rename_tower
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
 
@@ -88,8 +88,9 @@ def make_embedder(
     """Make the conditioner of an embedder. given: the options of its reader. Raises CompVisError."""
     if kind in TEXT_TOWERS:
         state = rename_tower(state)
-        if kind == "FrozenOpenCLIPEmbedder" and (config.get("params") or {}).get("layer") == "penultimate":
-            state = drop_last_layer(state)
+        params = config.get("params") or {}
+        if kind == "FrozenOpenCLIPEmbedder" and params.get("layer") == "penultimate":
+            state = drop_last_layer(state, params.get("arch", ARCH))
     embedder = build(config, state, **given)
     assert isinstance(embedder, Conditioner)
     return embedder

@@ -18,6 +18,8 @@ HEAD_WIDTH = 64  # of every text tower that CLIP and OpenCLIP released
 TOWER = "transformer.text_model."  # the names of the `transformers` library, to which all are brought
 LAYERS = re.compile(re.escape(TOWER) + r"encoder\.layers\.(\d+)\.")
 END = "<|endoftext|>"
+ARCH = "ViT-H-14"  # of OpenCLIP, by default
+DEPTHS = {"ViT-H-14": 24, "ViT-g-14": 24, "ViT-bigG-14": 32, "ViT-L-14": 12}  # layers of its text tower
 # Their names in OpenCLIP, and those of the library
 OPEN_CLIP = (
     (r"positional_embedding", "embeddings.position_embedding.weight"),
@@ -52,9 +54,15 @@ def rename_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def drop_last_layer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a renamed tower without its last layer, which the penultimate layer's output does not need."""
-    last = f"{TOWER}encoder.layers.{count_layers(state) - 1}."
+def drop_last_layer(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
+    """Return a renamed tower without its last layer, which the penultimate layer's output does not need.
+
+    A file that was converted from diffusers lacks it already.
+    """
+    layers = count_layers(state)
+    if layers == DEPTHS.get(arch, 0) - 1:
+        return dict(state)
+    last = f"{TOWER}encoder.layers.{layers - 1}."
     return {key: tensor for key, tensor in state.items() if not key.startswith(last)}
 
 
@@ -84,7 +92,7 @@ def frozen_open_clip(
     check_parameters(params, ("arch", "version", "device", "max_length", "freeze", "layer"), {})
     if params.get("layer", "last") not in ("last", "penultimate"):
         raise ValueError(f"layer: {params['layer']!r} cannot be read; permitted: 'last', 'penultimate'")
-    quick = str(params.get("arch", "ViT-H-14")).endswith("-quickgelu") or params.get("version") == "openai"
+    quick = str(params.get("arch", ARCH)).endswith("-quickgelu") or params.get("version") == "openai"
     return text_tower(params, state_dict, assets, quick=quick, padding=None)
 
 
