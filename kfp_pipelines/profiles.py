@@ -129,6 +129,11 @@ class Profiles:
         """Return the profile of the task: `default` for a task that only creates a TrainJob and waits for it."""
         return self.by_name.get(DEFAULT) if self.job_profile(stage) else self.find(stage)
 
+    def devices(self, stage: str) -> int:
+        """Return how many accelerators train together in a stage, on all of its nodes."""
+        profile = self.find(stage)
+        return 1 if profile is None else max(1, profile.nodes * profile.count)
+
     def job_profile(self, stage: str) -> str:
         """Return the profile of a stage as JSON if it trains as a TrainJob, else an empty text."""
         profile = self.find(stage)

@@ -1,7 +1,7 @@
 """`darkroom pipeline`: the training pipeline, compiled for a cluster or run on this machine."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -187,18 +187,21 @@ def upload(
 
     from kfp_pipelines import build
     from kfp_pipelines.commands.cluster_settings import load_cluster
+    from kfp_pipelines.definition import arguments as definition
     from kfp_pipelines.definition.pipeline import compile_to
     from kfp_pipelines.definition.placement import STAGES, Stages
     from kfp_pipelines.profiles import read_profiles
     from kfp_pipelines.running.cluster import Cluster, check_image
     from services.settings import load_store
 
-    arguments = parse_arguments(variant, pairs)
+    placed = read_profiles(profiles, choices, STAGES)
+    devices = {name: placed.devices(stage) for name, stage in definition.STAGES.items() if placed.devices(stage) > 1}
+    arguments = parse_arguments(variant, pairs, devices)
     if "checkpoints" not in arguments:
         arguments["checkpoints"] = f"s3://{load_store().s3_bucket}/checkpoints"
     image = build.image()
     check_image(image)
-    stages = Stages(read_profiles(profiles, choices, STAGES), image=image, fresh_data=fresh_data)
+    stages = Stages(placed, image=image, fresh_data=fresh_data)
     cluster = Cluster(load_cluster())
     with TemporaryDirectory() as folder:
         package = Path(folder) / f"{variant}.yaml"
@@ -206,13 +209,13 @@ def upload(
         return Target(cluster, cluster.upload(package, build.commit()), arguments)
 
 
-def parse_arguments(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the checked arguments of a run with the version of its data. Raises CommandError."""
-    from kfp_pipelines.definition.arguments import ArgumentError, parse
+def parse_arguments(variant: str, pairs: Sequence[str], devices: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return the checked arguments of a run with the version of its data. Raises CommandError. devices: see `parse`."""
+    from kfp_pipelines.definition.arguments import NO_DEVICES, ArgumentError, parse
     from kfp_pipelines.running.data_version import DataVersionError, find_version
 
     try:
-        arguments = parse(variant, pairs)
+        arguments = parse(variant, pairs, devices or NO_DEVICES)
         version = find_version(arguments.get("data", ""), arguments.get("data_overrides", []), open_store)
     except (ArgumentError, DataVersionError) as error:
         raise CommandError(f"{error}\nSee: darkroom pipeline parameters {variant}") from None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter as SignatureParameter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kfp_pipelines.definition.parameters import signature
@@ -14,6 +15,8 @@ from kfp_pipelines.stages import gate, training
 from training.errors import DarkroomError
 
 EXPERIMENTS = {"autoencoder_experiment": "autoencoder_overrides", "diffusion_experiment": "diffusion_overrides"}
+STAGES = {"autoencoder_experiment": "train-autoencoder", "diffusion_experiment": "train-diffusion"}
+NO_DEVICES: Mapping[str, int] = MappingProxyType({})
 # Fields that the stages fill in; any value lets the other overrides be checked before the run.
 PLACEHOLDERS = {
     "autoencoder_experiment": ["data.root=x"],
@@ -65,8 +68,11 @@ def parameters(variant: str) -> dict[str, Parameter]:
     return found
 
 
-def parse(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of a run, checked as far as possible before anything runs. Raises ArgumentError."""
+def parse(variant: str, pairs: Sequence[str], devices: Mapping[str, int] = NO_DEVICES) -> dict[str, Any]:
+    """Return the arguments of a run, checked as far as possible before anything runs. Raises ArgumentError.
+
+    devices: how many train together, by the parameter of the experiment, where they are more than one.
+    """
     known = parameters(variant)
     arguments: dict[str, Any] = {}
     for pair in pairs:
@@ -81,11 +87,11 @@ def parse(variant: str, pairs: Sequence[str]) -> dict[str, Any]:
     missing = [name for name, parameter in known.items() if parameter.required and name not in arguments]
     if missing:
         raise ArgumentError(f"{variant} requires {', '.join(f'{name}=' for name in missing)}")
-    check(known, arguments)
+    check(known, arguments, devices)
     return inline_experiments(arguments)
 
 
-def check(known: Mapping[str, Parameter], arguments: Mapping[str, Any]) -> None:
+def check(known: Mapping[str, Parameter], arguments: Mapping[str, Any], devices: Mapping[str, int]) -> None:
     """Raise ArgumentError for an experiment, override, rule or sampling that a stage would refuse hours later."""
     from training.experiments import compose
     from training.experiments.schema import ExperimentError
@@ -99,7 +105,8 @@ def check(known: Mapping[str, Parameter], arguments: Mapping[str, Any]) -> None:
         training.parse_sampling(value("sampling"))
         for name, overrides in EXPERIMENTS.items():
             if name in known:
-                compose.load(value(name), [*PLACEHOLDERS[name], *value(overrides)])
+                together = [f"devices={devices[name]}"] if name in devices else []
+                compose.load(value(name), [*together, *PLACEHOLDERS[name], *value(overrides)])
         data = [f"data={value('data')}", *value("data_overrides")]
         compose.data(data if any(one.startswith("data.root=") for one in data) else [*data, "data.root=x"])
     except (gate.GateError, ValueError, ExperimentError) as error:

@@ -20,6 +20,7 @@ def test_the_narrowest_choice_wins_and_the_rest_use_the_default() -> None:
     ]
     assert read_profiles(FILE, ["smoke=submitter"], STAGES).find("train-diffusion") == found.by_name["default"]
     assert read_profiles(None, [], STAGES).find("train-diffusion") is None
+    assert (gpu.devices("train-autoencoder"), gpu.devices("publish-diffusion")) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,19 @@ def test_a_mistake_names_what_is_permitted(variant: str, given: str, message: st
     assert message in str(error.value)
 
 
+def test_a_batch_that_the_accelerators_cannot_share_is_refused_before_the_run() -> None:
+    parse("full", ["autoencoder_overrides=batch_size=64"], {"autoencoder_experiment": 8})
+    with pytest.raises(
+        ArgumentError, match=r"batch_size: 36 is not allowed; permitted: multiples of accumulate x devices"
+    ):
+        parse("full", ["autoencoder_overrides=batch_size=36"], {"autoencoder_experiment": 8})
+    parse(
+        "full",
+        ["autoencoder_overrides=batch_size=36", "autoencoder_overrides=devices=4"],
+        {"autoencoder_experiment": 8},
+    )
+
+
 def version_of(data: str, overrides: list[str]) -> str:
     return find_version(data, overrides, open_store=lambda bucket: pytest.fail(f"opened {bucket}"))
 
