@@ -13,6 +13,7 @@ JsonSchema = Mapping[str, Any]
 
 MAX_MESSAGES = 10
 MAX_MISTAKES = 1_000  # that are looked for: a request of 4 MiB may have a million
+MAX_CHOICES = 30  # that a message lists
 MAX_DEPTH = 32  # levels of nested lists and objects
 KEY_WORDS = "names of letters, digits, '_', '-', '=' and '.', joined by '/'"
 
@@ -61,8 +62,11 @@ def describe_error(error: ValidationError) -> list[str]:
 
 def describe_rule(rule: JsonSchema) -> str:
     """Describe in words what a JSON Schema permits."""
+    if "anyOf" in rule:
+        return ", or one of ".join(map(describe_rule, rule["anyOf"]))
     if "enum" in rule:
-        return ", ".join(map(str, rule["enum"]))
+        more = len(rule["enum"]) - MAX_CHOICES
+        return ", ".join(map(str, rule["enum"][:MAX_CHOICES])) + (f" and {more} more" if more > 0 else "")
     if "const" in rule:
         return f"{rule['const']}; {rule['$comment']}"
     least, most = rule.get("minItems", 0), rule.get("maxItems")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from services.job_requests.class_names import class_number
 from services.job_requests.condition_images import decode_images
 from services.job_requests.image_rules import add_image_rules
 from services.worker.bounded_cache import BoundedCache
@@ -44,7 +45,7 @@ class ConditionReader:
         Raises ValueError naming the condition that cannot be used.
         """
         # JSON does not tell 3.0 from 3, and the class 3.0 is the class 3.
-        given = {name: _integral(item[name]) for name in sorted(self._properties)}
+        given = {name: class_number(rule, _integral(item[name])) for name, rule in sorted(self._properties.items())}
         digest = digest_of(given)
         conditions = self._read.get(digest)
         if conditions is None:

@@ -22,6 +22,7 @@ from training.experiments.schema import DataConfig, DiffusionExperiment, Experim
 from training.model import conditioners
 from training.model.autoencoder import AutoencoderConfig
 from training.model.conditioners import Conditioner, Conditioners
+from training.model.conditioners.classes import ClassConditioner
 from training.model.conditioners.conditioner import TokenConditioner
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.text_tokenizer import read_assets
@@ -48,7 +49,10 @@ def build_one(where: str, config: Condition, images: ImageSet) -> Conditioner:
     about = images.description
     match config:
         case ClassCondition():
-            return from_config(config, classes=class_count(where, config.classes, len(about.classes)))
+            built = from_config(config, classes=class_count(where, config.classes, len(about.classes)))
+            if isinstance(built, ClassConditioner) and any(name != str(i) for i, name in enumerate(about.classes)):
+                built.names = about.classes
+            return built
         case LayoutCondition() | LayoutMapCondition():
             return from_config(config, classes=class_count(where, config.classes, len(about.box_classes)))
         case SemanticMapCondition():

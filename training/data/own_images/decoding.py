@@ -259,7 +259,7 @@ def to_mode(image: Image.Image, channels: int, conversions: list[str], backgroun
     conversions += [kind for kind, modes in (("palette", ("P", "PA")), ("cmyk", ("CMYK",))) if image.mode in modes]
     if grey and channels == 3:
         conversions.append("grey")
-    elif not grey and channels == 1:
+    elif not grey and channels == 1 and not is_grey(image):
         conversions.append("colour")
     if image.has_transparency_data:
         conversions.append("alpha")
@@ -267,6 +267,14 @@ def to_mode(image: Image.Image, channels: int, conversions: list[str], backgroun
         image = Image.new("RGB", image.size, background)
         image.paste(coloured, mask=coloured)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Return whether the three channels of a decoded image are equal in every pixel, whatever its alpha."""
+    if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
+        return True
+    pixels = np.asarray(image.convert("RGB"))
+    return bool((pixels == pixels[..., :1]).all())
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from training.data.own_images import decoding
 from training.data.own_images.decoding import BadImageError
-from training.data.own_images.probe import Sampled, is_grey
+from training.data.own_images.probe import Sampled
 from training.data.own_images.source import Member
 
 THUMBNAIL = 96  # pixels
@@ -40,7 +40,7 @@ def look_closely(member: Member) -> Look | str:
             turned = decoding.orientation(image)
             if turned in decoding.TURNS:
                 image, size = image.transpose(decoding.TURNS[turned]), size[::-1] if turned >= 5 else size
-            grey = is_grey(image)
+            grey = decoding.is_grey(image)
             plain = decoding.to_mode(image, 3, [])
     except BadImageError as error:
         return error.problem.kind

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from training.data import pointer
 from training.data.image_set import IMAGES, DataError
@@ -58,17 +57,9 @@ def look(member: Member) -> Sampled | None:
             image.draft(None, (64, 64))  # a JPEG is decoded at a part of its size
             image.load()
             turned = decoding.orientation(image) >= 5
-            return Sampled(member.name, size[::-1] if turned else size, is_grey(image))
+            return Sampled(member.name, size[::-1] if turned else size, decoding.is_grey(image))
     except (BadImageError, OSError):
         return None
-
-
-def is_grey(image: Image.Image) -> bool:
-    """Return whether the three channels of a decoded image are equal, on white where it is transparent."""
-    if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
-        return True
-    pixels = np.asarray(decoding.to_mode(image, 3, []))
-    return bool((pixels == pixels[..., :1]).all())
 
 
 def find_channels(root: str) -> int:

@@ -23,6 +23,7 @@ class ClassConditioner(TokenConditioner):
         if null is not None and not 0 <= null < classes:
             raise ValueError(f"null: {null} is not allowed; permitted: an integer from 0 to {classes - 1}")
         self.classes, self.width, self.null = classes, width, null
+        self.names: tuple[str, ...] = ()  # of the classes, for requests; not part of the architecture
         self.embedding = nn.Embedding(classes if null is not None else classes + 1, width)
 
     def config(self) -> dict[str, Any]:
@@ -32,8 +33,9 @@ class ClassConditioner(TokenConditioner):
         }  # fmt: skip
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of one value: an integer in [0, classes)."""
-        return {"type": "integer", "minimum": 0, "maximum": self.classes - 1}
+        """Return the JSON Schema of one value: an integer in [0, classes), or a name if the classes have names."""
+        number = {"type": "integer", "minimum": 0, "maximum": self.classes - 1}
+        return {"anyOf": [number, {"enum": list(self.names)}]} if self.names else number
 
     def read(self, value: Any) -> int:
         """Return a label as an int. Raises ValueError unless it is in [0, classes)."""

@@ -11,6 +11,7 @@ from services.cli import evaluate
 from services.dispatcher.sharding import cut_batches, request_items
 from services.job_queue.plan import Plan
 from services.job_requests import messages, schema
+from services.job_requests.class_names import class_number
 from services.job_requests.image_spec import ImageSpec, image_cost, image_spec
 from services.job_requests.schema import MAX_SEED, Limits, plan_request
 from services.job_requests.strict_json import RequestError
@@ -231,3 +232,20 @@ def test_a_release_trained_without_condition_dropout_cannot_be_guided() -> None:
             "guidance_scale: 2.5 is not allowed; permitted: 1; "
             "this release was trained without condition dropout, so it cannot be guided"
         ) in str(error.value)
+
+
+def test_a_class_is_given_by_number_or_name() -> None:
+    number = {"type": "integer", "minimum": 0, "maximum": 2}
+    rule = {"anyOf": [number, {"enum": ["boot", "sandal", "2"]}]}
+    conditions = {**CONDITIONS, "properties": {"class_label": rule}}
+    for value, expected in ((1, 1), ("boot", 0), ("2", 2)):
+        plan = plan_request({"items": [{"class_label": value}]}, conditions, LIMITS)
+        assert class_number(rule, plan["items"][0]["class_label"]) == expected
+    with pytest.raises(RequestError) as caught:
+        plan_request({"items": [{"class_label": "bot"}]}, conditions, LIMITS)
+    assert str(caught.value) == (
+        "items[0].class_label: 'bot' is not allowed; permitted: an integer from 0 to 2, or one of boot, sandal, 2"
+    )
+    many = {"anyOf": [number, {"enum": [f"c{n}" for n in range(1000)]}]}
+    with pytest.raises(RequestError, match=r"c28, c29 and 970 more$"):
+        plan_request({"items": [{"class_label": 9}]}, {**conditions, "properties": {"class_label": many}}, LIMITS)

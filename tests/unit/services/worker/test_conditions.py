@@ -16,6 +16,8 @@ from services.worker import conditions
 from services.worker.engine import EMBED_ROWS, Developed, Engine
 from tests.support.images import as_base64, image_file, random_labels
 from tests.support.releases import make_map_release, make_resolution_release, make_tiny_release
+from training.model.conditioners.classes import ClassConditioner
+from training.model.latent_diffusion import load_diffusion, save_diffusion
 
 LARGE = as_base64(image_file(Image.new("RGB", (4096, 4096), (200, 30, 7))))
 
@@ -128,3 +130,17 @@ def test_a_whole_float_is_an_integer_at_any_depth(tmp_path: Path) -> None:
     engine = Engine[object](folder, rows=2, device="cpu")
     read = engine.read_conditions({"layout": {"boxes": [{"class": 3.0, "box": [0.0, 0.0, 0.5, 1.0]}]}})
     assert read.digest == engine.read_conditions({"layout": {"boxes": [{"class": 3, "box": [0, 0, 0.5, 1]}]}}).digest
+
+
+def test_a_class_by_name_is_the_class_of_its_number(tmp_path: Path) -> None:
+    model, _ = load_diffusion(make_tiny_release(tmp_path / "numbers"))
+    conditioner = model.conditioners.by_field()["class_label"]
+    assert isinstance(conditioner, ClassConditioner)
+    conditioner.names = tuple(f"kind {number}" for number in range(conditioner.classes))
+    (tmp_path / "names").mkdir()
+    save_diffusion(tmp_path / "names", model, name="named", image_size=8)
+    engine = Engine[object](tmp_path / "names", rows=4, device="cpu")
+    by_name, by_number = (engine.read_conditions({"class_label": value}) for value in ("kind 2", 2))
+    assert (by_name.values, by_name.digest) == (by_number.values, by_number.digest)
+    with pytest.raises(ValueError, match="class_label"):
+        engine.read_conditions({"class_label": "kind"})

@@ -141,6 +141,18 @@ def test_without_conditioners_there_are_none(images: ImageSet, configured: Confi
     assert len(conditioners.build(configured({}), images, FIRST_STAGE)) == 0
 
 
+def test_a_request_may_name_a_class(images: ImageSet, configured: Configured) -> None:
+    number = {"type": "integer", "minimum": 0, "maximum": 2}
+
+    def schema(*names: str) -> Any:
+        named = replace(images, description=replace(images.description, classes=names))
+        return conditioners.build(configured({"field": CONDITIONS["class"]}), named, FIRST_STAGE).schema()["properties"]
+
+    assert schema("a", "b", "c")["field"] == {"anyOf": [number, {"enum": ["a", "b", "c"]}]}
+    assert schema("9", "10", "11")["field"] == {"anyOf": [number, {"enum": ["9", "10", "11"]}]}
+    assert schema("0", "1", "2")["field"] == number
+
+
 @pytest.mark.parametrize(("kind", "count"), [("class", 3), ("layout", 4), ("layout_map", 4), ("semantic_map", 5)])
 def test_classes_are_those_of_the_set(kind: str, count: int, images: ImageSet, configured: Configured) -> None:
     one: Any = CONDITIONS[kind]

@@ -242,16 +242,6 @@ def test_mistakes_name_the_field_in_one_line(name: str, overrides: list[str], me
     assert not re.search(r"\n|pydantic|function-|\[key\]|Condition\b", str(caught.value))
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["My Pictures (1)", "run=3,b", "50% it's", "März/日本", "{a}[b]", "null", "C$D\\ ", "s3://x/date=2024-01-31/"],
-)
-def test_a_path_is_a_path(path: str) -> None:
-    config = compose.data([f"data.root={path}", f"data.latents='{path}'", f"data.prepared={path}"])
-    assert (config.root, config.latents) == (path, path)
-    assert config.prepared == (None if path == "null" else path)
-
-
 def test_an_optional_field_of_a_conditioner_can_be_set() -> None:
     config = loaded(SECOND, f"{CONDITION}.entry=time_embedding")
     assert isinstance(config, DiffusionExperiment)

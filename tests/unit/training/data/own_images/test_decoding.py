@@ -94,6 +94,11 @@ def test_alpha_is_laid_on_white() -> None:
     assert kinds(stored(Image.new("LA", (8, 8)))) == ("grey", "alpha")
 
 
+def test_grey_that_is_stored_as_colour_loses_nothing() -> None:
+    assert kinds(stored(Image.new("RGB", (8, 8), (9, 9, 9))), channels=1) == ()
+    assert kinds(stored(Image.new("RGB", (8, 8), (9, 9, 8))), channels=1) == ("colour",)
+
+
 def test_alpha_is_laid_on_a_given_colour() -> None:
     data = stored(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))
     assert decode(data, image_size=8, channels=3, background="#102030").pixels[0, 0].tolist() == [16, 32, 48]
