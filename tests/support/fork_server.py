@@ -29,7 +29,12 @@ SERVICES = (
     "services.process.celery_app",
     "services.worker.worker",
 )
-TRAINING = ("training.train", "training.runs.autoencoder", "training.runs.diffusion", "services.storage.object_store")
+TRAINING = (
+    "training.prepare",
+    "training.experiments.compose",
+    "training.runs.autoencoder",
+    "training.runs.diffusion",
+)
 
 
 class Forked:

@@ -4,8 +4,6 @@ import csv
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support import fork_server
 from tests.support.previews import small_previews
 from training import train
 from training.data import image_set
@@ -24,6 +23,7 @@ from training.model import release
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 
 STEPS, EVERY = 16, 4
+MAIN = "import runpy; runpy.run_module('training.train', run_name='__main__', alter_sys=True)"
 
 
 @pytest.fixture(scope="module")
@@ -73,24 +73,25 @@ class Stage:
         """In this process."""
         return train.run(self.name, [*self.overrides, *more], output)
 
-    def start(self, output: Path, *more: str) -> "subprocess.Popen[str]":
-        """In a process of its own."""
-        command = [sys.executable, "-m", "training.train", f"experiment={self.name}", *self.overrides, *more]
-        return subprocess.Popen(
-            [*command, f"output={output}"], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    def start(self, output: Path, *more: str) -> fork_server.Forked:
+        """In a process of its own, as `python -m training.train` does."""
+        arguments = [f"experiment={self.name}", *self.overrides, *more, f"output={output}"]
+        return fork_server.server(fork_server.TRAINING).start(MAIN, arguments, log_of(output), os.environ)
 
     def signalled(self, output: Path, step: int, number: int, *more: str) -> int:
         """Start a process and signal it when it has taken `step` steps; its exit status."""
-        with self.start(output, *more) as process:
-            table = output / "losses.csv"
-            while not table.is_file() or len(table.read_text().splitlines()) <= step:
-                assert process.poll() is None, process.communicate()
-                time.sleep(0.01)
-            process.send_signal(number)
-            process.communicate()
-        return process.returncode
+        process = self.start(output, *more)
+        table = output / "losses.csv"
+        while not table.is_file() or len(table.read_text().splitlines()) <= step:
+            assert process.poll() is None, log_of(output).read_text()
+            time.sleep(0.01)
+        process.send_signal(number)
+        return process.wait()
+
+
+def log_of(output: Path) -> Path:
+    """What the process that trains into `output` writes."""
+    return output.with_suffix(".log")
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +210,8 @@ def test_two_ranks_share_the_batch_of_one(kind: str, request: pytest.FixtureRequ
     else:
         more += ["model.unet.dropout=0.0"]  # it differs from rank to rank
     stage.run(tmp_path / "one", *more)
-    with stage.start(tmp_path / "two", *more, "devices=2") as process:
-        said, error = process.communicate()
-    assert process.returncode == 0, said + error
+    status = stage.start(tmp_path / "two", *more, "devices=2").wait()
+    assert status == 0, log_of(tmp_path / "two").read_text()
     one, two = (np.array(losses(tmp_path / output)) for output in ("one", "two"))
     assert len(one) == len(two) == 8
     np.testing.assert_allclose(two, one, rtol=1e-5)
