@@ -24,12 +24,12 @@ SERVICE = {
     "statement_timeout": "30s",
     "lock_timeout": "5s",
 }
-COPYING = {**SERVICE, "idle_in_transaction_session_timeout": "1h", "statement_timeout": "10min"}
+# They hold a lock while they delete a thousand blobs, perhaps one by one, or upload one that was deleted meanwhile.
+COPYING = {**SERVICE, "idle_in_transaction_session_timeout": "5min", "statement_timeout": "10min"}
 LIMITS = {
     "dispatcher": {**SERVICE, "idle_in_transaction_session_timeout": "10s"},
     "worker": SERVICE,
     "observer": SERVICE,
-    # They hold a lock in Postgres while they copy or delete objects.
     "publisher": COPYING,
     "pruner": COPYING,
     "submitter": {

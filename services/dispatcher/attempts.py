@@ -32,6 +32,7 @@ log = logging.getLogger("darkroom.dispatcher")
 THREADS = 6
 TENANT_THREADS = 2
 SILENT_S = 30.0  # without progress, after which an attempt is reported to the watchdog
+SUSPECT_WAIT_S, SUSPECT_PERIOD_S = 10.0, 60.0  # a busy process waits for a suspect so long in each period
 LEAVE_S = 5.0  # for which the end of the process waits for a thread that is told to stop
 
 
@@ -73,6 +74,7 @@ class Attempts:
         self._on_end = on_end
         self._lock = threading.Lock()
         self._running: dict[Attempt, threading.Thread] = {}
+        self.busy_since = time.monotonic()  # when it last had nothing to do
 
     def held_tokens(self) -> list[int]:
         """Return the tokens of the leases that are held now."""
@@ -82,6 +84,8 @@ class Attempts:
         """Start to plan and finalize what can be claimed now. Returns whether that was anything."""
         self._watch()
         running = self._attempts()
+        if not running:
+            self.busy_since = time.monotonic()
         if len(running) >= THREADS or any(attempt.lease.suspect for attempt in running):
             return False
         claimed = self._claim(process, Counter(attempt.lease.tenant for attempt in running))
@@ -113,13 +117,16 @@ class Attempts:
 
     def _watch(self) -> None:
         """Tell the watchdog which attempts make no progress."""
+        silent = 0
         with self._lock:
             for attempt in self._running:
                 silent_s = time.monotonic() - attempt.progressed_at
                 if silent_s > SILENT_S:
+                    silent += 1
                     self.watchdog.failed(attempt.name, f"no progress for {silent_s:.0f} s")
                 else:
                     self.watchdog.succeeded(attempt.name)
+        metrics.SILENT_ATTEMPTS.set(silent)
 
     # -- claiming --------------------------------------------------------------------------------
 
@@ -135,6 +142,7 @@ class Attempts:
                     each=TENANT_THREADS if is_idle else 1,
                     without=[tenant for tenant, threads in tenants.items() if threads >= TENANT_THREADS],
                     is_idle=is_idle,
+                    waits=(time.monotonic() - self.busy_since) % SUSPECT_PERIOD_S < SUSPECT_WAIT_S,
                 )
         except Exception as error:
             if not is_fault_of_a_row(error):

@@ -78,7 +78,7 @@ PUSH_BACK_ROWS = (8, 64, 512, 4096, 4096, 4096)  # how many shards a claim pushe
 # -- planning and finalizing -------------------------------------------------------------------
 
 # Planning or finalizing under which processes have died is a suspect. It is claimed as isolated: the process works on
-# nothing else, so its next death can only be this work's fault. While one waits, a process that is not idle claims
+# nothing else, so its next death can only be this work's fault. While one waits, a process that is not idle may claim
 # nothing. Without one, a claim takes a few pieces of each tenant, in random order: ten thousand jobs of one tenant do
 # not delay a single job of another.
 CLAIM_PLANNING = text(f"""
@@ -99,7 +99,7 @@ CLAIM_PLANNING = text(f"""
             ORDER BY work.rank, work.id LIMIT :each FOR UPDATE OF work SKIP LOCKED
         ) AS oldest
         WHERE tenants.name <> ALL(CAST(:without AS text[]))
-            AND NOT EXISTS (SELECT FROM suspect) AND (:is_idle OR NOT EXISTS (SELECT FROM waits))
+            AND NOT EXISTS (SELECT FROM suspect) AND (:is_idle OR NOT :waits OR NOT EXISTS (SELECT FROM waits))
         ORDER BY random() LIMIT :count
     )
     UPDATE work SET {LEASED}, isolated = chosen.isolated
@@ -161,13 +161,15 @@ def claim_planning(
     each: int = 4,
     without: Sequence[str] = (),
     is_idle: bool = True,
+    waits: bool = True,
 ) -> list[Lease]:
     """Claim planning and finalizing of every queue: one suspect alone, or else up to `count` pieces of work.
 
     each: pieces of one tenant. without: tenants whose work is not claimed. is_idle: whether the process holds no other
-    work; if it does, and a suspect waits, nothing is claimed.
+    work, so that it may claim a suspect. waits: whether it otherwise claims nothing while there is a suspect.
     """
-    values = {"worker": worker, "count": count, "each": each, "without": list(without), "is_idle": is_idle}
+    values = {"worker": worker, "count": count, "each": each, "without": list(without),
+              "is_idle": is_idle, "waits": waits}  # fmt: skip
     return [Lease.from_row(row) for row in connection.execute(CLAIM_PLANNING, values)]
 
 

@@ -52,6 +52,7 @@ BROKER_UP = Gauge("darkroom_broker_up", "Whether the last hint could be sent.")
 SET_ASIDE = Counter("darkroom_set_aside", "Rows that could not be handled and were set aside.", ["loop"])
 LOOP_FAILURES = Counter("darkroom_loop_failures", "Rounds of a part of the dispatcher's loop that failed.", ["loop"])
 LOCK_MISSES = Counter("darkroom_lock_misses", "Rounds that found a lock of the service held elsewhere.", ["lock"])
+SILENT_ATTEMPTS = Gauge("darkroom_silent_attempts", "Plans and finalizing under way without progress for 30 s.")
 CLIENT_SESSIONS_ENDED = Counter(
     "darkroom_client_sessions_ended", "Sessions of clients that were ended because their transaction was too old."
 )

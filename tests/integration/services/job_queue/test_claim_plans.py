@@ -63,7 +63,7 @@ def test_a_claim_reads_only_what_it_claims(million: Engine, statement: Any, inde
     with million.begin() as connection:
         worker_id = processes.register(connection, ProcessKind.WORKER)
     values = {"queue": "default", "worker": worker_id, "count": 1, "release": "r7", "without": [], "images": 1,
-              "lowest_rank": -math.inf, "clock": -math.inf, "each": 4, "is_idle": True}  # fmt: skip
+              "lowest_rank": -math.inf, "clock": -math.inf, "each": 4, "is_idle": True, "waits": True}  # fmt: skip
     with million.connect() as connection:
         found = connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"), values).scalar()
         connection.rollback()
