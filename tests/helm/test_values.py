@@ -186,6 +186,18 @@ def test_submitting_accepts_the_training_profiles(name: str, tmp_path: Path) -> 
     assert smoke.secrets["darkroom-database"] == {"submitter": "DARKROOM_DATABASE_URL"}
 
 
+def test_training_profiles_have_the_proxies_the_bundle_and_the_pull_secrets(tmp_path: Path) -> None:
+    given = "caBundle.configMap=company-ca,proxy.https=http://p:3128,global.imagePullSecrets={registry}"
+    done = template(LEAST, "--set", given)
+    (config,) = (one for one in load_objects(done.stdout) if one["kind"] == "ConfigMap")
+    (tmp_path / "profiles.yaml").write_text(config["data"]["profiles.yaml"])
+    for profile in profiles.read_profiles(tmp_path / "profiles.yaml", [], []).by_name.values():
+        assert profile.env["HTTPS_PROXY"] == "http://p:3128"
+        assert profile.env["AWS_CA_BUNDLE"] == "/etc/darkroom/ca/ca.crt"
+        assert profile.configMaps == {"company-ca": "/etc/darkroom/ca"}
+        assert profile.imagePullSecrets == ["registry"]
+
+
 def test_a_pool_replaces_a_selector_as_a_whole_and_merges_the_rest() -> None:
     (deployment,) = (pod for pod in pods("everything") if pod.name.endswith("a-pool-of-20-letters"))
     assert deployment.spec["nodeSelector"] == {"gpu": "h100"}

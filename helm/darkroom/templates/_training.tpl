@@ -1,4 +1,7 @@
-{{/* The profiles. Each gets the S3 secrets and variables that every stage needs; its own take precedence. */}}
+{{/*
+The profiles. Each gets what every stage needs to pull the image and to reach S3: pull secrets, S3 secrets and variables,
+proxies, and the CA bundle if it is in a ConfigMap. Its own fields take precedence.
+*/}}
 {{- define "darkroom.training.profiles" -}}
 {{- $secret := include "darkroom.objectStore.secret" . -}}
 {{- $keys := .Values.objectStore.keys -}}
@@ -7,12 +10,21 @@
 {{- with include "darkroom.objectStore.endpoint" . -}}
 {{- $_ := set $variables "DARKROOM_S3_ENDPOINT_URL" . -}}
 {{- end -}}
+{{- range include "darkroom.env.common" . | fromYamlArray -}}
+{{- if or (hasSuffix "_PROXY" .name) $.Values.caBundle.configMap }}{{ $_ := set $variables .name .value }}{{ end -}}
+{{- end -}}
 {{- $profiles := dict -}}
 {{- range $name, $own := .Values.training.profiles -}}
 {{- $profile := deepCopy $own -}}
 {{- $_ := set $profile "env" (merge (deepCopy ($own.env | default dict)) $variables) -}}
 {{- if $secret -}}
 {{- $_ := set $profile "secrets" (merge (deepCopy ($own.secrets | default dict)) (dict $secret $store)) -}}
+{{- end -}}
+{{- with concat ($own.imagePullSecrets | default list) ($.Values.global.imagePullSecrets | default list) | uniq -}}
+{{- $_ := set $profile "imagePullSecrets" . -}}
+{{- end -}}
+{{- with $.Values.caBundle.configMap -}}
+{{- $_ := set $profile "configMaps" (merge (deepCopy ($own.configMaps | default dict)) (dict . "/etc/darkroom/ca")) -}}
 {{- end -}}
 {{- $_ := set $profiles $name $profile -}}
 {{- end -}}
