@@ -131,14 +131,18 @@ def write(
 
 
 def copy_rows(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], digest: "hashlib._Hash") -> None:
-    """Write `array[order]` to `path` in parts, and add it to the digest."""
-    table = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(order), *array.shape[1:]))
+    """Write `array[order]` to `path` in parts, and add it to the digest. Raises OSError, for example on a full disk.
+
+    The file is not written through a memory map, in which a full disk kills the process.
+    """
+    shape = (len(order), *array.shape[1:])
     step = max(1, COPY_BYTES // max(1, array[0].nbytes))
-    for start in range(0, len(order), step):
-        part = np.ascontiguousarray(array[order[start : start + step]])
-        table[start : start + len(part)] = part
-        digest.update(part.data)
-    table.flush()
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for start in range(0, len(order), step):
+            part = np.ascontiguousarray(array[order[start : start + step]])
+            file.write(part.data)
+            digest.update(part.data)
 
 
 def read(root: Path) -> ImageSet:
