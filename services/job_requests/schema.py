@@ -26,7 +26,9 @@ MAX_PER_ITEM = 1_000  # images
 MAX_SEED = 2**62  # leaves room for seed + index in 63 bits
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 50
-SPACINGS = ("ays", "karras", "leading", "linspace", "trailing")
+SPACINGS = (
+    "ays", "beta", "exponential", "karras", "leading", "linspace", "shifted", "sigma_uniform", "trailing"
+)  # fmt: skip
 FORMATS = ("png", "jpeg", "webp")
 DEFAULTS = {  # docs/results/claims.md measures this solver, number of steps and guidance
     "images_per_item": 1,

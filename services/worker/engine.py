@@ -33,7 +33,7 @@ from training.model.noise import seeded_noise
 from training.model.pixels import to_bytes
 from training.model.release import Release
 from training.model.sampling import Sampler, trajectory
-from training.model.solvers import Trajectory
+from training.model.solver_table import Trajectory
 
 # Latents that are decoded at once: a decoder needs far more memory a row than a U-Net. A CPU decodes 4 at a time 1.5
 # times as fast as 8.

@@ -14,7 +14,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from training.model.solvers import SOLVERS, Level, Trajectory
+from training.model.solver_table import Level, Trajectory
+from training.model.solvers import SOLVERS
 
 MU, SPREAD = 0.7, 0.4
 DETERMINISTIC = ("euler", "plms", "heun", "dpm_solver_2m", "dpm_solver_3m", "deis", "unipc")

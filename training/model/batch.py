@@ -18,7 +18,7 @@ from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.noise import seeded_noise
 from training.model.noise_ahead import Key, NoiseAhead
 from training.model.seats import Seats
-from training.model.solvers import Trajectory
+from training.model.solver_table import Trajectory
 from training.model.trajectory_table import TrajectoryTable
 
 KNOWN_NOISE = 2**32  # first index of the noise of a known region; those of evaluations are smaller

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.model.solvers import Level
+from training.model.solver_table import Level
 
 Schedule = Literal["scaled_linear", "linear", "cosine", "flow"]
 Parameterisation = Literal["eps", "x0", "v", "flow"]

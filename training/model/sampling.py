@@ -12,7 +12,7 @@ from training.model.batch import Batch, Known, Run
 from training.model.guidance import Guidance, ImageGuider
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.noise import seeded_noise
-from training.model.solvers import Trajectory
+from training.model.solver_table import Trajectory
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Sampler:
     """A choice of trajectory; see `solvers.SOLVERS` and `spacing.SPACINGS`.
 
     eta: from 0, deterministic, to 1, ancestral; for "ddim" only.
-    strength: the share of the steps to run, the last ones; below 1 the run starts from an image with noise (SDEdit,
-        Meng et al. 2022).
+    strength: the share of the steps to run, the last ones, rounded down as in diffusers; below 1 the run starts from an
+        image with noise (SDEdit, Meng et al. 2022).
     """
 
     solver: str = "ddim"
@@ -41,9 +41,9 @@ def trajectory(model: LatentDiffusion, sampler: Sampler) -> Trajectory:
     if not 0 < sampler.strength <= 1:
         raise ValueError(f"strength: {sampler.strength} is not allowed; permitted: above 0, to 1")
     levels = spacing.levels(model.diffusion, sampler.steps, sampler.spacing)
-    steps = max(1, round(sampler.strength * sampler.steps))
+    steps = max(1, int(sampler.strength * sampler.steps))
     options = {"eta": sampler.eta} if sampler.solver == "ddim" else {}
-    return solvers.SOLVERS[sampler.solver](levels[-steps - 1 :], **options)
+    return solvers.build(sampler.solver, levels[-steps - 1 :], model.diffusion, **options)
 
 
 def generate(

@@ -1,114 +1,36 @@
-"""Every sampler is a sequence of small matrices.
+"""The solvers by name; see `solver_table` for what they are made of."""
 
-A row's sampling state is five latents [x, kept, h1, h2, h3]. Everything that a sampler does between two network
-evaluations is linear in them, in the network's answer and in fresh noise:
-
-    state <- A[i] @ [x, kept, h1, h2, h3, denoised, noise]          A[i]: 5 x 7, computed in float64
-
-`x` is the network's next input, `kept` the start of a step of several evaluations, and h1..h3 are earlier answers in
-the solver's own space (denoised, or eps), newest first. A builder writes the paper's update on the seven unit vectors
-and never touches a tensor. So rows with different solvers and step counts share one batch, and one
-product-and-sum (`solver_step.advance`) steps them all. Nothing assumes alpha^2 + sigma^2 = 1, so flow matching works
-too. This module needs numpy alone, so a process without torch can count a run's network evaluations.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Vector = NDArray[np.float64]
-X, KEPT, H1, H2, H3, DENOISED, NOISE = np.eye(7)
-PAST = (H1, H2, H3)
-
-
-class Level(NamedTuple):
-    """One noise level: z = alpha z_0 + sigma eps."""
-
-    t: float  # the timestep given to the network; some spacings make it fractional
-    alpha: float
-    sigma: float
-
-    @property
-    def half_log_snr(self) -> float:
-        """lambda = log(alpha / sigma): +inf at the data, -inf in pure noise."""
-        with np.errstate(divide="ignore"):
-            return float(np.log(self.alpha) - np.log(self.sigma))
-
-
-DATA = Level(0.0, 1.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """The sampling run of one row: E network evaluations."""
-
-    t: Vector  # [E], the timestep of each evaluation
-    alpha: Vector  # [E], its level
-    sigma: Vector  # [E]
-    A: NDArray[np.float64]  # [E, 5, 7]
-
-    def __len__(self) -> int:
-        return len(self.t)
-
-    @cached_property
-    def noisy(self) -> list[bool]:
-        """Whether fresh noise is added after each evaluation."""
-        return [bool(A[:, 6].any()) for A in self.A]
-
-
-Row = tuple[Level, NDArray[np.float64]]  # an evaluation's level and matrix
-Answer = Callable[[Level], Vector]  # the network's answer in a solver's space
-
-
-def denoised(at: Level) -> Vector:
-    """Return D, the estimate of z_0."""
-    return DENOISED
-
-
-def eps(at: Level) -> Vector:
-    """Return the noise that D implies: eps = (x - alpha D) / sigma."""
-    return (X - at.alpha * DENOISED) / at.sigma
-
-
-def evaluation(at: Level, x: Vector, kept: Vector = KEPT, push: Vector | None = None) -> Row:
-    """Evaluate at a level, then move to x. `push` enters the history; without it the history stays."""
-    past = (H1, H2, H3) if push is None else (push, H1, H2)
-    return at, np.stack([x, kept, *past])
-
-
-def table(rows: Iterable[Row]) -> Trajectory:
-    """Make a trajectory of its evaluations."""
-    levels, A = zip(*rows, strict=True)
-    t, alpha, sigma = np.array(levels, np.float64).T
-    return Trajectory(t, alpha, sigma, np.stack(A))
-
+from training.model.distilled_solvers import lcm, tcd
+from training.model.midpoint_solvers import dpm2, dpm2_ancestral, dpm_solver_sde
+from training.model.solver_table import (
+    DENOISED,
+    H1,
+    KEPT,
+    NOISE,
+    PAST,
+    Answer,
+    Level,
+    Process,
+    Row,
+    Trajectory,
+    Vector,
+    X,
+    along,
+    denoised,
+    eps,
+    evaluation,
+    noise_std,
+    table,
+    towards,
+    velocity,
+)
 
 # -- one answer: along a straight line ----------------------------------------------------------
-
-
-def noise_std(a: Level, b: Level, eta: float) -> float:
-    """Return the standard deviation of the noise of a step (Song et al. 2021, eq. 16); eta 1 is ancestral."""
-    return float(eta * b.sigma * np.sqrt(max(0.0, 1 - (a.alpha * b.sigma / (a.sigma * b.alpha)) ** 2)))
-
-
-def towards(x: Vector, D: Vector, a: Level, b: Level, eta: float = 0.0) -> Vector:
-    """Step from level a to b (Song et al. 2021, eq. 12); finite at alpha_a = 0 and at sigma_b = 0.
-
-    x_b = alpha_b D + sqrt(sigma_b^2 - n^2) eps + n noise,  n = noise_std
-    """
-    n = noise_std(a, b, eta)
-    keep = float(np.sqrt(b.sigma**2 - n**2)) / a.sigma
-    return keep * x + (b.alpha - a.alpha * keep) * D + n * NOISE
-
-
-def along(x: Vector, e: Vector, a: Level, b: Level) -> Vector:
-    """Step from level a to b along a given eps: x / alpha moves by the change of sigma / alpha, for alpha_a > 0."""
-    return b.alpha * (x / a.alpha + (b.sigma / b.alpha - a.sigma / a.alpha) * e)
 
 
 def ddim(levels: Sequence[Level], eta: float = 0.0) -> Trajectory:
@@ -121,14 +43,26 @@ def ancestral(levels: Sequence[Level]) -> Trajectory:
     return ddim(levels, eta=1.0)
 
 
+def is_flow(levels: Sequence[Level]) -> bool:
+    """Return whether all levels have alpha + sigma = 1."""
+    return all(abs(level.alpha + level.sigma - 1) < 1e-9 for level in levels)
+
+
 def heun(levels: Sequence[Level]) -> Trajectory:
     """Heun's method (Karras et al. 2022, algorithm 1), in y = x / alpha with dy / d(sigma / alpha) = eps.
 
     y' = y_a + (s_b - s_a) eps_a,   y_b = y_a + (s_b - s_a) (eps_a + eps_b(y')) / 2,   s = sigma / alpha
+
+    With flow matching the same in x and sigma, with the velocity for eps, which also holds in pure noise.
     """
+    flow = is_flow(levels)
 
     def rows() -> Iterator[Row]:
         for a, b in pairwise(levels):
+            if flow and b.sigma > 0:
+                yield evaluation(a, x=towards(X, DENOISED, a, b), kept=X, push=velocity(a))
+                yield evaluation(b, x=KEPT + (b.sigma - a.sigma) * (H1 + velocity(b)) / 2)
+                continue
             yield evaluation(a, x=towards(X, DENOISED, a, b), kept=X, push=eps(a))
             if b.sigma > 0 and a.alpha > 0:  # a step to the data or from pure noise evaluates once
                 yield evaluation(b, x=along(KEPT, (H1 + eps(b)) / 2, a, b))
@@ -161,6 +95,31 @@ def plms(levels: Sequence[Level]) -> Trajectory:
     return table(rows())
 
 
+def lms(levels: Sequence[Level]) -> Trajectory:
+    """Linear multistep of fourth order in sigma / alpha, as by K. Crowson's k-diffusion: eps interpolated exactly.
+
+    x_b / alpha_b = x / alpha_a + sum_j eps_j int l_j(s) ds,   l_j the Lagrange polynomials of the last four levels
+    """
+
+    def rows() -> Iterator[Row]:
+        for i, (a, b) in enumerate(pairwise(levels)):
+            if a.alpha == 0:
+                yield evaluation(a, x=towards(X, DENOISED, a, b), push=eps(a))
+                continue
+            past = zip(levels[i::-1], (eps(a), *PAST), strict=False)
+            known = [(at.sigma / at.alpha, e) for at, e in past if at.alpha > 0]
+            start, end = known[0][0], b.sigma / b.alpha
+            points = start + (NODES + 1) / 2 * (end - start)
+            change = 0 * X
+            for j, (node, e) in enumerate(known):
+                others = [other for k, (other, _) in enumerate(known) if k != j]
+                polynomial = np.prod([(points - other) / (node - other) for other in others], axis=0)
+                change = change + float(np.sum(WEIGHTS * polynomial)) / 2 * (end - start) * e
+            yield evaluation(a, x=b.alpha * (X / a.alpha + change), push=eps(a))
+
+    return table(rows())
+
+
 # -- several answers: exponential integrators in the half log-SNR -------------------------------
 
 SHORT_RUN = 15  # with fewer steps the order falls towards the data, as published
@@ -183,6 +142,11 @@ def midpoint(h: float, k: float, order: int) -> Vector:
 def published_third(h: float, k: float, order: int) -> Vector:
     """Return the moments published for DPM-Solver++(3M): with three answers M_2 is halved, which costs an order."""
     return midpoint(h, k, order) * ([1.0, 1.0, 0.5] if order == 3 else 1.0)
+
+
+def halved_third(h: float, k: float, order: int) -> Vector:
+    """Return the moments of k-diffusion's DPM-Solver++(3M) SDE: exact, but with three answers M_2 is halved."""
+    return exact(h, k, order) * ([1.0, 1.0, 0.5] if order == 3 else 1.0)
 
 
 def integrate(
@@ -219,14 +183,17 @@ def multistep(
     space: Answer = denoised,
     sde: bool = False,
     corrector: bool = False,
+    cools: bool = True,
 ) -> Trajectory:
     """Predict each step from up to `order` answers so far; short runs use fewer at their end (Lu et al. 2022).
+
+    cools: whether short runs do.
 
     With a corrector, each evaluation first redoes the step that led to it, now that the answer at its end is known
     (Zhao et al. 2023), and every run uses fewer answers at its end.
     """
     steps = len(levels) - 1
-    cool = corrector or steps < SHORT_RUN
+    cool = corrector or (cools and steps < SHORT_RUN)
     orders = [min(order, i + 1, steps - i if cool else order) for i in range(steps)]
 
     def rows() -> Iterator[Row]:
@@ -257,6 +224,11 @@ def dpm_solver_2m_sde(levels: Sequence[Level]) -> Trajectory:
     return multistep(levels, 2, moments=midpoint, sde=True)
 
 
+def dpm_solver_3m_sde(levels: Sequence[Level]) -> Trajectory:
+    """SDE-DPM-Solver++(3M) (after Lu et al. 2022, eq. 18), as by K. Crowson's k-diffusion."""
+    return multistep(levels, 3, moments=halved_third, sde=True, cools=False)
+
+
 def deis(levels: Sequence[Level]) -> Trajectory:
     """DEIS of third order (Zhang & Chen 2023, eq. 15): eps interpolated in lambda."""
     return multistep(levels, 3, moments=exact, space=eps)
@@ -267,36 +239,55 @@ def unipc(levels: Sequence[Level]) -> Trajectory:
     return multistep(levels, 3, moments=midpoint, corrector=True)
 
 
+# Every builder takes the levels of a spacing; those of WITHIN_STEPS also the process, for the levels between them.
 SOLVERS: dict[str, Callable[..., Trajectory]] = {
     "ddim": ddim,
     "ddpm": ancestral,
     "deis": deis,
     "dpm_solver_2m": dpm_solver_2m,
     "dpm_solver_2m_sde": dpm_solver_2m_sde,
+    "dpm2": dpm2,
+    "dpm2_ancestral": dpm2_ancestral,
     "dpm_solver_3m": dpm_solver_3m,
+    "dpm_solver_3m_sde": dpm_solver_3m_sde,
+    "dpm_solver_sde": dpm_solver_sde,
     "euler": ddim,
     "euler_ancestral": ancestral,
     "heun": heun,
+    "lcm": lcm,
+    "lms": lms,
     "plms": plms,
+    "tcd": tcd,
     "unipc": unipc,
 }
+WITHIN_STEPS = ("dpm2", "dpm2_ancestral", "dpm_solver_sde", "tcd")
 
 
-def count_evaluations(solver: str, steps: int, *, starts_in_pure_noise: bool = False, ends_at_data: bool = True) -> int:
+def build(solver: str, levels: Sequence[Level], process: Process, **options: float) -> Trajectory:
+    """Build a solver's trajectory over levels of the process. options: of the builder."""
+    if solver in WITHIN_STEPS:
+        return SOLVERS[solver](levels, process, **options)
+    return SOLVERS[solver](levels, **options)
+
+
+def count_evaluations(
+    solver: str, steps: int, *, starts_in_pure_noise: bool = False, ends_at_data: bool = True, flow: bool = False
+) -> int:
     """Return how many times a run of `steps` >= 1 steps evaluates the network: `len` of its trajectory.
 
     starts_in_pure_noise: the first level has alpha 0, as with zero terminal SNR or flow and "trailing" spacing.
     ends_at_data: the last level has sigma 0; "leading" spacing ends at timestep 0 instead, unless it uses them all.
-    Heun's method evaluates twice a step, and PLMS in its first step, but only once at either of these ends.
+    flow: the model's schedule is flow. Heun's method and those of DPM-Solver-2 evaluate twice a step, and PLMS in its
+    first step, but only once at either of these ends; Heun's method for flow also twice from pure noise.
     The count is that of unguided sampling. Raises ValueError for an unknown solver.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver: {solver!r} is not known; permitted: {', '.join(sorted(SOLVERS))}")
-    single = {0} if starts_in_pure_noise else set()  # steps that evaluate the network once
+    single = {0} if starts_in_pure_noise and not (flow and solver == "heun") else set()  # steps with one evaluation
     if ends_at_data:
         single.add(steps - 1)
     match solver:
-        case "heun":
+        case "heun" | "dpm2" | "dpm2_ancestral" | "dpm_solver_sde":
             return 2 * steps - len(single)
         case "plms":
             return steps + (0 not in single)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.model.solvers import DATA, Level
+from training.model.solver_table import DATA, Level, Vector
 
 if TYPE_CHECKING:  # loading it would load torch, which a process that only needs the names may lack
     from training.model.diffusion import Diffusion
@@ -52,11 +52,77 @@ def ays(diffusion: "Diffusion", steps: int) -> list[Level]:
     return [*map(diffusion.level_at_ratio, np.exp(np.interp(at, np.arange(len(logs)), logs))), DATA]
 
 
+SHIFT = 3.0  # of Stable Diffusion 3
+BETA = 0.6  # both parameters of the distribution, as by Lee et al. 2024
+
+
+def noise_range(diffusion: "Diffusion") -> tuple[float, float]:
+    """Return the largest and the smallest sigma / alpha of a schedule; for flow of sigma, which ends in pure noise."""
+    if diffusion.config.schedule == "flow":
+        return 1.0, 1 / diffusion.config.timesteps
+    return diffusion.noise_to_signal(diffusion.noisiest_timestep), diffusion.noise_to_signal(0)
+
+
+def at_noise(diffusion: "Diffusion", noise: Vector) -> list[Level]:
+    """Return the levels at which sigma / alpha, or for flow sigma, has these values, and the data."""
+    if diffusion.config.schedule != "flow":
+        return [*map(diffusion.level_at_ratio, noise), DATA]
+    last = diffusion.level(diffusion.config.timesteps - 1)
+    return [*(last if s == 1 else diffusion.level_at_ratio(s / (1 - s)) for s in noise), DATA]
+
+
+def sigma_uniform(diffusion: "Diffusion", steps: int) -> list[Level]:
+    """Evenly in sigma / alpha, or for flow in sigma."""
+    high, low = noise_range(diffusion)
+    return at_noise(diffusion, np.linspace(high, low, steps))
+
+
+def exponential(diffusion: "Diffusion", steps: int) -> list[Level]:
+    """Evenly in log(sigma / alpha), or for flow in log(sigma)."""
+    high, low = noise_range(diffusion)
+    return at_noise(diffusion, high * (low / high) ** np.linspace(0, 1, steps))
+
+
+def beta(diffusion: "Diffusion", steps: int) -> list[Level]:
+    """At quantiles of the Beta(0.6, 0.6) distribution of sigma: denser at both ends (Lee et al. 2024, section 4)."""
+    high, low = noise_range(diffusion)
+    return at_noise(diffusion, low + (high - low) * beta_quantiles(np.linspace(1, 0, steps)))
+
+
+def beta_quantiles(shares: Vector) -> Vector:
+    """Return the quantiles of Beta(BETA, BETA), to about 1e-8.
+
+    Below the median y = x^BETA makes the density smooth; it is integrated from 0, and the other half is symmetric.
+    """
+    edges = np.linspace(0, 0.5**BETA, 4001)
+    middles = (edges[1:] + edges[:-1]) / 2
+    cumulative = np.concatenate([[0.0], np.cumsum((1 - middles ** (1 / BETA)) ** (BETA - 1))])
+    lower = np.minimum(shares, 1 - shares)
+    x = np.interp(lower, 0.5 * cumulative / cumulative[-1], edges) ** (1 / BETA)
+    return np.where(shares <= 0.5, x, 1 - x)
+
+
+def shifted(diffusion: "Diffusion", steps: int) -> list[Level]:
+    """Trailing timesteps, moved towards noise: s = (t + 1) / T becomes 3 s / (1 + 2 s) (Esser et al. 2024, eq. 23)."""
+    s = 1 - np.arange(steps) / steps
+    s = SHIFT * s / (1 + (SHIFT - 1) * s)
+    if diffusion.config.schedule == "flow":
+        return at_noise(diffusion, s)
+    T, last = diffusion.config.timesteps, diffusion.noisiest_timestep
+    noisy = [diffusion.level(T - 1)] if last < T - 1 else []  # pure noise has no ratio
+    at = T * s[len(noisy) :] - 1
+    return [*noisy, *(diffusion.level_at_ratio(diffusion.noise_to_signal(min(t, last))) for t in at), DATA]
+
+
 SPACINGS: "dict[str, Callable[[Diffusion, int], list[Level]]]" = {
     "ays": ays,
+    "beta": beta,
+    "exponential": exponential,
     "karras": karras,
     "leading": leading,
     "linspace": linspace,
+    "shifted": shifted,
+    "sigma_uniform": sigma_uniform,
     "trailing": trailing,
 }
 

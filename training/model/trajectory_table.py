@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.model.solvers import Trajectory
+from training.model.solver_table import Trajectory
 
 COLUMNS = 3 + 5 * 7  # t, alpha, sigma and A
 FIRST_CAPACITY = 2**14  # evaluations of 152 bytes: 2.4 MB

@@ -40,6 +40,13 @@ def unconditional(model: LatentDiffusion) -> LatentDiffusion:
     return LatentDiffusion(model.autoencoder, unet, Conditioners(), model.diffusion).eval()
 
 
+@pytest.mark.parametrize(("strength", "steps", "wanted"), [(0.6, 10, 6), (0.75, 30, 22), (0.5, 7, 3), (0.01, 20, 1)])
+def test_a_share_of_the_steps_is_rounded_down(
+    strength: float, steps: int, wanted: int, latent_diffusion: LatentDiffusion
+) -> None:
+    assert len(trajectory(latent_diffusion, Sampler(steps=steps, strength=strength))) == wanted
+
+
 def test_sixteen_mixed_rows_equal_sixteen_single_runs(latent_diffusion: LatentDiffusion) -> None:
     model = latent_diffusion
     names = sorted(SOLVERS)
