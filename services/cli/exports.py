@@ -32,6 +32,20 @@ def diffusers(
         typer.echo(f"{out_dir} is written for diffusers' {model_class}; see {out_dir / 'README.md'}")
 
 
-@app.callback()
-def _group() -> None:
-    """Keep the only command of the group a subcommand."""
+@app.command()
+def compvis(
+    release_dir: Annotated[Path, typer.Argument(help="The release folder to read.")],
+    out_dir: Annotated[Path, typer.Argument(help="The folder to write: new or empty.")],
+    as_json: AsJson = False,
+) -> None:
+    """Convert a release to a checkpoint and a configuration of the latent diffusion authors' code.
+
+    `darkroom import compvis` reads the same weights again. A release that their code cannot express is refused.
+    """
+    from training.model.interop.compvis import writing
+
+    model_class = writing.export(release_dir, out_dir)
+    if as_json:
+        print_json({"path": str(out_dir), "class": model_class})
+    else:
+        typer.echo(f"{out_dir} has {writing.CHECKPOINT} and {writing.CONFIG} of a {model_class}")

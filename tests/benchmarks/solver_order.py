@@ -18,8 +18,8 @@ from training.model.solver_table import Level, Trajectory
 from training.model.solvers import SOLVERS
 
 MU, SPREAD = 0.7, 0.4
-DETERMINISTIC = ("euler", "plms", "heun", "dpm_solver_2m", "dpm_solver_3m", "deis", "unipc")
-STOCHASTIC = ("ddpm", "dpm_solver_2m_sde")
+DETERMINISTIC = ("euler", "plms", "lms", "heun", "dpm_solver_2m", "dpm_solver_3m", "deis", "unipc")
+STOCHASTIC = ("ddpm", "dpm_solver_2m_sde", "dpm_solver_3m_sde")
 COUNTS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 MEASURED = 64  # steps from which the slope is fitted
 
@@ -95,7 +95,7 @@ def plot(results: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
         (axes[0], DETERMINISTIC, "Deterministic: distance to the exact probability flow"),
         (axes[1], STOCHASTIC, "Stochastic: error of mean + error of deviation"),
     ):
-        for marker, name in zip("osD^v<>", names, strict=False):
+        for marker, name in zip("osD^v<>P", names, strict=False):
             found = results[name]
             axis.loglog(*found, marker=marker, markersize=4, label=f"{name}, order {slope(*found):.2f}")
         n = np.array([16.0, 680.0])

@@ -92,10 +92,15 @@ def bert_tokenizer(folder: Path) -> Any:
 
 
 def stable_diffusion(
-    folder: Path, scheduler: Any, unet: Any = None, text: Any = None, padding: str = "<|endoftext|>"
+    folder: Path,
+    scheduler: Any,
+    unet: Any = None,
+    text: Any = None,
+    padding: str = "<|endoftext|>",
+    kind: Any = diffusers.StableDiffusionPipeline,
 ) -> Any:
     """Return a StableDiffusionPipeline with small parts, without a safety checker."""
-    return diffusers.StableDiffusionPipeline(
+    return kind(
         vae=vae(), text_encoder=text or clip(), tokenizer=clip_tokenizer(folder, padding), unet=unet or cross_unet(),
         scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip

@@ -67,8 +67,14 @@ def at_noise(diffusion: "Diffusion", noise: Vector) -> list[Level]:
     """Return the levels at which sigma / alpha, or for flow sigma, has these values, and the data."""
     if diffusion.config.schedule != "flow":
         return [*map(diffusion.level_at_ratio, noise), DATA]
-    last = diffusion.level(diffusion.config.timesteps - 1)
-    return [*(last if s == 1 else diffusion.level_at_ratio(s / (1 - s)) for s in noise), DATA]
+    T = diffusion.config.timesteps
+
+    def level(s: float) -> Level:
+        if s > (T - 1) / T:  # up to pure noise, where sigma / alpha does not tell levels apart
+            return Level(T * s - 1, 1 - s, s)
+        return diffusion.level_at_ratio(s / (1 - s))
+
+    return [*map(level, noise.tolist()), DATA]
 
 
 def sigma_uniform(diffusion: "Diffusion", steps: int) -> list[Level]:
@@ -108,10 +114,10 @@ def shifted(diffusion: "Diffusion", steps: int) -> list[Level]:
     s = SHIFT * s / (1 + (SHIFT - 1) * s)
     if diffusion.config.schedule == "flow":
         return at_noise(diffusion, s)
-    T, last = diffusion.config.timesteps, diffusion.noisiest_timestep
-    noisy = [diffusion.level(T - 1)] if last < T - 1 else []  # pure noise has no ratio
-    at = T * s[len(noisy) :] - 1
-    return [*noisy, *(diffusion.level_at_ratio(diffusion.noise_to_signal(min(t, last))) for t in at), DATA]
+    noisy = diffusion.noisiest_timestep + 1  # timesteps with a ratio; pure noise has none
+    pure = [diffusion.level(noisy)] if noisy < diffusion.config.timesteps else []
+    at = noisy * s[len(pure) :] - 1
+    return [*pure, *(diffusion.level_at_ratio(diffusion.noise_to_signal(t)) for t in at), DATA]
 
 
 SPACINGS: "dict[str, Callable[[Diffusion, int], list[Level]]]" = {

@@ -52,7 +52,7 @@ def planned(**request: object) -> Plan:
         ({"items": [ITEM], "seed": -1}, f"seed: -1 is not allowed; permitted: an integer from 0 to {MAX_SEED}"),
         (
             {"items": [ITEM], "solver": "magic"},
-            "solver: 'magic' is not allowed; permitted: ddim, ddpm, deis, dpm_solver_2m",
+            "solver: 'magic' is not allowed; permitted: ddim, ddpm, deis, dpm2, dpm2_ancestral",
         ),
         (
             {"items": [ITEM], "guidance_interval": [0.9, 0.1]},
@@ -62,7 +62,10 @@ def planned(**request: object) -> Plan:
             {"items": [ITEM], "guidance_interval": [0.5]},
             "guidance_interval: [0.5] is not allowed; permitted: a list of 2, each a number from 0 to 1",
         ),
-        ({"items": [ITEM], "spacing": "odd"}, "spacing: 'odd' is not allowed; permitted: ays, karras, leading"),
+        (
+            {"items": [ITEM], "spacing": "odd"},
+            "spacing: 'odd' is not allowed; permitted: ays, beta, exponential, karras",
+        ),
         ({"items": [ITEM], "format": "gif"}, "format: 'gif' is not allowed; permitted: png, jpeg, webp"),
         ({"items": [ITEM], "images_per_item": 0}, "images_per_item: 0 is not allowed; permitted: an integer from 1 to"),
         (

@@ -126,6 +126,41 @@ def test_stable_diffusion(scheduler: Any, unet: dict[str, Any], text: dict[str, 
 
 
 @torch.inference_mode()
+def test_stable_diffusion_inpainting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask comes first, the hole is grey, and guidance concerns the text alone."""
+    theirs = made.stable_diffusion(
+        tmp_path / "words",
+        diffusers.DDIMScheduler(**made.SD_BETAS, **made.LEADING),
+        made.cross_unet(in_channels=9),
+        kind=diffusers.StableDiffusionInpaintPipeline,
+    )
+    theirs.save_pretrained(tmp_path / "saved")
+    # theirs draws the masked image's latent from the posterior, ours is its mean
+    posterior = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
+    monkeypatch.setattr(posterior, "sample", lambda self, generator=None: self.mean)
+    noise, _ = drawn(4)
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[:, :, 4:12, 2:9] = 1
+    expected = theirs(
+        CAPTIONS, image=image / 2 + 0.5, mask_image=mask, height=16, width=16, num_inference_steps=STEPS,
+        guidance_scale=SCALE, latents=noise, strength=1.0, output_type="pt",
+    ).images  # fmt: skip
+    found = reading.read(tmp_path / "saved")
+    assert isinstance(found.model, LatentDiffusion)
+    requests = [
+        {"caption": text, "masked_image": {"image": one, "mask": hole[0]}}
+        for text, one, hole in zip(CAPTIONS, image, mask, strict=True)
+    ]
+    images = generate(
+        found.model, requests, [0, 1], latent_shape=(4, 8, 8), sampler=Sampler("ddim", STEPS, "leading"), start=noise,
+        guidance=Guidance(SCALE),
+    )  # fmt: skip
+    inside = mask.bool().expand_as(images)
+    assert float((images / 2 + 0.5 - expected)[inside].abs().max()) < 1e-4
+
+
+@torch.inference_mode()
 def test_super_resolution(tmp_path: Path) -> None:
     scheduler = diffusers.DDIMScheduler(**made.SD_BETAS, **made.LEADING)
     theirs = diffusers.LDMSuperResolutionPipeline(made.vq(), made.plain_unet(in_channels=6), scheduler)

@@ -102,5 +102,5 @@ def test_other_step_counts_are_refused(steps: int) -> None:
 
 
 def test_an_unknown_spacing_is_refused() -> None:
-    with pytest.raises(ValueError, match="spacing: 'odd' is not known; permitted: ays, karras, leading"):
+    with pytest.raises(ValueError, match="spacing: 'odd' is not known; permitted: ays, beta, exponential, karras"):
         spacing.levels(DIFFUSION, 3, "odd")

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
@@ -13,7 +12,7 @@ from training.model.conditioners import ClassConditioner, Conditioner, Condition
 from training.model.conditioners.conditioner import Entry
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
-from training.model.conditioners.masked_image import MaskedImageConditioner
+from training.model.conditioners.masked_image import MaskedImageConditioner, Style
 from training.model.diffusion import Diffusion
 from training.model.interop.huggingface.component import OURS
 from training.model.interop.huggingface.reading.first_stage import read_autoencoder
@@ -195,15 +194,16 @@ def make_conditioners(
     elif c.context_width is not None:
         raise DiffusersError(f"{sources.unet}: a U-Net with a context needs its text; give --text-encoder FOLDER")
     maps, image, latent = c.in_channels - c.out_channels, autoencoder.config.image_channels, c.out_channels
-    if maps == latent + 1 and c.context_width is None:
-        found["masked_image"] = MaskedImageConditioner(autoencoder.config.factor, image)
+    if maps == latent + 1:
+        style: Style = "latent_diffusion" if c.context_width is None else "stable_diffusion"
+        found["masked_image"] = MaskedImageConditioner(autoencoder.config.factor, image, style)
     elif maps == image and c.context_width is None:
         found["low_resolution"] = LowResolutionConditioner(image)
     elif maps:
         raise DiffusersError(
             f"{sources.unet}.in_channels: {c.in_channels} with {latent} latent channels cannot be read; "
-            f"permitted: {latent}, and without a context {latent + image} for a low-resolution image, "
-            f"{2 * latent + 1} for a masked image"
+            f"permitted: {latent}, {2 * latent + 1} for a masked image, and without a context {latent + image} for a "
+            "low-resolution image"
         )
     return found
 
@@ -211,11 +211,12 @@ def make_conditioners(
 def class_conditioner(table: Tensor, entry: Entry, has_null: bool) -> ClassConditioner:
     """Make the conditioner of a table of classes [K, width].
 
-    has_null: the last row is the null condition. Otherwise a null of zeros follows, which no training has seen.
+    has_null: the last row is the null condition. Otherwise all rows are classes, and the last stands for the null too.
     """
-    if not has_null:
-        table = torch.cat([table, torch.zeros_like(table[:1])])
-    conditioner = ClassConditioner(len(table) - 1, table.shape[1], entry)
+    rows, width = table.shape
+    conditioner = (
+        ClassConditioner(rows - 1, width, entry) if has_null else ClassConditioner(rows, width, entry, rows - 1)
+    )
     conditioner.embedding.load_state_dict({"weight": table})
     return conditioner
 

@@ -37,7 +37,8 @@ def import_release(
     if found.schedule is not None:
         reason = f"none samples as diffusers does, because {found.schedule.reason}"
         lineage["sampler"] = found.schedule.sampler or reason
-
+    autoencoder = model if isinstance(model, Autoencoder) else model.autoencoder
+    lineage["latent_scale"] = {"value": float(autoencoder.latent_scale), "from": "configuration"}
     copy_licenses(folder, output)
     modules: dict[str, nn.Module]
     if isinstance(model, Autoencoder):
