@@ -3,6 +3,8 @@
 Pick-up: the time from the INSERT of a job to the claim of its first shard by an idle worker, at default settings.
 Overhead: images per second of the service compared with the engine alone on the same requests, with a model whose step
 takes at least 200 ms (a simulated device: the process sleeps for the rest of each step, as it would wait for a GPU).
+Fast device: the same with steps of 1 ms and images of 64x64 pixels that cost nothing to decode: what encoding, storing
+and settling cost beside a small model on a fast card.
 Scaling: two workers compared with one, with the same simulated device, since two cores cannot show it otherwise.
 """
 
@@ -32,6 +34,22 @@ def slow(self):
 Batch.step = slow
 """
 STEP_S = 0.2
+FAST_STEPS = 50  # guided: two evaluations each
+# Steps of 1 ms that compute nothing, and decoded images of 64x64 pixels.
+FAST_DEVICE = """
+import time
+import numpy as np
+from services.worker.engine import Engine
+from training.model.batch import Batch
+def step(self, guider=None):
+    begun = time.perf_counter()
+    for run in self._select_runs():
+        run.position += 1
+    time.sleep(max(0.0, 0.001 - (time.perf_counter() - begun)))
+Batch.step = step
+images = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+Engine._decode_group = lambda self, group: [images[i] for i in range(len(group))]
+"""
 
 
 def measure_pick_up(stack: Stack, count: int) -> list[float]:
@@ -48,12 +66,12 @@ def measure_pick_up(stack: Stack, count: int) -> list[float]:
     return found[3:]  # the first ones load the release
 
 
-def service_speed(stack: Stack, workers: int, jobs: int, steps: int) -> float:
-    """Return the images per second from the first claim to the last record."""
+def service_speed(stack: Stack, workers: int, jobs: int, steps: int, device: str = SLOW_STEP.format(STEP_S)) -> float:
+    """Return the images per second from the first claim to the last record. device: code that replaces the device."""
     with ExitStack() as stop:
         stop.enter_context(stack.process("dispatcher")).wait_for("serves")
         for _ in range(workers):
-            process = stack.process("worker", first=SLOW_STEP.format(STEP_S), OMP_NUM_THREADS="1")
+            process = stack.process("worker", first=device, OMP_NUM_THREADS="1")
             stop.enter_context(process).wait_for("serves queues")
         for _ in range(workers):  # loads the release
             stack.wait(stack.submit({"items": [{"class_label": 1}], "images_per_item": 64, "steps": 2}))
@@ -76,9 +94,9 @@ def request(number: int, steps: int) -> dict[str, object]:
     return {"items": [{"class_label": number % 10}], "images_per_item": 64, "steps": steps, "seed": number}
 
 
-def engine_speed(stack: Stack, jobs: int, steps: int) -> float:
+def engine_speed(stack: Stack, jobs: int, steps: int, device: str = SLOW_STEP.format(STEP_S)) -> float:
     """Return the images per second of the engine alone."""
-    exec(SLOW_STEP.format(STEP_S), {})
+    exec(device, {})
     engine = Engine[None](stack.root / "tiny-release", rows=stack.settings("worker").rows, device="cpu")
     for number in range(jobs):
         plan = cast(Plan, {**DEFAULTS, **request(number, steps)})
@@ -106,6 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         two = service_speed(stack, 2, options.jobs, options.steps)
         alone = engine_speed(stack, options.jobs, options.steps)
         print(f"one worker {one:.2f} images/s, the engine alone {alone:.2f}: {100 * one / alone:.1f} %")
+        small = service_speed(stack, 1, options.jobs, FAST_STEPS, FAST_DEVICE)
+        limit = engine_speed(stack, options.jobs, FAST_STEPS, FAST_DEVICE)
+        print(f"steps of 1 ms, 64x64: one worker {small:.0f} images/s, the engine alone {limit:.0f}: "
+              f"{100 * small / limit:.0f} %")  # fmt: skip
         print(f"two workers {two:.2f} images/s: {two / one:.2f} times one")
 
 
