@@ -1,6 +1,7 @@
 # make demo           run the whole chain on this machine: stack, training pipeline, one job and its images
 # make test           run all tests against real Postgres, Valkey, S3 and processes
 # make chaos          inject two hundred random faults and run all tests of hostile clients; takes an hour
+# make gpu            check and measure what a GPU does with Darkroom, in at most seven minutes; without a GPU it does nothing
 # make model          look at a million states of the model of the queue; takes minutes
 # make check          run ruff, mypy, import contracts, the licence check, hadolint, and checkov on the rendered chart
 # make licenses       write the table in docs/licenses.md
@@ -10,7 +11,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test chaos model check licenses requirements chart-readme install clean
+.PHONY: demo test chaos gpu model check licenses requirements chart-readme install clean
 
 demo: install
 	$(BIN)/darkroom demo
@@ -20,6 +21,10 @@ test: install
 
 chaos: install
 	DARKROOM_CHAOS_FAULTS=$${DARKROOM_CHAOS_FAULTS:-200} $(BIN)/pytest -s --numprocesses=0 tests/chaos tests/hostile
+
+# Only torch 2.11 or newer, diffusers and the packages of darkroom[worker] are needed, so it takes the Python that is there.
+gpu:
+	$${GPU_PYTHON:-python3} -m tests.benchmarks.gpu --out gpu-results
 
 model: install
 	DARKROOM_MODEL_STATES=$${DARKROOM_MODEL_STATES:-1000000} $(BIN)/pytest -s --numprocesses=0 tests/model

@@ -151,6 +151,9 @@ class Settings(StoreSettings, DatabaseSettings):
     )
     rows: int = Field(32, ge=2, le=1024, description="rows of the network's batch in a denoising step")
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower)] = "auto"
+    profile: Annotated[Literal["auto", "fp32", "fp32-compiled", "bf16", "bf16-compiled"], BeforeValidator(_lower)] = (
+        Field("auto", description="precision, and whether steps are compiled; auto: bf16 on a GPU, else fp32")
+    )
     model_memory_gb: float = Field(16.0, gt=0, description="GiB of weights that a worker keeps loaded")
     step_limit_s: float = Field(
         300.0, gt=0, description="seconds after which a step counts as hung and the process exits"

@@ -20,6 +20,11 @@ ROWS_USED_TOTAL = Counter(
 IMAGES_UNUSABLE = Counter(
     "darkroom_images_unusable", "Images that the engine could not make, while those beside it were made.", ["reason"]
 )
+NOT_FINITE = Counter(
+    "darkroom_images_not_finite",
+    "Images with NaN or infinite values, by release and precision.",
+    ["release", "precision"],
+)
 IMAGES_UNDER_WAY = Gauge("darkroom_images_under_way", "Images in the batch or waiting to join it.")
 
 # -- the worker ----------------------------------------------------------------------------------

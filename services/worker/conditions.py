@@ -67,11 +67,16 @@ class ConditionEmbedder:
         self._kept = BoundedCache[bytes, Prepared](EMBEDDED_BYTES, lambda row: count_bytes(tuple(row)))
         self._null: Prepared | None = None
 
-    def null_of(self, row: Prepared) -> Prepared:
-        """Return what guidance compares a row with: the embedding of no conditions; see `LatentDiffusion.null_of`."""
+    @property
+    def null(self) -> Prepared:
+        """The embedding of no conditions."""
         if self._null is None:
             (self._null,) = self._embed([None])
-        return self._model.null_of(row, self._null)
+        return self._null
+
+    def null_of(self, row: Prepared) -> Prepared:
+        """Return what guidance compares a row with: the embedding of no conditions; see `LatentDiffusion.null_of`."""
+        return self._model.null_of(row, self.null)
 
     def embed(self, wanted: Sequence[ReadConditions]) -> list[Prepared | Exception]:
         """Return one row for each of `wanted`, the same object for equal ones, or why it cannot be embedded."""

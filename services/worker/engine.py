@@ -7,8 +7,6 @@ One thread owns an engine. Whatever a request can make slow happens in `read_con
 may call: decoding and resizing images, reading texts, computing trajectories.
 """
 
-import hashlib
-import platform
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +22,11 @@ from torch import Tensor
 
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
+from services.worker import self_test
 from services.worker.conditions import ConditionEmbedder, ConditionReader, ReadConditions, each
-from training.errors import DarkroomError, first_line, summarise
+from services.worker.device_faults import named_faults
+from services.worker.execution import Execution
+from training.errors import summarise
 from training.model.batch import Batch, Run
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, Prepared, load_diffusion
@@ -44,6 +45,7 @@ TRAJECTORIES = 64  # that are kept; one of 1,000 steps takes 280 KB and up to 0.
 NOT_EMBEDDED = Prepared(None, None, None)  # the conditions of a run until it joins the batch
 
 NOT_FINITE = "it has NaN or infinite values; use a lower guidance_scale, or ask the operator to check the release"
+NOT_FINITE_BF16 = "it has NaN or infinite values in bf16; ask the operator to serve the release in fp32"
 
 Owner = TypeVar("Owner")  # whom an image is for; owners are compared by identity
 
@@ -86,37 +88,36 @@ class Failed(Generic[Owner]):
     error: str
 
 
-class OutOfMemory(DarkroomError):
-    """The device has no memory for a step of so many rows."""
-
-
-class DeviceFault(DarkroomError):
-    """The device has failed, and this process cannot use it any more."""
-
-
 class Engine(Generic[Owner]):
     """Samples images of one release.
 
     folder: of the release. rows: the fixed number of network rows, at least 2. device: "cpu", "cuda" or "auto".
+    profile: see `Execution.choose`. Raises OutOfMemory, and UnstableProfile if the self-test fails.
     """
 
-    def __init__(self, folder: Path, *, rows: int, device: str = "auto") -> None:
+    def __init__(self, folder: Path, *, rows: int, device: str = "auto", profile: str = "auto") -> None:
         model, release = load_diffusion(folder)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
-        self.model: LatentDiffusion = model.to(self.device)
+        self._execution = Execution.choose(profile, self.device)
+        self.model: LatentDiffusion = model
         self.release: Release = release
         self.rows = rows
         self.decode_rows = min(rows, DECODE_ROWS[self.device.type])
         self.embed_rows = min(rows, EMBED_ROWS[self.device.type])
-        self.profile = execution_profile(self.device, rows, self.decode_rows, self.embed_rows)
+        self.profile = self._execution.name(rows, self.decode_rows, self.embed_rows)
+        self._decode_latents = self._execution.decode()
+        with named_faults():
+            self._execution.prepare(model)
         self._reader = ConditionReader(self.model, release)
         self.condition_rules = self._reader.rules
         self._embedder = ConditionEmbedder(self.model, self.embed_rows, release.latent_shape[1:])
         self._trajectory = lru_cache(maxsize=TRAJECTORIES)(partial(trajectory, self.model))
         self._is_conditional = bool(len(self.model.conditioners))
-        self._batch = Batch(self.model, rows=rows, shape=release.latent_shape)
+        with named_faults(), torch.inference_mode():
+            self._test()
+            self._batch = Batch(model, rows=rows, shape=release.latent_shape, take_step=self._execution.take_step())
         self._images: dict[Run, tuple[Owner, ImageRequest]] = {}  # of every waiting or sampling run
         self._waiting: deque[Run] = deque()
         self._finished: list[Finished[Owner]] = []
@@ -192,7 +193,7 @@ class Engine(Generic[Owner]):
         """Free the device's memory."""
         self._embedder.clear()
         self._finished.clear()
-        self.model.cpu()
+        self.model.to_empty(device="meta")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -202,13 +203,19 @@ class Engine(Generic[Owner]):
         Returns the images that are done, one way or the other.
         Raises OutOfMemory, after which the engine cannot be used, or DeviceFault, after which the process cannot.
         """
+        with named_faults(), torch.inference_mode():
+            return self._step()
+
+    def _test(self) -> None:
+        """Raise UnstableProfile unless rows keep their bits at another place and in other company."""
+        test = self_test.SelfTest(self.model, self.release.latent_shape, self.profile)
         try:
-            with torch.inference_mode():
-                return self._step()
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(first_line(error)) from None
-        except torch.AcceleratorError as error:  # an illegal access or ECC error: CUDA then refuses every call
-            raise DeviceFault(first_line(error)) from None
+            test.check_step(self._execution.take_step(), self._embedder.null, self.rows)
+            test.check_decoder(self._decode_latents, self.decode_rows)
+        except RuntimeError as error:  # of the compiler, such as a missing one
+            if not self._execution.compiled or isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+                raise
+            raise test.failure(f"it cannot be compiled: {summarise(error)}") from None
 
     def _step(self) -> list[Developed[Owner] | Failed[Owner]]:
         failed = self._join()
@@ -266,7 +273,10 @@ class Engine(Generic[Owner]):
             if isinstance(pixels, Exception):
                 images.append(_failure(owner, request, "decoding", f"it cannot be decoded: {summarise(pixels)}"))
             elif pixels is None:
-                images.append(_failure(owner, request, "not_finite", NOT_FINITE))
+                precision = self._execution.precision
+                metrics.NOT_FINITE.labels(self.release.name, precision).inc()
+                error = NOT_FINITE if precision == "fp32" else NOT_FINITE_BF16
+                images.append(_failure(owner, request, "not_finite", error))
             else:
                 images.append(Developed(owner, request.spec, pixels))
         return images
@@ -276,7 +286,7 @@ class Engine(Generic[Owner]):
         latents = torch.zeros(self.decode_rows, *self.release.latent_shape, device=self.device)
         for i, finished in enumerate(group):
             latents[i] = finished.latent
-        images = self.model.autoencoder.decode(latents)
+        images = self._decode_latents(self.model.autoencoder, latents)
         is_finite = torch.isfinite(latents).flatten(1).all(1) & torch.isfinite(images).flatten(1).all(1)
         for i, finished in enumerate(group):
             images[i] = self.model.conditioners.finish(images[i], finished.request.conditions.values)
@@ -287,17 +297,3 @@ class Engine(Generic[Owner]):
 def _failure(owner: Owner, request: ImageRequest, reason: str, error: str) -> Failed[Owner]:
     metrics.IMAGES_UNUSABLE.labels(reason).inc()
     return Failed(owner, request.spec, error)
-
-
-def execution_profile(device: torch.device, rows: int, decode_rows: int, embed_rows: int) -> str:
-    """Name everything that decides the last digit of an image.
-
-    That is the device, its instruction set and threads, torch, the dtype, eager or compiled, and the rows of network,
-    decoder and conditions. Images of equal profiles are byte-identical; images of different profiles are only close.
-    """
-    if device.type == "cuda":
-        hardware = torch.cuda.get_device_name(device).replace(" ", "-")
-    else:
-        hardware = f"{platform.machine()}-{torch.backends.cpu.get_cpu_capability()}-{torch.get_num_threads()}threads"
-    parts = f"{device.type}/{hardware}/torch-{torch.__version__}/float32/eager/{rows}+{decode_rows}+{embed_rows}rows"
-    return f"{parts}#{hashlib.sha256(parts.encode()).hexdigest()[:8]}"

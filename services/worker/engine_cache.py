@@ -11,6 +11,7 @@ from services.observability import metrics
 from services.registry.release_cache import ReleaseCache
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
+from services.worker.device_faults import OutOfMemory
 from services.worker.engine import Engine
 from services.worker.held_shards import HeldShard
 
@@ -42,7 +43,14 @@ class EngineCache:
 
         def build(folder: Path) -> Engine[HeldShard]:
             self._unload_for(size)
-            return Engine[HeldShard](folder, rows=self.rows, device=self.settings.device)
+            while True:
+                try:
+                    settings = self.settings
+                    return Engine(folder, rows=self.rows, device=settings.device, profile=settings.profile)
+                except OutOfMemory as error:
+                    log.warning("out of memory with %d rows (%s) while a release was loaded", self.rows, error)
+                    if self._halve() is None:
+                        raise
 
         engine = self._files.load(manifest, build)
         self._engines[digest] = engine
@@ -59,6 +67,9 @@ class EngineCache:
         """
         self._engines.clear()
         engine.close()
+        return self._halve()
+
+    def _halve(self) -> int | None:
         metrics.PROFILE_SHRINKS.inc()
         if self.rows // 2 < MIN_ROWS:
             return None

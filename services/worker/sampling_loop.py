@@ -27,7 +27,8 @@ from services.settings import Settings
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
 from services.worker.claimer import Claimer
-from services.worker.engine import DeviceFault, Engine, Failed, OutOfMemory
+from services.worker.device_faults import DeviceFault, OutOfMemory, UnstableProfile
+from services.worker.engine import Engine, Failed
 from services.worker.engine_cache import EngineCache
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.prefetch import PrefetchedShard, Prefetcher
@@ -205,7 +206,7 @@ class SamplingLoop:
             self._claimer.claims.begin_slice(time.monotonic() - self._waiting_since)
         except LeaseLost:
             self.shards.drop_lost(shard)
-        except (CacheError, OSError) as error:
+        except (CacheError, UnstableProfile, OSError) as error:
             self._leave_to_others(shard, error)
         except Exception as error:
             self._reject(shard, f"the release cannot be loaded: {describe(error)}", error)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+WIDE = 256  # the widest heads that the fused kernels of a GPU take
 NARROW = 8  # heads up to this width are too thin for the fused kernel on a CPU
 BLOCK = 2**17  # scores in one thread's block: half a megabyte, which stays in its cache
 
@@ -17,7 +18,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return the attention of q [R, heads, N, d] to k and v [R, heads, M, d]: [R, heads, N, d]."""
     if q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[3] <= NARROW:
         return torch.as_tensor(NarrowAttention.apply(q, k, v))  # type: ignore[no-untyped-call]
+    if q.device.type == "cuda" and q.shape[3] > WIDE:
+        return attend_by_products(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return the attention of q [R, heads, N, d] to k and v [R, heads, M, d], with the softmax in float32."""
+    scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)
+    return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 
 class NarrowAttention(torch.autograd.Function):

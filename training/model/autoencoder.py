@@ -229,7 +229,8 @@ class Autoencoder(nn.Module):
             )
         if quantise and self.config.regularisation == "vq":
             z = self.quantise(z).latents
-        return torch.as_tensor(self.decoder(self.post_quant_conv(z)))
+        weights = next(self.decoder.parameters(), z).dtype  # the decoder may have another precision than the rest
+        return torch.as_tensor(self.decoder(self.post_quant_conv(z.to(weights)))).to(z.dtype)
 
     def encode(self, images: Tensor) -> Tensor:
         """Encode images [R, channels, H, W] in [-1, 1] to scaled latents [R, C, H/f, W/f]; with "kl", the means.

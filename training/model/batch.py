@@ -147,7 +147,7 @@ class Batch:
             for run in selected:
                 self._restore_known(run)
             ticket = self._layout.send()
-            noise = self._noise.take(wanted_noise) if wanted_noise else None
+            noise = self._noise.take(wanted_noise).to(self.device, non_blocking=True) if wanted_noise else None
             denoised = self._evaluate(selected, ticket, noise, guider)
             self._move_on(selected)
         if self.device.type == "cuda":

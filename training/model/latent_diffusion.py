@@ -78,7 +78,8 @@ class LatentDiffusion(nn.Module):
 
     def prepare(self, conditions: Conditions) -> Prepared:
         """Replace tokens by their keys and values, which every evaluation of the U-Net reads."""
-        keys_values = None if conditions.tokens is None else self.unet.keys_values(conditions.tokens)
+        weights = self.unet.conv_in.weight.dtype
+        keys_values = None if conditions.tokens is None else self.unet.keys_values(conditions.tokens.to(weights))
         return Prepared(keys_values, conditions.maps, conditions.embedding)
 
     def null_of(self, conditions: Prepared, null: Prepared) -> Prepared:

@@ -259,6 +259,6 @@ def coordinates(x: Tensor) -> Tensor:
     They are two more input channels (Liu et al. 2018, CoordConv). Without them a convolution over noise can locate only
     positions near the edges, by its padding; cross-attention to "left of" needs the position in its queries.
     """
-    across, down = ((torch.arange(n, device=x.device, dtype=x.dtype) * 2 + 1) / n - 1 for n in (x.shape[3], x.shape[2]))
+    across, down = ((torch.arange(n, device=x.device) * 2.0 + 1) / n - 1 for n in (x.shape[3], x.shape[2]))
     grid = torch.stack(torch.meshgrid(across, down, indexing="xy"))
-    return grid.expand(len(x), -1, -1, -1)
+    return grid.to(x.dtype).expand(len(x), -1, -1, -1)

@@ -9,7 +9,8 @@ import torch
 
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
-from services.worker.engine import Developed, Engine, Failed, OutOfMemory
+from services.worker.device_faults import OutOfMemory
+from services.worker.engine import Developed, Engine, Failed
 
 GOOD = range(10)
 BAD = 100

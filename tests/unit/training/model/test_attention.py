@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.model import attention
-from training.model.attention import NarrowAttention, attend
+from training.model.attention import NarrowAttention, attend, attend_by_products
 
 
 def inputs(n: int, m: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,3 +48,14 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 def test_wide_heads_use_the_fused_kernel() -> None:
     q, k, v = inputs(16, 16, 16)
     assert "ScaledDotProduct" in type(attend(q, k, v).grad_fn).__name__
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_two_products_are_the_attention_of_heads_that_no_fused_kernel_takes(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    q, k, v = (part.detach() for part in inputs(64, 48, 384))
+    found = attend_by_products(*(part.to(dtype) for part in (q, k, v)))
+    assert found.dtype == dtype
+    expected = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)

@@ -1,0 +1,113 @@
+"""How a worker runs the networks: the device, the precision, and whether steps are compiled.
+
+Together with the number of rows this decides the last digit of every image. It is therefore chosen once, by settings,
+and named with each image.
+"""
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.model import evaluation
+from training.model.autoencoder import Autoencoder
+from training.model.batch import TakeStep
+from training.model.captured_step import CapturedStep
+from training.model.latent_diffusion import LatentDiffusion
+
+
+@dataclass(frozen=True)
+class Execution:
+    """An execution profile, up to the number of rows.
+
+    dtype: of the weights and activations of the U-Net and the decoder. The sampling state, the solver, conditioners and
+    the encoder are always in float32.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    compiled: bool
+
+    @classmethod
+    def choose(cls, profile: str, device: torch.device) -> "Execution":
+        """Return the execution for a value of DARKROOM_PROFILE.
+
+        "auto" is bf16 on a GPU and fp32 on a CPU, neither compiled.
+        """
+        if profile == "auto":
+            profile = "bf16" if device.type == "cuda" else "fp32"
+        dtype, _, compiled = profile.partition("-")
+        return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype], bool(compiled))
+
+    @property
+    def precision(self) -> str:
+        """ "fp32" or "bf16"."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+
+    def prepare(self, model: LatentDiffusion) -> None:
+        """Move a model to the device and set its precision.
+
+        Matrix products and convolutions in float32 are exact: without TF32, and with no kernel chosen by its time.
+        """
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        model.to(self.device)
+        for module in (model.unet, model.autoencoder.decoder, model.autoencoder.post_quant_conv):
+            module.to(self.dtype)
+
+    def name(self, *rows: int) -> str:
+        """Name everything that decides the last digit of an image, with the rows of network, decoder and conditions.
+
+        Images of equal profiles are byte-identical; images of different profiles are only close.
+        """
+        if self.device.type == "cuda":
+            hardware = torch.cuda.get_device_name(self.device).replace(" ", "-")
+            libraries = f"/cuda-{torch.version.cuda}/cudnn-{_cudnn()}"
+        else:
+            hardware = (
+                f"{platform.machine()}-{torch.backends.cpu.get_cpu_capability()}-{torch.get_num_threads()}threads"
+            )
+            libraries = ""
+        precision = f"{str(self.dtype).removeprefix('torch.')}/{'compiled' if self.compiled else 'eager'}"
+        counts = "+".join(map(str, rows))
+        parts = f"{self.device.type}/{hardware}/torch-{torch.__version__}{libraries}/{precision}/{counts}rows"
+        return f"{parts}#{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
+
+    def take_step(self) -> TakeStep:
+        """Return `evaluation.take_step`, compiled if the profile says so, and on a GPU captured as one graph.
+
+        What is captured belongs to one batch. What is compiled is compiled once.
+        """
+        if not self.compiled:
+            return evaluation.take_step
+        compiled: TakeStep = torch.compile(evaluation.take_step, dynamic=False, fullgraph=True)
+        return uniform(CapturedStep(compiled) if self.device.type == "cuda" else compiled)
+
+    def decode(self) -> Any:
+        """Return a function that decodes latents [R, C, h, w] with an autoencoder, compiled if the profile says so."""
+        return torch.compile(decode, dynamic=False) if self.compiled else decode
+
+
+def _cudnn() -> int | None:
+    version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return version
+
+
+def uniform(take_step: TakeStep) -> TakeStep:
+    """Return a step that has one form, whatever the requests are: with noise, and with rescaled guidance."""
+
+    def step(model: LatentDiffusion, state: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+        *rest, noise, _ = given
+        if noise is None:
+            noise = state.new_zeros(len(state), *state.shape[2:])
+        return take_step(model, state, *rest, noise, True)
+
+    return step
+
+
+def decode(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+    """Decode scaled latents [R, C, h, w] to images [R, channels, H, W]."""
+    return autoencoder.decode(latents)

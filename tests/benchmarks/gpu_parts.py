@@ -1,0 +1,198 @@
+"""The parts of `tests.benchmarks.gpu`: each returns names and numbers, and raises if a promise does not hold."""
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from services.job_requests.image_spec import ImageSpec
+from services.worker.engine import Developed, Engine
+from tests.support.releases import make_tiny_release
+from training.model.interop.huggingface.unet import unet_component
+from training.model.unet import UNet, UNetConfig
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PROFILE = "bf16-compiled" if DEVICE.type == "cuda" else "bf16"
+LDM4 = UNetConfig(3, 3, 192, (1, 2, 3, 5), 2, (8, 4, 2), heads=1, head_width=None, context_width=512)  # 401M
+SMALLEST = UNetConfig(3, 3, 32, (1, 2), 1, (2,), heads=1, head_width=None, context_width=32)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A measurement and the seconds that it may take."""
+
+    run: Callable[[bool], dict[str, Any]]  # takes whether sizes are the smallest
+    limit_s: float
+
+
+def median_seconds(work: Callable[[], object], repeats: int = 10) -> float:
+    """Return the median time of `work` on the device, after two rounds of warm-up."""
+    taken = []
+    for round_ in range(repeats + 2):
+        synchronise()
+        begun = time.perf_counter()
+        work()
+        synchronise()
+        if round_ >= 2:
+            taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+def synchronise() -> None:
+    """Wait until the device is idle."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def limits(smallest: bool) -> dict[str, Any]:
+    """The matrix product of the device, which everything else is compared with."""
+    n = 256 if smallest else 8192
+    a = torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16)
+    return {f"bf16 {n}^3 matrix product, TFLOP/s": round(2 * n**3 / median_seconds(lambda: a @ a) / 1e12, 2)}
+
+
+def networks(smallest: bool) -> dict[str, Any]:
+    """One forward pass in bf16, ours and diffusers' in channels_last, both compiled on a GPU."""
+    from diffusers import UNet2DConditionModel
+
+    config, rows, side = (SMALLEST, 2, 8) if smallest else (LDM4, 64, 64)
+    torch.manual_seed(0)
+    ours = UNet(config).eval()
+    for parameter in ours.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    component = unet_component(ours, latent_size=side)
+    theirs = UNet2DConditionModel.from_config(component.config).eval()
+    theirs.load_state_dict(component.tensors)
+    x, t = torch.randn(rows, 3, side, side), torch.full((rows,), 500)
+    context = torch.randn(rows, 1, config.context_width or 0)
+    expected = ours(x[:2], t[:2], context[:2])
+    ours, theirs = ours.to(DEVICE, torch.bfloat16), theirs.to(DEVICE, torch.bfloat16)
+    theirs = theirs.to(memory_format=torch.channels_last)
+    x, t, context = x.to(DEVICE, torch.bfloat16), t.to(DEVICE), context.to(DEVICE, torch.bfloat16)
+    found: dict[str, Any] = {}
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            ours(x, t, context)
+        runs: dict[str, tuple[Any, Callable[[Any], Tensor]]] = {
+            "Darkroom": (ours, lambda answer: answer),
+            "diffusers": (theirs, lambda answer: answer.sample),
+        }
+        for name, (model, read) in runs.items():
+            network = torch.compile(model) if DEVICE.type == "cuda" else model
+            seconds = median_seconds(lambda: network(x, t, context))  # noqa: B023
+            error = (read(network(x, t, context))[:2].float().cpu() - expected).norm() / expected.norm()
+            found[f"{name}, {rows} rows, ms"] = round(seconds * 1e3, 2)
+            found[f"{name}, TFLOP/s"] = round(counter.get_total_flops() / seconds / 1e12, 3)
+            found[f"{name}, relative difference to float32"] = round(float(error), 4)
+    return found
+
+
+def engine_of(folder: Path, rows: int, profile: str = PROFILE) -> Engine[str]:
+    """Return an engine of the tiny release."""
+    return Engine[str](make_tiny_release(folder), rows=rows, device=DEVICE.type, profile=profile)
+
+
+def add(engine: Engine[str], index: int) -> None:
+    """Add an image whose solver, steps and guidance follow from its index."""
+    draw = random.Random(index)
+    solver, scale = draw.choice(["ddim", "ddpm", "unipc", "dpm_solver_2m"]), draw.choice([1.0, 2.0])
+    spec = ImageSpec(index, 0, index, draw.randint(2, 6), solver, scale)
+    engine.add("owner", engine.request(spec, engine.read_conditions({"class_label": index % 10})))
+
+
+def develop(engine: Engine[str], indices: list[int]) -> dict[int, bytes]:
+    """Return the pixels of images by index."""
+    for index in indices:
+        add(engine, index)
+    made: dict[int, bytes] = {}
+    while engine.busy:
+        for image in engine.step():
+            assert isinstance(image, Developed), image
+            made[image.spec.index] = image.pixels.tobytes()
+    return made
+
+
+def same_bytes(smallest: bool) -> dict[str, Any]:
+    """Images have the same bytes at random places, in random company, and in another engine."""
+    rows, images, rounds = (8, 12, 2) if smallest else (64, 250, 4)
+    with tempfile.TemporaryDirectory() as folder:
+        engine, other = engine_of(Path(folder) / "a", rows), engine_of(Path(folder) / "b", rows)
+    expected = develop(engine, list(range(images)))
+    for seed in range(rounds):
+        order = list(range(images))
+        random.Random(seed).shuffle(order)
+        found = develop(other if seed % 2 else engine, order)
+        wrong = [index for index in order if found[index] != expected[index]]
+        assert not wrong, f"{len(wrong)} of {images} images have other bytes, such as {wrong[0]}"
+    return {"placements with equal bytes": images * rounds}
+
+
+def waits(smallest: bool) -> dict[str, Any]:
+    """No step waits for the device: torch raises where one would."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = engine_of(Path(folder) / "a", 8 if smallest else 64)
+    develop(engine, list(range(16)))
+    for index in range(8):
+        add(engine, index)
+    engine.step()  # embeds the conditions, which may wait
+    batch, steps = engine._batch, 0
+    if DEVICE.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    with torch.inference_mode():
+        while not batch.finished:
+            batch.step()
+            steps += 1
+    return {"steps without a synchronisation": steps}
+
+
+def engine_step(smallest: bool) -> dict[str, Any]:
+    """A step of the engine, whose network is small, in milliseconds."""
+    found: dict[str, Any] = {}
+    for rows in (8,) if smallest else (64, 256):
+        with tempfile.TemporaryDirectory() as folder:
+            engine = engine_of(Path(folder) / "a", rows)
+        for index in range(rows):
+            spec = ImageSpec(index, 0, index, 1000, "ddim", 1.0)
+            engine.add("owner", engine.request(spec, engine.read_conditions({"class_label": 1})))
+        many = 5 if smallest else 100
+
+        def steps(engine: Engine[str] = engine, many: int = many) -> None:
+            for _ in range(many):
+                engine.step()
+
+        found[f"{rows} rows, ms"] = round(median_seconds(steps, 3) / many * 1e3, 3)
+    return found
+
+
+def memory(smallest: bool) -> dict[str, Any]:
+    """Memory at its highest, by rows."""
+    found: dict[str, Any] = {}
+    for rows in (4,) if smallest else (32, 128, 512):
+        if DEVICE.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        with tempfile.TemporaryDirectory() as folder:
+            engine = engine_of(Path(folder) / "a", rows)
+        develop(engine, list(range(rows)))
+        peak = torch.cuda.max_memory_allocated() / 2**20 if DEVICE.type == "cuda" else engine.weight_bytes / 2**20
+        found[f"{rows} rows, MiB"] = round(peak, 1)
+        engine.close()
+    return found
+
+
+PARTS = {
+    "limits": Part(limits, 30),
+    "networks": Part(networks, 180),
+    "bytes": Part(same_bytes, 120),
+    "waits": Part(waits, 60),
+    "engine": Part(engine_step, 90),
+    "memory": Part(memory, 120),
+}
