@@ -174,6 +174,7 @@ class WorkerRow(Table):
     host: Mapped[str]
     pid: Mapped[int]
     profile: Mapped[str | None]
+    queues: Mapped[list[str] | None]
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
     stopped_at: Mapped[datetime | None]

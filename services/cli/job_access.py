@@ -1,5 +1,6 @@
 """Find the job that a command names, and wait for its end."""
 
+import math
 import time
 import uuid
 from dataclasses import asdict
@@ -10,11 +11,12 @@ from services.errors import CommandError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from services.job_queue.clients import Job, JobSummary
+    from services.job_queue.clients import Job, JobSummary, Progress
 
-    Found = TypeVar("Found", bound=JobSummary)
+Found = TypeVar("Found")
 
 POLL_INTERVAL_S = 0.25
+TOLD_AFTER_S = 1.0  # a reason to wait that passes sooner is none
 
 
 def find_job(engine: "Engine", job_id: str) -> "Job":
@@ -26,7 +28,7 @@ def find_job(engine: "Engine", job_id: str) -> "Job":
         return _check_found(clients.find_job(connection, identifier), job_id)
 
 
-def _check_found(job: "Found | None", job_id: str) -> "Found":
+def _check_found(job: Found | None, job_id: str) -> Found:
     if job is None:
         raise CommandError(f"job: you have no job {job_id}; list jobs with: darkroom jobs list")
     return job
@@ -50,20 +52,39 @@ def job_to_json(job: "JobSummary") -> dict[str, Any]:
 
 
 def wait_for_job(engine: "Engine", job_id: str, *, show_progress: bool = True) -> "Job":
-    """Wait until a job has ended, and return it. A progress bar is shown on standard error."""
+    """Wait until a job has ended, and return it.
+
+    Standard error shows a progress bar with the expected end, and a line for each reason why the job waits.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from services.job_queue import clients
 
     identifier = parse_job_id(job_id)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    note = TextColumn("{task.fields[note]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), note)
+    reason, since = None, time.monotonic()
     with Progress(*columns, console=Console(stderr=True), disable=not show_progress) as progress:
-        bar = progress.add_task("submitted", total=None)
+        bar = progress.add_task("submitted", total=None, note="")
         while True:
             with engine.connect() as connection:
-                job = _check_found(clients.find_summary(connection, identifier), job_id)
-            progress.update(bar, description=job.state, total=job.total or None, completed=job.succeeded + job.failed)
+                job = _check_found(clients.find_progress(connection, identifier), job_id)
+            progress.update(
+                bar, description=job.state, total=job.total or None, completed=job.settled, note=_expected_end(job)
+            )
             if job.has_ended:
                 return find_job(engine, job_id)
+            if job.waits_because != reason:
+                reason, since = job.waits_because, time.monotonic()
+            elif reason is not None and time.monotonic() - since > TOLD_AFTER_S:
+                progress.console.print(f"The job waits: {reason}.", highlight=False, soft_wrap=True)
+                since = math.inf  # once
             time.sleep(POLL_INTERVAL_S)
+
+
+def _expected_end(job: "Progress") -> str:
+    """Return the rate and the expected end, in local time, if they are known."""
+    if job.images_per_s is None or job.expected_end is None:
+        return ""
+    return f"{job.images_per_s:.3g} images/s, ends about {job.expected_end.astimezone():%H:%M:%S}"

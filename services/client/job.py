@@ -41,6 +41,18 @@ class Job:
             raise JobNotFound(f"job: you have no job {self.id}")
         return job
 
+    def progress(self) -> clients.Progress:
+        """Return the share that is done, the expected end, and why the job waits. Raises JobNotFound."""
+
+        def find() -> clients.Progress | None:
+            with self._engine.connect() as connection:
+                return clients.find_progress(connection, self.id)
+
+        progress = persist(find, self._patience_s)
+        if progress is None:
+            raise JobNotFound(f"job: you have no job {self.id}")
+        return progress
+
     def wait(self, timeout_s: float | None = None) -> clients.JobSummary:
         """Wait until the job has ended, and return how. Raises TimeoutError after `timeout_s` seconds."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

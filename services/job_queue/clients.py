@@ -66,6 +66,23 @@ class Job(JobSummary):
         return self.state in RETRYABLE and self.plan is not None
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is, from the view `job_progress`, which docs/sql.md explains."""
+
+    state: JobState
+    total: int
+    settled: int
+    images_per_s: float | None
+    expected_end: datetime | None
+    waits_because: str | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job is in a terminal state."""
+        return self.state in TERMINAL
+
+
 SUMMARY_COLUMNS = ", ".join(JobSummary.__dataclass_fields__)
 JOB_COLUMNS = ", ".join(Job.__dataclass_fields__)
 
@@ -93,6 +110,13 @@ def find_summary(connection: Connection, job_id: uuid.UUID) -> JobSummary | None
     """Return a job without its request and plan, which may be megabytes, or None if the tenant has no such job."""
     row = connection.execute(text(f"SELECT {SUMMARY_COLUMNS} FROM jobs WHERE id = :id"), {"id": job_id}).first()
     return None if row is None else JobSummary.from_row(row)
+
+
+def find_progress(connection: Connection, job_id: uuid.UUID) -> Progress | None:
+    """Return how far a job is, or None if the tenant has no such job."""
+    columns = ", ".join(Progress.__dataclass_fields__)
+    row = connection.execute(text(f"SELECT {columns} FROM job_progress WHERE id = :id"), {"id": job_id}).first()
+    return None if row is None else Progress(**{**row._mapping, "state": JobState(row.state)})
 
 
 def list_jobs(connection: Connection, limit: int) -> list[JobSummary]:

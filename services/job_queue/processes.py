@@ -14,12 +14,15 @@ UNKNOWN_S = 10  # a claim younger than this may still be on its way to its proce
 KEPT = "interval '7 days'"  # for which the row of a stopped process is kept
 
 
-def register(connection: Connection, kind: ProcessKind) -> uuid.UUID:
-    """Register this process and return its id. Each start has a fresh id, so a restarted pod is a new process."""
+def register(connection: Connection, kind: ProcessKind, queues: Sequence[str] | None = None) -> uuid.UUID:
+    """Register this process and return its id. Each start has a fresh id, so a restarted pod is a new process.
+
+    queues: those that a worker serves.
+    """
     worker = uuid.uuid4()
     connection.execute(
-        text("INSERT INTO workers (id, kind, host, pid) VALUES (:id, :kind, :host, :pid)"),
-        {"id": worker, "kind": kind, "host": socket.gethostname(), "pid": os.getpid()},
+        text("INSERT INTO workers (id, kind, host, pid, queues) VALUES (:id, :kind, :host, :pid, :queues)"),
+        {"id": worker, "kind": kind, "host": socket.gethostname(), "pid": os.getpid(), "queues": queues},
     )
     return worker
 

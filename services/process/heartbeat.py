@@ -26,9 +26,15 @@ class Heartbeat:
     """
 
     def __init__(
-        self, database: Database, kind: ProcessKind, interval_s: float, held_tokens: Callable[[], Sequence[int]]
+        self,
+        database: Database,
+        kind: ProcessKind,
+        interval_s: float,
+        held_tokens: Callable[[], Sequence[int]],
+        queues: Sequence[str] | None = None,
     ) -> None:
-        self.database, self.kind = autocommit(database), kind
+        """queues: those that a worker serves."""
+        self.database, self.kind, self.queues = autocommit(database), kind, queues
         self.interval_s, self.held_tokens = interval_s, held_tokens
         self.id = uuid.UUID(int=0)
         self.profile: str | None = None  # the execution profile of the loaded release
@@ -49,7 +55,7 @@ class Heartbeat:
     def start(self) -> None:
         """Register the process under a fresh id."""
         with self.database.connect() as connection:
-            self.id = processes.register(connection, self.kind)
+            self.id = processes.register(connection, self.kind, self.queues)
         logs.set_process_id(self.id)
         self._beaten = time.monotonic()
         self._thread = start_thread(self._beat, "heartbeat")

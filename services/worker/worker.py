@@ -39,7 +39,7 @@ class Worker:
         instead = f"hints, and polling every {settings.poll_s:g} s,"
         self._listener = Listener(database, self.wake, queues=settings.queues, instead=instead)
         self.watchdog = Watchdog(settings.step_limit_s)
-        self.heartbeat = Heartbeat(database, ProcessKind.WORKER, settings.heartbeat_s, shards.tokens)
+        self.heartbeat = Heartbeat(database, ProcessKind.WORKER, settings.heartbeat_s, shards.tokens, settings.queues)
         self._stop_watcher = StopWatcher(database, shards)
         self._cost = DeletionCost(settings.pod, lambda: len(shards)) if settings.pod else None
         self._loop = SamplingLoop(settings, database, store, shards, self.heartbeat, self.watchdog, self._wake)

@@ -116,7 +116,10 @@ def test_what_is_refused_is_said_in_words(stack: Stack, client: Darkroom) -> Non
         client.submit_many([{"model": "tiny", "request": REQUEST}, {"model": "tiny", "request": {}, "colour": 1}])
     with pytest.raises(JobNotFound, match="you have no job"):
         client.job(uuid.UUID(int=7)).status()
+    with pytest.raises(JobNotFound, match="you have no job"):
+        client.job(uuid.UUID(int=7)).progress()
     job = client.submit("tiny", REQUEST, run_after=datetime.now(UTC) + timedelta(days=1))
+    assert str(job.progress().waits_because).startswith("it starts at")
     with pytest.raises(TimeoutError, match=rf"job {job.id} is submitted after 0.2 s"):
         job.wait(0.2)
     with pytest.raises(ClientError):
