@@ -34,6 +34,7 @@ import botocore.client
 import sqlalchemy
 from sqlalchemy import event
 
+os.environ["DARKROOM_DATABASE_URL"] += f"?application_name={{os.getpid()}}"  # who does what is recorded
 CONTROL, ROLE, skew = Path({control!r}), {role!r}, {skew}
 step, now = [0.0], time.time
 time.time = lambda: now() + skew + step[0]

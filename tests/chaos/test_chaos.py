@@ -2,7 +2,7 @@
 
 `make test` runs a few faults and `make chaos` two hundred: DARKROOM_CHAOS_FAULTS faults, drawn with the seed
 DARKROOM_CHAOS_SEED. At the end every job has succeeded, and every image exists once with the bytes of a run without
-faults.
+faults. All transactions of the queue are recorded: the model of docs/queue_model.md must allow each of them.
 """
 
 import hashlib
@@ -15,7 +15,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from tests.chaos.faults import Chaos
+from tests.chaos.faults import QUICK, Chaos
+from tests.model import recording
+from tests.model.replay import Replay
 from tests.support.stack import Stack, fresh_stack
 from tests.support.tenants import administrator
 
@@ -60,6 +62,8 @@ def submit(stack: Stack, request_: dict[str, object]) -> uuid.UUID:
 @pytest.mark.timeout(FAULTS * 20 + 600)
 def test_nothing_is_lost_whatever_dies(own_stack: Stack) -> None:
     draw = random.Random(SEED)
+    with administrator(own_stack) as owner:
+        recording.install(owner)
     chaos = Chaos(own_stack, draw)
     requests: dict[uuid.UUID, dict[str, object]] = {}
     try:
@@ -85,6 +89,7 @@ def test_nothing_is_lost_whatever_dies(own_stack: Stack) -> None:
         chaos.close()
     found = {job_id: images(own_stack, job_id) for job_id in requests}
     check_no_work_is_left(own_stack)
+    check_transactions(own_stack)
     assert found == faultless(own_stack, requests)
 
 
@@ -122,6 +127,16 @@ def check_no_work_is_left(stack: Stack) -> None:
         query = "SELECT state, kind FROM work WHERE state NOT IN ('done', 'failed', 'cancelled')"
         left = connection.execute(text(query)).all()
     assert left == []
+
+
+def check_transactions(stack: Stack) -> None:
+    """Replay what was recorded, and record no more."""
+    with administrator(stack) as owner:
+        replay = Replay(float(QUICK["DARKROOM_STALE_S"]), poisoner="poisoner", pids=recording.pids(owner))
+        replay.run(recording.read(owner))
+        recording.remove(owner)
+    print(f"{replay.transactions} transactions are allowed by the model; their steps: {replay.steps}")
+    assert replay.transactions
 
 
 def faultless(stack: Stack, requests: dict[uuid.UUID, dict[str, object]]) -> dict[uuid.UUID, list[str]]:

@@ -123,7 +123,7 @@ class Rules:
         """Yield what clients do, and what happens to their requests."""
         job = state.job
         is_open = job.state not in TERMINAL
-        if self.has_stops and is_open and job.cancel == 0:
+        if self.has_stops and job.cancel == 0:  # even if it has just ended
             yield Step("the client cancels the job", is_progress=False), state._replace(job=job._replace(cancel=1))
         may_expire = is_open and job.has_deadline and not job.is_overdue and job.state != JobState.FINALIZING
         if self.has_stops and may_expire:
@@ -166,7 +166,7 @@ class Rules:
         elif job.state in STOPPABLE and self.must_stop(job, accepted=True):
             after = state.with_piece(piece)
             if piece.kind == WorkKind.SAMPLE and job.cancel != 2:
-                after = self.fail_images(after, piece)
+                after = self.fail_images(after, piece.start, piece.stop)
             if job.state == JobState.SUBMITTED and not after.pieces:
                 ended = JobState.CANCELLED if job.cancel == 2 else JobState.FAILED
                 after = after._replace(job=after.job._replace(state=ended))
@@ -207,7 +207,7 @@ class Rules:
     def planning_steps(self, state: State, piece: Piece, lease: Piece) -> Iterator[tuple[str, State]]:
         """Yield what planning does: a batch, or the end of a job that must stop or is refused."""
         job = state.job
-        if self.must_stop(job, accepted=False):
+        if self.must_stop(job, accepted=False) or job.state in TERMINAL:
             after = state.with_piece(piece)
             if job.state == JobState.SUBMITTED:
                 ended = JobState.CANCELLED if job.cancel else JobState.FAILED
@@ -219,6 +219,9 @@ class Rules:
         if not job.is_planned:
             yield "rejects the job", state._replace(job=job._replace(state=JobState.REJECTED)).with_piece(piece)
         for start, stop in self.next_shards(job):
+            if self.has_errors and (missing := job.images.find(MISSING, start, stop)) >= 0:
+                invalid = self.fail_images(state, missing, missing + 1)
+                yield f"finds that the item of image {missing} is not valid", invalid
             moved = JobState.PLANNED if job.state == JobState.SUBMITTED else job.state
             after = state._replace(job=job._replace(is_planned=True, state=moved, planned_to=stop))
             if MISSING in job.images[start:stop]:
@@ -240,7 +243,7 @@ class Rules:
         if self.must_stop(job, accepted=False) or job.state in TERMINAL:
             after = state.with_piece(piece)
             if not job.cancel and job.state not in TERMINAL:
-                after = self.fail_images(after, piece)
+                after = self.fail_images(after, piece.start, piece.stop)
             yield "stops the shard", self.open_finalizing(after)
         if piece.suspect and not piece.isolated and self.is_alone(state, piece):
             yield "isolates the shard", state.with_piece(piece, piece._replace(isolated=True))
@@ -299,10 +302,10 @@ class Rules:
         )
         return state._replace(job=after)
 
-    def fail_images(self, state: State, piece: Piece) -> State:
-        """Fail the missing images of a shard."""
+    def fail_images(self, state: State, start: int, stop: int) -> State:
+        """Fail the missing images of [start, stop)."""
         job_state = state.job.state
-        for index in range(piece.start, piece.stop):
+        for index in range(start, stop):
             state = self.settle(state, index, FAILED)
         return state._replace(job=state.job._replace(state=job_state))
 
@@ -355,7 +358,7 @@ class Rules:
     def fail(self, state: State, piece: Piece) -> State:
         """Fail work for good: a shard's images, or the job if planning or finalizing is all that it has."""
         if piece.kind == WorkKind.SAMPLE:
-            return self.open_finalizing(self.fail_images(state, piece))
+            return self.open_finalizing(self.fail_images(state, piece.start, piece.stop))
         job = state.job
         moved = JobState.FAILED if job.state in (JobState.SUBMITTED, JobState.FINALIZING) else job.state
         return self.open_finalizing(state._replace(job=job._replace(state=moved, gave_up=True)))
