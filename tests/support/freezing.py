@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from tests.support.stack import Process
 
 
-def freeze_in(module: str, function: str, *, before: bool = False, call: int = 1) -> str:
+def freeze_in(
+    module: str, function: str, *, before: bool = False, call: int = 1, number: signal.Signals = signal.SIGSTOP
+) -> str:
     """Return Python code for the start of a process that freezes it before or after a call of a function.
 
-    function: a name in the module, or Class.method. call: which call, from 1.
+    function: a name in the module, or Class.method. call: which call, from 1. number: SIGKILL ends it there instead.
     """
     *owner, name = function.split(".")
     target = ".".join(["module", *owner])
@@ -20,12 +22,12 @@ import importlib, itertools, os, signal
 module = importlib.import_module({module!r})
 original, calls = getattr({target}, {name!r}), itertools.count(1)
 def freezing(*arguments, **options):
-    number = next(calls)  # several threads may be in the function
-    if {before} and number == {call}:
-        os.kill(os.getpid(), signal.SIGSTOP)
+    nth = next(calls)  # several threads may be in the function
+    if {before} and nth == {call}:
+        os.kill(os.getpid(), {number:d})
     result = original(*arguments, **options)
-    if not {before} and number == {call}:
-        os.kill(os.getpid(), signal.SIGSTOP)
+    if not {before} and nth == {call}:
+        os.kill(os.getpid(), {number:d})
     return result
 setattr({target}, {name!r}, freezing)
 """
