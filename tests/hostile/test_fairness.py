@@ -47,19 +47,28 @@ def test_one_image_waits_for_at_most_two_shards_of_a_backlog_of_the_highest_prio
     assert max(passed) <= MAX_PASSED, passed
 
 
-def test_a_backlog_in_one_queue_takes_no_turns_in_another(
-    stack: Stack, attacker: Tenant, neighbour: Tenant, backlog: uuid.UUID
-) -> None:
-    """A second worker serves another queue, where the attacker has a backlog too. The neighbour uses both queues."""
+@pytest.fixture
+def second_queue(stack: Stack, attacker: Tenant, neighbour: Tenant) -> Iterator[str]:
+    """A queue that both tenants may use in this test."""
+    permit = "UPDATE tenants SET permitted_queues = %s WHERE name IN ('attacker', 'neighbour')"
     with administrator(stack) as owner:
         owner.execute("INSERT INTO queues (name) VALUES ('second') ON CONFLICT DO NOTHING")
-        owner.execute("UPDATE tenants SET permitted_queues = '{*}' WHERE name IN ('attacker', 'neighbour')")
-    second = attacker.submit({**IMAGE, "images_per_item": 1000}, queue="second")
+        owner.execute(permit, (["*"],))
+    yield "second"
+    with administrator(stack) as owner:
+        owner.execute(permit, (["default"],))
+
+
+def test_a_backlog_in_one_queue_takes_no_turns_in_another(
+    stack: Stack, attacker: Tenant, neighbour: Tenant, backlog: uuid.UUID, second_queue: str
+) -> None:
+    """A second worker serves another queue, where the attacker has a backlog too. The neighbour uses both queues."""
+    second = attacker.submit({**IMAGE, "images_per_item": 1000}, queue=second_queue)
     attacker.wait(second, "planned")
     for _ in range(3):
         neighbour.wait(neighbour.submit({**IMAGE, "images_per_item": 200}))
-    with stack.process("worker", **QUICK, DARKROOM_QUEUES="second"):
+    with stack.process("worker", **QUICK, DARKROOM_QUEUES=second_queue):
         attacker.wait(second, "running")
-        job = neighbour.submit(IMAGE, queue="second")
+        job = neighbour.submit(IMAGE, queue=second_queue)
         assert neighbour.wait(job).state == "succeeded"
     assert count_passed(stack, job) <= 2 * MAX_PASSED  # two workers claim
