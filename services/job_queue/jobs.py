@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import NoResultFound
 
 from services.job_queue import leases
 from services.job_queue.leases import Lease, complete, lease_lost, storable
@@ -61,13 +62,19 @@ BEGIN_SHARDS = text("""
 
 
 def begin_shards(connection: Connection, leases: Sequence[Lease]) -> list[SamplingJob]:
-    """Record that sampling of the jobs of leased shards starts, and return what each shard needs of its job."""
+    """Record that sampling of the jobs of leased shards starts, and return what each shard needs of its job.
+
+    Raises NoResultFound if one of the jobs, or its release, does not exist.
+    """
     values = {
         "ids": [lease.job_id for lease in leases],
         "starts": [lease.start for lease in leases],
         "stops": [lease.stop for lease in leases],
     }
-    return [SamplingJob(**row._mapping) for row in connection.execute(BEGIN_SHARDS, values)]
+    found = [SamplingJob(**row._mapping) for row in connection.execute(BEGIN_SHARDS, values)]
+    if len(found) < len(leases):
+        raise NoResultFound("a shard has no job, or its job has no release")
+    return found
 
 
 def end_shard(connection: Connection, lease: Lease, state: WorkState, error: str | None) -> None:

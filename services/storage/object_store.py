@@ -25,6 +25,7 @@ from training.errors import DarkroomError
 
 ATTEMPTS = 5  # at writing an object that others write or that the store does not keep
 READ_BYTES = 2**20
+BINARY = "application/octet-stream"
 LARGEST_KEPT_BYTES = 2**28  # of an object that an earlier writer may have written; no image is larger
 
 
@@ -198,19 +199,15 @@ class ObjectStore:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
         self.check_size(key, len(body))
 
-    def put_if_unchanged(
-        self, key: str, body: bytes, *, etag: str | None, content_type: str = "application/octet-stream"
-    ) -> str | None:
+    def put_if_unchanged(self, key: str, body: bytes, *, etag: str | None, content_type: str = BINARY) -> str | None:
         """Replace the object with this ETag, or create one if `etag` is None. Returns the new ETag.
 
         Returns None if another writer was faster.
         """
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         try:
-            answer = self.client.put_object(
-                Bucket=self.bucket, Key=key, Body=body, ContentType=content_type, **condition
-            )
-            return str(answer["ETag"])
+            put = {"Bucket": self.bucket, "Key": key, "Body": body, "ContentType": content_type}
+            return str(self.client.put_object(**put, **condition)["ETag"])
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
                 return None
@@ -260,8 +257,7 @@ class ObjectStore:
 
     def etag(self, key: str) -> str | None:
         """Return the object's ETag, or None if it does not exist or cannot be read."""
-        head = self._head(key)
-        return None if head is None else str(head["ETag"])
+        return str(head["ETag"]) if (head := self._head(key)) else None
 
     def stream(self, key: str, *, etag: str, start: int = 0, stop: int | None = None, chunk: int) -> Iterator[bytes]:
         """Yield bytes [start, stop) of the version with this ETag. Raises ObjectStoreError if it was replaced."""
@@ -292,8 +288,7 @@ class ObjectStore:
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; missing ones are no error. Raises ObjectStoreError for the first that cannot be deleted."""
         if refusal := delete_objects(self.client, self.bucket, keys):
-            key, why = refusal
-            raise ObjectStoreError(f"{self.uri(key)} could not be deleted: {why}")
+            raise ObjectStoreError(f"{self.uri(refusal[0])} could not be deleted: {refusal[1]}")
 
     def abort_uploads(self, prefix: str, *, before: datetime) -> int:
         """Abort multipart uploads to keys under a prefix that began before `before`. Returns how many."""

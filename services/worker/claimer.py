@@ -116,7 +116,10 @@ class Claimer:
         shards = [HeldShard(lease) for lease in found]
         for shard in shards:
             self.shards.add(shard)
-        return self._read(shards) if shards else []
+        try:
+            return self._read(shards) if shards else []
+        except Exception as error:  # a bug; each shard that is held must come to an end
+            return [Claimed(shard, error) for shard in shards]
 
     def _read(self, shards: Sequence[HeldShard]) -> list[Claimed]:
         """Record that sampling of the shards' jobs starts, and read their plans, manifests and unsettled images."""

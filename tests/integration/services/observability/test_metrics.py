@@ -74,8 +74,10 @@ def test_every_metric_follows_the_naming_rules_and_is_documented() -> None:
             "loop",
             "operation",
             "outcome",
+            "precision",
             "queue",
             "reason",
+            "release",
             "state",
         }
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -12,7 +12,7 @@ import pytest
 
 from services.local_stack import lifecycle, processes
 from services.registry import releases
-from tests.support.http import HealthClient
+from tests.support.http import HealthClient, scrape_metrics
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Stack, fresh_stack
 
@@ -76,8 +76,12 @@ def test_a_draining_worker_is_alive_and_not_ready(stack: Stack) -> None:
         stack.process("dispatcher"),
         stack.process("worker", first=slow, DARKROOM_METRICS_PORT=str(health.port)) as worker,
     ):
+        health.wait_until("readyz", lambda reasons: not reasons)
         job_id = stack.submit({"items": [{"class_label": 1}], "steps": 20})
-        stack.wait(job_id, "running")
+        deadline = time.monotonic() + 30
+        while scrape_metrics(health.port)["darkroom_images_under_way"] == 0:  # a shard that is not begun goes back
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         worker.child.send_signal(signal.SIGTERM)
         health.wait_until("readyz", lambda reasons: reasons == ["the process is draining and takes no new work"])
         assert health.reasons("healthz") == []

@@ -177,11 +177,7 @@ FLOW = ["model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"
         (FIRST, ["batch_size=12", "accumulate=2", "devices=4"], "accumulate x devices, 2 x 4, because all parts"),
         (SECOND, ["data.crop=16"], "data.crop: latents that are encoded once cannot be cropped; permitted: null, or"),
         (SECOND, ["loss.condition_dropout=1"], "loss.condition_dropout: 1 is not allowed"),
-        (
-            SECOND,
-            FLOW,
-            "loss.min_snr_gamma: 5.0 is not allowed with zero_terminal_snr or the schedule 'flow': pure noise, where",
-        ),
+        (SECOND, FLOW, "loss.min_snr_gamma: 5.0 is not allowed with zero_terminal_snr or the schedule 'flow': pure"),
         (SECOND, ["loss.norm=l1", "loss.min_snr_gamma=5"], "loss.min_snr_gamma: 5.0 is not allowed with loss.norm=l1"),
         (
             SECOND,
