@@ -63,10 +63,10 @@ def test_a_backlog_in_one_queue_takes_no_turns_in_another(
     stack: Stack, attacker: Tenant, neighbour: Tenant, backlog: uuid.UUID, second_queue: str
 ) -> None:
     """A second worker serves another queue, where the attacker has a backlog too. The neighbour uses both queues."""
-    second = attacker.submit({**IMAGE, "images_per_item": 1000}, queue=second_queue)
+    second = attacker.submit({**IMAGE, "images_per_item": 500}, queue=second_queue)
     attacker.wait(second, "planned")
     for _ in range(3):
-        neighbour.wait(neighbour.submit({**IMAGE, "images_per_item": 200}))
+        neighbour.wait(neighbour.submit({**IMAGE, "images_per_item": 100}))
     with stack.process("worker", **QUICK, DARKROOM_QUEUES=second_queue):
         attacker.wait(second, "running")
         job = neighbour.submit(IMAGE, queue=second_queue)
