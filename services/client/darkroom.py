@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from services import settings
-from services.client.errors import persist
+from services.client.errors import ask
 from services.client.job import Job
 from services.database import connections
 from services.job_queue import clients
@@ -85,12 +85,8 @@ class Darkroom:
         Raises ClientError if one is refused.
         """
         documents = [_document(job) for job in jobs]
-
-        def submit() -> list[uuid.UUID]:
-            with self._engine.begin() as connection:
-                return list(clients.submit_jobs(connection, documents))
-
-        return [self.job(job_id) for job_id in persist(submit, self._patience_s)]
+        ids = ask(self._engine, lambda connection: list(clients.submit_jobs(connection, documents)), self._patience_s)
+        return [self.job(job_id) for job_id in ids]
 
     def job(self, job_id: uuid.UUID | str) -> Job:
         """Return a job that was submitted before, without asking whether it exists."""
@@ -98,12 +94,7 @@ class Darkroom:
 
     def jobs(self, limit: int = 20) -> list[clients.JobSummary]:
         """Return the rows of up to `limit` jobs, newest first."""
-
-        def find() -> list[clients.JobSummary]:
-            with self._engine.connect() as connection:
-                return clients.list_jobs(connection, limit)
-
-        return persist(find, self._patience_s)
+        return ask(self._engine, lambda connection: clients.list_jobs(connection, limit), self._patience_s)
 
     def close(self) -> None:
         """Close the connections."""

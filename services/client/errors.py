@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from sqlalchemy import Connection, Engine
+
 from services.database.messages import describe_database_error
 from services.storage.messages import describe_store_error
 from services.storage.transient import is_transient
@@ -20,6 +22,16 @@ class ClientError(DarkroomError):
 
 class JobNotFound(ClientError):
     """The tenant has no job of this id."""
+
+
+def ask(engine: Engine, query: Callable[[Connection], Answer], patience_s: float) -> Answer:
+    """Return what a query returns, in a transaction. See `persist`."""
+
+    def call() -> Answer:
+        with engine.begin() as connection:
+            return query(connection)
+
+    return persist(call, patience_s)
 
 
 def persist(call: Callable[[], Answer], patience_s: float) -> Answer:

@@ -2,16 +2,19 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from services.client.errors import JobNotFound, persist
+from services.client.errors import JobNotFound, ask
 from services.client.image import Image
 from services.client.ranges import Range, remove
 from services.job_queue import clients
 from services.job_queue.outputs import Output, read_ranges
 from services.storage.object_store import ObjectStore
+
+Found = TypeVar("Found")
 
 ALL: list[Range] = [(0, 2**31 - 1)]
 TOGETHER = 1_000  # images of one statement
@@ -31,27 +34,17 @@ class Job:
 
     def status(self) -> clients.JobSummary:
         """Return the job's state, reason, counts and times. Raises JobNotFound."""
-
-        def find() -> clients.JobSummary | None:
-            with self._engine.connect() as connection:
-                return clients.find_summary(connection, self.id)
-
-        job = persist(find, self._patience_s)
-        if job is None:
-            raise JobNotFound(f"job: you have no job {self.id}")
-        return job
+        return self._find(clients.find_summary)
 
     def progress(self) -> clients.Progress:
         """Return the share that is done, the expected end, and why the job waits. Raises JobNotFound."""
+        return self._find(clients.find_progress)
 
-        def find() -> clients.Progress | None:
-            with self._engine.connect() as connection:
-                return clients.find_progress(connection, self.id)
-
-        progress = persist(find, self._patience_s)
-        if progress is None:
+    def _find(self, find: Callable[[Connection, uuid.UUID], Found | None]) -> Found:
+        found = ask(self._engine, lambda connection: find(connection, self.id), self._patience_s)
+        if found is None:
             raise JobNotFound(f"job: you have no job {self.id}")
-        return progress
+        return found
 
     def wait(self, timeout_s: float | None = None) -> clients.JobSummary:
         """Wait until the job has ended, and return how. Raises TimeoutError after `timeout_s` seconds."""
@@ -98,29 +91,18 @@ class Job:
             time.sleep(pause)
 
     def _read(self, ranges: list[Range]) -> list[Output]:
-        def read() -> list[Output]:
-            with self._engine.connect() as connection:
-                return read_ranges(connection, self.id, ranges, TOGETHER)
-
-        return persist(read, self._patience_s)
+        return ask(
+            self._engine, lambda connection: read_ranges(connection, self.id, ranges, TOGETHER), self._patience_s
+        )
 
     def cancel(self) -> None:
         """Ask the job to stop. Its work stops within seconds; stored images stay. An ended job is left as it is."""
-
-        def cancel() -> None:
-            with self._engine.begin() as connection:
-                clients.cancel_jobs(connection, [self.id])
-
-        persist(cancel, self._patience_s)
+        ask(self._engine, lambda connection: clients.cancel_jobs(connection, [self.id]), self._patience_s)
 
     def retry(self) -> int:
         """Make the images of an ended job that failed or are missing. Returns the number of the revision.
 
         Raises ClientError if the job has not ended, or cannot be retried.
         """
-
-        def retry() -> int:
-            with self._engine.begin() as connection:
-                return clients.retry_job(connection, self.id)
-
-        return persist(retry, 0)  # a second call would be refused, as the first one may have arrived
+        # It is not repeated: a second call would be refused, as the first one may have arrived.
+        return ask(self._engine, lambda connection: clients.retry_job(connection, self.id), patience_s=0)

@@ -70,7 +70,7 @@ def compare(
         samples = generate(model, description, requested.requests, sampling)
         features.append(networks.features.features(samples))
         obedience.append(torch.as_tensor(obeys(samples)).double() if obeys else None)
-        shown.append(samples[_columns(len(samples))])
+        shown.append(samples[spread(range(len(samples)), COLUMNS)])
     rows = spread(images.rows("train"), MOST_REAL)
     found = paired.compare(
         features[0],
@@ -139,9 +139,3 @@ def _conditions(
         return None
     (field, *_) = fields
     return torch.tensor([request[field] for request in requested.requests]), torch.as_tensor(images.labels(rows))
-
-
-def _columns(samples: int) -> list[int]:
-    """Return up to COLUMNS places spread over all samples."""
-    count = min(COLUMNS, samples)
-    return [i * samples // count for i in range(count)]

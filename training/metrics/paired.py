@@ -12,7 +12,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from training.metrics.distributions import distances, own_radii, validate
+from training.metrics.distributions import distances, kernel_diagonal, own_radii, pair_sums, validate
 
 RESAMPLINGS = 200
 PROJECTIONS = 64
@@ -115,6 +115,7 @@ def resample(images: int, resamplings: int, seed: int) -> Tensor:
 def figures(real: Tensor, conditions: tuple[Tensor, Tensor] | None) -> dict[str, tuple[bool | None, Score]]:
     """Return each figure by name: whether higher is better, and its function."""
     requested, shown = conditions or (None, torch.zeros(len(real), dtype=torch.int64))
+    of_real = mean_kernel(real, torch.ones(1, len(real), dtype=torch.float64))
 
     def within(score: Callable[..., Tensor]) -> Score:
         def of_all(features: Tensor, counts: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ def figures(real: Tensor, conditions: tuple[Tensor, Tensor] | None) -> dict[str,
         return of_all
 
     found: dict[str, tuple[bool | None, Score]] = {
-        "kernel_distance": (False, lambda features, counts: kernel_distance(features, real, counts)),
+        "kernel_distance": (False, lambda features, counts: kernel_distance(features, real, counts, of_real)),
         "sliced_wasserstein_distance": (False, within(sliced_wasserstein)),
         "coverage": (True, within(coverage)),
         "spread": (None, within(relative_spread)),
@@ -152,15 +153,20 @@ def frechet_distance(features: Tensor, real: Tensor, counts: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def kernel_distance(features: Tensor, real: Tensor, counts: Tensor) -> Tensor:
-    """Return the squared maximum mean discrepancy to `real` (Binkowski et al. 2018) for each row of counts: [B]."""
-    width, n, m = real.shape[1], counts.sum(1), len(real)
-    within = (features @ features.T / width + 1) ** 3
-    pairs = ((counts @ within) * counts).sum(1) - counts @ within.diagonal()
-    between = torch.cat([((part @ real.T / width + 1) ** 3).mean(1) for part in torch.split(features, 512)])
-    all_real = sum(((part @ real.T / width + 1) ** 3).sum() for part in torch.split(real, 512))
-    of_real = (all_real - ((real.square().mean(1) + 1) ** 3).sum()) / (m * (m - 1))
-    return pairs / (n * (n - 1)) + of_real - 2 * counts @ between / n
+def kernel_distance(features: Tensor, real: Tensor, counts: Tensor, of_real: Tensor) -> Tensor:
+    """Return the squared maximum mean discrepancy to `real` (Binkowski et al. 2018) for each row of counts: [B].
+
+    of_real: `mean_kernel` of the real images.
+    """
+    every = torch.ones(len(real), 1, dtype=torch.float64)
+    between = pair_sums(features, counts.T, real, every) / (counts.sum(1) * len(real))
+    return mean_kernel(features, counts) + of_real - 2 * between
+
+
+def mean_kernel(features: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean of the kernel over pairs of different images, for each row of counts: [B]."""
+    pairs = pair_sums(features, counts.T, features, counts.T) - counts @ kernel_diagonal(features)
+    return pairs / (counts.sum(1) * (counts.sum(1) - 1))
 
 
 def sliced_wasserstein(features: Tensor, real: Tensor, counts: Tensor, requested: Tensor, shown: Tensor) -> Tensor:

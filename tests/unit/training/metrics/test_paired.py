@@ -21,7 +21,8 @@ def test_the_figures_of_the_whole_set_are_those_of_one_set() -> None:
     assert float(paired.frechet_distance(images, real, ONCE)) == pytest.approx(
         distributions.frechet_distance(real, images), rel=1e-10
     )
-    assert float(paired.kernel_distance(images, real, ONCE)) == pytest.approx(
+    of_real = paired.mean_kernel(real, torch.ones(1, 500, dtype=torch.float64))
+    assert float(paired.kernel_distance(images, real, ONCE, of_real)) == pytest.approx(
         distributions.kernel_distance(real, images)[0], rel=1e-9
     )
     zeros = torch.zeros(300, dtype=torch.int64), torch.zeros(500, dtype=torch.int64)

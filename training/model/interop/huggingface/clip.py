@@ -1,4 +1,4 @@
-"""Export of a frozen CLIP text encoder, as CLIPTextModel, and of its tokenizer."""
+"""Export of a frozen CLIP text encoder, as CLIPTextModel."""
 
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.interop.huggingface.component import Component
@@ -12,19 +12,3 @@ def clip_component(conditioner: FrozenTextConditioner) -> Component:
     state = conditioner.encoder.state_dict()
     tensors = {f"{PREFIX}{name.removeprefix(PREFIX)}": tensor for name, tensor in state.items()}
     return Component("transformers", "CLIPTextModel", config, tensors, weights_file="model.safetensors")
-
-
-def clip_tokenizer_component(conditioner: FrozenTextConditioner) -> Component:
-    """Export the tokenizer.json unchanged, with the configuration that transformers needs for it."""
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": conditioner.padding,
-        "model_max_length": conditioner.length,
-    }
-    return Component(
-        "transformers",
-        "PreTrainedTokenizerFast",
-        config,
-        config_file="tokenizer_config.json",
-        files=conditioner.assets(),
-    )

@@ -14,7 +14,7 @@ from training.model.conditioners.masked_image import MaskedImageConditioner
 from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.token_transformer import TransformerConditioner
-from training.model.interop.huggingface.clip import clip_component, clip_tokenizer_component
+from training.model.interop.huggingface.clip import clip_component
 from training.model.interop.huggingface.component import Component, ExportError
 from training.model.interop.huggingface.token_transformer import tokenizer_component, transformer_component
 
@@ -60,7 +60,8 @@ def export_conditions(conditioners: Conditioners) -> ExportedConditions:
     if isinstance(conditioner, TransformerConditioner) and conditioner.entry == "cross_attention":
         components = {"bert": transformer_component(conditioner.transformer)}
         if isinstance(conditioner, TextConditioner):
-            components["tokenizer"] = tokenizer_component(conditioner)
+            length = conditioner.transformer.length
+            components["tokenizer"] = tokenizer_component(conditioner.assets(), padding="[PAD]", length=length)
         return ExportedConditions(
             "text" if isinstance(conditioner, TextConditioner) else "ids",
             null=conditioner.read(conditioner.null),
@@ -99,9 +100,10 @@ def export_clip(name: str, conditioner: FrozenTextConditioner) -> ExportedCondit
             "pass padding to the U-Net as it is"
         )
     project = conditioner.project
+    tokenizer = tokenizer_component(conditioner.assets(), padding=conditioner.padding, length=conditioner.length)
     return ExportedConditions(
         "clip",
         null=conditioner.read("")[0],
         projection=(project.weight, project.bias) if isinstance(project, nn.Linear) else None,
-        components={"text_encoder": clip_component(conditioner), "tokenizer": clip_tokenizer_component(conditioner)},
+        components={"text_encoder": clip_component(conditioner), "tokenizer": tokenizer},
     )

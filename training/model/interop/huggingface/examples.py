@@ -112,6 +112,17 @@ def unet(x, t, **given):  # the network also reads the coordinates of each posit
 
 RESTORED = {"masked_image": "images = torch.where(hole, images, originals)  # restore the known pixels\n"}
 
+PROMPTS = """
+
+def context(prompts):
+    ids = tokenizer(prompts, padding="max_length", max_length={length}, truncation=True, return_tensors="pt").input_ids
+    return {{"encoder_hidden_states": encoder(ids)[0].detach()}}
+
+
+count = 2
+condition, null = context(["a photograph", "a drawing"]), context([""] * count)
+"""
+
 GUIDED = """
 
 def output(latents, t, guidance_scale=2.0):
@@ -153,18 +164,10 @@ condition, null = context(torch.arange(count)), context(torch.full((count,), {nu
 from diffusers.pipelines.latent_diffusion import LDMBertModel
 from transformers import PreTrainedTokenizerFast
 
-bert = LDMBertModel.from_pretrained("bert")
+encoder = LDMBertModel.from_pretrained("bert")
 tokenizer = PreTrainedTokenizerFast.from_pretrained("tokenizer")
-
-
-def context(prompts):
-    ids = tokenizer(prompts, padding="max_length", max_length={length}, truncation=True, return_tensors="pt").input_ids
-    return {{"encoder_hidden_states": bert(ids)[0].detach()}}
-
-
-count = 2
-condition, null = context(["a photograph", "a drawing"]), context([""] * count)
 """
+    + PROMPTS
     + GUIDED,
     "ids": """
 from diffusers.pipelines.latent_diffusion import LDMBertModel
@@ -186,16 +189,8 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 encoder = CLIPTextModel.from_pretrained("text_encoder")
 tokenizer = PreTrainedTokenizerFast.from_pretrained("tokenizer")
-
-
-def context(prompts):
-    ids = tokenizer(prompts, padding="max_length", max_length={length}, truncation=True, return_tensors="pt").input_ids
-    return {{"encoder_hidden_states": encoder(ids)[0].detach()}}
-
-
-count = 2
-condition, null = context(["a photograph", "a drawing"]), context([""] * count)
 """
+    + PROMPTS
     + GUIDED,
     "semantic_map": """
 from safetensors.torch import load_file

@@ -1,6 +1,5 @@
 """Export of the trained encoder of token ids, as LDMBertModel, and of its tokenizer."""
 
-from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.token_transformer import TokenTransformer
 from training.model.interop.huggingface.component import VERSION, Component, Names, rename_tensors
 
@@ -42,17 +41,9 @@ def token_transformer_names(model: TokenTransformer) -> Names:
             yield f"blocks.{i}.{mine}", f"model.layers.{i}.{theirs}"
 
 
-def tokenizer_component(conditioner: TextConditioner) -> Component:
-    """Export the tokenizer.json unchanged, with the configuration that transformers needs for it."""
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": "[PAD]",
-        "model_max_length": conditioner.transformer.length,
-    }
+def tokenizer_component(assets: dict[str, bytes], *, padding: str, length: int) -> Component:
+    """Export the tokenizer.json among `assets` unchanged, with the configuration that transformers needs for it."""
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": padding, "model_max_length": length}
     return Component(
-        "transformers",
-        "PreTrainedTokenizerFast",
-        config,
-        config_file="tokenizer_config.json",
-        files=conditioner.assets(),
+        "transformers", "PreTrainedTokenizerFast", config, config_file="tokenizer_config.json", files=assets
     )
