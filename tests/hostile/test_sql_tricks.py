@@ -126,7 +126,7 @@ def test_forged_notifications_change_nothing(
         for channel in ("darkroom_work", "darkroom_job_ended"):
             for payload in ("", "\n", str(uuid.uuid4()), "x" * 7_000):
                 connection.execute("SELECT pg_notify(%s, %s)", (channel, payload))
-        neighbour.assert_served(timeout=20)
+        neighbour.assert_served()
 
 
 def test_names_of_clients_forge_no_line_of_a_log(attacker: Tenant, service: tuple[Process, Process]) -> None:

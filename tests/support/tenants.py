@@ -63,7 +63,9 @@ class Tenant:
         """Return the job once it is in one of `states` (by default: ended)."""
         deadline = time.monotonic() + timeout
         while (row := self.job(job_id)).state not in (states or TERMINAL):
-            assert time.monotonic() < deadline, f"{self.name}'s job is still {row.state}, {row.succeeded}/{row.total}"
+            if time.monotonic() > deadline:
+                progress = f"{self.name}'s job is still {row.state}, {row.succeeded}/{row.total}"
+                raise AssertionError(f"{progress}\n{describe_work(self.stack)}")
             time.sleep(0.05)
         return row
 
@@ -90,6 +92,16 @@ def administrator(stack: Stack) -> psycopg.Connection[Any]:
     """Open a connection of the tables' owner that commits each statement."""
     url = stack.engine("migrator").url.set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg.connect(url, autocommit=True, row_factory=namedtuple_row)
+
+
+def describe_work(stack: Stack) -> str:
+    """Return what the queue holds and what the processes said last, for the message of a test that waited in vain."""
+    with administrator(stack) as owner:
+        columns = "job_id, kind, state, tenant, attempts, suspect, owner, lease_until - now() AS lease, error"
+        rows = owner.execute(f"SELECT {columns} FROM work WHERE state <> 'done' LIMIT 20").fetchall()
+    newest = sorted(stack.root.glob("logs/*"), key=lambda log: log.stat().st_mtime)[-3:]
+    tails = [f"{log.name}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]) for log in newest]
+    return "\n".join([*map(str, rows), *tails])
 
 
 def end_open_jobs(stack: Stack) -> None:
