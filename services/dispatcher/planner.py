@@ -96,7 +96,7 @@ def _check(store: ObjectStore, job: SubmittedJob, release: ReleaseRow, progress:
         return CheckedJob(release, job.plan, job.total, source, limits)
     rules = releases.request_rules(release.manifest)
     plan = plan_request(parse_json(job.request), rules, limits)
-    if check_items(plan.get("items", ()), rules, limits) or "input" in plan:
+    if check_items(plan.get("items", ()), rules, limits, job=plan) or "input" in plan:
         plan["read_at"] = store.now().isoformat()  # Objects that are replaced later are refused.
     if "input" not in plan:
         return CheckedJob(release, plan, len(plan["items"]) * plan["images_per_item"], None, limits)
@@ -142,7 +142,7 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
     """
     assert checked.source is not None
     plan = checked.plan
-    reader = ItemReader(releases.request_rules(checked.release.manifest), checked.limits)
+    reader = ItemReader(releases.request_rules(checked.release.manifest), checked.limits, plan)
     ids = SeenIds(checked.total // plan["images_per_item"])
     first_line = planned_to // plan["images_per_item"]
     for line in checked.source.lines():

@@ -2,7 +2,7 @@
 
 from typing import Any, NotRequired, TypedDict
 
-# Conditions as the release's JSON Schema describes them, and optionally id, metadata, seed, steps and guidance_scale.
+# Conditions as the release's JSON Schema describes them, and optionally id, metadata, seed and sampling fields.
 Item = dict[str, Any]
 
 
@@ -29,8 +29,10 @@ class Plan(TypedDict):
     steps: int
     solver: str
     spacing: str
+    eta: NotRequired[float]
     guidance_scale: float
     guidance_interval: list[float]  # [low, high], shares of the schedule in [0, 1]
     guidance_rescale: float
+    negative: NotRequired[Item]  # conditions that take the place of the null condition
     format: str  # png, jpeg or webp
     output_prefix: str

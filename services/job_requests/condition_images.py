@@ -6,11 +6,13 @@ they must be. Planning checks the images in a request; what is in objects is onl
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from services.job_requests.image_files import MAX_BYTES, decode_image, read_size
 from services.job_requests.image_rules import ANY_IMAGE, IMAGE_RULE, ImageRule
 from services.job_requests.messages import MAX_MESSAGES, JsonSchema
+from services.job_requests.sampling_fields import item_rules
 from services.job_requests.schema import Limits, resolve_key
 from services.job_requests.strict_json import RequestError
 from services.storage.object_store import ObjectStore
@@ -34,8 +36,10 @@ def map_images(value: Any, rule: JsonSchema, change: Callable[[Any, str, ImageRu
     return change(value, field, rule.get(IMAGE_RULE, ANY_IMAGE)) if is_image else value
 
 
-def check_items(items: Iterable[Mapping[str, Any]], conditions: JsonSchema, limits: Limits) -> bool:
-    """Check the images in a request's items. Returns whether any of them is in an object.
+def check_items(
+    items: Iterable[Mapping[str, Any]], conditions: JsonSchema, limits: Limits, job: Mapping[str, Any] | None = None
+) -> bool:
+    """Check the images of a request's items and of the job itself. Returns whether any of them is in an object.
 
     conditions: see `releases.request_rules`. The first PIXELS_DECODED pixels are decoded, and of later images only the
     headers are read, so that no request keeps the planner busy. Raises RequestError with a line for each of the first
@@ -43,9 +47,9 @@ def check_items(items: Iterable[Mapping[str, Any]], conditions: JsonSchema, limi
     """
     check = ImageCheck(conditions, limits, PIXELS_DECODED)
     mistakes: list[str] = []
-    for number, item in enumerate(items):
+    for name, item in chain([("", job or {})], ((f"items[{number}]", item) for number, item in enumerate(items))):
         try:
-            check(item, f"items[{number}]")
+            check(item, name)
         except RequestError as error:
             mistakes.append(str(error))
         if len(mistakes) == MAX_MESSAGES:
@@ -62,12 +66,12 @@ class ImageCheck:
     """
 
     def __init__(self, conditions: JsonSchema, limits: Limits, pixels: int = 0) -> None:
-        self._conditions, self._limits, self._pixels = conditions, limits, pixels
+        self._rules, self._limits, self._pixels = item_rules(conditions), limits, pixels
         self.found_reference = False
 
     def __call__(self, item: Mapping[str, Any], field: str = "") -> None:
         """Raise RequestError for the first image of an item that cannot be used."""
-        map_images(dict(item), self._conditions, self._check, field)
+        map_images(dict(item), self._rules, self._check, field)
 
     def _check(self, image: Any, name: str, rule: ImageRule) -> None:
         if image.startswith(SCHEME):
@@ -84,12 +88,12 @@ class ImageCheck:
 
 
 def fetch_images(
-    item: Mapping[str, Any], conditions: JsonSchema, store: ObjectStore, read_at: datetime | None = None
+    item: Mapping[str, Any], rules: JsonSchema, store: ObjectStore, read_at: datetime | None = None
 ) -> dict[str, Any]:
     """Return the item with each object that it refers to replaced by its bytes; an `ImageCheck` has passed.
 
-    read_at: when the job was planned, by the clock of the store. Raises ValueError for an object that is missing, too
-    large or newer.
+    rules: see `sampling_fields.item_rules`. read_at: when the job was planned, by the clock of the store. Raises
+    ValueError for an object that is missing, too large or newer.
     """
 
     def fetch(image: Any, name: str, rule: ImageRule) -> Any:
@@ -101,7 +105,7 @@ def fetch_images(
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
-    fetched: dict[str, Any] = map_images(dict(item), conditions, fetch)
+    fetched: dict[str, Any] = map_images(dict(item), rules, fetch)
     return fetched
 
 

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from services.job_requests.messages import JsonSchema
 
-IMAGE_RULE = "imageRule"  # a keyword that JSON Schema does not know, and therefore ignores
+# Keywords that JSON Schema does not know, and therefore ignores
+IMAGE_RULE = "imageRule"
+KEPT_IN_NULL = "keptInNull"  # whether a condition is also part of the null condition, from which guidance leads away
 
 Meaning = Literal["colour", "mask", "labels"]
 
@@ -55,7 +57,8 @@ def add_image_rules(
                 parts = dict(properties[name]["properties"])
                 parts["image"] = {**parts["image"], IMAGE_RULE: ImageRule("colour", config["channels"], size)}
                 parts["mask"] = {**parts["mask"], IMAGE_RULE: ImageRule("mask", 1, size)}
-                properties[name] = {**properties[name], "properties": parts}
+                kept = config.get("style") == "stable_diffusion"
+                properties[name] = {**properties[name], "properties": parts, KEPT_IN_NULL: kept}
     return {**conditions, "properties": properties}
 
 

@@ -1,11 +1,10 @@
 """One image of a plan: everything that it depends on besides the release and its conditions, and what it costs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-from services.job_queue.plan import Plan
+from services.job_queue.plan import Item, Plan
+from services.job_requests.sampling_fields import merge
 from training.model.solvers import count_evaluations
 
 
@@ -22,22 +21,25 @@ class ImageSpec:
     spacing: str = "trailing"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
+    eta: float = 0.0
 
 
-def image_spec(plan: Plan, item: Mapping[str, Any], index: int) -> ImageSpec:
+def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
     """Return image `index` of a plan. Its seed is its item's seed + k, or else the job's seed + index."""
     position, k = divmod(index, int(plan["images_per_item"]))
-    low, high = plan["guidance_interval"]
+    fields = merge(plan, item)
+    low, high = fields["guidance_interval"]
     return ImageSpec(
         index=index,
         item=position,
         seed=int(item["seed"]) + k if "seed" in item else int(plan["seed"]) + index,
-        steps=int(item.get("steps", plan["steps"])),
-        solver=plan["solver"],
-        spacing=plan["spacing"],
-        guidance_scale=float(item.get("guidance_scale", plan["guidance_scale"])),
+        steps=int(fields["steps"]),
+        solver=fields["solver"],
+        spacing=fields["spacing"],
+        guidance_scale=float(fields["guidance_scale"]),
         guidance_interval=(float(low), float(high)),
-        guidance_rescale=float(plan["guidance_rescale"]),
+        guidance_rescale=float(fields["guidance_rescale"]),
+        eta=float(fields.get("eta", 0)),
     )
 
 

@@ -14,6 +14,7 @@ from services.job_queue.leases import Lease
 from services.job_queue.plan import Item, Plan
 from services.job_requests.condition_images import ImageCheck
 from services.job_requests.messages import MAX_DEPTH, JsonSchema, depth_exceeds, validation_messages
+from services.job_requests.sampling_fields import sampling_mistakes
 from services.job_requests.schema import MAX_METADATA, Limits, check_metadata, item_schema
 from services.job_requests.strict_json import RequestError, parse_json
 from services.storage.object_store import ObjectStore
@@ -103,9 +104,10 @@ def count_lines(chunks: Iterable[bytes]) -> Iterator[int]:
 
 
 class ItemReader:
-    """Reads items from lines, and validates them for one release and one tenant."""
+    """Reads items from lines, and validates them for one release, one tenant and the plan of their job."""
 
-    def __init__(self, conditions: JsonSchema, limits: Limits) -> None:
+    def __init__(self, conditions: JsonSchema, limits: Limits, plan: Plan) -> None:
+        self.plan = plan
         self.check_images = ImageCheck(conditions, limits)
         self.validator = Draft202012Validator(item_schema(conditions))
 
@@ -119,6 +121,8 @@ class ItemReader:
         """Raise RequestError with everything that is wrong with an item."""
         if problems := validation_messages(item, self.validator):
             raise RequestError("; ".join(problems))
+        if mistakes := sampling_mistakes(self.plan, item):
+            raise RequestError("; ".join(mistakes))
         check_metadata(item)
         self.check_images(item)
 

@@ -69,6 +69,8 @@ def describe_rule(rule: JsonSchema) -> str:
         return ", ".join(map(str, rule["enum"][:MAX_CHOICES])) + (f" and {more} more" if more > 0 else "")
     if "const" in rule:
         return f"{rule['const']}; {rule['$comment']}"
+    if "not" in rule:
+        return f"nothing; {rule['$comment']}"
     least, most = rule.get("minItems", 0), rule.get("maxItems")
     match rule.get("type"):
         case "integer" | "number" as kind:
@@ -86,5 +88,7 @@ def describe_rule(rule: JsonSchema) -> str:
             return f"text of {rule.get('minLength', 0)} to {rule.get('maxLength', 'any number of')} characters"
         case "boolean":
             return "true or false"
+        case "object" if rule.get("minProperties"):
+            return f"a JSON object with at least one of {', '.join(sorted(rule['properties']))}"
         case _:
             return "a JSON object"

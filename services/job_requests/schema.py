@@ -15,20 +15,15 @@ from jsonschema import Draft202012Validator
 
 from services.errors import quote
 from services.job_queue.plan import Plan
-from services.job_requests.messages import KEY_WORDS, JsonSchema, validation_messages
+from services.job_requests.messages import KEY_WORDS, MAX_MESSAGES, JsonSchema, validation_messages
+from services.job_requests.sampling_fields import sampling_mistakes, sampling_schema
 from services.job_requests.strict_json import RequestError
 from services.storage.uri import ObjectUri
-from training.model.solvers import SOLVERS
 
 MAX_IMAGES = 1_000_000  # of a job
 MAX_ITEMS = 10_000  # in the request itself; an input_uri may have as many lines as the job may have images
 MAX_PER_ITEM = 1_000  # images
 MAX_SEED = 2**62  # leaves room for seed + index in 63 bits
-MAX_STEPS = 1_000
-MAX_GUIDANCE = 50
-SPACINGS = (
-    "ays", "beta", "exponential", "karras", "leading", "linspace", "shifted", "sigma_uniform", "trailing"
-)  # fmt: skip
 FORMATS = ("png", "jpeg", "webp")
 DEFAULTS = {  # docs/results/claims.md measures this solver, number of steps and guidance
     "images_per_item": 1,
@@ -45,15 +40,6 @@ MAX_KEY = 1_000
 KEY = r"[A-Za-z0-9_.=\-]+(/[A-Za-z0-9_.=\-]+)*"
 
 SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
-STEPS = {"type": "integer", "minimum": 1, "maximum": MAX_STEPS}
-GUIDANCE = {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE}
-UNGUIDED = {"const": 1, "$comment": "this release was trained without condition dropout, so it cannot be guided"}
-SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-
-
-def guidance_schema(conditions: JsonSchema) -> dict[str, Any]:
-    """Return the JSON Schema of a guidance scale: only 1, no guidance, if the release was trained without dropout."""
-    return GUIDANCE if conditions.get("guided", True) else UNGUIDED
 
 
 def item_schema(conditions: JsonSchema) -> dict[str, Any]:
@@ -68,8 +54,7 @@ def item_schema(conditions: JsonSchema) -> dict[str, Any]:
             "id": {"type": "string", "minLength": 1, "maxLength": 200},
             "metadata": {"type": "object"},
             "seed": SEED,
-            "steps": STEPS,
-            "guidance_scale": guidance_schema(conditions),
+            **sampling_schema(conditions),
         },
         "required": conditions.get("required", []),
         "additionalProperties": False,
@@ -85,12 +70,7 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
             "input_uri": {"type": "string", "pattern": rf"^(s3://[a-z0-9.\-]+/)?{KEY}$", "maxLength": MAX_KEY},
             "images_per_item": {"type": "integer", "minimum": 1, "maximum": MAX_PER_ITEM},
             "seed": SEED,
-            "steps": STEPS,
-            "solver": {"enum": sorted(SOLVERS)},
-            "spacing": {"enum": list(SPACINGS)},
-            "guidance_scale": guidance_schema(conditions),
-            "guidance_interval": {"type": "array", "items": SHARE, "minItems": 2, "maxItems": 2},
-            "guidance_rescale": SHARE,
+            **sampling_schema(conditions),
             "format": {"enum": list(FORMATS)},
             "output_prefix": {"type": "string", "pattern": f"^{KEY}$", "maxLength": 500},
         },
@@ -129,14 +109,12 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     plan["images_per_item"] = int(plan["images_per_item"])  # 2.0 is a valid integer of JSON Schema
     if "seed" not in plan:
         plan["seed"] = secrets.randbelow(2**32)
-    low, high = plan["guidance_interval"]
-    if low > high:
-        raise RequestError(f"guidance_interval: [{low}, {high}] is not allowed; permitted: the lower number first")
     check_prefix("output_prefix", plan["output_prefix"], limits.write_prefixes)
     if "input_uri" in plan:
         plan["input"] = {"key": resolve_key("input_uri", plan["input_uri"], limits)}
         return plan
     check_count(len(plan["items"]) * plan["images_per_item"], limits)
+    check_sampling(plan)
     seen: set[str] = set()
     for number, item in enumerate(plan["items"]):
         check_metadata(item, f"items[{number}].metadata")
@@ -145,6 +123,17 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
         if name is not None:
             seen.add(name)
     return plan
+
+
+def check_sampling(plan: Plan) -> None:
+    """Raise RequestError with a line for each of the first items whose sampling fields do not fit each other."""
+    found: dict[str, None] = {}  # a mistake of the job is that of all its items
+    for number, item in enumerate(plan["items"]):
+        found |= dict.fromkeys(sampling_mistakes(plan, item, f"items[{number}]."))
+        if len(found) >= MAX_MESSAGES:
+            break
+    if found:
+        raise RequestError("\n".join(list(found)[:MAX_MESSAGES]))
 
 
 def check_metadata(item: Mapping[str, Any], field: str = "metadata") -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from services.job_requests.class_names import class_number
 from services.job_requests.condition_images import decode_images
 from services.job_requests.image_rules import add_image_rules
+from services.job_requests.sampling_fields import item_rules
 from services.worker.bounded_cache import BoundedCache
 from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.release import Release
@@ -24,19 +25,24 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class ReadConditions:
-    """The values of a request's conditions in the sizes that the model needs. Equal requests have equal digests."""
+    """The values of a request's conditions in the sizes that the model needs. Equal values have equal digests.
+
+    negative: what guidance leads away from; None is the null condition.
+    """
 
     values: Mapping[str, Any]
     digest: bytes
+    negative: "ReadConditions | None" = None
 
 
 class ConditionReader:
     """Decodes images and resizes them, once for all requests with the same conditions. Every thread may call `read`."""
 
     def __init__(self, model: LatentDiffusion, release: Release) -> None:
-        self.rules = add_image_rules(release.conditions, release.architecture, release.latent_shape)
+        conditions = add_image_rules(release.conditions, release.architecture, release.latent_shape)
+        self.rules = item_rules(conditions)
         self._conditioners, self._size = model.conditioners, release.latent_shape[1:]
-        self._properties: Mapping[str, Any] = self.rules["properties"]
+        self._properties: Mapping[str, Any] = conditions["properties"]
         self._read = BoundedCache[bytes, ReadConditions](READ_BYTES, lambda conditions: count_bytes(conditions.values))
 
     def read(self, item: Mapping[str, Any]) -> ReadConditions:
@@ -44,12 +50,26 @@ class ConditionReader:
 
         Raises ValueError naming the condition that cannot be used.
         """
+        conditions = self._read_values({name: item[name] for name in self._properties})
+        if "negative" not in item:
+            return conditions
+        try:
+            negative = self._read_values(dict.fromkeys(self._properties) | item["negative"])
+        except ValueError as error:
+            raise ValueError(f"negative.{error}") from None
+        return replace(conditions, negative=negative)
+
+    def _read_values(self, values: Mapping[str, Any]) -> ReadConditions:
+        """Return conditions, None for one that has its null condition."""
         # JSON does not tell 3.0 from 3, and the class 3.0 is the class 3.
-        given = {name: class_number(rule, _integral(item[name])) for name, rule in sorted(self._properties.items())}
+        given = {name: class_number(rule, _integral(values[name])) for name, rule in sorted(self._properties.items())}
         digest = digest_of(given)
         conditions = self._read.get(digest)
         if conditions is None:
-            decoded = {name: decode_images(value, self._properties[name], name) for name, value in given.items()}
+            decoded = {
+                name: None if value is None else decode_images(value, self._properties[name], name)
+                for name, value in given.items()
+            }
             conditions = ReadConditions(self._conditioners.fit(decoded, self._size), digest)
             self._read.put(digest, conditions)
         return conditions
@@ -74,9 +94,24 @@ class ConditionEmbedder:
             (self._null,) = self._embed([None])
         return self._null
 
-    def null_of(self, row: Prepared) -> Prepared:
-        """Return what guidance compares a row with: the embedding of no conditions; see `LatentDiffusion.null_of`."""
-        return self._model.null_of(row, self.null)
+    def embed_pairs(self, wanted: Sequence[ReadConditions]) -> list[tuple[Prepared, Prepared] | Exception]:
+        """Return for each of `wanted` its row and the one that guidance compares it with, or why there is none.
+
+        That is the row of its negative conditions, else of no conditions; see `LatentDiffusion.null_of`.
+        """
+        rows = self.embed(wanted)
+        negatives = [one.negative for one in wanted if one.negative is not None]
+        nulls = {one.digest: row for one, row in zip(negatives, self.embed(negatives), strict=True)}
+        pairs: list[tuple[Prepared, Prepared] | Exception] = []
+        for one, row in zip(wanted, rows, strict=True):
+            null = self.null if one.negative is None else nulls[one.negative.digest]
+            if isinstance(row, Exception):
+                pairs.append(row)
+            elif isinstance(null, Exception):
+                pairs.append(null)
+            else:
+                pairs.append((row, self._model.null_of(row, null)))
+        return pairs
 
     def embed(self, wanted: Sequence[ReadConditions]) -> list[Prepared | Exception]:
         """Return one row for each of `wanted`, the same object for equal ones, or why it cannot be embedded."""

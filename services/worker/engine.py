@@ -111,7 +111,7 @@ class Engine(Generic[Owner]):
         with named_faults():
             self._execution.prepare(model)
         self._reader = ConditionReader(self.model, release)
-        self.condition_rules = self._reader.rules
+        self.item_rules = self._reader.rules
         self._embedder = ConditionEmbedder(self.model, self.embed_rows, release.latent_shape[1:])
         self._trajectory = lru_cache(maxsize=TRAJECTORIES)(partial(trajectory, self.model))
         self._is_conditional = bool(len(self.model.conditioners))
@@ -151,7 +151,7 @@ class Engine(Generic[Owner]):
 
     def request(self, spec: ImageSpec, conditions: ReadConditions) -> ImageRequest:
         """Compute what sampling an image needs. Every thread may call this. Raises ValueError for an invalid field."""
-        path = self._trajectory(Sampler(spec.solver, spec.steps, spec.spacing))
+        path = self._trajectory(Sampler(spec.solver, spec.steps, spec.spacing, spec.eta))
         start = seeded_noise(spec.seed, 0, self.release.latent_shape)
         return ImageRequest(spec, path, start.pin_memory() if self.device.type == "cuda" else start, conditions)
 
@@ -243,17 +243,18 @@ class Engine(Generic[Owner]):
     def _embed_waiting(self) -> list[Failed[Owner]]:
         """Embed the conditions of the oldest waiting images, as many as there may be in the batch."""
         runs = list(islice(self._waiting, self.rows))
+        pairs = self._embedder.embed_pairs([self._images[run][1].conditions for run in runs])
         failed: list[Failed[Owner]] = []
-        for run, row in zip(runs, self._embedder.embed([self._images[run][1].conditions for run in runs]), strict=True):
-            if isinstance(row, Exception):
+        for run, pair in zip(runs, pairs, strict=True):
+            if isinstance(pair, Exception):
                 self._waiting.remove(run)
                 owner, request = self._images.pop(run)
                 failed.append(
-                    _failure(owner, request, "conditions", f"its conditions cannot be used: {summarise(row)}")
+                    _failure(owner, request, "conditions", f"its conditions cannot be used: {summarise(pair)}")
                 )
             else:
-                run.conditions = row
-                run.null = self._embedder.null_of(row) if self._is_conditional else None
+                run.conditions, null = pair
+                run.null = null if self._is_conditional else None
         return failed
 
     def _decode_is_due(self) -> bool:

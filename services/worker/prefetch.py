@@ -12,6 +12,7 @@ from services.job_queue.plan import Item
 from services.job_requests.condition_images import fetch_images
 from services.job_requests.image_spec import ImageSpec, image_spec
 from services.job_requests.items import read_items
+from services.job_requests.sampling_fields import merge
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
 from services.worker.engine import Engine, ImageRequest
@@ -96,7 +97,8 @@ class Prefetcher:
         """Prepare the images of one item. What is wrong with it fails its own images and no others."""
         read_at = datetime.fromisoformat(shard.plan["read_at"]) if "read_at" in shard.plan else None
         try:
-            conditions = engine.read_conditions(fetch_images(item, engine.condition_rules, self.store, read_at))
+            given = fetch_images(merge(shard.plan, item), engine.item_rules, self.store, read_at)
+            conditions = engine.read_conditions(given)
             return {spec.index: engine.request(spec, conditions) for spec in specs}
         except Exception as error:
             if is_transient(error) or isinstance(error, MemoryError | ConnectionError | TimeoutError):

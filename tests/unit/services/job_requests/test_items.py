@@ -6,7 +6,7 @@ import pytest
 
 from services.job_requests import items
 from services.job_requests.items import ItemReader, Line
-from services.job_requests.schema import Limits
+from services.job_requests.schema import Limits, plan_request
 from services.job_requests.seen_ids import SeenIds
 from services.job_requests.strict_json import RequestError
 
@@ -16,6 +16,7 @@ CONDITIONS = {
     "required": ["class_label"],
 }
 LIMITS = Limits(("outputs/a",), ("inputs/a",), bucket="darkroom")
+PLAN = plan_request({"input_uri": "inputs/a/x", "eta": 0.5, "solver": "ddim"}, CONDITIONS, LIMITS)
 
 
 def test_lines_are_the_same_however_the_stream_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,18 +68,19 @@ def test_lines_can_be_read_from_the_middle() -> None:
         (b'{"class_label": 12}', "class_label: 12 is not allowed; permitted: an integer from 0 to 9"),
         (b'{"class_label": 1, "prompt": "x"}', "prompt: not a known field; permitted: class_label"),
         (b'{"class_label": 1, "seed": -1}', "seed: -1 is not allowed"),
+        (b'{"class_label": 1, "solver": "lms"}', "eta: 0.5 is not allowed; permitted: 0 with the solver lms"),
         (None, "a line of 5000000 bytes is not allowed; permitted: at most 4194304 bytes"),
     ],
 )
 def test_an_invalid_line_is_refused_with_a_reason(body: bytes | None, message: str) -> None:
     with pytest.raises(RequestError) as error:
-        ItemReader(CONDITIONS, LIMITS).read(Line(0, 0, 5_000_000, body))
+        ItemReader(CONDITIONS, LIMITS, PLAN).read(Line(0, 0, 5_000_000, body))
     assert message in str(error.value)
 
 
 def test_an_item_is_read() -> None:
     line = Line(0, 0, 0, b'{"class_label": 3, "id": "a"}')
-    assert ItemReader(CONDITIONS, LIMITS).read(line) == {"class_label": 3, "id": "a"}
+    assert ItemReader(CONDITIONS, LIMITS, PLAN).read(line) == {"class_label": 3, "id": "a"}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_an_item_is_read() -> None:
     ],
 )
 def test_unusual_lines_are_read(body: bytes) -> None:
-    assert ItemReader(CONDITIONS, LIMITS).read(Line(0, 0, 0, body))["class_label"] == 1
+    assert ItemReader(CONDITIONS, LIMITS, PLAN).read(Line(0, 0, 0, body))["class_label"] == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"a", b"a\n", b"a\n\nb", b"\n\n\n"])

@@ -1,0 +1,82 @@
+"""What a job and its items may ask of sampling, together and apart."""
+
+from typing import Any
+
+import pytest
+
+from services.job_requests.image_spec import image_spec
+from services.job_requests.schema import Limits, plan_request
+from services.job_requests.strict_json import RequestError
+
+CONDITIONS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"class_label": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["class_label"],
+}
+ITEM = {"class_label": 3}
+LIMITS = Limits(["outputs/default"], ["inputs/default"], bucket="ours")
+
+
+def refusal(request: dict[str, Any], conditions: dict[str, Any] = CONDITIONS) -> str:
+    with pytest.raises(RequestError) as error:
+        plan_request(request, conditions, LIMITS)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "line"),
+    [
+        (
+            {"items": [ITEM], "eta": 0.5},
+            "eta: 0.5 is not allowed; permitted: 0 with the solver dpm_solver_2m, or the solver ddim",
+        ),
+        ({"items": [ITEM], "eta": 2, "solver": "ddim"}, "eta: 2 is not allowed; permitted: a number from 0 to 1"),
+        (
+            {"items": [ITEM, {**ITEM, "eta": 1, "solver": "heun"}]},
+            "items[1].eta: 1 is not allowed; permitted: 0 with the solver heun, or the solver ddim",
+        ),
+        (
+            {"items": [{**ITEM, "guidance_interval": [0.9, 0.1]}]},
+            "items[0].guidance_interval: [0.9, 0.1] is not allowed; permitted: the lower number first",
+        ),
+        (
+            {"items": [{**ITEM, "negative": {}}]},
+            "items[0].negative: {} is not allowed; permitted: a JSON object with at least one of class_label",
+        ),
+        (
+            {"items": [ITEM], "negative": {"class_label": 10}},
+            "negative.class_label: 10 is not allowed; permitted: an integer from 0 to 9",
+        ),
+        ({"items": [ITEM], "negative": {"caption": "x"}}, "negative.caption: not a known field; permitted: class_l"),
+    ],
+)
+def test_a_mistake_names_the_field_the_value_and_what_is_permitted(request_: dict[str, Any], line: str) -> None:
+    message = refusal(request_)
+    assert message.startswith(line)
+    assert len(message.splitlines()) == 1
+
+
+def test_a_release_that_cannot_be_guided_has_nothing_to_lead_away_from() -> None:
+    request = {"items": [ITEM], "negative": ITEM}
+    assert "without condition dropout" in refusal(request, {**CONDITIONS, "guided": False})
+    unconditional = {"type": "object", "properties": {}, "guided": False}
+    assert refusal({"items": [{"negative": {}}]}, unconditional) == (
+        "items[0].negative: {} is not allowed; permitted: nothing; this release has no conditions to lead away from"
+    )
+
+
+def test_an_item_overrides_every_sampling_field_of_its_job() -> None:
+    own = {
+        "steps": 4,
+        "solver": "ddim",
+        "spacing": "karras",
+        "eta": 1,
+        "guidance_scale": 3,
+        "guidance_interval": [0.25, 0.5],
+        "guidance_rescale": 0.5,
+    }
+    plan = plan_request({"items": [ITEM, {**ITEM, **own}], "solver": "heun", "seed": 1}, CONDITIONS, LIMITS)
+    first, second = (image_spec(plan, plan["items"][i], i) for i in range(2))
+    assert (first.solver, first.spacing, first.steps, first.eta) == ("heun", "trailing", 20, 0)
+    assert (second.solver, second.spacing, second.steps, second.eta) == ("ddim", "karras", 4, 1)
+    assert (second.guidance_scale, second.guidance_interval, second.guidance_rescale) == (3, (0.25, 0.5), 0.5)
