@@ -34,5 +34,8 @@ class Plan(TypedDict):
     guidance_interval: list[float]  # [low, high], shares of the schedule in [0, 1]
     guidance_rescale: float
     negative: NotRequired[Item]  # conditions that take the place of the null condition
+    image: NotRequired[str]  # in base64, or the URI of an object
+    mask: NotRequired[str]  # as the image
+    strength: NotRequired[float]
     format: str  # png, jpeg or webp
     output_prefix: str

@@ -9,15 +9,17 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
+from services.job_requests.canvas import CANVAS, Canvas, check_beginning
 from services.job_requests.image_files import MAX_BYTES, decode_image, read_size
 from services.job_requests.image_rules import ANY_IMAGE, IMAGE_RULE, ImageRule
 from services.job_requests.messages import MAX_MESSAGES, JsonSchema
-from services.job_requests.sampling_fields import item_rules
+from services.job_requests.sampling_fields import item_rules, shared_fields
 from services.job_requests.schema import Limits, resolve_key
 from services.job_requests.strict_json import RequestError
 from services.storage.object_store import ObjectStore
 from services.storage.uri import SCHEME, ObjectUri
 
+NO_FIELDS: Mapping[str, Any] = {}
 PIXELS_DECODED = 16 * 2**20  # in planning, of one request: less than half a second of one processor
 
 
@@ -37,7 +39,7 @@ def map_images(value: Any, rule: JsonSchema, change: Callable[[Any, str, ImageRu
 
 
 def check_items(
-    items: Iterable[Mapping[str, Any]], conditions: JsonSchema, limits: Limits, job: Mapping[str, Any] | None = None
+    items: Iterable[Mapping[str, Any]], conditions: JsonSchema, limits: Limits, job: Mapping[str, Any] = NO_FIELDS
 ) -> bool:
     """Check the images of a request's items and of the job itself. Returns whether any of them is in an object.
 
@@ -45,9 +47,9 @@ def check_items(
     headers are read, so that no request keeps the planner busy. Raises RequestError with a line for each of the first
     MAX_MESSAGES mistakes.
     """
-    check = ImageCheck(conditions, limits, PIXELS_DECODED)
+    check = ImageCheck(conditions, limits, job, pixels=PIXELS_DECODED)
     mistakes: list[str] = []
-    for name, item in chain([("", job or {})], ((f"items[{number}]", item) for number, item in enumerate(items))):
+    for name, item in chain([("", job)], ((f"items[{number}]", item) for number, item in enumerate(items))):
         try:
             check(item, name)
         except RequestError as error:
@@ -62,16 +64,26 @@ def check_items(
 class ImageCheck:
     """Checks the images of items: what the tenant may read, and what is in the files as far as it is known.
 
-    pixels: how many to decode in all. Of the other images only the headers are read.
+    job: the fields that hold for all items. pixels: how many to decode in all; of the other images only the headers are
+    read.
     """
 
-    def __init__(self, conditions: JsonSchema, limits: Limits, pixels: int = 0) -> None:
+    def __init__(
+        self, conditions: JsonSchema, limits: Limits, job: Mapping[str, Any] = NO_FIELDS, *, pixels: int = 0
+    ) -> None:
+        self._canvas: Canvas | None = conditions.get(CANVAS)
+        self._job = shared_fields(job)
         self._rules, self._limits, self._pixels = item_rules(conditions), limits, pixels
         self.found_reference = False
 
     def __call__(self, item: Mapping[str, Any], field: str = "") -> None:
         """Raise RequestError for the first image of an item that cannot be used."""
         map_images(dict(item), self._rules, self._check, field)
+        if self._canvas is not None:
+            try:
+                check_beginning({**self._job, **item}, self._canvas.size)
+            except ValueError as error:
+                raise RequestError(f"{field}.{error}".lstrip(".")) from None
 
     def _check(self, image: Any, name: str, rule: ImageRule) -> None:
         if image.startswith(SCHEME):

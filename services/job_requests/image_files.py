@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from services.errors import quote
 from services.job_requests.image_rules import ANY_IMAGE, ImageRule
@@ -26,6 +26,7 @@ MAX_PIXELS = 4096 * 4096  # a PNG of a few hundred bytes may unpack to gigabytes
 MAX_SCANS = 64  # of a JPEG file; each of 30 bytes may go over all pixels again, and encoders write about ten
 FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow reads dozens more, and starts programs for some
 COLOURS = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes by number of channels
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 URL_SAFE = str.maketrans("-_", "+/")
 
 
@@ -57,6 +58,16 @@ def read_size(image: str | bytes, rule: ImageRule = ANY_IMAGE) -> tuple[int, int
     """
     with _open(image, rule) as opened:
         return opened.size
+
+
+def read_oriented_size(image: str | bytes) -> tuple[int, int]:
+    """Return the width and height that `decode_image` gives an image, from its header. Raises ValueError."""
+    with _open(image, ANY_IMAGE) as opened:
+        width, height = opened.size
+        with suppress(Exception):  # as when it is decoded
+            if opened.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+                return height, width
+        return width, height
 
 
 def decode_image(image: str | bytes, rule: ImageRule = ANY_IMAGE) -> NDArray[Any]:

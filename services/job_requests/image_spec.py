@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from services.job_queue.plan import Item, Plan
 from services.job_requests.sampling_fields import merge
-from training.model.solvers import count_evaluations
+from training.model.solvers import count_evaluations, steps_taken
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class ImageSpec:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
     eta: float = 0.0
+    strength: float = 1.0
 
 
 def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
@@ -40,6 +41,7 @@ def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
         guidance_interval=(float(low), float(high)),
         guidance_rescale=float(fields["guidance_rescale"]),
         eta=float(fields.get("eta", 0)),
+        strength=float(fields.get("strength", 1)),
     )
 
 
@@ -48,9 +50,9 @@ def image_cost(spec: ImageSpec) -> int:
 
     Evaluations are taken as evenly spread over the guidance interval. A schedule that ends in pure noise may save one.
     """
-    count = _count_evaluations(spec.solver, spec.spacing, spec.steps)
-    low, high = spec.guidance_interval
-    return count + (round(count * (high - low)) if spec.guidance_scale != 1.0 else 0)
+    count = _count_evaluations(spec.solver, spec.spacing, steps_taken(spec.steps, spec.strength))
+    low, high = (min(bound, spec.strength) for bound in spec.guidance_interval)
+    return count + (round(count * (high - low) / spec.strength) if spec.guidance_scale != 1.0 else 0)
 
 
 @lru_cache(maxsize=1024)  # planning asks for every image of a job, of which there may be a million

@@ -108,7 +108,7 @@ class ItemReader:
 
     def __init__(self, conditions: JsonSchema, limits: Limits, plan: Plan) -> None:
         self.plan = plan
-        self.check_images = ImageCheck(conditions, limits)
+        self.check_images = ImageCheck(conditions, limits, plan)
         self.validator = Draft202012Validator(item_schema(conditions))
 
     def read(self, line: Line) -> Item:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+from services.errors import quote
 from services.job_queue.plan import Item, Plan
-from services.job_requests.image_rules import KEPT_IN_NULL
+from services.job_requests.canvas import CANVAS, MASK_RULE, Canvas
+from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import JsonSchema
 from training.model.solvers import SOLVERS
 
@@ -20,16 +22,17 @@ UNGUIDED = {"const": 1, "$comment": UNTRAINED}
 NOT_NEGATIVE = {"not": {}, "$comment": UNTRAINED}
 NO_CONDITIONS = {"not": {}, "$comment": "this release has no conditions to lead away from"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+STRENGTH = {"type": "number", "minimum": 0.01, "maximum": 1}
 STOCHASTIC = "ddim"  # the solver that takes an eta; the noise of the others is their own
 
 
 def sampling_schema(conditions: JsonSchema) -> dict[str, Any]:
     """Return the JSON Schema of each field.
 
-    conditions: the JSON Schema of the release's conditions, and under `guided` whether it can be guided.
+    conditions: see `releases.request_rules`. Without a canvas, a release takes no images to begin with.
     """
     guided = conditions.get("guided", True)
-    return {
+    fields = {
         "steps": {"type": "integer", "minimum": 1, "maximum": MAX_STEPS},
         "solver": {"enum": sorted(SOLVERS)},
         "spacing": {"enum": list(SPACINGS)},
@@ -38,6 +41,17 @@ def sampling_schema(conditions: JsonSchema) -> dict[str, Any]:
         "guidance_interval": {"type": "array", "items": SHARE, "minItems": 2, "maxItems": 2},
         "guidance_rescale": SHARE,
         "negative": negative_schema(conditions) if guided or not conditions.get("properties") else NOT_NEGATIVE,
+    }
+    if CANVAS in conditions:
+        fields |= {**image_schema(conditions[CANVAS]), "strength": STRENGTH}
+    return fields
+
+
+def image_schema(canvas: Canvas) -> dict[str, Any]:
+    """Return the JSON Schema of the images that sampling begins with."""
+    return {
+        "image": {"type": "string", "contentEncoding": "base64", IMAGE_RULE: canvas.image_rule},
+        "mask": {"type": "string", "contentEncoding": "base64", IMAGE_RULE: MASK_RULE},
     }
 
 
@@ -56,20 +70,25 @@ def negative_schema(conditions: JsonSchema) -> dict[str, Any]:
 
 def item_rules(conditions: JsonSchema) -> dict[str, Any]:
     """Return the JSON Schema of every field of an item, or of a job, in which there may be images."""
-    return {
-        "type": "object",
-        "properties": {**conditions.get("properties", {}), "negative": negative_schema(conditions)},
-    }
+    properties = {**conditions.get("properties", {}), "negative": negative_schema(conditions)}
+    if CANVAS in conditions:
+        properties |= image_schema(conditions[CANVAS])
+    return {"type": "object", "properties": properties}
 
 
 def merge(plan: Plan, item: Item) -> dict[str, Any]:
     """Return an item with the sampling fields that it leaves to its job."""
-    given = cast(Mapping[str, Any], plan)
-    return {**{name: given[name] for name in SHARED if name in given}, **item}
+    return {**shared_fields(cast(Mapping[str, Any], plan)), **item}
+
+
+def shared_fields(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a job that hold for all of its items."""
+    return {name: job[name] for name in SHARED if name in job}
 
 
 SHARED = (
-    "steps", "solver", "spacing", "eta", "guidance_scale", "guidance_interval", "guidance_rescale", "negative"
+    "steps", "solver", "spacing", "eta", "guidance_scale", "guidance_interval", "guidance_rescale", "negative", "image",
+    "mask", "strength"
 )  # fmt: skip
 
 
@@ -81,7 +100,7 @@ def sampling_mistakes(plan: Plan, item: Item, where: str = "") -> list[str]:
     fields = merge(plan, item)
 
     def line(name: str, permitted: str) -> str:
-        return f"{where if name in item else ''}{name}: {fields[name]} is not allowed; permitted: {permitted}"
+        return f"{where if name in item else ''}{name}: {quote(fields[name])} is not allowed; permitted: {permitted}"
 
     mistakes = []
     low, high = fields["guidance_interval"]
@@ -89,4 +108,10 @@ def sampling_mistakes(plan: Plan, item: Item, where: str = "") -> list[str]:
         mistakes.append(line("guidance_interval", "the lower number first"))
     if fields.get("eta") and fields["solver"] != STOCHASTIC:
         mistakes.append(line("eta", f"0 with the solver {fields['solver']}, or the solver {STOCHASTIC}"))
+    for name in ("strength", "mask"):
+        if name in fields and "image" not in fields:
+            mistakes.append(line(name, "with an image to begin with, in the field image"))
+    if "image" in fields and "strength" not in fields and "mask" not in fields:
+        place = where if "image" in item else ""
+        mistakes.append(f"{place}strength: missing; give a number from 0.01 to 1 for the image, or a mask")
     return mistakes

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, text
 
 from services.errors import quote
 from services.job_queue.release_use import releases_in_use
+from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.image_rules import add_image_rules
 from services.registry import blobs, weights
 from services.registry.locks import keep_blobs, lock_names
@@ -160,11 +161,12 @@ def _missing(
 def request_rules(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a request to a release may contain.
 
-    That is the JSON Schema of its conditions, with what their images must be, and whether it can be `guided`.
+    That is the JSON Schema of its conditions, with what their images must be, whether it can be `guided`, and its
+    canvas.
     """
     release = release_format.parse(manifest)
     rules = add_image_rules(release.conditions, release.architecture, release.latent_shape)
-    return {**rules, "guided": release.guided}
+    return {**rules, "guided": release.guided, CANVAS: Canvas.of(release)}
 
 
 # -- publishing --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from services.job_requests.canvas import CANVAS, Beginning, Canvas, read_beginning
 from services.job_requests.class_names import class_number
 from services.job_requests.condition_images import decode_images
 from services.job_requests.image_rules import add_image_rules
@@ -17,6 +18,7 @@ from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.release import Release
 
 READ_BYTES = 256 * 2**20  # of conditions that are kept as read
+BEGINNING_BYTES = 64 * 2**20  # of images to begin with that are kept as read
 EMBEDDED_BYTES = 512 * 2**20  # of embedded conditions that are kept on the device
 
 Input = TypeVar("Input")
@@ -24,15 +26,23 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
+class ReadBeginning(Beginning):
+    """What sampling begins with. Equal ones have equal digests."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, eq=False)
 class ReadConditions:
     """The values of a request's conditions in the sizes that the model needs. Equal values have equal digests.
 
-    negative: what guidance leads away from; None is the null condition.
+    negative: what guidance leads away from; None is the null condition. beginning: None is noise.
     """
 
     values: Mapping[str, Any]
     digest: bytes
     negative: "ReadConditions | None" = None
+    beginning: ReadBeginning | None = None
 
 
 class ConditionReader:
@@ -40,10 +50,14 @@ class ConditionReader:
 
     def __init__(self, model: LatentDiffusion, release: Release) -> None:
         conditions = add_image_rules(release.conditions, release.architecture, release.latent_shape)
-        self.rules = item_rules(conditions)
+        self._canvas = Canvas.of(release)
+        self.rules = item_rules({**conditions, CANVAS: self._canvas})
         self._conditioners, self._size = model.conditioners, release.latent_shape[1:]
         self._properties: Mapping[str, Any] = conditions["properties"]
         self._read = BoundedCache[bytes, ReadConditions](READ_BYTES, lambda conditions: count_bytes(conditions.values))
+        self._beginnings = BoundedCache[bytes, ReadBeginning](
+            BEGINNING_BYTES, lambda one: count_bytes((one.image, one.hole))
+        )
 
     def read(self, item: Mapping[str, Any]) -> ReadConditions:
         """Return the conditions of an item, whose images are in base64 or bytes.
@@ -51,13 +65,24 @@ class ConditionReader:
         Raises ValueError naming the condition that cannot be used.
         """
         conditions = self._read_values({name: item[name] for name in self._properties})
-        if "negative" not in item:
-            return conditions
-        try:
-            negative = self._read_values(dict.fromkeys(self._properties) | item["negative"])
-        except ValueError as error:
-            raise ValueError(f"negative.{error}") from None
-        return replace(conditions, negative=negative)
+        if "negative" in item:
+            try:
+                negative = self._read_values(dict.fromkeys(self._properties) | item["negative"])
+            except ValueError as error:
+                raise ValueError(f"negative.{error}") from None
+            conditions = replace(conditions, negative=negative)
+        if "image" in item:
+            conditions = replace(conditions, beginning=self._read_beginning(item))
+        return conditions
+
+    def _read_beginning(self, item: Mapping[str, Any]) -> ReadBeginning:
+        digest = digest_of({name: item.get(name) for name in ("image", "mask")})
+        beginning = self._beginnings.get(digest)
+        if beginning is None:
+            read = read_beginning(item, self._canvas, self._canvas.size)
+            beginning = ReadBeginning(read.image, read.hole, digest)
+            self._beginnings.put(digest, beginning)
+        return beginning
 
     def _read_values(self, values: Mapping[str, Any]) -> ReadConditions:
         """Return conditions, None for one that has its null condition."""

@@ -15,8 +15,9 @@ from services.job_requests.items import read_items
 from services.job_requests.sampling_fields import merge
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
-from services.worker.engine import Engine, ImageRequest
+from services.worker.engine import Engine
 from services.worker.held_shards import HeldShard
+from services.worker.images import ImageRequest
 from training.errors import summarise
 
 CAPACITY = 2  # shards that are read at the same time

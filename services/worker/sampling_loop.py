@@ -28,9 +28,10 @@ from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
 from services.worker.claimer import Claimer
 from services.worker.device_faults import DeviceFault, OutOfMemory, UnstableProfile
-from services.worker.engine import Engine, Failed
+from services.worker.engine import Engine
 from services.worker.engine_cache import EngineCache
 from services.worker.held_shards import HeldShard, HeldShards
+from services.worker.images import Failed
 from services.worker.prefetch import PrefetchedShard, Prefetcher
 from services.worker.preload import Preload
 from services.worker.release_backoff import ReleaseBackoff
@@ -269,7 +270,7 @@ class SamplingLoop:
                 spec = image.spec
                 self._settler.add(image.owner, Output.failure(spec.index, spec.item, image.error, seed=spec.seed))
                 continue
-            self._uploader.add(image, engine.profile, self.watchdog.tick)
+            self._uploader.add(image, image.profile, self.watchdog.tick)
 
     def _remove_ended(self) -> None:
         for shard in self.shards.take_removed():

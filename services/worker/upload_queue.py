@@ -6,8 +6,8 @@ from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 from services.observability import metrics
-from services.worker.engine import Developed
 from services.worker.held_shards import HeldShard, HeldShards
+from services.worker.images import Developed
 
 MAX_BYTES = 256 * 2**20  # of images that are not stored yet; the engine waits when there are more
 MIN_BYTES = 64 * 2**10  # as which a small image counts

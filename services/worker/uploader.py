@@ -13,8 +13,8 @@ from services.storage.content import Content
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
 from services.worker import encoding
-from services.worker.engine import Developed
 from services.worker.held_shards import HeldShard, HeldShards
+from services.worker.images import Developed
 from services.worker.settler import Settler
 from services.worker.upload_queue import Upload, UploadQueue
 from services.worker.verifier import Verifier, Written

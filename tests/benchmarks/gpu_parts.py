@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from services.job_requests.image_spec import ImageSpec
-from services.worker.engine import Developed, Engine
+from services.worker.engine import Engine
+from services.worker.images import Developed
 from tests.support.releases import make_tiny_release
 from training.model.interop.huggingface.unet import unet_component
 from training.model.unet import UNet, UNetConfig
@@ -144,7 +145,7 @@ def waits(smallest: bool) -> dict[str, Any]:
     for index in range(8):
         add(engine, index)
     engine.step()  # embeds the conditions, which may wait
-    batch, steps = engine._batch, 0
+    batch, steps = engine.pack.batch, 0
     if DEVICE.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     with torch.inference_mode():

@@ -22,6 +22,7 @@ from services.job_queue.plan import Plan
 from services.job_requests.image_spec import image_spec
 from services.job_requests.schema import DEFAULTS
 from services.worker.engine import Engine
+from services.worker.pack import Pack
 from tests.support.stack import Stack, fresh_stack
 from training.model.batch import Batch
 
@@ -41,14 +42,14 @@ FAST_STEPS = 50  # guided: two evaluations each
 FAST_DEVICE = """
 import time
 import numpy as np
-from services.worker.engine import Engine
+from services.worker.pack import Pack
 from training.model.batch import Batch
 def evaluate(self, selected, ticket, noise, guider):
     time.sleep(0.001)
     return self._state[:, 0]
 Batch._evaluate = evaluate
 images = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
-Engine._decode_group = lambda self, group: [images[i] for i in range(len(group))]
+Pack._decode_group = lambda self, group: [images[i] for i in range(len(group))]
 """
 
 
@@ -97,7 +98,7 @@ def request(number: int, steps: int) -> dict[str, object]:
 def engine_speed(stack: Stack, jobs: int, steps: int, device: str = SLOW_STEP.format(STEP_S)) -> float:
     """Return the images per second of the engine alone."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((Batch, "step"), (Batch, "_evaluate"), (Engine, "_decode_group")):
+        for owner, name in ((Batch, "step"), (Batch, "_evaluate"), (Pack, "_decode_group")):
             patch.setattr(owner, name, getattr(owner, name))  # the context puts back what `device` replaces
         exec(device, {})
         return _engine_speed(stack, jobs, steps)

@@ -77,7 +77,7 @@ from training.model.autoencoder import Autoencoder
 from services.worker.engine import Engine
 leave_step, decode = Engine._step, Autoencoder.decode
 def marking(self):
-    leave = self._batch.leave
+    leave = self.pack.batch.leave
     def mark(run):
         latent = leave(run)
         if run.seed % 7 == 3 and len(run.trajectory) == 9:
@@ -85,11 +85,11 @@ def marking(self):
         if run.seed % 7 == 4 and len(run.trajectory) == 9:
             latent[0, 0, 0] = float("nan")
         return latent
-    self._batch.leave = mark
+    self.pack.batch.leave = mark
     try:
         return leave_step(self)
     finally:
-        del self._batch.leave
+        del self.pack.batch.leave
 def picky(self, latents, **options):
     if (latents == 4321.0).any():
         raise RuntimeError("this one cannot be decoded")

@@ -270,6 +270,11 @@ def build(solver: str, levels: Sequence[Level], process: Process, **options: flo
     return SOLVERS[solver](levels, **options)
 
 
+def steps_taken(steps: int, strength: float) -> int:
+    """Return how many of the steps, the last ones, a run of this strength takes: rounded down as in diffusers."""
+    return max(1, int(strength * steps))
+
+
 def count_evaluations(
     solver: str, steps: int, *, starts_in_pure_noise: bool = False, ends_at_data: bool = True, flow: bool = False
 ) -> int:

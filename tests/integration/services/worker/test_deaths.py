@@ -69,7 +69,7 @@ import os, signal
 from services.worker.engine import Engine
 step = Engine._step
 def poisoned(self):
-    if any(run.seed == 666 for run in (*self._waiting, *self._batch.runs)):
+    if any(run.seed == 666 for run in (*self.pack.waiting, *self.pack.batch.runs)):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self)
 Engine._step = poisoned

@@ -6,7 +6,7 @@ FAILING = """
 from services.worker.engine import Engine
 step = Engine._step
 def failing(self):
-    if any(run.seed == 666 for run in (*self._waiting, *self._batch.runs)):
+    if any(run.seed == 666 for run in (*self.pack.waiting, *self.pack.batch.runs)):
         raise RuntimeError("a kernel failed")
     return step(self)
 Engine._step = failing

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.job_requests.image_spec import image_spec
+from services.job_requests.canvas import CANVAS, Canvas
+from services.job_requests.image_spec import image_cost, image_spec
 from services.job_requests.schema import Limits, plan_request
 from services.job_requests.strict_json import RequestError
 
@@ -12,6 +13,7 @@ CONDITIONS: dict[str, Any] = {
     "type": "object",
     "properties": {"class_label": {"type": "integer", "minimum": 0, "maximum": 9}},
     "required": ["class_label"],
+    CANVAS: Canvas(1, 32, 32),
 }
 ITEM = {"class_label": 3}
 LIMITS = Limits(["outputs/default"], ["inputs/default"], bucket="ours")
@@ -48,6 +50,23 @@ def refusal(request: dict[str, Any], conditions: dict[str, Any] = CONDITIONS) ->
             "negative.class_label: 10 is not allowed; permitted: an integer from 0 to 9",
         ),
         ({"items": [ITEM], "negative": {"caption": "x"}}, "negative.caption: not a known field; permitted: class_l"),
+        (
+            {"items": [ITEM], "strength": 0.5},
+            "strength: 0.5 is not allowed; permitted: with an image to begin with, in the field image",
+        ),
+        (
+            {"items": [{**ITEM, "strength": 0}], "image": "AA"},
+            "items[0].strength: 0 is not allowed; permitted: a number from 0.01 to 1",
+        ),
+        (
+            {"items": [{**ITEM, "mask": "AA"}]},
+            "items[0].mask: 'AA' is not allowed; permitted: with an image to begin with, in the field image",
+        ),
+        (
+            {"items": [{**ITEM, "image": "AA"}]},
+            "items[0].strength: missing; give a number from 0.01 to 1 for the image, or a mask",
+        ),
+        ({"items": [ITEM], "image": 3}, "image: 3 is not allowed; permitted: a base64-encoded image file, or the s3"),
     ],
 )
 def test_a_mistake_names_the_field_the_value_and_what_is_permitted(request_: dict[str, Any], line: str) -> None:
@@ -63,6 +82,17 @@ def test_a_release_that_cannot_be_guided_has_nothing_to_lead_away_from() -> None
     assert refusal({"items": [{"negative": {}}]}, unconditional) == (
         "items[0].negative: {} is not allowed; permitted: nothing; this release has no conditions to lead away from"
     )
+
+
+def test_an_image_costs_the_steps_that_its_strength_leaves() -> None:
+    def cost(**fields: Any) -> int:
+        plan = plan_request({"items": [{**ITEM, "image": "AA", **fields}]}, CONDITIONS, LIMITS)
+        return image_cost(image_spec(plan, plan["items"][0], 0))
+
+    assert cost(strength=0.5, guidance_scale=1) == 10
+    assert cost(strength=0.5) == 20
+    assert cost(strength=0.5, guidance_interval=[0.25, 0.75]) == 15
+    assert cost(strength=0.01) == 2
 
 
 def test_an_item_overrides_every_sampling_field_of_its_job() -> None:

@@ -13,7 +13,9 @@ from PIL import Image
 from services.job_requests import condition_images
 from services.job_requests.image_spec import ImageSpec
 from services.worker import conditions
-from services.worker.engine import EMBED_ROWS, Developed, Engine
+from services.worker.engine import Engine
+from services.worker.images import Developed
+from services.worker.pack import EMBED_ROWS
 from tests.support.images import as_base64, image_file, random_labels
 from tests.support.releases import make_map_release, make_resolution_release, make_tiny_release
 from training.model.conditioners.classes import ClassConditioner
@@ -72,7 +74,7 @@ def test_the_images_of_one_item_share_one_reading_and_one_embedding(
     assert decode.call_count == 1
     calls = [call.args[0] for call in embed.call_args_list]
     assert sum(request is not None for requests in calls for request in requests) == 1
-    assert all(len(requests) == engine.embed_rows == 1 for requests in calls), "each is computed once"
+    assert all(len(requests) == engine.pack.embed_rows == 1 for requests in calls), "each is computed once"
 
 
 def test_distinct_conditions_of_waiting_images_are_embedded_together(
@@ -94,8 +96,8 @@ def test_conditions_embed_alike_alone_and_in_any_company(tmp_path: Path, monkeyp
     monkeypatch.setitem(EMBED_ROWS, "cpu", 8)
     engine = Engine[object](make_map_release(tmp_path / "map"), rows=8, device="cpu")
     items = [{"semantic_map": as_base64(random_labels(seed))} for seed in range(11)]
-    alone = [engine._embedder._embed([engine.read_conditions(item).values])[0] for item in items]
-    together = engine._embedder.embed([engine.read_conditions(item) for item in items])
+    alone = [engine.pack.embedder._embed([engine.read_conditions(item).values])[0] for item in items]
+    together = engine.pack.embedder.embed([engine.read_conditions(item) for item in items])
     for one, other in zip(alone, together, strict=True):
         assert not isinstance(other, Exception)
         assert torch.equal(one.maps, other.maps)  # type: ignore[arg-type]
@@ -111,7 +113,7 @@ def test_what_is_kept_of_distinct_conditions_is_bounded(
         item = {"semantic_map": as_base64(random_labels(seed))}
         engine.add("owner", engine.request(spec(seed), engine.read_conditions(item)))
     assert len(run(engine)) == 20
-    kept: Any = engine._reader._read if capacity == "READ_BYTES" else engine._embedder._kept
+    kept: Any = engine._reader._read if capacity == "READ_BYTES" else engine.pack.embedder._kept
     assert 0 < kept.size <= 4000
     assert 0 < len(kept) < 20
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from services.job_requests.image_spec import ImageSpec
-from services.worker.engine import Developed, Engine
+from services.worker.engine import Engine
+from services.worker.images import Developed
 from tests.support.images import as_base64, image_file
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, save_diffusion

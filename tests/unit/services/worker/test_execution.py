@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from services.worker.device_faults import OutOfMemory, UnstableProfile
-from services.worker.engine import Engine, Failed
+from services.worker.engine import Engine
 from services.worker.execution import Execution
+from services.worker.images import Failed
 from tests.unit.services.worker.test_engine import MIX, develop, image
 from training.model.batch import Batch
 
@@ -67,7 +68,7 @@ def test_bf16_keeps_what_decides_a_latent_in_float32(tiny_release: Path) -> None
     assert next(engine.model.autoencoder.decoder.parameters()).dtype == torch.bfloat16
     assert engine.model.autoencoder.latent_scale.dtype == torch.float32
     assert next(engine.model.autoencoder.encoder.parameters()).dtype == torch.float32
-    assert engine._batch._state.dtype == torch.float32
+    assert engine.pack.batch._state.dtype == torch.float32
 
 
 def test_nan_in_bf16_fails_the_image_and_says_what_to_do(tiny_release: Path) -> None:

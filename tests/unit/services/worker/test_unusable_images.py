@@ -10,7 +10,8 @@ import torch
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
 from services.worker.device_faults import OutOfMemory
-from services.worker.engine import Developed, Engine, Failed
+from services.worker.engine import Engine
+from services.worker.images import Developed, Failed
 
 GOOD = range(10)
 BAD = 100
@@ -40,7 +41,7 @@ def develop(engine: Engine[str], indices: Sequence[int]) -> tuple[dict[int, byte
 
 def break_latent(engine: Engine[str], value: float) -> None:
     """Let the latent of the bad image hold one `value`."""
-    leave = engine._batch.leave
+    leave = engine.pack.batch.leave
 
     def leave_broken(run: Any) -> Any:
         latent = leave(run)
@@ -48,7 +49,7 @@ def break_latent(engine: Engine[str], value: float) -> None:
             latent[0, 1, 2] = value
         return latent
 
-    engine._batch.leave = leave_broken  # type: ignore[method-assign]
+    engine.pack.batch.leave = leave_broken  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -96,7 +97,7 @@ def test_conditions_that_cannot_be_embedded_fail_alone(engine: Engine[str], monk
     embed = failing_on(
         engine.model.conditions, lambda requests: {"class_label": 9} in requests, RuntimeError("a kernel failed")
     )
-    engine._embedder.clear()
+    engine.pack.embedder.clear()
     monkeypatch.setattr(engine.model, "conditions", embed)
     made, failed = develop(engine, [*GOOD[:4], BAD, *GOOD[4:]])
     assert made == expected

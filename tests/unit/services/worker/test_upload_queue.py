@@ -12,8 +12,8 @@ from services.job_queue.leases import Lease
 from services.job_queue.states import WorkKind
 from services.job_requests.image_spec import ImageSpec
 from services.worker import upload_queue
-from services.worker.engine import Developed
 from services.worker.held_shards import HeldShard
+from services.worker.images import Developed
 from services.worker.upload_queue import AT_ONCE, MAX_BYTES, MAX_SLOW, MIN_BYTES, Upload, UploadQueue
 
 SPEC = ImageSpec(0, 0, 1, 1, "ddim", 1.0)
@@ -26,7 +26,7 @@ def make_shard(tenant: str) -> HeldShard:
 
 
 def make_upload(shard: HeldShard, size: int = 8) -> Upload:
-    return Upload(Developed(shard, SPEC, np.zeros((size, size, 3), np.uint8)), "cpu")
+    return Upload(Developed(shard, SPEC, np.zeros((size, size, 3), np.uint8), "cpu"), "cpu")
 
 
 @pytest.fixture

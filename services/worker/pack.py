@@ -1,0 +1,229 @@
+"""Images of one size that share every network evaluation.
+
+The network always runs on the same number of rows, so that its arithmetic, and therefore every image, never depends on
+what else is in the batch. An image takes one row a step, or two with guidance. Images join and leave at every step.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Generic
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from services.job_requests.image_spec import ImageSpec
+from services.observability import metrics
+from services.worker import self_test
+from services.worker.beginnings import BeginningEncoder, restore
+from services.worker.conditions import ConditionEmbedder, each
+from services.worker.execution import Execution
+from services.worker.images import Developed, Failed, Finished, ImageRequest, Owner
+from training.errors import summarise
+from training.model.batch import Batch, Run
+from training.model.guidance import Guidance
+from training.model.latent_diffusion import LatentDiffusion, Prepared
+from training.model.pixels import to_bytes
+from training.model.release import Release
+
+# Latents that are decoded at once: a decoder needs far more memory a row than a U-Net. A CPU decodes 4 at a time 1.5
+# times as fast as 8.
+DECODE_ROWS = {"cpu": 4, "cuda": 8}
+EMBED_ROWS = {"cpu": 1, "cuda": 8}  # conditions that are embedded at once; a GPU takes as long for a few as for one
+DECODE_WAIT_STEPS = 8  # steps for which a finished latent waits for others before it is decoded
+NOT_EMBEDDED = Prepared(None, None, None)  # the conditions of a run until it joins the batch
+
+NOT_FINITE = "it has NaN or infinite values; use a lower guidance_scale, or ask the operator to check the release"
+NOT_FINITE_BF16 = "it has NaN or infinite values in bf16; ask the operator to serve the release in fp32"
+
+
+class Pack(Generic[Owner]):
+    """Samples images whose latents have one shape, (C, h, w).
+
+    rows: the fixed number of network rows, at least 2. Raises UnstableProfile if the self-test fails.
+    """
+
+    def __init__(
+        self, model: LatentDiffusion, release: Release, execution: Execution, shape: tuple[int, int, int], rows: int
+    ) -> None:
+        self.model, self.release, self.shape, self.rows = model, release, shape, rows
+        self._execution = execution
+        self.decode_rows = min(rows, DECODE_ROWS[execution.device.type])
+        self.embed_rows = min(rows, EMBED_ROWS[execution.device.type])
+        self.profile = execution.name(rows, self.decode_rows, self.embed_rows)
+        self._decode_latents = execution.decode()
+        self.embedder = ConditionEmbedder(model, self.embed_rows, shape[1:])
+        self._beginnings = BeginningEncoder(model)
+        self._is_conditional = bool(len(model.conditioners))
+        self._test()
+        self.batch = Batch(model, rows=rows, shape=shape, take_step=execution.take_step())
+        self._images: dict[Run, tuple[Owner, ImageRequest]] = {}  # of every waiting or sampling run
+        self.waiting: deque[Run] = deque()
+        self._finished: list[Finished[Owner]] = []
+        self._steps = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to sample or decode."""
+        return bool(self.waiting or self.batch.runs or self._finished)
+
+    @property
+    def free_rows(self) -> int:
+        """Network rows that the next step would leave unused."""
+        return max(0, self.batch.free_rows - sum(self.batch.rows_of(run) for run in self.waiting))
+
+    def room_after(self, steps: int) -> int:
+        """Return for how many images there will be rows in so many steps if each takes as many as a present one.
+
+        Without one, an image counts as guided.
+        """
+        remaining = [run for run in self.batch.runs if len(run.trajectory) - run.position > steps]
+        taken = [self.batch.rows_of(run) for run in (*remaining, *self.waiting)]
+        return -(-max(0, self.rows - sum(taken)) // max(taken, default=2))
+
+    def add(self, owner: Owner, request: ImageRequest) -> None:
+        """Add an image, which joins the batch as soon as there is room."""
+        spec = request.spec
+        run = Run(
+            spec.seed,
+            request.trajectory,
+            start=request.start,
+            conditions=NOT_EMBEDDED,
+            null=NOT_EMBEDDED if self._is_conditional else None,
+            guidance=Guidance(spec.guidance_scale, spec.guidance_interval, spec.guidance_rescale),
+        )
+        self._images[run] = owner, request
+        self.waiting.append(run)
+
+    def remove(self, owner: Owner) -> None:
+        """Drop an owner's images, whether waiting, sampling or finished."""
+        for run in [run for run, (other, _) in self._images.items() if other is owner]:
+            if run in self.batch.runs:
+                self.batch.leave(run)
+            else:
+                self.waiting.remove(run)
+            del self._images[run]
+        self._finished = [finished for finished in self._finished if finished.owner is not owner]
+
+    def owners(self) -> list[Owner]:
+        """Return the owners of all images that are waiting, sampling or finished."""
+        sampling = [self._images[run][0] for run in (*self.waiting, *self.batch.runs)]
+        return [*sampling, *(finished.owner for finished in self._finished)]
+
+    def close(self) -> None:
+        """Free the device's memory."""
+        self.embedder.clear()
+        self._beginnings.clear()
+        self._finished.clear()
+
+    def step(self) -> list[Developed[Owner] | Failed[Owner]]:
+        """Evaluate the network once for the oldest images that fit, and decode finished latents that are due.
+
+        Returns the images that are done, one way or the other.
+        """
+        failed = self._join()
+        if self.batch.runs:
+            metrics.ROWS_USED_TOTAL.inc(self.rows - self.batch.free_rows)
+            with metrics.STEP_SECONDS.time():
+                self.batch.step()
+        self._steps += 1
+        for run in self.batch.finished:
+            owner, request = self._images.pop(run)
+            self._finished.append(Finished(owner, request, self.batch.leave(run), self._steps))
+        return [*failed, *(self._decode() if self._decode_is_due() else [])]
+
+    def _test(self) -> None:
+        """Raise UnstableProfile unless rows keep their bits at another place and in other company."""
+        test = self_test.SelfTest(self.model, self.shape, self.profile)
+        try:
+            test.check_step(self._execution.take_step(), self.embedder.null, self.rows)
+            test.check_decoder(self._decode_latents, self.decode_rows)
+        except RuntimeError as error:  # of the compiler, such as a missing one
+            if not self._execution.compiled or isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+                raise
+            raise test.failure(f"it cannot be compiled: {summarise(error)}") from None
+
+    def _join(self) -> list[Failed[Owner]]:
+        """Let the oldest waiting images into the batch. Returns those that cannot begin."""
+        failed: list[Failed[Owner]] = []
+        while self.waiting and self.batch.free_rows >= self.batch.rows_of(self.waiting[0]):
+            if self.waiting[0].conditions is NOT_EMBEDDED:
+                failed += self._embed_waiting()
+                continue
+            run = self.waiting.popleft()
+            (problem,) = each(self._begin, [run])
+            if isinstance(problem, Exception):
+                failed.append(self._fail(run, "conditions", f"its image cannot be used: {summarise(problem)}"))
+            else:
+                self.batch.join(run)
+        return failed
+
+    def _embed_waiting(self) -> list[Failed[Owner]]:
+        """Embed the conditions of the oldest waiting images, as many as there may be in the batch."""
+        runs = list(islice(self.waiting, self.rows))
+        pairs = self.embedder.embed_pairs([self._images[run][1].conditions for run in runs])
+        failed: list[Failed[Owner]] = []
+        for run, pair in zip(runs, pairs, strict=True):
+            if isinstance(pair, Exception):
+                self.waiting.remove(run)
+                failed.append(self._fail(run, "conditions", f"its conditions cannot be used: {summarise(pair)}"))
+            else:
+                run.conditions, null = pair
+                run.null = null if self._is_conditional else None
+        return failed
+
+    def _begin(self, runs: Sequence[Run]) -> list[None]:
+        """Let each run begin with its image if it has one."""
+        for run in runs:
+            request = self._images[run][1]
+            if request.conditions.beginning is not None:
+                self._beginnings.begin(run, request.conditions.beginning, request.spec.strength)
+        return [None] * len(runs)
+
+    def _decode_is_due(self) -> bool:
+        if not self._finished:
+            return False
+        waited = self._steps - self._finished[0].step
+        return len(self._finished) >= self.decode_rows or not self.batch.runs or waited >= DECODE_WAIT_STEPS
+
+    def _decode(self) -> list[Developed[Owner] | Failed[Owner]]:
+        group = self._finished[: self.decode_rows]
+        with metrics.DECODE_SECONDS.time():
+            decoded = each(self._decode_group, group)
+        del self._finished[: len(group)]
+        images: list[Developed[Owner] | Failed[Owner]] = []
+        for finished, pixels in zip(group, decoded, strict=True):
+            owner, spec = finished.owner, finished.request.spec
+            if isinstance(pixels, Exception):
+                images.append(_failure(owner, spec, "decoding", f"it cannot be decoded: {summarise(pixels)}"))
+            elif pixels is None:
+                precision = self._execution.precision
+                metrics.NOT_FINITE.labels(self.release.name, precision).inc()
+                error = NOT_FINITE if precision == "fp32" else NOT_FINITE_BF16
+                images.append(_failure(owner, spec, "not_finite", error))
+            else:
+                images.append(Developed(owner, spec, pixels, self.profile))
+        return images
+
+    def _decode_group(self, group: Sequence[Finished[Owner]]) -> list[NDArray[np.uint8] | None]:
+        """Decode latents to uint8 [H, W, C], in calls of one shape; None for one with NaN or infinite values."""
+        latents = torch.zeros(self.decode_rows, *self.shape, device=self._execution.device)
+        for i, finished in enumerate(group):
+            latents[i] = finished.latent
+        images = self._decode_latents(self.model.autoencoder, latents)
+        is_finite = torch.isfinite(latents).flatten(1).all(1) & torch.isfinite(images).flatten(1).all(1)
+        for i, finished in enumerate(group):
+            conditions = finished.request.conditions
+            images[i] = restore(self.model.conditioners.finish(images[i], conditions.values), conditions.beginning)
+        pixels = to_bytes(images)
+        return [pixels[i] if finite else None for i, finite in enumerate(is_finite[: len(group)].tolist())]
+
+    def _fail(self, run: Run, reason: str, error: str) -> Failed[Owner]:
+        owner, request = self._images.pop(run)
+        return _failure(owner, request.spec, reason, error)
+
+
+def _failure(owner: Owner, spec: ImageSpec, reason: str, error: str) -> Failed[Owner]:
+    metrics.IMAGES_UNUSABLE.labels(reason).inc()
+    return Failed(owner, spec, error)
