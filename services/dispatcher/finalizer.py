@@ -23,7 +23,7 @@ from services.job_queue.leases import Lease, lease_lost
 from services.job_queue.outputs import Output
 from services.job_queue.plan import Item, Plan
 from services.job_queue.states import JobState
-from services.job_requests.items import echo_reader, limit_echo
+from services.job_requests.items import EchoReader, limit_echo
 from services.storage.layout import job_prefix
 from services.storage.object_store import ObjectStore
 from services.storage.streaming import StreamedObject
@@ -51,7 +51,7 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
     earlier = _earlier_listings(store, job)
     listed = max(map(listing_revision, earlier), default=0)
     errors = f"{prefix}/errors{mark and '-' + mark[:-1]}.jsonl"
-    counts, echo = ErrorCounts(), echo_reader(store, plan)
+    counts, echo = ErrorCounts(), EchoReader(store, plan)
     with ExitStack() as stack:
         files = stack.enter_context(ListingFiles(store, f"{prefix}/outputs-{mark}"))
         failed = stack.enter_context(StreamedObject(store, errors, content_type=CONTENT_TYPE))
@@ -75,8 +75,9 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
     ):
         raise lease_lost(lease)
     store.check_size(key, len(manifest))
+    reason = counts.reason(job.total) or (echo.problem and f"its listings have no ids and metadata: {echo.problem}")
     with database.begin() as connection:
-        return jobs.end_job(connection, lease, key, counts.reason(job.total))
+        return jobs.end_job(connection, lease, key, reason)
 
 
 def _fail_missing_images(

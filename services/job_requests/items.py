@@ -7,6 +7,7 @@ that an input that is replaced while its job runs is detected instead of mixed.
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from jsonschema import Draft202012Validator
 
@@ -17,12 +18,20 @@ from services.job_requests.messages import MAX_DEPTH, JsonSchema, depth_exceeds,
 from services.job_requests.sampling_fields import sampling_mistakes
 from services.job_requests.schema import MAX_METADATA, Limits, check_metadata, item_schema
 from services.job_requests.strict_json import RequestError, parse_json
-from services.storage.object_store import ObjectStore
+from services.storage.object_store import ObjectStore, ObjectStoreError
 
 MAX_LINE = 4 * 2**20  # bytes, the limit of a whole request in the table
 MAX_INPUT = 16 * 2**30  # bytes of the object
 CHUNK = 2**20  # bytes of one read
 ECHOED = ("id", "metadata")  # fields of an item that are copied to its lines in the listings
+COMPRESSED = {  # by their first bytes
+    b"\x1f\x8b": "a gzip file",
+    b"PK\x03\x04": "a ZIP archive",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"PAR1": "a Parquet file",
+}
 
 
 @dataclass(frozen=True)
@@ -76,12 +85,15 @@ class InputObject:
         return split_lines(body, number=number, start=start)
 
     def count(self, limit: int, tick: Callable[[], None]) -> int:
-        """Return how many lines the object has, at most `limit` + 1. Raises RequestError for none, or too many bytes.
+        """Return how many lines the object has, at most `limit` + 1.
 
-        tick: called for each chunk that was read.
+        tick: called for each chunk that was read. Raises RequestError for none, too many bytes, and compressed ones.
         """
         lines = 0
         chunks = self.store.stream(self.key, etag=self.etag, chunk=CHUNK)
+        if first := next(chunks, b""):
+            refuse_compressed(self.key, first)
+            chunks = chain([first], chunks)
         for number, lines in enumerate(count_lines(chunks)):
             tick()
             if lines > limit:
@@ -91,6 +103,13 @@ class InputObject:
         if not lines:
             raise RequestError(f"input_uri: {self.key!r} has no lines; give one item a line")
         return lines
+
+
+def refuse_compressed(key: str, start: bytes) -> None:
+    """Raise RequestError if an object that begins with these bytes is compressed. Nothing unpacks an input."""
+    for mark, what in COMPRESSED.items():
+        if start.startswith(mark):
+            raise RequestError(f"input_uri: {key!r} is {what}; permitted: lines of JSON in UTF-8, not compressed")
 
 
 def count_lines(chunks: Iterable[bytes]) -> Iterator[int]:
@@ -155,26 +174,34 @@ def read_items(store: ObjectStore, plan: Plan, lease: Lease) -> dict[int, Item]:
     return {line.number: parse_item(line) for line in lines if line.number in numbers}
 
 
-def echo_reader(store: ObjectStore, plan: Plan) -> Callable[[int], Item]:
-    """Return a function from an item's number to its echoed fields.
+class EchoReader:
+    """Reads the echoed fields of items. Call it with numbers in ascending order: it reads an input object once.
 
-    Call it with numbers in ascending order: it reads an input object once, line by line.
+    problem: why the object can no longer be read. Its items then have no fields.
     """
-    if "input" not in plan:
-        return lambda number: echo_fields(plan["items"][number])
-    lines = InputObject(store, plan["input"]["key"], plan["input"]["etag"]).lines()
-    latest, fields = -1, Item()
 
-    def echo(number: int) -> Item:
-        nonlocal latest, fields
-        while latest < number:
-            line = next(lines)
-            latest = line.number
-            if latest == number:
-                fields = echo_fields(parse_item(line))
-        return fields
+    def __init__(self, store: ObjectStore, plan: Plan) -> None:
+        self.problem: str | None = None
+        self._items = plan.get("items", ())
+        self._lines: Iterator[Line] | None = None
+        if "input" in plan:
+            self._lines = InputObject(store, plan["input"]["key"], plan["input"]["etag"]).lines()
+        self._latest, self._fields = -1, Item()
 
-    return echo
+    def __call__(self, number: int) -> Item:
+        """Return the fields of item `number`."""
+        if self._lines is None:
+            return echo_fields(self._items[number])
+        while self._latest < number and self.problem is None:
+            try:
+                line = next(self._lines)
+            except ObjectStoreError as error:  # before the first line: a read that has begun is of the pinned version
+                self.problem = str(error)
+                break
+            self._latest = line.number
+            if line.number == number:
+                self._fields = echo_fields(parse_item(line))
+        return self._fields
 
 
 def echo_fields(item: Item) -> Item:

@@ -38,6 +38,7 @@ DEFAULTS = {  # docs/results/claims.md measures this solver, number of steps and
 MAX_METADATA = 16 * 2**10  # bytes of an item's, as JSON in UTF-8
 MAX_KEY = 1_000
 KEY = r"[A-Za-z0-9_.=\-]+(/[A-Za-z0-9_.=\-]+)*"
+END = r"$(?!\n)"  # Python's $ also matches before a last newline
 
 SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
 
@@ -67,12 +68,12 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "items": {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": item_schema(conditions)},
-            "input_uri": {"type": "string", "pattern": rf"^(s3://[a-z0-9.\-]+/)?{KEY}$", "maxLength": MAX_KEY},
+            "input_uri": {"type": "string", "pattern": rf"^(s3://[a-z0-9.\-]+/)?{KEY}{END}", "maxLength": MAX_KEY},
             "images_per_item": {"type": "integer", "minimum": 1, "maximum": MAX_PER_ITEM},
             "seed": SEED,
             **sampling_schema(conditions),
             "format": {"enum": list(FORMATS)},
-            "output_prefix": {"type": "string", "pattern": f"^{KEY}$", "maxLength": 500},
+            "output_prefix": {"type": "string", "pattern": f"^{KEY}{END}", "maxLength": 500},
         },
         "additionalProperties": False,
     }

@@ -11,6 +11,7 @@ from training.errors import DarkroomError
 
 LARGEST = "1.7976931348623157e308"  # a double
 MAX_DIGITS = 309  # of an integer; a double has no more
+MAX_INTEGER = int(1.7976931348623157e308)
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # NUL, and halves of a character: Postgres has neither
 ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
@@ -44,9 +45,10 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _parse_int(digits: str) -> int:
-    if len(digits) > MAX_DIGITS + 1:
+    number = int(digits) if len(digits) <= MAX_DIGITS + 1 else math.inf
+    if abs(number) > MAX_INTEGER:
         raise RequestError(f"an integer of {len(digits.lstrip('-'))} digits is not allowed; permitted: up to {LARGEST}")
-    return int(digits)
+    return int(number)
 
 
 def _parse_float(digits: str) -> float:

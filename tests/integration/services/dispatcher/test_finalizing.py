@@ -136,6 +136,23 @@ def test_a_manifest_whose_answer_was_lost_counts_as_stored(
     assert listed(stack, job_id) == list(range(40))
 
 
+def test_a_job_whose_input_was_removed_after_its_images_were_made_is_listed_without_what_was_in_it(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    uri = stack.upload("removed-late.jsonl", b'{"class_label": 1, "id": "a"}\n' * 1 + b'{"class_label": 2}\n' * 39)
+    job_id = stack.submit({"input_uri": uri})
+    (planning,) = claim(engine, worker_id, "plan")
+    assert planner.plan_job(engine, stack.store(), planning) is None
+    finalize = end_shards(engine, worker_id, lambda shard: True)
+    stack.store().delete(["inputs/default/removed-late.jsonl"])
+    assert finalizer.finalize(engine, stack.store(), finalize) == "succeeded"
+    assert listed(stack, job_id) == list(range(40))
+    job = stack.job(job_id)
+    assert job.reason == (
+        f"its listings have no ids and metadata: {uri} was replaced or removed after the job was planned"
+    )
+
+
 def test_a_listing_is_cut_into_files(
     stack: Stack, engine: Engine, worker_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:

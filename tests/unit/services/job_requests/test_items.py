@@ -1,6 +1,10 @@
 """Lines of a stream, however it is cut, and the reasons for which a line is refused."""
 
+import bz2
+import gzip
+import io
 import random
+import zipfile
 
 import pytest
 
@@ -51,6 +55,7 @@ def test_lines_can_be_read_from_the_middle() -> None:
         (b"[" * 100_000, "nested too deeply"),
         (b'{"class_label": 1, "metadata": {"x": ' + b"[" * 500 + b"]" * 500 + b"}}", "nested too deeply"),
         (b'{"class_label": 1, "seed": ' + b"9" * 5000 + b"}", "an integer of 5000 digits is not allowed"),
+        (b'{"class_label": 1, "seed": ' + b"9" * 309 + b"}", "an integer of 309 digits is not allowed; permitted: up to"),
         (b'{"class_label": 1, "guidance_scale": NaN}', "not JSON: NaN is not a number"),
         (b'{"class_label": 1, "guidance_scale": 1e999}', "the number 1e999 is not allowed; permitted: up to 1.79"),
         (b'{"class_label": 1, "a\\u0000b": 1}', "'a\\x00b' is not allowed; permitted: text without NUL"),
@@ -109,3 +114,22 @@ def test_ids_are_seen_once_in_little_memory() -> None:
     ids = SeenIds(3_000)
     assert all(ids.add(f"id-{number}") for number in range(3_000))
     assert not any(ids.add(f"id-{number}") for number in range(3_000))
+
+
+def zipped() -> bytes:
+    """A ZIP archive of a file without a line."""
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        archive.writestr("lines.jsonl", "")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [(gzip.compress(b"{}"), "a gzip file"), (zipped(), "a ZIP archive"), (bz2.compress(b"{}"), "a bzip2 file")],
+)
+def test_an_input_that_is_compressed_is_named_as_such(body: bytes, what: str) -> None:
+    """Nobody would see it from the error of its first line, and nothing unpacks it."""
+    with pytest.raises(RequestError) as error:
+        items.refuse_compressed("inputs/a/x", body)
+    assert str(error.value) == f"input_uri: 'inputs/a/x' is {what}; permitted: lines of JSON in UTF-8, not compressed"
+    items.refuse_compressed("inputs/a/x", b'{"class_label": 1}')
