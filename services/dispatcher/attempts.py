@@ -17,8 +17,10 @@ from sqlalchemy import Engine as Database
 from services.database.connections import brief
 from services.database.faults import is_fault_of_a_row
 from services.dispatcher import finalizer, planner
+from services.dispatcher.parsing_memory import ParsingMemory
 from services.dispatcher.strikes import Strikes
 from services.job_queue import claims, claims_by_id, jobs, leases
+from services.job_queue.claims import ClaimedPlanning
 from services.job_queue.leases import Lease, LeaseLost
 from services.job_queue.states import WorkKind
 from services.observability import logs, metrics
@@ -43,7 +45,7 @@ class Stopping(Exception):
 class Attempt:
     """An attempt that runs in a thread."""
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: ClaimedPlanning) -> None:
         self.lease = lease
         self.name = f"{lease.kind} of job {lease.job_id}"
         self.progressed_at = time.monotonic()
@@ -71,6 +73,7 @@ class Attempts:
         self.database, self.store, self.watchdog = database, store, watchdog
         self._claiming = Strikes[int]("claiming", set_aside)
         self._ending = Strikes[int]("ending an attempt", set_aside)
+        self._memory = ParsingMemory()
         self._on_end = on_end
         self._lock = threading.Lock()
         self._running: dict[Attempt, threading.Thread] = {}
@@ -130,7 +133,7 @@ class Attempts:
 
     # -- claiming --------------------------------------------------------------------------------
 
-    def _claim(self, process: uuid.UUID, tenants: Counter[str]) -> list[Lease]:
+    def _claim(self, process: uuid.UUID, tenants: Counter[str]) -> list[ClaimedPlanning]:
         """Claim as much as the threads can begin. tenants: how many threads each tenant has."""
         is_idle = not tenants
         try:
@@ -150,7 +153,7 @@ class Attempts:
             log.warning("a claim failed (%s); work is claimed piece by piece", brief(error))
         with self.database.begin() as connection:
             ready = claims_by_id.find_ready_planning(connection)
-        claimed: list[Lease] = []
+        claimed: list[ClaimedPlanning] = []
 
         def claim(work_ids: Sequence[int]) -> None:
             with self.database.begin() as connection:
@@ -168,7 +171,8 @@ class Attempts:
         """Plan or finalize. An error counts as an attempt of this work alone."""
         lease = attempt.lease
         try:
-            self._work_on(attempt)
+            with self._memory.hold(lease.json_bytes, attempt.tick):
+                self._work_on(attempt)
         except Stopping:
             log.info("%s is left to another process", attempt.name, extra=logs.lease_fields(lease))
             self._end(lease, lambda: self._release(lease))

@@ -77,6 +77,9 @@ PUSH_BACK_ROWS = (8, 64, 512, 4096, 4096, 4096)  # how many shards a claim pushe
 
 # -- planning and finalizing -------------------------------------------------------------------
 
+JSON_BYTES = """(SELECT octet_length(CAST(request AS text)) + coalesce(octet_length(CAST(plan AS text)), 0)
+    FROM jobs WHERE id = work.job_id) AS json_bytes"""
+
 # Planning or finalizing under which processes have died is a suspect. It is claimed as isolated: the process works on
 # nothing else, so its next death can only be this work's fault. While one waits, a process that is not idle may claim
 # nothing. Without one, a claim takes a few pieces of each tenant, in random order: ten thousand jobs of one tenant do
@@ -105,7 +108,7 @@ CLAIM_PLANNING = text(f"""
     UPDATE work SET {LEASED}, isolated = chosen.isolated
     FROM (SELECT id, true AS isolated FROM suspect UNION ALL SELECT id, false FROM others) AS chosen
     WHERE work.id = chosen.id
-    RETURNING {COLUMNS}
+    RETURNING {COLUMNS}, {JSON_BYTES}
 """)
 
 
@@ -116,6 +119,13 @@ class ClaimedShard(Lease):
     rank: float
     cost: int
     clock: float
+
+
+@dataclass(frozen=True)
+class ClaimedPlanning(Lease):
+    """Planning or finalizing that was just claimed. json_bytes: of the job's request and plan."""
+
+    json_bytes: int
 
 
 def claim_sampling(
@@ -162,7 +172,7 @@ def claim_planning(
     without: Sequence[str] = (),
     is_idle: bool = True,
     waits: bool = True,
-) -> list[Lease]:
+) -> list[ClaimedPlanning]:
     """Claim planning and finalizing of every queue: one suspect alone, or else up to `count` pieces of work.
 
     each: pieces of one tenant. without: tenants whose work is not claimed. is_idle: whether the process holds no other
@@ -170,7 +180,7 @@ def claim_planning(
     """
     values = {"worker": worker, "count": count, "each": each, "without": list(without),
               "is_idle": is_idle, "waits": waits}  # fmt: skip
-    return [Lease.from_row(row) for row in connection.execute(CLAIM_PLANNING, values)]
+    return [ClaimedPlanning.from_row(row) for row in connection.execute(CLAIM_PLANNING, values)]
 
 
 def isolate(connection: Connection, lease: Lease) -> None:

@@ -4,8 +4,8 @@ import uuid
 
 from sqlalchemy import Connection, text
 
-from services.job_queue.claims import LEASED
-from services.job_queue.leases import COLUMNS, Lease
+from services.job_queue.claims import JSON_BYTES, LEASED, ClaimedPlanning
+from services.job_queue.leases import COLUMNS
 
 
 def find_ready_planning(connection: Connection, limit: int = 64) -> list[int]:
@@ -23,14 +23,14 @@ def find_ready_planning(connection: Connection, limit: int = 64) -> list[int]:
     )
 
 
-def claim_work(connection: Connection, worker: uuid.UUID, work_id: int) -> list[Lease]:
-    """Claim one piece of ready work, alone. Returns nothing if another process has claimed it."""
+def claim_work(connection: Connection, worker: uuid.UUID, work_id: int) -> list[ClaimedPlanning]:
+    """Claim one piece of ready planning or finalizing, alone. Returns nothing if another process has claimed it."""
     rows = connection.execute(
         text(f"""
             UPDATE work SET {LEASED}, isolated = false WHERE id = (
                 SELECT id FROM work WHERE id = :id AND state = 'ready' FOR UPDATE SKIP LOCKED)
-            RETURNING {COLUMNS}
+            RETURNING {COLUMNS}, {JSON_BYTES}
         """),
         {"worker": worker, "id": work_id},
     )
-    return [Lease.from_row(row) for row in rows]
+    return [ClaimedPlanning.from_row(row) for row in rows]

@@ -27,7 +27,7 @@ def empty_queue(engine: Engine) -> None:
 def claim(engine: Engine, worker_id: uuid.UUID, kind: str = "sample", count: int = 100) -> list[Lease]:
     with engine.begin() as connection:
         if kind != "sample":
-            return claims.claim_planning(connection, worker_id, count=count)
+            return list(claims.claim_planning(connection, worker_id, count=count))
         return list(claims.claim_sampling(connection, worker_id, queues=["default"], count=count))
 
 

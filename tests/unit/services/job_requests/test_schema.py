@@ -89,7 +89,7 @@ def planned(**request: object) -> Plan:
         ({"items": [ITEM], "output_prefix": "outputs/defaults"}, "output_prefix: 'outputs/defaults' is not allowed"),
         ({"items": [ITEM], "output_prefix": "outputs/default/../x"}, "output_prefix: 'outputs/default/../x' is not"),
         ({"items": [ITEM], "output_prefix": "/etc"}, "output_prefix: '/etc' is not allowed"),
-        ({"items": [ITEM], "output_prefix": "outputs/default/x\n"}, "output_prefix: 'outputs/default/x\\n' is not allowed"),
+        ({"items": [ITEM], "output_prefix": "outputs/default/x\n"}, "output_prefix: 'outputs/default/x\\n' is not"),
         ({"items": [{**ITEM, "id": "a"}, {**ITEM, "id": "a"}]}, "items: the id 'a' is given twice"),
         (
             {"items": [ITEM] * 1001, "images_per_item": 1000},
