@@ -155,6 +155,8 @@ class Job(Table):
     upkeep_failures: Mapped[int] = mapped_column(SmallInteger)
     expired_at: Mapped[datetime | None]
     images_per_item: Mapped[int | None]
+    tags: Mapped[list[str]]
+    paused: Mapped[bool]
 
 
 class CancelRequest(Table):
@@ -163,6 +165,16 @@ class CancelRequest(Table):
     __tablename__ = "cancel_requests"
     job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     requested_at: Mapped[datetime]
+
+
+class ChangeRequest(Table):
+    """A client's request to change a job, until a dispatcher has applied it."""
+
+    __tablename__ = "change_requests"
+    job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    changes: Mapped[dict[str, Any]]
+    requested_at: Mapped[datetime]
+    due_at: Mapped[datetime]
 
 
 class WorkerRow(Table):

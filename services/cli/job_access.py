@@ -4,6 +4,7 @@ import math
 import time
 import uuid
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.errors import CommandError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 POLL_INTERVAL_S = 0.25
+TIME_EXAMPLE = "2030-01-31T18:00+01:00"
 TOLD_AFTER_S = 1.0  # a reason to wait that passes sooner is none
 
 
@@ -42,10 +44,23 @@ def parse_job_id(job_id: str) -> uuid.UUID:
         raise CommandError(f"job: {job_id!r} is not a job id; list jobs with: darkroom jobs list") from None
 
 
+def parse_time(option: str, value: str | None) -> datetime | None:
+    """Return a time; one without a time zone is local. Raises CommandError if it is none."""
+    try:
+        return None if value is None else datetime.fromisoformat(value).astimezone()
+    except (ValueError, OverflowError):
+        raise CommandError(f"{option}: {value!r} is not a time; permitted: such as {TIME_EXAMPLE}") from None
+
+
+def isoformat(time: datetime | None) -> str | None:
+    """Return a time as JSON has it."""
+    return None if time is None else time.isoformat()
+
+
 def job_to_json(job: "JobSummary") -> dict[str, Any]:
     """Return a job as a JSON document, without its plan."""
     return {
-        key: value if value is None or isinstance(value, int | dict) else str(value)
+        key: value if value is None or isinstance(value, int | dict | list) else str(value)
         for key, value in asdict(job).items()
         if key != "plan"
     }

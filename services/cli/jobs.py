@@ -3,14 +3,15 @@
 import json
 import sys
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.commands import COMMANDS, command_group
-from services.cli.job_access import find_job, job_to_json, parse_job_id, wait_for_job
+from services.cli.job_access import TIME_EXAMPLE, find_job, isoformat, job_to_json, parse_time, wait_for_job
+from services.cli.job_changes import cancel, change, pause, resume, retry
+from services.cli.many_jobs import InQueue, Model, Since, States, Tags, Until, job_filter
 from services.cli.session import AsJson, connect, connect_database
 from services.cli.terminal import print_json, print_table
 from services.errors import EXIT_NOT_SUCCEEDED, CommandError
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from services.job_queue.clients import JobSummary
 
 app = command_group(COMMANDS["jobs"].help)
+for command, name in ((cancel, "cancel"), (retry, "retry"), (change, "set"), (pause, "pause"), (resume, "resume")):
+    app.command(name)(command)
 
 REQUEST_EXAMPLE = '\'{"items": [{"class_label": 3}]}\''
-TIME_EXAMPLE = "2030-01-31T18:00+01:00"
 JobId = Annotated[str, typer.Argument(help="The id that `submit` printed.")]
 
 
@@ -38,6 +40,7 @@ def submit(
         str | None, typer.Option(help=f"Do not start before this time, such as {TIME_EXAMPLE}.")
     ] = None,
     deadline: Annotated[str | None, typer.Option(help="Images not finished by this time fail.")] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag to find the job by; may be repeated.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job and print its id.
@@ -57,8 +60,9 @@ def submit(
         "queue": queue,
         "priority": priority,
         "idempotency_key": idempotency_key,
-        "run_after": _parse_time("--run-after", run_after),
-        "deadline": _parse_time("--deadline", deadline),
+        "run_after": isoformat(parse_time("--run-after", run_after)),
+        "deadline": isoformat(parse_time("--deadline", deadline)),
+        "tags": tags or [],
     }
     from services.job_queue import clients
 
@@ -69,13 +73,6 @@ def submit(
         print_json({"id": str(job_id)})
     else:
         typer.echo(job_id)
-
-
-def _parse_time(option: str, value: str | None) -> str | None:
-    try:
-        return None if value is None else datetime.fromisoformat(value).astimezone().isoformat()
-    except ValueError:
-        raise CommandError(f"{option}: {value!r} is not a time; permitted: such as {TIME_EXAMPLE}") from None
 
 
 @app.command("submit-many")
@@ -104,69 +101,28 @@ def submit_many(
             typer.echo(job_id)
 
 
-@app.command()
-def cancel(
-    job_ids: Annotated[list[str] | None, typer.Argument(help="The ids of one or more jobs.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Cancel every job that has not ended.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Cancel jobs. Their work stops within seconds; finished images are kept."""
-    from services.cli.cancelling import cancel_all, cancel_jobs
-
-    if every == bool(job_ids):
-        raise CommandError("give the ids of jobs, or --all")
-    engine = connect_database("submitter")
-    if job_ids and len(job_ids) == 1:
-        job = find_job(engine, job_ids[0])
-        if job.has_ended:
-            raise CommandError(f"job: {job.id} has already ended ({job.state})")
-        cancel_jobs(engine, [job.id], show_progress=False)
-        answer, message = {"id": str(job.id), "cancel_requested": True}, f"{job.id} is being cancelled."
-    else:
-        identifiers = [parse_job_id(job_id) for job_id in dict.fromkeys(job_ids or ())]
-        count = (
-            cancel_all(engine, show_progress=not as_json)
-            if every
-            else cancel_jobs(engine, identifiers, show_progress=not as_json)
-        )
-        answer, message = {"jobs": count, "cancel_requested": True}, f"Jobs that are being cancelled: {count}."
-    if as_json:
-        print_json(answer)
-    else:
-        typer.echo(message)
-
-
-@app.command()
-def retry(job_id: JobId, as_json: AsJson = False) -> None:
-    """Retry the images of a job that failed or were not made. Finished images are kept."""
-    from services.job_queue import clients
-
-    engine = connect_database("submitter")
-    job = find_job(engine, job_id)
-    if not job.can_be_retried:
-        raise CommandError(
-            f"job: {job_id} is {job.state}; only a planned job that ended partial, failed or cancelled can be retried"
-        )
-    with engine.begin() as connection:
-        revision = clients.retry_job(connection, job.id)
-    if as_json:
-        print_json({"id": str(job.id), "revision": revision})
-    else:
-        typer.echo(f"{job_id} resumes as revision {revision}.")
-
-
 @app.command("list")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many jobs to list.")] = 20, as_json: AsJson = False
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many jobs to list.")] = 20,
+    state: States = None,
+    tag: Tags = None,
+    model: Model = None,
+    queue: InQueue = None,
+    since: Since = None,
+    until: Until = None,
+    as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    from services.job_queue import clients
+    from services.job_queue import job_filters
 
+    which = job_filter(state, tag, model, queue, since, until)
     engine = connect_database("submitter")
     with engine.connect() as connection:
-        rows = clients.list_jobs(connection, limit)
+        rows = job_filters.list_jobs(connection, limit, which)
     if as_json:
         print_json([job_to_json(row) for row in rows])
+    elif not rows and which != job_filters.EVERY_JOB:
+        typer.echo("There are no such jobs.")
     elif not rows:
         typer.echo("There are no jobs. Submit one with: darkroom jobs submit; see its --help")
     else:
@@ -178,7 +134,8 @@ def summary_row(job: "JobSummary") -> tuple[str, ...]:
     images = f"{job.succeeded}/{job.total}" + (f" ({job.failed} failed)" if job.failed else "")
     first, *others = (job.reason or "").splitlines() or [""]
     reason = f"{first} (more: darkroom jobs show)" if others else first
-    return str(job.id), job.model, job.state, images, f"{job.created_at:%Y-%m-%d %H:%M:%S}", reason
+    state = f"{job.state} (paused)" if job.paused and not job.has_ended else job.state
+    return str(job.id), job.model, state, images, f"{job.created_at:%Y-%m-%d %H:%M:%S}", reason
 
 
 @app.command()
@@ -197,6 +154,8 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list):
+        return ", ".join(value)
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 

@@ -15,6 +15,7 @@ from services.client.darkroom import Darkroom
 from services.client.errors import ClientError, JobNotFound
 from services.client.image import Image
 from services.client.job import Job
+from services.job_queue.job_filters import JobFilter
 from services.job_queue.states import JobState
 
-__all__ = ["ClientError", "Darkroom", "Image", "Job", "JobNotFound", "JobState"]
+__all__ = ["ClientError", "Darkroom", "Image", "Job", "JobFilter", "JobNotFound", "JobState"]

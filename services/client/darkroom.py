@@ -2,8 +2,9 @@
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +12,8 @@ from services import settings
 from services.client.errors import ask
 from services.client.job import Job
 from services.database import connections
-from services.job_queue import clients
+from services.job_queue import clients, job_filters
+from services.job_queue.job_filters import EVERY_JOB, JobFilter
 from services.storage.object_store import ObjectStore
 
 
@@ -58,6 +60,7 @@ class Darkroom:
         idempotency_key: str | None = None,
         run_after: datetime | None = None,
         deadline: datetime | None = None,
+        tags: Sequence[str] = (),
     ) -> Job:
         """Submit a job. docs/sql.md lists the fields of a request and what is permitted.
 
@@ -75,6 +78,7 @@ class Darkroom:
                     "idempotency_key": idempotency_key,
                     "run_after": run_after,
                     "deadline": deadline,
+                    "tags": list(tags),
                 }
             ]
         )[0]
@@ -92,9 +96,40 @@ class Darkroom:
         """Return a job that was submitted before, without asking whether it exists."""
         return Job(uuid.UUID(str(job_id)), self._engine, self._store, self._patience_s)
 
-    def jobs(self, limit: int = 20) -> list[clients.JobSummary]:
+    def jobs(self, limit: int = 20, which: JobFilter = EVERY_JOB) -> list[clients.JobSummary]:
         """Return the rows of up to `limit` jobs, newest first."""
-        return ask(self._engine, lambda connection: clients.list_jobs(connection, limit), self._patience_s)
+        return ask(self._engine, lambda connection: job_filters.list_jobs(connection, limit, which), self._patience_s)
+
+    def count_open(self, which: JobFilter) -> int:
+        """Return how many jobs `cancel_many` would cancel now."""
+        return ask(self._engine, lambda connection: job_filters.count_jobs(connection, which), self._patience_s)
+
+    def cancel_many(self, which: JobFilter) -> int:
+        """Ask every job that has not ended and that the filter finds to stop. Returns how many there were."""
+        cancelled = 0
+        for ids in self._find(which, job_filters.OPEN):
+            cancelled += len(ask(self._engine, partial(clients.cancel_jobs, job_ids=ids), self._patience_s))
+        return cancelled
+
+    def retry_many(self, which: JobFilter) -> int:
+        """Retry every job that can be retried and that the filter finds. Returns how many there were.
+
+        Raises ClientError if the tenant would have more open jobs than it may; those before it are retried.
+        """
+        retried = 0
+        for ids in self._find(which, job_filters.CAN_BE_RETRIED):
+            for job_id in ids:
+                self.job(job_id).retry()
+                retried += 1
+        return retried
+
+    def _find(self, which: JobFilter, only: str) -> Iterator[list[uuid.UUID]]:
+        last = None
+        while found := ask(
+            self._engine, partial(job_filters.find_jobs, which=which, only=only, after=last), self._patience_s
+        ):
+            yield found
+            last = found[-1]
 
     def close(self) -> None:
         """Close the connections."""

@@ -2,8 +2,9 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Engine
 
@@ -98,6 +99,34 @@ class Job:
     def cancel(self) -> None:
         """Ask the job to stop. Its work stops within seconds; stored images stay. An ended job is left as it is."""
         ask(self._engine, lambda connection: clients.cancel_jobs(connection, [self.id]), self._patience_s)
+
+    def change(
+        self,
+        *,
+        priority: int | None = None,
+        deadline: datetime | Literal["none"] | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> None:
+        """Change the job within a second; what is None stays. deadline: "none" takes it away.
+
+        Of an ended job only the tags change. Raises ClientError for a value that is not permitted.
+        """
+        given = {"priority": priority, "tags": None if tags is None else list(tags)}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if deadline is not None:
+            changes["deadline"] = None if deadline == "none" else deadline.astimezone().isoformat()
+        self._change(changes)
+
+    def pause(self) -> None:
+        """Begin no more of the job's images. Those that are being made are finished."""
+        self._change({"paused": True})
+
+    def resume(self) -> None:
+        """Go on with a paused job."""
+        self._change({"paused": False})
+
+    def _change(self, changes: dict[str, Any]) -> None:
+        ask(self._engine, lambda connection: clients.change_jobs(connection, [self.id], changes), self._patience_s)
 
     def retry(self) -> int:
         """Make the images of an ended job that failed or are missing. Returns the number of the revision.

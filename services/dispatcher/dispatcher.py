@@ -15,6 +15,7 @@ from services.database.connections import brief
 from services.database.faults import is_outage
 from services.dispatcher.attempts import Attempts
 from services.dispatcher.hints import HintSender
+from services.dispatcher.job_changes import JobChanges
 from services.dispatcher.upkeep import Upkeep
 from services.job_queue.states import ProcessKind
 from services.observability import metrics
@@ -38,6 +39,7 @@ class Dispatcher:
         self.settings, self.database = settings, database
         self.watchdog = Watchdog(settings.step_limit_s)
         self.upkeep = Upkeep(database, self.watchdog, settings.stale_s)
+        self.changes = JobChanges(database, self.watchdog)
         self.attempts = Attempts(
             database, store, self.watchdog, self.upkeep.set_work_aside, on_end=self._end_of_attempt
         )
@@ -96,8 +98,9 @@ class Dispatcher:
             self._do("rescuing work", self.upkeep.rescue)
             self._do("ending old transactions of clients", self.upkeep.end_client_transactions)
             self.hints.wake()
+        has_changed = self._do("changing jobs", self.changes.apply)  # a later deadline before it stops the job
         has_stopped = self._do("stopping jobs", self.upkeep.stop_jobs)
-        return has_stopped or has_begun
+        return has_stopped or has_changed or has_begun
 
     def _end_of_attempt(self) -> None:
         """Wake the workers for what was planned, and this process for what waits for a thread."""

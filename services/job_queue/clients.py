@@ -1,4 +1,4 @@
-"""What a client's login does: submit jobs, follow them, cancel and retry them. It sees the jobs of its tenant alone."""
+"""What a client's login does: submit, follow, change, cancel and retry jobs. It sees the jobs of its tenant alone."""
 
 import json
 import uuid
@@ -33,6 +33,8 @@ class JobSummary:
     run_after: datetime | None
     deadline: datetime | None
     cancel_requested_at: datetime | None
+    paused: bool
+    tags: list[str]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -119,36 +121,17 @@ def find_progress(connection: Connection, job_id: uuid.UUID) -> Progress | None:
     return None if row is None else Progress(**{**row._mapping, "state": JobState(row.state)})
 
 
-def list_jobs(connection: Connection, limit: int) -> list[JobSummary]:
-    """Return up to `limit` jobs, newest first."""
-    rows = connection.execute(
-        text(f"SELECT {SUMMARY_COLUMNS} FROM jobs ORDER BY id DESC LIMIT :limit"), {"limit": limit}
-    ).all()
-    return [JobSummary.from_row(row) for row in rows]
-
-
 def cancel_jobs(connection: Connection, job_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
     """Ask that jobs stop; their stored images stay. Returns those that had not ended; others are left unchanged."""
     rows = connection.execute(text("SELECT id, state FROM cancel_jobs(CAST(:ids AS uuid[]))"), {"ids": list(job_ids)})
     return [row.id for row in rows if row.state not in TERMINAL]
 
 
-def open_jobs(connection: Connection, *, after: uuid.UUID | None = None, limit: int = TOGETHER) -> list[uuid.UUID]:
-    """Return up to `limit` jobs that have not ended, oldest first, from the one that follows `after`."""
-    return list(
-        connection.scalars(
-            text("""
-                SELECT id FROM jobs WHERE finished_at IS NULL AND id > coalesce(:after, CAST(:least AS uuid))
-                ORDER BY id LIMIT :limit
-            """),
-            {"after": after, "least": uuid.UUID(int=0), "limit": limit},
-        )
-    )
-
-
-def count_open_jobs(connection: Connection) -> int:
-    """Return how many jobs have not ended."""
-    return int(connection.execute(text("SELECT count(*) FROM jobs WHERE finished_at IS NULL")).scalar_one())
+def change_jobs(connection: Connection, job_ids: Sequence[uuid.UUID], changes: Mapping[str, Any]) -> list[uuid.UUID]:
+    """Ask that jobs change, as the SQL function `change_job` says. Returns those that had not ended."""
+    query = text("SELECT id, change_job(id, CAST(:changes AS jsonb)) AS state FROM unnest(CAST(:ids AS uuid[])) AS id")
+    rows = connection.execute(query, {"ids": list(job_ids), "changes": json.dumps(changes)})
+    return [row.id for row in rows if row.state not in TERMINAL]
 
 
 def retry_job(connection: Connection, job_id: uuid.UUID) -> int:

@@ -189,19 +189,21 @@ def stop_jobs(connection: Connection, job_ids: Sequence[uuid.UUID]) -> tuple[lis
 
 # This skips work that another process is claiming: waiting for it while it waits for the job would be a deadlock.
 # Work that is not served is not charged: the tenant's next job has its turn that much earlier, and so has what waits
-# behind it. The rows of turns are locked in the order of `take_turns`: another order could end in a deadlock.
+# behind it. The work of a paused job has no turn. The rows of turns are locked in the order of `take_turns`: another
+# order could end in a deadlock.
 END_WORK = text(f"""
     WITH stopping AS (
         SELECT id, {CANCELLED} AS cancelled, {REASON} AS reason, revision,
             coalesce(images_per_item, CAST(plan ->> 'images_per_item' AS integer), 1) AS per_item
         FROM jobs WHERE id = ANY(:ids)
     ), chosen AS (
-        SELECT piece.id FROM stopping CROSS JOIN LATERAL (
-            SELECT work.id FROM work WHERE job_id = stopping.id AND state IN ('ready', 'delayed') LIMIT :each
+        SELECT piece.* FROM stopping CROSS JOIN LATERAL (
+            SELECT work.id, run_after IS DISTINCT FROM 'infinity' AS has_turn
+            FROM work WHERE job_id = stopping.id AND state IN ('ready', 'delayed') LIMIT :each
             FOR UPDATE SKIP LOCKED) AS piece
     ), ended AS (
         UPDATE work SET state = 'cancelled', run_after = NULL FROM chosen WHERE work.id = chosen.id
-        RETURNING job_id, tenant, queue, priority, kind, start, stop, cost
+        RETURNING job_id, tenant, queue, priority, kind, start, stop, cost, has_turn
     ), locked AS MATERIALIZED (
         SELECT turns.tenant, turns.queue, turns.priority, weight FROM turns JOIN tenants ON tenants.name = turns.tenant
         WHERE (turns.tenant, turns.queue) IN (SELECT tenant, queue FROM ended WHERE kind = 'sample')
@@ -210,7 +212,7 @@ END_WORK = text(f"""
         SELECT locked.tenant, locked.queue, locked.priority, sum(cost) / weight AS own_and_higher,
             coalesce(sum(cost) FILTER (WHERE ended.priority > locked.priority), 0) / weight AS higher
         FROM locked JOIN ended ON (ended.tenant, ended.queue) = (locked.tenant, locked.queue)
-            AND ended.priority >= locked.priority
+            AND ended.priority >= locked.priority AND has_turn
         GROUP BY locked.tenant, locked.queue, locked.priority, weight
     ), refunded AS (
         UPDATE turns SET virtual_time = virtual_time - own_and_higher, deferred = deferred - higher FROM refunds

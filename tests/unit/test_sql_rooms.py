@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PRODUCT = ("services", "training", "kfp_pipelines")
 QUEUE = (
     "tenants", "queues", "jobs", "work", "outputs", "workers", "queue_load", "open_jobs", "jobs_under_way",
-    "submit_job", "submit_jobs", "cancel_job", "cancel_jobs", "retry_job",
+    "submit_job", "submit_jobs", "change_job", "cancel_job", "cancel_jobs", "retry_job", "change_requests",
 )  # fmt: skip
 RELEASES = ("releases", "aliases", "evaluations", "promotions")
 CATALOG = ("alembic_version", "schema_revisions", "pg_roles", "pg_stat_activity", "pg_database")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from services.client import ClientError, Darkroom, JobNotFound
+from services.client import ClientError, Darkroom, JobFilter, JobNotFound
 from services.settings import SettingsError
 from tests.support.stack import Process, Stack
 from tests.support.tenants import make_tenant
@@ -107,6 +107,20 @@ def test_a_key_names_one_job(stack: Stack, client: Darkroom) -> None:
     assert status.run_after == later
     for job in client.jobs(limit=10):
         client.job(job.id).cancel()
+
+
+def test_jobs_are_found_by_a_filter_changed_and_cancelled(stack: Stack, client: Darkroom) -> None:
+    tag, later = f"tag-{uuid.uuid4()}", datetime.now(UTC) + timedelta(days=1)
+    jobs = [client.submit("tiny", REQUEST, run_after=later, tags=[tag]) for _ in range(2)]
+    which = JobFilter(tags=[tag])
+    assert {row.id for row in client.jobs(which=which)} == {job.id for job in jobs}
+    jobs[0].change(priority=3, deadline=later + timedelta(days=1), tags=[tag, "x"])
+    jobs[0].pause()
+    with pytest.raises(ClientError, match="priority: 101 is not allowed; permitted: an integer from -100 to 100"):
+        jobs[0].change(priority=101)
+    assert client.count_open(which) == 2
+    assert client.cancel_many(which) == 2
+    assert client.retry_many(which) == 0
 
 
 def test_what_is_refused_is_said_in_words(stack: Stack, client: Darkroom) -> None:

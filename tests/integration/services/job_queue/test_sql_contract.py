@@ -52,6 +52,8 @@ def test_the_group_role_submits_for_the_default_tenant(stack: Stack) -> None:
         "SELECT * FROM queues",
         "SELECT * FROM turns",
         "SELECT take_turns(gen_random_uuid(), 1)",
+        "SELECT apply_change(gen_random_uuid(), 1)",
+        "SELECT * FROM change_requests",
         "SELECT queue_clock('default')",
         "SELECT * FROM releases",
         "SELECT * FROM workers",

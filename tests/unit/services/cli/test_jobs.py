@@ -10,7 +10,8 @@ from services.job_queue.states import JobState
 JOB = JobSummary(
     id=uuid.UUID(int=7), model="digits@production", queue="default", priority=0, state=JobState.REJECTED, revision=1,
     reason=None, total=0, succeeded=0, failed=0, manifest_key=None, run_after=None, deadline=None,
-    cancel_requested_at=None, created_at=datetime(2030, 1, 31, 18, tzinfo=UTC), started_at=None, finished_at=None,
+    cancel_requested_at=None, paused=False, tags=[],
+    created_at=datetime(2030, 1, 31, 18, tzinfo=UTC), started_at=None, finished_at=None,
 )  # fmt: skip
 
 

@@ -73,8 +73,8 @@ def test_an_unknown_job_among_several_is_named(stack: Stack, darkroom_here: Dark
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give the ids of jobs, or --all"),
-        (["--all", str(uuid.UUID(int=7))], "give the ids of jobs, or --all"),
+        ([], "give the ids of jobs, or a filter such as --state or --tag, or --all"),
+        (["--all", str(uuid.UUID(int=7))], "give the ids of jobs, or a filter such as --state or --tag, or --all"),
         (["x", str(uuid.UUID(int=7))], "job: 'x' is not a job id"),
     ],
 )
