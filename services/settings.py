@@ -88,7 +88,7 @@ class Base(BaseModel):
         if not isinstance(value, str):
             return value
         value = value.strip()  # a Secret made from a file often ends with a line feed
-        if not value and info.field_name not in ("queues", "preload"):
+        if not value and info.field_name not in ("queues", "preload", "console_hosts"):
             raise ValueError("it is empty; set it, or remove it for the default")
         return value
 
@@ -166,6 +166,27 @@ class Settings(StoreSettings, DatabaseSettings):
     heartbeat_s: float = Field(5.0, gt=0, le=60, description="seconds between heartbeats")
 
 
+class ConsoleSettings(StoreSettings, DatabaseSettings):
+    """All settings of the console."""
+
+    console_host: str = Field("127.0.0.1", description="the address to serve pages on")
+    console_port: int = Field(8520, ge=0, le=65535, description="the port to serve pages on; 0: a free one")
+    console_hosts: Annotated[list[str], BeforeValidator(split_names)] = Field(
+        [], description="the host names under which browsers reach the console, beside loopback's"
+    )
+    console_secret: SecretStr | None = Field(
+        None, min_length=32, description="signs sessions, 32 characters or more; unset: drawn at each start"
+    )
+    console_tenant: str = Field(
+        "default", pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="the tenant of those who open the sign-in link"
+    )
+
+
+def load_console(environ: Mapping[str, str] = os.environ) -> ConsoleSettings:
+    """Return the settings of the console. Raises SettingsError."""
+    return _build(ConsoleSettings, "console", environ)
+
+
 def load(role: Role, environ: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings of a process of `role`. Raises SettingsError.
 
@@ -195,21 +216,21 @@ def _build(kind: type[Kind], role: Role, environ: Mapping[str, str]) -> Kind:
     try:
         return kind(**{name: value for name, value in {**local, **given}.items() if name in kind.model_fields})
     except ValidationError as error:
-        raise SettingsError(_describe(error, folder)) from None
+        raise SettingsError(_describe(error, kind, folder)) from None
 
 
 def _variable(name: str) -> str:
     return f"DARKROOM_{name.upper()}"
 
 
-def _describe(error: ValidationError, folder: Path) -> str:
+def _describe(error: ValidationError, kind: type[Base], folder: Path) -> str:
     """Return one line for each mistake, and what to do about missing variables. No line contains a secret."""
     lines = []
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
         message = problem["msg"].removeprefix("Value error, ")
         line = f"{_variable(name)}: {message[0].lower()}{message[1:]}"
-        field = Settings.model_fields[name]
+        field = kind.model_fields[name]
         if field.description and field.description not in message:
             line += f" ({field.description})"
         if problem["type"] not in ("missing", "value_error") and "Secret" not in str(field.annotation):

@@ -34,6 +34,7 @@ COMMANDS = {
     "worker": Entry("services.cli.processes:worker", "Run a worker until SIGTERM."),
     "dispatcher": Entry("services.cli.processes:dispatcher", "Run a dispatcher until SIGTERM."),
     "exporter": Entry("services.cli.processes:exporter", "Serve metrics of the queue to Prometheus until SIGTERM."),
+    "console": Entry("services.cli.console:console", "Serve pages over jobs, images and releases until SIGTERM."),
     "prune": Entry("services.cli.prune:prune", "Delete expired jobs, unreferenced blobs and unfinished uploads."),
     "pictures": Entry("services.cli.pictures:app", "Look at pictures before training on them."),
     "evaluate": Entry("services.cli.evaluate:evaluate", "Score a release on the held-out images of an image set."),

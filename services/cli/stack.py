@@ -11,7 +11,7 @@ from services.local_stack import lifecycle
 from services.local_stack.logins import Role, local_login, local_password
 from services.local_stack.state import StackState, stack_root
 
-LOCAL_ROLES: tuple[Role, ...] = ("submitter", "dispatcher", "worker", "publisher", "pruner", "observer")
+LOCAL_ROLES: tuple[Role, ...] = ("submitter", "dispatcher", "worker", "publisher", "pruner", "observer", "console")
 
 
 def up(

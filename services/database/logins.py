@@ -30,6 +30,7 @@ LIMITS = {
     "dispatcher": {**SERVICE, "idle_in_transaction_session_timeout": "10s"},
     "worker": SERVICE,
     "observer": SERVICE,
+    "console": {**SERVICE, "statement_timeout": "10s", "temp_file_limit": "1GB"},
     "publisher": COPYING,
     "pruner": COPYING,
     "submitter": {

@@ -7,7 +7,7 @@ from typing import Literal
 
 from services.local_stack.state import HOST, StackState
 
-Role = Literal["submitter", "dispatcher", "worker", "publisher", "pruner", "observer", "migrator"]
+Role = Literal["submitter", "dispatcher", "worker", "publisher", "pruner", "observer", "console", "migrator"]
 
 
 def local_login(role: Role) -> str:

@@ -1,0 +1,94 @@
+"""`darkroom console`: the pages of the service, in the foreground."""
+
+import logging
+import signal
+import socket
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlencode
+
+import typer
+
+from services.cli.session import create_engine
+from services.errors import CommandError
+
+if TYPE_CHECKING:
+    from services.settings import ConsoleSettings
+
+SCHEMA = "0019"  # the oldest that the console works with
+OPEN_CONNECTIONS = 512
+KEEP_ALIVE_S, DRAIN_S = 30, 5
+
+
+def console(
+    host: Annotated[str | None, typer.Option(help="The address to serve on; default: loopback.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port to serve on; 0: a free one.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="The tenant of those who open the link.")] = None,
+    operator: Annotated[bool, typer.Option(help="Whether they see and change what operators do.")] = True,
+) -> None:
+    """Serve pages over jobs, images and releases until SIGTERM.
+
+    Prints a link that signs in the browser which opens it, once; then the next link.
+    """
+    from services.settings import load_console
+
+    given = {"console_host": host, "console_port": port, "console_tenant": tenant}
+    settings = load_console().model_copy(update={name: value for name, value in given.items() if value is not None})
+    listener = _listen(settings)
+    address, port = listener.getsockname()[:2]
+    _serve(settings.model_copy(update={"console_port": port}), listener, f"http://{_in_url(address)}:{port}", operator)
+
+
+def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, operator: bool) -> None:
+    import uvicorn
+
+    from services.console.app import make_app
+    from services.console.sign_in import SignInLinks
+    from services.console.viewer import Viewer
+    from services.database import schema
+    from services.observability import logs
+    from services.storage.object_store import ObjectStore
+
+    logs.configure(settings)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    engine, store = create_engine(settings), ObjectStore.connect(settings)
+    schema.check_schema(engine, SCHEMA)
+    store.check()
+    viewer = Viewer(settings.console_tenant, settings.console_tenant, operator)
+    links = SignInLinks(lambda viewer: typer.echo(f"Another sign-in link: {link(viewer)}"))
+
+    def link(viewer: Viewer) -> str:
+        return f"{address}/sign-in?{urlencode({'token': links.issue(viewer)})}"
+
+    app = make_app(settings, engine, store, links)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        limit_concurrency=OPEN_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    typer.echo(f"The console serves at {address}. Open this link to sign in; it works once:\n{link(viewer)}")
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops at them, and raises them again at its end
+        signal.signal(number, lambda *_: None)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(settings: "ConsoleSettings") -> socket.socket:
+    """Return a socket that listens. Raises CommandError."""
+    host, port = settings.console_host, settings.console_port
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=OPEN_CONNECTIONS)
+    except OSError as error:
+        raise CommandError(
+            f"DARKROOM_CONSOLE_HOST, DARKROOM_CONSOLE_PORT: {host}:{port} cannot be used ({error.strerror}); "
+            "permitted: an address of this machine and a free port, or --port 0 for any"
+        ) from None
+
+
+def _in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,65 @@
+"""Jobs: the list, and the gallery of one job."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+from pydantic import Field
+
+from services.console.page import EMPTY_IS_NONE, Page
+from services.console.paging import Slice, cut
+from services.job_queue import clients, viewing
+from services.job_queue.states import JobState
+
+router = APIRouter()
+
+Number = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+
+JOBS_PER_PAGE, IMAGES_PER_PAGE = 40, 120
+
+
+@router.get("/jobs")
+def list_jobs(
+    page: Page,
+    state: Annotated[list[JobState], Query(default_factory=list)],
+    q: Annotated[str, Query(max_length=200)] = "",
+    before: uuid.UUID | None = None,
+    after: uuid.UUID | None = None,
+) -> Response:
+    """Show jobs, newest first."""
+    chosen = viewing.JobFilter(state, q.strip())
+    with page.database() as connection:
+        found = viewing.list_job_lines(connection, JOBS_PER_PAGE + 1, before=before, after=after, chosen=chosen)
+    jobs: Slice[viewing.JobLine] = cut(found, JOBS_PER_PAGE, backwards=after is not None, is_first=before is None)
+    return page.render("jobs.html", jobs=jobs, filters={"state": state, "q": q}, states=list(JobState))
+
+
+@router.get("/jobs/{job_id}")
+def show_gallery(
+    page: Page,
+    job_id: uuid.UUID,
+    failed: Annotated[bool | None, EMPTY_IS_NONE] = None,
+    item: Annotated[Number | None, EMPTY_IS_NONE] = None,
+    seed: Annotated[Seed | None, EMPTY_IS_NONE] = None,
+    after: Annotated[Number | None, EMPTY_IS_NONE] = None,
+    before: Number | None = None,
+) -> Response:
+    """Show the images of a job."""
+    chosen = viewing.ImageFilter(failed, item, seed)
+    with page.database() as connection:
+        job = clients.find_summary(connection, job_id) or page.missing(f"Job {job_id}")
+        progress = clients.find_progress(connection, job_id)
+        found = viewing.list_images(
+            connection,
+            job_id,
+            IMAGES_PER_PAGE + 1,
+            after=-1 if after is None else after,
+            before=before,
+            chosen=chosen,
+        )
+        images = cut(found, IMAGES_PER_PAGE, backwards=before is not None, is_first=after in (None, -1))
+        items = viewing.find_items(connection, job_id, *images.span("item"))
+    filters = {"failed": failed, "item": item, "seed": seed}
+    return page.render("gallery.html", job=job, progress=progress, images=images, items=items, filters=filters)

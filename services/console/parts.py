@@ -1,0 +1,32 @@
+"""What the handlers of the console share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fastapi.templating import Jinja2Templates
+from sqlalchemy import Connection, Engine
+
+from services.console.sign_in import SignInLinks
+from services.console.thumbnails import Thumbnails
+from services.console.viewer import Viewer
+from services.job_queue.viewing import set_viewer
+from services.storage.object_store import ObjectStore
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The database, the bucket and what is kept between requests."""
+
+    database: Engine
+    store: ObjectStore
+    templates: Jinja2Templates
+    links: SignInLinks
+    thumbnails: Thumbnails = field(default_factory=Thumbnails)
+
+    @contextmanager
+    def begin(self, viewer: Viewer) -> Iterator[Connection]:
+        """Begin a transaction that sees what the viewer may see. Reading S3 is for after its end."""
+        with self.database.begin() as connection:
+            set_viewer(connection, viewer.tenant, is_operator=viewer.is_operator)
+            yield connection

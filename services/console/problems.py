@@ -1,0 +1,104 @@
+"""What a page says when something is wrong: one sentence, what to do, and never a stack trace."""
+
+import logging
+import uuid
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+
+from services.console.thumbnails import NotShown
+from services.console.viewer import NotSignedIn
+from services.database.connections import brief
+from services.database.faults import is_outage
+from services.errors import quote, quote_name
+from services.storage.messages import describe_store_error
+from training.errors import DarkroomError
+
+log = logging.getLogger("darkroom.console")
+
+RETRY_AFTER_S = 5
+# SQLSTATE of errors that functions and triggers raise for clients, with messages for a person
+STATUSES = {
+    "02000": 404,  # no_data
+    "P0002": 404,  # no_data_found
+    "42501": 403,  # insufficient_privilege
+    "23505": 409,  # unique_violation
+    "55000": 409,  # object_not_in_prerequisite_state
+    "53000": 429,  # insufficient_resources: a quota
+    "57014": 503,  # a statement took too long
+}
+CLIENT_ERRORS = ("22", "23", "P0")  # data exceptions, constraints and raised exceptions: 422
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error as RFC 9457 describes it. retry_after: seconds after which the same request may succeed."""
+
+    status: int
+    detail: str
+    retry_after: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The name of the status."""
+        return HTTPStatus(self.status).phrase
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the body of an answer of type application/problem+json."""
+        return {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
+def describe_problem(request: Request, error: Exception) -> Problem:
+    """Return what to say about an error. One that nobody expected goes to the log under an id that the answer names."""
+    match error:
+        case NotSignedIn():
+            return Problem(401, "You are not signed in. Open the link that `darkroom console` has printed.")
+        case RequestValidationError():
+            return Problem(422, "; ".join(map(_complaint, error.errors())))
+        case HTTPException():
+            return Problem(error.status_code, error.detail)
+        case NotShown():
+            return Problem(404, f"The image cannot be shown: {error}.")
+        case DBAPIError():
+            return _database_problem(request, error)
+        case ClientError() | BotoCoreError():
+            return Problem(503, describe_store_error(error) or "S3 does not answer.", RETRY_AFTER_S)
+        case DarkroomError():
+            return Problem(422, str(error))
+    return _unexpected(request, error)
+
+
+def _database_problem(request: Request, error: DBAPIError) -> Problem:
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    if state not in STATUSES and (is_outage(error) or not state):
+        return Problem(503, "Postgres does not answer. The page comes back by itself.", RETRY_AFTER_S)
+    status = STATUSES.get(state) or (422 if state.startswith(CLIENT_ERRORS) else None)
+    if status is None:
+        return _unexpected(request, error)
+    hint = getattr(getattr(error.orig, "diag", None), "message_hint", None)
+    detail = f"{brief(error)}. {hint}." if hint else f"{brief(error)}."
+    return Problem(status, detail, RETRY_AFTER_S if status == 503 else None)
+
+
+def _unexpected(request: Request, error: Exception) -> Problem:
+    number = uuid.uuid4().hex[:12]
+    log.error("error %s at %s %s", number, request.method, quote(request.url.path), exc_info=error)
+    return Problem(500, f"This is a bug. The log of the console says more under {number}.")
+
+
+def _complaint(problem: dict[str, Any]) -> str:
+    """Return one sentence about a field of a request: its name, what is wrong, and its value."""
+    field = quote_name(problem["loc"][min(1, len(problem["loc"]) - 1)])  # after where it is: query, path or body
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{field}: {message[0].lower()}{message[1:]}; given: {quote(problem.get('input'))}"

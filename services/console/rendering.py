@@ -1,0 +1,91 @@
+"""The templates, and how they show times, sizes and numbers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi.templating import Jinja2Templates
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.staticfiles import StaticFiles
+
+PACKAGE = Path(__file__).parent
+UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+LONGEST_TEXT = 200  # characters of a value in a summary
+
+
+def make_templates() -> Jinja2Templates:
+    """Return the templates of this package. Every value is escaped, and a value that is missing is an error."""
+    environment = Environment(
+        loader=PackageLoader("services.console"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "age": show_age, "time": show_time, "number": show_number, "duration": show_duration, "size": show_size,
+        "pretty": show_json, "summary": summarise_value,
+    }  # fmt: skip
+    environment.globals |= {"query": make_query}
+    return Jinja2Templates(env=environment)
+
+
+def static_files() -> StaticFiles:
+    """Return the style sheet and the scripts of this package."""
+    return StaticFiles(directory=PACKAGE / "static")
+
+
+def show_time(moment: datetime) -> str:
+    """Return a time in UTC, such as 2026-05-01 12:30:05 UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def show_age(moment: datetime) -> str:
+    """Return how long ago, or in how long, a time is: 5 min ago."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    return f"{show_duration(seconds)} ago" if seconds >= 0 else f"in {show_duration(-seconds)}"
+
+
+def show_duration(seconds: float) -> str:
+    """Return a duration in its largest unit, such as 90 s, 12 min or 3 d."""
+    for unit, length in UNITS:
+        if seconds >= 2 * length or unit == "s":
+            return f"{seconds / length:.0f} {unit}"
+    raise AssertionError
+
+
+def show_number(value: float) -> str:
+    """Return a number with commas between thousands, and at most three digits of a fraction."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if abs(value) < 1_000 else f"{value:,.0f}"
+
+
+def show_size(count: int) -> str:
+    """Return a number of bytes as B, KiB or MiB."""
+    return f"{count} B" if count < 1024 else f"{count / 1024:.0f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"
+
+
+def show_json(value: Any) -> str:
+    """Return a value as indented JSON."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def summarise_value(value: Any) -> str:
+    """Return a value in one short line: text as it is, anything else as JSON. Images in base64 are cut."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {summarise_value(one)}" for name, one in value.items())
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+def make_query(values: Mapping[str, Any], **changes: Any) -> str:
+    """Return a query string of the values that are set, with changes: ?state=failed&after=12; without any: empty."""
+    merged = {name: value for name, value in {**values, **changes}.items() if value not in (None, "", [], ())}
+    pairs = [
+        (name, one)
+        for name, value in merged.items()
+        for one in (value if isinstance(value, Sequence) and not isinstance(value, str) else (value,))
+    ]
+    return f"?{urlencode(pairs)}" if pairs else ""

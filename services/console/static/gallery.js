@@ -1,0 +1,63 @@
+// Scrolling through a job of any size: the next page is added before its link is seen, and pages that are far away are
+// emptied, so that the memory of the browser stays bounded. Without this script, the links lead from page to page.
+
+const NEAR = "1500px", FAR = "6000px";
+const gallery = document.querySelector(".gallery");
+
+async function load(address) {
+  const answer = await fetch(address, { headers: { Accept: "text/html" } });
+  if (!answer.ok) throw new Error(answer.statusText);
+  return new DOMParser().parseFromString(await answer.text(), "text/html");
+}
+
+const nextLink = (page) => page.querySelector('main a[rel="next"]')?.closest("nav");
+
+// -- further pages --
+
+const end = new IntersectionObserver(async ([entry]) => {
+  if (!entry.isIntersecting) return;
+  const link = entry.target;
+  end.unobserve(link);
+  try {
+    const page = await load(link.querySelector("a").href);
+    const grid = page.querySelector(".grid");
+    gallery.append(grid);
+    far.observe(grid);
+    const following = nextLink(page);
+    if (following) {
+      link.replaceWith(following);
+      end.observe(following);
+    } else link.remove();
+  } catch {
+    setTimeout(() => end.observe(link), 2000);
+  }
+}, { rootMargin: NEAR });
+
+// -- pages that are far away --
+
+const far = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) isIntersecting ? fill(target) : empty(target);
+}, { rootMargin: FAR });
+
+function empty(grid) {
+  if (!grid.childElementCount || grid.contains(document.activeElement)) return;
+  grid.style.minHeight = `${grid.offsetHeight}px`;
+  grid.replaceChildren();
+}
+
+async function fill(grid) {
+  if (grid.childElementCount) return;
+  try {
+    const page = await load(grid.dataset.page);
+    grid.replaceChildren(...page.querySelector(".grid").children);
+    grid.style.minHeight = "";
+  } catch {
+    setTimeout(() => fill(grid), 2000);
+  }
+}
+
+if (gallery) {
+  for (const grid of gallery.querySelectorAll(".grid")) far.observe(grid);
+  const link = nextLink(document);
+  if (link) end.observe(link);
+}
