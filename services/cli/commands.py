@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "up": Entry("services.cli.stack:up", "Start the local stack: Postgres, Valkey and SeaweedFS."),
+    "up": Entry("services.cli.stack:up", "Start the local stack, a dispatcher and a worker."),
     "down": Entry("services.cli.stack:down", "Stop the local stack and its background processes."),
     "status": Entry("services.cli.stack:status", "Show which parts of the local stack are running."),
     "check": Entry("services.cli.check:check", "Check Postgres, S3, the broker and the running processes."),
@@ -36,6 +36,7 @@ COMMANDS = {
     "exporter": Entry("services.cli.processes:exporter", "Serve metrics of the queue to Prometheus until SIGTERM."),
     "console": Entry("services.cli.console:console", "Serve pages over jobs, images and releases until SIGTERM."),
     "prune": Entry("services.cli.prune:prune", "Delete expired jobs, unreferenced blobs and unfinished uploads."),
+    "generate": Entry("services.cli.generate:generate", "Sample images of a release, as a contact sheet."),
     "pictures": Entry("services.cli.pictures:app", "Look at pictures before training on them."),
     "evaluate": Entry("services.cli.evaluate:evaluate", "Score a release on the held-out images of an image set."),
 }

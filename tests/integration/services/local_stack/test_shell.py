@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from services.local_stack import lifecycle
+from services.local_stack.background import stop_background
 from services.s3_client import CredentialsError, make_client
-from tests.support.commands import Darkroom, run_darkroom
+from tests.support.commands import Darkroom, call_darkroom, run_darkroom
 from tests.support.stack import Stack, publish_tiny
 
 NOWHERE = "127.0.0.1:9"
@@ -35,29 +38,37 @@ def root() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="darkroom-"))
     folder.chmod(0o711)
     yield folder / "stack"
+    stop_background(folder / "stack")
     lifecycle.stop(folder / "stack")
     shutil.rmtree(folder)
 
 
-def test_every_command_works(root: Path) -> None:
+def test_every_command_works(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     darkroom: Darkroom = partial(run_darkroom, root, timeout=120, **SHELL)
     for _ in range(2):
         done = darkroom("up")
         assert done.returncode == 0, done.stderr
     stack = Stack(root)
     publish_tiny(stack)
-    with stack.process("dispatcher", **SHELL) as dispatcher, stack.process("worker", **SHELL) as worker:
-        dispatcher.wait_for("serves")
-        worker.wait_for("serves")
-        assert stack.wait(stack.submit(REQUEST)).state == "succeeded", worker.log.read_text()
-        for command in (["check"], ["status"], ["jobs", "list"], ["releases", "list"], ["prune", "--dry-run"]):
-            done = darkroom(*command)
-            assert done.returncode == 0, done.stdout + done.stderr
-        assert "the broker does not answer" not in dispatcher.log.read_text()
+    logs = {name: root / "logs" / f"{name}.log" for name in ("dispatcher", "worker")}
+    assert stack.wait(stack.submit(REQUEST)).state == "succeeded", logs["worker"].read_text()
+    for command in (["check"], ["status"], ["jobs", "list"], ["releases", "list"], ["prune", "--dry-run"]):
+        done = darkroom(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    sheets = {}
+    for how in ([], ["--local"]):
+        path = root / f"sheet{''.join(how)}.png"
+        request = ("tiny", "--class", "1", "--count", "4", "--seed", "3", "--steps", "2", "--output", str(path))
+        done = call_darkroom(capsys, root, "generate", *request, *how)
+        assert done.returncode == 0, done.stderr
+        sheets[bool(how)] = np.asarray(Image.open(path)).astype(int)
+    assert sheets[False].std() > 0
+    assert np.abs(sheets[True] - sheets[False]).max() <= 1, "both sample the same images"
+    assert "the broker does not answer" not in logs["dispatcher"].read_text()
     stack.close()
     done = darkroom("down")
     assert done.returncode == 0, done.stderr
-    assert "postgres, broker, s3" in done.stdout
+    assert "worker, dispatcher, postgres, broker, s3" in done.stdout
 
 
 def test_a_profile_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

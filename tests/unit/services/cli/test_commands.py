@@ -88,7 +88,7 @@ def test_every_command_has_help_for_itself_and_its_options(name: str, command: A
 
 
 # These run until they are stopped, or show the progress of minutes.
-WITHOUT_JSON = {"worker", "dispatcher", "exporter", "console", "demo", "pipeline run"}
+WITHOUT_JSON = {"worker", "dispatcher", "exporter", "console", "demo", "pipeline run", "train"}
 
 
 @every_command

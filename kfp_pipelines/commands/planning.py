@@ -1,0 +1,152 @@
+"""What `darkroom train` does before and after the pipeline: look, plan, tell; and show what came of it."""
+
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from services.errors import CommandError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from services.settings import Settings
+    from training.data.own_images.inspection import Inspection
+    from training.planning.budget import Start
+    from training.planning.models import Device
+    from training.planning.plan import Options, Plan
+    from training.planning.survey import Survey
+
+LOOK = 512  # pictures to open
+CLASSES_SHOWN = 8
+# What stages import, and then what those import that run a model: most of the time that a stage takes to start.
+IMPORTS = """
+import time; began = time.monotonic()
+import kfp.dsl.executor_main, kfp_pipelines.stages.entry; print(time.monotonic() - began)
+import training.runs.diffusion; print(time.monotonic() - began)
+"""
+SCORES = ("frechet_distance", "class_accuracy", "psnr", "nearer_than_any_held_out_image")
+
+
+def prepare_plan(options: "Options", folder: Path, began: float) -> "Plan":
+    """Return the plan of earlier, or look at the pictures and make one. Raises PlanError or CommandError.
+
+    began: when the command began, as time.monotonic().
+    """
+    from training.data.own_images.inspection import inspect
+    from training.data.own_images.prepare import Settings, source_stamp
+    from training.planning import plan as plans
+    from training.planning.survey import survey
+
+    stamp = source_stamp(options.source, Settings(image_size=1, channels=3))
+    earlier = plans.Plan.read(folder)
+    if earlier is not None and earlier.fits(options, stamp) and plans.are_written(folder):
+        typer.echo(f"Going on with the plan in {folder}/. Delete that folder to plan anew.")
+        return earlier
+    if earlier is not None and plans.are_edited(folder):
+        raise CommandError(
+            f"{folder}/ holds experiment files that you edited, for other options or pictures; "
+            "give another --name, or move the folder away"
+        )
+    looking = time.monotonic()
+    inspection = inspect(options.source, LOOK)
+    found = survey(inspection)
+    read = (time.monotonic() - looking) / max(1, len(inspection.looks))
+    describe_pictures(inspection, found)
+    made, experiments = plans.make(
+        found, inspection, options, stamp, device(), read, measure_start(), lambda: time.monotonic() - began
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    plans.check_disk(folder, made, found.images)
+    plans.write(folder, made, experiments)
+    describe_plan(made, folder, found)
+    return made
+
+
+def device() -> "Device":
+    """Return the device that training uses here."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def measure_start() -> "Start":
+    """Return the seconds that stages need to start, by starting a process that imports what they import."""
+    from training.planning.budget import Start
+
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", IMPORTS], check=True, stdout=subprocess.PIPE, text=True)
+    light, heavy = map(float, done.stdout.split())
+    launch = time.monotonic() - began - heavy
+    return Start(launch + light, launch + heavy)
+
+
+def describe_pictures(inspection: "Inspection", found: "Survey") -> None:
+    """Print what was found, and what will be left out."""
+    from training.planning.survey import most_frequent
+
+    colour = "grey" if found.channels == 1 else "in colour"
+    least = "" if found.complete else "at least "
+    size = f"{found.side}x{found.side}" if found.same_size else f"{found.side} pixels on the shorter side (median)"
+    line("Found", f"{least}{found.images:,} pictures, {colour}, {size}")
+    if found.classes:
+        names = ", ".join(most_frequent(found.classes, CLASSES_SHOWN))
+        line("", f"{len(found.classes):,} classes, from {inspection.labels_from}: {names}")
+    if inspection.with_text:
+        line("", f"{inspection.with_text:,} with a caption, such as: {inspection.texts[0][:60]}")
+    if inspection.splits:
+        line("", f"{inspection.splits['held_out']:,} held out by your own split")
+    for reason, left in inspection.left_out.items():
+        line("", f"left out: {len(left):,} {reason} ({', '.join(left[:2])}{', ...' if len(left) > 2 else ''})")
+
+
+def describe_plan(plan: "Plan", folder: Path, found: "Survey") -> None:
+    """Print what will be done, and when it ends."""
+    from training.planning.models import PIXELS
+
+    condition = {
+        "class": "one class at a time, by name",
+        "caption": "by caption",
+        "none": "without a condition, because the pictures have neither several classes nor captions"
+        if plan.options.condition == "auto"
+        else "without a condition",
+    }[plan.condition]
+    line("Will", f"train at {plan.size}x{plan.size} pixels, to be sampled {condition}")
+    if plan.condition == "caption" and len(found.classes) > 1:
+        line("", "the classes are not used; --condition class uses them instead of captions")
+    stage = "the pixels themselves" if plan.size <= PIXELS else f"{plan.first_steps:,} steps"
+    line("", f"first stage: {stage}; second stage: {plan.second_steps:,} steps; {plan.weights / 1e6:.1f} M weights")
+    line("", f"evaluate {plan.samples:,} samples, publish, and point {plan.options.name}@{plan.options.alias} at it")
+    line("Files", f"{folder}/autoencoder.yaml and diffusion.yaml; edit them and run the same command again")
+    end = datetime.now() + timedelta(seconds=plan.total)
+    line("Ends", f"about {end:%H:%M}, in {plan.total / 60:.0f} minutes")
+
+
+def line(title: str, text: str) -> None:
+    """Print a line of the description."""
+    typer.echo(f"{typer.style(f'{title:7}', bold=True)}{text}")
+
+
+def report_result(plan: "Plan", folder: Path, settings: "Settings", engine: "Engine") -> None:
+    """Print the release with its figures, copy its sheet of samples, and say what to do next."""
+    from services.registry import evaluations, releases
+    from services.registry.release_cache import ReleaseCache
+    from services.storage.object_store import ObjectStore
+
+    reference = f"{plan.options.name}@{plan.options.alias}"
+    with engine.connect() as connection:
+        row = releases.find(connection, reference)
+        recorded = evaluations.list_evaluations(connection, row.id)
+    scores = recorded[-1].metrics if recorded else {}
+    sheet = folder / "samples.png"
+    with ReleaseCache(ObjectStore.connect(settings), settings.cache_dir, settings.cache_gb).hold(row.manifest) as held:
+        sheet.write_bytes((held / "samples.png").read_bytes())
+    figures = ", ".join(f"{name.replace('_', ' ')} {scores[name]:.3g}" for name in SCORES if name in scores)
+    line("Made", f"{row.name}@{row.version}, which {reference} points at" + (f" ({figures})" if figures else ""))
+    line("Sheet", str(sheet))
+    given = {"class": " --class NAME", "caption": ' --caption "WORDS"', "none": ""}[plan.condition]
+    line("Next", f"darkroom generate {reference}{given} --count 16")

@@ -1,0 +1,87 @@
+"""`darkroom train`: from a folder of pictures to a published release, in a given time."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.errors import CommandError
+
+if TYPE_CHECKING:
+    from training.planning.plan import Plan
+
+
+def train(
+    source: Annotated[str, typer.Argument(metavar="PICTURES", help="A folder, an archive or s3://bucket/prefix/.")],
+    name: Annotated[str, typer.Option(help="The name of the release.")],
+    minutes: Annotated[float, typer.Option(help="How long the whole may take.", min=0)] = 40.0,
+    condition: Annotated[str, typer.Option(help="auto, class, caption or none.")] = "auto",
+    size: Annotated[int | None, typer.Option(help="The side of the images in pixels; default: chosen.")] = None,
+    alias: Annotated[str, typer.Option(help="The alias that points at the release in the end.")] = "candidate",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Choose and write the experiment files only.")] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Run on Kubeflow instead of this machine.")] = False,
+) -> None:
+    """Train a model on a folder of pictures, and publish it.
+
+    Looks at the pictures, chooses the models and the steps that fit into the time on this machine, and writes the
+    experiment files to experiments/NAME/. The same command resumes, also with files that you have edited.
+    """
+    began = time.monotonic()
+    from kfp_pipelines.commands.planning import prepare_plan
+    from services.registry.aliases import check_alias
+    from services.registry.releases import NAME
+    from training.planning.plan import Options
+
+    if not NAME.fullmatch(name) or len(name) > 50:
+        raise CommandError(f"--name: {name!r} is not allowed; permitted: a-z, 0-9, _ and -, first a letter, at most 50")
+    check_alias(alias)
+    if condition not in ("auto", "class", "caption", "none"):
+        raise CommandError(f"--condition: {condition!r} is not allowed; permitted: auto, class, caption, none")
+    if submit and not source.startswith("s3://"):
+        raise CommandError(f"PICTURES: a cluster cannot read {source}; permitted with --submit: s3://BUCKET/PREFIX/")
+    source = source if source.startswith("s3://") else str(Path(source).absolute())
+    options = Options(source, name, minutes, condition, size, alias)  # type: ignore[arg-type]  # checked above
+    folder = Path("experiments") / name
+    plan = prepare_plan(options, folder, began)
+    if dry_run:
+        return
+    if submit:
+        run_on_cluster(plan, folder)
+    else:
+        run_on_this_machine(plan, folder)
+
+
+def run_on_this_machine(plan: "Plan", folder: Path) -> None:
+    """Run the pipeline, and say what came of it."""
+    from rich.console import Console
+
+    from kfp_pipelines.commands.local_run import run_here
+    from kfp_pipelines.commands.pipeline import local_defaults, parse_arguments
+    from kfp_pipelines.commands.planning import report_result
+    from services.cli.session import connect
+    from services.cli.stack import start_if_local
+    from training.planning.plan import arguments
+
+    start_if_local()
+    settings, engine = connect("publisher")
+    given = parse_arguments("full", arguments(plan, folder))
+    run_here(
+        "full",
+        {**local_defaults(settings, "full"), **given, "gate": []},
+        Console(highlight=False, soft_wrap=True),
+        expected=plan.seconds,
+    )
+    report_result(plan, folder, settings, engine)
+
+
+def run_on_cluster(plan: "Plan", folder: Path) -> None:
+    """Submit the pipeline to Kubeflow."""
+    from kfp_pipelines.commands.pipeline import upload
+    from training.planning.plan import arguments
+
+    target = upload("full", arguments(plan, folder), None, [])
+    run_id = target.cluster.run(target.package, {**target.arguments, "gate": []}, "darkroom")
+    typer.echo(f"{target.package.name} {target.package.version}\n{target.cluster.link(run_id)}")
+    typer.echo("The steps were chosen for this machine; edit the files and submit again for another one.")
+    typer.echo(f"Follow it with: darkroom pipeline status {run_id}")

@@ -1,0 +1,238 @@
+"""The plan of a training: two experiment files, the steps that fit into the time, and what each stage should take."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import yaml
+
+from training.data.own_images.inspection import Inspection
+from training.experiments import compose
+from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment, Experiment
+from training.planning import models
+from training.planning.budget import GOOD_SECOND, PREVIEWS, Budget, Start, Work, check_start, divide
+from training.planning.models import Condition, Device, Fields
+from training.planning.survey import PlanError, Survey, Wanted, choose_condition
+from training.planning.timing import measure
+
+AUTOENCODER, DIFFUSION, PLAN = "autoencoder.yaml", "diffusion.yaml", "plan.json"
+HEADER = "# Chosen by darkroom train, which reads this file again. Alone: python -m training.train experiment={path}\n"
+FREE_BYTES = 500_000_000  # that must stay free beyond what is expected to be written
+SKIPPED = 1.5  # sizes are not measured that need this many times fewer steps than the size before promised
+COPIES = 3  # of each array: scratch, the prepared set, a stage's copy
+CHECKPOINT_BYTES = 40  # for a weight: its value, average and two moments, in the checkpoints that are kept
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks for. size: pixels; None chooses."""
+
+    source: str
+    name: str
+    minutes: float
+    condition: Wanted = "auto"
+    size: int | None = None
+    alias: str = "candidate"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan. stamp: of the listing of the pictures. seconds: what each stage should take, by the name of its task."""
+
+    options: Options
+    stamp: str
+    size: int
+    channels: int
+    condition: Condition
+    held_out: float
+    first_steps: int
+    second_steps: int
+    samples: int
+    weights: int
+    seconds: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Seconds from the start of the first stage to the end."""
+        return sum(self.seconds.values())
+
+    def fits(self, options: Options, stamp: str) -> bool:
+        """Return whether the plan is for these options and pictures."""
+        return self.options == options and self.stamp == stamp
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Return the plan in a folder; None if there is none that this version can read."""
+        try:
+            fields = json.loads((folder / PLAN).read_text())["plan"]
+            return cls(**{**fields, "options": Options(**fields["options"])})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The experiments at one size, with the steps that fit."""
+
+    size: int
+    first: Fields
+    second: Fields
+    budget: Budget
+    weights: int
+
+
+def make(
+    found: Survey, inspection: Inspection, options: Options, stamp: str, device: Device, read: float, start: Start,
+    spent: Callable[[], float],
+) -> tuple[Plan, dict[str, Fields]]:  # fmt: skip
+    """Return the plan, and the fields of its experiments by file name.
+
+    read: seconds to read a picture. start: of stages. spent: returns the seconds since the command
+    began. Raises PlanError if nothing fits.
+    """
+    condition = choose_condition(found, options.condition)
+    draft = choose_size(found, inspection, options, condition, device, read, start, spent)
+    budget = draft.budget
+    plan = Plan(
+        options, stamp, draft.size, found.channels, condition, found.held_out, budget.first_steps, budget.second_steps,
+        budget.samples, draft.weights, budget.seconds,
+    )  # fmt: skip
+    return plan, {
+        AUTOENCODER: models.with_steps(draft.first, budget.first_steps, previews=PREVIEWS),
+        DIFFUSION: models.with_steps(draft.second, budget.second_steps, previews=PREVIEWS),
+    }
+
+
+def choose_size(
+    found: Survey, inspection: Inspection, options: Options, condition: Condition, device: Device, read: float,
+    start: Start, spent: Callable[[], float],
+) -> Draft:  # fmt: skip
+    """Return the experiments at the largest size at which the time suffices for good steps, else at the smallest."""
+    check_start(start, options.minutes, spent())
+    sizes = models.candidate_sizes(found, device, options.size)
+    classes = list(found.classes) if condition == "class" else []
+    refusal: PlanError | None = None
+    draft: Draft | None = None
+    while sizes:
+        size = sizes.pop(0)
+        first, second = draft_experiments(found, options, condition, size, device)
+        loaded = load_both(first, second)
+        timings = measure(*loaded, classes, inspection.texts)
+        trained = loaded[0].model.regularisation != "identity"
+        work = Work(found.images, int(found.held_out * found.images) + 1, read, start, trained)
+        try:
+            budget = divide(work, timings, options.minutes, spent())
+        except PlanError as error:
+            refusal = error
+            sizes = [smaller for smaller in sizes if smaller <= size / 2] or sizes[-1:]
+            continue
+        draft = Draft(size, first, second, budget, count_weights(*loaded))
+        if budget.is_good:
+            return draft
+        affordable = SKIPPED * size**2 * budget.second_steps / GOOD_SECOND  # pixels
+        sizes = [smaller for smaller in sizes if smaller**2 <= affordable] or sizes[-1:]
+    if draft is None:
+        assert refusal is not None
+        raise refusal
+    return draft
+
+
+def draft_experiments(
+    found: Survey, options: Options, condition: Condition, size: int, device: Device
+) -> tuple[Fields, Fields]:
+    """Return both experiments at a size, with a step each."""
+    data = models.data_fields(found, size, options.source)
+    first = models.first_stage(size, found.channels, device)
+    channels, factor = first["model"]["latent_channels"], models.factor_of(size)
+    second = models.second_stage(size, channels, factor, condition, device)
+    for one in (first, second):
+        one["batch_size"] = min(one["batch_size"], found.training)
+    data_of_second = {**data, **models.permit_missing(found, condition)}
+    second = models.with_steps({**second, "optimiser": {}}, 1, previews=0)
+    return (
+        {"name": f"{options.name}-autoencoder", "steps": 1, "data": data, **first},
+        {"name": options.name, "data": data_of_second, **second},
+    )
+
+
+def load_both(first: Fields, second: Fields) -> tuple[AutoencoderExperiment, DiffusionExperiment]:
+    """Return both experiments from their fields. Raises ExperimentError."""
+    one, other = load(first), load(second)
+    assert isinstance(one, AutoencoderExperiment)
+    assert isinstance(other, DiffusionExperiment)
+    return one, other
+
+
+def load(fields: Fields) -> Experiment:
+    """Return an experiment from its fields. Raises ExperimentError."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "experiment.yaml"
+        path.write_text(yaml.safe_dump(fields, sort_keys=False))
+        return compose.load(str(path), ["autoencoder=x"] if "ema_decay" in fields else [])
+
+
+def count_weights(first: AutoencoderExperiment, second: DiffusionExperiment) -> int:
+    """Return the number of weights of the first stage and the U-Net."""
+    from training.model.autoencoder import Autoencoder
+    from training.model.unet import UNet
+
+    return sum(w.numel() for model in (Autoencoder(first.model), UNet(second.model.unet)) for w in model.parameters())
+
+
+def write(folder: Path, plan: Plan, experiments: dict[str, Fields]) -> None:
+    """Write the experiment files and the plan."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, fields in experiments.items():
+        text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None)
+        (folder / name).write_text(HEADER.format(path=folder / name) + text)
+    document = {"plan": asdict(plan), "files": {name: digest(folder / name) for name in experiments}}
+    (folder / PLAN).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def are_written(folder: Path) -> bool:
+    """Return whether a folder has both experiment files."""
+    return (folder / AUTOENCODER).is_file() and (folder / DIFFUSION).is_file()
+
+
+def are_edited(folder: Path) -> bool:
+    """Return whether an experiment file differs from what was written."""
+    files = json.loads((folder / PLAN).read_text())["files"]
+    return any((folder / name).is_file() and digest(folder / name) != known for name, known in files.items())
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_disk(folder: Path, plan: Plan, images: int) -> None:
+    """Raise PlanError unless the disk of a folder has room for the arrays and the checkpoints."""
+    pixels = images * plan.size**2 * plan.channels
+    needed = COPIES * 2 * pixels + CHECKPOINT_BYTES * plan.weights + FREE_BYTES  # latents are no larger than pixels
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise PlanError(
+            f"the disk of {folder} has {free / 1e9:.2g} GB free; this training needs {needed / 1e9:.2g} GB. Make room, "
+            "or set DARKROOM_ROOT to a folder on another disk"
+        )
+
+
+def arguments(plan: Plan, folder: Path) -> list[str]:
+    """Return the arguments of the pipeline `full`, as `darkroom pipeline run` takes them."""
+    data: Sequence[tuple[str, Any]] = (
+        ("root", plan.options.source), ("image_size", plan.size), ("channels", plan.channels),
+        ("held_out", plan.held_out),
+    )  # fmt: skip
+    return [
+        "data=images",
+        *(f"data_overrides=data.{field}={value}" for field, value in data),
+        f"autoencoder_experiment={folder / AUTOENCODER}",
+        f"diffusion_experiment={folder / DIFFUSION}",
+        f"sampling=images={plan.samples}",
+        f"alias={plan.options.alias}",
+    ]

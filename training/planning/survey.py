@@ -1,0 +1,124 @@
+"""What pictures offer a training: how many there are, how large, and what they can be conditioned on."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from training.data.own_images.inspection import Inspection
+from training.data.own_images.looks import near_duplicates
+from training.errors import DarkroomError
+
+Wanted = Literal["auto", "class", "caption", "none"]
+
+LEAST = 16  # pictures; fewer have no held-out ones to speak of
+LEAST_SIDE = 8  # pixels
+MOST = 0.8  # share of pictures that must have a label or a caption, so that it becomes the condition
+MOST_CLASSES = 1000
+RARE = 0.05  # share of pictures that may be smaller than half of the chosen size
+
+
+class PlanError(DarkroomError):
+    """No training fits the pictures, the time or the disk; the message says what is permitted."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What an inspection found. Sides are in pixels and of the shorter side; shares are of all pictures."""
+
+    images: int
+    complete: bool  # whether all were listed; else there are at least `images`
+    channels: int
+    side: int  # the median
+    small_side: int  # only RARE of the pictures have a smaller one
+    same_size: bool  # all that were looked at are squares of `side`
+    classes: Mapping[str, int]
+    labelled: float
+    captioned: float
+    own_held_out: int | None = None  # by the user's split
+
+    @property
+    def held_out(self) -> float:
+        """The share to hold out: at least 16 pictures where that is at most a fifth."""
+        return round(min(0.2, max(0.05, 16 / self.images)), 4)
+
+    @property
+    def training(self) -> int:
+        """The pictures that are trained on, at least: some may turn out to be bad."""
+        held_out = self.held_out * self.images if self.own_held_out is None else self.own_held_out
+        return max(1, int(0.9 * (self.images - held_out)))
+
+
+def survey(found: Inspection) -> Survey:
+    """Return what an inspection found. Raises PlanError for pictures that no training can use."""
+    if found.images < LEAST and found.complete:
+        reasons = ", ".join(f"{len(names):,} {reason}" for reason, names in found.left_out.items())
+        raise PlanError(
+            f"PICTURES: {found.source} holds {found.images} pictures; permitted: at least {LEAST}"
+            + (f". Left out: {reasons}" if reasons else "")
+        )
+    if not found.looks:
+        raise PlanError(f"PICTURES: no picture of {found.source} can be read; see: darkroom pictures inspect")
+    distinct = count_distinct(found)
+    if distinct < LEAST:
+        raise PlanError(
+            f"PICTURES: of {len(found.looks):,} pictures that were looked at, only {distinct} differ; permitted: at "
+            f"least {LEAST}. The others are copies or nearly so; see: darkroom pictures inspect"
+        )
+    sides = sorted(min(one.size) for one in found.looks)
+    side = sides[len(sides) // 2]
+    if side < LEAST_SIDE:
+        raise PlanError(f"PICTURES: the median shorter side is {side} pixels; permitted: at least {LEAST_SIDE}")
+    read = len(found.looks) if found.labels_from.startswith("files") else found.images
+    return Survey(
+        found.images, found.complete, found.channels, side, sides[int(RARE * len(sides))],
+        all(one.size == (side, side) for one in found.looks), found.classes, sum(found.classes.values()) / read,
+        found.with_text / max(found.images, 1), found.splits.get("held_out"),
+    )  # fmt: skip
+
+
+def count_distinct(found: Inspection) -> int:
+    """Return how many of the pictures that were looked at are left if near duplicates count once."""
+    group = {one.name: one.name for one in found.looks}
+
+    def first(name: str) -> str:
+        while group[name] != name:
+            name = group[name]
+        return name
+
+    for one, other in near_duplicates(found.looks):
+        group[first(other)] = first(one)
+    return sum(name == parent for name, parent in group.items())
+
+
+def choose_condition(found: Survey, wanted: Wanted) -> Literal["class", "caption", "none"]:
+    """Return what the model is conditioned on. Captions come before classes, because they say more.
+
+    Raises PlanError if the wanted condition is missing.
+    """
+    useful = 1 < len(found.classes) <= min(MOST_CLASSES, found.images // 2)
+    possible = {"caption": found.captioned >= MOST, "class": useful and found.labelled >= MOST, "none": True}
+    if wanted == "auto":
+        return "caption" if possible["caption"] else "class" if possible["class"] else "none"
+    if not possible[wanted]:
+        raise PlanError(f"--condition: {wanted} is not allowed; {describe_lack(found, wanted)}; permitted: "
+                        f"{', '.join(name for name, ok in possible.items() if ok)}")  # fmt: skip
+    return wanted
+
+
+def describe_lack(found: Survey, condition: str) -> str:
+    """Return why the pictures have no such condition."""
+    if condition == "caption":
+        return f"{100 * found.captioned:.0f} % of the pictures have a caption, and {100 * MOST:.0f} % must"
+    if len(found.classes) < 2:
+        return f"the pictures have {len(found.classes) or 'no'} {'class' if found.classes else 'labels'}"
+    return (
+        f"the pictures have {len(found.classes):,} classes for {found.images:,} pictures, "
+        f"and {100 * found.labelled:.0f} % have one"
+    )
+
+
+def most_frequent(classes: Mapping[str, int], count: int) -> Sequence[str]:
+    """Return the classes with the most pictures, each with its number."""
+    shown = [f"{name} ({number:,})" for name, number in Counter(classes).most_common(count)]
+    return [*shown, "..."] if len(classes) > count else shown
