@@ -4,7 +4,7 @@ docs/sql.md explains the columns, docs/state_machine.md the states.
 """
 
 import uuid
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, DateTime, Double, ForeignKey, Identity, Integer, MetaData, SmallInteger, Text
@@ -251,6 +251,23 @@ class Output(Table):
     error: Mapped[str | None]
     revision: Mapped[int]
     created_at: Mapped[datetime]
+    evaluations: Mapped[int | None]
+    gpu_seconds: Mapped[float | None]
+
+
+class UsageCount(Table):
+    """What a tenant has used of a release on a profile on a day. The view `tenant_usage` adds the rows up."""
+
+    __tablename__ = "usage_counts"
+    day: Mapped[date] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    release_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    profile: Mapped[str] = mapped_column(primary_key=True)
+    slot: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    images: Mapped[int] = mapped_column(BigInteger)
+    evaluations: Mapped[int] = mapped_column(BigInteger)
+    gpu_seconds: Mapped[float]
+    bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class ServiceLock(Table):

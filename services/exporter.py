@@ -18,6 +18,7 @@ from sqlalchemy import Engine as Database
 from services.database.connections import brief
 from services.job_queue.load import QueueLoad, read_load
 from services.job_queue.states import OPEN_WORK, ProcessKind
+from services.job_queue.usage import UNITS
 
 log = logging.getLogger("darkroom.exporter")
 
@@ -35,6 +36,7 @@ GAUGES = {
     "darkroom_oldest_job_seconds": "Age of the oldest open job, from when it could have started.",
     "darkroom_stalled_seconds": "The longest time for which a job in work has had no image settled.",
     "darkroom_processes": "Processes whose heartbeat is fresh.",
+    "darkroom_usage_today": "What a tenant has used since midnight in UTC, by unit.",
     "darkroom_notification_queue_usage": "How full Postgres's queue of notifications is, from 0 to 1.",
     "darkroom_exporter_unreadable": "1 for each reading that failed while Postgres answers; its gauges are absent.",
 }
@@ -111,6 +113,7 @@ class QueueCollector(Collector):
             ("jobs", self._job_gauges),
             ("settled", self._progress_gauges),
             ("processes", self._process_gauges),
+            ("usage", self._usage_gauges),
             ("notifications", self._notification_gauges),
         ):
             unreadable[(reading,)] = 0
@@ -164,6 +167,13 @@ class QueueCollector(Collector):
         alive = load.processes or {}
         yield _gauge("darkroom_processes", ("kind",), {(kind,): alive.get(kind, 0) for kind in ProcessKind})
 
+    def _usage_gauges(self, load: QueueLoad) -> Iterator[Gauge]:
+        label, used = tenant_labels(load), defaultdict[tuple[str, ...], float](float, {("", unit): 0 for unit in UNITS})
+        for usage in load.usage or ():
+            for unit in UNITS:
+                used[label(usage.tenant), unit] += getattr(usage, unit)
+        yield _gauge("darkroom_usage_today", ("tenant", "unit"), used)
+
     def _notification_gauges(self, load: QueueLoad) -> Iterator[Gauge]:
         yield _gauge("darkroom_notification_queue_usage", (), {(): load.notifications or 0})
 
@@ -190,6 +200,8 @@ def tenant_labels(load: QueueLoad) -> Callable[[str], str]:
         evaluations[tenant] += count
     for _, tenant, _ in load.jobs or ():
         evaluations[tenant] += 0
+    for usage in load.usage or ():
+        evaluations[usage.tenant] += 0
     busiest = set(sorted(evaluations, key=lambda tenant: (-evaluations[tenant], tenant))[:MAX_TENANTS])
     return lambda tenant: tenant if tenant in busiest else OTHER_TENANTS
 

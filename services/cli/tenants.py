@@ -8,6 +8,7 @@ import typer
 
 from services.cli.commands import COMMANDS, command_group
 from services.cli.session import AsJson, connect_database
+from services.cli.tenant_usage import usage
 from services.cli.terminal import print_json, print_table
 from services.errors import CommandError, quote
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 app = command_group(COMMANDS["tenants"].help)
+app.command("usage")(usage)
 
 SHORTEST_PASSWORD = 12
 LARGEST_INTEGER = 2**31 - 1

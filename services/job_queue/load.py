@@ -10,6 +10,7 @@ from services.database.connections import brief
 from services.database.faults import is_outage
 from services.job_queue.processes import count_alive
 from services.job_queue.queues import paused_queues
+from services.job_queue.usage import Usage, read_usage_today
 
 STATEMENT_TIMEOUT_S = 3
 Value = TypeVar("Value")
@@ -24,6 +25,7 @@ class QueueLoad:
     jobs: dict[tuple[str, str, str], tuple[int, float]] | None = None  # (queue, tenant, state): count, oldest's age (s)
     settled: dict[str, tuple[str, int]] | None = None  # job that a process works on: queue, settled images
     processes: dict[str, int] | None = None  # kind: how many are alive
+    usage: list[Usage] | None = None  # of today
     notifications: float | None = None  # how full the server's queue of notifications is, in [0, 1]
     errors: dict[str, str] = field(default_factory=dict)  # by the name of the attribute
 
@@ -52,6 +54,7 @@ def read_load(connection: Connection, stale_s: float) -> QueueLoad:
     load.jobs = attempt("jobs", _read_jobs)
     load.settled = attempt("settled", _read_settled)
     load.processes = attempt("processes", lambda connection: count_alive(connection, stale_s))
+    load.usage = attempt("usage", read_usage_today)
     load.notifications = attempt("notifications", _read_notifications)
     return load
 

@@ -14,7 +14,10 @@ from services.job_queue.leases import Lease, storable
 
 @dataclass(frozen=True)
 class Output:
-    """A settled image: stored under `key`, or failed with `error`. A failed image may have no seed yet."""
+    """A settled image: stored under `key`, or failed with `error`. A failed image may have no seed yet.
+
+    evaluations: rows of the network that it took. gpu_seconds: its share of the device's time.
+    """
 
     index: int
     item: int
@@ -24,6 +27,8 @@ class Output:
     bytes: int | None = None
     profile: str | None = None
     error: str | None = None
+    evaluations: int | None = None
+    gpu_seconds: float | None = None
 
     @classmethod
     def failure(cls, index: int, item: int, error: str, *, seed: int | None = None) -> Self:

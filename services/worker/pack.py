@@ -4,6 +4,7 @@ The network always runs on the same number of rows, so that its arithmetic, and 
 what else is in the batch. An image takes one row a step, or two with guidance. Images join and leave at every step.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -62,6 +63,8 @@ class Pack(Generic[Owner]):
         self.waiting: deque[Run] = deque()
         self._finished: list[Finished[Owner]] = []
         self._steps = 0
+        self._row_seconds = 0.0  # the sum over all steps of the time that one row took
+        self._joined_at: dict[Run, float] = {}  # by that clock
 
     @property
     def busy(self) -> bool:
@@ -104,6 +107,7 @@ class Pack(Generic[Owner]):
             else:
                 self.waiting.remove(run)
             del self._images[run]
+            self._joined_at.pop(run, None)
         self._finished = [finished for finished in self._finished if finished.owner is not owner]
 
     def owners(self) -> list[Owner]:
@@ -122,15 +126,20 @@ class Pack(Generic[Owner]):
 
         Returns the images that are done, one way or the other.
         """
+        began = time.perf_counter()
         failed = self._join()
         if self.batch.runs:
-            metrics.ROWS_USED_TOTAL.inc(self.rows - self.batch.free_rows)
+            used = self.rows - self.batch.free_rows
+            metrics.ROWS_USED_TOTAL.inc(used)
             with metrics.STEP_SECONDS.time():
                 self.batch.step()
+            self._row_seconds += (time.perf_counter() - began) / max(used, 1)
         self._steps += 1
         for run in self.batch.finished:
             owner, request = self._images.pop(run)
-            self._finished.append(Finished(owner, request, self.batch.leave(run), self._steps))
+            rows = self.batch.total_rows_of(run)
+            seconds = (self._row_seconds - self._joined_at.pop(run)) * rows / max(len(run.trajectory), 1)
+            self._finished.append(Finished(owner, request, self.batch.leave(run), self._steps, rows, seconds))
         return [*failed, *(self._decode() if self._decode_is_due() else [])]
 
     def _test(self) -> None:
@@ -157,6 +166,7 @@ class Pack(Generic[Owner]):
                 failed.append(self._fail(run, "conditions", f"its image cannot be used: {summarise(problem)}"))
             else:
                 self.batch.join(run)
+                self._joined_at[run] = self._row_seconds
         return failed
 
     def _embed_waiting(self) -> list[Failed[Owner]]:
@@ -188,9 +198,10 @@ class Pack(Generic[Owner]):
         return len(self._finished) >= self.decode_rows or not self.batch.runs or waited >= DECODE_WAIT_STEPS
 
     def _decode(self) -> list[Developed[Owner] | Failed[Owner]]:
-        group = self._finished[: self.decode_rows]
+        group, began = self._finished[: self.decode_rows], time.perf_counter()
         with metrics.DECODE_SECONDS.time():
             decoded = each(self._decode_group, group)
+        decoding = (time.perf_counter() - began) / len(group)
         del self._finished[: len(group)]
         images: list[Developed[Owner] | Failed[Owner]] = []
         for finished, pixels in zip(group, decoded, strict=True):
@@ -203,7 +214,9 @@ class Pack(Generic[Owner]):
                 error = NOT_FINITE if precision == "fp32" else NOT_FINITE_BF16
                 images.append(_failure(owner, spec, "not_finite", error))
             else:
-                images.append(Developed(owner, spec, pixels, self.profile))
+                images.append(
+                    Developed(owner, spec, pixels, self.profile, finished.evaluations, finished.seconds + decoding)
+                )
         return images
 
     def _decode_group(self, group: Sequence[Finished[Owner]]) -> list[NDArray[np.uint8] | None]:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from services.database.connections import brief, describe
 from services.job_queue.outputs import Output
@@ -114,4 +115,5 @@ class Uploader:
                 key, upload.body, content_type=f"image/{image_format}", checked_later=not upload.is_doubtful
             )
         output = Output(spec.index, spec.item, spec.seed, key, stored.sha256, stored.bytes, upload.profile)
+        output = replace(output, evaluations=upload.image.evaluations, gpu_seconds=upload.image.seconds)
         return output, stored.unchecked

@@ -111,6 +111,10 @@ class Batch:
         """Return how many network rows a run's next evaluation takes: 0, 1 or 2."""
         return run.rows(self._timesteps)[run.position]
 
+    def total_rows_of(self, run: Run) -> int:
+        """Return how many network rows all evaluations of a run take together."""
+        return sum(run.rows(self._timesteps))
+
     def join(self, run: Run) -> None:
         """Add a run, which takes part from the next step on. Raises ValueError if there are `rows` runs already."""
         if not self._free_slots:

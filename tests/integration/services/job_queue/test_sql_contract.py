@@ -54,6 +54,8 @@ def test_the_group_role_submits_for_the_default_tenant(stack: Stack) -> None:
         "SELECT take_turns(gen_random_uuid(), 1)",
         "SELECT apply_change(gen_random_uuid(), 1)",
         "SELECT * FROM change_requests",
+        "UPDATE usage_counts SET images = 0",
+        "SELECT count_usage()",
         "SELECT queue_clock('default')",
         "SELECT * FROM releases",
         "SELECT * FROM workers",

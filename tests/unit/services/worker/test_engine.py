@@ -1,6 +1,7 @@
 """Step-level batching: companions never change an image."""
 
 import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.job_requests.image_spec import ImageSpec
+from services.job_requests.image_spec import ImageSpec, image_cost
 from services.worker.engine import Engine
 from services.worker.images import Developed
 from tests.support.images import as_base64, image_file
@@ -80,6 +81,20 @@ def test_an_image_is_the_same_alone_and_in_any_company(engine: Engine[object]) -
     for each in MIX[:6]:
         assert develop(engine, [each])[each.spec.seed] == together[each.spec.seed]
     assert len(set(together.values())) == len(MIX)
+
+
+def test_each_image_knows_what_it_took(engine: Engine[object]) -> None:
+    for each in (*MIX[:4], image(5, steps=400)):
+        add(engine, "owner", each)
+    began = time.perf_counter()
+    done = [one for _ in range(500) for one in engine.step()]
+    took = time.perf_counter() - began
+    assert {one.spec.seed: one.evaluations for one in done if isinstance(one, Developed)} == {
+        each.spec.seed: image_cost(each.spec) for each in (*MIX[:4], image(5, steps=400))
+    }
+    seconds = [one.seconds for one in done if isinstance(one, Developed)]
+    assert min(seconds) > 0
+    assert 0.5 * took < sum(seconds) <= took
 
 
 def test_images_that_join_midway_change_nothing(engine: Engine[object]) -> None:
