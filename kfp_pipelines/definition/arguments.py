@@ -103,12 +103,13 @@ def check(known: Mapping[str, Parameter], arguments: Mapping[str, Any], devices:
         if "gate" in known:
             gate.parse_rules(value("gate"))
         training.parse_sampling(value("sampling"))
+        data = [f"data={value('data')}", *value("data_overrides")]
+        compose.data(data if any(one.startswith("data.root=") for one in data) else [*data, "data.root=x"])
+        of_data = training.training_overrides(value("data"), value("data_overrides"))
         for name, overrides in EXPERIMENTS.items():
             if name in known:
                 together = [f"devices={devices[name]}"] if name in devices else []
-                compose.load(value(name), [*together, *PLACEHOLDERS[name], *value(overrides)])
-        data = [f"data={value('data')}", *value("data_overrides")]
-        compose.data(data if any(one.startswith("data.root=") for one in data) else [*data, "data.root=x"])
+                compose.load(value(name), [*together, *of_data, *PLACEHOLDERS[name], *value(overrides)])
     except (gate.GateError, ValueError, ExperimentError) as error:
         raise ArgumentError(str(error)) from None
 

@@ -1,5 +1,6 @@
 """Prepare, train, encode and evaluate: the stages that need neither the registry nor the queue."""
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ if TYPE_CHECKING:  # loads torch
     from training.evaluation.second_stage import Sampling
     from training.runs.checkpoints import CheckpointLocation
 
+OVERRIDES = "overrides.json"  # in the folder of an image set: the fields that it was prepared with
+PLACES = ("data.root=", "data.prepared=")
 WORKINGS = ("checkpoints", "tensorboard", "latents")  # of a training: stored elsewhere, or useless once it is done
 
 
@@ -32,9 +35,23 @@ def prepare(data: str, overrides: Sequence[str], output: Path) -> str:
     from training.evaluation.networks import CLASSIFIER, find_classifier
 
     images = prepare.run([f"data={data}", *overrides], output)
+    (output / OVERRIDES).write_text(json.dumps(training_overrides(data, overrides)))
     if images.rows("held_out"):
         find_classifier(images, [output / CLASSIFIER])
     return images.description.fingerprint
+
+
+def training_overrides(data: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of the data that training needs too: all but where the images come from and go to."""
+    return [f"data={data}", *(one for one in overrides if not one.startswith(PLACES))]
+
+
+def read_overrides(images: Path) -> list[str]:
+    """Return the overrides that an image set was prepared with; none of a set that an earlier version prepared."""
+    try:
+        return list(json.loads((images / OVERRIDES).read_text()))
+    except FileNotFoundError:
+        return []
 
 
 def train(
@@ -47,6 +64,7 @@ def train(
 ) -> None:
     """Train an experiment; its release is stored in `output`/release. inputs: paths by field of the experiment.
 
+    The fields that the images were prepared with apply here too, before `overrides`.
     Training resumes from the newest checkpoint of the same settings, images and code. Every process but the first ends
     here, because Lightning starts it with the program of the first, which then reports the result.
     """
@@ -56,7 +74,8 @@ def train(
     paths = [f"{field}='{path}'" for field, path in inputs.items()]  # quoted: a path may hold commas
     if processes.count > 1 and not any(one.startswith("devices=") for one in overrides):
         paths.append(f"devices={processes.count}")
-    run(save_experiment(experiment, output), [*overrides, *paths], output, checkpoints=checkpoints)
+    overrides = [*read_overrides(Path(inputs["data.root"])), *overrides, *paths]
+    run(save_experiment(experiment, output), overrides, output, checkpoints=checkpoints)
     if processes.rank > 0:
         raise SystemExit(0)
 
@@ -90,7 +109,8 @@ def encode(experiment: str, overrides: Sequence[str], release: Path, images: Pat
 
     output.mkdir(parents=True, exist_ok=True)
     placeholders = [f"data.root='{images}'", "autoencoder=x"]
-    data = compose.load(save_experiment(experiment, output), [*placeholders, *overrides]).data
+    fields = [*read_overrides(images), *placeholders, *overrides]
+    data = compose.load(save_experiment(experiment, output), fields).data
     if data.latents is None:
         run(release, images, output, flip=data.flip)
         return

@@ -49,6 +49,7 @@ def test_parameters_are_those_of_the_pipeline() -> None:
         ("full", "sampling=step=3", "sampling: 'step=3' is not allowed; permitted: images=, solver=, steps="),
         ("full", "sampling=steps=few", "sampling: steps must be int, got 'few'"),
         ("full", "smoke_images=few", "smoke_images: 'few' is not allowed; permitted: int"),
+        ("full", "data_overrides=data.crop=99", "data.crop: 99 is not allowed; permitted: up to image_size, 32"),
         ("full", "data=images", "data.image_size: needed and not set"),
         ("full", "bla=3", "'bla=3' is not allowed; permitted: data="),
         ("full", "alias", "'alias' is not allowed; permitted: data="),

@@ -63,21 +63,20 @@ def test_an_unmounted_volume_is_named(originals: Path, tmp_path: Path) -> None:
 
 
 def test_training_reads_through_pointers_and_keeps_only_useful_files(originals: Path, tmp_path: Path) -> None:
-    data = ["data=images", "data.root=x", *OWN]
     training.prepare(
         "images", [f"data.root={originals}", *OWN, f"data.prepared={tmp_path}/volume/dots"], tmp_path / "set"
     )
     images = {"data.root": str(tmp_path / "set")}
     for attempt in ("first", "other"):
         more = ["seed=1"] if attempt == "other" else []
-        entry.train("shapes_autoencoder", [*data, *SMALL, *more], images, str(tmp_path / attempt), "")
+        entry.train("shapes_autoencoder", [*SMALL, *more], images, str(tmp_path / attempt), "")
         left = {path.name for path in (tmp_path / attempt).iterdir()}
         assert "release" in left
         assert not left & set(training.WORKINGS)
 
     shared = tmp_path / "volume" / "latents"
     unet = {"in_channels": 2, "out_channels": 2, "channels": 32, "multipliers": [1], "attention_factors": [1]}
-    diffusion = [*data, f"data.latents={shared}", *SMALL[3:], *(f"model.unet.{k}={v}" for k, v in unet.items())]
+    diffusion = [f"data.latents={shared}", *SMALL[3:], *(f"model.unet.{k}={v}" for k, v in unet.items())]
     for attempt in ("first", "other", "first"):
         folder = tmp_path / f"latents-{attempt}"
         training.encode("shapes_unconditional", diffusion, tmp_path / attempt / "release", tmp_path / "set", folder)
