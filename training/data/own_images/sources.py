@@ -1,7 +1,7 @@
 """Opens a source of the user's own images by what is there.
 
 A folder is read as its tars if it has any; else as its images and tables; else as the tars, zips, parquet files or IDX
-files that lie anywhere below it.
+files that lie anywhere below it. The same holds for a prefix in S3.
 """
 
 import glob
@@ -9,24 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.data.image_set import DataError
+from training.data.own_images.buckets import open_bucket
 from training.data.own_images.folder import Folder
 from training.data.own_images.idx import Idx, is_idx
 from training.data.own_images.names import IMAGE_ENDINGS, TAR_ENDINGS, is_hidden, is_image, is_tar
 from training.data.own_images.parquet import Parquet, is_parquet
 from training.data.own_images.source import Source
-from training.data.own_images.tars import bucket_tars, disk_tars
+from training.data.own_images.tars import disk_tars
 from training.data.own_images.zips import Zips
 
 PERMITTED = f"a tar ({', '.join(TAR_ENDINGS)}), zip, parquet or IDX file"
 
 
 def open_source(source: str) -> Source:
-    """Open a source: a folder, an archive, a pattern of archives, or tars in S3. See the module.
+    """Open a source: a folder, an archive, a pattern of archives, or the same in S3. See the module.
 
     Raises DataError if there is none.
     """
     if source.startswith("s3://"):
-        return bucket_tars(source)
+        return open_bucket(source, open_archives)
     path = Path(source).expanduser()
     if path.is_dir():
         return open_folder(source, path)

@@ -3,13 +3,18 @@
 import io
 import json
 import socket
+import struct
 import tarfile
+import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from botocore.config import Config
 from PIL import Image
@@ -111,6 +116,39 @@ def test_tars_in_s3_make_the_same_set_as_the_folder(make: Callable[..., ImageSet
     assert make(f"s3://{bucket}/alone/all.tar", "key").description == of_folder
 
 
+def test_other_layouts_in_s3_make_the_same_set_as_the_folder(
+    make: Callable[..., ImageSet], state: StackState, pictures: Path, tmp_path: Path
+) -> None:
+    names = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.*"))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in names:
+            archive.write(pictures / name, name)
+    put = partial(client(state).put_object, Bucket=state.s3_bucket)
+    put(Key="zips/all.zip", Body=packed.getvalue())
+    for name in names:
+        put(Key=f"loose/{name}", Body=(pictures / name).read_bytes())
+    expected = make(str(pictures), "folder").description.fingerprint
+    for place in ("zips/", "zips/all.zip", "loose/"):
+        made = make(f"s3://{state.s3_bucket}/{place}", f"set-{place.replace('/', '-')}")
+        assert made.description.fingerprint == expected, place
+
+
+def test_parquet_and_idx_files_in_s3_are_read(make: Callable[..., ImageSet], state: StackState, pictures: Path) -> None:
+    images = [path.read_bytes() for path in sorted(pictures.rglob("*.png"))]
+    table = io.BytesIO()
+    pq.write_table(pa.table({"image": [{"bytes": one, "path": None} for one in images], "label": [1] * COUNT}), table)
+    put = partial(client(state).put_object, Bucket=state.s3_bucket)
+    put(Key="rows/train.parquet", Body=table.getvalue())
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16), dtype=np.uint8)
+    put(Key="idx/train-images-idx3-ubyte", Body=struct.pack(">4i", 0x803, *pixels.shape) + pixels.tobytes())
+    put(Key="idx/train-labels-idx1-ubyte", Body=struct.pack(">2i", 0x801, COUNT) + bytes([1, 2] * (COUNT // 2)))
+    assert len(make(f"s3://{state.s3_bucket}/rows/", "rows").images) == COUNT
+    for place in ("idx/", "idx/train-images-idx3-ubyte"):
+        made = make(f"s3://{state.s3_bucket}/{place}", f"set-{place.replace('/', '-')}")
+        assert (len(made.images), made.description.classes) == (COUNT, ("1", "2")), place
+
+
 def test_a_part_of_the_tars_lacks_what_the_metadata_beside_them_lists(
     make: Callable[..., ImageSet], bucket: str
 ) -> None:
@@ -185,7 +223,7 @@ def test_what_is_not_there(make: Callable[..., ImageSet], bucket: str) -> None:
     assert "there is no such bucket" in refused(make, "s3://no-such-bucket/own/")
     assert refused(make, "s3://no-such-bucket/own/x.tar").endswith("does not exist")
     assert refused(make, f"s3://{bucket}/own/x.tar").endswith("does not exist")
-    with pytest.raises(DataError, match=f"data.root: there is no tar under s3://{bucket}/nowhere/"):
+    with pytest.raises(DataError, match=f"data.root: there are no images under s3://{bucket}/nowhere/, nor a tar"):
         make(f"s3://{bucket}/nowhere/")
 
 
