@@ -37,5 +37,7 @@ class Plan(TypedDict):
     image: NotRequired[str]  # in base64, or the URI of an object
     mask: NotRequired[str]  # as the image
     strength: NotRequired[float]
+    size: NotRequired[list[int]]  # [width, height]
+    own_area: NotRequired[int]  # pixels of the release's own size; only if items may have another
     format: str  # png, jpeg or webp
     output_prefix: str

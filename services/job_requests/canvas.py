@@ -1,7 +1,7 @@
 """The images that a release makes, and the image files that a request gives to begin with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,19 +19,29 @@ CANVAS = "canvas"  # the field of a release's rules that holds its Canvas
 Size = tuple[int, int]  # width and height in pixels
 
 
+MAX_SIDE = 2048  # pixels
+MAX_GROWTH = 64  # an image's area, in areas of an image of the release's own size
+
+
 @dataclass(frozen=True)
 class Canvas:
-    """What a release's images are. channels: 1 or 3."""
+    """What a release's images are.
+
+    channels: 1 or 3. width, height: of its own size, the one it was trained on. unit: the sides of other sizes are its
+    multiples, because the autoencoder and each level of the U-Net divide them.
+    """
 
     channels: int
     width: int
     height: int
+    unit: int = 1
 
     @classmethod
     def of(cls, release: Release) -> "Canvas":
         """Return the canvas of a diffusion release."""
         channels, height, width = release.image_shape
-        return cls(channels, width, height)
+        factor = height // release.latent_shape[1]
+        return cls(channels, width, height, factor * 2 ** (len(release.architecture["unet"]["multipliers"]) - 1))
 
     @property
     def size(self) -> Size:
@@ -39,9 +49,43 @@ class Canvas:
         return self.width, self.height
 
     @property
+    def area(self) -> int:
+        """Pixels of an image of the release's own size."""
+        return self.width * self.height
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels that an image may have."""
+        return max(self.area, min(MAX_SIDE**2, MAX_GROWTH * self.area))
+
+    @property
     def image_rule(self) -> ImageRule:
         """What an image to begin with must be."""
         return ImageRule("colour", self.channels)
+
+    def fits(self, size: Size) -> bool:
+        """Return whether the release can make images of this size."""
+        width, height = size
+        longest = max(self.unit, MAX_SIDE // self.unit * self.unit)
+        allowed = all(self.unit <= side <= longest and side % self.unit == 0 for side in size)
+        return tuple(size) == self.size or (allowed and width * height <= self.most_pixels)
+
+    def nearest(self, size: Size) -> Size:
+        """Return a size that fits, near this one, and of about its proportions."""
+        width, height = (min(max(side, self.unit), MAX_SIDE) for side in size)
+        share = min(1.0, (self.most_pixels / (width * height)) ** 0.5)
+        near = tuple(max(self.unit, round(side * share / self.unit) * self.unit) for side in (width, height))
+        while not self.fits(near):  # rounded up too far
+            longest = max(near)
+            near = tuple(side - self.unit if side == longest and side > self.unit else side for side in near)
+        return near[0], near[1]
+
+    def rule_for(self, rule: ImageRule, size: Size) -> ImageRule:
+        """Return what an image in a condition must be for outputs of this size, given that for the release's own."""
+        if rule.size is None:
+            return rule
+        height, width = rule.size
+        return replace(rule, size=(height * size[1] // self.height, width * size[0] // self.width))
 
 
 MASK_RULE = ImageRule("mask", 1)

@@ -13,7 +13,7 @@ from services.job_requests.canvas import CANVAS, Canvas, check_beginning
 from services.job_requests.image_files import MAX_BYTES, decode_image, read_size
 from services.job_requests.image_rules import ANY_IMAGE, IMAGE_RULE, ImageRule
 from services.job_requests.messages import MAX_MESSAGES, JsonSchema
-from services.job_requests.sampling_fields import item_rules, shared_fields
+from services.job_requests.sampling_fields import as_size, item_rules, shared_fields
 from services.job_requests.schema import Limits, resolve_key
 from services.job_requests.strict_json import RequestError
 from services.storage.object_store import ObjectStore
@@ -78,12 +78,21 @@ class ImageCheck:
 
     def __call__(self, item: Mapping[str, Any], field: str = "") -> None:
         """Raise RequestError for the first image of an item that cannot be used."""
-        map_images(dict(item), self._rules, self._check, field)
-        if self._canvas is not None:
-            try:
-                check_beginning({**self._job, **item}, self._canvas.size)
-            except ValueError as error:
-                raise RequestError(f"{field}.{error}".lstrip(".")) from None
+        canvas = self._canvas
+        if canvas is None:
+            map_images(dict(item), self._rules, self._check, field)
+            return
+        fields = {**self._job, **item}
+        size = as_size(fields.get("size", canvas.size))
+
+        def check(image: Any, name: str, rule: ImageRule) -> None:
+            self._check(image, name, canvas.rule_for(rule, size))
+
+        map_images(dict(item), self._rules, check, field)
+        try:
+            check_beginning(fields, size)
+        except ValueError as error:
+            raise RequestError(f"{field}.{error}".lstrip(".")) from None
 
     def _check(self, image: Any, name: str, rule: ImageRule) -> None:
         if image.startswith(SCHEME):
@@ -121,15 +130,17 @@ def fetch_images(
     return fetched
 
 
-def decode_images(value: Any, rule: JsonSchema, field: str) -> Any:
+def decode_images(
+    value: Any, rule: JsonSchema, field: str, adapt: Callable[[ImageRule], ImageRule] = lambda rule: rule
+) -> Any:
     """Return a condition's value with its images decoded to arrays [H, W] or [H, W, C]; see `decode_image`.
 
-    Raises ValueError naming the field.
+    adapt: changes the rule of each image. Raises ValueError naming the field.
     """
 
     def decode(image: Any, name: str, image_rule: ImageRule) -> Any:
         try:
-            return decode_image(image, image_rule)
+            return decode_image(image, adapt(image_rule))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 

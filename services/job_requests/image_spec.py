@@ -2,15 +2,20 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 
 from services.job_queue.plan import Item, Plan
-from services.job_requests.sampling_fields import merge
+from services.job_requests.canvas import Size
+from services.job_requests.sampling_fields import as_size, merge
 from training.model.solvers import count_evaluations, steps_taken
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """Everything that one image depends on besides the release and its conditions."""
+    """Everything that one image depends on besides the release and its conditions.
+
+    size: width and height in pixels; None is the release's own. growth: its area, in areas of the release's own size.
+    """
 
     index: int
     item: int  # the number of its item
@@ -23,6 +28,8 @@ class ImageSpec:
     guidance_rescale: float = 0.0
     eta: float = 0.0
     strength: float = 1.0
+    size: Size | None = None
+    growth: float = 1.0
 
 
 def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
@@ -30,6 +37,7 @@ def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
     position, k = divmod(index, int(plan["images_per_item"]))
     fields = merge(plan, item)
     low, high = fields["guidance_interval"]
+    size = as_size(fields["size"]) if "size" in fields else None
     return ImageSpec(
         index=index,
         item=position,
@@ -42,17 +50,21 @@ def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
         guidance_rescale=float(fields["guidance_rescale"]),
         eta=float(fields.get("eta", 0)),
         strength=float(fields.get("strength", 1)),
+        size=size,
+        growth=1.0 if size is None else size[0] * size[1] / plan["own_area"],
     )
 
 
 def image_cost(spec: ImageSpec) -> int:
     """Return the network rows that an image takes: one an evaluation, and two where it is guided.
 
+    A row of another size counts as many rows of the release's own size as its area has, and at least one in all.
     Evaluations are taken as evenly spread over the guidance interval. A schedule that ends in pure noise may save one.
     """
     count = _count_evaluations(spec.solver, spec.spacing, steps_taken(spec.steps, spec.strength))
     low, high = (min(bound, spec.strength) for bound in spec.guidance_interval)
-    return count + (round(count * (high - low) / spec.strength) if spec.guidance_scale != 1.0 else 0)
+    rows = count + (round(count * (high - low) / spec.strength) if spec.guidance_scale != 1.0 else 0)
+    return ceil(rows * spec.growth)
 
 
 @lru_cache(maxsize=1024)  # planning asks for every image of a job, of which there may be a million

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Item, Plan
+from services.job_requests.canvas import CANVAS
 from services.job_requests.condition_images import ImageCheck
 from services.job_requests.messages import MAX_DEPTH, JsonSchema, depth_exceeds, validation_messages
 from services.job_requests.sampling_fields import sampling_mistakes
@@ -126,7 +127,7 @@ class ItemReader:
     """Reads items from lines, and validates them for one release, one tenant and the plan of their job."""
 
     def __init__(self, conditions: JsonSchema, limits: Limits, plan: Plan) -> None:
-        self.plan = plan
+        self.plan, self.canvas = plan, conditions.get(CANVAS)
         self.check_images = ImageCheck(conditions, limits, plan)
         self.validator = Draft202012Validator(item_schema(conditions))
 
@@ -140,7 +141,7 @@ class ItemReader:
         """Raise RequestError with everything that is wrong with an item."""
         if problems := validation_messages(item, self.validator):
             raise RequestError("; ".join(problems))
-        if mistakes := sampling_mistakes(self.plan, item):
+        if mistakes := sampling_mistakes(self.plan, item, self.canvas):
             raise RequestError("; ".join(mistakes))
         check_metadata(item)
         self.check_images(item)

@@ -1,11 +1,11 @@
 """The fields that say how images are sampled. A job gives them for all of its items; an item may give its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from services.errors import quote
 from services.job_queue.plan import Item, Plan
-from services.job_requests.canvas import CANVAS, MASK_RULE, Canvas
+from services.job_requests.canvas import CANVAS, MASK_RULE, MAX_SIDE, Canvas, Size
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import JsonSchema
 from training.model.solvers import SOLVERS
@@ -22,6 +22,8 @@ UNGUIDED = {"const": 1, "$comment": UNTRAINED}
 NOT_NEGATIVE = {"not": {}, "$comment": UNTRAINED}
 NO_CONDITIONS = {"not": {}, "$comment": "this release has no conditions to lead away from"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+SIDE = {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}
+SIZE = {"type": "array", "items": SIDE, "minItems": 2, "maxItems": 2}
 STRENGTH = {"type": "number", "minimum": 0.01, "maximum": 1}
 STOCHASTIC = "ddim"  # the solver that takes an eta; the noise of the others is their own
 
@@ -43,7 +45,7 @@ def sampling_schema(conditions: JsonSchema) -> dict[str, Any]:
         "negative": negative_schema(conditions) if guided or not conditions.get("properties") else NOT_NEGATIVE,
     }
     if CANVAS in conditions:
-        fields |= {**image_schema(conditions[CANVAS]), "strength": STRENGTH}
+        fields |= {**image_schema(conditions[CANVAS]), "strength": STRENGTH, "size": SIZE}
     return fields
 
 
@@ -86,14 +88,20 @@ def shared_fields(job: Mapping[str, Any]) -> dict[str, Any]:
     return {name: job[name] for name in SHARED if name in job}
 
 
+def as_size(value: Sequence[float]) -> Size:
+    """Return the size that a request gives; JSON Schema takes 64.0 for an integer."""
+    width, height = value
+    return int(width), int(height)
+
+
 SHARED = (
     "steps", "solver", "spacing", "eta", "guidance_scale", "guidance_interval", "guidance_rescale", "negative", "image",
-    "mask", "strength"
+    "mask", "strength", "size"
 )  # fmt: skip
 
 
-def sampling_mistakes(plan: Plan, item: Item, where: str = "") -> list[str]:
-    """Return a line for each of an item's sampling fields that does not fit the others.
+def sampling_mistakes(plan: Plan, item: Item, canvas: Canvas | None, where: str = "") -> list[str]:
+    """Return a line for each of an item's sampling fields that does not fit the others, or the release.
 
     where: of the item in the request, such as "items[3]."; a field that the job gives has no place but its name.
     """
@@ -108,6 +116,10 @@ def sampling_mistakes(plan: Plan, item: Item, where: str = "") -> list[str]:
         mistakes.append(line("guidance_interval", "the lower number first"))
     if fields.get("eta") and fields["solver"] != STOCHASTIC:
         mistakes.append(line("eta", f"0 with the solver {fields['solver']}, or the solver {STOCHASTIC}"))
+    if canvas is not None and "size" in fields and not canvas.fits(size := as_size(fields["size"])):
+        width, height = canvas.nearest(size)
+        sides = f"multiples of {canvas.unit} up to {MAX_SIDE}, and at most {canvas.most_pixels} pixels in all"
+        mistakes.append(line("size", f"{sides}; the nearest is [{width}, {height}]"))
     for name in ("strength", "mask"):
         if name in fields and "image" not in fields:
             mistakes.append(line(name, "with an image to begin with, in the field image"))

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from services.errors import quote
 from services.job_queue.plan import Plan
+from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.messages import KEY_WORDS, MAX_MESSAGES, JsonSchema, validation_messages
 from services.job_requests.sampling_fields import sampling_mistakes, sampling_schema
 from services.job_requests.strict_json import RequestError
@@ -110,12 +111,15 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     plan["images_per_item"] = int(plan["images_per_item"])  # 2.0 is a valid integer of JSON Schema
     if "seed" not in plan:
         plan["seed"] = secrets.randbelow(2**32)
+    canvas: Canvas | None = conditions.get(CANVAS)
+    if canvas is not None and ("input_uri" in plan or any("size" in one for one in (plan, *plan["items"]))):
+        plan["own_area"] = canvas.area
     check_prefix("output_prefix", plan["output_prefix"], limits.write_prefixes)
     if "input_uri" in plan:
         plan["input"] = {"key": resolve_key("input_uri", plan["input_uri"], limits)}
         return plan
     check_count(len(plan["items"]) * plan["images_per_item"], limits)
-    check_sampling(plan)
+    check_sampling(plan, canvas)
     seen: set[str] = set()
     for number, item in enumerate(plan["items"]):
         check_metadata(item, f"items[{number}].metadata")
@@ -126,11 +130,11 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     return plan
 
 
-def check_sampling(plan: Plan) -> None:
+def check_sampling(plan: Plan, canvas: Canvas | None) -> None:
     """Raise RequestError with a line for each of the first items whose sampling fields do not fit each other."""
     found: dict[str, None] = {}  # a mistake of the job is that of all its items
     for number, item in enumerate(plan["items"]):
-        found |= dict.fromkeys(sampling_mistakes(plan, item, f"items[{number}]."))
+        found |= dict.fromkeys(sampling_mistakes(plan, item, canvas, f"items[{number}]."))
         if len(found) >= MAX_MESSAGES:
             break
     if found:

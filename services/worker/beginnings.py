@@ -6,6 +6,7 @@ from torch import Tensor
 
 from services.worker.bounded_cache import BoundedCache
 from services.worker.conditions import ReadBeginning
+from services.worker.large_images import encode_in_tiles
 from training.model.batch import Known, Run
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.pixels import to_unit
@@ -14,10 +15,13 @@ LATENT_BYTES = 64 * 2**20  # of latents that are kept on the device
 
 
 class BeginningEncoder:
-    """Encodes images to begin with, one at a time, so that a latent never depends on the others."""
+    """Encodes images to begin with, one at a time, so that a latent never depends on the others.
 
-    def __init__(self, model: LatentDiffusion) -> None:
-        self._model = model
+    in_tiles: whether the images are too large to be encoded as a whole.
+    """
+
+    def __init__(self, model: LatentDiffusion, *, in_tiles: bool) -> None:
+        self._model, self._in_tiles = model, in_tiles
         self._kept = BoundedCache[bytes, Tensor](LATENT_BYTES, lambda latent: latent.nbytes)
 
     def begin(self, run: Run, beginning: ReadBeginning, strength: float) -> None:
@@ -43,7 +47,8 @@ class BeginningEncoder:
     def _latent(self, beginning: ReadBeginning) -> Tensor:
         latent = self._kept.get(beginning.digest)
         if latent is None:
-            latent = self._model.autoencoder.encode(pixels_of(beginning)[None].to(self._model.device))[0]
+            autoencoder, image = self._model.autoencoder, pixels_of(beginning)[None].to(self._model.device)
+            latent = (encode_in_tiles(autoencoder, image) if self._in_tiles else autoencoder.encode(image))[0]
             self._kept.put(beginning.digest, latent)
         return latent
 

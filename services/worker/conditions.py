@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from services.job_requests.canvas import CANVAS, Beginning, Canvas, read_beginning
+from services.job_requests.canvas import CANVAS, Beginning, Canvas, Size, read_beginning
 from services.job_requests.class_names import class_number
 from services.job_requests.condition_images import decode_images
 from services.job_requests.image_rules import add_image_rules
-from services.job_requests.sampling_fields import item_rules
+from services.job_requests.sampling_fields import as_size, item_rules
 from services.worker.bounded_cache import BoundedCache
 from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.release import Release
@@ -49,10 +49,11 @@ class ConditionReader:
     """Decodes images and resizes them, once for all requests with the same conditions. Every thread may call `read`."""
 
     def __init__(self, model: LatentDiffusion, release: Release) -> None:
-        conditions = add_image_rules(release.conditions, release.architecture, release.latent_shape)
         self._canvas = Canvas.of(release)
+        self._factor = release.image_shape[1] // release.latent_shape[1]
+        conditions = add_image_rules(release.conditions, release.architecture, release.latent_shape)
         self.rules = item_rules({**conditions, CANVAS: self._canvas})
-        self._conditioners, self._size = model.conditioners, release.latent_shape[1:]
+        self._conditioners = model.conditioners
         self._properties: Mapping[str, Any] = conditions["properties"]
         self._read = BoundedCache[bytes, ReadConditions](READ_BYTES, lambda conditions: count_bytes(conditions.values))
         self._beginnings = BoundedCache[bytes, ReadBeginning](
@@ -64,40 +65,44 @@ class ConditionReader:
 
         Raises ValueError naming the condition that cannot be used.
         """
-        conditions = self._read_values({name: item[name] for name in self._properties})
+        size = as_size(item.get("size", self._canvas.size))
+        conditions = self._read_values({name: item[name] for name in self._properties}, size)
         if "negative" in item:
             try:
-                negative = self._read_values(dict.fromkeys(self._properties) | item["negative"])
+                negative = self._read_values(dict.fromkeys(self._properties) | item["negative"], size)
             except ValueError as error:
                 raise ValueError(f"negative.{error}") from None
             conditions = replace(conditions, negative=negative)
         if "image" in item:
-            conditions = replace(conditions, beginning=self._read_beginning(item))
+            conditions = replace(conditions, beginning=self._read_beginning(item, size))
         return conditions
 
-    def _read_beginning(self, item: Mapping[str, Any]) -> ReadBeginning:
-        digest = digest_of({name: item.get(name) for name in ("image", "mask")})
+    def _read_beginning(self, item: Mapping[str, Any], size: Size) -> ReadBeginning:
+        digest = digest_of({"image": item["image"], "mask": item.get("mask"), "size": size})
         beginning = self._beginnings.get(digest)
         if beginning is None:
-            read = read_beginning(item, self._canvas, self._canvas.size)
+            read = read_beginning(item, self._canvas, size)
             beginning = ReadBeginning(read.image, read.hole, digest)
             self._beginnings.put(digest, beginning)
         return beginning
 
-    def _read_values(self, values: Mapping[str, Any]) -> ReadConditions:
-        """Return conditions, None for one that has its null condition."""
+    def _read_values(self, values: Mapping[str, Any], size: Size) -> ReadConditions:
+        """Return conditions for outputs of a size, None for one that has its null condition."""
         # JSON does not tell 3.0 from 3, and the class 3.0 is the class 3.
         given = {name: class_number(rule, _integral(values[name])) for name, rule in sorted(self._properties.items())}
-        digest = digest_of(given)
+        digest = digest_of({"conditions": given, "size": size})
         conditions = self._read.get(digest)
         if conditions is None:
-            decoded = {
-                name: None if value is None else decode_images(value, self._properties[name], name)
-                for name, value in given.items()
-            }
-            conditions = ReadConditions(self._conditioners.fit(decoded, self._size), digest)
+            decoded = {name: self._decode(name, value, size) for name, value in given.items()}
+            latent_size = (size[1] // self._factor, size[0] // self._factor)
+            conditions = ReadConditions(self._conditioners.fit(decoded, latent_size), digest)
             self._read.put(digest, conditions)
         return conditions
+
+    def _decode(self, name: str, value: Any, size: Size) -> Any:
+        if value is None:
+            return None
+        return decode_images(value, self._properties[name], name, lambda rule: self._canvas.rule_for(rule, size))
 
 
 class ConditionEmbedder:

@@ -11,6 +11,7 @@ from typing import Any, Generic
 
 import torch
 
+from services.job_requests.canvas import Canvas
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
 from services.worker.conditions import ConditionReader, ReadConditions
@@ -18,6 +19,7 @@ from services.worker.device_faults import named_faults
 from services.worker.execution import Execution
 from services.worker.images import Developed, Failed, ImageRequest, Owner
 from services.worker.pack import Pack
+from services.worker.packs import Packs
 from training.model.latent_diffusion import LatentDiffusion, load_diffusion
 from training.model.noise import seeded_noise
 from training.model.release import Release
@@ -42,6 +44,7 @@ class Engine(Generic[Owner]):
         self.model: LatentDiffusion = model
         self.release: Release = release
         self.rows = rows
+        self._canvas = Canvas.of(release)
         with named_faults():
             execution.prepare(model)
         self._reader = ConditionReader(self.model, release)
@@ -49,21 +52,22 @@ class Engine(Generic[Owner]):
         self._trajectory = lru_cache(maxsize=TRAJECTORIES)(partial(trajectory, self.model))
         with named_faults(), torch.inference_mode():
             self.pack: Pack[Owner] = Pack(model, release, execution, release.latent_shape, rows)
+        self._packs = Packs(self.pack, execution)
         self.profile = self.pack.profile
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to sample or decode."""
-        return self.pack.busy
+        return self._packs.busy
 
     @property
     def free_rows(self) -> int:
-        """Network rows that the next step would leave unused."""
+        """Network rows that the next step for images of the release's own size would leave unused."""
         return self.pack.free_rows
 
     def room_after(self, steps: int) -> int:
         """Return for how many images there will be rows in so many steps; see `Pack.room_after`."""
-        return self.pack.room_after(steps)
+        return self._packs.room_after(steps)
 
     def read_conditions(self, item: Mapping[str, Any]) -> ReadConditions:
         """Decode an item's conditions and resize its images to what the model needs. Every thread may call this.
@@ -75,20 +79,20 @@ class Engine(Generic[Owner]):
     def request(self, spec: ImageSpec, conditions: ReadConditions) -> ImageRequest:
         """Compute what sampling an image needs. Every thread may call this. Raises ValueError for an invalid field."""
         path = self._trajectory(Sampler(spec.solver, spec.steps, spec.spacing, spec.eta, spec.strength))
-        start = seeded_noise(spec.seed, 0, self.release.latent_shape)
+        start = seeded_noise(spec.seed, 0, self._shape(spec))
         return ImageRequest(spec, path, start.pin_memory() if self.device.type == "cuda" else start, conditions)
 
     def add(self, owner: Owner, request: ImageRequest) -> None:
-        """Add an image, which joins the batch as soon as there is room."""
-        self.pack.add(owner, request)
+        """Add an image, which joins the batch of its size as soon as there is room."""
+        self._packs.add(owner, request)
 
     def remove(self, owner: Owner) -> None:
         """Drop an owner's images, whether waiting, sampling or finished."""
-        self.pack.remove(owner)
+        self._packs.remove(owner)
 
     def owners(self) -> list[Owner]:
         """Return the owners of all images that are waiting, sampling or finished."""
-        return list(dict.fromkeys(self.pack.owners()))
+        return self._packs.owners()
 
     @property
     def weight_bytes(self) -> int:
@@ -97,7 +101,7 @@ class Engine(Generic[Owner]):
 
     def close(self) -> None:
         """Free the device's memory."""
-        self.pack.close()
+        self._packs.close()
         self.model.to_empty(device="meta")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -112,6 +116,13 @@ class Engine(Generic[Owner]):
             return self._step()
 
     def _step(self) -> list[Developed[Owner] | Failed[Owner]]:
-        images = self.pack.step()
-        metrics.IMAGES_UNDER_WAY.set(len(self.pack.waiting) + len(self.pack.batch.runs))
+        images = self._packs.step()
+        metrics.IMAGES_UNDER_WAY.set(self._packs.images)
         return images
+
+    def _shape(self, spec: ImageSpec) -> tuple[int, int, int]:
+        """Return the shape of an image's latent, (C, h, w)."""
+        width, height = spec.size or self._canvas.size
+        channels, own_height, _ = self.release.latent_shape
+        factor = self._canvas.height // own_height
+        return channels, height // factor, width // factor

@@ -23,6 +23,12 @@ class ImageRequest:
     start: Tensor  # [C, h, w], the noise that sampling starts from, on the host
     conditions: ReadConditions
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of its latent, (C, h, w)."""
+        channels, height, width = self.start.shape
+        return channels, height, width
+
 
 @dataclass(frozen=True)
 class Finished(Generic[Owner]):

@@ -6,7 +6,8 @@ what else is in the batch. An image takes one row a step, or two with guidance. 
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Generic
 
@@ -21,6 +22,7 @@ from services.worker.beginnings import BeginningEncoder, restore
 from services.worker.conditions import ConditionEmbedder, each
 from services.worker.execution import Execution
 from services.worker.images import Developed, Failed, Finished, ImageRequest, Owner
+from services.worker.large_images import decode_in_tiles, is_large
 from training.errors import summarise
 from training.model.batch import Batch, Run
 from training.model.guidance import Guidance
@@ -42,23 +44,34 @@ NOT_FINITE_BF16 = "it has NaN or infinite values in bf16; ask the operator to se
 class Pack(Generic[Owner]):
     """Samples images whose latents have one shape, (C, h, w).
 
-    rows: the fixed number of network rows, at least 2. Raises UnstableProfile if the self-test fails.
+    rows: the number of network rows for the release's own size, at least 2. Another size has a number that follows from
+    its area, so that a step takes about as long and as much memory. Raises UnstableProfile if the self-test fails.
     """
 
     def __init__(
         self, model: LatentDiffusion, release: Release, execution: Execution, shape: tuple[int, int, int], rows: int
     ) -> None:
-        self.model, self.release, self.shape, self.rows = model, release, shape, rows
-        self._execution = execution
-        self.decode_rows = min(rows, DECODE_ROWS[execution.device.type])
-        self.embed_rows = min(rows, EMBED_ROWS[execution.device.type])
-        self.profile = execution.name(rows, self.decode_rows, self.embed_rows)
+        own, device = release.latent_shape, execution.device.type
+
+        def share(rows: int) -> int:
+            return min(rows, rows * own[1] * own[2] // (shape[1] * shape[2]))
+
+        if shape != own:  # a compiled network has one shape
+            execution = replace(execution, compiled=False)
+        self.model, self.release, self.shape, self.rows = model, release, shape, max(2, share(rows))
+        self.stepped_at = 0  # the engine's step at which the pack took its last one
+        self._execution, self.full_rows = execution, rows
+        self.decode_rows = max(1, share(min(rows, DECODE_ROWS[device])))
+        self.embed_rows = max(1, share(min(rows, EMBED_ROWS[device])))
+        self.profile = execution.name(self.rows, self.decode_rows, self.embed_rows)
         self._decode_latents = execution.decode()
+        if shape != own and is_large(model.autoencoder, shape):
+            self._decode_latents = decode_in_tiles
         self.embedder = ConditionEmbedder(model, self.embed_rows, shape[1:])
-        self._beginnings = BeginningEncoder(model)
+        self._beginnings = BeginningEncoder(model, in_tiles=self._decode_latents is decode_in_tiles)
         self._is_conditional = bool(len(model.conditioners))
         self._test()
-        self.batch = Batch(model, rows=rows, shape=shape, take_step=execution.take_step())
+        self.batch = Batch(model, rows=self.rows, shape=shape, take_step=execution.take_step())
         self._images: dict[Run, tuple[Owner, ImageRequest]] = {}  # of every waiting or sampling run
         self.waiting: deque[Run] = deque()
         self._finished: list[Finished[Owner]] = []
@@ -70,6 +83,11 @@ class Pack(Generic[Owner]):
     def busy(self) -> bool:
         """Whether there is anything to sample or decode."""
         return bool(self.waiting or self.batch.runs or self._finished)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next step has no rows left for another image."""
+        return self.free_rows < max((self.batch.rows_of(run) for run in self.batch.runs), default=2)
 
     @property
     def free_rows(self) -> int:
@@ -110,6 +128,13 @@ class Pack(Generic[Owner]):
             self._joined_at.pop(run, None)
         self._finished = [finished for finished in self._finished if finished.owner is not owner]
 
+    def fail_all(self, reason: str, describe: Callable[[ImageRequest], str]) -> list[Failed[Owner]]:
+        """Drop all images. Returns them with their errors."""
+        images = [*self._images.values(), *((one.owner, one.request) for one in self._finished)]
+        self._images.clear()
+        self._finished.clear()
+        return [_failure(owner, request.spec, reason, describe(request)) for owner, request in images]
+
     def owners(self) -> list[Owner]:
         """Return the owners of all images that are waiting, sampling or finished."""
         sampling = [self._images[run][0] for run in (*self.waiting, *self.batch.runs)]
@@ -130,7 +155,7 @@ class Pack(Generic[Owner]):
         failed = self._join()
         if self.batch.runs:
             used = self.rows - self.batch.free_rows
-            metrics.ROWS_USED_TOTAL.inc(used)
+            metrics.ROWS_USED_TOTAL.inc(used * self.full_rows / self.rows)
             with metrics.STEP_SECONDS.time():
                 self.batch.step()
             self._row_seconds += (time.perf_counter() - began) / max(used, 1)

@@ -19,6 +19,8 @@ ITEMS: dict[str, dict[str, Any]] = {
     "solver": {"solver": "heun", "spacing": "karras", "guidance_interval": [0.2, 0.8], "guidance_rescale": 0.5},
     "image": {"image": PICTURE, "strength": 0.6},
     "mask": {"image": PICTURE, "mask": MASK},
+    "wide": {"size": [96, 32]},
+    "small": {"size": [16, 16], "image": PICTURE, "strength": 0.6},
 }
 
 

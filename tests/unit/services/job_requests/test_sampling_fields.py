@@ -13,7 +13,7 @@ CONDITIONS: dict[str, Any] = {
     "type": "object",
     "properties": {"class_label": {"type": "integer", "minimum": 0, "maximum": 9}},
     "required": ["class_label"],
-    CANVAS: Canvas(1, 32, 32),
+    CANVAS: Canvas(1, 32, 32, unit=8),
 }
 ITEM = {"class_label": 3}
 LIMITS = Limits(["outputs/default"], ["inputs/default"], bucket="ours")
@@ -66,6 +66,16 @@ def refusal(request: dict[str, Any], conditions: dict[str, Any] = CONDITIONS) ->
             {"items": [{**ITEM, "image": "AA"}]},
             "items[0].strength: missing; give a number from 0.01 to 1 for the image, or a mask",
         ),
+        (
+            {"items": [ITEM, {**ITEM, "size": [100, 60]}]},
+            "items[1].size: [100, 60] is not allowed; permitted: multiples of 8 up to 2048, and at most 65536 pixels "
+            "in all; the nearest is [96, 64]",
+        ),
+        (
+            {"items": [ITEM], "size": [64]},
+            "size: [64] is not allowed; permitted: a list of 2, each an integer from 1 to 2048",
+        ),
+        ({"items": [ITEM], "size": [64, 4096]}, "size[1]: 4096 is not allowed; permitted: an integer from 1 to 2048"),
         ({"items": [ITEM], "image": 3}, "image: 3 is not allowed; permitted: a base64-encoded image file, or the s3"),
     ],
 )
@@ -82,6 +92,14 @@ def test_a_release_that_cannot_be_guided_has_nothing_to_lead_away_from() -> None
     assert refusal({"items": [{"negative": {}}]}, unconditional) == (
         "items[0].negative: {} is not allowed; permitted: nothing; this release has no conditions to lead away from"
     )
+
+
+def test_an_image_costs_its_area() -> None:
+    items = [ITEM, {**ITEM, "size": [64.0, 32]}, {**ITEM, "size": [8, 8]}]
+    plan = plan_request({"items": items, "steps": 10, "guidance_scale": 1}, CONDITIONS, LIMITS)
+    specs = [image_spec(plan, item, i) for i, item in enumerate(plan["items"])]
+    assert [image_cost(spec) for spec in specs] == [10, 20, 1]
+    assert [spec.size for spec in specs] == [None, (64, 32), (8, 8)]
 
 
 def test_an_image_costs_the_steps_that_its_strength_leaves() -> None:
