@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 
 from services.job_queue import expiry, processes, tenants
-from services.job_queue.expiry import ExpiredJob
+from services.job_queue.expiry import ExpiredJob, StoredJob
+from services.job_requests.output_options import NAME
 from services.registry import locks, releases
 from services.storage.layout import BLOBS, SUFFIXES, blob_key, job_prefix
 from services.storage.object_store import ObjectStore
@@ -32,7 +33,7 @@ def prune_jobs(database: Database, store: ObjectStore) -> Iterator[ExpiredJob]:
         if stored is None:  # it was retried meanwhile
             continue
         if stored.output_prefix is not None:
-            store.delete(_objects(store, job_prefix(stored.output_prefix, job.id), stored.image_format))
+            store.delete(_objects(store, job_prefix(stored.output_prefix, job.id), stored))
         with database.begin() as connection:
             last = expiry.last_output(connection, job.id)
         for start in range(0, last + 1, expiry.BATCH):
@@ -55,10 +56,11 @@ def list_expired(database: Database) -> Iterator[ExpiredJob]:
         after = [page[-1].id]
 
 
-def _objects(store: ObjectStore, prefix: str, image_format: str | None) -> Iterator[str]:
+def _objects(store: ObjectStore, prefix: str, stored: StoredJob) -> Iterator[str]:
     """Yield the keys that a job can have written. Its folder may contain folders of other jobs."""
-    suffix = SUFFIXES.get(image_format or "", "[a-z]+")
-    for folder, name in (("", LISTING), ("images/", re.compile(rf"[0-9]{{8,}}\.{suffix}"))):
+    suffix = SUFFIXES.get(stored.image_format or "", "[a-z]+")
+    image = re.compile(rf"{NAME.pattern if stored.has_names else '[0-9]{8,}'}\.{suffix}")
+    for folder, name in (("", LISTING), ("images/", image), ("thumbnails/", image)):
         for key in store.keys(f"{prefix}/{folder}", direct=True):
             if name.fullmatch(key.removeprefix(f"{prefix}/{folder}")):
                 yield key

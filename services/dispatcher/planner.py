@@ -6,6 +6,7 @@ the first ones are sampled while the others are planned. After a crash, planning
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from services.job_queue.states import JobState
 from services.job_queue.stopping import StopRequest
 from services.job_requests.condition_images import check_items
 from services.job_requests.items import InputObject, ItemReader, parse_line
+from services.job_requests.output_options import ImageNames, check_named
 from services.job_requests.schema import Limits, check_count, plan_request
 from services.job_requests.seen_ids import SeenIds
 from services.job_requests.strict_json import RequestError, parse_json
@@ -105,6 +107,7 @@ def _check(store: ObjectStore, job: SubmittedJob, release: ReleaseRow, progress:
     # The lines are counted first, so that a job with too many of them is rejected before any of it is planned.
     lines = source.count(limits.max_images // plan["images_per_item"], progress)
     check_count(total := lines * plan["images_per_item"], limits)
+    check_named(plan, total)
     return CheckedJob(release, plan, total, source, limits)
 
 
@@ -138,12 +141,12 @@ def _plan_batches(
 def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> Iterator[PlannedItem]:
     """Yield the items of the input object's lines, with an error for each that is not valid.
 
-    Of the lines before image `planned_to` only the ids are read.
+    Of the lines before image `planned_to` only the ids and the names of images are read.
     """
     assert checked.source is not None
     plan = checked.plan
     reader = ItemReader(releases.request_rules(checked.release.manifest), checked.limits, plan)
-    ids = SeenIds(checked.total // plan["images_per_item"])
+    ids, names = SeenIds(checked.total // plan["images_per_item"]), ImageNames(plan, checked.total)
     first_line = planned_to // plan["images_per_item"]
     for line in checked.source.lines():
         progress()
@@ -153,10 +156,13 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
             name = item.get("id")
             is_new = not isinstance(name, str) or ids.add(name)
             if line.number < first_line:
+                with suppress(RequestError):
+                    names.check(item, line.number)
                 continue
             reader.check(item)
             if not is_new:
                 raise RequestError(f"the id {name!r} is that of an earlier line")
+            names.check(item, line.number)
             cost = item_cost(plan, item)
         except RequestError as problem:
             error = f"line {line.number + 1}: {problem}"

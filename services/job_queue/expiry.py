@@ -30,6 +30,7 @@ class StoredJob:
 
     output_prefix: str | None
     image_format: str | None
+    has_names: bool = False  # of its images, from a template
 
 
 def expired_jobs(connection: Connection, after: uuid.UUID | None = None) -> list[ExpiredJob]:
@@ -50,11 +51,12 @@ def mark_expired(connection: Connection, job_id: uuid.UUID) -> StoredJob | None:
     row = connection.execute(
         text(f"""
             UPDATE jobs SET expired_at = coalesce(expired_at, now()) FROM tenants WHERE jobs.id = :id AND {EXPIRED}
-            RETURNING plan ->> 'output_prefix' AS output_prefix, plan ->> 'format' AS image_format
+            RETURNING plan ->> 'output_prefix' AS output_prefix, plan ->> 'format' AS image_format,
+                coalesce(plan -> 'output' ? 'name', false) AS has_names
         """),
         {"id": job_id},
     ).first()
-    return None if row is None else StoredJob(row.output_prefix, row.image_format)
+    return None if row is None else StoredJob(row.output_prefix, row.image_format, row.has_names)
 
 
 def last_output(connection: Connection, job_id: uuid.UUID) -> int:

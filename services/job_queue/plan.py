@@ -13,6 +13,16 @@ class InputReference(TypedDict):
     etag: NotRequired[str]
 
 
+class OutputOptions(TypedDict):
+    """How images are stored; see `services.job_requests.output_options`."""
+
+    format: NotRequired[str]  # also in the plan itself
+    quality: NotRequired[int]  # of JPEG and WebP files, from 1 to 100
+    name: NotRequired[str]  # a template with fields in braces
+    thumbnail: NotRequired[int]  # pixels of the longer side
+    metadata: NotRequired[bool]  # whether a file says of which job it is
+
+
 class Plan(TypedDict):
     """The JSON of `jobs.plan`. It has either `items` or `input`.
 
@@ -40,4 +50,5 @@ class Plan(TypedDict):
     size: NotRequired[list[int]]  # [width, height]
     own_area: NotRequired[int]  # pixels of the release's own size; only if items may have another
     format: str  # png, jpeg or webp
+    output: NotRequired[OutputOptions]
     output_prefix: str

@@ -6,6 +6,7 @@ from math import ceil
 
 from services.job_queue.plan import Item, Plan
 from services.job_requests.canvas import Size
+from services.job_requests.output_options import image_name
 from services.job_requests.sampling_fields import as_size, merge
 from training.model.solvers import count_evaluations, steps_taken
 
@@ -30,6 +31,7 @@ class ImageSpec:
     strength: float = 1.0
     size: Size | None = None
     growth: float = 1.0
+    name: str | None = None  # of its file, without a suffix; None: its index
 
 
 def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
@@ -38,10 +40,11 @@ def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
     fields = merge(plan, item)
     low, high = fields["guidance_interval"]
     size = as_size(fields["size"]) if "size" in fields else None
+    seed = int(item["seed"]) + k if "seed" in item else int(plan["seed"]) + index
     return ImageSpec(
         index=index,
         item=position,
-        seed=int(item["seed"]) + k if "seed" in item else int(plan["seed"]) + index,
+        seed=seed,
         steps=int(fields["steps"]),
         solver=fields["solver"],
         spacing=fields["spacing"],
@@ -52,6 +55,7 @@ def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
         strength=float(fields.get("strength", 1)),
         size=size,
         growth=1.0 if size is None else size[0] * size[1] / plan["own_area"],
+        name=image_name(plan, item, index, seed),
     )
 
 

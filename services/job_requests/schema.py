@@ -17,6 +17,7 @@ from services.errors import quote
 from services.job_queue.plan import Plan
 from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.messages import KEY_WORDS, MAX_MESSAGES, JsonSchema, validation_messages
+from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes
 from services.job_requests.sampling_fields import sampling_mistakes, sampling_schema
 from services.job_requests.strict_json import RequestError
 from services.storage.uri import ObjectUri
@@ -25,7 +26,6 @@ MAX_IMAGES = 1_000_000  # of a job
 MAX_ITEMS = 10_000  # in the request itself; an input_uri may have as many lines as the job may have images
 MAX_PER_ITEM = 1_000  # images
 MAX_SEED = 2**62  # leaves room for seed + index in 63 bits
-FORMATS = ("png", "jpeg", "webp")
 DEFAULTS = {  # docs/results/claims.md measures this solver, number of steps and guidance
     "images_per_item": 1,
     "steps": 20,
@@ -74,6 +74,7 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
             "seed": SEED,
             **sampling_schema(conditions),
             "format": {"enum": list(FORMATS)},
+            "output": OUTPUT,
             "output_prefix": {"type": "string", "pattern": f"^{KEY}{END}", "maxLength": 500},
         },
         "additionalProperties": False,
@@ -104,10 +105,13 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
         mistakes.insert(0, "items: given together with input_uri; give only one of them")
     elif "items" not in request and "input_uri" not in request:
         mistakes.insert(0, "items: missing; give items or input_uri")
+    if not mistakes:
+        mistakes = output_mistakes(request)
     if mistakes:
         raise RequestError("\n".join(mistakes))
     default = DEFAULTS if conditions.get("guided", True) else {**DEFAULTS, "guidance_scale": 1.0}
     plan = cast(Plan, {"output_prefix": limits.write_prefixes[0], **default, **request})
+    plan["format"] = plan.get("output", {}).get("format", plan["format"])
     plan["images_per_item"] = int(plan["images_per_item"])  # 2.0 is a valid integer of JSON Schema
     if "seed" not in plan:
         plan["seed"] = secrets.randbelow(2**32)
@@ -118,15 +122,18 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     if "input_uri" in plan:
         plan["input"] = {"key": resolve_key("input_uri", plan["input_uri"], limits)}
         return plan
-    check_count(len(plan["items"]) * plan["images_per_item"], limits)
+    check_count(images := len(plan["items"]) * plan["images_per_item"], limits)
+    check_named(plan, images)
     check_sampling(plan, canvas)
     seen: set[str] = set()
+    names = ImageNames(plan, images)
     for number, item in enumerate(plan["items"]):
         check_metadata(item, f"items[{number}].metadata")
         if (name := item.get("id")) in seen:
             raise RequestError(f"items: the id {name!r} is given twice; each item needs its own id")
         if name is not None:
             seen.add(name)
+        names.check(item, number)
     return plan
 
 

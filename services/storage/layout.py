@@ -12,9 +12,15 @@ def job_prefix(output_prefix: str, job_id: uuid.UUID) -> str:
     return f"{output_prefix}/{job_id}"
 
 
-def image_key(output_prefix: str, job_id: uuid.UUID, index: int, image_format: str) -> str:
-    """Return the key of image `index`."""
-    return f"{job_prefix(output_prefix, job_id)}/images/{index:08d}.{SUFFIXES[image_format]}"
+def image_key(output_prefix: str, job_id: uuid.UUID, index: int, image_format: str, name: str | None = None) -> str:
+    """Return the key of image `index`, which may have a name of its own."""
+    return f"{job_prefix(output_prefix, job_id)}/images/{name or f'{index:08d}'}.{SUFFIXES[image_format]}"
+
+
+def thumbnail_key(key: str) -> str:
+    """Return the key of the thumbnail of an image."""
+    prefix, name = key.rsplit("/images/", 1)
+    return f"{prefix}/thumbnails/{name}"
 
 
 def blob_key(sha256: str) -> str:

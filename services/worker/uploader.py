@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from services.database.connections import brief, describe
 from services.job_queue.outputs import Output
@@ -104,12 +105,18 @@ class Uploader:
 
     def _store(self, upload: Upload) -> tuple[Output, Content | None]:
         """Encode and store an image. Returns its record, and its content if it is yet to be checked."""
-        plan, spec = upload.shard.plan, upload.image.spec
-        image_format = plan["format"]
-        key = layout.image_key(plan["output_prefix"], upload.shard.lease.job_id, spec.index, image_format)
+        plan, spec, lease = upload.shard.plan, upload.image.spec, upload.shard.lease
+        image_format, options = plan["format"], plan.get("output", {})
+        key = layout.image_key(plan["output_prefix"], lease.job_id, spec.index, image_format, spec.name)
         if not upload.body:
+            origin = {"job": str(lease.job_id), "index": spec.index, "release": lease.pack_key, "seed": spec.seed}
+            encode = partial(encoding.encode_image, upload.image.pixels, image_format, quality=options.get("quality"))
             with metrics.ENCODE_SECONDS.labels(image_format).time():
-                upload.body = encoding.encode_image(upload.image.pixels, image_format)
+                body = encode(metadata=origin if options.get("metadata") else None)
+            if "thumbnail" in options:  # first, so that a recorded image has one
+                small = encode(longest=options["thumbnail"])
+                self.store.put_if_absent(layout.thumbnail_key(key), small, content_type=f"image/{image_format}")
+            upload.body = body
         with metrics.UPLOAD_SECONDS.time():
             stored = self.store.put_if_absent(
                 key, upload.body, content_type=f"image/{image_format}", checked_later=not upload.is_doubtful

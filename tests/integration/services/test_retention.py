@@ -1,5 +1,7 @@
 """Expired jobs are deleted completely, and blobs that a release needs stay, even during a concurrent publish."""
 
+import io
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
@@ -63,6 +66,29 @@ def left_of(stack: Stack, job_id: uuid.UUID) -> dict[str, int]:
             for name, column in (("jobs", "id"), ("outputs", "job_id"), ("work", "job_id"))
         }
     return {**counts, "objects": len(list(stack.store().keys(f"outputs/default/{job_id}/")))}
+
+
+@pytest.mark.usefixtures("kept_for_a_day")
+def test_images_with_names_and_thumbnails_are_deleted_too(
+    stack: Stack, dispatcher: Process, worker: Process, darkroom_here: Any
+) -> None:
+    output = {"format": "webp", "quality": 50, "name": "{metadata.sku}-{seed}", "thumbnail": 16, "metadata": True}
+    item = {"class_label": 1, "metadata": {"sku": "A-1"}}
+    job_id = stack.submit({"items": [item], "images_per_item": 2, "steps": 1, "seed": 7, "output": output})
+    assert stack.wait(job_id).state == "succeeded"
+    store, prefix = stack.store(), f"outputs/default/{job_id}"
+    keys = [row.key for row in stack.outputs(job_id)]
+    assert keys == [f"{prefix}/images/A-1-7.webp", f"{prefix}/images/A-1-8.webp"]
+    digest = json.loads(store.get(f"{prefix}/manifest.json"))["release"]["digest"]
+    with Image.open(io.BytesIO(store.get(keys[1]))) as image:
+        assert json.loads(image.getexif()[0x010E]) == {
+            "job": str(job_id), "index": 1, "release": digest, "seed": 8
+        }  # fmt: skip
+    with Image.open(io.BytesIO(store.get(f"{prefix}/thumbnails/A-1-7.webp"))) as thumbnail:
+        assert (thumbnail.format, thumbnail.size) == ("WEBP", (16, 16))
+    age(stack, job_id, 25)
+    assert f"deleted job {job_id}" in darkroom_here("prune").stdout
+    assert left_of(stack, job_id) == {"jobs": 0, "outputs": 0, "work": 0, "objects": 0}
 
 
 @pytest.mark.usefixtures("kept_for_a_day")

@@ -30,6 +30,25 @@ def test_each_format_has_its_suffix_and_opens_as_itself(image_format: str, suffi
     assert Image.open(io.BytesIO(body)).format == image_format.upper()
 
 
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+def test_metadata_are_in_the_file_and_change_no_pixel(image_format: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    plain = encoding.encode_image(pixels, image_format)
+    body = encoding.encode_image(pixels, image_format, metadata={"seed": 7})
+    assert body == encoding.encode_image(pixels, image_format, metadata={"seed": 7})
+    with Image.open(io.BytesIO(body)) as image, Image.open(io.BytesIO(plain)) as other:
+        text = image.info["darkroom"] if image_format == "png" else image.getexif()[encoding.IMAGE_DESCRIPTION]
+        assert text == '{"seed": 7}'
+        assert np.array_equal(np.asarray(image), np.asarray(other))
+
+
+def test_a_lower_quality_is_a_smaller_file_and_a_thumbnail_keeps_the_ratio() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+    sizes = [len(encoding.encode_image(pixels, "jpeg", quality=quality)) for quality in (10, 50, 95)]
+    assert sizes == sorted(sizes)
+    assert Image.open(io.BytesIO(encoding.encode_image(pixels, "png", longest=16))).size == (8, 16)
+
+
 def test_contact_sheet_has_a_row_an_item_and_gaps_where_images_miss() -> None:
     def image(level: int) -> bytes:
         return encoding.encode_image(np.full((4, 4, 1), level, np.uint8), "png")
