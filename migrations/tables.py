@@ -270,6 +270,21 @@ class UsageCount(Table):
     bytes: Mapped[int] = mapped_column(BigInteger)
 
 
+class ApiToken(Table):
+    """A token of the HTTP API. Its text is not stored."""
+
+    __tablename__ = "api_tokens"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name", ondelete="CASCADE"))
+    name: Mapped[str]
+    digest: Mapped[str] = mapped_column(unique=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
 class ServiceLock(Table):
     """A row to lock for work that one process at a time may do."""
 

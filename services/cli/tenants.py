@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from services.cli import tenant_tokens
 from services.cli.commands import COMMANDS, command_group
 from services.cli.session import AsJson, connect_database
 from services.cli.tenant_usage import usage
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 app = command_group(COMMANDS["tenants"].help)
 app.command("usage")(usage)
+app.add_typer(tenant_tokens.app, name="tokens")
 
 SHORTEST_PASSWORD = 12
 LARGEST_INTEGER = 2**31 - 1

@@ -1,6 +1,7 @@
 """The console's ASGI application."""
 
 import secrets
+from importlib.metadata import version
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +12,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from services.console.api.app import make_api
+from services.console.limits import Limits
 from services.console.pages import PAGES
 from services.console.parts import Parts
 from services.console.problems import describe_problem
@@ -34,6 +37,7 @@ def make_app(settings: ConsoleSettings, database: Engine, store: ObjectStore, li
         openapi_url=None,
         middleware=[
             Middleware(SecurityHeaders),
+            Middleware(Limits),
             Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, *settings.console_hosts], www_redirect=False),
             Middleware(
                 SessionMiddleware,
@@ -45,7 +49,8 @@ def make_app(settings: ConsoleSettings, database: Engine, store: ObjectStore, li
             ),
         ],
     )
-    app.state.parts = Parts(database, store, make_templates(), links)
+    parts = app.state.parts = Parts(database, store, make_templates(), links)
+    app.mount("/api/v1", make_api(parts, version("darkroom")))
     app.mount("/static", static_files(), name="static")
     for router in PAGES:
         app.include_router(router)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fastapi.templating import Jinja2Templates
 from sqlalchemy import Connection, Engine
 
+from services.console.rates import Rates
 from services.console.sign_in import SignInLinks
 from services.console.thumbnails import Thumbnails
 from services.console.viewer import Viewer
@@ -23,6 +24,7 @@ class Parts:
     templates: Jinja2Templates
     links: SignInLinks
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
+    rates: Rates = field(default_factory=Rates)
 
     @contextmanager
     def begin(self, viewer: Viewer) -> Iterator[Connection]:

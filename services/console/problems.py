@@ -67,7 +67,8 @@ def describe_problem(request: Request, error: Exception) -> Problem:
         case RequestValidationError():
             return Problem(422, "; ".join(map(_complaint, error.errors())))
         case HTTPException():
-            return Problem(error.status_code, error.detail)
+            retry_after = (error.headers or {}).get("Retry-After")
+            return Problem(error.status_code, error.detail, int(retry_after) if retry_after else None)
         case NotShown():
             return Problem(404, f"The image cannot be shown: {error}.")
         case DBAPIError():

@@ -1,23 +1,17 @@
 """One image: a page about how it was made, its file and its small copies."""
 
 import uuid
-from pathlib import PurePosixPath
-from typing import Annotated
 
 from fastapi import APIRouter
-from fastapi import Path as PathParameter
 from fastapi.responses import Response
 
+from services.console.files import CACHED, Index, send_image
 from services.console.page import Page, PageRequest
-from services.console.thumbnails import SIZES, NotShown, read_image
+from services.console.thumbnails import SIZES
 from services.job_queue import clients, viewing
 from services.job_queue.outputs import Output
 
 router = APIRouter()
-
-Index = Annotated[int, PathParameter(ge=0, le=2**31 - 1)]
-TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
-CACHED = {"Cache-Control": "private, max-age=31536000, immutable"}  # the address names the content
 
 
 @router.get("/jobs/{job_id}/images/{index}")
@@ -39,13 +33,7 @@ def show_image(page: Page, job_id: uuid.UUID, index: Index) -> Response:
 @router.get("/jobs/{job_id}/images/{index}/file")
 def send_file(page: Page, job_id: uuid.UUID, index: Index) -> Response:
     """Send an image as it was stored."""
-    image = _find(page, job_id, index)
-    suffix = PurePosixPath(image.key or "").suffix
-    if suffix not in TYPES:
-        raise NotShown(image.error or f"{suffix} is no format of images")
-    name = f'inline; filename="{job_id}-{index:08d}{suffix}"'
-    body = read_image(page.parts.store, image)
-    return Response(body, media_type=TYPES[suffix], headers={**CACHED, "Content-Disposition": name})
+    return send_image(page.parts.store, job_id, _find(page, job_id, index))
 
 
 @router.get("/jobs/{job_id}/images/{index}/{size}.webp")

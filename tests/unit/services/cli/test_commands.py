@@ -68,10 +68,15 @@ def leaves() -> Iterator[tuple[str, Any]]:
     context = typer.Context(group)
     for name in group.list_commands(context):
         _, command, _ = group.resolve_command(context, [name])
-        if hasattr(command, "commands"):
-            yield from ((f"{name} {inner}", one) for inner, one in command.commands.items())
-        else:
-            yield name, command
+        yield from leaves_of(name, command)
+
+
+def leaves_of(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for inner, one in command.commands.items():
+        yield from leaves_of(f"{name} {inner}", one)
 
 
 every_command = pytest.mark.parametrize(("name", "command"), [*leaves()], ids=[name for name, _ in leaves()])
