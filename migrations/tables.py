@@ -285,6 +285,14 @@ class ApiToken(Table):
     last_used_at: Mapped[datetime | None]
 
 
+class WatchedJob(Table):
+    """A job whose changes are announced, because somebody looks at it."""
+
+    __tablename__ = "watched_jobs"
+    job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    until: Mapped[datetime]
+
+
 class ServiceLock(Table):
     """A row to lock for work that one process at a time may do."""
 

@@ -14,7 +14,7 @@ from services.errors import CommandError
 if TYPE_CHECKING:
     from services.settings import ConsoleSettings
 
-SCHEMA = "0021"  # the oldest that the console works with
+SCHEMA = "0022"  # the oldest that the console works with
 OPEN_CONNECTIONS = 512
 KEEP_ALIVE_S, DRAIN_S = 30, 5
 

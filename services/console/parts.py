@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fastapi.templating import Jinja2Templates
 from sqlalchemy import Connection, Engine
 
+from services.console.live import News
 from services.console.rates import Rates
 from services.console.sign_in import SignInLinks
 from services.console.thumbnails import Thumbnails
@@ -25,6 +26,10 @@ class Parts:
     links: SignInLinks
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     rates: Rates = field(default_factory=Rates)
+    news: News = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "news", News(self.database))
 
     @contextmanager
     def begin(self, viewer: Viewer) -> Iterator[Connection]:

@@ -12,6 +12,7 @@ from training.errors import DarkroomError
 # Triggers and functions of the migrations notify these channels.
 CHANNEL = "darkroom_work"  # what dispatchers do
 SHARDS = "darkroom_shards"  # what workers do; the message is the queue
+PROGRESS = "darkroom_progress"  # ids of jobs that have changed and that somebody watches
 DELIVERY_TIMEOUT_S = 3.0
 
 
@@ -22,18 +23,24 @@ class NotDelivered(DarkroomError):
 def listen(url: URL, queues: Sequence[str] | None = None, timeout_s: float = 1.0) -> Iterator[bool]:
     """Yield True for each announcement of work, and False after each `timeout_s` seconds without one.
 
-    queues: those whose shards are announced; None for work of dispatchers. Raises NotDelivered behind a pooler in
-    transaction mode, and psycopg.Error when the connection cannot be made or is lost.
+    queues: those whose shards are announced; None for work of dispatchers. Raises what `hear` raises.
+    """
+    for messages in hear(url, CHANNEL if queues is None else SHARDS, timeout_s):
+        yield any(queues is None or message in queues for message in messages)
+
+
+def hear(url: URL, channel: str, timeout_s: float = 1.0) -> Iterator[list[str]]:
+    """Yield the messages of a channel that arrive together, and none after each `timeout_s` seconds without one.
+
+    Raises NotDelivered behind a pooler in transaction mode, and psycopg.Error when the connection cannot be made or is
+    lost.
     """
     with connect_directly(url, autocommit=True) as connection:
-        connection.execute(f"LISTEN {CHANNEL if queues is None else SHARDS}")
-        if _is_pooled(connection) and not _delivers(connection, url):
+        connection.execute(f"LISTEN {channel}")
+        if _is_pooled(connection) and not _delivers(connection, url, channel):
             raise NotDelivered("notifications do not arrive through a pooler in transaction mode")
         while True:
-            announced = False
-            for notification in connection.notifies(timeout=timeout_s, stop_after=1):
-                announced = announced or queues is None or notification.payload in queues
-            yield announced
+            yield [notification.payload for notification in connection.notifies(timeout=timeout_s, stop_after=1)]
 
 
 def _is_pooled(connection: "psycopg.Connection[Any]") -> bool:
@@ -42,8 +49,8 @@ def _is_pooled(connection: "psycopg.Connection[Any]") -> bool:
     return row is None or row[0] != connection.info.backend_pid
 
 
-def _delivers(connection: "psycopg.Connection[Any]", url: URL) -> bool:
+def _delivers(connection: "psycopg.Connection[Any]", url: URL, channel: str) -> bool:
     """Return whether this connection hears what another one announces."""
     with connect_directly(url, autocommit=True) as other:
-        other.execute(f"NOTIFY {CHANNEL}; NOTIFY {SHARDS}")
+        other.execute(f"NOTIFY {channel}")
     return any(connection.notifies(timeout=DELIVERY_TIMEOUT_S, stop_after=1))

@@ -4,7 +4,7 @@ Pages are cut by keys, never by offsets, so that the last page of a job of a mil
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -172,3 +172,32 @@ def find_settings(connection: Connection, job_id: uuid.UUID) -> dict[str, Any]:
         text("SELECT coalesce(plan, request) - 'items' FROM jobs WHERE id = :job"), {"job": job_id}
     )
     return found if isinstance(found, dict) else {}
+
+
+# -- news --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JobCounts:
+    """What changes of a job while it runs."""
+
+    id: uuid.UUID
+    state: JobState
+    revision: int
+    total: int
+    succeeded: int
+    failed: int
+
+
+def list_counts(connection: Connection, jobs: Collection[uuid.UUID]) -> list[JobCounts]:
+    """Return the counts of those of these jobs that the viewer sees."""
+    rows = connection.execute(
+        text("SELECT id, state, revision, total, succeeded, failed FROM jobs WHERE id = ANY(:ids) ORDER BY id"),
+        {"ids": list(jobs)},
+    )
+    return [JobCounts(**{**row._mapping, "state": JobState(row.state)}) for row in rows]
+
+
+def watch_jobs(connection: Connection, jobs: Collection[uuid.UUID]) -> None:
+    """Have the changes of those of these jobs announced that the viewer sees, for two minutes."""
+    connection.execute(text("SELECT watch_jobs(CAST(:ids AS uuid[]))"), {"ids": list(jobs)})

@@ -5,6 +5,7 @@ import io
 import json
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -73,13 +74,13 @@ def make_job(
             "id": job_id, "tenant": tenant, "model": "tiny@production", "request": json.dumps(request),
             "plan": json.dumps({**request, "solver": "dpm_solver_2m", "guidance_scale": 1.5, "format": "png"}),
             "state": "partial" if failures else "succeeded", "total": count, "succeeded": count - len(failures),
-            "failed": len(failures), "images_per_item": per_item, **columns,
+            "failed": len(failures), "images_per_item": per_item, "started_at": datetime.now(UTC),
+            "finished_at": datetime.now(UTC), **columns,
         }  # fmt: skip
         connection.execute(text("SET LOCAL session_replication_role = replica"))  # no trigger: nothing is to be done
         names = ", ".join(values)
         marks = ", ".join(f":{name}" for name in values)
-        statement = f"INSERT INTO jobs ({names}, started_at, finished_at) VALUES ({marks}, now(), now())"
-        connection.execute(text(statement), values)
+        connection.execute(text(f"INSERT INTO jobs ({names}) VALUES ({marks})"), values)
         connection.execute(
             text("""
                 INSERT INTO outputs (job_id, index, item, seed, key, sha256, bytes, profile, error)

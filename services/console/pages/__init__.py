@@ -2,6 +2,6 @@
 
 from fastapi import APIRouter
 
-from services.console.pages import health, images, jobs, session
+from services.console.pages import events, health, images, jobs, session
 
-PAGES: tuple[APIRouter, ...] = (health.router, session.router, jobs.router, images.router)
+PAGES: tuple[APIRouter, ...] = (health.router, session.router, jobs.router, images.router, events.router)

@@ -56,6 +56,26 @@ async function fill(grid) {
   }
 }
 
+// -- images that were just made --
+
+document.addEventListener("fresh", async () => {
+  const last = [...gallery.querySelectorAll(".grid")].at(-1);
+  const page = await load(last.dataset.page);
+  if (!page.querySelector(".grid li")) return;
+  document.querySelector(".empty")?.remove();
+  for (const image of [...page.querySelectorAll(".grid li")]) {
+    if (document.getElementById(image.id)) continue;
+    const number = Number(image.id.split("-")[1]);
+    const later = [...last.children].find((other) => Number(other.id.split("-")[1]) > number);
+    last.insertBefore(image, later ?? null);
+  }
+  const link = nextLink(page);
+  if (link && !nextLink(document)) {
+    gallery.after(link);
+    end.observe(link);
+  }
+});
+
 if (gallery) {
   for (const grid of gallery.querySelectorAll(".grid")) far.observe(grid);
   const link = nextLink(document);
