@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -27,7 +28,11 @@ from training.errors import DarkroomError
 
 Kind = TypeVar("Kind", bound="StoreSettings | DatabaseSettings")
 
+TenantName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+
 QUEUE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+LISTS = ("queues", "preload", "console_hosts", "console_operators")  # which may be empty
+HEADER = r"^[A-Za-z0-9-]{1,100}$"
 NAMES_FORM = 'permitted: one or more names, as a,b or as JSON, ["a", "b"]'
 
 
@@ -49,6 +54,16 @@ def split_names(value: Any) -> Any:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"not a list of names; {NAMES_FORM}")
     return list(dict.fromkeys(name.strip() for name in value if name.strip()))
+
+
+def parse_object(value: Any) -> Any:
+    """Return an object that is written as JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('not JSON; permitted: an object, such as {"team-a": "shop"}') from None
 
 
 def _check_queues(names: list[str]) -> list[str]:
@@ -88,7 +103,7 @@ class Base(BaseModel):
         if not isinstance(value, str):
             return value
         value = value.strip()  # a Secret made from a file often ends with a line feed
-        if not value and info.field_name not in ("queues", "preload", "console_hosts"):
+        if not value and info.field_name not in LISTS:
             raise ValueError("it is empty; set it, or remove it for the default")
         return value
 
@@ -177,9 +192,31 @@ class ConsoleSettings(StoreSettings, DatabaseSettings):
     console_secret: SecretStr | None = Field(
         None, min_length=32, description="signs sessions, 32 characters or more; unset: drawn at each start"
     )
-    console_tenant: str = Field(
-        "default", pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="the tenant of those who open the sign-in link"
+    console_tenant: TenantName = Field("default", description="the tenant of those who open the sign-in link")
+    console_proxy_user_header: str | None = Field(
+        None, pattern=HEADER, description="the header in which a trusted proxy names the viewer; unset: links sign in"
     )
+    console_proxy_groups_header: str | None = Field(
+        None, pattern=HEADER, description="the header in which the proxy lists the viewer's groups, as a,b"
+    )
+    console_proxy_networks: Annotated[list[IPvAnyNetwork], BeforeValidator(split_names)] = Field(
+        [], validate_default=True, description="the addresses of the proxy, such as 10.0.0.0/8"
+    )
+    console_tenants: Annotated[dict[str, TenantName], BeforeValidator(parse_object)] = Field(
+        {}, description='the tenant of each group, as JSON: {"team-a": "shop"}; "*": of everybody'
+    )
+    console_operators: Annotated[list[str], BeforeValidator(split_names)] = Field(
+        [], description="the groups whose members operate the service"
+    )
+
+    @field_validator("console_proxy_networks")
+    @classmethod
+    def _is_narrow(cls, networks: list[IPvAnyNetwork], info: ValidationInfo) -> list[IPvAnyNetwork]:
+        if info.data.get("console_proxy_user_header") and not networks:
+            raise ValueError("goes with DARKROOM_CONSOLE_PROXY_USER_HEADER, which anyone could send otherwise")
+        if any(network.prefixlen == 0 for network in networks):
+            raise ValueError("a network of all addresses is not allowed, because anyone could name a viewer")
+        return networks
 
 
 def load_console(environ: Mapping[str, str] = os.environ) -> ConsoleSettings:

@@ -45,7 +45,7 @@ def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, o
     from services.console.sign_in import SignInLinks
     from services.console.viewer import Viewer
     from services.database import schema
-    from services.observability import logs
+    from services.observability import http, logs
     from services.storage.object_store import ObjectStore
 
     logs.configure(settings)
@@ -60,18 +60,21 @@ def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, o
         return f"{address}/sign-in?{urlencode({'token': links.issue(viewer)})}"
 
     app = make_app(settings, engine, store, links)
+    http.serve(settings, app.state.parts.health)
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        lifespan="off",
         limit_concurrency=OPEN_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    typer.echo(f"The console serves at {address}. Open this link to sign in; it works once:\n{link(viewer)}")
+    if settings.console_proxy_user_header:
+        typer.echo(f"The console serves at {address}, and trusts {settings.console_proxy_user_header} of its proxy.")
+    else:
+        typer.echo(f"The console serves at {address}. Open this link to sign in; it works once:\n{link(viewer)}")
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops at them, and raises them again at its end
         signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])

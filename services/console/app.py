@@ -17,6 +17,7 @@ from services.console.limits import Limits
 from services.console.pages import PAGES
 from services.console.parts import Parts
 from services.console.problems import describe_problem
+from services.console.proxy import Proxy
 from services.console.rendering import make_templates, static_files
 from services.console.security import SecurityHeaders
 from services.console.sign_in import SignInLinks
@@ -30,8 +31,10 @@ LOOPBACK = ("127.0.0.1", "localhost")
 def make_app(settings: ConsoleSettings, database: Engine, store: ObjectStore, links: SignInLinks) -> FastAPI:
     """Return the application. links: which sign-in links it accepts."""
     secret = settings.console_secret
+    parts = Parts(database, store, make_templates(), links, make_proxy(settings))
     app = FastAPI(
         title="Darkroom",
+        lifespan=parts.health.watch,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         openapi_url=None,
@@ -49,7 +52,7 @@ def make_app(settings: ConsoleSettings, database: Engine, store: ObjectStore, li
             ),
         ],
     )
-    parts = app.state.parts = Parts(database, store, make_templates(), links)
+    app.state.parts = parts
     app.mount("/api/v1", make_api(parts, version("darkroom")))
     app.mount("/static", static_files(), name="static")
     for router in PAGES:
@@ -67,4 +70,17 @@ def answer_problem(request: Request, error: Exception) -> Response:
     templates = request.app.state.parts.templates
     return templates.TemplateResponse(  # type: ignore[no-any-return]
         request, "problem.html", {"problem": problem, "viewer": None}, problem.status, problem.headers
+    )
+
+
+def make_proxy(settings: ConsoleSettings) -> Proxy | None:
+    """Return the trusted proxy of the settings, or None if there is none."""
+    if settings.console_proxy_user_header is None:
+        return None
+    return Proxy(
+        settings.console_proxy_user_header,
+        settings.console_proxy_groups_header,
+        settings.console_proxy_networks,
+        settings.console_tenants,
+        settings.console_operators,
     )

@@ -48,7 +48,9 @@ class PageRequest:
 
 def page_request(request: Request) -> PageRequest:
     """Return the request of a viewer. Raises NotSignedIn."""
-    return PageRequest(request, request.app.state.parts, Viewer.of(request))
+    parts: Parts = request.app.state.parts
+    viewer = parts.proxy.viewer_of(request) if parts.proxy else Viewer.of(request)
+    return PageRequest(request, parts, viewer)
 
 
 Page = Annotated[PageRequest, Depends(page_request)]

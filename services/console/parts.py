@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from fastapi.templating import Jinja2Templates
 from sqlalchemy import Connection, Engine
 
+from services.console.health import ConsoleHealth
 from services.console.live import News
+from services.console.proxy import Proxy
 from services.console.rates import Rates
 from services.console.sign_in import SignInLinks
 from services.console.thumbnails import Thumbnails
@@ -24,12 +26,15 @@ class Parts:
     store: ObjectStore
     templates: Jinja2Templates
     links: SignInLinks
+    proxy: Proxy | None = None  # None: links sign in
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     rates: Rates = field(default_factory=Rates)
     news: News = field(init=False)
+    health: ConsoleHealth = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "news", News(self.database))
+        object.__setattr__(self, "health", ConsoleHealth(self.database))
 
     @contextmanager
     def begin(self, viewer: Viewer) -> Iterator[Connection]:

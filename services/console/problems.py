@@ -63,7 +63,7 @@ def describe_problem(request: Request, error: Exception) -> Problem:
     """Return what to say about an error. One that nobody expected goes to the log under an id that the answer names."""
     match error:
         case NotSignedIn():
-            return Problem(401, "You are not signed in. Open the link that `darkroom console` has printed.")
+            return Problem(401, f"You are not signed in. {error}")
         case RequestValidationError():
             return Problem(422, "; ".join(map(_complaint, error.errors())))
         case HTTPException():

@@ -9,7 +9,7 @@ SESSION = "viewer"
 
 
 class NotSignedIn(Exception):
-    """The request has no valid session."""
+    """The request has no valid session; the message says how to get one."""
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,5 @@ class Viewer:
         """Return the viewer of a session. Raises NotSignedIn."""
         known: dict[str, Any] | None = request.session.get(SESSION)
         if known is None:
-            raise NotSignedIn
+            raise NotSignedIn("Open the link that `darkroom console` has printed.")
         return cls(**known)

@@ -178,7 +178,8 @@ def test_every_reference_resolves(name: str) -> None:
         assert ("Deployment", one["spec"]["scaleTargetRef"]["name"]) in there
         for trigger in one["spec"]["triggers"]:
             assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in there
-    given = {"darkroom-database", "darkroom-broker", "darkroom-hmac", "darkroom-s3", "keys", "company-ca"}
+    names = ("broker", "console", "database", "hmac", "s3")
+    given = {*(f"darkroom-{name}" for name in names), "keys", "company-ca"}
     made = {name for kind, name in there if kind == "Secret"}
     assert external <= (made if name == "dev" else made | given)
     # The chart creates no unused service account.

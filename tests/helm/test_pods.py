@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from services import cli
-from services.settings import Settings
+from services.settings import ConsoleSettings, Settings
 from tests.support.chart import MATRIX, PASSWORD, PodTemplate, objects, of_kind, pods, secret_values
 
 SIDECARS = {"cloud-sql-proxy"}  # of the example for Google Cloud
@@ -132,7 +132,7 @@ def test_caches_of_a_worker_are_on_a_writable_volume(name: str) -> None:
 def test_long_running_pods_have_the_three_probes(name: str) -> None:
     paths = {"startupProbe": "/startupz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
     for pod in pods(name):
-        if pod.component in ("dispatcher", "worker", "exporter"):
+        if pod.component in ("dispatcher", "worker", "exporter", "console"):
             assert {probe: pod.main[probe]["httpGet"]["path"] for probe in paths} == paths
             # The budget covers a worker that loads releases before it is ready.
             budget = pod.main["startupProbe"]["failureThreshold"] * pod.main["startupProbe"]["periodSeconds"]
@@ -141,18 +141,17 @@ def test_long_running_pods_have_the_three_probes(name: str) -> None:
 
 @every
 def test_settings_exist_in_the_code_and_accept_the_values(name: str) -> None:
-    known = {f"DARKROOM_{field.upper()}" for field in Settings.model_fields} | {"DARKROOM_LOGINS_DIR"}
     for pod in pods(name):
+        kind = ConsoleSettings if pod.component == "console" else Settings
+        known = {f"DARKROOM_{field.upper()}" for field in kind.model_fields} | {"DARKROOM_LOGINS_DIR"}
         for container in pod.containers:
             given = {one["name"]: one.get("value") for one in container.get("env", ())}
             assert {one for one in given if one.startswith("DARKROOM_")} <= known, pod.name
             plain = {key: value for key, value in given.items() if value is not None and key in known}
-            for key, value in plain.items():
-                if key != "DARKROOM_LOGINS_DIR":
-                    field = key.removeprefix("DARKROOM_").lower()
-                    needed = {"s3_bucket": "bucket", "database_url": "postgresql://h/d"}
-                    parsed = json.loads(value) if value.startswith("[") else value
-                    Settings(**{**needed, field: parsed})  # raises if the code rejects the value
+            needed = {"s3_bucket": "bucket", "database_url": "postgresql://h/d"}
+            fields = {key.removeprefix("DARKROOM_").lower(): value for key, value in plain.items()}
+            parsed = {key: json.loads(value) if value.startswith("[") else value for key, value in fields.items()}
+            kind(**{**needed, **{key: value for key, value in parsed.items() if key != "logins_dir"}})  # else it raises
 
 
 @every
@@ -167,6 +166,9 @@ def test_each_command_has_the_settings_it_needs_and_no_other_secret(name: str) -
                 assert {"DARKROOM_DATABASE_URL", "DARKROOM_BROKER_URL", "DARKROOM_S3_BUCKET"} <= given, pod.name
             elif words[0] == "prune":
                 assert {"DARKROOM_DATABASE_URL", "DARKROOM_S3_BUCKET"} <= given
+                assert "DARKROOM_BROKER_URL" not in given
+            elif words[0] == "console":
+                assert {"DARKROOM_DATABASE_URL", "DARKROOM_S3_BUCKET", "DARKROOM_CONSOLE_SECRET"} <= given
                 assert "DARKROOM_BROKER_URL" not in given
             elif words[0] in ("db", "queues", "exporter"):
                 assert "DARKROOM_DATABASE_URL" in given
@@ -206,8 +208,8 @@ def test_passwords_are_only_in_secrets(name: str) -> None:
 
 @every
 def test_each_component_reads_the_password_of_its_own_role(name: str) -> None:
-    roles = {"dispatcher": "dispatcher", "worker": "worker", "exporter": "observer", "retention": "pruner",
-             "migration": "migrator", "test": "dispatcher"}  # fmt: skip
+    roles = {"dispatcher": "dispatcher", "worker": "worker", "exporter": "observer", "console": "console",
+             "retention": "pruner", "migration": "migrator", "test": "dispatcher"}  # fmt: skip
     for pod in pods(name):
         if pod.component in roles:
             for container in pod.containers:

@@ -40,6 +40,7 @@ LEAST = MATRIX["least"]
         ("settings.staleSeconds=9", "settings.staleSeconds: 9 is not allowed; permitted: more than twice"),
         ("devServices.enabled=true,devServices.password=", "devServices.password: must be given"),
         ("metrics.rules.enabled=true,exporter.enabled=false", "the alerts need exporter.enabled"),
+        ("console.enabled=true", "console.proxy.networks: must be given with console.enabled"),
         (
             "workerDefaults.cache.sizeGb=500",
             "cache.sizeGb 500 and 7 Gi for kernels and /tmp are above",
@@ -105,7 +106,7 @@ def test_only_the_bucket_is_required() -> None:
 
 # Fields that every component accepts beside those of podDefaults, which describes them.
 OF_A_COMPONENT = {"image", "podSecurityContext", "containerSecurityContext", "serviceAccount"}
-COMPONENTS = {".dispatcher", ".exporter", ".retention", ".migration", ".test", ".workerDefaults"}
+COMPONENTS = {".dispatcher", ".exporter", ".console", ".retention", ".migration", ".test", ".workerDefaults"}
 
 
 def find_mismatches(values: dict[str, Any], schema: dict[str, Any], whole: dict[str, Any], path: str = "") -> list[str]:

@@ -103,14 +103,30 @@ workerPools: of the pools of queue {{ quote $queue }}, {{ join ", " $weighed }} 
 {{- end -}}
 {{- end }}
 
+{{/* What a console lacks, a line each: its values. Without these, anyone could name a viewer, or nobody could sign in. */}}
+{{- define "darkroom.check.console" -}}
+{{- $found := dict "console.hosts" .hosts "console.proxy.userHeader" .proxy.userHeader "console.proxy.networks" .proxy.networks "console.tenants" .tenants -}}
+{{- range $name := keys $found | sortAlpha -}}
+{{- if not (get $found $name) }}
+{{ $name }}: must be given with console.enabled
+{{- end -}}
+{{- end -}}
+{{- if and .ingress.enabled .gateway.parentRefs }}
+console: ingress.enabled and gateway.parentRefs are both given; permitted: one
+{{- end -}}
+{{- end }}
+
 {{/* Secrets or keys that are missing, a line each: root. Where Helm cannot ask the cluster, it finds nothing wrong. */}}
 {{- define "darkroom.check.secrets" -}}
 {{- $root := . -}}
 {{- $namespace := .Release.Namespace -}}
 {{- if and .Values.checkSecrets (not .Values.devServices.enabled) (lookup "v1" "ServiceAccount" $namespace "default") -}}
 {{- $needed := dict -}}
-{{- $_ := set $needed .Values.database.existingSecret (dict "of" "database.existingSecret" "keys" (values .Values.database.keys | uniq)) -}}
+{{- $_ := set $needed .Values.database.existingSecret (dict "of" "database.existingSecret" "keys" (include "darkroom.database.keys" . | fromYaml | values | uniq)) -}}
 {{- $_ := set $needed .Values.broker.existingSecret (dict "of" "broker.existingSecret" "keys" (list .Values.broker.key)) -}}
+{{- if .Values.console.enabled -}}
+{{- $_ := set $needed .Values.console.existingSecret (dict "of" "console.existingSecret" "keys" (list .Values.console.secretKey)) -}}
+{{- end -}}
 {{- with .Values.objectStore.existingSecret -}}
 {{- $_ := set $needed . (dict "of" "objectStore.existingSecret" "keys" (values $root.Values.objectStore.keys)) -}}
 {{- end -}}

@@ -1,3 +1,8 @@
+{{/* The key of the Secret for each role that this release uses, as YAML. */}}
+{{- define "darkroom.database.keys" -}}
+{{ ternary .Values.database.keys (omit .Values.database.keys "console") .Values.console.enabled | toYaml }}
+{{- end }}
+
 {{/* The database URL of a role: [root, role]. */}}
 {{- define "darkroom.env.database" -}}
 {{- $database := (index . 0).Values.database -}}

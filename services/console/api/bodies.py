@@ -94,10 +94,10 @@ class JobInFull(BaseModel):
     settings: dict[str, Any]
 
     @classmethod
-    def of(cls, job: JobSummary, progress: Progress | None, settings: dict[str, Any]) -> Self:
+    def of(cls, job: JobSummary, progress: Progress, settings: dict[str, Any]) -> Self:
         """Make it of what the database knows."""
-        known = {**(vars(progress) if progress else {}), **vars(job), "settings": settings}
-        return cls(**{name: known.get(name) for name in cls.model_fields})
+        known = {**vars(progress), **vars(job), "settings": settings}
+        return cls(**{name: known[name] for name in cls.model_fields})
 
 
 class JobIds(BaseModel):

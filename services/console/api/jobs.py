@@ -58,7 +58,7 @@ def show_job(call: Reading, job_id: uuid.UUID) -> JobInFull:
     """Show a job."""
     with call.database() as connection:
         job = clients.find_summary(connection, job_id) or call.missing(f"Job {job_id}")
-        progress = clients.find_progress(connection, job_id)
+        progress = clients.find_progress(connection, job_id) or call.missing(f"Job {job_id}")
         return JobInFull.of(job, progress, viewing.find_settings(connection, job_id))
 
 
