@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,12 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import Darkroom, call_darkroom, run_darkroom
+from tests.support.commands import Darkroom, call_darkroom, fork_darkroom
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Process, Stack, start_stack
 
 # The test processes share the cores. One thread each keeps them from waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Hundreds of processes import the project. Only the first has to compile it, whatever the environment says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The imports of all test files create objects that stay. Searching them for garbage takes a third of the collection.
 gc.disable()
@@ -119,7 +124,7 @@ def worker(stack: Stack) -> Iterator[Process]:
 @pytest.fixture
 def darkroom(stack_root: Path) -> Darkroom:
     """`darkroom ARGUMENTS` as a process."""
-    return partial(run_darkroom, stack_root)
+    return partial(fork_darkroom, stack_root)
 
 
 @pytest.fixture

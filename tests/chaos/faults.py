@@ -22,7 +22,6 @@ QUICK = {
     "DARKROOM_POLL_S": "0.5",
     "DARKROOM_STEP_LIMIT_S": "30",
     "DARKROOM_DRAIN_S": "2",
-    "OMP_NUM_THREADS": "1",
 }
 # Code for the start of a process, which obeys files in the folder CONTROL:
 # clock-ROLE: by how many seconds the clock is wrong. truncate: the store loses the end of every object and says it has
@@ -101,7 +100,7 @@ class Chaos:
 
     def _supervised(self, role: str, skew: int) -> Supervised:
         code = CONTROLLED.format(control=str(self.control), role=role, skew=skew)
-        return Supervised(self.stack.root, role, self._environment(role), before_imports=code)
+        return Supervised(self.stack.root, role, self._environment(role), first=code)
 
     def _environment(self, role: str) -> dict[str, str]:
         settings = self.stack.settings(role)  # type: ignore[arg-type]

@@ -141,8 +141,7 @@ def check_transactions(stack: Stack) -> None:
 
 def faultless(stack: Stack, requests: dict[uuid.UUID, dict[str, object]]) -> dict[uuid.UUID, list[str]]:
     """Return the sha256 of the images that the same requests give without faults."""
-    environment = {"OMP_NUM_THREADS": "1"}
-    with stack.process("dispatcher", **environment), stack.process("worker", **environment):
+    with stack.process("dispatcher"), stack.process("worker"):
         again = {job_id: stack.submit(request_) for job_id, request_ in requests.items()}
         return {
             job_id: [row.sha256 for row in stack.outputs(stack.wait(twin, timeout=300).id)]

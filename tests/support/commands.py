@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
+
+from tests.support import fork_server
 
 Completed = subprocess.CompletedProcess[str]
 Darkroom = Callable[..., Completed]  # the arguments of `darkroom`; keyword arguments are environment variables
@@ -23,6 +26,22 @@ def run_darkroom(root: Path, *arguments: str, timeout: float = 120, **environmen
         check=False,
         env={**os.environ, "DARKROOM_ROOT": str(root), "COLUMNS": "200", **environment},
     )
+
+
+def fork_darkroom(root: Path, *arguments: str, timeout: float = 120, **environment: str) -> Completed:
+    """Run `darkroom ARGUMENTS` as a process that is forked from one that has made its imports."""
+    variables = {**os.environ, "DARKROOM_ROOT": str(root), "COLUMNS": "200", **environment}
+    code = "import sys; sys.argv[0] = 'darkroom'; from services import cli; cli.main()"
+    with tempfile.TemporaryDirectory(prefix="darkroom-output-") as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        child = fork_server.server(fork_server.SERVICES).start(code, arguments, output, variables, errors)
+        try:
+            status = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            raise
+        return subprocess.CompletedProcess(["darkroom", *arguments], status, output.read_text(), errors.read_text())
 
 
 def call_darkroom(capsys: pytest.CaptureFixture[str], root: Path, *arguments: str, **environment: str) -> Completed:

@@ -28,6 +28,18 @@ SERVICES = (
     "services.observability.logs",
     "services.process.celery_app",
     "services.worker.worker",
+    # What a dispatcher and a worker import only when they start:
+    "PIL.JpegImagePlugin",
+    "PIL.PngImagePlugin",
+    "celery.concurrency.thread",
+    "celery.worker.consumer",
+    "celery.worker.strategy",
+    "kombu.transport.redis",
+    "numpy.random",
+    "services.database.schema",
+    "services.observability.http",
+    "services.worker.device",
+    "sqlalchemy.dialects.postgresql",
 )
 TRAINING = (
     "training.prepare",
@@ -89,10 +101,16 @@ class ForkServer:
         self._file.close()
         self._process.wait()
 
-    def start(self, code: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> Forked:
-        """Run Python code in a new process that appends to `log`. arguments: the rest of its sys.argv."""
+    def start(
+        self, code: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str], errors: Path | None = None
+    ) -> Forked:
+        """Run Python code in a new process that appends to `log`. arguments: the rest of its sys.argv.
+
+        errors: where it writes its standard error; by default `log` too.
+        """
         log.touch()  # for who reads it at once
-        request = {"code": code, "arguments": arguments, "log": str(log), "environment": dict(environment)}
+        files = [str(log), str(errors or log)]
+        request = {"code": code, "arguments": arguments, "files": files, "environment": dict(environment)}
         return Forked(self, self.ask(request))
 
     def ask(self, request: Mapping[str, Any]) -> Any:
@@ -139,10 +157,10 @@ def poll(pid: int) -> int | None:
 def become(request: Mapping[str, Any]) -> None:
     """Give this process the environment, the arguments, the files and the signals of a new one."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(log, stream.fileno())
-    os.close(log)
+    for stream, path in zip((sys.stdout, sys.stderr), request["files"], strict=True):
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.dup2(file, stream.fileno())
+        os.close(file)
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv[1:] = request["arguments"]

@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_and_a_published_release_are_scored_alike(
-    darkroom: Darkroom, stack: Stack, tiny_release: Path, data: Path, tmp_path: Path
+    darkroom: Darkroom, darkroom_here: Darkroom, stack: Stack, tiny_release: Path, data: Path, tmp_path: Path
 ) -> None:
     done = darkroom("evaluate", str(tiny_release), str(data), "--output", str(tmp_path / "a"), *FEW)
     assert done.returncode == 0, done.stderr
@@ -32,11 +32,11 @@ def test_a_folder_and_a_published_release_are_scored_alike(
     for name in ("samples.png", "nearest.png", "metrics.json"):
         assert (tmp_path / "a" / name).is_file()
         assert name in done.stdout
-    done = darkroom("evaluate", "tiny@production", str(data), "--output", str(tmp_path / "b"), "--json", *FEW)
+    done = darkroom_here("evaluate", "tiny@production", str(data), "--output", str(tmp_path / "b"), "--json", *FEW)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((tmp_path / "a" / "metrics.json").read_text())
     against = ("--against", "tiny@1", "--against-steps", "2")
-    done = darkroom("evaluate", str(tiny_release), str(data), "--output", str(tmp_path / "c"), *FEW, *against)
+    done = darkroom_here("evaluate", str(tiny_release), str(data), "--output", str(tmp_path / "c"), *FEW, *against)
     assert done.returncode == 0, done.stderr
     assert "tiny against tiny on digits" in done.stdout
     assert "sliced wasserstein distance" in done.stdout

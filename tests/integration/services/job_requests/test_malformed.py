@@ -1,4 +1,4 @@
-"""Thousands of malformed requests: each is refused with a reason, or sampled."""
+"""Hundreds of malformed requests, and thousands in `make chaos`: each is refused with a reason, or sampled."""
 
 import copy
 import json
@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import text
 
 from tests.support.stack import Process, Stack
+from tests.support.thoroughness import THOROUGH
 
-REQUESTS, LINES = 1_200, 1_000
-GOOD = 20
+REQUESTS, LINES, GOOD = (1_200, 1_000, 20) if THOROUGH else (300, 250, 5)
 
 ODD: tuple[Any, ...] = (
     None, True, False, -1, 0, 2, 1.5, -0.0, 1e-300, 10**30, -(10**18), "", " ", "x", "1", "null", "x" * 3000,
@@ -119,7 +119,7 @@ def test_a_malformed_request_is_refused_with_a_reason_or_sampled(
     states = Counter(state for state, _, _ in rows)
     assert set(states) <= {"rejected", "succeeded"}, [row for row in rows if row[0] not in ("rejected", "succeeded")]
     assert states["rejected"] > REQUESTS / 2
-    assert states["succeeded"] > 50
+    assert states["succeeded"] > REQUESTS / 24
     for state, reason, request in rows:
         if state == "rejected":
             assert reason, request
@@ -136,14 +136,14 @@ def test_a_malformed_line_is_listed_by_number_or_sampled(
     draw = random.Random(1)
     base = {"class_label": 3, "seed": 5, "steps": 1, "guidance_scale": 1.5, "metadata": {"n": 1}}
     lines = [json.dumps(corrupt(draw, base)).encode() for _ in range(LINES)]
-    lines[::10] = [draw.choice(RAW_LINES) for _ in lines[::10]]
+    lines[::10] = [RAW_LINES[number % len(RAW_LINES)] for number, _ in enumerate(lines[::10])]
     stack.store().put("inputs/default/malformed.jsonl", b"\n".join(lines), content_type="application/jsonl")
     beside = stack.submit({"items": [{"class_label": 2}], "images_per_item": 4, "steps": 2})
     job_id = stack.submit({"input_uri": "inputs/default/malformed.jsonl", "steps": 1})
     row = stack.wait(job_id, timeout=240)
     assert stack.wait(beside).state == "succeeded"
     assert (row.state, row.total) == ("partial", LINES), row.reason
-    assert row.succeeded > 50
+    assert row.succeeded > LINES / 20
     assert row.failed > LINES / 2
     outputs = stack.outputs(job_id)
     assert [output.index for output in outputs] == list(range(LINES))
