@@ -25,9 +25,9 @@ def test_the_torch_free_parts_load_no_torch(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_model_loads_neither_lightning_nor_hydra_nor_what_only_some_conditions_need() -> None:
+def test_sampling_and_encoding_load_neither_lightning_nor_hydra_nor_what_only_some_conditions_need() -> None:
     needless = "{'lightning', 'hydra', 'transformers', 'diffusers'}"
-    modules = "training.model.sampling, training.model.interop.compvis"
+    modules = "training.model.sampling, training.model.interop.compvis, training.encode_latents"
     code = f"import {modules}, sys; print(sorted({needless} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,11 +1,10 @@
 """Trains the first stage: L1, perceptual, KL or codebook, and adversarial losses (Rombach et al. 2022, eq. 25)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -142,27 +141,3 @@ def perplexity(indices: Tensor, size: int) -> Tensor:
     """Return exp(entropy) of the entries' frequencies, from 1 to the codebook's size."""
     share = torch.bincount(indices.flatten(), minlength=size).float() / indices.numel()
     return torch.exp(-(share * torch.log(share.clamp(min=1e-12))).sum())
-
-
-@torch.no_grad()
-def measure_latent_scale(autoencoder: Autoencoder, images: Iterator[Tensor], *, seed: int) -> float:
-    """Set `latent_scale` to 1 / std of posterior samples over all images of all ranks.
-
-    images: batches [R, C, H, W] in [-1, 1], different ones on each rank. The standard deviation is over images,
-    channels and positions together, as in Rombach et al. 2022, appendix G, who measure it on one batch.
-    """
-    device = autoencoder.latent_scale.device
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    autoencoder.latent_scale.fill_(1.0)
-    sums = torch.zeros(3, dtype=torch.float64, device=device)  # count, sum, sum of squares
-    for index, batch in enumerate(images):
-        mean, std = autoencoder.moments(batch.to(device))
-        draws = StepDraws(mix_seeds(seed, rank), index, len(batch), device)
-        z = (mean + std * draws.normal(*mean.shape[1:])).double()
-        sums += torch.stack([torch.tensor(z.numel(), device=device).double(), z.sum(), z.square().sum()])
-    if dist.is_initialized():
-        dist.all_reduce(sums)
-    count, total, squares = sums.tolist()
-    variance = squares / count - (total / count) ** 2
-    autoencoder.latent_scale.fill_(max(variance, 1e-12) ** -0.5)
-    return float(autoencoder.latent_scale)

@@ -1,12 +1,15 @@
-"""The latent scale of first stages that were imported without one."""
+"""The latent scale of first stages: measured after their training, or before their use if imported without one."""
+
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from training.data.image_set import ImageSet
 from training.model.autoencoder import Autoencoder
 from training.model.release import Release
-from training.recipes.autoencoder import measure_latent_scale
+from training.recipes.randomness import StepDraws, mix_seeds
 
 BATCH = 32  # images in a batch
 MOST = 10_000  # images
@@ -37,3 +40,27 @@ def measure_if_needed(autoencoder: Autoencoder, release: Release, images: ImageS
     autoencoder.to(device)
     print(f"The first stage {release.name!r} has no latent scale; on these images it is {scale:.5g}.")
     return scale
+
+
+@torch.no_grad()
+def measure_latent_scale(autoencoder: Autoencoder, images: Iterator[Tensor], *, seed: int) -> float:
+    """Set `latent_scale` to 1 / std of posterior samples over all images of all ranks.
+
+    images: batches [R, C, H, W] in [-1, 1], different ones on each rank. The standard deviation is over images,
+    channels and positions together, as in Rombach et al. 2022, appendix G, who measure it on one batch.
+    """
+    device = autoencoder.latent_scale.device
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    autoencoder.latent_scale.fill_(1.0)
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # count, sum, sum of squares
+    for index, batch in enumerate(images):
+        mean, std = autoencoder.moments(batch.to(device))
+        draws = StepDraws(mix_seeds(seed, rank), index, len(batch), device)
+        z = (mean + std * draws.normal(*mean.shape[1:])).double()
+        sums += torch.stack([torch.tensor(z.numel(), device=device).double(), z.sum(), z.square().sum()])
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    count, total, squares = sums.tolist()
+    variance = squares / count - (total / count) ** 2
+    autoencoder.latent_scale.fill_(max(variance, 1e-12) ** -0.5)
+    return float(autoencoder.latent_scale)

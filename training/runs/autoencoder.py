@@ -14,8 +14,9 @@ from training.experiments.schema import AutoencoderExperiment, ExperimentError, 
 from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import save_autoencoder
 from training.previews import samples
-from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale
+from training.recipes.autoencoder import AutoencoderRecipe
 from training.recipes.discriminator import SMALLEST_IMAGE
+from training.recipes.latent_scale import measure_latent_scale
 from training.runs import card
 from training.runs.callbacks import Previews
 from training.runs.checkpoints import CheckpointLocation

@@ -22,8 +22,9 @@ from training.data.image_set import ImageSet
 from training.data.rows import ImageRows
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.latent_diffusion import LatentDiffusion
-from training.recipes.autoencoder import AutoencoderRecipe, measure_latent_scale, perplexity
+from training.recipes.autoencoder import AutoencoderRecipe, perplexity
 from training.recipes.diffusion import DiffusionRecipe, update_average
+from training.recipes.latent_scale import measure_latent_scale
 from training.recipes.losses import AutoencoderLossConfig, adaptive_weight, r1_penalty
 from training.recipes.optimiser import OptimiserConfig, build, factor, set_rate
 from training.recipes.randomness import StepDraws, seed_dropout
