@@ -57,7 +57,7 @@ def test_a_read_only_database_is_waited_for(stack: Stack, neighbour: Tenant) -> 
         finally:
             set_read_only("off")
         job = neighbour.submit()
-        neighbour.wait(job, "planned", timeout=20)
+        neighbour.wait(job, "planned", timeout=60)
         health.wait_until("readyz", lambda reasons: not reasons)
     end_open_jobs(stack)
 
@@ -88,7 +88,7 @@ def test_a_broker_that_hangs_delays_no_planning(stack: Stack, neighbour: Tenant)
             broker.resume()
         print(f"64 jobs are planned in {usual:.1f} s, and in {took:.1f} s beside a broker that hangs")
         assert took < 2 * usual + 5
-        neighbour.wait(neighbour.submit(), "planned", timeout=20)
+        neighbour.wait(neighbour.submit(), "planned", timeout=60)
         deadline = time.monotonic() + 30
         while not scrape_metrics(port)["darkroom_broker_up"] and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -49,9 +49,9 @@ def test_a_request_of_bombs_is_planned_within_a_bounded_time(
     large = as_base64(image_file(Image.new("RGB", (4096, 4096), (9, 30, 7))))
     jobs = [submit(attacker, [large] * 50, seed=number) for number in range(5)]
     follower = neighbour.submit()
-    neighbour.wait(follower, "planned", timeout=20)
+    neighbour.wait(follower, "planned", timeout=60)
     for job_id in jobs:
-        attacker.wait(job_id, "planned", timeout=20)
+        attacker.wait(job_id, "planned", timeout=60)
     assert hostile_dispatcher.child.poll() is None
 
 

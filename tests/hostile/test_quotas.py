@@ -113,5 +113,5 @@ def test_a_submission_that_stays_open_delays_neither_the_ends_of_jobs_nor_anothe
     with limited.connect(autocommit=False) as connection:
         connection.execute(INSERT, (1,))
         neighbour.assert_served(timeout=20)
-        assert limited.wait(running, timeout=20).state == "succeeded"
+        assert limited.wait(running, timeout=60).state == "succeeded"
         connection.rollback()

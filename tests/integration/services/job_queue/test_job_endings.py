@@ -144,5 +144,5 @@ def test_the_end_of_a_job_is_notified(stack: Stack, engine: Engine, worker_id: u
         call_function(stack, "cancel_job", job_id)
         with engine.begin() as connection:
             stop_jobs(connection)
-        (notice,) = listener.notifies(timeout=10, stop_after=1)
+        (notice,) = listener.notifies(timeout=60, stop_after=1)
     assert notice.payload == str(job_id)

@@ -27,7 +27,7 @@ from tests.support.stack import Process, Stack
 def test_an_invalid_request_is_rejected_with_a_reason(
     stack: Stack, dispatcher: Process, model: str, request_: dict, reason: str
 ) -> None:
-    row = stack.wait(stack.submit(request_, model=model), timeout=20)
+    row = stack.wait(stack.submit(request_, model=model), timeout=60)
     assert row.state == "rejected"
     assert reason in row.reason
     assert row.finished_at is not None
@@ -40,7 +40,7 @@ def test_a_tenant_may_use_only_its_permitted_releases(stack: Stack, dispatcher: 
 
     permit("{another}")
     try:
-        row = stack.wait(stack.submit({"items": [{"class_label": 1}]}), timeout=20)
+        row = stack.wait(stack.submit({"items": [{"class_label": 1}]}), timeout=60)
     finally:
         permit("{*}")
     assert row.state == "rejected"

@@ -100,7 +100,7 @@ def test_a_cancelled_job_is_completed_by_a_revision(stack: Stack, dispatcher: Pr
         time.sleep(0.02)
     with stack.engine("submitter").begin() as connection:
         connection.execute(text("SELECT cancel_job(:id)"), {"id": job_id})
-    row = stack.wait(job_id, timeout=20)
+    row = stack.wait(job_id, timeout=60)
     assert row.state == "cancelled"
     assert 0 < row.succeeded < 160
     manifest = json.loads(stack.store().get(row.manifest_key))
