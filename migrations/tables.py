@@ -157,6 +157,7 @@ class Job(Table):
     images_per_item: Mapped[int | None]
     tags: Mapped[list[str]]
     paused: Mapped[bool]
+    estimate: Mapped[dict[str, Any] | None]
 
 
 class CancelRequest(Table):

@@ -1,6 +1,8 @@
 """Find the job that a command names, and wait for its end."""
 
+import json
 import math
+import sys
 import time
 import uuid
 from dataclasses import asdict
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 POLL_INTERVAL_S = 0.25
+REQUEST_EXAMPLE = '\'{"items": [{"class_label": 3}]}\''
 TIME_EXAMPLE = "2030-01-31T18:00+01:00"
 TOLD_AFTER_S = 1.0  # a reason to wait that passes sooner is none
 
@@ -42,6 +45,17 @@ def parse_job_id(job_id: str) -> uuid.UUID:
         return uuid.UUID(job_id)
     except ValueError:
         raise CommandError(f"job: {job_id!r} is not a job id; list jobs with: darkroom jobs list") from None
+
+
+def parse_request(text: str) -> dict[str, Any]:
+    """Return a request that is given as JSON, or in standard input if the text is "-". Raises CommandError."""
+    try:
+        parsed = json.loads(sys.stdin.read() if text == "-" else text)
+    except json.JSONDecodeError as error:
+        raise CommandError(f"--request: not JSON ({error}); an example: {REQUEST_EXAMPLE}") from None
+    if not isinstance(parsed, dict):
+        raise CommandError(f"--request: not a JSON object; an example: {REQUEST_EXAMPLE}")
+    return parsed
 
 
 def parse_time(option: str, value: str | None) -> datetime | None:

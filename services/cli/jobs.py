@@ -1,7 +1,6 @@
 """`darkroom jobs`: submit jobs, follow them, and download their images."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.commands import COMMANDS, command_group
-from services.cli.job_access import TIME_EXAMPLE, find_job, isoformat, job_to_json, parse_time, wait_for_job
+from services.cli.job_access import (
+    TIME_EXAMPLE,
+    find_job,
+    isoformat,
+    job_to_json,
+    parse_request,
+    parse_time,
+    wait_for_job,
+)
 from services.cli.job_changes import cancel, change, pause, resume, retry
+from services.cli.job_estimate import estimate
 from services.cli.many_jobs import InQueue, Model, Since, States, Tags, Until, job_filter
 from services.cli.session import AsJson, connect, connect_database
 from services.cli.terminal import print_json, print_table
@@ -20,10 +28,10 @@ if TYPE_CHECKING:
     from services.job_queue.clients import JobSummary
 
 app = command_group(COMMANDS["jobs"].help)
+app.command()(estimate)
 for command, name in ((cancel, "cancel"), (retry, "retry"), (change, "set"), (pause, "pause"), (resume, "resume")):
     app.command(name)(command)
 
-REQUEST_EXAMPLE = '\'{"items": [{"class_label": 3}]}\''
 JobId = Annotated[str, typer.Argument(help="The id that `submit` printed.")]
 
 
@@ -47,13 +55,7 @@ def submit(
 
     The command does one INSERT, which a client can do in any language.
     """
-    body = sys.stdin.read() if request == "-" else request
-    try:
-        parsed = json.loads(body)
-    except json.JSONDecodeError as error:
-        raise CommandError(f"--request: not JSON ({error}); an example: {REQUEST_EXAMPLE}") from None
-    if not isinstance(parsed, dict):
-        raise CommandError(f"--request: not a JSON object; an example: {REQUEST_EXAMPLE}")
+    parsed = parse_request(request)
     job = {
         "model": model,
         "request": parsed,

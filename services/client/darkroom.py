@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from services import settings
-from services.client.errors import ask
+from services.client.errors import ClientError, ask
 from services.client.job import Job
 from services.database import connections
 from services.job_queue import clients, job_filters
@@ -91,6 +91,20 @@ class Darkroom:
         documents = [_document(job) for job in jobs]
         ids = ask(self._engine, lambda connection: list(clients.submit_jobs(connection, documents)), self._patience_s)
         return [self.job(job_id) for job_id in ids]
+
+    def estimate(
+        self, model: str, request: Mapping[str, Any], *, queue: str = "default", timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return what a job would take, by a dry run; docs/sql.md describes the answer. It needs a dispatcher.
+
+        Raises ClientError with every mistake of the request, and TimeoutError after `timeout_s` seconds.
+        """
+        dry_run = self.submit(model, {**request, "dry_run": True}, queue=queue)
+        ended = dry_run.wait(timeout_s)
+        job = ask(self._engine, lambda connection: clients.find_job(connection, ended.id), self._patience_s)
+        if job is None or job.estimate is None:
+            raise ClientError(ended.reason or f"the dry run {ended.id} ended {ended.state}")
+        return job.estimate
 
     def job(self, job_id: uuid.UUID | str) -> Job:
         """Return a job that was submitted before, without asking whether it exists."""

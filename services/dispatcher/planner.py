@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 
 from services.database.connections import autocommit
+from services.dispatcher.estimating import estimate, sum_items
 from services.dispatcher.sharding import PlannedItem, cut_batches, item_cost, request_items
 from services.job_queue import leases, planning, stopping
+from services.job_queue.estimates import end_dry_run
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Plan
 from services.job_queue.planning import SubmittedJob
@@ -69,7 +72,10 @@ def plan_job(
     except JobStopped as stopped:
         return str(stopped)
     try:
-        _plan_batches(database, lease, job, checked, progress)
+        if checked.plan.get("dry_run"):
+            _end_dry_run(database, lease, job, checked, progress)
+        else:
+            _plan_batches(database, lease, job, checked, progress)
     except JobStopped as stopped:
         return str(stopped)
     return None
@@ -109,6 +115,17 @@ def _check(store: ObjectStore, job: SubmittedJob, release: ReleaseRow, progress:
     check_count(total := lines * plan["images_per_item"], limits)
     check_named(plan, total)
     return CheckedJob(release, plan, total, source, limits)
+
+
+def _end_dry_run(
+    database: Database, lease: Lease, job: SubmittedJob, checked: CheckedJob, progress: "_Progress"
+) -> None:
+    """End a dry run with what the job would take. Raises JobStopped and LeaseLost."""
+    items = request_items(checked.plan) if checked.source is None else _read_lines(checked, 0, progress)
+    found = sum_items(items, int(checked.plan["images_per_item"]))
+    with database.begin() as connection:
+        answer = estimate(connection, job, checked.release, found, datetime.now(UTC))
+        end_dry_run(connection, lease, answer)
 
 
 def _plan_batches(

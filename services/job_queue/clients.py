@@ -57,10 +57,11 @@ class JobSummary:
 
 @dataclass(frozen=True)
 class Job(JobSummary):
-    """A job with its plan, None before it is planned, and its request."""
+    """A job with its plan, None before it is planned, and its request. estimate: of a dry run that was valid."""
 
     plan: Plan | None
     request: dict[str, Any]
+    estimate: dict[str, Any] | None
 
     @property
     def can_be_retried(self) -> bool:

@@ -52,3 +52,4 @@ class Plan(TypedDict):
     format: str  # png, jpeg or webp
     output: NotRequired[OutputOptions]
     output_prefix: str
+    dry_run: NotRequired[bool]  # such a plan is never stored

@@ -15,12 +15,16 @@ from services.job_queue.states import JobState, WorkState
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job to plan and the limits of its tenant.
+    """A job to plan and the limits of its tenant. weight: of the tenant.
 
     plan, release_id, total: recorded by the first batch of images.
     planned_to: how many images were planned in this revision before planning was interrupted.
     """
 
+    tenant: str
+    weight: float
+    queue: str
+    priority: int
     model: str
     request: str  # JSON
     plan: Plan | None
@@ -67,9 +71,10 @@ def find_submitted_job(connection: Connection, job_id: uuid.UUID) -> SubmittedJo
     """Return the job to plan, which exists as long as its planning is leased."""
     row = connection.execute(
         text("""
-            SELECT jobs.model, CAST(jobs.request AS text) AS request, jobs.plan, jobs.release_id, jobs.total,
-                   jobs.revision, jobs.planned_to, tenants.permitted_releases, tenants.write_prefixes,
-                   tenants.read_prefixes, tenants.max_job_images
+            SELECT jobs.tenant, tenants.weight, jobs.queue, jobs.priority, jobs.model,
+                   CAST(jobs.request AS text) AS request, jobs.plan, jobs.release_id, jobs.total, jobs.revision,
+                   jobs.planned_to, tenants.permitted_releases, tenants.write_prefixes, tenants.read_prefixes,
+                   tenants.max_job_images
             FROM jobs JOIN tenants ON tenants.name = jobs.tenant WHERE jobs.id = :id
         """),
         {"id": job_id},

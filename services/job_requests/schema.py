@@ -75,6 +75,7 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
             **sampling_schema(conditions),
             "format": {"enum": list(FORMATS)},
             "output": OUTPUT,
+            "dry_run": {"type": "boolean"},
             "output_prefix": {"type": "string", "pattern": f"^{KEY}{END}", "maxLength": 500},
         },
         "additionalProperties": False,

@@ -1,0 +1,116 @@
+"""A dry run makes nothing, and says what a job would take or everything that is wrong with it."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from services.job_queue import processes
+from services.job_queue.states import ProcessKind
+from tests.support.commands import Darkroom
+from tests.support.job_queue import empty_queue
+from tests.support.stack import Stack
+from tests.support.tenants import Tenant, make_tenant
+
+REQUEST = {"items": [{"class_label": 1}], "images_per_item": 50, "steps": 10, "guidance_scale": 1.0}
+PROFILE = "cpu/of-this-test"
+
+
+@pytest.fixture
+def tenant(stack: Stack) -> Tenant:
+    return make_tenant(stack, f"t{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def measured(engine: Engine) -> Iterator[None]:
+    """One worker serves the queue. The release has taken half a second for an evaluation on its profile."""
+    empty_queue(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE workers SET stopped_at = now() WHERE kind = 'worker'"))
+        worker = processes.register(connection, ProcessKind.WORKER, ["default"])
+        processes.record_heartbeat(connection, worker, PROFILE)
+        connection.execute(
+            text("""
+                INSERT INTO usage_counts
+                SELECT CAST(now() AT TIME ZONE 'UTC' AS date), 'nobody', release_id, profile, 0, 100, 1000, seconds,
+                    40000
+                FROM aliases, (VALUES (:profile, 500), ('another', 5)) AS used (profile, seconds)
+                WHERE name = 'tiny' AND alias = 'production'
+            """),
+            {"profile": PROFILE},
+        )
+    yield
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM usage_counts WHERE tenant = 'nobody'"))
+        connection.execute(text("UPDATE workers SET stopped_at = now() WHERE id = :id"), {"id": worker})
+
+
+def estimate(tenant: Tenant, request: dict[str, Any], model: str = "tiny") -> Any:
+    job = tenant.submit({**request, "dry_run": True}, model)
+    tenant.wait(job)
+    with tenant.connect() as client:
+        query = "SELECT state, reason, total, plan, manifest_key, estimate FROM jobs WHERE id = %s"
+        return client.execute(query, (job,)).fetchone()
+
+
+@pytest.mark.usefixtures("dispatcher", "measured")
+def test_a_dry_run_says_what_its_job_would_take(stack: Stack, tenant: Tenant) -> None:
+    ended = estimate(tenant, REQUEST)
+    assert (ended.state, ended.reason, ended.total, ended.plan, ended.manifest_key) == (
+        "succeeded",
+        None,
+        0,
+        None,
+        None,
+    )
+    found = ended.estimate
+    assert (found["images"], found["evaluations"], found["bytes"], found["gpu_seconds"]) == (50, 500, 20_000, 250)
+    assert found["release"].startswith("tiny@")
+    now = datetime.now(UTC)
+    assert now - timedelta(minutes=2) < datetime.fromisoformat(found["starts_at"]) <= now
+    took = datetime.fromisoformat(found["ends_at"]) - datetime.fromisoformat(found["starts_at"])
+    assert took == timedelta(seconds=250)
+    busy = make_tenant(stack, f"t{uuid.uuid4().hex[:8]}")
+    busy.wait(busy.submit(REQUEST), "planned")
+    beside = estimate(tenant, REQUEST).estimate
+    later = datetime.fromisoformat(beside["ends_at"]) - datetime.fromisoformat(found["ends_at"])
+    assert later >= timedelta(seconds=250)
+
+
+@pytest.mark.usefixtures("dispatcher")
+def test_lines_are_checked_and_mistakes_told(stack: Stack) -> None:
+    uri = stack.upload(f"{uuid.uuid4()}.jsonl", b'{"class_label": 1}\n{"class_label": 99}\n{"class_label": 2}\n')
+    job = stack.submit({"input_uri": uri, "steps": 2, "dry_run": True})
+    found = stack.wait(job).estimate
+    assert (found["images"], found["invalid_items"]) == (2, 1)
+    assert found["mistakes"][0].startswith("line 2: class_label: 99 is not allowed")
+    assert stack.outputs(job) == []
+
+
+@pytest.mark.usefixtures("dispatcher")
+def test_a_request_that_is_not_valid_is_told_every_mistake(stack: Stack, darkroom_here: Darkroom) -> None:
+    wrong = json.dumps({"items": [{"class_label": 99}], "steps": 0})
+    done = darkroom_here("jobs", "estimate", "--model", "tiny", "--request", wrong)
+    assert done.returncode == 1
+    assert "items[0].class_label: 99 is not allowed" in done.stderr
+    assert "steps: 0 is not allowed" in done.stderr
+
+
+@pytest.mark.usefixtures("dispatcher", "measured")
+def test_the_command_prints_the_estimate(stack: Stack, darkroom_here: Darkroom) -> None:
+    arguments = ["jobs", "estimate", "--model", "tiny", "--request", json.dumps(REQUEST)]
+    done = darkroom_here(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "gpu seconds    250.0\n" in done.stdout
+    assert json.loads(darkroom_here(*arguments, "--json").stdout)["evaluations"] == 500
+
+
+@pytest.mark.usefixtures("dispatcher")
+def test_a_cost_that_is_unknown_is_said(tenant: Tenant, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE workers SET stopped_at = now() WHERE kind = 'worker'"))
+    assert estimate(tenant, REQUEST).estimate["unknown"].startswith(("this release has made", "no worker serves"))
