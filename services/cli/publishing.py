@@ -16,6 +16,7 @@ from services.registry import aliases, blobs, releases
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
 from training.model import release as release_format
+from training.model.release import Serve
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,28 @@ class Published:
     alias: str | None
 
 
-def publish(settings: Settings, engine: Engine, folder: Path, *, name: str | None, alias: str | None) -> Published:
-    """Publish a release folder, and point `alias` at it unless that is None.
+def publish(
+    settings: Settings,
+    engine: Engine,
+    folder: Path,
+    *,
+    name: str | None,
+    alias: str | None,
+    serve: Serve = Serve(),  # noqa: B008  # it is immutable
+) -> Published:
+    """Publish a release folder, and point `alias` at it unless that is None. serve: replaces the folder's own rule.
 
     Raises ReleaseError for a folder that is not a whole release, RegistryError for a name or an alias that is not
     allowed, and ObjectStoreError.
     """
-    release = release_format.read(folder)
+    release = release_format.read(folder).with_rule(serve)
     name = releases.check_name(name or release.name)
     if alias is not None:
         aliases.check_alias(alias)  # before an upload of gigabytes
     with engine.connect() as connection:
         known = releases.find_version(connection, name, release.digest)
     with Console(stderr=True).status(f"Uploading {folder}"), engine.begin() as connection:
-        _, version = releases.publish(connection, ObjectStore.connect(settings), folder, name=name)
+        _, version = releases.publish(connection, ObjectStore.connect(settings), folder, name=name, serve=serve)
         if alias is not None:
             aliases.promote(connection, f"{name}@{version}", alias)
     return Published(name, version, release.digest, known is None, alias)

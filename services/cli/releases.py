@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 app = command_group(COMMANDS["releases"].help)
 Reference = Annotated[str, typer.Argument(help="name, name@alias or name@version")]
 Name = Annotated[str, typer.Argument(help="The name of the release.")]
+
+
+class Precision(StrEnum):
+    """A precision that a release can ask for."""
+
+    FP32 = "fp32"
 
 
 @app.command("list")
@@ -111,6 +118,11 @@ def publish(
     alias: Annotated[
         str | None, typer.Option(help="Point this alias at it, such as production; default: none.")
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Serve it in fp32 by whatever profile; default: as the worker's profile says."),
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=2, help="Serve it with at most so many network rows.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish a release folder as the next version of its name.
@@ -118,9 +130,11 @@ def publish(
     Content that this name has already keeps its version.
     """
     from services.cli import publishing
+    from training.model.release import Serve
 
     settings, engine = connect("publisher")
-    published = publishing.publish(settings, engine, folder, name=name, alias=alias)
+    serve = Serve(precision and precision.value, rows)
+    published = publishing.publish(settings, engine, folder, name=name, alias=alias, serve=serve)
     publishing.print_published(published, as_json=as_json)
 
 

@@ -22,6 +22,7 @@ from services.registry.locks import keep_blobs, lock_names
 from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
 from training.model import release as release_format
+from training.model.release import Serve
 
 NAME = re.compile("[a-z][a-z0-9_-]{0,62}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@((?P<version>[1-9][0-9]{{0,8}})|(?P<alias>[a-z][a-z_-]{{0,62}})))?")
@@ -196,15 +197,18 @@ def publish(
     origin: Mapping[str, str] | None = None,
     *,
     name: str | None = None,
+    serve: Serve = Serve(),  # noqa: B008  # it is immutable
 ) -> tuple[str, int]:
     """Store a release folder as the next version of its name, or of `name`. Returns name and version.
+
+    serve: replaces the folder's own rule where it says anything.
 
     Content that was published before under this name keeps its version and its origin: the pipeline run, commit and
     image that made it. The files are uploaded before the first statement, so that no transaction waits for an upload.
     Raises ReleaseError for a folder that is not a valid release or has weights that are not finite, RegistryError if
     its content is that of a retired version or its name is not allowed, and ObjectStoreError.
     """
-    release = release_format.read(folder)
+    release = release_format.read(folder).with_rule(serve)
     release = replace(release, name=check_name(name or release.name))
     weights.check_finite(folder)
     blobs.upload(store, release, folder)

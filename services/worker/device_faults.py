@@ -2,14 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
 from training.errors import DarkroomError, first_line
 
+Part = Literal["the network", "the decoder"]
+
+HOST_IS_FULL = "DefaultCPUAllocator"  # in the message of a RuntimeError, which torch raises on a CPU
+
 
 class OutOfMemory(DarkroomError):
-    """The device has no memory for a step of so many rows."""
+    """The device has no memory for so many rows. part: of the model, that asked for it."""
+
+    def __init__(self, message: str, part: Part = "the network") -> None:
+        super().__init__(message)
+        self.part: Part = part
 
 
 class DeviceFault(DarkroomError):
@@ -21,11 +30,15 @@ class UnstableProfile(DarkroomError):
 
 
 @contextmanager
-def named_faults() -> Iterator[None]:
+def named_faults(part: Part = "the network") -> Iterator[None]:
     """Raise torch's errors as OutOfMemory or DeviceFault."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(first_line(error)) from None
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(first_line(error), part) from None
     except torch.AcceleratorError as error:  # an illegal access or ECC error: CUDA then refuses every call
         raise DeviceFault(first_line(error)) from None
+    except RuntimeError as error:
+        if HOST_IS_FULL not in str(error):
+            raise
+        raise OutOfMemory(first_line(error), part) from None

@@ -16,13 +16,12 @@ from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
 from services.worker.conditions import ConditionReader, ReadConditions
 from services.worker.device_faults import named_faults
-from services.worker.execution import Execution
+from services.worker.execution import Execution, choose_device
 from services.worker.images import Developed, Failed, ImageRequest, Owner
 from services.worker.pack import Pack
 from services.worker.packs import Packs
-from training.model.latent_diffusion import LatentDiffusion, load_diffusion
+from training.model.latent_diffusion import load_diffusion
 from training.model.noise import seeded_noise
-from training.model.release import Release
 from training.model.sampling import Sampler, trajectory
 
 TRAJECTORIES = 64  # that are kept; one of 1,000 steps takes 280 KB and up to 0.2 s
@@ -31,19 +30,19 @@ TRAJECTORIES = 64  # that are kept; one of 1,000 steps takes 280 KB and up to 0.
 class Engine(Generic[Owner]):
     """Samples images of one release.
 
-    folder: of the release. rows: the fixed number of network rows, at least 2. device: "cpu", "cuda" or "auto".
-    profile: see `Execution.choose`. Raises OutOfMemory, and UnstableProfile if the self-test fails.
+    folder: of the release; see `Release.serve`. rows: the fixed number of network rows, at least 2. device: "cpu",
+    "cuda" or "auto". profile: see `Execution.choose`. decode: the most latents that are decoded at once.
+    Raises OutOfMemory, and UnstableProfile if the self-test fails.
     """
 
-    def __init__(self, folder: Path, *, rows: int, device: str = "auto", profile: str = "auto") -> None:
+    def __init__(
+        self, folder: Path, *, rows: int, device: str = "auto", profile: str = "auto", decode: int = 8
+    ) -> None:
         model, release = load_diffusion(folder)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
-        execution = Execution.choose(profile, self.device)
-        self.model: LatentDiffusion = model
-        self.release: Release = release
-        self.rows = rows
+        self.rows = rows = min(rows, release.serve.rows or rows)
+        self.device = choose_device(device)
+        self.model, self.release = model, release
+        execution = Execution.choose(profile, self.device, release.serve.precision)
         self._canvas = Canvas.of(release)
         with named_faults():
             execution.prepare(model)
@@ -51,9 +50,9 @@ class Engine(Generic[Owner]):
         self.item_rules = self._reader.rules
         self._trajectory = lru_cache(maxsize=TRAJECTORIES)(partial(trajectory, self.model))
         with named_faults(), torch.inference_mode():
-            self.pack: Pack[Owner] = Pack(model, release, execution, release.latent_shape, rows)
+            self.pack: Pack[Owner] = Pack(model, release, execution, release.latent_shape, rows, decode)
         self._packs = Packs(self.pack, execution)
-        self.profile = self.pack.profile
+        self.profile, self.decode_rows = self.pack.profile, self.pack.decode_rows
 
     @property
     def busy(self) -> bool:

@@ -1,23 +1,48 @@
 """Loaded releases: as many as fit the memory for models. The least recently used one is unloaded first."""
 
+import gc
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from services.observability import metrics
 from services.registry.release_cache import ReleaseCache
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
-from services.worker.device_faults import OutOfMemory
+from services.worker.device_faults import OutOfMemory, Part
 from services.worker.engine import Engine
+from services.worker.execution import choose_device
 from services.worker.held_shards import HeldShard
+from services.worker.pack import DECODE_ROWS
+from training.model.release import parse
 
 log = logging.getLogger("darkroom.engines")
 
 MIN_ROWS = 2
+
+
+@dataclass
+class Sizes:
+    """How many rows of a release fit the memory, as far as is known: of the network and of the decoder."""
+
+    rows: int
+    decode: int
+
+    def halve(self, part: Part) -> bool:
+        """Halve the rows of the part that ran out of memory. Returns False if there is nothing to halve."""
+        if part == "the decoder" and self.decode > 1:
+            self.decode //= 2
+        elif self.rows // 2 >= MIN_ROWS:
+            self.rows //= 2
+        else:
+            return False
+        return True
 
 
 class EngineCache:
@@ -26,7 +51,7 @@ class EngineCache:
     def __init__(self, store: ObjectStore, settings: Settings) -> None:
         self.settings = settings
         self._files = ReleaseCache(store, settings.cache_dir, settings.cache_gb, settings.cache_seed)
-        self.rows = settings.rows
+        self._sizes: dict[str, Sizes] = {}  # by digest, of the releases that were loaded before
         self._engines: OrderedDict[str, Engine[HeldShard]] = OrderedDict()
 
     def get(self, manifest: Mapping[str, Any]) -> Engine[HeldShard]:
@@ -37,6 +62,7 @@ class EngineCache:
         digest = manifest["digest"]
         if digest in self._engines:
             self._engines.move_to_end(digest)
+            metrics.ROWS.set(self._engines[digest].rows)
             return self._engines[digest]
         began = time.monotonic()
         size = sum(record["bytes"] for record in manifest["files"].values())
@@ -45,36 +71,55 @@ class EngineCache:
             self._unload_for(size)
             while True:
                 try:
-                    settings = self.settings
-                    return Engine(folder, rows=self.rows, device=settings.device, profile=settings.profile)
+                    return self._build(folder, manifest)
                 except OutOfMemory as error:
-                    log.warning("out of memory with %d rows (%s) while a release was loaded", self.rows, error)
-                    if self._halve() is None:
-                        raise
+                    failed = OutOfMemory(str(error), error.part)  # the frames of `error` keep the model in memory
+                if not self._make_room(digest, failed):
+                    raise failed
 
         engine = self._files.load(manifest, build)
         self._engines[digest] = engine
         metrics.LOAD_SECONDS.observe(time.monotonic() - began)
         metrics.RELEASES_LOADED.set(len(self._engines))
-        metrics.ROWS.set(self.rows)
+        metrics.ROWS.set(engine.rows)
         log.info("loaded %s in %.1f s; profile %s", engine.release.name, time.monotonic() - began, engine.profile)
         return engine
 
-    def halve_rows(self, engine: Engine[HeldShard]) -> int | None:
-        """Unload everything after `engine` ran out of memory, and load engines with half the rows from now on.
+    def recover(self, engine: Engine[HeldShard], error: OutOfMemory) -> bool:
+        """Unload `engine`, which ran out of memory, and make room for it to be loaded again.
 
-        Returns the new number of rows, or None if it cannot be lower.
+        Returns False if that is not possible.
         """
-        self._engines.clear()
+        self._engines.pop(engine.release.digest, None)
         engine.close()
-        return self._halve()
+        return self._make_room(engine.release.digest, error)
 
-    def _halve(self) -> int | None:
-        metrics.PROFILE_SHRINKS.inc()
-        if self.rows // 2 < MIN_ROWS:
-            return None
-        self.rows //= 2
-        return self.rows
+    def _build(self, folder: Path, manifest: Mapping[str, Any]) -> Engine[HeldShard]:
+        settings, rule = self.settings, parse(manifest).serve
+        rows, decode = min(settings.rows, rule.rows or settings.rows), DECODE_ROWS[choose_device(settings.device).type]
+        sizes = self._sizes.setdefault(manifest["digest"], Sizes(rows, decode))
+        return Engine(folder, rows=sizes.rows, decode=sizes.decode, device=settings.device, profile=settings.profile)
+
+    def _make_room(self, digest: str, error: OutOfMemory) -> bool:
+        """Unload the other engines, or halve the rows of this release if it is alone. Returns False if neither helps.
+
+        Other releases keep their rows, and with them their profiles.
+        """
+        sizes = self._sizes[digest]
+        problem = f"release {digest[:12]}: out of memory in {error.part} with {sizes.rows} rows ({error})"
+        if self._engines:
+            log.warning("%s; the other releases are unloaded", problem)
+            self._engines.clear()
+        elif sizes.halve(error.part):
+            metrics.PROFILE_SHRINKS.inc()
+            log.warning("%s; it goes on with %d rows, and %d in the decoder", problem, sizes.rows, sizes.decode)
+        else:
+            log.error("%s; fewer are not possible", problem)
+            return False
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return True
 
     def _unload_for(self, size: int) -> None:
         """Unload the least recently used engines until weights of `size` bytes fit beside the others."""

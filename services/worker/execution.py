@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from training.model import evaluation
+from training.model.attention_layers import join_projections
 from training.model.autoencoder import Autoencoder
 from training.model.batch import TakeStep
 from training.model.captured_step import CapturedStep
@@ -32,15 +33,15 @@ class Execution:
     compiled: bool
 
     @classmethod
-    def choose(cls, profile: str, device: torch.device) -> "Execution":
+    def choose(cls, profile: str, device: torch.device, precision: str | None = None) -> "Execution":
         """Return the execution for a value of DARKROOM_PROFILE.
 
-        "auto" is bf16 on a GPU and fp32 on a CPU, neither compiled.
+        "auto" is bf16 on a GPU and fp32 on a CPU, neither compiled. precision: that a release asks for, "fp32" or None.
         """
         if profile == "auto":
             profile = "bf16" if device.type == "cuda" else "fp32"
         dtype, _, compiled = profile.partition("-")
-        return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype], bool(compiled))
+        return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision or dtype], bool(compiled))
 
     @property
     def precision(self) -> str:
@@ -48,12 +49,13 @@ class Execution:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     def prepare(self, model: LatentDiffusion) -> None:
-        """Move a model to the device and set its precision.
+        """Move a model to the device, join its projections and set its precision.
 
         Matrix products and convolutions in float32 are exact: without TF32, and with no kernel chosen by its time.
         """
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
+        join_projections(model)
         model.to(self.device)
         for module in (model.unet, model.autoencoder.decoder, model.autoencoder.post_quant_conv):
             module.to(self.dtype)
@@ -89,6 +91,13 @@ class Execution:
     def decode(self) -> Any:
         """Return a function that decodes latents [R, C, h, w] with an autoencoder, compiled if the profile says so."""
         return torch.compile(decode, dynamic=False) if self.compiled else decode
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device for a value of DARKROOM_DEVICE: "cpu", "cuda", or "auto" for a GPU if there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
 
 
 def _cudnn() -> int | None:

@@ -20,6 +20,7 @@ from services.observability import metrics
 from services.worker import self_test
 from services.worker.beginnings import BeginningEncoder, restore
 from services.worker.conditions import ConditionEmbedder, each
+from services.worker.device_faults import named_faults
 from services.worker.execution import Execution
 from services.worker.images import Developed, Failed, Finished, ImageRequest, Owner
 from services.worker.large_images import decode_in_tiles, is_large
@@ -45,11 +46,18 @@ class Pack(Generic[Owner]):
     """Samples images whose latents have one shape, (C, h, w).
 
     rows: the number of network rows for the release's own size, at least 2. Another size has a number that follows from
-    its area, so that a step takes about as long and as much memory. Raises UnstableProfile if the self-test fails.
+    its area, so that a step takes about as long and as much memory. decode: the most latents of that size that are
+    decoded at once. Raises OutOfMemory, and UnstableProfile if the self-test fails.
     """
 
     def __init__(
-        self, model: LatentDiffusion, release: Release, execution: Execution, shape: tuple[int, int, int], rows: int
+        self,
+        model: LatentDiffusion,
+        release: Release,
+        execution: Execution,
+        shape: tuple[int, int, int],
+        rows: int,
+        decode: int,
     ) -> None:
         own, device = release.latent_shape, execution.device.type
 
@@ -60,8 +68,8 @@ class Pack(Generic[Owner]):
             execution = replace(execution, compiled=False)
         self.model, self.release, self.shape, self.rows = model, release, shape, max(2, share(rows))
         self.stepped_at = 0  # the engine's step at which the pack took its last one
-        self._execution, self.full_rows = execution, rows
-        self.decode_rows = max(1, share(min(rows, DECODE_ROWS[device])))
+        self._execution, self.full_rows, self.full_decode = execution, rows, decode
+        self.decode_rows = max(1, share(min(rows, decode, DECODE_ROWS[device])))
         self.embed_rows = max(1, share(min(rows, EMBED_ROWS[device])))
         self.profile = execution.name(self.rows, self.decode_rows, self.embed_rows)
         self._decode_latents = execution.decode()
@@ -172,7 +180,8 @@ class Pack(Generic[Owner]):
         test = self_test.SelfTest(self.model, self.shape, self.profile)
         try:
             test.check_step(self._execution.take_step(), self.embedder.null, self.rows)
-            test.check_decoder(self._decode_latents, self.decode_rows)
+            with named_faults("the decoder"):
+                test.check_decoder(self._decode_latents, self.decode_rows)
         except RuntimeError as error:  # of the compiler, such as a missing one
             if not self._execution.compiled or isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
                 raise
@@ -224,7 +233,7 @@ class Pack(Generic[Owner]):
 
     def _decode(self) -> list[Developed[Owner] | Failed[Owner]]:
         group, began = self._finished[: self.decode_rows], time.perf_counter()
-        with metrics.DECODE_SECONDS.time():
+        with metrics.DECODE_SECONDS.time(), named_faults("the decoder"):
             decoded = each(self._decode_group, group)
         decoding = (time.perf_counter() - began) / len(group)
         del self._finished[: len(group)]

@@ -104,7 +104,8 @@ class Packs(Generic[Owner]):
                 return
             images = self._queued.pop(shape)
             try:
-                pack = Pack[Owner](self._own.model, self._own.release, self._execution, shape, self._own.full_rows)
+                own = self._own
+                pack = Pack[Owner](own.model, own.release, self._execution, shape, own.full_rows, own.full_decode)
             except (UnstableProfile, torch.OutOfMemoryError) as error:
                 yield from (Failed(owner, request.spec, size_error(request, str(error))) for owner, request in images)
                 continue

@@ -43,6 +43,7 @@ log = logging.getLogger("darkroom.worker")
 PAUSE_AFTER_ERROR_S = 2.0
 MAX_FAILURES = 10  # rounds in a row that fail for a reason that does not pass; the process then exits
 EXIT_DEVICE = 71  # EX_OSERR of sysexits.h
+TOO_LARGE = "It needs a worker with more memory, or DARKROOM_PROFILE=bf16, which takes half"
 
 
 class SamplingLoop:
@@ -210,7 +211,8 @@ class SamplingLoop:
         except (CacheError, UnstableProfile, OSError) as error:
             self._leave_to_others(shard, error)
         except Exception as error:
-            self._reject(shard, f"the release cannot be loaded: {describe(error)}", error)
+            advice = f". {TOO_LARGE}" if isinstance(error, OutOfMemory) else ""
+            self._reject(shard, f"the release cannot be loaded: {describe(error)}{advice}", error)
         else:
             self._prefetcher.add(shard, self._engine)
 
@@ -228,7 +230,7 @@ class SamplingLoop:
                     self._add_images(self._engine, prefetched)
 
     def _leave_to_others(self, shard: HeldShard, error: Exception) -> None:
-        """Return a shard to the queue, whose release this disk cannot hold, and claim none of it for a while."""
+        """Return a shard to the queue, whose release this worker cannot load, and claim none of it for a while."""
         pause = self.backoff.add_failure(shard.manifest["digest"], brief(error))
         problem = f"release {shard.manifest['name']} cannot be loaded: {brief(error)}"
         log.warning("%s; it is not claimed for %.0f s", problem, pause, extra=logs.lease_fields(shard.lease))
@@ -254,7 +256,7 @@ class SamplingLoop:
         try:
             images = engine.step()
         except OutOfMemory as error:
-            self._halve_rows(engine, error)
+            self._recover(engine, error)
             return
         except DeviceFault as error:
             self._exit(engine, error)
@@ -277,18 +279,15 @@ class SamplingLoop:
             if self._engine is not None:
                 self._engine.remove(shard)
 
-    def _halve_rows(self, engine: Engine[HeldShard], error: OutOfMemory) -> None:
-        """Continue with half the rows. Images in the batch restart under the profile with fewer rows."""
-        shards = engine.owners()
-        self._engine = None
-        rows = self._engines.halve_rows(engine)
-        outcome = f"continuing with {rows}" if rows else "fewer are not possible"
-        log.warning("out of memory with %d rows (%s); %s", engine.rows, error, outcome)
+    def _recover(self, engine: Engine[HeldShard], error: OutOfMemory) -> None:
+        """Make room. Images in the batch restart, under another profile if the rows had to be halved."""
+        shards, self._engine = engine.owners(), None
+        has_room = self._engines.recover(engine, error)
         for shard in shards:
-            if rows:
+            if has_room:
                 self.shards.return_to_queue(shard)
             else:
-                self.shards.record_loss(shard, f"out of memory with {engine.rows} rows: {error}")
+                self.shards.record_loss(shard, f"out of memory with {engine.rows} rows: {error}. {TOO_LARGE}")
 
     def _exit(self, engine: Engine[HeldShard], error: DeviceFault) -> NoReturn:
         """End the process after recording the losses, so that no other process waits for its heartbeat to go stale."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.model.attention import attend
+from training.model.attention_layers import CrossAttention, SelfAttention
 
 NORM_GROUPS = 32
 CACHED_TOKENS = 512  # tokens whose feed-forward activations, 8 times as wide, stay in a CPU's cache
@@ -143,69 +143,6 @@ def tokens_to_map(tokens: Tensor, like: Tensor) -> Tensor:
     """Undo `map_to_tokens`: [R, HW, C] -> [R, C, H, W], channels-last, with the height and width of `like`."""
     rows, _, height, width = like.shape
     return tokens.reshape(rows, height, width, -1).permute(0, 3, 1, 2)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention of tokens to each other (Vaswani et al. 2017, section 3.2).
-
-    Raises ValueError unless `heads` divides the width.
-    """
-
-    def __init__(self, width: int, *, heads: int, qkv_bias: bool = False) -> None:
-        super().__init__()
-        self.heads = check_heads(heads, width)
-        self.query = nn.Linear(width, width, bias=qkv_bias)
-        self.key = nn.Linear(width, width, bias=qkv_bias)
-        self.value = nn.Linear(width, width, bias=qkv_bias)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend: [R, N, width] -> [R, N, width]."""
-        parts = (self.query, self.key, self.value)
-        bias = None if self.query.bias is None else torch.cat([part.bias for part in parts])
-        qkv = F.linear(x, torch.cat([part.weight for part in parts]), bias)  # one product instead of three
-        q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, dim=2))
-        return torch.as_tensor(self.out(merge_heads(attend(q, k, v))))
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention of tokens to a context (Rombach et al. 2022, section 3.3).
-
-    Keys and values depend on the context alone. The U-Net therefore computes those of all its layers in one product,
-    once per sampling run; `columns` selects the ones of this layer.
-    """
-
-    def __init__(self, width: int, *, heads: int, context_width: int) -> None:
-        super().__init__()
-        self.heads, self.width = check_heads(heads, width), width
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(context_width, width, bias=False)
-        self.value = nn.Linear(context_width, width, bias=False)
-        self.out = nn.Linear(width, width)
-        self.columns = slice(0, 2 * width)
-
-    def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
-        """Attend: x [R, N, width], keys_values [R, M, all layers' keys and values] -> [R, N, width]."""
-        k, v = keys_values[..., self.columns].chunk(2, dim=2)
-        q, k, v = (split_heads(part, self.heads) for part in (self.query(x), k, v))
-        return torch.as_tensor(self.out(merge_heads(attend(q, k, v))))
-
-
-def check_heads(heads: int, width: int) -> int:
-    """Return `heads`. Raises ValueError unless it divides the width."""
-    if heads < 1 or width % heads:
-        raise ValueError(f"heads: {heads} does not divide the width {width}")
-    return heads
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """Split the width into heads: [R, N, heads d] -> [R, heads, N, d]."""
-    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """Undo `split_heads`: [R, heads, N, d] -> [R, N, heads d]."""
-    return x.transpose(1, 2).flatten(2)
 
 
 class SpatialAttention(nn.Module):

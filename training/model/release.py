@@ -8,7 +8,7 @@ never loads a tensor, so a process without torch can use it.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,17 @@ class FileRecord:
 
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True)
+class Serve:
+    """How a release must be served, whatever the setting of a worker is.
+
+    precision: "fp32" for a network that overflows or is not good enough in bf16. rows: the most network rows.
+    """
+
+    precision: Literal["fp32"] | None = None
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,30 @@ class Release:
             return bool(self.conditions["guided"])
         dropout: float = self.lineage.get("experiment", {}).get("loss", {}).get("condition_dropout", 1.0)
         return dropout > 0
+
+    @property
+    def serve(self) -> Serve:
+        """The rule in `architecture["serve"]`, which versions that do not know it ignore. Raises ReleaseError."""
+        rule = self.architecture.get("serve", {})
+        try:
+            found = Serve(**rule)
+        except TypeError:
+            raise ReleaseError(f"{MANIFEST}: serve: {rule!r} is not allowed; permitted: precision and rows") from None
+        if found.precision not in (None, "fp32"):
+            raise ReleaseError(f"{MANIFEST}: serve.precision: {found.precision!r} is not allowed; permitted: 'fp32'")
+        if found.rows is not None and (type(found.rows) is not int or found.rows < 2):
+            raise ReleaseError(f"{MANIFEST}: serve.rows: {found.rows!r} is not allowed; permitted: a number from 2")
+        return found
+
+    def with_rule(self, serve: Serve) -> "Release":
+        """Return the release with what `serve` says in place of its own rule. Raises ReleaseError if that is malformed.
+
+        The rule is part of the architecture, and so of the digest.
+        """
+        rule = {**asdict(self.serve), **{name: value for name, value in asdict(serve).items() if value is not None}}
+        rule = {name: value for name, value in rule.items() if value is not None}
+        others = {name: value for name, value in self.architecture.items() if name != "serve"}
+        return replace(self, architecture={**others, **({"serve": rule} if rule else {})})
 
     @property
     def digest(self) -> str:

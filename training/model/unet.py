@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from training.model.attention_layers import CrossAttention
 from training.model.layers import (
-    CrossAttention,
     Downsample,
     ResidualBlock,
     SpatialAttention,

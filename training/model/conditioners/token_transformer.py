@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.model.attention import attend
+from training.model.attention_layers import merge_heads, split_heads
 from training.model.conditioners.conditioner import Entry, TokenConditioner
-from training.model.layers import merge_heads, split_heads
 
 
 class TokenTransformer(nn.Module):

@@ -105,3 +105,16 @@ def test_releases_are_fetched_into_the_cache_once_before_a_worker_needs_them(
     seeded = {"DARKROOM_CACHE_DIR": str(tmp_path / "other"), "DARKROOM_CACHE_SEED": str(tmp_path / "cache")}
     assert "already in" in darkroom_here("releases", "warm", "early@warm", **seeded).stdout
     assert not (tmp_path / "other").exists(), "a release of the seed is read where it is"
+
+
+def test_a_release_can_ask_for_precision_and_rows(
+    stack: Stack, darkroom_here: Darkroom, folder: Path, tmp_path: Path
+) -> None:
+    done = darkroom_here(
+        "releases", "publish", str(folder), "--name", "ruled", "--precision", "fp32", "--rows", "8", "--json"
+    )
+    published = row(stack, f"ruled@{json.loads(done.stdout)['version']}")
+    assert release_format.parse(published.manifest).serve == release_format.Serve("fp32", 8)
+    copy = tmp_path / "copy"
+    assert darkroom_here("releases", "fetch", f"ruled@{published.version}", str(copy)).returncode == 0
+    assert release_format.read(copy).digest == published.digest

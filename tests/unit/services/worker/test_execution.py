@@ -1,6 +1,7 @@
 """Execution profiles: what they are called, what they compute, and when nothing may be served with them."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from services.worker import execution
 from services.worker.device_faults import OutOfMemory, UnstableProfile
 from services.worker.engine import Engine
 from services.worker.execution import Execution
 from services.worker.images import Failed
 from tests.unit.services.worker.test_engine import MIX, develop, image
 from training.model.batch import Batch
+from training.model.release import Serve, read, write
 
 CPU = torch.device("cpu")
 
@@ -117,3 +120,23 @@ def test_memory_that_does_not_suffice_for_the_rows_is_noticed_at_load(
     monkeypatch.setattr(Batch, "__init__", fail)
     with pytest.raises(OutOfMemory, match="CUDA out of memory"):
         make(tiny_release)
+
+
+def test_a_release_that_needs_fp32_or_fewer_rows_gets_them(tiny_release: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ruled"
+    shutil.copytree(tiny_release, folder)
+    write(folder, read(folder).with_rule(Serve("fp32", 4)))
+    engine = make(folder, "bf16")
+    assert engine.model.unet.conv_in.weight.dtype == torch.float32
+    assert "/float32/eager/4+" in engine.profile
+    assert engine.profile == Engine[object](tiny_release, rows=4, device="cpu", profile="fp32").profile
+    assert Engine[object](folder, rows=2, device="cpu").rows == 2
+
+
+def test_joined_projections_give_the_same_bytes(tiny_release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = make(tiny_release)
+    assert not [name for name, _ in joined.model.unet.named_parameters() if "self_attention.query" in name]
+    monkeypatch.setattr(execution, "join_projections", lambda model: None)
+    apart = make(tiny_release)
+    assert develop(apart, MIX[:8]) == develop(joined, MIX[:8])
+    assert apart.weight_bytes == joined.weight_bytes

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.support.comparison import relative_error
+from training.model.attention_layers import join_projections
 from training.model.autoencoder import Autoencoder
 from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.token_ids import TokenIdsConditioner
@@ -94,6 +95,8 @@ def test_unets_equal_the_authors(name: str) -> None:
     model = compvis.build(config, weights)
     found = model(recorded["input/x"], recorded["input/t"], recorded.get("input/context"))
     assert relative_error(found, recorded["output/eps"]) < TOLERANCE
+    join_projections(model)
+    assert torch.equal(model(recorded["input/x"], recorded["input/t"], recorded.get("input/context")), found)
 
 
 SMALL: dict[str, Any] = {

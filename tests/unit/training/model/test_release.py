@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from training.model.latent_diffusion import (
     save_autoencoder,
     save_diffusion,
 )
-from training.model.release import MANIFEST, ReleaseError
+from training.model.release import MANIFEST, ReleaseError, Serve
 from training.model.unet import UNet, UNetConfig
 
 
@@ -222,3 +223,30 @@ def test_without_the_field_the_lineage_decides_whether_a_release_can_be_guided(
     schema = {"type": "object", "properties": conditions}
     described = release.Release("a", "diffusion", {}, (3, 32, 32), (4, 8, 8), schema, lineage=lineage)
     assert described.guided is guided
+
+
+def test_a_rule_for_serving_is_part_of_the_digest(folder: Path) -> None:
+    plain = release.read(folder)
+    ruled = plain.with_rule(Serve("fp32", 8))
+    assert plain.serve == Serve(None, None)
+    assert release.parse(ruled.to_json()).serve == Serve("fp32", 8)
+    assert ruled.with_rule(Serve(rows=4)).serve == Serve("fp32", 4)
+    assert plain.with_rule(Serve()) == plain
+    assert ruled.digest != plain.digest
+    LatentDiffusion.build(ruled.architecture)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"precision": "bf16"}, "serve.precision: 'bf16' is not allowed; permitted: 'fp32'"),
+        ({"rows": 1}, "serve.rows: 1 is not allowed; permitted: a number from 2"),
+        ({"rows": "8"}, "serve.rows: '8' is not allowed"),
+        ({"device": "cpu"}, r"serve: \{'device': 'cpu'\} is not allowed; permitted: precision and rows"),
+        ("fp32", "serve: 'fp32' is not allowed"),
+    ],
+)
+def test_a_rule_that_is_not_known_is_refused(folder: Path, rule: object, message: str) -> None:
+    plain = release.read(folder)
+    with pytest.raises(ReleaseError, match=message):
+        replace(plain, architecture={**plain.architecture, "serve": rule}).with_rule(Serve())
