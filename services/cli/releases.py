@@ -133,7 +133,7 @@ def publish(
     from training.model.release import Serve
 
     settings, engine = connect("publisher")
-    serve = Serve(precision and precision.value, rows)
+    serve = Serve("fp32" if precision is Precision.FP32 else None, rows)
     published = publishing.publish(settings, engine, folder, name=name, alias=alias, serve=serve)
     publishing.print_published(published, as_json=as_json)
 

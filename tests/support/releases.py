@@ -48,6 +48,34 @@ def make_tiny_release(
     return folder
 
 
+def make_small_release(folder: Path) -> Path:
+    """Write a release of one level with few layers, which is compiled soonest: 8x8 latents. Returns the folder."""
+    import torch
+
+    from training.model.latent_diffusion import LatentDiffusion, save_diffusion
+
+    autoencoder = {"image_channels": 1, "channels": 32, "multipliers": (1,), "res_blocks": 0, "latent_channels": 2}
+    unet = {
+        "in_channels": 2, "out_channels": 2, "channels": 32, "multipliers": (1,), "res_blocks": 1,
+        "attention_factors": (1,), "context_width": 8, "middle_attention": False,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LatentDiffusion.build(
+            {
+                "autoencoder": {**autoencoder, "middle_attention": False},
+                "unet": unet,
+                "conditioners": {"class_label": {"type": "class", "classes": 10, "width": 8}},
+                "diffusion": {},
+            }
+        )
+        for parameter in model.unet.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+    save_diffusion(folder, model.eval(), name="small", image_size=8)
+    return folder
+
+
 def make_map_release(folder: Path) -> Path:
     """Write a release that takes a semantic map of 32x32 pixels and four classes. Returns the folder."""
     conditioners = {"semantic_map": {"type": "semantic_map", "classes": 4, "channels": 2, "stages": 2}}

@@ -35,7 +35,8 @@ class SelfAttention(nn.Module):
             with torch.device("meta"):
                 self.joined = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
             self.joined.weight = nn.Parameter(weight, requires_grad=False)
-            self.joined.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+            if bias is not None:
+                self.joined.bias = nn.Parameter(bias, requires_grad=False)
             del self.query, self.key, self.value
 
     def _weights(self) -> tuple[Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ import torch
 
 from services.observability import metrics
 from services.registry.release_cache import ReleaseCache
-from services.settings import Settings
+from services.settings import load
 from services.worker.device_faults import OutOfMemory, Part, named_faults
 from services.worker.engine_cache import EngineCache
 from services.worker.self_test import SelfTest
@@ -24,9 +24,11 @@ Memory = Callable[..., None]
 def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EngineCache:
     """Engines of 16 rows, of releases that are on the disk: a manifest names its folder."""
     monkeypatch.setattr(ReleaseCache, "load", lambda self, manifest, build: build(Path(manifest["folder"])))
-    settings = Settings(
-        s3_bucket="none", database_url="postgresql://nobody@localhost/none", cache_dir=tmp_path, rows=16, device="cpu"
-    )
+    given = {
+        "S3_BUCKET": "none", "DATABASE_URL": "postgresql://nobody@localhost/none", "BROKER_URL": "redis://localhost/0",
+        "CACHE_DIR": str(tmp_path), "ROOT": str(tmp_path), "ROWS": "16", "DEVICE": "cpu",
+    }  # fmt: skip
+    settings = load("worker", {f"DARKROOM_{name}": value for name, value in given.items()})
     return EngineCache(None, settings)  # type: ignore[arg-type]  # nothing is fetched
 
 

@@ -1,0 +1,108 @@
+"""Compiled profiles, as the C++ compiler of this machine makes them: the promises about bytes, and what fails."""
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo import config as dynamo
+from torch._inductor import config as inductor
+
+from services.worker.device_faults import UnstableProfile
+from services.worker.engine import Engine
+from services.worker.execution import Execution
+from tests.support.releases import make_small_release
+from tests.unit.services.worker.test_engine import ODD, Image, develop, image
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+MIX = [
+    image(1),
+    image(2, steps=7, guidance=1.0, label=9),
+    image(3, solver="dpm_solver_2m", steps=5),
+    image(4, solver="ddpm", steps=6, guidance=3.5, label=0),
+    ODD,
+]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest release with a U-Net that has every kind of layer: compiling it takes a minute of one core."""
+    return make_small_release(tmp_path_factory.mktemp("small") / "release")
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
+def compiled(release: Path, monkeypatch_module: pytest.MonkeyPatch) -> Iterator[Engine[object]]:
+    """An engine that has taken its first steps."""
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    monkeypatch_module.setattr(inductor, "compile_threads", 1)  # another process takes longer to start than it saves
+    engine = Engine[object](release, rows=4, device="cpu", profile="fp32-compiled")
+    develop(engine, [MIX[0]])
+    yield engine
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+
+
+def difference(first: dict[int, bytes], second: dict[int, bytes]) -> int:
+    """Return the largest difference between pixels, of 255."""
+    pairs = ((np.frombuffer(first[seed], np.uint8), np.frombuffer(second[seed], np.uint8)) for seed in first)
+    return max(int(np.abs(a.astype(int) - b).max()) for a, b in pairs)
+
+
+@needs_compiler
+def test_an_image_is_the_same_alone_and_in_any_company(compiled: Engine[object]) -> None:
+    together = develop(compiled, MIX)
+    shuffled = MIX.copy()
+    random.Random(0).shuffle(shuffled)
+    assert develop(compiled, shuffled) == together
+    for each in MIX:
+        assert develop(compiled, [each])[each.spec.seed] == together[each.spec.seed]
+    assert len(set(together.values())) == len(MIX)
+
+
+@needs_compiler
+def test_another_engine_of_the_profile_gives_the_same_bytes(compiled: Engine[object], release: Path) -> None:
+    again = Engine[object](release, rows=4, device="cpu", profile="fp32-compiled")
+    assert again.profile == compiled.profile
+    assert develop(again, MIX) == develop(compiled, MIX)
+
+
+@needs_compiler
+def test_images_are_those_of_eager_fp32(compiled: Engine[object], release: Path) -> None:
+    eager = Engine[object](release, rows=4, device="cpu", profile="fp32")
+    assert "/float32/compiled/" in compiled.profile
+    assert "/float32/eager/" in eager.profile
+    assert difference(develop(compiled, MIX), develop(eager, MIX)) <= 1
+
+
+@needs_compiler
+def test_no_mix_of_requests_compiles_again(compiled: Engine[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamo, "error_on_recompile", True)
+    others: list[Image] = [image(7, steps=1), image(8, guidance=0.0), image(9, solver="heun", guidance=5.0)]
+    develop(compiled, [*others, *MIX])
+
+
+def test_a_profile_that_cannot_be_compiled_serves_nothing(
+    tiny_release: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in an image without a compiler. It does not fall back: its images would have the bytes of another profile."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "g++"),))
+    monkeypatch.setattr(inductor, "compile_threads", 1)
+
+    def take_step(self: Execution) -> Any:
+        return torch.compile(lambda model, state, *given: (state * 2 + 1, state))
+
+    monkeypatch.setattr(Execution, "take_step", take_step)
+    with pytest.raises(UnstableProfile, match=r"^profile cpu/.*: it cannot be compiled: .*; set DARKROOM_PROFILE to"):
+        Engine[object](tiny_release, rows=8, device="cpu", profile="fp32-compiled")
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
