@@ -1,10 +1,11 @@
 """What a GPU does with Darkroom: `make gpu`, or `python -m tests.benchmarks.gpu [--smallest] [--out FOLDER]`.
 
-Each part runs in a process of its own with a time limit, so that one that fails or hangs does not stop the others.
-Writes gpu.json and gpu.md, a table, into FOLDER. Without a GPU it says so and ends with 0.
+Each part runs in a process of its own with a time limit, and each number is kept as soon as it is measured, so that a
+part that fails or hangs loses neither the others nor what it measured before. Writes gpu.json and gpu.md, a table, into
+FOLDER after each part. Without a GPU it says so and ends with 0.
 
-It needs the packages of darkroom[worker] and diffusers, and torch 2.11 or newer; no database and no cluster.
---smallest: rehearse all parts with tiny sizes on whatever device there is, also a CPU.
+It needs the packages of darkroom[worker] and darkroom[training] and diffusers, and torch 2.11 or newer; no database and
+no cluster. --smallest: rehearse all parts with tiny sizes on whatever device there is, also a CPU. --only: some parts.
 """
 
 import argparse
@@ -12,15 +13,49 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.benchmarks.gpu_parts import PARTS
-
 TOTAL_S = 410  # of all parts together
+MARK = "measured: "  # begins a line with a number in the output of a part
+TRACE_LINES = 15
+
+
+@dataclass(frozen=True)
+class Part:
+    """A measurement, as MODULE:FUNCTION, and the seconds that it may take."""
+
+    function: str
+    limit_s: float
+
+    def load(self) -> Callable[[bool, Callable[[str, float], None]], None]:
+        """Return the function, which takes whether sizes are the smallest, and where to report numbers."""
+        module, name = self.function.split(":")
+        function: Callable[[bool, Callable[[str, float], None]], None]
+        function = getattr(import_module(f"tests.benchmarks.{module}"), name)
+        return function
+
+
+# The most important first, for the time may end.
+PARTS = {
+    "limits": Part("gpu_parts:limits", 30),
+    "bytes": Part("gpu_parts:same_bytes", 90),
+    "networks": Part("gpu_parts:networks", 150),
+    "waits": Part("gpu_parts:waits", 60),
+    "engine": Part("gpu_parts:engine_step", 80),
+    "end to end": Part("gpu_service:end_to_end", 150),
+    "out of memory": Part("gpu_service:out_of_memory", 60),
+    "decode": Part("gpu_service:decode", 80),
+    "second stage": Part("gpu_training:second_stage", 150),
+    "cold start": Part("gpu_service:cold_start", 150),
+    "first stage": Part("gpu_training:first_stage", 90),
+    "memory": Part("gpu_parts:memory", 90),
+}
 
 
 def device_name() -> str:
@@ -32,24 +67,36 @@ def device_name() -> str:
 
 
 def run_part(name: str, limit_s: float, smallest: bool) -> dict[str, Any]:
-    """Run a part in another process. Returns what it measured, or {"error": why not}."""
+    """Run a part in another process. Returns what it measured, and under "error" and "trace" why there is no more."""
     command = [sys.executable, "-m", "tests.benchmarks.gpu", "--part", name, *(["--smallest"] if smallest else [])]
     begun = time.monotonic()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return {"error": f"not finished in {limit_s:.0f} s"}
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**found, "seconds": round(time.monotonic() - begun, 1)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            output, errors = process.communicate(timeout=limit_s)
+            problem = f"exit code {process.returncode}" if process.returncode else None
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+            problem = f"not finished in {limit_s:.0f} s"
+    lines = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
+    found: dict[str, Any] = dict(json.loads(line) for line in lines)
+    found["seconds"] = round(time.monotonic() - begun, 1)
+    if problem is not None:
+        trace = errors.strip().splitlines()[-TRACE_LINES:]
+        found |= {"error": f"{problem}: {trace[-1]}" if process.returncode > 0 and trace else problem, "trace": trace}
+    return found
+
+
+def report(name: str, value: float) -> None:
+    """Print a number so that `run_part` finds it."""
+    print(f"{MARK}{json.dumps([name, float(f'{value:.4g}') if isinstance(value, float) else value])}", flush=True)
 
 
 def table(results: dict[str, Any]) -> str:
     """Return the results as a table in Markdown."""
     lines = [f"{results['device']}", "", "| part | measured | |", "|---|---|---:|"]
     for part, values in results["parts"].items():
-        lines += [f"| {part} | {name} | {value} |" for name, value in values.items()]
+        lines += [f"| {part} | {name} | {value} |" for name, value in values.items() if name != "trace"]
     return "\n".join(lines) + "\n"
 
 
@@ -57,11 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one part, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smallest", action="store_true")
-    parser.add_argument("--part", choices=sorted(PARTS))
+    parser.add_argument("--part", choices=sorted(PARTS), help="run this part in this process")
+    parser.add_argument("--only", choices=sorted(PARTS), nargs="+", default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
     options = parser.parse_args(arguments)
     if options.part:
-        print(json.dumps(PARTS[options.part].run(options.smallest)))
+        PARTS[options.part].load()(options.smallest, report)
         return
     if not torch.cuda.is_available() and not options.smallest:
         print("There is no GPU here, so nothing is measured. --smallest rehearses all parts on the CPU.")
@@ -69,9 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     end = time.monotonic() + TOTAL_S
     results: dict[str, Any] = {"device": device_name(), "smallest": options.smallest, "parts": {}}
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, part in PARTS.items():
+    for name in options.only:
         print(f"{name} ...", flush=True)
-        limit = min(part.limit_s, end - time.monotonic())
+        limit = min(PARTS[name].limit_s, end - time.monotonic())
         results["parts"][name] = run_part(name, limit, options.smallest) if limit > 0 else {"error": "no time is left"}
         (options.out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
         (options.out / "gpu.md").write_text(table(results))

@@ -1,11 +1,10 @@
-"""The parts of `tests.benchmarks.gpu`: each returns names and numbers, and raises if a promise does not hold."""
+"""Parts of `tests.benchmarks.gpu` about steps and bytes. A part raises if a promise does not hold."""
 
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,7 @@ LDM4 = UNetConfig(3, 3, 192, (1, 2, 3, 5), 2, (8, 4, 2), heads=1, head_width=Non
 SMALLEST = UNetConfig(3, 3, 32, (1, 2), 1, (2,), heads=1, head_width=None, context_width=32)
 
 
-@dataclass(frozen=True)
-class Part:
-    """A measurement and the seconds that it may take."""
-
-    run: Callable[[bool], dict[str, Any]]  # takes whether sizes are the smallest
-    limit_s: float
+Report = Callable[[str, float], None]  # takes what was measured, and its value
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 10) -> float:
@@ -53,14 +47,14 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def limits(smallest: bool) -> dict[str, Any]:
+def limits(smallest: bool, report: Report) -> None:
     """The matrix product of the device, which everything else is compared with."""
     n = 256 if smallest else 8192
     a = torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16)
-    return {f"bf16 {n}^3 matrix product, TFLOP/s": round(2 * n**3 / median_seconds(lambda: a @ a) / 1e12, 2)}
+    report(f"bf16 {n}^3 matrix product, TFLOP/s", 2 * n**3 / median_seconds(lambda: a @ a) / 1e12)
 
 
-def networks(smallest: bool) -> dict[str, Any]:
+def networks(smallest: bool, report: Report) -> None:
     """One forward pass in bf16, ours and diffusers' in channels_last, both compiled on a GPU."""
     from diffusers import UNet2DConditionModel
 
@@ -79,7 +73,6 @@ def networks(smallest: bool) -> dict[str, Any]:
     ours, theirs = ours.to(DEVICE, torch.bfloat16), theirs.to(DEVICE, torch.bfloat16)
     theirs = theirs.to(memory_format=torch.channels_last)
     x, t, context = x.to(DEVICE, torch.bfloat16), t.to(DEVICE), context.to(DEVICE, torch.bfloat16)
-    found: dict[str, Any] = {}
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             ours(x, t, context)
@@ -91,10 +84,9 @@ def networks(smallest: bool) -> dict[str, Any]:
             network = torch.compile(model) if DEVICE.type == "cuda" else model
             seconds = median_seconds(lambda: network(x, t, context))  # noqa: B023
             error = (read(network(x, t, context))[:2].float().cpu() - expected).norm() / expected.norm()
-            found[f"{name}, {rows} rows, ms"] = round(seconds * 1e3, 2)
-            found[f"{name}, TFLOP/s"] = round(counter.get_total_flops() / seconds / 1e12, 3)
-            found[f"{name}, relative difference to float32"] = round(float(error), 4)
-    return found
+            report(f"{name}, {rows} rows, ms", seconds * 1e3)
+            report(f"{name}, TFLOP/s", counter.get_total_flops() / seconds / 1e12)
+            report(f"{name}, relative difference to float32", float(error))
 
 
 def engine_of(folder: Path, rows: int, profile: str = PROFILE) -> Engine[str]:
@@ -122,7 +114,7 @@ def develop(engine: Engine[str], indices: list[int]) -> dict[int, bytes]:
     return made
 
 
-def same_bytes(smallest: bool) -> dict[str, Any]:
+def same_bytes(smallest: bool, report: Report) -> None:
     """Images have the same bytes at random places, in random company, and in another engine."""
     rows, images, rounds = (8, 12, 2) if smallest else (64, 250, 4)
     with tempfile.TemporaryDirectory() as folder:
@@ -134,10 +126,10 @@ def same_bytes(smallest: bool) -> dict[str, Any]:
         found = develop(other if seed % 2 else engine, order)
         wrong = [index for index in order if found[index] != expected[index]]
         assert not wrong, f"{len(wrong)} of {images} images have other bytes, such as {wrong[0]}"
-    return {"placements with equal bytes": images * rounds}
+        report("placements with equal bytes", images * (seed + 1))
 
 
-def waits(smallest: bool) -> dict[str, Any]:
+def waits(smallest: bool, report: Report) -> None:
     """No step waits for the device: torch raises where one would."""
     with tempfile.TemporaryDirectory() as folder:
         engine = engine_of(Path(folder) / "a", 8 if smallest else 64)
@@ -152,12 +144,11 @@ def waits(smallest: bool) -> dict[str, Any]:
         while not batch.finished:
             batch.step()
             steps += 1
-    return {"steps without a synchronisation": steps}
+    report("steps without a synchronisation", steps)
 
 
-def engine_step(smallest: bool) -> dict[str, Any]:
+def engine_step(smallest: bool, report: Report) -> None:
     """A step of the engine, whose network is small, in milliseconds."""
-    found: dict[str, Any] = {}
     for rows in (8,) if smallest else (64, 256):
         with tempfile.TemporaryDirectory() as folder:
             engine = engine_of(Path(folder) / "a", rows)
@@ -170,13 +161,11 @@ def engine_step(smallest: bool) -> dict[str, Any]:
             for _ in range(many):
                 engine.step()
 
-        found[f"{rows} rows, ms"] = round(median_seconds(steps, 3) / many * 1e3, 3)
-    return found
+        report(f"{rows} rows, ms", median_seconds(steps, 3) / many * 1e3)
 
 
-def memory(smallest: bool) -> dict[str, Any]:
+def memory(smallest: bool, report: Report) -> None:
     """Memory at its highest, by rows."""
-    found: dict[str, Any] = {}
     for rows in (4,) if smallest else (32, 128, 512):
         if DEVICE.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -184,16 +173,5 @@ def memory(smallest: bool) -> dict[str, Any]:
             engine = engine_of(Path(folder) / "a", rows)
         develop(engine, list(range(rows)))
         peak = torch.cuda.max_memory_allocated() / 2**20 if DEVICE.type == "cuda" else engine.weight_bytes / 2**20
-        found[f"{rows} rows, MiB"] = round(peak, 1)
+        report(f"{rows} rows, MiB", peak)
         engine.close()
-    return found
-
-
-PARTS = {
-    "limits": Part(limits, 30),
-    "networks": Part(networks, 180),
-    "bytes": Part(same_bytes, 120),
-    "waits": Part(waits, 60),
-    "engine": Part(engine_step, 90),
-    "memory": Part(memory, 120),
-}
