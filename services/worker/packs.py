@@ -5,7 +5,7 @@ from typing import Generic
 
 import torch
 
-from services.worker.device_faults import UnstableProfile
+from services.worker.device_faults import OutOfMemory, UnstableProfile, named_faults
 from services.worker.execution import Execution
 from services.worker.images import Developed, Failed, ImageRequest, Owner
 from services.worker.pack import Pack
@@ -86,8 +86,9 @@ class Packs(Generic[Owner]):
         if pack.rows > 2 or pack is self._own:
             return [*failed, *pack.step()]
         try:
-            return [*failed, *pack.step()]
-        except torch.OutOfMemoryError as error:  # two rows of another size are no reason to run all with fewer
+            with named_faults():
+                return [*failed, *pack.step()]
+        except OutOfMemory as error:  # two rows of another size are no reason to run all with fewer
             return [*failed, *self._discard(pack, str(error))]
 
     def _next(self) -> Pack[Owner] | None:
@@ -105,8 +106,9 @@ class Packs(Generic[Owner]):
             images = self._queued.pop(shape)
             try:
                 own = self._own
-                pack = Pack[Owner](own.model, own.release, self._execution, shape, own.full_rows, own.full_decode)
-            except (UnstableProfile, torch.OutOfMemoryError) as error:
+                with named_faults():
+                    pack = Pack[Owner](own.model, own.release, self._execution, shape, own.full_rows, own.full_decode)
+            except (UnstableProfile, OutOfMemory) as error:
                 yield from (Failed(owner, request.spec, size_error(request, str(error))) for owner, request in images)
                 continue
             pack.stepped_at = self._steps
