@@ -37,8 +37,9 @@ def compvis(
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="The tokenizer of a text model: a tokenizer.json, CLIP's vocab.json beside its merges.txt, or BERT's "
-            "vocab.txt, or their folder; default: the one beside the checkpoint."
+            help="The tokenizer of a text model: a tokenizer.json, CLIP's vocab.json beside its merges.txt, BERT's "
+            "vocab.txt or OpenCLIP's bpe_simple_vocab_16e6.txt.gz, or their folder; default: the one beside the "
+            "checkpoint."
         ),
     ] = None,
     token_ids: Annotated[

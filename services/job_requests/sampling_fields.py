@@ -13,7 +13,7 @@ from training.model.solvers import SOLVERS
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 50
 SPACINGS = (
-    "ays", "beta", "exponential", "karras", "leading", "linspace", "shifted", "sigma_uniform", "trailing"
+    "ays", "beta", "exponential", "karras", "lcm", "leading", "linspace", "shifted", "sigma_uniform", "trailing"
 )  # fmt: skip
 
 GUIDANCE = {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE}

@@ -19,9 +19,10 @@ from services.job_requests.image_spec import ImageSpec
 from services.registry.release_cache import ReleaseCache
 from services.settings import load
 from services.worker.encoding import encode_image
-from services.worker.engine import Developed, Engine
+from services.worker.engine import Engine
 from services.worker.engine_cache import EngineCache
 from services.worker.execution import Execution
+from services.worker.images import Developed
 from services.worker.self_test import SelfTest
 from tests.benchmarks.gpu_parts import DEVICE, LDM4, PROFILE, Report, develop, median_seconds
 from tests.support.releases import make_tiny_release
@@ -146,7 +147,7 @@ def out_of_memory(smallest: bool, report: Report) -> None:
         }  # fmt: skip
         settings = load("worker", {f"DARKROOM_{key}": value for key, value in given.items()})
         cache: Any = EngineCache(None, settings)  # type: ignore[arg-type]  # nothing is fetched
-        ReleaseCache.load = lambda self, manifest, build: build(folder)  # type: ignore[method-assign, assignment]
+        ReleaseCache.load = lambda self, manifest, build: build(folder)  # type: ignore[method-assign]
         taken = fill_memory()
         engine = cache.get(read(folder).to_json())
         found = develop(engine, list(range(8)))

@@ -1,6 +1,7 @@
 """`make gpu` measures what it says, and is rehearsed here with its smallest sizes on a CPU."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,8 @@ def test_a_part_that_hangs_or_fails_does_not_stop_the_others(
 @pytest.mark.parametrize("end", ["raise ValueError('no more')", "import time; time.sleep(60)"])
 def test_what_was_measured_before_a_failure_is_kept(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = f"from tests.benchmarks.gpu import report; report('first', 1.23456); {end}"
-    popen = gpu.subprocess.Popen
-    monkeypatch.setattr(gpu.subprocess, "Popen", lambda command, **how: popen([command[0], "-c", begin], **how))
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **how: popen([command[0], "-c", begin], **how))
     found = gpu.run_part("limits", 600 if "raise" in end else 20, True)
     assert found["first"] == 1.235
     if "raise" in end:

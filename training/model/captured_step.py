@@ -66,5 +66,6 @@ class CapturedStep:
                 take_step()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Threads that prepare requests pin memory meanwhile, which would end a capture that watches all threads.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = take_step()

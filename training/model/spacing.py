@@ -120,11 +120,26 @@ def shifted(diffusion: "Diffusion", steps: int) -> list[Level]:
     return [*pure, *(diffusion.level_at_ratio(diffusion.noise_to_signal(t)) for t in at), DATA]
 
 
+DISTILLED_STEPS = 50  # of the teacher's DDIM run, with which latent consistency models were distilled
+
+
+def lcm(diffusion: "Diffusion", steps: int) -> list[Level]:
+    """Timesteps of the run that latent consistency models were distilled with: t_k = k floor(T / 50) - 1.
+
+    N of them, at the places floor(50 i / N) from the noisiest down (Luo et al. 2023, section 4.3). More than 50 steps
+    take a finer run.
+    """
+    T = diffusion.config.timesteps
+    run = max(steps, min(DISTILLED_STEPS, T))
+    return [*(diffusion.level(T // run * (run - run * i // steps) - 1) for i in range(steps)), DATA]
+
+
 SPACINGS: "dict[str, Callable[[Diffusion, int], list[Level]]]" = {
     "ays": ays,
     "beta": beta,
     "exponential": exponential,
     "karras": karras,
+    "lcm": lcm,
     "leading": leading,
     "linspace": linspace,
     "shifted": shifted,

@@ -1,4 +1,4 @@
-"""`darkroom export diffusers`, run as a person runs it."""
+"""`darkroom export`, run as a person runs it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 
 from tests.support.commands import Darkroom
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
-from training.model.latent_diffusion import save_autoencoder
+from training.model.interop.compvis import writing
+from training.model.latent_diffusion import load_autoencoder, save_autoencoder
 
 
 @pytest.fixture
@@ -26,6 +27,23 @@ def test_a_release_becomes_a_folder_of_diffusers(darkroom: Darkroom, release: Pa
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"README.md", "config.json", "diffusion_pytorch_model.safetensors"}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["sample_size"] == 16
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "compvis"])
+def test_an_export_is_imported_again(darkroom_here: Darkroom, release: Path, tmp_path: Path, layout: str) -> None:
+    out, back = tmp_path / "out", tmp_path / "back"
+    done = darkroom_here("export", layout, str(release), str(out), "--json")
+    assert json.loads(done.stdout) == {"path": str(out), "class": "AutoencoderKL"}, done.stderr
+    if layout == "diffusers":
+        source = [str(out)]
+    else:
+        source = [str(out / writing.CHECKPOINT), "--config", str(out / writing.CONFIG), "--latent-scale", "1"]
+    done = darkroom_here("import", layout, *source, "--output", str(back), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kind"] == "autoencoder"
+    (first, _), (second, _) = load_autoencoder(release), load_autoencoder(back)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
 
 
 def test_mistakes_are_one_message(darkroom_here: Darkroom, release: Path, tmp_path: Path) -> None:

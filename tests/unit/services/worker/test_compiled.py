@@ -44,12 +44,12 @@ def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module")
 def compiled(release: Path, monkeypatch_module: pytest.MonkeyPatch) -> Iterator[Engine[object]]:
     """An engine that has taken its first steps."""
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    torch._dynamo.reset()
     monkeypatch_module.setattr(inductor, "compile_threads", 1)  # another process takes longer to start than it saves
     engine = Engine[object](release, rows=4, device="cpu", profile="fp32-compiled")
     develop(engine, [MIX[0]])
     yield engine
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    torch._dynamo.reset()
 
 
 def difference(first: dict[int, bytes], second: dict[int, bytes]) -> int:
@@ -105,4 +105,4 @@ def test_a_profile_that_cannot_be_compiled_serves_nothing(
     monkeypatch.setattr(Execution, "take_step", take_step)
     with pytest.raises(UnstableProfile, match=r"^profile cpu/.*: it cannot be compiled: .*; set DARKROOM_PROFILE to"):
         Engine[object](tiny_release, rows=8, device="cpu", profile="fp32-compiled")
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    torch._dynamo.reset()

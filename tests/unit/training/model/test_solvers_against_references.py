@@ -194,6 +194,16 @@ def test_levels_are_those_of_diffusers(name: str, option: str, steps: int) -> No
     assert found == pytest.approx(theirs.sigmas.tolist(), rel=1e-4)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 8, 49, 50])
+def test_the_timesteps_of_latent_consistency_models_are_those_of_diffusers(steps: int) -> None:
+    from diffusers import LCMScheduler
+
+    theirs = LCMScheduler(trained_betas=betas(CONFIG).numpy())
+    theirs.set_timesteps(steps)
+    found = [level.t for level in spacing.levels(Diffusion(CONFIG), steps, "lcm")[:-1]]
+    assert found == theirs.timesteps.tolist()
+
+
 def test_beta_quantiles() -> None:
     from scipy.stats import beta
 

@@ -19,7 +19,7 @@ FLOW = Diffusion(DiffusionConfig(schedule="flow", parameterisation="flow"))
 
 def counts(name: str) -> Iterable[int]:
     """Step counts; few where levels are looked up one by one, which is slow."""
-    if name in ("leading", "linspace", "trailing"):
+    if name in ("lcm", "leading", "linspace", "trailing"):
         return range(1, 1001)
     return [*range(1, 40), 61, 103, 121, 333, 999, 1000] if name in ("ays", "karras") else [*range(1, 12), 61, 121]
 
