@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from services.settings import ConsoleSettings
 
 SCHEMA = "0022"  # the oldest that the console works with
-OPEN_CONNECTIONS = 512
-KEEP_ALIVE_S, DRAIN_S = 30, 5
+BACKLOG = 512
 
 
 def console(
@@ -39,9 +38,8 @@ def console(
 
 
 def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, operator: bool) -> None:
-    import uvicorn
-
     from services.console.app import make_app
+    from services.console.server import Server
     from services.console.sign_in import SignInLinks
     from services.console.viewer import Viewer
     from services.database import schema
@@ -61,23 +59,13 @@ def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, o
 
     app = make_app(settings, engine, store, links)
     http.serve(settings, app.state.parts.health)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=OPEN_CONNECTIONS,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=DRAIN_S,
-    )
     if settings.console_proxy_user_header:
         typer.echo(f"The console serves at {address}, and trusts {settings.console_proxy_user_header} of its proxy.")
     else:
         typer.echo(f"The console serves at {address}. Open this link to sign in; it works once:\n{link(viewer)}")
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops at them, and raises them again at its end
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(app, listener).serve_until_stopped()
 
 
 def _listen(settings: "ConsoleSettings") -> socket.socket:
@@ -85,7 +73,7 @@ def _listen(settings: "ConsoleSettings") -> socket.socket:
     host, port = settings.console_host, settings.console_port
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=OPEN_CONNECTIONS)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise CommandError(
             f"DARKROOM_CONSOLE_HOST, DARKROOM_CONSOLE_PORT: {host}:{port} cannot be used ({error.strerror}); "

@@ -66,10 +66,10 @@ def answer_problem(request: Request, error: Exception) -> Response:
     """Return a page about an error, or JSON to who asks for JSON."""
     problem = describe_problem(request, error)
     if "text/html" not in request.headers.get("accept", ""):
-        return JSONResponse(problem.as_json(), problem.status, problem.headers, "application/problem+json")
+        return JSONResponse(problem.as_json(), problem.status, dict(problem.headers), "application/problem+json")
     templates = request.app.state.parts.templates
     return templates.TemplateResponse(  # type: ignore[no-any-return]
-        request, "problem.html", {"problem": problem, "viewer": None}, problem.status, problem.headers
+        request, "problem.html", {"problem": problem, "viewer": None}, problem.status, dict(problem.headers)
     )
 
 

@@ -46,7 +46,7 @@ class ConsoleHealth:
 
     def ready(self) -> list[str]:
         """Return why no request should come here: Postgres does not answer. Most pages work without S3."""
-        reasons = self.live() + self.started()
+        reasons = self.live()
         try:
             with self._database.connect() as connection:
                 server_version(connection)

@@ -2,7 +2,8 @@
 
 import logging
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -22,7 +23,7 @@ from training.errors import DarkroomError
 
 log = logging.getLogger("darkroom.console")
 
-RETRY_AFTER_S = 5
+RETRY = {"Retry-After": "5"}
 # SQLSTATE of errors that functions and triggers raise for clients, with messages for a person
 STATUSES = {
     "02000": 404,  # no_data
@@ -38,11 +39,11 @@ CLIENT_ERRORS = ("22", "23", "P0")  # data exceptions, constraints and raised ex
 
 @dataclass(frozen=True)
 class Problem:
-    """An error as RFC 9457 describes it. retry_after: seconds after which the same request may succeed."""
+    """An error as RFC 9457 describes it. headers: of the answer."""
 
     status: int
     detail: str
-    retry_after: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -54,9 +55,9 @@ class Problem:
         return {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
 
     @property
-    def headers(self) -> dict[str, str]:
-        """Headers of the answer."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+    def retry_after(self) -> str | None:
+        """The seconds after which the same request may succeed."""
+        return self.headers.get("Retry-After")
 
 
 def describe_problem(request: Request, error: Exception) -> Problem:
@@ -67,14 +68,13 @@ def describe_problem(request: Request, error: Exception) -> Problem:
         case RequestValidationError():
             return Problem(422, "; ".join(map(_complaint, error.errors())))
         case HTTPException():
-            retry_after = (error.headers or {}).get("Retry-After")
-            return Problem(error.status_code, error.detail, int(retry_after) if retry_after else None)
+            return Problem(error.status_code, error.detail, error.headers or {})
         case NotShown():
             return Problem(404, f"The image cannot be shown: {error}.")
         case DBAPIError():
             return _database_problem(request, error)
         case ClientError() | BotoCoreError():
-            return Problem(503, describe_store_error(error) or "S3 does not answer.", RETRY_AFTER_S)
+            return Problem(503, describe_store_error(error) or "S3 does not answer.", RETRY)
         case DarkroomError():
             return Problem(422, str(error))
     return _unexpected(request, error)
@@ -83,13 +83,13 @@ def describe_problem(request: Request, error: Exception) -> Problem:
 def _database_problem(request: Request, error: DBAPIError) -> Problem:
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if state not in STATUSES and (is_outage(error) or not state):
-        return Problem(503, "Postgres does not answer. The page comes back by itself.", RETRY_AFTER_S)
+        return Problem(503, "Postgres does not answer. The page comes back by itself.", RETRY)
     status = STATUSES.get(state) or (422 if state.startswith(CLIENT_ERRORS) else None)
     if status is None:
         return _unexpected(request, error)
     hint = getattr(getattr(error.orig, "diag", None), "message_hint", None)
     detail = f"{brief(error)}. {hint}." if hint else f"{brief(error)}."
-    return Problem(status, detail, RETRY_AFTER_S if status == 503 else None)
+    return Problem(status, detail, RETRY if status == 503 else {})
 
 
 def _unexpected(request: Request, error: Exception) -> Problem:
@@ -100,6 +100,6 @@ def _unexpected(request: Request, error: Exception) -> Problem:
 
 def _complaint(problem: dict[str, Any]) -> str:
     """Return one sentence about a field of a request: its name, what is wrong, and its value."""
-    field = quote_name(problem["loc"][min(1, len(problem["loc"]) - 1)])  # after where it is: query, path or body
+    name = quote_name(problem["loc"][min(1, len(problem["loc"]) - 1)])  # after where it is: query, path or body
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{field}: {message[0].lower()}{message[1:]}; given: {quote(problem.get('input'))}"
+    return f"{name}: {message[0].lower()}{message[1:]}; given: {quote(problem.get('input'))}"

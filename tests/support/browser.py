@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
+from starlette.types import ASGIApp
+
+from services.console.server import Server
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -32,11 +34,11 @@ def open_browser() -> Iterator[Any]:
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
-    """Serve an application on loopback, in a thread. Yields its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+def served(app: ASGIApp, **options: Any) -> Iterator[str]:
+    """Serve the console on loopback, in a thread. Yields its address. options: of the server."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    server = Server(app, listener, **options)
+    thread = threading.Thread(target=server.serve_until_stopped, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()

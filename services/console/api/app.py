@@ -56,5 +56,5 @@ def make_api(parts: Parts, version: str) -> FastAPI:
 def answer_problem(request: Request, error: Exception) -> Response:
     """Return an error as RFC 9457 has it."""
     problem = describe_problem(request, error)
-    headers = problem.headers | ({"WWW-Authenticate": "Bearer"} if problem.status == 401 else {})
+    headers = {**problem.headers, **({"WWW-Authenticate": "Bearer"} if problem.status == 401 else {})}
     return JSONResponse(problem.as_json(), problem.status, headers, "application/problem+json")
