@@ -7,6 +7,7 @@ from typing import Any
 from training.data import masks, vocabulary
 from training.data.conditions import Requests, count_missing
 from training.data.image_set import ImageSet
+from training.data.rows import spread
 from training.experiments.conditions import (
     ClassCondition,
     Condition,
@@ -25,8 +26,11 @@ from training.model.conditioners import Conditioner, Conditioners
 from training.model.conditioners.classes import ClassConditioner
 from training.model.conditioners.conditioner import TokenConditioner
 from training.model.conditioners.frozen_text import FrozenTextConditioner
+from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.text_tokenizer import read_assets
 from training.model.unet import UNetConfig
+
+MOST_COUNTED = 10_000  # captions that are looked at to count those that are cut
 
 
 def build(config: DiffusionExperiment, images: ImageSet, first_stage: AutoencoderConfig) -> Conditioners:
@@ -41,6 +45,22 @@ def build(config: DiffusionExperiment, images: ImageSet, first_stage: Autoencode
         except (ValueError, OSError) as error:
             raise ExperimentError(f"{where}: {error}") from None
     check_unet(config.model.unet, found, first_stage.latent_channels)
+    return found
+
+
+def count_cut_captions(built: Conditioners, images: ImageSet) -> dict[str, tuple[int, int]]:
+    """Return, by the field of each conditioner of texts, how many captions are cut and the tokens that are kept.
+
+    Of a set with more than MOST_COUNTED training images that many are looked at, evenly spread. Fields of which no
+    caption is cut are left out.
+    """
+    texts = [text for row in spread(images.rows("train"), MOST_COUNTED) if (text := images.records[row].get("text"))]
+    found = {}
+    for field, one in built.items():
+        if isinstance(one, TextConditioner | FrozenTextConditioner):
+            cut = sum(bool(one.tokenizer.encode(text).overflowing) for text in texts)
+            if cut:
+                found[field] = cut, one.tokenizer.length
     return found
 
 

@@ -3,6 +3,8 @@
 from training.data.image_set import Description
 from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment
 
+CLASSES = 100  # whose names are listed
+
 
 def autoencoder(config: AutoencoderExperiment, data: Description, loss: float | None) -> str:
     """Return the card of a first stage. `loss` is the mean of its last steps, or None if it was not trained."""
@@ -29,10 +31,15 @@ below their conditions, `denoising.png` the denoising of some of them.
 
 
 def _training(config: AutoencoderExperiment | DiffusionExperiment, data: Description, loss: float | None) -> str:
+    classes = ""
+    if isinstance(config, DiffusionExperiment) and any(c.type == "class" for c in config.model.conditioners.values()):
+        more = len(data.classes) - CLASSES
+        names = ", ".join(data.classes[:CLASSES]) + (f" and {more:,} more" if more > 0 else "")
+        classes = f"| Classes | {names} |\n"
     return f"""| | |
 |---|---|
 | Images | {data.name}, {data.train_count} for training, sha256 {data.fingerprint[:12]} |
-| Steps | {config.steps} of {config.batch_size} images |
+{classes}| Steps | {config.steps} of {config.batch_size} images |
 | Seed | {config.seed} |
 | Final loss | {"none" if loss is None else f"{loss:.4f}"} |
 """

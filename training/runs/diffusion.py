@@ -39,6 +39,9 @@ def train_diffusion(
     encoding.check_images(autoencoder, images)
     scale = measure_if_needed(autoencoder, first_stage, images)
     conditioning = conditioners.build(config, images, autoencoder.config)
+    cut = conditioners.count_cut_captions(conditioning, images)
+    for field, (count, length) in cut.items():
+        print(f"note: {count:,} captions are cut to {length} tokens; model.conditioners.{field}.length permits more")
     unet = convert_errors("model.unet", lambda: UNet(config.model.unet))
     model = LatentDiffusion(autoencoder, unet, conditioning, Diffusion(config.model.diffusion))
     model.unet.gradient_checkpointing = config.gradient_checkpointing

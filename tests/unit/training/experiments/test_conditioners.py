@@ -165,6 +165,14 @@ def test_classes_are_those_of_the_set(kind: str, count: int, images: ImageSet, c
         conditioners.build(configured({"field": replace(one, classes=7)}), images, FIRST_STAGE)
 
 
+def test_captions_that_are_cut_are_counted(tmp_path: Path, configured: Configured) -> None:
+    texts = ["a red boot, " * 10, *["a red boot"] * (COUNT - 1)]
+    records = [{"name": str(row), "text": text} for row, text in enumerate(texts)]
+    images = written(tmp_path, records)
+    built = conditioners.build(configured({"caption": CONDITIONS["text"]}), images, FIRST_STAGE)
+    assert conditioners.count_cut_captions(built, images) == {"caption": (1, 8)}
+
+
 def test_word_pieces_are_learned_from_the_training_captions_alone(tmp_path: Path, configured: Configured) -> None:
     records = [{"name": str(row), "text": "common" if row < 10 else "secret"} for row in range(COUNT)]
     built = conditioners.build(configured({"caption": CONDITIONS["text"]}), written(tmp_path, records), FIRST_STAGE)
