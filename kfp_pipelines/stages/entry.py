@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from kfp_pipelines import build, events
 from kfp_pipelines.profiles import Profile
 from kfp_pipelines.stages import publishing, reports, smoke, sweep, training
+from kfp_pipelines.stages.notifying import notify
 from kfp_pipelines.stages.publishing import Registry
 from kfp_pipelines.train_job import submit
 from services.database import connections
@@ -45,6 +46,25 @@ def stage(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
             raise
 
     return run
+
+
+def stage_of_sweep(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Report an error as `stage` does, and tell the address in DARKROOM_NOTIFY_URL.
+
+    A sweep has no stage that runs last and could tell it; see `definition.pipeline.sweep`.
+    """
+
+    @wraps(function)
+    def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        try:
+            return function(*arguments, **named)
+        except Exception as error:
+            if url := os.environ.get(NOTIFY_VARIABLE):
+                name = function.__name__.replace("_", " ")
+                notify(url, "sweep", f"a sweep could not {name}: {events.StageError.of(error).message}")
+            raise
+
+    return stage(run)
 
 
 @stage
@@ -135,13 +155,13 @@ def run_smoke_job(release: str, trained: str, count: int, images: str, report: s
         engine.dispose()
 
 
-@stage
+@stage_of_sweep
 def train_sweep_autoencoder(entry: Mapping[str, str], images: str, output: str, checkpoints: str) -> None:
     """Train the autoencoder of a sweep's entry."""
     sweep.train_autoencoder(entry, Path(images), Path(output), find_checkpoints(checkpoints), processes())
 
 
-@stage
+@stage_of_sweep
 def train_sweep_diffusion(
     entry: Mapping[str, str],
     experiment: str,
@@ -157,7 +177,7 @@ def train_sweep_diffusion(
     sweep.train_diffusion(entry, experiment, overrides, Path(images), release, Path(output), location, processes())
 
 
-@stage
+@stage_of_sweep
 def evaluate_guidances(
     trained: str, images: str, output: str, sampling: Sequence[str], guidances: Sequence[float]
 ) -> None:
@@ -165,7 +185,7 @@ def evaluate_guidances(
     sweep.evaluate(Path(trained) / RELEASE, Path(images), Path(output), sampling, guidances)
 
 
-@stage
+@stage_of_sweep
 def choose_best(
     by: str, trainings: Sequence[str], evaluations: Sequence[str], best: str, evaluation: str, report: str
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kfp_pipelines.stages import entry, reports
+from kfp_pipelines.stages.gate import GateError
 
 
 @pytest.mark.parametrize("state", ["SUCCEEDED", "Succeeded", "COMPLETE"])
@@ -78,3 +79,14 @@ def test_a_receiver_that_fails_changes_nothing_and_its_path_stays_secret(
     written = capsys.readouterr().out
     assert "127.0.0.1 could not be told that the run failed" in written
     assert "secret" not in written
+
+
+def test_a_stage_of_a_sweep_that_fails_tells_somebody_by_itself(
+    receiver: tuple[str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARKROOM_NOTIFY_URL", receiver[0])
+    with pytest.raises(GateError):
+        entry.choose_best("worst psnr", [], [], str(tmp_path), str(tmp_path), str(tmp_path / "page.html"))
+    (posted,) = receiver[1]
+    told = "a sweep could not choose best: by: 'worst psnr' is not allowed; permitted: least METRIC, most METRIC"
+    assert told in str(posted)
