@@ -85,6 +85,14 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class HeldOutConfig:
+    """When the loss on held-out images is measured, and when a run ends because of it; see `runs.held_out`."""
+
+    every_steps: Positive | None
+    patience: Positive | None
+
+
+@dataclass(frozen=True)
 class SharedFields:
     """The fields of every experiment."""
 
@@ -125,6 +133,7 @@ class DiffusionExperiment(SharedFields):
     model: DiffusionModelConfig
     loss: DiffusionLossConfig
     ema_decay: Share
+    held_out: HeldOutConfig
     gradient_checkpointing: bool
 
 
@@ -158,6 +167,9 @@ def check(experiment: Experiment) -> None:
     if crop is not None and not experiment.encode_each_step:
         raise ExperimentError("data.crop: latents that are encoded once cannot be cropped; permitted: null, "
                               "or encode_each_step=true")  # fmt: skip
+    if experiment.held_out.patience is not None and experiment.held_out.every_steps is None:
+        raise ExperimentError(f"held_out.patience: {experiment.held_out.patience} is not allowed without "
+                              "held_out.every_steps; permitted: null")  # fmt: skip
     gamma = experiment.loss.min_snr_gamma
     if gamma is not None and experiment.loss.norm != "l2":
         raise ExperimentError(

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from training.metrics.classifier import STEPS as CLASSIFIER_STEPS
+from training.planning.models import MEASUREMENTS
 from training.planning.survey import PlanError
 from training.planning.timing import Timings
 
@@ -70,13 +71,14 @@ def stage_seconds(work: Work, timings: Timings, first_steps: int, second_steps: 
     t = timings
     preview = PREVIEW_ROWS * (PREVIEW_STEPS * GUIDED * t.denoise + t.decode)
     sample = SOLVER_STEPS * GUIDED * t.denoise + t.decode
+    measurement = 4 * min(work.held_out, 256) * t.denoise  # four bands of timesteps
     features = 0.2 * t.classifier_step / 64  # seconds of a picture through the classifier, without gradients
     seconds = {
         "prepare-data": work.images * work.read + CLASSIFIER_STEPS * t.classifier_step,
         "train-autoencoder": first_steps * t.first_step + min(work.images, 10_000) * t.encode,
         "evaluate": work.held_out * (t.encode + t.decode) + work.images * features,
         "encode-latents": work.images * t.encode,
-        "train-diffusion": second_steps * t.second_step + (PREVIEWS + 1) * preview,
+        "train-diffusion": second_steps * t.second_step + (PREVIEWS + 1) * preview + MEASUREMENTS * measurement,
         "evaluate-2": samples * sample + work.images * features,
     }
     heavy = {name: work.start.heavy + value for name, value in seconds.items()}

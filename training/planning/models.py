@@ -12,6 +12,7 @@ Fields = dict[str, Any]
 SIZES = (256, 192, 128, 96, 64, 48, 32, 24, 16)  # pixels, to which larger pictures are reduced
 LARGEST = {"cpu": 128, "cuda": 256}
 PIXELS = 16  # up to this size the pixels are the latents
+MEASUREMENTS = 8  # of the held-out loss, whose best weights the release holds
 CONTEXT = 128  # width of the tokens of a condition
 
 
@@ -122,6 +123,7 @@ def with_steps(fields: Mapping[str, Any], steps: int, *, previews: int) -> Field
         return {**done, "optimiser": {**fields["optimiser"], **warm_up}}
     return {
         **done,
+        "held_out": {"every_steps": max(1, -(-steps // MEASUREMENTS))},
         "ema_decay": 0.995 if steps < 3000 else 0.999 if steps < 30_000 else 0.9999,
         "optimiser": {"learning_rate": 1.0e-3 if steps < 3000 else 5.0e-4, **warm_up},
     }

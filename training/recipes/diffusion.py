@@ -45,8 +45,8 @@ class DiffusionRecipe(Recipe):
         ema_decay: float = 0.9999,
     ) -> None:
         super().__init__(optimiser_config, steps=steps, seed=seed, batch_size=batch_size, accumulate=accumulate)
-        self.trained = nn.ModuleDict({"unet": model.unet, "conditioners": model.conditioners}).train()
-        self.average = copy.deepcopy(self.trained).requires_grad_(False)
+        self.trained: nn.ModuleDict = nn.ModuleDict({"unet": model.unet, "conditioners": model.conditioners}).train()
+        self.average: nn.ModuleDict = copy.deepcopy(self.trained).requires_grad_(False)
         self.diffusion = model.diffusion
         self.first_stage = (model.autoencoder,)  # in a tuple, so that it is neither trained nor saved
         self.timestep_sampling = timestep_sampling or TimestepSampling()
@@ -94,8 +94,12 @@ class DiffusionRecipe(Recipe):
         config = self.first_stage[0].config
         return config.latent_channels, *(side // config.factor for side in batch["image"].shape[2:])
 
-    def loss(self, rows: dict[str, Any], drawn: dict[str, Tensor]) -> Tensor:
-        """Return the loss of rows of a batch, with the random numbers drawn for them."""
+    def loss(self, rows: dict[str, Any], drawn: dict[str, Tensor], networks: nn.ModuleDict | None = None) -> Tensor:
+        """Return the loss of rows of a batch, with the random numbers drawn for them.
+
+        networks: the ones that are trained by default.
+        """
+        networks = networks or self.trained
         with torch.no_grad():
             if "moments" in rows:
                 mean, std = rows["moments"].unbind(1)  # [R, C, h, w] each
@@ -103,17 +107,19 @@ class DiffusionRecipe(Recipe):
                 mean, std = self.first_stage[0].moments(rows["image"])
         z0 = mean + std * drawn["posterior"]
         t, eps = drawn["t"], drawn["eps"]
-        conditions = self.conditions(rows["requests"], drawn["dropped"], (mean.shape[2], mean.shape[3]))
+        conditions = self.conditions(rows["requests"], drawn["dropped"], (mean.shape[2], mean.shape[3]), networks)
         network_input = self.diffusion.diffuse(z0, eps, t)
         if conditions.maps is not None:
             network_input = torch.cat([network_input, conditions.maps], dim=1)
-        output = self.trained["unet"](network_input, t, conditions.tokens, embedding=conditions.embedding)
+        output = networks["unet"](network_input, t, conditions.tokens, embedding=conditions.embedding)
         target = self.diffusion.target(z0, eps, t)
         return diffusion_loss(self.diffusion, output, target, t, min_snr_gamma=self.min_snr_gamma, norm=self.norm)
 
-    def conditions(self, requests: Sequence[dict[str, Any]], dropped: Tensor, size: tuple[int, int]) -> Conditions:
+    def conditions(
+        self, requests: Sequence[dict[str, Any]], dropped: Tensor, size: tuple[int, int], networks: nn.ModuleDict
+    ) -> Conditions:
         """Return the conditions of R rows: the null condition where `dropped` [R] is true."""
-        conditioners = cast(Conditioners, self.trained["conditioners"])
+        conditioners = cast(Conditioners, networks["conditioners"])
         kept = [None if drop else request for request, drop in zip(requests, dropped.tolist(), strict=True)]
         return cast(Conditions, conditioners(kept, size, self.first_stage[0].encode))
 

@@ -19,6 +19,7 @@ from training.recipes.recipe import Recipe
 from training.runs import recipe_state
 from training.runs.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from training.runs.errors import CURE, Diverged, Interrupted
+from training.runs.held_out import HeldOutJudge
 from training.runs.identity import Run
 from training.runs.progress import ProgressReport
 
@@ -36,8 +37,10 @@ class CheckpointSaver(Callback):
         run: Run,
         report: ProgressReport,
         latest: Checkpoint | None,
+        judge: HeldOutJudge | None = None,
     ) -> None:
         self.store, self.config, self.run, self.report, self.latest = store, config, run, report, latest
+        self.judge = judge
         self.saved_at = time.monotonic()
         self.signal: int | None = None
 
@@ -51,7 +54,9 @@ class CheckpointSaver(Callback):
                 "all ranks of a run must share one checkpoint location"
             )
         if self.latest is not None:
-            recipe_state.restore(module, self.latest)
+            tensors = recipe_state.restore(module, self.latest)
+            if self.judge is not None:
+                self.judge.load(tensors)
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
@@ -61,9 +66,12 @@ class CheckpointSaver(Callback):
         if trainer.is_global_zero:
             every = self.config.every_steps
             timer = time.monotonic() - self.saved_at >= 60 * self.config.every_minutes
-            if stop or timer or module.step == module.steps or (every is not None and module.step % every == 0):
+            ends = module.step == module.steps or trainer.should_stop
+            if stop or timer or ends or (every is not None and module.step % every == 0):
                 self.report.read()  # raises Diverged before a useless state replaces a good one
                 state = recipe_state.state_of(module)
+                if self.judge is not None:
+                    state |= self.judge.state()
                 require_finite(state, module.step)
                 self.store.save(module.step, state, self.run.__dict__)
                 self.report.draw(at_once=stop)

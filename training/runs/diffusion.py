@@ -25,6 +25,7 @@ from training.runs import card
 from training.runs.callbacks import Previews
 from training.runs.checkpoints import CheckpointLocation
 from training.runs.fit import build_batches, fit
+from training.runs.held_out import HeldOutJudge, HeldOutLoss
 from training.runs.identity import Run, lineage_of, parents
 
 GUIDANCE = 2.0  # scale for previews, if the model is trained with condition dropout
@@ -66,11 +67,14 @@ def train_diffusion(
     def draw_previews(path: Path) -> Previews:
         return samples.draw_samples(recipe.averaged_model(), requested, shape, path, guidance=guidance)
 
+    judge = make_judge(recipe, config, crop_centres(images, size))
     run = Run.of(config, images.description.fingerprint)
     with checkpoints.open(run) as store:
-        report = fit(recipe, batches, config, run, store=store, draw_previews=draw_previews)
+        report = fit(recipe, batches, config, run, store=store, draw_previews=draw_previews, judge=judge)
     if report is None:
         return False
+    if judge is not None:
+        judge.restore_best()
     shutil.rmtree(release, ignore_errors=True)
     release.mkdir()
     trained = recipe.averaged_model().cpu()
@@ -84,6 +88,18 @@ def train_diffusion(
     guided = config.loss.condition_dropout > 0
     save_diffusion(release, trained, name=config.name, image_size=size, guided=guided, lineage=lineage)
     return True
+
+
+def make_judge(recipe: DiffusionRecipe, config: DiffusionExperiment, images: ImageSet) -> HeldOutJudge | None:
+    """Return the judge of the held-out loss, if the experiment has one. Raises ExperimentError."""
+    every = config.held_out.every_steps
+    if every is None:
+        return None
+    if not images.rows("held_out"):
+        raise ExperimentError(f"held_out.every_steps: {every}; no image is held out; permitted: null, or data.held_out "
+                              "above 0")  # fmt: skip
+    measure = HeldOutLoss(recipe, images, conditioners.requests(config))
+    return HeldOutJudge(recipe, measure, config.held_out, every, Path(config.output))
 
 
 def open_rows(

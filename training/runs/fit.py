@@ -21,6 +21,7 @@ from training.recipes.recipe import Recipe
 from training.runs import recipe_state
 from training.runs.callbacks import CheckpointSaver, DrawPreviews, PreviewDrawer
 from training.runs.checkpoints import Checkpoint, CheckpointStore
+from training.runs.held_out import HeldOutJudge
 from training.runs.identity import Run
 from training.runs.progress import ProgressReport
 
@@ -41,10 +42,12 @@ def fit(
     *,
     store: CheckpointStore,
     draw_previews: DrawPreviews,
+    judge: HeldOutJudge | None = None,
 ) -> ProgressReport | None:
     """Take the remaining steps. Returns the report on the first rank, None on the others.
 
     batches: returns the batches of (rank, ranks). store: where checkpoints are saved, and from where the run resumes.
+    judge: may end the run before its last step.
     Raises ExperimentError, CheckpointError, Diverged or Interrupted.
     """
     output = Path(config.output)
@@ -52,7 +55,7 @@ def fit(
     (output / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
     start = 0 if latest is None else latest.step
     report = ProgressReport(config.steps, output, start=start)
-    saver = CheckpointSaver(store, config.checkpoint, run, report, latest)
+    saver = CheckpointSaver(store, config.checkpoint, run, report, latest, judge)
     every = config.pictures_every or max(1, config.steps // 10)
     previews = PreviewDrawer(draw_previews, every, output / "pictures", report)
     if latest is None and config.initial is not None:
@@ -61,7 +64,11 @@ def fit(
                 recipe.load_initial(folder)
         except ValueError as error:
             raise ExperimentError(str(error)) from None
+    has_ended = start == config.steps
     if latest is not None:
+        if judge is not None:
+            judge.load(recipe_state.read_tensors(latest))
+            has_ended = has_ended or judge.stopped
         print(f"resuming from step {start} of {config.steps}", flush=True)
     for logger in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.ERROR)  # hides device lists and tips
@@ -71,7 +78,7 @@ def fit(
         trainer = Trainer(
             **trainer_options(config),
             max_epochs=1,
-            callbacks=[report, saver, previews],
+            callbacks=[report, *([judge] if judge else []), saver, previews],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -80,7 +87,7 @@ def fit(
             use_distributed_sampler=False,
         )
         data = batches(trainer.global_rank, trainer.world_size)
-        if start < config.steps:
+        if not has_ended:
             workers = config.data.workers
             loader = DataLoader(
                 data, batch_size=None, sampler=range(start, config.steps), collate_fn=keep_batch, num_workers=workers,

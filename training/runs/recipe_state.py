@@ -21,8 +21,8 @@ def state_of(recipe: Recipe) -> dict[str, Tensor]:
     return tensors
 
 
-def restore(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint's state into a recipe and its optimisers. Raises CheckpointError."""
+def restore(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Load a checkpoint's state into a recipe and its optimisers, and return its tensors. Raises CheckpointError."""
     tensors = restore_weights(recipe, checkpoint)
     try:
         for k, optim in enumerate(recipe.optimiser_list()):
@@ -30,17 +30,26 @@ def restore(recipe: Recipe, checkpoint: Checkpoint) -> None:
             restore_optimiser(optim, {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
     except (RuntimeError, ValueError) as error:
         raise damage_error(checkpoint.folder, error) from None
+    return tensors
 
 
 def restore_weights(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Load a checkpoint's weights and step into a recipe, and return all its tensors. Raises CheckpointError."""
+    tensors = read_tensors(checkpoint)
     try:
-        tensors = load_file(checkpoint.folder / STATE)
         recipe.load_saved_weights({n.removeprefix("recipe."): t for n, t in tensors.items() if n.startswith("recipe.")})
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except RuntimeError as error:
         raise damage_error(checkpoint.folder, error) from None
     recipe.step = checkpoint.step
     return tensors
+
+
+def read_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return all tensors of a checkpoint. Raises CheckpointError."""
+    try:
+        return load_file(checkpoint.folder / STATE)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise damage_error(checkpoint.folder, error) from None
 
 
 def restore_optimiser(optim: Optimizer, tensors: Mapping[str, Tensor]) -> None:
