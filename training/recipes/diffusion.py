@@ -116,10 +116,14 @@ class DiffusionRecipe(Recipe):
         return diffusion_loss(self.diffusion, output, target, t, min_snr_gamma=self.min_snr_gamma, norm=self.norm)
 
     def conditions(
-        self, requests: Sequence[dict[str, Any]], dropped: Tensor, size: tuple[int, int], networks: nn.ModuleDict
+        self,
+        requests: Sequence[dict[str, Any]],
+        dropped: Tensor,
+        size: tuple[int, int],
+        networks: nn.ModuleDict | None = None,
     ) -> Conditions:
         """Return the conditions of R rows: the null condition where `dropped` [R] is true."""
-        conditioners = cast(Conditioners, networks["conditioners"])
+        conditioners = cast(Conditioners, (networks or self.trained)["conditioners"])
         kept = [None if drop else request for request, drop in zip(requests, dropped.tolist(), strict=True)]
         return cast(Conditions, conditioners(kept, size, self.first_stage[0].encode))
 
