@@ -34,12 +34,14 @@ class Plan(TypedDict):
     input_uri: NotRequired[str]
     input: NotRequired[InputReference]
     read_at: NotRequired[str]  # when planning was done, by the clock of the store; only if items may refer to objects
+    interpolate: NotRequired[dict[str, Any]]  # only until it is expanded to items
     images_per_item: int
     seed: int
     steps: int
     solver: str
     spacing: str
     eta: NotRequired[float]
+    variations: NotRequired[float]
     guidance_scale: float
     guidance_interval: list[float]  # [low, high], shares of the schedule in [0, 1]
     guidance_rescale: float

@@ -15,7 +15,9 @@ from training.model.solvers import count_evaluations, steps_taken
 class ImageSpec:
     """Everything that one image depends on besides the release and its conditions.
 
-    size: width and height in pixels; None is the release's own. growth: its area, in areas of the release's own size.
+    between: two seeds and a share, how far the noise to begin with is from that of the first toward that of the second;
+    None is the noise of `seed`. size: width and height in pixels; None is the release's own. growth: its area, in areas
+    of the release's own size.
     """
 
     index: int
@@ -29,6 +31,7 @@ class ImageSpec:
     guidance_rescale: float = 0.0
     eta: float = 0.0
     strength: float = 1.0
+    between: tuple[int, int, float] | None = None
     size: Size | None = None
     growth: float = 1.0
     name: str | None = None  # of its file, without a suffix; None: its index
@@ -41,6 +44,11 @@ def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
     low, high = fields["guidance_interval"]
     size = as_size(fields["size"]) if "size" in fields else None
     seed = int(item["seed"]) + k if "seed" in item else int(plan["seed"]) + index
+    toward, between = item.get("toward", {}), None
+    if "seed" in toward:
+        between = seed, int(toward["seed"]) + k, float(toward["share"])
+    elif "variations" in fields:
+        between = seed - k, seed, float(fields["variations"])
     return ImageSpec(
         index=index,
         item=position,
@@ -53,6 +61,7 @@ def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
         guidance_rescale=float(fields["guidance_rescale"]),
         eta=float(fields.get("eta", 0)),
         strength=float(fields.get("strength", 1)),
+        between=between,
         size=size,
         growth=1.0 if size is None else size[0] * size[1] / plan["own_area"],
         name=image_name(plan, item, index, seed),

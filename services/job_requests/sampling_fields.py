@@ -42,6 +42,7 @@ def sampling_schema(conditions: JsonSchema) -> dict[str, Any]:
         "guidance_scale": GUIDANCE if guided else UNGUIDED,
         "guidance_interval": {"type": "array", "items": SHARE, "minItems": 2, "maxItems": 2},
         "guidance_rescale": SHARE,
+        "variations": SHARE,
         "negative": negative_schema(conditions) if guided or not conditions.get("properties") else NOT_NEGATIVE,
     }
     if CANVAS in conditions:
@@ -70,6 +71,17 @@ def negative_schema(conditions: JsonSchema) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "minProperties": 1, "additionalProperties": False}
 
 
+def toward_schema(conditions: JsonSchema, **more: Any) -> dict[str, Any]:
+    """Return the JSON Schema of where a walk leads: any conditions that have no images, and `more` fields."""
+    properties = {name: rule for name, rule in conditions.get("properties", {}).items() if not has_images(rule)}
+    return {"type": "object", "properties": {**properties, **more}, "minProperties": 1, "additionalProperties": False}
+
+
+def has_images(rule: JsonSchema) -> bool:
+    """Return whether there may be an image in a condition."""
+    return "contentEncoding" in rule or any(map(has_images, rule.get("properties", {}).values()))
+
+
 def item_rules(conditions: JsonSchema) -> dict[str, Any]:
     """Return the JSON Schema of every field of an item, or of a job, in which there may be images."""
     properties = {**conditions.get("properties", {}), "negative": negative_schema(conditions)}
@@ -96,7 +108,7 @@ def as_size(value: Sequence[float]) -> Size:
 
 SHARED = (
     "steps", "solver", "spacing", "eta", "guidance_scale", "guidance_interval", "guidance_rescale", "negative", "image",
-    "mask", "strength", "size"
+    "mask", "strength", "size", "variations"
 )  # fmt: skip
 
 
@@ -120,6 +132,8 @@ def sampling_mistakes(plan: Plan, item: Item, canvas: Canvas | None, where: str 
         width, height = canvas.nearest(size)
         sides = f"multiples of {canvas.unit} up to {MAX_SIDE}, and at most {canvas.most_pixels} pixels in all"
         mistakes.append(line("size", f"{sides}; the nearest is [{width}, {height}]"))
+    if "toward" in item and "variations" in fields:
+        mistakes.append(line("variations", "without toward and interpolate, which choose the noise themselves"))
     for name in ("strength", "mask"):
         if name in fields and "image" not in fields:
             mistakes.append(line(name, "with an image to begin with, in the field image"))

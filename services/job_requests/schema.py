@@ -16,9 +16,10 @@ from jsonschema import Draft202012Validator
 from services.errors import quote
 from services.job_queue.plan import Plan
 from services.job_requests.canvas import CANVAS, Canvas
+from services.job_requests.expansion import MAX_FRAMES, expand_walk
 from services.job_requests.messages import KEY_WORDS, MAX_MESSAGES, JsonSchema, validation_messages
 from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes
-from services.job_requests.sampling_fields import sampling_mistakes, sampling_schema
+from services.job_requests.sampling_fields import SHARE, sampling_mistakes, sampling_schema, toward_schema
 from services.job_requests.strict_json import RequestError
 from services.storage.uri import ObjectUri
 
@@ -56,6 +57,7 @@ def item_schema(conditions: JsonSchema) -> dict[str, Any]:
             "id": {"type": "string", "minLength": 1, "maxLength": 200},
             "metadata": {"type": "object"},
             "seed": SEED,
+            "toward": {**toward_schema(conditions, seed=SEED, share=SHARE), "required": ["share"]},
             **sampling_schema(conditions),
         },
         "required": conditions.get("required", []),
@@ -70,6 +72,7 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
         "properties": {
             "items": {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": item_schema(conditions)},
             "input_uri": {"type": "string", "pattern": rf"^(s3://[a-z0-9.\-]+/)?{KEY}{END}", "maxLength": MAX_KEY},
+            "interpolate": walk_schema(conditions),
             "images_per_item": {"type": "integer", "minimum": 1, "maximum": MAX_PER_ITEM},
             "seed": SEED,
             **sampling_schema(conditions),
@@ -78,6 +81,19 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
             "dry_run": {"type": "boolean"},
             "output_prefix": {"type": "string", "pattern": f"^{KEY}{END}", "maxLength": 500},
         },
+        "additionalProperties": False,
+    }
+
+
+def walk_schema(conditions: JsonSchema) -> dict[str, Any]:
+    """Return the JSON Schema of a walk between two items; see `expand_walk`."""
+    item = item_schema(conditions)
+    first = {**item, "properties": {name: rule for name, rule in item["properties"].items() if name != "toward"}}
+    frames = {"type": "integer", "minimum": 2, "maximum": MAX_FRAMES}
+    return {
+        "type": "object",
+        "properties": {"from": first, "to": toward_schema(conditions, seed=SEED), "frames": frames},
+        "required": ["from", "to", "frames"],
         "additionalProperties": False,
     }
 
@@ -102,10 +118,11 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     the object has been read yet.
     """
     mistakes = validation_messages(request, Draft202012Validator(request_schema(conditions)))
-    if "items" in request and "input_uri" in request:
-        mistakes.insert(0, "items: given together with input_uri; give only one of them")
-    elif "items" not in request and "input_uri" not in request:
-        mistakes.insert(0, "items: missing; give items or input_uri")
+    given = [name for name in ("items", "input_uri", "interpolate") if name in request]
+    if len(given) > 1:
+        mistakes.insert(0, f"{given[0]}: given together with {given[1]}; give only one of them")
+    elif not given:
+        mistakes.insert(0, "items: missing; give items or input_uri, or interpolate")
     if not mistakes:
         mistakes = output_mistakes(request)
     if mistakes:
@@ -116,6 +133,9 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     plan["images_per_item"] = int(plan["images_per_item"])  # 2.0 is a valid integer of JSON Schema
     if "seed" not in plan:
         plan["seed"] = secrets.randbelow(2**32)
+    if "interpolate" in plan:
+        check_count(int(plan["interpolate"]["frames"]) * plan["images_per_item"], limits)
+        plan["items"] = expand_walk(plan.pop("interpolate"), int(plan["seed"]))
     canvas: Canvas | None = conditions.get(CANVAS)
     if canvas is not None and ("input_uri" in plan or any("size" in one for one in (plan, *plan["items"]))):
         plan["own_area"] = canvas.area

@@ -36,13 +36,15 @@ class ReadBeginning(Beginning):
 class ReadConditions:
     """The values of a request's conditions in the sizes that the model needs. Equal values have equal digests.
 
-    negative: what guidance leads away from; None is the null condition. beginning: None is noise.
+    negative: what guidance leads away from; None is the null condition. beginning: None is noise. toward: conditions
+    whose embedding is mixed in, and their share.
     """
 
     values: Mapping[str, Any]
     digest: bytes
     negative: "ReadConditions | None" = None
     beginning: ReadBeginning | None = None
+    toward: "tuple[ReadConditions, float] | None" = None
 
 
 class ConditionReader:
@@ -73,6 +75,13 @@ class ConditionReader:
             except ValueError as error:
                 raise ValueError(f"negative.{error}") from None
             conditions = replace(conditions, negative=negative)
+        toward = {name: value for name, value in item.get("toward", {}).items() if name in self._properties}
+        if toward:
+            try:
+                end = self._read_values({name: item[name] for name in self._properties} | toward, size)
+            except ValueError as error:
+                raise ValueError(f"toward.{error}") from None
+            conditions = replace(conditions, toward=(end, float(item["toward"]["share"])))
         if "image" in item:
             conditions = replace(conditions, beginning=self._read_beginning(item, size))
         return conditions
@@ -129,18 +138,22 @@ class ConditionEmbedder:
 
         That is the row of its negative conditions, else of no conditions; see `LatentDiffusion.null_of`.
         """
-        rows = self.embed(wanted)
-        negatives = [one.negative for one in wanted if one.negative is not None]
-        nulls = {one.digest: row for one, row in zip(negatives, self.embed(negatives), strict=True)}
+        others = [one.negative for one in wanted if one.negative is not None]
+        others += [one.toward[0] for one in wanted if one.toward is not None]
+        found = {one.digest: row for one, row in zip(others, self.embed(others), strict=True)}
         pairs: list[tuple[Prepared, Prepared] | Exception] = []
-        for one, row in zip(wanted, rows, strict=True):
-            null = self.null if one.negative is None else nulls[one.negative.digest]
-            if isinstance(row, Exception):
-                pairs.append(row)
-            elif isinstance(null, Exception):
-                pairs.append(null)
-            else:
-                pairs.append((row, self._model.null_of(row, null)))
+        for one, row in zip(wanted, self.embed(wanted), strict=True):
+            null = self.null if one.negative is None else found[one.negative.digest]
+            end = row if one.toward is None else found[one.toward[0].digest]
+            problem = next((part for part in (row, null, end) if isinstance(part, Exception)), None)
+            if problem is not None:
+                pairs.append(problem)
+                continue
+            assert isinstance(row, Prepared)
+            assert isinstance(null, Prepared)
+            assert isinstance(end, Prepared)
+            mixed = row if one.toward is None else mix(row, end, one.toward[1])
+            pairs.append((mixed, self._model.null_of(mixed, null)))
         return pairs
 
     def embed(self, wanted: Sequence[ReadConditions]) -> list[Prepared | Exception]:
@@ -171,6 +184,12 @@ class ConditionEmbedder:
         with torch.inference_mode():
             prepared = self._model.conditions([*requests, *padding], self._size)
         return [prepared.row(i) for i in range(len(requests))]
+
+
+def mix(row: Prepared, end: Prepared, share: float) -> Prepared:
+    """Return a row that is a share of the way from one to another, along a straight line."""
+    parts = zip(row, end, strict=True)
+    return Prepared(*(None if a is None or b is None else torch.lerp(a, b, share) for a, b in parts))
 
 
 def each(work: Callable[[Sequence[Input]], list[Result]], inputs: Sequence[Input]) -> list[Result | Exception]:

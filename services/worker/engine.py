@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import torch
+from torch import Tensor
 
 from services.job_requests.canvas import Canvas
 from services.job_requests.image_spec import ImageSpec
@@ -21,7 +22,7 @@ from services.worker.images import Developed, Failed, ImageRequest, Owner
 from services.worker.pack import Pack
 from services.worker.packs import Packs
 from training.model.latent_diffusion import load_diffusion
-from training.model.noise import seeded_noise
+from training.model.noise import seeded_noise, slerp
 from training.model.sampling import Sampler, trajectory
 
 TRAJECTORIES = 64  # that are kept; one of 1,000 steps takes 280 KB and up to 0.2 s
@@ -78,7 +79,7 @@ class Engine(Generic[Owner]):
     def request(self, spec: ImageSpec, conditions: ReadConditions) -> ImageRequest:
         """Compute what sampling an image needs. Every thread may call this. Raises ValueError for an invalid field."""
         path = self._trajectory(Sampler(spec.solver, spec.steps, spec.spacing, spec.eta, spec.strength))
-        start = seeded_noise(spec.seed, 0, self._shape(spec))
+        start = start_noise(spec, self._shape(spec))
         return ImageRequest(spec, path, start.pin_memory() if self.device.type == "cuda" else start, conditions)
 
     def add(self, owner: Owner, request: ImageRequest) -> None:
@@ -125,3 +126,11 @@ class Engine(Generic[Owner]):
         channels, own_height, _ = self.release.latent_shape
         factor = self._canvas.height // own_height
         return channels, height // factor, width // factor
+
+
+def start_noise(spec: ImageSpec, shape: tuple[int, int, int]) -> Tensor:
+    """Return the noise that an image begins with, float32 of `shape`, on the CPU."""
+    first, second, share = spec.between or (spec.seed, spec.seed, 0.0)
+    if first == second or share in (0.0, 1.0):  # exactly the noise of a seed
+        return seeded_noise(second if share == 1.0 else first, 0, shape)
+    return slerp(seeded_noise(first, 0, shape), seeded_noise(second, 0, shape), [share])[0]

@@ -19,6 +19,7 @@ ITEMS: dict[str, dict[str, Any]] = {
     "solver": {"solver": "heun", "spacing": "karras", "guidance_interval": [0.2, 0.8], "guidance_rescale": 0.5},
     "image": {"image": PICTURE, "strength": 0.6},
     "mask": {"image": PICTURE, "mask": MASK},
+    "toward": {"toward": {"class_label": 8, "seed": 99, "share": 0.4}},
     "wide": {"size": [96, 32]},
     "small": {"size": [16, 16], "image": PICTURE, "strength": 0.6},
 }
@@ -55,3 +56,14 @@ def test_an_object_begins_an_image_as_its_bytes_do(stack: Stack, dispatcher: Pro
         "image: 64 pixels wide and 32 high is not allowed; permitted: the proportions of the output, "
         "32 wide and 32 high"
     )
+
+
+def test_a_walk_ends_with_the_images_of_its_ends(stack: Stack, dispatcher: Process, worker: Process) -> None:
+    ends = [{"class_label": 3, "seed": 5}, {"class_label": 8, "seed": 99}]
+    plain = stack.submit({**JOB, "items": ends, "images_per_item": 2})
+    walk = stack.submit({**JOB, "interpolate": {"from": ends[0], "to": ends[1], "frames": 3}, "images_per_item": 2})
+    for job_id in (plain, walk):
+        assert stack.wait(job_id).state == "succeeded", stack.wait(job_id).reason
+    expected, found = (list(stack.images(job_id).values()) for job_id in (plain, walk))
+    assert [*found[:2], *found[4:]] == expected
+    assert len(set(found)) == 6

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from services.job_requests.image_spec import ImageSpec
-from services.worker.engine import Engine
+from services.worker.engine import Engine, start_noise
 from services.worker.images import Developed
 from tests.support.images import as_base64, image_file
 from training.model.batch import KNOWN_NOISE
@@ -69,6 +69,38 @@ def test_eta_is_that_of_ddim(engine: Engine[object]) -> None:
     expected = to_bytes(generate(engine.model, [{"class_label": 3}], [5], latent_shape=shape, sampler=sampler))[0]
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
     assert not np.array_equal(found, make(engine, ImageSpec(0, 0, 5, 4, "ddim", 1.0)))
+
+
+def test_noise_is_mixed_on_the_great_circle(engine: Engine[object]) -> None:
+    """sin((1 - w) a) / sin(a) x + sin(w a) / sin(a) y, where cos(a) = x y / |x| |y| (Shoemake 1985), in float64."""
+    shape = engine.release.latent_shape
+    x, y = (seeded_noise(seed, 0, shape).double().numpy() for seed in (5, 6))
+    angle = np.arccos((x * y).sum() / np.linalg.norm(x) / np.linalg.norm(y))
+    for share in (0.0, 0.3, 1.0):
+        expected = (np.sin((1 - share) * angle) * x + np.sin(share * angle) * y) / np.sin(angle)
+        found = start_noise(ImageSpec(0, 0, 6, 3, "ddim", 1.0, between=(5, 6, share)), shape)
+        assert np.abs(found.numpy() - expected).max() < 1e-6
+
+
+def test_a_walk_begins_and_ends_with_the_images_of_its_ends(engine: Engine[object]) -> None:
+    def frame(share: float) -> NDArray[np.uint8]:
+        spec = ImageSpec(0, 0, 5, 3, "ddim", 2.0, between=(5, 6, share))
+        return make(engine, spec, toward={"class_label": 8, "seed": 6, "share": share})
+
+    assert np.array_equal(frame(0.0), make(engine, ImageSpec(0, 0, 5, 3, "ddim", 2.0)))
+    assert np.array_equal(frame(1.0), make(engine, ImageSpec(0, 0, 6, 3, "ddim", 2.0), class_label=8))
+    assert len({frame(share).tobytes() for share in (0.0, 0.4, 0.6, 1.0)}) == 4
+
+
+def test_conditions_are_mixed_as_embedded(engine: Engine[object]) -> None:
+    model = engine.model
+    tokens = [model.conditioners([{"class_label": label}], (8, 8), model.autoencoder.encode).tokens for label in (3, 8)]
+    expected = model.unet.keys_values(0.75 * tokens[0] + 0.25 * tokens[1])[0]
+    read = engine.read_conditions({"class_label": 3, "toward": {"class_label": 8, "share": 0.25}})
+    (pair,) = engine.pack.embedder.embed_pairs([read])
+    assert isinstance(pair, tuple)
+    assert pair[0].keys_values is not None
+    assert torch.allclose(pair[0].keys_values, expected, atol=1e-6)
 
 
 # -- beginning with an image ---------------------------------------------------------------------
