@@ -19,6 +19,7 @@ from services.settings import StoreSettings
 from services.storage.content import PART_BYTES, Content, digest_of, recorded_sha256
 from services.storage.deletion import abort_uploads, delete_objects
 from services.storage.error_counts import count_errors
+from services.storage.signed_put import SignedPuts
 from services.storage.transient import is_transient
 from services.storage.uri import ObjectUri
 from training.errors import DarkroomError
@@ -50,6 +51,7 @@ class ObjectStore:
 
     def __init__(self, client: Any, bucket: str) -> None:
         self.client, self.bucket = client, bucket
+        self._signed_puts = SignedPuts(client, bucket)
 
     @classmethod
     def connect(cls, settings: StoreSettings, bucket: str | None = None) -> "ObjectStore":
@@ -89,19 +91,13 @@ class ObjectStore:
         checked_later: leave it to `find_kept` whether the store keeps what it accepts; else raises ObjectStoreError.
         """
         content = Content.of_bytes(body)
+        md5 = base64.b64encode(bytes.fromhex(content.md5)).decode()
         arguments = {"ContentType": content_type} if content_type else {}
         condition = {"IfNoneMatch": "*"}
         for attempt in range(ATTEMPTS):
             try:
-                self.client.put_object(
-                    Bucket=self.bucket,
-                    Key=key,
-                    Body=body,
-                    Metadata={"sha256": content.sha256},
-                    ContentMD5=base64.b64encode(bytes.fromhex(content.md5)).decode(),
-                    **condition,
-                    **arguments,
-                )
+                metadata = {"sha256": content.sha256}
+                self._signed_puts.put(key, body, Metadata=metadata, ContentMD5=md5, **condition, **arguments)
                 if checked_later:
                     return Stored(content.sha256, content.size, content)
                 if self.holds(key, content):

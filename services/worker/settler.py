@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -64,12 +64,19 @@ class Settler:
 
     def add(self, shard: HeldShard, output: Output) -> None:
         """Record that an image is stored or has failed, soon."""
+        self.add_all([(shard, output)])
+
+    def add_all(self, images: Sequence[Image]) -> None:
+        """Record images that are stored or have failed, soon and as far as possible together."""
+        full = set()
         with self._changed:
-            job = self._jobs.setdefault(shard.lease.job_id, WaitingImages())
-            job.images.append((shard, output))
-            has_room = len(job.images) <= MOST_WAITING
+            for shard, output in images:
+                job = self._jobs.setdefault(shard.lease.job_id, WaitingImages())
+                job.images.append((shard, output))
+                if len(job.images) > MOST_WAITING:
+                    full.add(shard)
             self._changed.notify()
-        if not has_room:
+        for shard in full:
             self.shards.forget(shard)
 
     def hurry(self) -> None:

@@ -65,6 +65,7 @@ class UploadQueue:
         self.shards = shards
         self._tenants: OrderedDict[str, TenantUploads] = OrderedDict()
         self._under_way: dict[Upload, float] = {}  # when they began
+        self._checking: dict[Upload, float] = {}  # those that the store has accepted, which occupy no thread
         self._bytes = self._count = 0
         self._lock = threading.Lock()
         self._work, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
@@ -92,10 +93,21 @@ class UploadQueue:
                     return None
                 self._work.wait(self._next_change_s(now))
 
+    def accept(self, upload: Upload) -> None:
+        """Note that the store has accepted an upload. It ends once it is checked that the store keeps it."""
+        with self._lock:
+            self._checking[upload] = self._under_way.pop(upload)
+            self._work.notify()
+
+    @property
+    def is_storing(self) -> bool:
+        """Whether there are uploads that the store has not accepted yet."""
+        return self._count > len(self._checking)
+
     def finish(self, upload: Upload, *, stored: bool) -> None:
         """End an upload: it is stored, or it is given up."""
         with self._lock:
-            del self._under_way[upload]
+            (self._checking if upload in self._checking else self._under_way).pop(upload)
             if stored:
                 self._tenants[upload.tenant].stored_at = time.monotonic()
             self._count_in(upload, -1)
@@ -104,7 +116,7 @@ class UploadQueue:
         """Begin an upload again at once, because the store may not keep what it accepted."""
         with self._lock:
             upload.is_doubtful = True
-            del self._under_way[upload]
+            del self._checking[upload]
             self._tenants[upload.tenant].ready.append(upload)
             self._work.notify()
 
@@ -129,13 +141,14 @@ class UploadQueue:
         """Return the shards whose images cannot be stored, although other tenants' images can, and why."""
         with self._lock:
             now = time.monotonic()
-            for upload, began in self._under_way.items():
+            begun = {**self._under_way, **self._checking}
+            for upload, began in begun.items():
                 if now - began > SLOW_S and upload.troubled_at is None:
                     upload.troubled_at = began
             waiting = [upload for tenant in self._tenants.values() for upload in tenant.delayed]
             return {
                 upload.shard: upload.problem
-                for upload in (*waiting, *self._under_way)
+                for upload in (*waiting, *begun)
                 if upload.troubled_at is not None and self._is_hopeless(upload.tenant, upload.troubled_at, now)
             }
 

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -32,7 +32,12 @@ class Uploader:
     def __init__(self, store: ObjectStore, shards: HeldShards, settler: Settler) -> None:
         self.store, self.shards, self.settler = store, shards, settler
         self._queue = UploadQueue(shards)
-        self._verifier = Verifier(store, self._finish, lambda written: self._queue.check_again(written.upload))
+        self._verifier = Verifier(
+            store,
+            on_kept=self._finish,
+            on_doubt=lambda written: self._queue.check_again(written.upload),
+            is_more_coming=lambda: self._queue.is_storing,
+        )
         self._threads: list[threading.Thread] = []
         self._hurry = threading.Event()
 
@@ -81,11 +86,16 @@ class Uploader:
                 self._handle(upload, error)
             else:
                 written = Written(upload, output, unchecked)
-                self._finish(written) if unchecked is None else self._verifier.add(written)
+                if unchecked is None:
+                    self._finish([written])
+                else:
+                    self._queue.accept(upload)
+                    self._verifier.add(written)
 
-    def _finish(self, written: Written) -> None:
-        self.settler.add(written.upload.shard, written.output)
-        self._queue.finish(written.upload, stored=True)
+    def _finish(self, stored: Sequence[Written]) -> None:
+        self.settler.add_all([(written.upload.shard, written.output) for written in stored])
+        for written in stored:
+            self._queue.finish(written.upload, stored=True)
 
     def _handle(self, upload: Upload, error: Exception) -> None:
         """Try an image again while the store is away. Anything else fails an attempt of its shard."""

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.job_queue.outputs import Output
@@ -15,6 +16,8 @@ from services.worker.upload_queue import Upload
 log = logging.getLogger("darkroom.uploader")
 
 MOST_TOGETHER = 256  # images of one check
+GATHER_S = 0.02  # for which a check waits for images that are being stored
+LOOK_S = 0.005  # how often it looks whether they are
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,20 @@ class Written:
 
 
 class Verifier:
-    """Checks images in one thread. Those that are accepted while a check is under way are checked together.
+    """Checks images in one thread. Those that are accepted at about the same time are checked together.
 
-    on_kept: called with an image that the store keeps. on_doubt: with one that it may not keep.
+    on_kept: called with images that the store keeps. on_doubt: with one that it may not keep. is_more_coming: whether
+    more images may be accepted soon.
     """
 
     def __init__(
-        self, store: ObjectStore, on_kept: Callable[[Written], None], on_doubt: Callable[[Written], None]
+        self,
+        store: ObjectStore,
+        on_kept: Callable[[Sequence[Written]], None],
+        on_doubt: Callable[[Written], None],
+        is_more_coming: Callable[[], bool],
     ) -> None:
-        self.store, self._on_kept, self._on_doubt = store, on_kept, on_doubt
+        self.store, self._on_kept, self._on_doubt, self._is_more_coming = store, on_kept, on_doubt, is_more_coming
         self._written: list[Written] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -49,7 +57,8 @@ class Verifier:
         """Check an image soon."""
         with self._changed:
             self._written.append(written)
-            self._changed.notify()
+            if len(self._written) == 1:
+                self._changed.notify()
 
     def stop(self) -> None:
         """Return when every image is checked."""
@@ -68,11 +77,16 @@ class Verifier:
             except Exception as error:  # Of any kind: each image is then checked by itself.
                 log.debug("images could not be listed: %s", error)
                 kept = set()
+            self._on_kept([written for written in group if written.output.key in kept])
             for written in group:
-                (self._on_kept if written.output.key in kept else self._on_doubt)(written)
+                if written.output.key not in kept:
+                    self._on_doubt(written)
 
     def _take(self) -> list[Written] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._written or self._stopping)
+            until = time.monotonic() + GATHER_S
+            while self._is_more_coming() and len(self._written) < MOST_TOGETHER and time.monotonic() < until:
+                self._changed.wait(LOOK_S)
             group, self._written = self._written[:MOST_TOGETHER], self._written[MOST_TOGETHER:]
             return group or None

@@ -4,10 +4,12 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from services.storage.content import PART_BYTES, Content
 from services.storage.listing import find_kept
 from services.storage.object_store import ObjectStore, ObjectStoreError, Stored
+from services.storage.transient import is_transient
 from tests.support.s3_proxy import Request, S3Proxy, s3_proxy
 from tests.support.stack import Stack
 
@@ -60,6 +62,40 @@ def test_a_damaged_or_foreign_object_is_replaced(stack: Stack, body: bytes, meta
     put_raw(store, "damaged/object", body, **metadata)
     assert store.put_if_absent("damaged/object", BODY, content_type="image/png") == stored(BODY)
     assert store.get("damaged/object") == BODY
+
+
+def test_an_object_is_written_by_one_request_that_says_what_boto3_says(stack: Stack) -> None:
+    seen, key = S3Proxy(), "signed/a =~+é.png"
+    with s3_proxy(stack.settings("worker"), seen) as store:
+        stored_now = store.put_if_absent(key, BODY, content_type="image/png", checked_later=True)
+        (signed,) = seen.requests
+        assert stored_now.sha256 == stored(BODY).sha256
+        content = Content.of_bytes(BODY)
+        store.client.put_object(
+            Bucket=store.bucket,
+            Key=key,
+            Body=BODY,
+            ContentType="image/png",
+            Metadata={"sha256": content.sha256},
+            ContentMD5=signed.headers["content-md5"],
+        )
+        by_boto3 = seen.requests[-1]
+    assert signed.path == by_boto3.path
+    assert signed.headers["if-none-match"] == "*"
+    same = ("content-md5", "content-type", "content-length", "host", "x-amz-meta-sha256", "x-amz-content-sha256")
+    assert {name: signed.headers[name] for name in same} == {name: by_boto3.headers[name] for name in same}
+    assert stack.store().get(key) == BODY
+
+
+def test_a_request_that_is_refused_once_is_repeated_and_one_that_is_refused_always_is_told(stack: Stack) -> None:
+    answers = [503]
+    with s3_proxy(stack.settings("worker"), S3Proxy(refuse=lambda _: answers.pop() if answers else None)) as store:
+        assert store.put_if_absent("signed/refused-once", BODY) == stored(BODY)
+    with s3_proxy(stack.settings("worker"), S3Proxy(refuse=lambda _: 403)) as store:
+        with pytest.raises(ClientError) as error:
+            store.put_if_absent("signed/refused", BODY)
+        assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+        assert not is_transient(error.value)
 
 
 def truncating(stack: Stack, times: int) -> S3Proxy:

@@ -133,3 +133,28 @@ def test_an_upload_is_not_tried_for_ever(
     assert upload is not None
     time.sleep(0.01)
     assert not queue.retry(upload, "503")
+
+
+def test_what_the_store_has_accepted_occupies_no_thread_until_it_is_checked(
+    queue: UploadQueue, held: set[HeldShard]
+) -> None:
+    shard = of(held, "other")
+    for _ in range(AT_ONCE + 1):
+        assert queue.put(make_upload(shard), 0.01)
+    uploads = [queue.take() for _ in range(AT_ONCE)]
+    assert queue._next(time.monotonic()) is None
+    first = uploads[0]
+    assert first is not None
+    queue.accept(first)
+    assert queue.is_storing
+    last = queue.take()
+    assert last is not None
+    queue.accept(last)
+    for upload in uploads[1:]:
+        assert upload is not None
+        queue.accept(upload)
+    assert not queue.is_storing
+    queue.check_again(first)
+    assert queue.is_storing
+    assert queue.take() is first
+    assert first.is_doubtful
