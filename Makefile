@@ -1,6 +1,6 @@
 # make demo           run the whole chain on this machine: stack, training pipeline, one job and its images
 # make test           run all tests against real Postgres, Valkey, S3 and processes
-# make chaos          inject two hundred random faults, and run all tests of hostile clients and requests; takes an hour
+# make chaos          inject two hundred random faults, and run all tests of hostile clients, requests and deaths; takes an hour
 # make gpu            check and measure what a GPU does with Darkroom, in at most seven minutes; without a GPU it does nothing
 # make model          look at a million states of the model of the queue; takes minutes
 # make check          run ruff, mypy, import contracts, the licence check, hadolint, and checkov on the rendered chart
@@ -21,7 +21,8 @@ test: install
 
 chaos: install
 	DARKROOM_CHAOS_FAULTS=$${DARKROOM_CHAOS_FAULTS:-200} $(BIN)/pytest -s --numprocesses=0 tests/chaos tests/hostile \
-		tests/integration/services/job_requests/test_malformed.py tests/integration/services/job_queue/test_queue_model.py
+		tests/integration/services/job_requests/test_malformed.py tests/integration/services/job_queue/test_queue_model.py \
+		tests/integration/services/dispatcher/test_killed_finalizing.py
 
 # Only torch 2.11 or newer, diffusers and the packages of darkroom[worker] are needed, so it takes the Python that is there.
 gpu:
