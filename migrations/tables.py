@@ -294,6 +294,18 @@ class WatchedJob(Table):
     until: Mapped[datetime]
 
 
+class Rating(Table):
+    """What a person thinks of an image of a job, from 1 to 5."""
+
+    __tablename__ = "ratings"
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True)
+    rating: Mapped[int] = mapped_column(SmallInteger)
+    rated_by: Mapped[str]
+    rated_at: Mapped[datetime]
+
+
 class ServiceLock(Table):
     """A row to lock for work that one process at a time may do."""
 

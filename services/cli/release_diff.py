@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from services.registry import releases
+from services.registry.comparison import comparable_fields
 from services.registry.evaluations import latest_comparable
 from services.settings import Settings
 from services.storage import layout
@@ -51,14 +52,6 @@ def compare(connection: Connection, one: str, other: str) -> Differences:
         settings={name: (a, b) for name, a, b in changes},
         metrics=dict(compare_metrics(connection, rows[0].id, rows[1].id)),
     )
-
-
-def comparable_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what determines a release, without its weights."""
-    lineage = manifest["lineage"]
-    parents = {name: lineage[name][:12] for name in ("autoencoder", "initial") if name in lineage}
-    about = {key: manifest[key] for key in ("kind", "image_shape", "latent_shape", "architecture")}
-    return {**about, "parents": parents, "experiment": lineage.get("experiment", {}), "data": lineage.get("data", {})}
 
 
 def compare_metrics(connection: Connection, one: int, other: int) -> Iterator[tuple[str, tuple[float, float]]]:

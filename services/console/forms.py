@@ -2,6 +2,7 @@
 
 import hmac
 import secrets
+from collections.abc import AsyncIterator
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -20,8 +21,8 @@ def csrf_token(request: Request) -> str:
     return str(request.session[CSRF])
 
 
-async def read_form(request: Request) -> FormData:
-    """Return the fields of a form. Raises HTTPException: 403 for a form of another site, 413 for one that is too large.
+async def read_form(request: Request) -> AsyncIterator[FormData]:
+    """Yield the fields of a form. Raises HTTPException: 403 for a form of another site, 413 for one that is too large.
 
     Every handler that changes something takes its fields from here.
     """
@@ -29,10 +30,13 @@ async def read_form(request: Request) -> FormData:
     if int(request.headers.get("content-length") or MAX_BODY + 1) > MAX_BODY:
         raise HTTPException(413, f"body: too large, or of unknown length; permitted: at most {MAX_BODY} bytes")
     form = await request.form(max_fields=MAX_FIELDS, max_files=MAX_FILES, max_part_size=MAX_BODY)
-    given, expected = form.get(CSRF), request.session.get(CSRF, "")
-    if not isinstance(given, str) or not expected or not hmac.compare_digest(given.encode(), expected.encode()):
-        raise HTTPException(403, "This form belongs to another session. Reload the page and send it again.")
-    return form
+    try:
+        given, expected = form.get(CSRF), request.session.get(CSRF, "")
+        if not isinstance(given, str) or not expected or not hmac.compare_digest(given.encode(), expected.encode()):
+            raise HTTPException(403, "This form belongs to another session. Reload the page and send it again.")
+        yield form
+    finally:
+        await form.close()  # its files
 
 
 def check_origin(request: Request) -> None:

@@ -106,20 +106,21 @@ def escape_like(words: str) -> str:
 
 IMAGE_COLUMNS = "index, item, seed, key, sha256, bytes, profile, error"
 LIST_IMAGES = """
-    SELECT {columns} FROM outputs
+    SELECT {columns} FROM {images}
     WHERE job_id = :job AND index {side} :bound AND (CAST(:failed AS boolean) IS NULL OR (error IS NOT NULL) = :failed)
-        AND (CAST(:item AS integer) IS NULL OR item = :item) AND (CAST(:seed AS bigint) IS NULL OR seed = :seed)
+        AND (CAST(:item AS integer) IS NULL OR item = :item) AND (CAST(:seed AS bigint) IS NULL OR seed = :seed) {rated}
     ORDER BY index {direction} LIMIT :limit
 """
 
 
 @dataclass(frozen=True)
 class ImageFilter:
-    """Which images of a job a gallery contains. failed: None for all."""
+    """Which images of a job a gallery contains. failed: None for all. rating: the lowest."""
 
     failed: bool | None = None
     item: int | None = None
     seed: int | None = None
+    rating: int | None = None
 
 
 EVERY_IMAGE = ImageFilter()
@@ -135,9 +136,13 @@ def list_images(
     chosen: ImageFilter = EVERY_IMAGE,
 ) -> list[Output]:
     """Return up to `limit` settled images of a job by index: those that follow `after`, or precede `before`."""
-    backwards = before is not None
+    backwards, are_rated = before is not None, chosen.rating is not None
     statement = LIST_IMAGES.format(
-        columns=IMAGE_COLUMNS, side="<" if backwards else ">", direction="DESC" if backwards else "ASC"
+        columns=IMAGE_COLUMNS,
+        images="ratings JOIN outputs USING (job_id, index)" if are_rated else "outputs",
+        side="<" if backwards else ">",
+        rated="AND rating >= :rating" if are_rated else "",
+        direction="DESC" if backwards else "ASC",
     )
     values = {"job": job_id, "bound": before if backwards else after, "limit": limit, **vars(chosen)}
     found = [Output(**row._mapping) for row in connection.execute(text(statement), values)]

@@ -1,6 +1,7 @@
 """Aliases: movable names for releases, such as production. Every move is recorded."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -62,15 +63,10 @@ def rollback(connection: Connection, name: str, alias: str) -> ReleaseRow:
         text("SELECT to_release, rollback FROM promotions WHERE name = :name AND alias = :alias ORDER BY id"),
         {"name": name, "alias": alias},
     )
-    history: list[int] = []
-    for promotion in promotions:
-        if promotion.rollback:
-            history.pop()
-        else:
-            history.append(promotion.to_release)
-    if len(history) < 2:
+    earlier = earlier_release((promotion.to_release, promotion.rollback) for promotion in promotions)
+    if earlier is None:
         raise RegistryError(f"alias: {name}@{alias} has no earlier release to roll back to")
-    release = find_by_id(connection, history[-2])
+    release = find_by_id(connection, earlier)
     if release.retired_at is not None:
         raise RegistryError(
             f"alias: {name}@{release.version}, the release before, was retired on {release.retired_at:%Y-%m-%d}; "
@@ -78,6 +74,20 @@ def rollback(connection: Connection, name: str, alias: str) -> ReleaseRow:
         )
     _move(connection, release, alias, before, rollback=True)
     return release
+
+
+def earlier_release(moves: Iterable[tuple[int, bool]]) -> int | None:
+    """Return the release before the last promotion that was not rolled back, or None if there is none.
+
+    moves: of one alias, oldest first: the release that it pointed at then, and whether the move was a rollback.
+    """
+    history: list[int] = []
+    for release, was_rollback in moves:
+        if was_rollback:
+            history.pop()
+        else:
+            history.append(release)
+    return history[-2] if len(history) > 1 else None
 
 
 def list_promotions(connection: Connection, name: str) -> list[Promotion]:

@@ -2,6 +2,23 @@
 
 from fastapi import APIRouter
 
-from services.console.pages import events, health, images, jobs, session
+from services.console.pages import (
+    compare,
+    errors,
+    events,
+    health,
+    images,
+    jobs,
+    many,
+    ratings,
+    releases,
+    service,
+    session,
+    submit,
+)
 
-PAGES: tuple[APIRouter, ...] = (health.router, session.router, jobs.router, images.router, events.router)
+PAGES: tuple[APIRouter, ...] = (
+    health.router, session.router, jobs.router, images.router, ratings.router, errors.router, many.router,
+    submit.router, releases.router, service.router, compare.router,
+    events.router,
+)  # fmt: skip

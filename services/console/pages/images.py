@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from services.console.files import CACHED, Index, send_image
 from services.console.page import Page, PageRequest
 from services.console.thumbnails import SIZES
-from services.job_queue import clients, viewing
+from services.job_queue import clients, ratings, viewing
 from services.job_queue.outputs import Output
 
 router = APIRouter()
@@ -24,8 +24,9 @@ def show_image(page: Page, job_id: uuid.UUID, index: Index) -> Response:
         settings = viewing.find_settings(connection, job_id)
         previous = viewing.list_images(connection, job_id, 1, before=index)
         following = viewing.list_images(connection, job_id, 1, after=index)
+        stars = ratings.find_ratings(connection, job_id, index, index).get(index)
     return page.render(
-        "image.html", job=job, image=image, item=item, settings=settings,
+        "image.html", job=job, image=image, item=item, settings=settings, stars=stars,
         previous=previous[0].index if previous else None, following=following[0].index if following else None,
     )  # fmt: skip
 

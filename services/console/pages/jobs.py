@@ -9,13 +9,14 @@ from pydantic import Field
 
 from services.console.page import EMPTY_IS_NONE, Page
 from services.console.paging import Slice, cut
-from services.job_queue import clients, viewing
+from services.job_queue import clients, ratings, viewing
 from services.job_queue.states import JobState
 
 router = APIRouter()
 
 Number = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Stars = Annotated[int, Field(ge=1, le=5)]
 
 JOBS_PER_PAGE, IMAGES_PER_PAGE = 40, 120
 
@@ -43,11 +44,12 @@ def show_gallery(
     failed: Annotated[bool | None, EMPTY_IS_NONE] = None,
     item: Annotated[Number | None, EMPTY_IS_NONE] = None,
     seed: Annotated[Seed | None, EMPTY_IS_NONE] = None,
+    rating: Annotated[Stars | None, EMPTY_IS_NONE] = None,
     after: Annotated[Number | None, EMPTY_IS_NONE] = None,
     before: Number | None = None,
 ) -> Response:
     """Show the images of a job."""
-    chosen = viewing.ImageFilter(failed, item, seed)
+    chosen = viewing.ImageFilter(failed, item, seed, rating)
     with page.database() as connection:
         job = clients.find_summary(connection, job_id) or page.missing(f"Job {job_id}")
         progress = clients.find_progress(connection, job_id)
@@ -61,5 +63,10 @@ def show_gallery(
         )
         images = cut(found, IMAGES_PER_PAGE, backwards=before is not None, is_first=after in (None, -1))
         items = viewing.find_items(connection, job_id, *images.span("item"))
-    filters = {"failed": failed, "item": item, "seed": seed}
-    return page.render("gallery.html", job=job, progress=progress, images=images, items=items, filters=filters)
+        stars = ratings.find_ratings(connection, job_id, *images.span("index"))
+        picks = ratings.count_ratings(connection, job_id)
+    filters = {"failed": failed, "item": item, "seed": seed, "rating": rating}
+    return page.render(
+        "gallery.html", job=job, progress=progress, images=images, items=items, filters=filters, stars=stars,
+        picks=picks,
+    )  # fmt: skip

@@ -1,0 +1,87 @@
+"""Two releases, or the images of two jobs with the same seeds, side by side."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query
+from fastapi.responses import Response
+from pydantic import Field
+
+from services.console import submission
+from services.console.forms import Form
+from services.console.page import EMPTY_IS_NONE, Page
+from services.console.paging import Slice, cut
+from services.errors import quote
+from services.job_queue import clients, pairs
+from services.job_queue import viewing as jobs
+from services.registry import viewing
+from services.registry.comparison import comparable_fields
+from services.registry.releases import request_rules
+from training.experiments.fields import differences
+
+router = APIRouter()
+
+Reference = Annotated[str, Query(max_length=200)]
+Number = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+PAIRS_PER_PAGE = 60
+SEED, IMAGES_PER_ITEM = "0", "4"  # of the images that are made to compare
+
+
+@router.get("/compare")
+def compare_releases(page: Page, a: Reference = "", b: Reference = "") -> Response:
+    """Show two releases side by side: their sheets, their figures under one fingerprint, and which settings differ."""
+    with page.database() as connection:
+        references = viewing.list_references(connection)
+        if not (a and b):
+            return page.render("compare.html", references=references, names=(a, b), releases=None)
+        releases = [viewing.find_reference(connection, one) or page.missing(f"Release {quote(one)}") for one in (a, b)]
+        figures = viewing.compare_figures(connection, releases[0].id, releases[1].id)
+    changes = differences(*(comparable_fields(one.manifest) for one in releases))
+    return page.render(
+        "compare.html", references=[*dict.fromkeys([a, b, *references])], names=(a, b), releases=releases,
+        figures=figures, changes=changes, control=submission.find_control(request_rules(releases[0].manifest)),
+        defaults={"seed": SEED, "images_per_item": IMAGES_PER_ITEM},
+    )  # fmt: skip
+
+
+@router.post("/compare")
+def sample_both(page: Page, form: Form) -> Response:
+    """Submit one request to both releases, with the same seed, and show the images side by side."""
+    names = [str(form.get(name, "")) for name in ("a", "b")]
+    fields = {**submission.EMPTY, "chosen": [str(one) for one in form.getlist("chosen")]}
+    fields |= {name: str(form.get(name, "")) for name in ("lines", "seed", "images_per_item")}
+    fields["seed"] = fields["seed"] or SEED
+    made = []
+    with page.database() as connection:
+        for name in names:
+            release = viewing.find_reference(connection, name) or page.missing(f"Release {quote(name)}")
+            draft = submission.draft(fields, request_rules(release.manifest), page.viewer.tenant)
+            if draft.plan is None:
+                mistakes = "; ".join(line for lines in draft.errors.values() for line in lines)
+                raise HTTPException(422, f"{name}: {mistakes}")
+            made.append(clients.submit_job(connection, {"model": name, "request": draft.request}))
+    return page.go_to(f"/compare/jobs?a={made[0]}&b={made[1]}")
+
+
+@router.get("/compare/jobs")
+def compare_jobs(
+    page: Page,
+    a: uuid.UUID,
+    b: uuid.UUID,
+    after: Annotated[Number | None, EMPTY_IS_NONE] = None,
+    before: Number | None = None,
+) -> Response:
+    """Show the images of two jobs that have the same index, item and seed."""
+    with page.database() as connection:
+        both = [clients.find_summary(connection, one) or page.missing(f"Job {one}") for one in (a, b)]
+        start = -1 if after is None else after
+        found = pairs.list_pairs(connection, a, b, PAIRS_PER_PAGE + 1, after=start, before=before)
+        shown: Slice[pairs.Pair] = cut(
+            found, PAIRS_PER_PAGE, backwards=before is not None, is_first=after in (None, -1)
+        )
+        items = jobs.find_items(connection, a, *shown.span("item"))
+        same_items = pairs.have_same_items(connection, a, b)
+        settings = [jobs.find_settings(connection, one) for one in (a, b)]
+    return page.render(
+        "pairs.html", jobs=both, pairs=shown, items=items, same_items=same_items, changes=differences(*settings)
+    )

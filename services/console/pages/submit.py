@@ -1,0 +1,76 @@
+"""The form that submits a job."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+from sqlalchemy import Connection
+from starlette.datastructures import UploadFile
+
+from services.console import submission
+from services.console.forms import Form
+from services.console.page import Page, PageRequest
+from services.errors import quote
+from services.job_queue import clients
+from services.job_queue.prospects import find_pace, list_permitted_queues
+from services.job_requests.schema import DEFAULTS, request_schema
+from services.registry import viewing
+from services.registry.releases import request_rules
+
+router = APIRouter()
+
+FIELDS = request_schema({})["properties"]
+CHOICES = {name: FIELDS[name]["enum"] for name in ("solver", "spacing", "format")}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a job has besides its request. key: of the form, so that a form that is sent twice submits one job."""
+
+    model: str
+    queue: str
+    key: str
+
+
+@router.get("/submit")
+def show_form(page: Page, model: Annotated[str, Query(max_length=200)] = "") -> Response:
+    """Show the form of a release, or first which releases there are."""
+    with page.database() as connection:
+        return _show(page, connection, Target(model, "", str(uuid.uuid4())), submission.Draft(submission.EMPTY, {}))
+
+
+@router.post("/submit")
+def submit(page: Page, form: Form) -> Response:
+    """Check a request, or submit it if that was asked for and nothing is wrong."""
+    named = (*submission.SETTINGS, "lines", "file")
+    fields = {**submission.EMPTY, **{name: str(form[name]) for name in named if name in form}}
+    fields["chosen"] = [str(one) for one in form.getlist("chosen")]
+    upload = form.get("upload")
+    if isinstance(upload, UploadFile) and upload.filename:
+        fields["file"] = upload.file.read().decode("utf-8", "replace")
+    target = Target(*(str(form.get(name, "")) for name in ("model", "queue", "key")))
+    with page.database() as connection:
+        release = viewing.find_reference(connection, target.model) or page.missing(f"Release {quote(target.model)}")
+        draft = submission.draft(fields, request_rules(release.manifest), page.viewer.tenant)
+        if draft.plan is None or "submit" not in form:
+            return _show(page, connection, target, draft)
+        job = {"model": target.model, "queue": target.queue, "idempotency_key": target.key, "request": draft.request}
+        job_id = clients.submit_job(connection, job)
+    return page.go_to(f"/jobs/{job_id}")
+
+
+def _show(page: PageRequest, connection: Connection, target: Target, draft: submission.Draft) -> Response:
+    references = viewing.list_references(connection)
+    release = viewing.find_reference(connection, target.model) if target.model else None
+    if target.model and release is None:
+        page.missing(f"Release {quote(target.model)}")
+    if target.model and target.model not in references:
+        references = [target.model, *references]
+    rules = None if release is None else request_rules(release.manifest)
+    return page.render(
+        "submit.html", target=target, references=references, release=release, draft=draft, choices=CHOICES,
+        control=rules and submission.find_control(rules), rules=rules, defaults=DEFAULTS,
+        queues=list_permitted_queues(connection), pace=draft.plan and find_pace(connection, target.model),
+    )  # fmt: skip

@@ -1,0 +1,159 @@
+"""The form that submits a job: its controls for a release, the request that it makes, and what is wrong with it.
+
+The request is validated as a dispatcher will validate it, so that mistakes are told beside the fields and nothing is
+submitted that would be rejected for its words.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.job_queue.plan import Plan
+from services.job_requests.image_spec import image_cost, image_spec
+from services.job_requests.items import parse_line, split_lines
+from services.job_requests.messages import JsonSchema
+from services.job_requests.schema import MAX_ITEMS, Limits, plan_request
+from services.job_requests.strict_json import RequestError, parse_json
+
+MOST_CLASSES = 2_000  # that a list in the form shows; more are given by file
+SETTINGS = ("images_per_item", "seed", "steps", "guidance_scale", "solver", "format", "spacing")
+EMPTY: Mapping[str, Any] = {"chosen": [], "lines": "", "file": "", **dict.fromkeys(SETTINGS, "")}
+NUMBERS = ("images_per_item", "seed", "steps", "guidance_scale")
+
+
+@dataclass(frozen=True)
+class Control:
+    """How the form asks for the condition that makes items: by classes (values and names), or by lines of text."""
+
+    name: str
+    classes: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A request that a form has made. fields: as they were given. errors: by field, `items` for those of the items."""
+
+    fields: Mapping[str, Any]
+    request: dict[str, Any]
+    plan: Plan | None = None
+    errors: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int:
+        """How many images the job has."""
+        assert self.plan is not None
+        return len(self.plan["items"]) * int(self.plan["images_per_item"])
+
+    @property
+    def cost(self) -> int:
+        """How many network rows the job takes."""
+        assert self.plan is not None
+        per_item = int(self.plan["images_per_item"])
+        specs = (image_spec(self.plan, item, number * per_item) for number, item in enumerate(self.plan["items"]))
+        return per_item * sum(map(image_cost, specs))
+
+
+def find_control(rules: JsonSchema) -> Control | None:
+    """Return the control for a release's condition, or None if items need a file: several conditions, or images."""
+    required, properties = rules.get("required", []), rules.get("properties", {})
+    if len(required) != 1:
+        return None
+    (name,) = required
+    rule = properties[name]
+    names = next((part["enum"] for part in rule.get("anyOf", ()) if "enum" in part), None)
+    if names is not None and len(names) <= MOST_CLASSES:
+        return Control(name, [(one, one) for one in names])
+    if rule.get("type") == "integer" and rule["maximum"] - rule["minimum"] < MOST_CLASSES:
+        return Control(name, [(str(one), str(one)) for one in range(rule["minimum"], rule["maximum"] + 1)])
+    if rule.get("type") == "string" and "contentEncoding" not in rule:
+        return Control(name)
+    return None
+
+
+def draft(fields: Mapping[str, Any], rules: JsonSchema, tenant: str) -> Draft:
+    """Make and validate the request of a form.
+
+    fields: `chosen` (a list), `lines` and `file`, of which the last that is not empty gives the items, and SETTINGS.
+    rules: of the release, see `request_rules`.
+    """
+    control = find_control(rules)
+    try:
+        items = _read_items(fields, control, rules)
+    except RequestError as error:
+        return Draft(fields, {}, errors={"items": str(error).splitlines()})
+    settings = {name: _number(fields[name]) if name in NUMBERS else fields[name] for name in SETTINGS if fields[name]}
+    request = {"items": items, **settings}
+    try:
+        return Draft(fields, request, plan_request(request, rules, Limits((f"outputs/{tenant}",))))
+    except RequestError as error:
+        return Draft(fields, request, errors=_by_field(str(error).splitlines()))
+
+
+def _read_items(fields: Mapping[str, Any], control: Control | None, rules: JsonSchema) -> list[Any]:
+    if fields["file"].strip():
+        items = read_table(fields["file"], rules)
+    elif control is None:
+        items = [] if rules.get("required") else [{}]
+    elif control.classes:
+        items = [{control.name: _number(one) if one.isdecimal() else one} for one in fields["chosen"]]
+    else:
+        items = [{control.name: line.strip()} for line in fields["lines"].splitlines() if line.strip()]
+    if not items:
+        raise RequestError("choose at least one, or give items as JSON Lines or CSV")
+    if len(items) > MAX_ITEMS:
+        raise RequestError(
+            f"{len(items)} items are not allowed; permitted: at most {MAX_ITEMS}. Put a longer list into the bucket "
+            "and submit it with input_uri"
+        )
+    return items
+
+
+def read_table(text: str, rules: JsonSchema) -> list[Any]:
+    """Return the items of JSON Lines, or of CSV whose first line names the fields. Raises RequestError."""
+    lines = text.lstrip("\ufeff\n\r ")
+    return list(_read_json_lines(lines) if lines.startswith("{") else _read_csv(lines, rules))
+
+
+def _read_json_lines(text: str) -> Iterable[Any]:
+    for line in split_lines(iter([text.encode("utf-8", "surrogatepass")])):
+        if line.body and not line.body.strip():
+            continue
+        try:
+            yield parse_line(line)
+        except RequestError as error:
+            raise RequestError(f"line {line.number + 1}: {error}") from None
+
+
+def _read_csv(text: str, rules: JsonSchema) -> Iterable[Any]:
+    texts = {name for name, rule in rules.get("properties", {}).items() if rule.get("type") == "string"} | {"id"}
+    try:
+        for row in csv.DictReader(io.StringIO(text), skipinitialspace=True, strict=True):
+            if None in row:
+                raise RequestError(f"a row has more cells than the first line has names: {', '.join(row[None])}")
+            yield {name: cell if name in texts else _parse_cell(cell) for name, cell in row.items() if cell}
+    except csv.Error as error:
+        raise RequestError(f"not CSV: {error}") from None
+
+
+def _parse_cell(cell: str) -> Any:
+    try:
+        return parse_json(cell)
+    except RequestError:
+        return cell
+
+
+def _number(text: str) -> Any:
+    """Return a number that a form gave, or the text as it is, which the schema refuses in words."""
+    value = _parse_cell(text)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else text
+
+
+def _by_field(lines: Sequence[str]) -> dict[str, list[str]]:
+    """Return the messages of a request by the control of the form beside which they belong."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        name = line.split(":", 1)[0]
+        found.setdefault(name if name in SETTINGS else "items", []).append(line)
+    return found

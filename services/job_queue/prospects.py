@@ -1,0 +1,24 @@
+"""What a client may expect of a job before submitting it: where it may wait, and how fast jobs like it were made."""
+
+from sqlalchemy import Connection, text
+
+LOOKED_AT = 200  # jobs of the tenant, newest first
+
+
+def list_permitted_queues(connection: Connection) -> list[str]:
+    """Return the names of the queues that the viewer of the console may use, the default one first."""
+    query = text("SELECT name FROM visible_queues ORDER BY name <> 'default', name")
+    return list(connection.scalars(query))
+
+
+def find_pace(connection: Connection, model: str) -> float | None:
+    """Return the images per second that the tenant's latest ended jobs of a model were made at, or None without any."""
+    pace: float | None = connection.scalar(
+        text("""
+            SELECT sum(succeeded) / nullif(sum(extract(epoch FROM finished_at - started_at)), 0) FROM (
+                SELECT * FROM jobs ORDER BY id DESC LIMIT :limit) AS latest
+            WHERE model = :model AND started_at IS NOT NULL AND finished_at > started_at
+        """),
+        {"model": model, "limit": LOOKED_AT},
+    )
+    return None if pace is None else float(pace)

@@ -1,0 +1,110 @@
+"""The form that submits jobs: made of a release's schema, it checks first and says what is wrong beside the fields."""
+
+import re
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from services.console.submission import find_control, read_table
+from services.job_requests.strict_json import RequestError
+from tests.support.console import open_console
+from tests.support.console_releases import releases_called, send_form
+from tests.support.stack import Stack
+from tests.support.tenants import make_tenant
+
+NAMED = {
+    "type": "object",
+    "properties": {
+        "class_label": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 1}, {"enum": ["owl", "<fox>"]}]}
+    },
+    "required": ["class_label"],
+    "additionalProperties": False,
+    "guided": True,
+}
+FORM = "/submit?model=form-named@1"
+
+
+def jobs_of(stack: Stack, model: str) -> list[Any]:
+    with stack.engine("migrator").begin() as connection:
+        query = text("SELECT tenant, request, idempotency_key FROM jobs WHERE model = :model ORDER BY id")
+        return list(connection.execute(query, {"model": model}))
+
+
+def test_classes_are_chosen_by_name_and_one_form_submits_one_job(stack: Stack) -> None:
+    make_tenant(stack, "form-tenant")
+    with releases_called(stack, "form-named", conditions=NAMED):
+        console = open_console(stack, "form-tenant")
+        assert 'value="owl"> owl' in (page := console.get(FORM).text)
+        assert "&lt;fox&gt;" in page
+        fields = {"chosen": ["owl", "<fox>"], "images_per_item": "3", "seed": "7", "steps": "10"}
+        checked = send_form(console, FORM, "/submit", **fields)
+        assert "<strong>6 images</strong> of 2 items" in checked.text
+        assert jobs_of(stack, "form-named@1") == []
+        hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', checked.text))
+        pages = [console.post("/submit", data={**hidden, **fields, "submit": "1"}).url.path for _ in range(2)]
+        (job,) = jobs_of(stack, "form-named@1")
+        assert pages[0] == pages[1]
+        assert pages[0].startswith("/jobs/")
+        items = [{"class_label": "owl"}, {"class_label": "<fox>"}]
+        assert job.tenant == "form-tenant"
+        assert job.request == {"items": items, "images_per_item": 3, "seed": 7, "steps": 10}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "message"),
+    [
+        ({"chosen": ["owl"], "steps": "0"}, "steps", "steps: 0 is not allowed; permitted: an integer from 1 to 1000"),
+        ({"chosen": ["owl"], "seed": "abc"}, "seed", "seed: &#39;abc&#39; is not allowed"),
+        ({"chosen": ["cat"]}, "items", "items[0].class_label: &#39;cat&#39; is not allowed"),
+        ({}, "items", "choose at least one"),
+        ({"file": "class_label\nowl\nemu\n"}, "items", "items[1].class_label: &#39;emu&#39; is not allowed"),
+        ({"file": '{"class_label": 1}\n{"class'}, "items", "line 2: not JSON"),
+    ],
+)
+def test_a_mistake_stands_beside_its_field_and_nothing_is_submitted(
+    stack: Stack, fields: dict[str, Any], field: str, message: str
+) -> None:
+    make_tenant(stack, "form-tenant")
+    with releases_called(stack, "form-wrong", conditions=NAMED):
+        console = open_console(stack, "form-tenant")
+        answer = send_form(console, "/submit?model=form-wrong@1", "/submit", **fields, submit="1")
+        (said,) = re.findall(rf'id="error-{field}-1">([^<]*)<', answer.text)
+        assert said.startswith(message)
+        assert jobs_of(stack, "form-wrong@1") == []
+
+
+def test_a_file_is_read_as_it_was_dropped(stack: Stack) -> None:
+    make_tenant(stack, "form-tenant")
+    with releases_called(stack, "form-file", conditions=NAMED):
+        console = open_console(stack, "form-tenant")
+        page = console.get("/submit?model=form-file@1").text
+        token = re.findall(r'name="csrf" value="([^"]+)"', page)[0]
+        file = {"upload": ("items.csv", "\ufeffclass_label,seed\nowl,5\n1,\n".encode())}
+        answer = console.post("/submit", data={"csrf": token, "model": "form-file@1"}, files=file)
+        assert "2 images" in answer.text
+        assert "owl,5" in answer.text  # the text stays in the form
+
+
+def test_a_release_that_is_not_permitted_has_no_form(stack: Stack) -> None:
+    make_tenant(stack, "form-guest", permitted_releases=["other"])
+    console = open_console(stack, "form-guest")
+    assert console.get("/submit?model=tiny@production").status_code == 404
+    assert "There is no release that your tenant may use" in console.get("/submit").text
+
+
+def test_cells_of_a_table_are_numbers_where_the_schema_has_numbers() -> None:
+    rules = {"properties": {"caption": {"type": "string"}}, "required": ["caption"]}
+    table = 'caption,seed,metadata\n7,7,"{""a"": 1}"\n"two, lines",,\n'
+    assert read_table(table, rules) == [{"caption": "7", "seed": 7, "metadata": {"a": 1}}, {"caption": "two, lines"}]
+    with pytest.raises(RequestError, match="more cells than the first line has names"):
+        read_table("caption\na,b\n", rules)
+
+
+def test_only_one_simple_condition_has_a_control() -> None:
+    image = {"type": "string", "contentEncoding": "base64"}
+    assert find_control({"properties": {"mask": image}, "required": ["mask"]}) is None
+    both = {"a": {"type": "string"}, "b": {"type": "string"}}
+    assert find_control({"properties": both, "required": ["a", "b"]}) is None
+    million = {"type": "integer", "minimum": 0, "maximum": 10**6}
+    assert find_control({"properties": {"class_label": million}, "required": ["class_label"]}) is None

@@ -1,0 +1,68 @@
+"""Releases for the console to show: rows of the registry and sample sheets in S3, without weights."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from services.registry.releases import ReleaseRow, find
+from services.storage.layout import blob_key
+from tests.support.console import picture
+from tests.support.stack import Stack
+from training.model.release import FileRecord, Release
+
+
+@contextmanager
+def releases_called(stack: Stack, name: str, versions: int = 1, **manifest: Any) -> Iterator[list[ReleaseRow]]:
+    """Versions of a name that differ from the tiny release in their sheets; they are removed at the end.
+
+    manifest: fields that the manifests have instead.
+    """
+    with stack.engine("publisher").begin() as connection:
+        like = find(connection, "tiny@production").manifest
+    with stack.engine("migrator").begin() as connection:
+        for version in range(1, versions + 1):
+            _insert(connection, stack, name, version, {**like, **manifest, "name": name})
+        rows = [find(connection, f"{name}@{version}") for version in range(1, versions + 1)]
+    try:
+        yield rows
+    finally:
+        with stack.engine("migrator").begin() as connection:
+            of_name = "(SELECT id FROM releases WHERE name = :name)"
+            connection.execute(text("DELETE FROM promotions WHERE name = :name"), {"name": name})
+            connection.execute(text("DELETE FROM aliases WHERE name = :name"), {"name": name})
+            connection.execute(text(f"DELETE FROM evaluations WHERE release_id IN {of_name}"), {"name": name})
+            connection.execute(text("DELETE FROM releases WHERE name = :name"), {"name": name})
+
+
+def _insert(connection: Any, stack: Stack, name: str, version: int, manifest: Mapping[str, Any]) -> None:
+    sheet = picture(version)
+    sha256 = hashlib.sha256(sheet).hexdigest()
+    stack.store().put(blob_key(sha256), sheet, content_type="image/png")
+    files = {**manifest["files"], "samples.png": {"sha256": sha256, "bytes": len(sheet)}}
+    weights = hashlib.sha256(f"{name}@{version}".encode()).hexdigest()  # of no file: each version has its own digest
+    files["unet.safetensors"] = {**files["unet.safetensors"], "sha256": weights}
+    records = {file: FileRecord(**record) for file, record in files.items()}
+    fields = {one: manifest[one] for one in ("name", "kind", "architecture", "conditions", "lineage", "metrics")}
+    shapes: dict[str, Any] = {one: tuple(manifest[one]) for one in ("image_shape", "latent_shape")}
+    release = Release(**fields, **shapes, files=records)
+    connection.execute(
+        text("INSERT INTO releases (name, version, kind, digest, manifest) "
+             "VALUES (:name, :version, :kind, :digest, CAST(:manifest AS jsonb))"),
+        {"name": name, "version": version, "kind": release.kind, "digest": release.digest,
+         "manifest": json.dumps(release.to_json())},
+    )  # fmt: skip
+
+
+def send_form(console: TestClient, page: str, action: str, /, **fields: Any) -> Any:
+    """Post a form of a page with the page's token and its hidden fields, as a browser does. Returns the answer."""
+    body = console.get(page).text
+    match = re.search(rf'<form[^>]* method="post" action="{re.escape(action)}".*?</form>', body, re.DOTALL)
+    assert match, f"{page} has no form that leads to {action}"
+    hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', match[0]))
+    return console.post(action, data={**hidden, **fields})
