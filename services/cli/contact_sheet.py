@@ -2,10 +2,11 @@
 
 import io
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from services.errors import CommandError
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from services.settings import Settings
 
 GAP = 2  # pixels between images
+FONT_SIZE = 11
+MOST_LABEL = 240  # pixels left of a sheet
+MOST_LETTERS = 60  # of a value in a label, which may be a file
 
 
 def contact_sheet(images: Sequence[tuple[int, bytes]], *, columns: int, scale: int = 1) -> Image.Image:
@@ -24,13 +28,14 @@ def contact_sheet(images: Sequence[tuple[int, bytes]], *, columns: int, scale: i
     With the job's images_per_item columns, each item has one row. Missing images leave a gap.
     """
     decoded = {index: Image.open(io.BytesIO(body)).convert("RGB") for index, body in images}
-    width, height = next(iter(decoded.values())).size
-    cell_width, cell_height = width * scale, height * scale
+    cell_width, cell_height = (
+        max(sides) * scale for sides in zip(*(one.size for one in decoded.values()), strict=True)
+    )
     rows = max(decoded) // columns + 1
     sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, rows * (cell_height + GAP) + GAP), "white")
     for index, image in decoded.items():
         row, column = divmod(index, columns)
-        cell = image.resize((cell_width, cell_height), Image.Resampling.NEAREST)
+        cell = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
         sheet.paste(cell, (GAP + column * (cell_width + GAP), GAP + row * (cell_height + GAP)))
     return sheet
 
@@ -49,5 +54,46 @@ def write_job_sheet(settings: "Settings", engine: "Engine", job: "Job", path: Pa
     assert job.plan is not None  # a job with images has been planned
     per_item = job.plan["images_per_item"]
     columns = per_item if 1 < per_item < job.total else min(16, len(images))
+    axes = job.plan.get("axes")
+    if axes:
+        columns = len(axes[-1][1]) * per_item
+    sheet = contact_sheet(images, columns=columns, scale=scale)
+    if axes:
+        sheet = label(sheet, *axis_labels(axes, rows=-(-job.total // columns), per_item=per_item))
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(images, columns=columns, scale=scale).save(path, format="PNG")
+    sheet.save(path, format="PNG")
+
+
+def axis_labels(axes: Sequence[Sequence[Any]], *, rows: int, per_item: int) -> tuple[list[str], list[str]]:
+    """Return the labels of a grid's rows and columns: columns are of the last axis, and rows of the others."""
+    *others, (name, values) = axes
+    columns = [f"{name} {value}"[:MOST_LETTERS] if k == 0 else "" for value in values for k in range(per_item)]
+    cells = [", ".join(f"{other} {value}"[:MOST_LETTERS] for (other, _), value in zip(others, cell, strict=True))
+             for cell in product(*(found for _, found in others))]  # fmt: skip
+    if rows == len(cells):
+        return cells, columns
+    return [f"item {row // len(cells)} {cells[row % len(cells)]}".strip() for row in range(rows)], columns
+
+
+def label(sheet: Image.Image, rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
+    """Return a sheet with a label left of each row and above each column; those that are too long are cut."""
+    font = ImageFont.load_default(FONT_SIZE)
+    left = min(MOST_LABEL, 2 * GAP + max(int(font.getlength(one)) + 1 for one in rows))
+    top = FONT_SIZE + 2 * GAP
+    width, height = (sheet.width - GAP) // len(columns), (sheet.height - GAP) // len(rows)
+    labelled = Image.new("RGB", (left + sheet.width, top + sheet.height), "white")
+    labelled.paste(sheet, (left, top))
+    pen = ImageDraw.Draw(labelled)
+    starts = [number for number, text in enumerate(columns) if text]
+    for number, end in zip(starts, [*starts[1:], len(columns)], strict=True):
+        pen.text((left + GAP + number * width, GAP), fit(columns[number], (end - number) * width, font), "black", font)
+    for number, text in enumerate(rows):
+        pen.text((GAP, top + GAP + number * height), fit(text, left - GAP, font), "black", font)
+    return labelled
+
+
+def fit(text: str, width: int, font: Any) -> str:
+    """Return the beginning of a text that is at most so many pixels wide."""
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text

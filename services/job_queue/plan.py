@@ -35,6 +35,8 @@ class Plan(TypedDict):
     input: NotRequired[InputReference]
     read_at: NotRequired[str]  # when planning was done, by the clock of the store; only if items may refer to objects
     interpolate: NotRequired[dict[str, Any]]  # only until it is expanded to items
+    grid: NotRequired[dict[str, list[Any]]]  # only until it is expanded to items
+    axes: NotRequired[list[list[Any]]]  # [field, values] of the grid that the items come from; the last changes first
     images_per_item: int
     seed: int
     steps: int

@@ -1,13 +1,17 @@
-"""Requests that stand for many items: a walk between two of them is expanded when its job is planned."""
+"""Requests that stand for many items: walks between two items, and grids, are expanded when their job is planned."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
+from math import prod
 from typing import Any
 
 from services.job_queue.plan import Item
 from services.job_requests.strict_json import RequestError
 
 MAX_FRAMES = 1_000
+MAX_AXES = 4  # of a grid
+MAX_VALUES = 1_000  # of an axis
 MAX_EXPANDED = 4 * 2**20  # bytes of JSON, as of a whole request
 
 
@@ -37,3 +41,32 @@ def check_size(field: str, repeated: Any, times: int) -> None:
             f"{field}: its items have {size} bytes of JSON; permitted: at most {MAX_EXPANDED}. "
             "Give images as objects, or once for the job"
         )
+
+
+def count_cells(grid: Mapping[str, Any]) -> int:
+    """Return how many cells a grid has."""
+    return prod(len(values) for values in grid.values())
+
+
+def expand_grid(items: Sequence[Item], grid: Mapping[str, Any], seed: int, per_item: int) -> list[Item]:
+    """Return an item for each item and cell of a grid: of its axes the last one changes first.
+
+    Without a seed of its own an item has the same one in all of its cells. seed: of the job. per_item: images. An id is
+    numbered. Call it after the cells were counted. Raises RequestError if the items have too many bytes.
+    """
+    check_size(
+        "grid",
+        [*items, [max(values, key=lambda value: len(str(value))) for values in grid.values()]],
+        count_cells(grid),
+    )
+    cells = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    return [
+        {
+            "seed": seed + number * per_item,
+            **item,
+            **cell,
+            **({"id": f"{item['id']}-{place}"} if "id" in item else {}),
+        }
+        for number, item in enumerate(items)
+        for place, cell in enumerate(cells)
+    ]

@@ -88,7 +88,8 @@ def describe_rule(rule: JsonSchema) -> str:
             return f"text of {rule.get('minLength', 0)} to {rule.get('maxLength', 'any number of')} characters"
         case "boolean":
             return "true or false"
-        case "object" if rule.get("minProperties"):
-            return f"a JSON object with at least one of {', '.join(sorted(rule['properties']))}"
+        case "object" if "minProperties" in rule:
+            most = f" and at most {rule['maxProperties']}" if "maxProperties" in rule else ""
+            return f"a JSON object with at least one{most} of {', '.join(sorted(rule['properties']))}"
         case _:
             return "a JSON object"

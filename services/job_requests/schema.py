@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from services.errors import quote
 from services.job_queue.plan import Plan
 from services.job_requests.canvas import CANVAS, Canvas
-from services.job_requests.expansion import MAX_FRAMES, expand_walk
+from services.job_requests.expansion import MAX_AXES, MAX_FRAMES, MAX_VALUES, count_cells, expand_grid, expand_walk
 from services.job_requests.messages import KEY_WORDS, MAX_MESSAGES, JsonSchema, validation_messages
 from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes
 from services.job_requests.sampling_fields import SHARE, sampling_mistakes, sampling_schema, toward_schema
@@ -41,6 +41,8 @@ MAX_METADATA = 16 * 2**10  # bytes of an item's, as JSON in UTF-8
 MAX_KEY = 1_000
 KEY = r"[A-Za-z0-9_.=\-]+(/[A-Za-z0-9_.=\-]+)*"
 END = r"$(?!\n)"  # Python's $ also matches before a last newline
+
+NOT_AXES = ("id", "metadata", "toward")  # fields of an item that a grid cannot have
 
 SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
 
@@ -73,6 +75,7 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
             "items": {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": item_schema(conditions)},
             "input_uri": {"type": "string", "pattern": rf"^(s3://[a-z0-9.\-]+/)?{KEY}{END}", "maxLength": MAX_KEY},
             "interpolate": walk_schema(conditions),
+            "grid": grid_schema(conditions),
             "images_per_item": {"type": "integer", "minimum": 1, "maximum": MAX_PER_ITEM},
             "seed": SEED,
             **sampling_schema(conditions),
@@ -81,6 +84,21 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
             "dry_run": {"type": "boolean"},
             "output_prefix": {"type": "string", "pattern": f"^{KEY}{END}", "maxLength": 500},
         },
+        "additionalProperties": False,
+    }
+
+
+def grid_schema(conditions: JsonSchema) -> dict[str, Any]:
+    """Return the JSON Schema of a grid: lists of values for fields of items."""
+    fields = {name: rule for name, rule in item_schema(conditions)["properties"].items() if name not in NOT_AXES}
+    axes = {
+        name: {"type": "array", "minItems": 1, "maxItems": MAX_VALUES, "items": rule} for name, rule in fields.items()
+    }
+    return {
+        "type": "object",
+        "properties": axes,
+        "minProperties": 1,
+        "maxProperties": MAX_AXES,
         "additionalProperties": False,
     }
 
@@ -117,12 +135,15 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     conditions: see `item_schema`. The plan of a request with an input_uri refers to the object by its key; nothing of
     the object has been read yet.
     """
+    request, conditions = complete_grid(request, conditions)
     mistakes = validation_messages(request, Draft202012Validator(request_schema(conditions)))
     given = [name for name in ("items", "input_uri", "interpolate") if name in request]
     if len(given) > 1:
         mistakes.insert(0, f"{given[0]}: given together with {given[1]}; give only one of them")
     elif not given:
         mistakes.insert(0, "items: missing; give items or input_uri, or interpolate")
+    if "grid" in request and "input_uri" in request:
+        mistakes.insert(0, "grid: given together with input_uri; permitted: with items or interpolate")
     if not mistakes:
         mistakes = output_mistakes(request)
     if mistakes:
@@ -136,6 +157,11 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     if "interpolate" in plan:
         check_count(int(plan["interpolate"]["frames"]) * plan["images_per_item"], limits)
         plan["items"] = expand_walk(plan.pop("interpolate"), int(plan["seed"]))
+    if "grid" in plan:
+        check_cells(plan, limits)
+        grid = dict(sorted(plan.pop("grid").items(), key=lambda axis: (len(axis[0]), axis[0])))  # the order of jsonb
+        plan["axes"] = [[name, values] for name, values in grid.items()]
+        plan["items"] = expand_grid(plan["items"], grid, int(plan["seed"]), plan["images_per_item"])
     canvas: Canvas | None = conditions.get(CANVAS)
     if canvas is not None and ("input_uri" in plan or any("size" in one for one in (plan, *plan["items"]))):
         plan["own_area"] = canvas.area
@@ -156,6 +182,24 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
             seen.add(name)
         names.check(item, number)
     return plan
+
+
+def complete_grid(request: Any, conditions: JsonSchema) -> tuple[Any, JsonSchema]:
+    """Return a request with a grid as one with items, and the conditions without those that the grid gives."""
+    if not isinstance(request, dict) or not isinstance(grid := request.get("grid"), dict):
+        return request, conditions
+    missing = [name for name in conditions.get("required", []) if name not in grid]
+    if not missing and not any(name in request for name in ("items", "input_uri", "interpolate")):
+        request = {**request, "items": [{}]}
+    return request, {**conditions, "required": missing}
+
+
+def check_cells(plan: Plan, limits: Limits) -> None:
+    """Raise RequestError if a grid has too many cells; they are counted, and not made."""
+    items = len(plan["items"]) * count_cells(plan["grid"])
+    if items > MAX_ITEMS:
+        raise RequestError(f"grid: {items} items are not allowed; permitted: at most {MAX_ITEMS}")
+    check_count(items * plan["images_per_item"], limits)
 
 
 def check_sampling(plan: Plan, canvas: Canvas | None) -> None:

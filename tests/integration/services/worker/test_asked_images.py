@@ -67,3 +67,16 @@ def test_a_walk_ends_with_the_images_of_its_ends(stack: Stack, dispatcher: Proce
     expected, found = (list(stack.images(job_id).values()) for job_id in (plain, walk))
     assert [*found[:2], *found[4:]] == expected
     assert len(set(found)) == 6
+
+
+def test_a_grid_has_the_images_of_its_cells(stack: Stack, dispatcher: Process, worker: Process) -> None:
+    grid = {"steps": [3, 4], "class_label": [3, 8]}
+    cells = [{"steps": steps, "class_label": label, "seed": 7} for steps in (3, 4) for label in (3, 8)]
+    jobs = [stack.submit({**JOB, "grid": grid}), stack.submit({**JOB, "items": cells})]
+    for job_id in jobs:
+        assert stack.wait(job_id).state == "succeeded", stack.wait(job_id).reason
+    assert stack.images(jobs[0]) == stack.images(jobs[1])
+    billion = {"grid": {name: [*range(1, 1001)] for name in ("seed", "steps")} | {"eta": [0] * 1000}}
+    row = stack.wait(stack.submit({"items": [{"class_label": 3}], **billion}))
+    assert row.state == "rejected"
+    assert row.reason == "grid: 1000000000 items are not allowed; permitted: at most 10000"

@@ -2,6 +2,7 @@
 
 import io
 import uuid
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,3 +61,19 @@ def test_contact_sheet_has_a_row_an_item_and_gaps_where_images_miss() -> None:
     assert pixels[3, 9] == 255  # index 1 is missing
     assert pixels[9, 3] == 50
     assert pixels[9, 9] == 100
+
+
+def test_a_sheet_of_a_grid_names_its_rows_and_columns() -> None:
+    axes: list[list[Any]] = [["solver", ["ddim", "heun"]], ["steps", [5, 10, 20]]]
+    rows, columns = contact_sheet.axis_labels(axes, rows=2, per_item=2)
+    assert rows == ["solver ddim", "solver heun"]
+    assert columns == ["steps 5", "", "steps 10", "", "steps 20", ""]
+    assert contact_sheet.axis_labels(axes, rows=4, per_item=1)[0][2:] == ["item 1 solver ddim", "item 1 solver heun"]
+    assert contact_sheet.axis_labels([["steps", [5]]], rows=2, per_item=1)[0] == ["item 0", "item 1"]
+    plain = Image.new("RGB", (200, 60), "white")
+    labelled = contact_sheet.label(plain, rows, columns)
+    dark = np.asarray(labelled.convert("L")) < 128
+    left, top = labelled.width - plain.width, labelled.height - plain.height
+    assert dark[top:, :left].any()
+    assert dark[:top, left:].any()
+    assert not dark[top:, left:].any()

@@ -1,5 +1,6 @@
 """Requests that stand for many items."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -54,6 +55,36 @@ def test_variations_lie_between_the_first_seed_and_their_own() -> None:
     assert [spec.between for spec in specs] == [(20, 20, 0.25), (20, 21, 0.25), (20, 22, 0.25)]
 
 
+def test_a_grid_is_an_item_for_each_cell_whose_last_axis_changes_first() -> None:
+    plan = planned(
+        items=[{**ITEM, "id": "a"}, ITEM], grid={"steps": [5, 9], "guidance_scale": [1, 2, 3]}, images_per_item=2
+    )
+    cells = [(item["steps"], item["guidance_scale"]) for item in plan["items"]]
+    assert cells == [(5, 1), (5, 2), (5, 3), (9, 1), (9, 2), (9, 3)] * 2
+    assert [item.get("id") for item in plan["items"]] == [f"a-{place}" for place in range(6)] + [None] * 6
+    assert [item["seed"] for item in plan["items"]] == [7] * 6 + [9] * 6, "an item has the same noise in all its cells"
+    assert plan["axes"] == [["steps", [5, 9]], ["guidance_scale", [1, 2, 3]]]
+    assert "grid" not in plan
+
+
+def test_a_grid_may_give_what_items_need() -> None:
+    plan = planned(grid={"class_label": [1, 2], "seed": [4, 5]})
+    assert [(item["class_label"], item["seed"]) for item in plan["items"]] == [(1, 4), (2, 4), (1, 5), (2, 5)]
+    walk = {"from": ITEM, "to": {"class_label": 8}, "frames": 3}
+    assert len(planned(interpolate=walk, grid={"solver": ["ddim", "heun"]})["items"]) == 6
+
+
+def test_a_grid_of_a_billion_is_refused_before_it_is_made() -> None:
+    """Its cells are counted; they would take gigabytes."""
+    thousand = list(range(1000))
+    tracemalloc.start()
+    message = refusal(items=[ITEM], grid={"seed": thousand, "guidance_scale": [1.5] * 1000, "eta": [0] * 1000})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert message == "grid: 1000000000 items are not allowed; permitted: at most 10000"
+    assert peak < 20 * 2**20
+
+
 @pytest.mark.parametrize(
     ("request_", "line"),
     [
@@ -84,6 +115,26 @@ def test_variations_lie_between_the_first_seed_and_their_own() -> None:
         (
             {"interpolate": {"from": {**ITEM, "low_resolution": "A" * 10_000}, "to": {"seed": 1}, "frames": 999}},
             "interpolate: its items have 10044945 bytes of JSON; permitted: at most 4194304. Give images as objects",
+        ),
+        ({"grid": {"seed": [1]}}, "items: missing; give items or input_uri, or interpolate"),
+        (
+            {"items": [ITEM], "grid": {}},
+            "grid: {} is not allowed; permitted: a JSON object with at least one and at most 4",
+        ),
+        ({"items": [ITEM], "grid": {"id": ["a"]}}, "grid.id: not a known field; permitted: class_label, eta"),
+        ({"items": [ITEM], "grid": {"seed": []}}, "grid.seed: [] is not allowed; permitted: a list of 1 to 1000 items"),
+        ({"items": [ITEM], "grid": {"steps": [5, 0]}}, "grid.steps[1]: 0 is not allowed; permitted: an integer from 1"),
+        (
+            {"input_uri": "inputs/default/a", "grid": {"seed": [1]}},
+            "grid: given together with input_uri; permitted: with items or interpolate",
+        ),
+        (
+            {"items": [ITEM], "grid": {"seed": [*range(600)]}, "images_per_item": 2},
+            "items x images_per_item: 1200 images are not allowed; permitted: at most 1000",
+        ),
+        (
+            {"items": [ITEM], "grid": {"solver": ["ddim", "lms"], "eta": [0, 1]}},
+            "items[3].eta: 1 is not allowed; permitted: 0 with the solver lms, or the solver ddim",
         ),
         (
             {"items": [{**ITEM, "toward": {"seed": 1}}]},

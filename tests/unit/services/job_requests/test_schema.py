@@ -70,7 +70,7 @@ def planned(**request: object) -> Plan:
         ({"items": [ITEM], "images_per_item": 0}, "images_per_item: 0 is not allowed; permitted: an integer from 1 to"),
         (
             {"items": [ITEM], "stepz": 3},
-            "stepz: not a known field; permitted: dry_run, eta, format, guidance_interval, guidance_rescale",
+            "stepz: not a known field; permitted: dry_run, eta, format, grid, guidance_interval, ",
         ),
         ({"items": [{}]}, "items[0].class_label: missing; give an integer from 0 to 9"),
         (
