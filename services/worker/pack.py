@@ -11,15 +11,14 @@ from dataclasses import replace
 from itertools import islice
 from typing import Generic
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
 from services.worker import self_test
-from services.worker.beginnings import BeginningEncoder, restore
+from services.worker.beginnings import BeginningEncoder
 from services.worker.conditions import ConditionEmbedder, each
+from services.worker.decoder import Decoded, Decoder
 from services.worker.device_faults import named_faults
 from services.worker.execution import Execution
 from services.worker.images import Developed, Failed, Finished, ImageRequest, Owner
@@ -28,7 +27,6 @@ from training.errors import summarise
 from training.model.batch import Batch, Run
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion, Prepared
-from training.model.pixels import to_bytes
 from training.model.release import Release
 
 # Latents that are decoded at once: a decoder needs far more memory a row than a U-Net. A CPU decodes 4 at a time 1.5
@@ -83,6 +81,7 @@ class Pack(Generic[Owner]):
         self._images: dict[Run, tuple[Owner, ImageRequest]] = {}  # of every waiting or sampling run
         self.waiting: deque[Run] = deque()
         self._finished: list[Finished[Owner]] = []
+        self._decoder: Decoder[Owner] = Decoder(model, self._decode_latents, shape, self.decode_rows, execution.device)
         self._steps = 0
         self._row_seconds = 0.0  # the sum over all steps of the time that one row took
         self._joined_at: dict[Run, float] = {}  # by that clock
@@ -90,7 +89,7 @@ class Pack(Generic[Owner]):
     @property
     def busy(self) -> bool:
         """Whether there is anything to sample or decode."""
-        return bool(self.waiting or self.batch.runs or self._finished)
+        return bool(self.waiting or self.batch.runs or self._finished or self._decoder.finished)
 
     @property
     def is_full(self) -> bool:
@@ -135,24 +134,28 @@ class Pack(Generic[Owner]):
             del self._images[run]
             self._joined_at.pop(run, None)
         self._finished = [finished for finished in self._finished if finished.owner is not owner]
+        self._decoder.remove(owner)
 
     def fail_all(self, reason: str, describe: Callable[[ImageRequest], str]) -> list[Failed[Owner]]:
         """Drop all images. Returns them with their errors."""
-        images = [*self._images.values(), *((one.owner, one.request) for one in self._finished)]
+        finished = [*self._finished, *self._decoder.finished]
+        images = [*self._images.values(), *((one.owner, one.request) for one in finished)]
         self._images.clear()
         self._finished.clear()
+        self._decoder.clear()
         return [_failure(owner, request.spec, reason, describe(request)) for owner, request in images]
 
     def owners(self) -> list[Owner]:
         """Return the owners of all images that are waiting, sampling or finished."""
         sampling = [self._images[run][0] for run in (*self.waiting, *self.batch.runs)]
-        return [*sampling, *(finished.owner for finished in self._finished)]
+        return [*sampling, *(finished.owner for finished in (*self._finished, *self._decoder.finished))]
 
     def close(self) -> None:
         """Free the device's memory."""
         self.embedder.clear()
         self._beginnings.clear()
         self._finished.clear()
+        self._decoder.clear()
 
     def step(self) -> list[Developed[Owner] | Failed[Owner]]:
         """Evaluate the network once for the oldest images that fit, and decode finished latents that are due.
@@ -173,7 +176,7 @@ class Pack(Generic[Owner]):
             rows = self.batch.total_rows_of(run)
             seconds = (self._row_seconds - self._joined_at.pop(run)) * rows / max(len(run.trajectory), 1)
             self._finished.append(Finished(owner, request, self.batch.leave(run), self._steps, rows, seconds))
-        return [*failed, *(self._decode() if self._decode_is_due() else [])]
+        return [*failed, *self._decode()]
 
     def _test(self) -> None:
         """Raise UnstableProfile unless rows keep their bits at another place and in other company."""
@@ -232,39 +235,25 @@ class Pack(Generic[Owner]):
         return len(self._finished) >= self.decode_rows or not self.batch.runs or waited >= DECODE_WAIT_STEPS
 
     def _decode(self) -> list[Developed[Owner] | Failed[Owner]]:
-        group, began = self._finished[: self.decode_rows], time.perf_counter()
-        with metrics.DECODE_SECONDS.time(), named_faults("the decoder"):
-            decoded = each(self._decode_group, group)
-        decoding = (time.perf_counter() - began) / len(group)
-        del self._finished[: len(group)]
-        images: list[Developed[Owner] | Failed[Owner]] = []
-        for finished, pixels in zip(group, decoded, strict=True):
-            owner, spec = finished.owner, finished.request.spec
-            if isinstance(pixels, Exception):
-                images.append(_failure(owner, spec, "decoding", f"it cannot be decoded: {summarise(pixels)}"))
-            elif pixels is None:
-                precision = self._execution.precision
-                metrics.NOT_FINITE.labels(self.release.name, precision).inc()
-                error = NOT_FINITE if precision == "fp32" else NOT_FINITE_BF16
-                images.append(_failure(owner, spec, "not_finite", error))
-            else:
-                images.append(
-                    Developed(owner, spec, pixels, self.profile, finished.evaluations, finished.seconds + decoding)
-                )
-        return images
+        """Begin to decode what is due, and return the images that have arrived."""
+        arrived = self._decoder.take(wait=True) if self._decode_is_due() and self._decoder.is_full else []
+        if self._decode_is_due():
+            group = self._finished[: self.decode_rows]
+            self._decoder.start(group)
+            del self._finished[: len(group)]
+        has_other_work = bool(self.waiting or self.batch.runs or self._finished)
+        return [self._develop(one) for one in (*arrived, *self._decoder.take(wait=not has_other_work))]
 
-    def _decode_group(self, group: Sequence[Finished[Owner]]) -> list[NDArray[np.uint8] | None]:
-        """Decode latents to uint8 [H, W, C], in calls of one shape; None for one with NaN or infinite values."""
-        latents = torch.zeros(self.decode_rows, *self.shape, device=self._execution.device)
-        for i, finished in enumerate(group):
-            latents[i] = finished.latent
-        images = self._decode_latents(self.model.autoencoder, latents)
-        is_finite = torch.isfinite(latents).flatten(1).all(1) & torch.isfinite(images).flatten(1).all(1)
-        for i, finished in enumerate(group):
-            conditions = finished.request.conditions
-            images[i] = restore(self.model.conditioners.finish(images[i], conditions.values), conditions.beginning)
-        pixels = to_bytes(images)
-        return [pixels[i] if finite else None for i, finite in enumerate(is_finite[: len(group)].tolist())]
+    def _develop(self, one: Decoded[Owner]) -> Developed[Owner] | Failed[Owner]:
+        owner, spec = one.finished.owner, one.finished.request.spec
+        if isinstance(one.pixels, Exception):
+            return _failure(owner, spec, "decoding", f"it cannot be decoded: {summarise(one.pixels)}")
+        if one.pixels is None:
+            precision = self._execution.precision
+            metrics.NOT_FINITE.labels(self.release.name, precision).inc()
+            return _failure(owner, spec, "not_finite", NOT_FINITE if precision == "fp32" else NOT_FINITE_BF16)
+        seconds = one.finished.seconds + one.seconds
+        return Developed(owner, spec, one.pixels, self.profile, one.finished.evaluations, seconds)
 
     def _fail(self, run: Run, reason: str, error: str) -> Failed[Owner]:
         owner, request = self._images.pop(run)

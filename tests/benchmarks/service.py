@@ -21,8 +21,8 @@ from sqlalchemy import text
 from services.job_queue.plan import Plan
 from services.job_requests.image_spec import image_spec
 from services.job_requests.schema import DEFAULTS
+from services.worker.decoder import Decoder
 from services.worker.engine import Engine
-from services.worker.pack import Pack
 from tests.support.stack import Stack, fresh_stack
 from training.model.batch import Batch
 
@@ -42,14 +42,16 @@ FAST_STEPS = 50  # guided: two evaluations each
 FAST_DEVICE = """
 import time
 import numpy as np
-from services.worker.pack import Pack
+import torch
+from services.worker.decoder import Decoder
 from training.model.batch import Batch
 def evaluate(self, selected, ticket, noise, guider):
     time.sleep(0.001)
     return self._state[:, 0]
 Batch._evaluate = evaluate
 images = np.random.default_rng(0).integers(0, 255, (8, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
-Pack._decode_group = lambda self, group: [images[i] for i in range(len(group))]
+images = torch.from_numpy(images)
+Decoder._compute = lambda self, group: (images[: len(group)], torch.ones(len(group), dtype=torch.bool))
 """
 
 
@@ -98,7 +100,7 @@ def request(number: int, steps: int) -> dict[str, object]:
 def engine_speed(stack: Stack, jobs: int, steps: int, device: str = SLOW_STEP.format(STEP_S)) -> float:
     """Return the images per second of the engine alone."""
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((Batch, "step"), (Batch, "_evaluate"), (Pack, "_decode_group")):
+        for owner, name in ((Batch, "step"), (Batch, "_evaluate"), (Decoder, "_compute")):
             patch.setattr(owner, name, getattr(owner, name))  # the context puts back what `device` replaces
         exec(device, {})
         return _engine_speed(stack, jobs, steps)

@@ -11,7 +11,12 @@ def to_unit(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_bytes(images: Tensor) -> NDArray[np.uint8]:
+def to_uint8(images: Tensor) -> Tensor:
     """Convert floats to 8-bit images: [N, C, H, W], clamped to [-1, 1] -> uint8 [N, H, W, C], rounded to nearest."""
     scaled = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return scaled.permute(0, 2, 3, 1).contiguous()
+
+
+def to_bytes(images: Tensor) -> NDArray[np.uint8]:
+    """Do what `to_uint8` does, and wait for the images."""
+    return to_uint8(images).cpu().numpy()
