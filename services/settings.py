@@ -208,6 +208,7 @@ class ConsoleSettings(StoreSettings, DatabaseSettings):
     console_operators: Annotated[list[str], BeforeValidator(split_names)] = Field(
         [], description="the groups whose members operate the service"
     )
+    console_runs: Path | None = Field(None, description="a folder of training runs to show to operators")
 
     @field_validator("console_proxy_networks")
     @classmethod

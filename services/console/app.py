@@ -31,7 +31,7 @@ LOOPBACK = ("127.0.0.1", "localhost")
 def make_app(settings: ConsoleSettings, database: Engine, store: ObjectStore, links: SignInLinks) -> FastAPI:
     """Return the application. links: which sign-in links it accepts."""
     secret = settings.console_secret
-    parts = Parts(database, store, make_templates(), links, make_proxy(settings))
+    parts = Parts(database, store, make_templates(), links, make_proxy(settings), settings.console_runs)
     app = FastAPI(
         title="Darkroom",
         lifespan=parts.health.watch,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fastapi.templating import Jinja2Templates
 from sqlalchemy import Connection, Engine
@@ -27,6 +28,7 @@ class Parts:
     templates: Jinja2Templates
     links: SignInLinks
     proxy: Proxy | None = None  # None: links sign in
+    runs: Path | None = None  # the folder of training runs
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     rates: Rates = field(default_factory=Rates)
     news: News = field(init=False)

@@ -12,6 +12,7 @@ from services.console.pages import (
     many,
     ratings,
     releases,
+    runs,
     service,
     session,
     submit,
@@ -20,5 +21,5 @@ from services.console.pages import (
 PAGES: tuple[APIRouter, ...] = (
     health.router, session.router, jobs.router, images.router, ratings.router, errors.router, many.router,
     submit.router, releases.router, service.router, compare.router,
-    events.router,
+    events.router, runs.router,
 )  # fmt: skip

@@ -1,0 +1,64 @@
+"""Curves as SVG, drawn by the server, so that a page needs no script for them and prints well."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 640, 200
+MOST_POINTS = 400  # of a curve: each stands for equally many steps, by their mean
+TICKS = 4
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A line across a chart: where, and its value."""
+
+    at: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A curve as the `d` of an SVG path within WIDTH x HEIGHT, with the lines of both axes."""
+
+    name: str
+    path: str
+    rows: Sequence[Tick]
+    columns: Sequence[Tick]
+    last: float
+    is_log: bool
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
+    """Return at most `most` points, each the mean of as many neighbours; points that are not finite are left out."""
+    finite = [point for point in points if math.isfinite(point[1])]
+    size = max(1, -(-len(finite) // most))
+    groups = (finite[start : start + size] for start in range(0, len(finite), size))
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def draw_curve(name: str, points: Sequence[tuple[float, float]]) -> Chart | None:
+    """Draw a curve; values that are all positive and differ tenfold have a logarithmic axis. None without points."""
+    shown = thin(points)
+    if not shown:
+        return None
+    values = [y for _, y in shown]
+    is_log = min(values) > 0 and max(values) >= 10 * min(values)
+    scale = math.log10 if is_log else float
+    low, high = scale(min(values)), scale(max(values))
+    left, right = shown[0][0], shown[-1][0]
+    across, up = (right - left) or 1.0, (high - low) or 1.0
+
+    def x_of(step: float) -> float:
+        return round((step - left) / across * WIDTH, 1)
+
+    def y_of(value: float) -> float:
+        return round(HEIGHT - (scale(value) - low) / up * HEIGHT, 1)
+
+    path = "M" + "L".join(f"{x_of(x)} {y_of(y)}" for x, y in shown)
+    heights = [low + up * part / TICKS for part in range(TICKS + 1)] if high > low else [low]
+    rows = [Tick(y_of(value), value) for value in (10**height if is_log else height for height in heights)]
+    columns = [Tick(x_of(step), step) for step in (left + across * part / TICKS for part in range(TICKS + 1))]
+    return Chart(name, path, rows, columns, points[-1][1], is_log)
