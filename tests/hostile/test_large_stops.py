@@ -12,7 +12,7 @@ from tests.support.stack import Process, Stack
 from tests.support.tenants import QUICK, Tenant, administrator, end_open_jobs
 from tests.support.thoroughness import THOROUGH
 
-IMAGES = 1_000_000
+IMAGES = 1_000_000 if THOROUGH else 200_000
 PLAN = {"images_per_item": 1000, "items": []}
 
 
@@ -49,7 +49,7 @@ def one_round(engine: Engine) -> tuple[int, float]:
 
 
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
-def test_a_million_images_stop_in_time_proportional_to_their_number(
+def test_a_large_job_stops_in_time_proportional_to_its_images(
     stack: Stack, attacker: Tenant, neighbour: Tenant, how: str
 ) -> None:
     """A dispatcher whose watchdog ends it after ten seconds without progress stops the job, and serves others."""

@@ -10,13 +10,14 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,16 @@ class Forked:
             self.returncode = self._server.ask({"poll": self.pid})
         return self.returncode
 
-    def wait(self, timeout: float = float("inf")) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         """Return the exit status of the process when it ends. Raises subprocess.TimeoutExpired."""
-        deadline = time.monotonic() + timeout
-        while (status := self.poll()) is None:
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
-            time.sleep(0.01)
+        if self.returncode is None:
+            with suppress(ProcessLookupError):  # another thread has asked for its status
+                ended = os.pidfd_open(self.pid)
+                select.select([ended], [], [], timeout)
+                os.close(ended)
+        status = self.poll()
+        if status is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
         return status
 
     def send_signal(self, number: int) -> None:

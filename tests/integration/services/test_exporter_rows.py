@@ -11,8 +11,9 @@ from services.job_queue.load import STATEMENT_TIMEOUT_S, read_load
 from tests.support.gauges import read_gauges
 from tests.support.job_queue import empty_queue
 from tests.support.stack import Stack
+from tests.support.thoroughness import THOROUGH
 
-OPEN_JOBS, SHARDS = 100_000, 1_000_000
+OPEN_JOBS, SHARDS = (100_000, 1_000_000) if THOROUGH else (20_000, 200_000)
 
 
 @pytest.fixture
