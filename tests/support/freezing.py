@@ -39,7 +39,7 @@ def is_frozen(process: Process) -> bool:
         return file.read().rsplit(")", 1)[1].split()[0] == "T"
 
 
-def wait_until_frozen(process: Process, timeout: float = 60) -> None:
+def wait_until_frozen(process: Process, timeout: float = 120) -> None:
     """Wait until the process has frozen itself."""
     deadline = time.monotonic() + timeout
     while not is_frozen(process):

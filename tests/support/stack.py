@@ -102,7 +102,7 @@ class Stack:
         with self.engine("submitter").connect() as connection:
             return connection.execute(text("SELECT * FROM jobs WHERE id = :id"), {"id": job_id}).one()
 
-    def wait(self, job_id: uuid.UUID, *states: str, timeout: float = 90) -> Any:
+    def wait(self, job_id: uuid.UUID, *states: str, timeout: float = 240) -> Any:
         """The job's row once it is in one of `states` (by default: ended)."""
         deadline = time.monotonic() + timeout
         while (row := self.job(job_id)).state not in (states or TERMINAL):
@@ -166,7 +166,7 @@ class Process:
     child: Child
     log: Path
 
-    def wait_for(self, words: str, timeout: float = 40) -> None:
+    def wait_for(self, words: str, timeout: float = 120) -> None:
         """Wait until its log says `words`."""
         deadline = time.monotonic() + timeout
         while words not in self.log.read_text():
