@@ -5,6 +5,7 @@ from typing import Generic
 
 import torch
 
+from services.observability import metrics
 from services.worker.device_faults import OutOfMemory, UnstableProfile, named_faults
 from services.worker.execution import Execution
 from services.worker.images import Developed, Failed, ImageRequest, Owner
@@ -109,6 +110,7 @@ class Packs(Generic[Owner]):
                 with named_faults():
                     pack = Pack[Owner](own.model, own.release, self._execution, shape, own.full_rows, own.full_decode)
             except (UnstableProfile, OutOfMemory) as error:
+                metrics.IMAGES_UNUSABLE.labels("memory").inc(len(images))
                 yield from (Failed(owner, request.spec, size_error(request, str(error))) for owner, request in images)
                 continue
             pack.stepped_at = self._steps
