@@ -122,7 +122,7 @@ def test_after_sigkill_of_everything_nothing_is_lost(demo: str, root: Path, read
             child.send_signal(signal.SIGKILL)
     (before,) = re.findall(r"jobs show (\S+)", demo)
     assert darkroom(root, "status").returncode == 1
-    up = darkroom(root, "up")
+    up = darkroom(root, "up", "--parts", "none")
     assert up.returncode == 0, up.stderr
     assert [release["name"] for release in read_json("releases", "list")] == ["digits-autoencoder", "digits"]
     job = read_json("jobs", "show", before)
