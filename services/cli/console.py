@@ -1,6 +1,7 @@
 """`darkroom console`: the pages of the service, in the foreground."""
 
 import logging
+import os
 import signal
 import socket
 from typing import TYPE_CHECKING, Annotated
@@ -76,8 +77,8 @@ def _listen(settings: "ConsoleSettings") -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise CommandError(
-            f"DARKROOM_CONSOLE_HOST, DARKROOM_CONSOLE_PORT: {host}:{port} cannot be used ({error.strerror}); "
-            "permitted: an address of this machine and a free port, or --port 0 for any"
+            f"DARKROOM_CONSOLE_HOST, DARKROOM_CONSOLE_PORT: {host}:{port} cannot be used "
+            f"({os.strerror(error.errno or 0)}); permitted: an address of this machine and a free port, or --port 0"
         ) from None
 
 
