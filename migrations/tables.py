@@ -306,6 +306,34 @@ class Rating(Table):
     rated_at: Mapped[datetime]
 
 
+class WebhookRow(Table):
+    """An address that hears of a tenant's ended jobs, and the secret that signs what it hears."""
+
+    __tablename__ = "webhooks"
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name", ondelete="CASCADE"), primary_key=True)
+    url: Mapped[str] = mapped_column(primary_key=True)
+    secret: Mapped[str]
+    may_be_private: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
+class WebhookEvent(Table):
+    """An event that is sent to a webhook until it arrives, or is dead after many attempts."""
+
+    __tablename__ = "webhook_events"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    url: Mapped[str]
+    job_id: Mapped[uuid.UUID]
+    data: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    attempts: Mapped[int]
+    due_at: Mapped[datetime]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]
+
+
 class ServiceLock(Table):
     """A row to lock for work that one process at a time may do."""
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "jobs": Entry("services.cli.jobs:app", "Submit and follow jobs."),
     "queues": Entry("services.cli.queues:app", "List, add, pause and resume queues."),
     "tenants": Entry("services.cli.tenants:app", "List, add and configure tenants."),
+    "webhooks": Entry("services.cli.webhooks:app", "Tell addresses of tenants that their jobs have ended."),
     "import": Entry("services.cli.imports:app", "Convert models of other programs to releases."),
     "export": Entry("services.cli.exports:app", "Convert releases for other programs."),
     "worker": Entry("services.cli.processes:worker", "Run a worker until SIGTERM."),

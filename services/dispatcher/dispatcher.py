@@ -17,6 +17,7 @@ from services.dispatcher.attempts import Attempts
 from services.dispatcher.hints import HintSender
 from services.dispatcher.job_changes import JobChanges
 from services.dispatcher.upkeep import Upkeep
+from services.dispatcher.webhook_sender import WebhookSender
 from services.job_queue.states import ProcessKind
 from services.observability import metrics
 from services.process.health import Health
@@ -46,6 +47,7 @@ class Dispatcher:
         self.heartbeat = Heartbeat(database, ProcessKind.DISPATCHER, settings.heartbeat_s, self.attempts.held_tokens)
         self.health = Health(self.heartbeat, self.watchdog, settings.stale_s)
         self.hints = HintSender(database, app)
+        self.webhooks = WebhookSender(database)
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._listener = Listener(database, self._wake.set, instead=f"polling every {settings.poll_s:g} s")
@@ -63,6 +65,7 @@ class Dispatcher:
         self.heartbeat.start()
         self.watchdog.start()
         self.hints.start()
+        self.webhooks.start()
         self._listener.start()
         log.info("dispatcher %s serves", self.heartbeat.id)
         while not self._stopping.is_set():
@@ -81,6 +84,7 @@ class Dispatcher:
         self._listener.stop()
         self.watchdog.stop()
         self.attempts.stop(self.settings.drain_s)
+        self.webhooks.stop()
         self.heartbeat.stop()
         log.info("dispatcher %s stopped", self.heartbeat.id)
 

@@ -53,6 +53,7 @@ PROFILE_SHRINKS = Counter("darkroom_profile_shrinks", "Times that the device ran
 JOBS_PLANNED = Counter("darkroom_jobs_planned", "Jobs that were planned or rejected.", ["outcome"])
 JOBS_FINISHED = Counter("darkroom_jobs_finished", "Jobs that were finalized, by their final state.", ["state"])
 RESCUES = Counter("darkroom_rescues", "Work recovered from lost processes.")
+WEBHOOKS = Counter("darkroom_webhooks", "Attempts at sending an event to a webhook.", ["outcome"])
 BROKER_UP = Gauge("darkroom_broker_up", "Whether the last hint could be sent.")
 SET_ASIDE = Counter("darkroom_set_aside", "Rows that could not be handled and were set aside.", ["loop"])
 LOOP_FAILURES = Counter("darkroom_loop_failures", "Rounds of a part of the dispatcher's loop that failed.", ["loop"])

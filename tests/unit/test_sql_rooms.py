@@ -12,7 +12,7 @@ PRODUCT = ("services", "training", "kfp_pipelines")
 QUEUE = (
     "tenants", "queues", "jobs", "work", "outputs", "workers", "queue_load", "open_jobs", "jobs_under_way",
     "submit_job", "submit_jobs", "change_job", "cancel_job", "cancel_jobs", "retry_job",
-    "change_requests", "tenant_usage",
+    "change_requests", "tenant_usage", "webhooks", "webhook_events", "usage_counts",
 )  # fmt: skip
 RELEASES = ("releases", "aliases", "evaluations", "promotions")
 CATALOG = ("alembic_version", "schema_revisions", "pg_roles", "pg_stat_activity", "pg_database")
