@@ -58,7 +58,7 @@ GRANTS = """
 REVOKE ALL ON FUNCTION tell_webhooks() FROM PUBLIC;
 GRANT SELECT ON webhook_events TO darkroom_submitter;
 GRANT SELECT ON webhooks TO darkroom_dispatcher;
-GRANT SELECT, UPDATE, DELETE ON webhook_events TO darkroom_dispatcher;
+GRANT SELECT, DELETE, UPDATE (state, attempts, due_at, error, delivered_at) ON webhook_events TO darkroom_dispatcher;
 INSERT INTO schema_revisions VALUES ('0027', '0005');
 """
 

@@ -1,21 +1,17 @@
 """`darkroom releases`: published releases and their aliases."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from services.cli.commands import COMMANDS, command_group
+from services.cli.release_fields import release_fields
 from services.cli.session import AsJson, connect, connect_database
 from services.cli.terminal import print_json, print_table
-
-if TYPE_CHECKING:
-    from services.registry.evaluations import Evaluation
-    from services.registry.releases import ReleaseRow
+from services.errors import CommandError
 
 app = command_group(COMMANDS["releases"].help)
 Reference = Annotated[str, typer.Argument(help="name, name@alias or name@version")]
@@ -67,8 +63,15 @@ def list_releases(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(reference: Reference, as_json: AsJson = False) -> None:
+def show(
+    reference: Reference,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of requests to the release instead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show a release: shapes, conditions, metrics, lineage and files."""
+    from services.job_requests.schema import published_schema
     from services.registry import releases
     from services.registry.aliases import aliases_of
     from services.registry.evaluations import list_evaluations
@@ -78,37 +81,16 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         row = releases.find(connection, reference, retired=True)
         aliases = aliases_of(connection, row.id)
         evaluations = list_evaluations(connection, row.id)
-    if as_json:
+    if schema:
+        if row.kind != "diffusion":
+            raise CommandError(f"--schema: {reference} is an {row.kind}; permitted: diffusion releases")
+        print_json(published_schema(releases.request_rules(row.manifest)))
+    elif as_json:
         scores = [{"fingerprint": e.fingerprint, "metrics": e.metrics} for e in evaluations]
         about = {"version": row.version, "aliases": aliases, "origin": row.origin, "published_by": row.published_by}
         print_json({**about, "evaluations": scores, **row.manifest})
     else:
-        print_table((), _fields(row, aliases, evaluations))
-
-
-def _fields(row: "ReleaseRow", aliases: list[str], evaluations: "list[Evaluation]") -> Iterator[tuple[str, str]]:
-    manifest = row.manifest
-    yield "release", f"{row.name}@{row.version} ({row.kind})"
-    yield "aliases", ", ".join(aliases) or "none"
-    yield "digest", row.digest
-    for field in ("image_shape", "latent_shape"):
-        yield field.replace("_", " "), " x ".join(map(str, manifest[field]))
-    for name, rule in manifest["conditions"].get("properties", {}).items():
-        yield "condition", f"{name}: {json.dumps(rule)}"
-    yield "published by", row.published_by
-    if row.retired_at is not None:
-        yield "retired", f"{row.retired_at:%Y-%m-%d %H:%M} by {row.retired_by}"
-    yield from row.origin.items()
-    for parent in ("autoencoder", "initial"):
-        if parent in manifest["lineage"]:
-            yield f"its {parent}", manifest["lineage"][parent][:12]
-    for score in evaluations:
-        yield "evaluation", f"{score.fingerprint[:12]} of {score.created_at:%Y-%m-%d %H:%M}"
-        for name, value in score.metrics.items():
-            if not name.endswith(("fingerprint", "digest")):
-                yield "", f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}"
-    for name, record in manifest["files"].items():
-        yield "file", f"{name}  {record['bytes']:,} bytes  sha256 {record['sha256'][:12]}"
+        print_table((), release_fields(row, aliases, evaluations))
 
 
 @app.command()

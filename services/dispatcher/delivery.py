@@ -12,15 +12,18 @@ import ipaddress
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from services.job_queue.webhooks import Event
 from training.errors import DarkroomError
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # of each read and write
+TOTAL_S = 15.0  # of an attempt: a receiver may send its answer byte by byte
 MAX_ANSWER = 1_000  # bytes that are read
 TYPE = "darkroom.job.ended"
 
@@ -75,6 +78,8 @@ def deliver(event: Event, context: ssl.SSLContext | None = None) -> None:
     connection = _Connection(parts.hostname, port, address, parts.scheme == "https", context)
     body = json.dumps(cloud_event(event)).encode()
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    timer = threading.Timer(TOTAL_S, connection.abort)
+    timer.start()
     try:
         connection.request("POST", path, body, sign(event, body, int(time.time())))
         answer = connection.getresponse()
@@ -82,6 +87,7 @@ def deliver(event: Event, context: ssl.SSLContext | None = None) -> None:
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise DeliveryError(f"{parts.hostname}: {type(error).__name__}: {error}") from None
     finally:
+        timer.cancel()
         connection.close()
     if not 200 <= answer.status < 300:
         raise DeliveryError(f"{parts.hostname} answered {answer.status}; permitted: 200 to 299")
@@ -121,6 +127,12 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(host, port, timeout=TIMEOUT_S)
         self.default_port = 443 if is_secure else 80
         self._address, self._is_secure, self._context = address, is_secure, context
+
+    def abort(self) -> None:
+        """End what another thread waits for."""
+        if self.sock is not None:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
         self.sock = socket.create_connection((self._address, self.port), TIMEOUT_S)

@@ -17,6 +17,7 @@ from services.errors import quote
 from services.job_queue.plan import Plan
 from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.expansion import MAX_AXES, MAX_FRAMES, MAX_VALUES, count_cells, expand_grid, expand_walk
+from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import KEY_WORDS, MAX_MESSAGES, JsonSchema, validation_messages
 from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes
 from services.job_requests.sampling_fields import SHARE, sampling_mistakes, sampling_schema, toward_schema
@@ -114,6 +115,18 @@ def walk_schema(conditions: JsonSchema) -> dict[str, Any]:
         "required": ["from", "to", "frames"],
         "additionalProperties": False,
     }
+
+
+def published_schema(conditions: JsonSchema) -> dict[str, Any]:
+    """Return the JSON Schema of a request for other programs: without the keywords that only this package knows."""
+
+    def strip(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: strip(value) for name, value in part.items() if name not in (IMAGE_RULE, KEPT_IN_NULL)}
+        return [strip(value) for value in part] if isinstance(part, list) else part
+
+    schema: dict[str, Any] = strip(request_schema(conditions))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,16 @@ import hashlib
 import hmac
 import json
 import socket
+import threading
 import time
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from services.dispatcher import delivery
 from services.dispatcher.delivery import DeliveryError, check_url, deliver
 from services.job_queue.webhooks import Event
 from tests.support.receiver import receiver
@@ -95,6 +98,27 @@ def test_an_address_that_does_not_answer_is_named_without_the_secret() -> None:
         with pytest.raises(DeliveryError, match=r"127.0.0.1: ConnectionRefusedError") as error:
             deliver(event(f"http://127.0.0.1:{unused.getsockname()[1]}/"))
     assert SECRET not in str(error.value)
+
+
+def test_an_answer_byte_by_byte_is_not_awaited_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "TOTAL_S", 0.5)
+    is_over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            peer, _ = server.accept()
+            with peer, suppress(OSError):
+                while not is_over.wait(0.05):
+                    peer.send(b"H")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(DeliveryError, match=r"127.0.0.1: "):
+                deliver(event(f"http://127.0.0.1:{server.getsockname()[1]}/"))
+        finally:
+            is_over.set()
+            thread.join()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """What a request may contain, and the messages for its author when it is invalid."""
 
 import inspect
+import json
 import time
 import tracemalloc
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from services.cli import evaluate
 from services.dispatcher.sharding import cut_batches, request_items
@@ -15,6 +18,7 @@ from services.job_requests.class_names import class_number
 from services.job_requests.image_spec import ImageSpec, image_cost, image_spec
 from services.job_requests.schema import MAX_SEED, Limits, plan_request
 from services.job_requests.strict_json import RequestError
+from services.registry.releases import request_rules
 from training.evaluation import second_stage
 from training.model.solvers import SOLVERS
 from training.model.spacing import SPACINGS
@@ -253,3 +257,13 @@ def test_a_class_is_given_by_number_or_name() -> None:
     many = {"anyOf": [number, {"enum": [f"c{n}" for n in range(1000)]}]}
     with pytest.raises(RequestError, match=r"c28, c29 and 970 more$"):
         plan_request({"items": [{"class_label": 9}]}, {**conditions, "properties": {"class_label": many}}, LIMITS)
+
+
+def test_the_published_schema_is_json_and_accepts_what_planning_accepts(tiny_release: Path) -> None:
+    rules = request_rules(json.loads((tiny_release / "release.json").read_text()))
+    published = json.loads(json.dumps(schema.published_schema(rules)))
+    Draft202012Validator.check_schema(published)
+    validator = Draft202012Validator(published)
+    assert validator.is_valid({"items": [ITEM], "steps": 3, "output": {"format": "webp", "quality": 5}})
+    assert not validator.is_valid({"items": [{"class_label": 99}]})
+    assert "imageRule" not in json.dumps(published)
