@@ -111,14 +111,17 @@ def redeliver(connection: Connection, event_ids: Sequence[uuid.UUID] | None, ten
 
 
 def claim_events(connection: Connection) -> list[Event]:
-    """Claim events that are due, a few of each tenant. One whose sender dies is due again after LEASE_S seconds."""
+    """Claim events that are due, a few of each tenant, in random order: no tenant's events are always the last.
+
+    One whose sender dies is due again after LEASE_S seconds.
+    """
     rows = connection.execute(
         text(f"""
             WITH due AS (
                 SELECT next.id FROM (SELECT DISTINCT tenant FROM webhooks) AS tenants CROSS JOIN LATERAL (
                     SELECT id FROM webhook_events WHERE tenant = tenants.tenant AND state = 'waiting'
                         AND due_at <= now() ORDER BY due_at LIMIT {EACH} FOR UPDATE SKIP LOCKED
-                ) AS next LIMIT {TOGETHER}
+                ) AS next ORDER BY random() LIMIT {TOGETHER}
             )
             UPDATE webhook_events AS event SET attempts = attempts + 1,
                 due_at = now() + make_interval(secs => {LEASE_S})

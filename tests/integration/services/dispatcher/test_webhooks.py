@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from services.job_queue import webhooks
-from services.job_queue.webhooks import MAX_ATTEMPTS, Event
+from services.job_queue.webhooks import EACH, MAX_ATTEMPTS, TOGETHER, Event
 from tests.support.commands import Darkroom
 from tests.support.receiver import receiver
 from tests.support.stack import Stack
@@ -87,6 +87,28 @@ def test_an_event_is_sent_again_if_its_sender_dies_and_is_dead_in_the_end(owner:
         assert webhooks.redeliver(connection, None, tenant.name) == 1
     (again,) = claim(owner, tenant)
     assert (again.id, again.attempts) == (first.id, 1)
+
+
+def test_no_backlog_of_others_keeps_a_tenant_s_events_back(stack: Stack, owner: Engine) -> None:
+    """Nine tenants have more events due than are claimed together."""
+    tenants = [make_tenant(stack, f"t{number}{uuid.uuid4().hex[:8]}") for number in range(TOGETHER // EACH + 1)]
+    for one in tenants:
+        add(owner, one, "http://127.0.0.1:1/")
+        with owner.begin() as connection:
+            connection.execute(
+                text("""
+                    INSERT INTO webhook_events (tenant, url, job_id, data)
+                    SELECT :tenant, 'http://127.0.0.1:1/', uuidv7(), '{}' FROM generate_series(1, 100)
+                """),
+                {"tenant": one.name},
+            )
+    served: set[str] = set()
+    for _ in range(5):
+        with owner.begin() as connection:
+            served |= {event.tenant for event in webhooks.claim_events(connection)}
+    with owner.begin() as connection:
+        connection.execute(text("DELETE FROM webhooks WHERE tenant = ANY(:t)"), {"t": [one.name for one in tenants]})
+    assert served >= {one.name for one in tenants}
 
 
 def test_a_job_that_does_not_end_leaves_no_event(owner: Engine, tenant: Tenant) -> None:
