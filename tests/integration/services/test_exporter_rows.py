@@ -22,7 +22,7 @@ def owner(stack: Stack) -> Iterator[Engine]:
     empty_queue(engine)
     yield engine
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE jobs, work, outputs"))
+        connection.execute(text("TRUNCATE jobs, work, outputs CASCADE"))
 
 
 def test_a_row_out_of_range_silences_nothing(stack: Stack, owner: Engine) -> None:

@@ -58,7 +58,7 @@ def test_a_process_that_freezes_in_a_transaction_frees_its_locks(stack: Stack, l
         assert logins.ensure_login(connection, login, group="worker", password=PASSWORD) == []
     program = (
         f"import psycopg; c = psycopg.connect({as_login(stack, login)!r})\n"
-        "c.execute(\"SELECT FROM tenants\"); c.execute('LOCK TABLE workers IN SHARE ROW EXCLUSIVE MODE')\n"
+        "c.execute(\"SELECT FROM tenants WHERE name = 'default' FOR UPDATE\")\n"
         "print('locked', flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as frozen:
@@ -68,7 +68,7 @@ def test_a_process_that_freezes_in_a_transaction_frees_its_locks(stack: Stack, l
             os.kill(frozen.pid, signal.SIGSTOP)
             began = time.monotonic()
             with stack.engine("migrator").begin() as connection:
-                connection.execute(text("LOCK TABLE workers IN SHARE ROW EXCLUSIVE MODE"))
+                connection.execute(text("SELECT FROM tenants WHERE name = 'default' FOR UPDATE"))
             assert time.monotonic() - began < 12
         finally:
             frozen.kill()

@@ -34,6 +34,7 @@ WRITTEN: dict[Role, dict[str, dict[str, str]]] = {
         "tenants": {"UPDATE": "virtual_time"},  # by dispatchers of 0.1.0
         "cancel_requests": {"UPDATE": "requested_at", "DELETE": ""},  # to lock a row
         "change_requests": {"UPDATE": "due_at", "DELETE": ""},
+        "webhook_events": {"UPDATE": "state attempts due_at error delivered_at", "DELETE": ""},
         "service_locks": {"UPDATE": "name"},  # to lock a row
     },
 }
