@@ -6,6 +6,7 @@ Publishing the same content again changes nothing, and an autoencoder that ten d
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.image_rules import add_image_rules
 from services.registry import blobs, weights
 from services.registry.locks import keep_blobs, lock_names
-from services.storage.object_store import ObjectStore
+from services.storage.object_store import ObjectStore, ObjectStoreError
 from training.errors import DarkroomError
 from training.model import release as release_format
 from training.model.release import Serve
@@ -211,7 +212,8 @@ def publish(
     release = release_format.read(folder).with_rule(serve)
     release = replace(release, name=check_name(name or release.name))
     weights.check_finite(folder)
-    blobs.upload(store, release, folder)
+    with suppress(ObjectStoreError):  # The second upload has the same error, unless a pruner caused it.
+        blobs.upload(store, release, folder)
     keep_blobs(connection)
     if not blobs.are_present(store, release):  # A pruner has just deleted an old blob that no release needed.
         blobs.upload(store, release, folder)

@@ -26,14 +26,16 @@ def unchecked(stack: Stack) -> Iterator[None]:
         for table, names in CONSTRAINTS.items():
             for row in connection.execute(query, (table,)).fetchall():
                 if row.conname in names:
-                    dropped.append((table, row.conname, row.text.removesuffix(" NOT VALID")))
+                    dropped.append((table, row.conname, row.text))
                     connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {row.conname}")
         connection.execute("ALTER TABLE jobs DISABLE TRIGGER check_times")
     yield
     end_open_jobs(stack)
     with administrator(stack) as connection:
+        connection.execute("DELETE FROM outputs")
+        connection.execute("DELETE FROM jobs")  # the odd ones that have ended
         for table, name, definition in dropped:
-            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition} NOT VALID")
+            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
         connection.execute("ALTER TABLE jobs ENABLE TRIGGER check_times")
 
 
