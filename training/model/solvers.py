@@ -265,9 +265,8 @@ WITHIN_STEPS = ("dpm2", "dpm2_ancestral", "dpm_solver_sde", "tcd")
 
 def build(solver: str, levels: Sequence[Level], process: Process, **options: float) -> Trajectory:
     """Build a solver's trajectory over levels of the process. options: of the builder."""
-    if solver in WITHIN_STEPS:
-        return SOLVERS[solver](levels, process, **options)
-    return SOLVERS[solver](levels, **options)
+    needed = (process,) if solver in WITHIN_STEPS else ()
+    return SOLVERS[solver](levels, *needed, **options)
 
 
 def steps_taken(steps: int, strength: float) -> int:

@@ -1,4 +1,4 @@
-"""The migrations create the tables of migrations/tables.py."""
+"""The migrations create the tables of migrations/tables."""
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
