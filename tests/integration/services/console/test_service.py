@@ -4,14 +4,23 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from sqlalchemy import text
 
 from services.job_queue.processes import record_heartbeat, register
 from services.job_queue.states import ProcessKind
 from tests.support.console import open_console
 from tests.support.console_releases import send_form
-from tests.support.stack import Stack
+from tests.support.stack import Stack, fresh_stack
 from tests.support.tenants import make_tenant
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A stack of these tests alone: what others leave in a queue would be on the page."""
+    with fresh_stack() as running:
+        running.commit_without_waiting()
+        yield running
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from tests.support.stack import Process, Stack
+from tests.support.stack import Process, Stack, fresh_stack
 from tests.support.thoroughness import THOROUGH
 
 REQUESTS, LINES, GOOD = (1_200, 1_000, 20) if THOROUGH else (300, 250, 5)
@@ -51,6 +51,14 @@ RAW_LINES = (
     b'{"class_label": "' + b"x" * 10_000 + b'"}', b'{"class_label": 1, "id": "\\u0000"}',
     b'{"class_label": 1, "metadata": {"\\ud800": "\\u0000"}}',
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A stack of these tests alone: what others leave in a queue would be in the log that is read."""
+    with fresh_stack() as running:
+        running.commit_without_waiting()
+        yield running
 
 
 @pytest.fixture
