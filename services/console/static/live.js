@@ -22,10 +22,9 @@ if (jobs.length) {
   const known = new Map();
   news.addEventListener("job", ({ data }) => {
     const { id } = JSON.parse(data);
-    const isNew = known.get(id) !== data;
-    const isFirst = !known.has(id);
+    const isNew = known.get(id) !== data; // the first may be, too: of a change since the page was made
     known.set(id, data);
-    if (!isNew || isFirst || waiting) return;
+    if (!isNew || waiting) return;
     waiting = true;
     setTimeout(() => refresh().catch(() => {}), PAUSE_MS);
   });

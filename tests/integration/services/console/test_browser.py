@@ -15,7 +15,6 @@ from tests.support.browser import open_browser, served
 from tests.support.console import console_settings, make_job
 from tests.support.stack import Stack, fresh_stack
 from tests.support.tenants import make_tenant
-from tests.support.thoroughness import THOROUGH
 
 TENANT = "browsing"
 SLOW_MS = 60_000
@@ -110,7 +109,6 @@ def test_pages_work_without_javascript(stack: Stack, page: Any) -> None:
     page.wait_for_selector("text=You are not signed in")
 
 
-@pytest.mark.skipif(not THOROUGH, reason="it waits in vain after the other tests of this file, and passes by itself")
 def test_numbers_and_images_appear_as_they_are_made(stack: Stack, page: Any) -> None:
     job = make_job(stack, 6, tenant=TENANT, pictures=6, state="running", succeeded=2, finished_at=None)
     statement = text("DELETE FROM outputs WHERE job_id = :job AND index >= 2 RETURNING outputs.*")
