@@ -13,19 +13,11 @@ from services.console.viewer import Viewer
 from tests.integration.services.console.test_outages import no_postgres
 from tests.support.browser import open_browser, served
 from tests.support.console import console_settings, make_job
-from tests.support.stack import Stack, fresh_stack
+from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
 
 TENANT = "browsing"
 SLOW_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """A stack of these tests alone: what others leave in a queue delays no page."""
-    with fresh_stack() as running:
-        running.commit_without_waiting()
-        yield running
 
 
 @pytest.fixture(scope="module")
