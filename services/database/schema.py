@@ -33,6 +33,7 @@ VERSION_TABLE = """
         version_num varchar(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))
 """
 CREATE_ATTEMPTS = 3
+ALREADY_THERE = ("23505", "42710", "42P07")  # SQLSTATEs: unique_violation, duplicate_object, duplicate_table
 LOCK_INTERVAL_S = 0.2
 LOCK_NOT_AVAILABLE = "55P03"  # SQLSTATE
 
@@ -197,8 +198,10 @@ def _create_version_table(engine: Engine) -> None:
             with engine.begin() as connection:
                 connection.execute(text(VERSION_TABLE))
             return
-        except IntegrityError:  # Postgres does not keep two from creating a table at once, in spite of IF NOT EXISTS.
-            if attempt + 1 == CREATE_ATTEMPTS:
+        except (IntegrityError, ProgrammingError) as error:
+            # Postgres does not keep two from creating a table at once, in spite of IF NOT EXISTS. Depending on how far
+            # the other is, this one fails at an index of the catalog, at the table's type or at the table.
+            if getattr(error.orig, "sqlstate", None) not in ALREADY_THERE or attempt + 1 == CREATE_ATTEMPTS:
                 raise
 
 

@@ -63,6 +63,20 @@ def test_several_first_upgrades_at_once_all_succeed(stack: Stack) -> None:
         assert set(pool.map(lambda _: schema.upgrade(engine), range(4))) == {schema.newest_revision()}
 
 
+def test_the_table_of_the_revision_is_created_once_however_far_another_upgrade_is(stack: Stack) -> None:
+    with another_database(stack, "version_table") as engine, ThreadPoolExecutor(4) as pool:
+        start = threading.Barrier(4)
+
+        def create(_: int) -> None:
+            start.wait()
+            schema._create_version_table(engine)
+
+        for _ in range(150):
+            assert list(pool.map(create, range(4))) == [None] * 4
+            with engine.begin() as connection:
+                connection.execute(text("DROP TABLE alembic_version"))
+
+
 def test_an_upgrade_outlasts_every_limit_on_time_and_keeps_its_lock(stack: Stack, tmp_path: Path) -> None:
     folder = write_migrations(tmp_path, seconds=1.5)
     with another_database(stack, "slow") as engine:
