@@ -21,7 +21,8 @@ from services.storage.layout import BLOBS, SUFFIXES, blob_key, job_prefix
 from services.storage.object_store import ObjectStore
 
 # The names of the objects that a job writes next to its images.
-LISTING = re.compile(r"(outputs|errors)[-.\w]*\.jsonl|manifest\.json", re.ASCII)
+LISTING = re.compile(r"(outputs|errors)[-.\w]*\.jsonl|archive-[-\w]*\.tar|manifest\.json", re.ASCII)
+UNPACKED = re.compile(r"input-[0-9]+\.jsonl?", re.ASCII)
 BLOBS_TOGETHER = 1_000  # deleted while no release may be published
 
 
@@ -32,8 +33,7 @@ def prune_jobs(database: Database, store: ObjectStore) -> Iterator[ExpiredJob]:
             stored = expiry.mark_expired(connection, job.id)
         if stored is None:  # it was retried meanwhile
             continue
-        if stored.output_prefix is not None:
-            store.delete(_objects(store, job_prefix(stored.output_prefix, job.id), stored))
+        store.delete(_objects(store, job.id, stored))
         with database.begin() as connection:
             last = expiry.last_output(connection, job.id)
         for start in range(0, last + 1, expiry.BATCH):
@@ -56,13 +56,21 @@ def list_expired(database: Database) -> Iterator[ExpiredJob]:
         after = [page[-1].id]
 
 
-def _objects(store: ObjectStore, prefix: str, stored: StoredJob) -> Iterator[str]:
+def _objects(store: ObjectStore, job_id: uuid.UUID, stored: StoredJob) -> Iterator[str]:
     """Yield the keys that a job can have written. Its folder may contain folders of other jobs."""
     suffix = SUFFIXES.get(stored.image_format or "", "[a-z]+")
     image = re.compile(rf"{NAME.pattern if stored.has_names else '[0-9]{8,}'}\.{suffix}")
-    for folder, name in (("", LISTING), ("images/", image), ("thumbnails/", image)):
-        for key in store.keys(f"{prefix}/{folder}", direct=True):
-            if name.fullmatch(key.removeprefix(f"{prefix}/{folder}")):
+    for prefix, folder, name in (
+        (stored.output_prefix, "", LISTING),
+        (stored.output_prefix, "images/", image),
+        (stored.output_prefix, "thumbnails/", image),
+        (stored.unpacked_prefix, "", UNPACKED),
+    ):
+        if prefix is None:
+            continue
+        path = f"{job_prefix(prefix, job_id)}/{folder}"
+        for key in store.keys(path, direct=True):
+            if name.fullmatch(key.removeprefix(path)):
                 yield key
 
 

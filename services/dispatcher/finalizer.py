@@ -3,19 +3,22 @@
 {prefix}/{job_id}/images/00000000.png
 {prefix}/{job_id}/outputs-00000.jsonl    one line for each stored image
 {prefix}/{job_id}/errors.jsonl           one line for each failed image
+{prefix}/{job_id}/archive-00000.tar      the stored images again, if the request asks for archives
 {prefix}/{job_id}/manifest.json          counts, release, request; once it exists, the job's objects are complete
 
 Images are read page by page in short transactions, and nothing is written to S3 within one.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 from botocore.exceptions import ClientError
 from sqlalchemy import Engine as Database
 
+from services.dispatcher.archives import archive_revision, write_archives
 from services.dispatcher.listings import CONTENT_TYPE, ErrorCounts, ListingFiles, encode_line, listing_revision
 from services.job_queue import jobs, leases, outputs, stopping
 from services.job_queue.jobs import FinalizingJob
@@ -48,26 +51,29 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
     if job.succeeded + job.failed < job.total:
         job = _fail_missing_images(database, lease, job, tick)
     mark = "" if job.revision == 1 else f"r{job.revision}-"
-    earlier = _earlier_listings(store, job)
-    listed = max(map(listing_revision, earlier), default=0)
+    earlier = _earlier_manifest(store, job)
+    listed = max(map(listing_revision, earlier["outputs"]), default=0)
     errors = f"{prefix}/errors{mark and '-' + mark[:-1]}.jsonl"
     counts, echo = ErrorCounts(), EchoReader(store, plan)
     with ExitStack() as stack:
         files = stack.enter_context(ListingFiles(store, f"{prefix}/outputs-{mark}"))
         failed = stack.enter_context(StreamedObject(store, errors, content_type=CONTENT_TYPE))
-        for start in range(0, job.total, PAGE):
-            with database.begin() as connection:
-                leases.extend(connection, lease)
-                page = outputs.read_outputs(connection, job.id, start, start + PAGE)
-            for revision, image in page:
-                if image.error is not None:
-                    failed.write(encode_line(_line(image, limit_echo(echo(image.item)), error=image.error)))
-                    counts.add(image.error)
-                elif revision > listed:
-                    stored = {"key": image.key, "sha256": image.sha256, "bytes": image.bytes, "profile": image.profile}
-                    files.write(_line(image, echo(image.item), **stored))
-            tick()
-    manifest = _manifest(job, [*earlier, *files.keys], errors).encode()
+        for revision, image in _read_images(database, lease, job, tick):
+            if image.error is not None:
+                failed.write(encode_line(_line(image, limit_echo(echo(image.item)), error=image.error)))
+                counts.add(image.error)
+            elif revision > listed:
+                stored = {"key": image.key, "sha256": image.sha256, "bytes": image.bytes, "profile": image.profile}
+                files.write(_line(image, echo(image.item), **stored))
+    objects: dict[str, Any] = {"outputs": [*earlier["outputs"], *files.keys], "errors": errors}
+    problems = [f"its listings have no ids and metadata: {echo.problem}"] if echo.problem else []
+    if "archive" in plan.get("output", {}):
+        new = (image for revision, image in _read_images(database, lease, job, tick) if image.key and revision > listed)
+        written = list(write_archives(store, plan, f"{prefix}/archive-{mark}", new, tick))
+        objects["archives"] = [*earlier["archives"], *map(asdict, written)]
+        if missing := sum(archive.missing for archive in written):
+            problems.append(f"its archives lack {missing} images that were removed or replaced before it ended")
+    manifest = _manifest(job, objects).encode()
     # A request whose answer was lost is repeated, and then finds the manifest that it has stored.
     if (
         not store.put_if_unchanged(key, manifest, etag=found, content_type="application/json")
@@ -75,7 +81,7 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
     ):
         raise lease_lost(lease)
     store.check_size(key, len(manifest))
-    reason = counts.reason(job.total) or (echo.problem and f"its listings have no ids and metadata: {echo.problem}")
+    reason = counts.reason(job.total) or "; ".join(problems) or None
     with database.begin() as connection:
         return jobs.end_job(connection, lease, key, reason)
 
@@ -98,21 +104,35 @@ def _fail_missing_images(
         return jobs.find_finalizing_job(connection, lease.job_id)
 
 
-def _earlier_listings(store: ObjectStore, job: FinalizingJob) -> list[str]:
-    """Return the listings of stored images that the manifest of an earlier revision names.
+def _read_images(
+    database: Database, lease: Lease, job: FinalizingJob, tick: Callable[[], None]
+) -> Iterator[tuple[int, Output]]:
+    """Yield the settled images of a job by index, each with the revision that settled it, and keep the lease."""
+    for start in range(0, job.total, PAGE):
+        with database.begin() as connection:
+            leases.extend(connection, lease)
+            page = outputs.read_outputs(connection, job.id, start, start + PAGE)
+        yield from page
+        tick()
 
-    There are none if the manifest was removed: all images are then listed again. Listings of this revision are those
-    of an attempt that was interrupted.
+
+def _earlier_manifest(store: ObjectStore, job: FinalizingJob) -> dict[str, list[Any]]:
+    """Return the listings of stored images and the archives that the manifest of an earlier revision names.
+
+    There are none if the manifest was removed: all images are then listed again. Those of this revision are of an
+    attempt that was interrupted.
     """
-    if job.manifest_key is None:
-        return []
-    try:
-        named = json.loads(store.get(job.manifest_key))["outputs"]
-    except ClientError as error:
-        if is_transient(error):
-            raise
-        return []
-    return [key for key in named if 0 < listing_revision(key) < job.revision]
+    named: dict[str, Any] = {}
+    if job.manifest_key is not None:
+        try:
+            named = json.loads(store.get(job.manifest_key))
+        except ClientError as error:
+            if is_transient(error):
+                raise
+    return {
+        "outputs": [key for key in named.get("outputs", ()) if 0 < listing_revision(key) < job.revision],
+        "archives": [one for one in named.get("archives", ()) if 0 < archive_revision(one["key"]) < job.revision],
+    }
 
 
 def _line(image: Output, echo: Item, **fields: Any) -> dict[str, Any]:
@@ -120,15 +140,17 @@ def _line(image: Output, echo: Item, **fields: Any) -> dict[str, Any]:
     return {"index": image.index, "item": image.item, **echo, **seed, **fields}
 
 
-def _manifest(job: FinalizingJob, files: list[str], errors: str) -> str:
-    """Return the manifest. The request and the plan are copied as text, since each may be megabytes of small values."""
+def _manifest(job: FinalizingJob, objects: Mapping[str, Any]) -> str:
+    """Return the manifest. objects: the keys of what is stored beside it.
+
+    The request and the plan are copied as text, since each may be megabytes of small values.
+    """
     fields: dict[str, Any] = {
         "job_id": str(job.id),
         "revision": job.revision,
         "counts": {"total": job.total, "succeeded": job.succeeded, "failed": job.failed},
         "release": {"name": job.release_name, "version": job.release_version, "digest": job.release_digest},
-        "outputs": files,
-        "errors": errors,
+        **objects,
         "submitted_at": job.created_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
     }

@@ -15,6 +15,7 @@ LINES_PER_FILE = 10_000
 COUNTED_ERRORS = 1_000  # different ones
 MAX_REASON = 500  # characters of an image's error in the reason of its job
 CONTENT_TYPE = "application/jsonl"
+LINE = re.compile(r"^line [0-9]+( of (['\"]).*?\2)?: ")  # as `LineNames` names it
 LISTING = re.compile(r"/outputs-(?:r(?P<revision>[0-9]+)-)?[0-9]+\.jsonl$")
 
 
@@ -82,7 +83,7 @@ class ErrorCounts:
 
     def add(self, error: str) -> None:
         """Count the error of one image."""
-        cause = re.sub(r"^line [0-9]+: ", "", error)
+        cause = LINE.sub("", error)
         count = self._counts.get(cause)
         if count is None:
             if len(self._counts) == COUNTED_ERRORS:

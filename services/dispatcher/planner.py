@@ -7,7 +7,7 @@ the first ones are sampled while the others are planned. After a crash, planning
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import Engine as Database
 
 from services.database.connections import autocommit
 from services.dispatcher.estimating import estimate, sum_items
+from services.dispatcher.inputs import LineSource, open_input, reopen_input
 from services.dispatcher.sharding import PlannedItem, cut_batches, item_cost, request_items
 from services.job_queue import leases, planning, stopping
 from services.job_queue.estimates import end_dry_run
@@ -25,13 +26,15 @@ from services.job_queue.planning import SubmittedJob
 from services.job_queue.states import JobState
 from services.job_queue.stopping import StopRequest
 from services.job_requests.condition_images import check_items
-from services.job_requests.items import InputObject, ItemReader, parse_line
+from services.job_requests.items import ItemReader, parse_line
 from services.job_requests.output_options import ImageNames, check_named
+from services.job_requests.packed_input import LineNames
 from services.job_requests.schema import Limits, check_count, plan_request
 from services.job_requests.seen_ids import SeenIds
 from services.job_requests.strict_json import RequestError, parse_json
 from services.registry import releases
 from services.registry.releases import RegistryError, ReleaseRow
+from services.storage.layout import input_key
 from services.storage.object_store import ObjectStore
 
 CHECK_S = 1.0  # how often a long reading asks whether it should go on
@@ -43,13 +46,14 @@ class JobStopped(Exception):
 
 @dataclass(frozen=True)
 class CheckedJob:
-    """A job whose request is valid. source: the object whose lines are its items, if they are not in its request."""
+    """A job whose request is valid. source: what has its items as lines, if they are not in its request."""
 
     release: ReleaseRow
     plan: Plan
     total: int
-    source: InputObject | None
     limits: Limits
+    source: LineSource | None = None
+    line_names: LineNames = field(default_factory=LineNames)
 
 
 def plan_job(
@@ -64,7 +68,7 @@ def plan_job(
         with autocommit(database).connect() as connection:
             job = planning.find_submitted_job(connection, lease.job_id)
             release = _find_release(connection, job)
-        checked = _check(store, job, release, progress)
+        checked = _check(store, lease, job, release, progress)
     except (RegistryError, RequestError) as error:
         with database.begin() as connection:
             planning.reject_job(connection, lease, str(error))
@@ -94,27 +98,29 @@ def _find_release(connection: Connection, job: SubmittedJob) -> ReleaseRow:
     return release
 
 
-def _check(store: ObjectStore, job: SubmittedJob, release: ReleaseRow, progress: "_Progress") -> CheckedJob:
+def _check(
+    store: ObjectStore, lease: Lease, job: SubmittedJob, release: ReleaseRow, progress: "_Progress"
+) -> CheckedJob:
     """Return the plan of a job. A later revision makes the same images with the same release. Raises RequestError."""
     limits = Limits(job.write_prefixes, job.read_prefixes, job.max_job_images, store.bucket)
     if job.plan is not None:
-        source = None
-        if "input" in job.plan:
-            source = InputObject(store, job.plan["input"]["key"], job.plan["input"]["etag"])
-        return CheckedJob(release, job.plan, job.total, source, limits)
+        if "input" not in job.plan:
+            return CheckedJob(release, job.plan, job.total, limits)
+        return CheckedJob(release, job.plan, job.total, limits, *reopen_input(store, job.plan["input"]))
     rules = releases.request_rules(release.manifest)
     plan = plan_request(parse_json(job.request), rules, limits)
     if check_items(plan.get("items", ()), rules, limits, job=plan) or "input" in plan:
         plan["read_at"] = store.now().isoformat()  # Objects that are replaced later are refused.
     if "input" not in plan:
-        return CheckedJob(release, plan, len(plan["items"]) * plan["images_per_item"], None, limits)
-    source = InputObject.open(store, plan["input"]["key"])
-    plan["input"] = {"key": source.key, "etag": source.etag}
+        return CheckedJob(release, plan, len(plan["items"]) * plan["images_per_item"], limits)
     # The lines are counted first, so that a job with too many of them is rejected before any of it is planned.
-    lines = source.count(limits.max_images // plan["images_per_item"], progress)
-    check_count(total := lines * plan["images_per_item"], limits)
+    most = limits.max_images // plan["images_per_item"]
+    target = None if plan.get("dry_run") else input_key(limits.write_prefixes[0], lease.job_id, lease.token)
+    opened = open_input(store, plan["input"]["key"], target, most, progress)
+    plan["input"] = opened.reference
+    check_count(total := opened.count * plan["images_per_item"], limits)
     check_named(plan, total)
-    return CheckedJob(release, plan, total, source, limits)
+    return CheckedJob(release, plan, total, limits, opened.source, opened.names)
 
 
 def _end_dry_run(
@@ -182,7 +188,7 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
             names.check(item, line.number)
             cost = item_cost(plan, item)
         except RequestError as problem:
-            error = f"line {line.number + 1}: {problem}"
+            error = f"{checked.line_names(line.number)}: {problem}"
         yield PlannedItem(line.number, cost, error, (line.start, line.stop))
 
 

@@ -26,11 +26,15 @@ class ExpiredJob:
 
 @dataclass(frozen=True)
 class StoredJob:
-    """Where a job's objects are; None if it was never planned, so that it has none."""
+    """Where a job's objects are; None if it was never planned, so that it has none.
+
+    unpacked_prefix: under which planning has unpacked its input, if it has one.
+    """
 
     output_prefix: str | None
     image_format: str | None
     has_names: bool = False  # of its images, from a template
+    unpacked_prefix: str | None = None
 
 
 def expired_jobs(connection: Connection, after: uuid.UUID | None = None) -> list[ExpiredJob]:
@@ -52,11 +56,12 @@ def mark_expired(connection: Connection, job_id: uuid.UUID) -> StoredJob | None:
         text(f"""
             UPDATE jobs SET expired_at = coalesce(expired_at, now()) FROM tenants WHERE jobs.id = :id AND {EXPIRED}
             RETURNING plan ->> 'output_prefix' AS output_prefix, plan ->> 'format' AS image_format,
-                coalesce(plan -> 'output' ? 'name', false) AS has_names
+                coalesce(plan -> 'output' ? 'name', false) AS has_names,
+                CASE WHEN request ? 'input_uri' THEN tenants.write_prefixes[1] END AS unpacked_prefix
         """),
         {"id": job_id},
     ).first()
-    return None if row is None else StoredJob(row.output_prefix, row.image_format, row.has_names)
+    return None if row is None else StoredJob(**row._mapping)
 
 
 def last_output(connection: Connection, job_id: uuid.UUID) -> int:

@@ -7,10 +7,14 @@ Item = dict[str, Any]
 
 
 class InputReference(TypedDict):
-    """The object whose lines are the items. The planner adds the ETag of the version that it read."""
+    """The object whose lines are the items. The planner adds the ETag of the version that it read.
+
+    objects: the key of a JSON object that tells which lines are from which object, if there were several.
+    """
 
     key: str
     etag: NotRequired[str]
+    objects: NotRequired[str]
 
 
 class OutputOptions(TypedDict):
@@ -21,6 +25,8 @@ class OutputOptions(TypedDict):
     name: NotRequired[str]  # a template with fields in braces
     thumbnail: NotRequired[int]  # pixels of the longer side
     metadata: NotRequired[bool]  # whether a file says of which job it is
+    archive: NotRequired[str]  # tar: the images are also stored in archives
+    archive_mib: NotRequired[int]  # of an archive, at most
 
 
 class Plan(TypedDict):

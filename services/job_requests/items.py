@@ -11,6 +11,7 @@ from itertools import chain
 
 from jsonschema import Draft202012Validator
 
+from services.errors import quote
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Item, Plan
 from services.job_requests.canvas import CANVAS
@@ -25,8 +26,8 @@ MAX_LINE = 4 * 2**20  # bytes, the limit of a whole request in the table
 MAX_INPUT = 16 * 2**30  # bytes of the object
 CHUNK = 2**20  # bytes of one read
 ECHOED = ("id", "metadata")  # fields of an item that are copied to its lines in the listings
-COMPRESSED = {  # by their first bytes
-    b"\x1f\x8b": "a gzip file",
+COMPRESSED = {  # what is refused, by its first bytes
+    b"\x1f\x8b": "a gzip file within a gzip file",
     b"PK\x03\x04": "a ZIP archive",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
@@ -66,16 +67,23 @@ def split_lines(chunks: Iterator[bytes], *, number: int = 0, start: int = 0) -> 
 class InputObject:
     """One version of the object whose lines are a job's items."""
 
-    def __init__(self, store: ObjectStore, key: str, etag: str) -> None:
-        self.store, self.key, self.etag = store, key, etag
+    def __init__(self, store: ObjectStore, key: str, etag: str, size: int = 0) -> None:
+        """size: in bytes, if it is known."""
+        self.store, self.key, self.etag, self.size = store, key, etag, size
 
     @classmethod
     def open(cls, store: ObjectStore, key: str) -> "InputObject":
         """Return the present version of the object. Raises RequestError if there is no object."""
-        etag = store.etag(key)
-        if etag is None:
+        head = store.head(key)
+        if head is None:
             raise RequestError(f"input_uri: {store.uri(key)} does not exist, or the service may not read it")
-        return cls(store, key, etag)
+        return cls(store, key, head["ETag"], head["ContentLength"])
+
+    def starts_with(self, mark: bytes) -> bool:
+        """Return whether the object begins with these bytes."""
+        if self.size < len(mark):
+            return False
+        return b"".join(self.store.stream(self.key, etag=self.etag, stop=len(mark), chunk=CHUNK)) == mark
 
     def lines(self, number: int = 0, start: int = 0, stop: int | None = None) -> Iterator[Line]:
         """Yield the lines in bytes [start, stop); the first one is line `number`.
@@ -100,17 +108,17 @@ class InputObject:
             if lines > limit:
                 return limit + 1
             if number * CHUNK > MAX_INPUT:
-                raise RequestError(f"input_uri: {self.key!r} has more bytes than permitted: {MAX_INPUT}")
+                raise RequestError(f"input_uri: {quote(self.key)} has more bytes than permitted: {MAX_INPUT}")
         if not lines:
-            raise RequestError(f"input_uri: {self.key!r} has no lines; give one item a line")
+            raise RequestError(f"input_uri: {quote(self.key)} has no lines; give one item a line")
         return lines
 
 
 def refuse_compressed(key: str, start: bytes) -> None:
-    """Raise RequestError if an object that begins with these bytes is compressed. Nothing unpacks an input."""
+    """Raise RequestError if what begins with these bytes is compressed in a way that nothing unpacks."""
     for mark, what in COMPRESSED.items():
         if start.startswith(mark):
-            raise RequestError(f"input_uri: {key!r} is {what}; permitted: lines of JSON in UTF-8, not compressed")
+            raise RequestError(f"input_uri: {quote(key)} is {what}; permitted: lines of JSON in UTF-8, plain or gzip")
 
 
 def count_lines(chunks: Iterable[bytes]) -> Iterator[int]:
@@ -175,14 +183,26 @@ def read_items(store: ObjectStore, plan: Plan, lease: Lease) -> dict[int, Item]:
     return {line.number: parse_item(line) for line in lines if line.number in numbers}
 
 
+def echo_fields(item: Item) -> Item:
+    """Return the fields of an item that listings repeat."""
+    return {name: item[name] for name in ECHOED if name in item}
+
+
+def archived_fields(item: Item) -> Item:
+    """Return the fields of an item that archives repeat: all but long ones, such as images in base64."""
+    sizes = {name: len(json.dumps(value, ensure_ascii=False).encode()) for name, value in item.items()}
+    return {name: value for name, value in item.items() if sizes[name] <= MAX_METADATA}
+
+
 class EchoReader:
     """Reads the echoed fields of items. Call it with numbers in ascending order: it reads an input object once.
 
-    problem: why the object can no longer be read. Its items then have no fields.
+    pick: which fields. problem: why the object can no longer be read. Its items then have no fields.
     """
 
-    def __init__(self, store: ObjectStore, plan: Plan) -> None:
+    def __init__(self, store: ObjectStore, plan: Plan, pick: Callable[[Item], Item] = echo_fields) -> None:
         self.problem: str | None = None
+        self._pick = pick
         self._items = plan.get("items", ())
         self._lines: Iterator[Line] | None = None
         if "input" in plan:
@@ -192,7 +212,7 @@ class EchoReader:
     def __call__(self, number: int) -> Item:
         """Return the fields of item `number`."""
         if self._lines is None:
-            return echo_fields(self._items[number])
+            return self._pick(self._items[number])
         while self._latest < number and self.problem is None:
             try:
                 line = next(self._lines)
@@ -201,13 +221,8 @@ class EchoReader:
                 break
             self._latest = line.number
             if line.number == number:
-                self._fields = echo_fields(parse_item(line))
+                self._fields = self._pick(parse_item(line))
         return self._fields
-
-
-def echo_fields(item: Item) -> Item:
-    """Return the fields of an item that listings repeat."""
-    return {name: item[name] for name in ECHOED if name in item}
 
 
 def limit_echo(fields: Item) -> Item:

@@ -1,4 +1,4 @@
-"""How images are stored: the format, the quality, names from fields of items, thumbnails and embedded metadata."""
+"""How images are stored: format, quality, names from fields of items, thumbnails, embedded metadata and archives."""
 
 import re
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from services.job_requests.strict_json import RequestError
 
 FORMATS = ("png", "jpeg", "webp")
 LOSSY = ("jpeg", "webp")
+ARCHIVES = ("tar",)
+SMALLEST_ARCHIVE, LARGEST_ARCHIVE, ARCHIVE_MIB = 1, 4096, 256  # MiB of an archive; the last if none is asked for
 MAX_TEMPLATE, MAX_NAME = 200, 200  # characters
 MAX_NAMED = 100_000  # images of a job whose names must be compared: half a second of one processor
 SMALLEST_THUMBNAIL, LARGEST_THUMBNAIL = 16, 512  # pixels of the longer side
@@ -27,6 +29,8 @@ OUTPUT = {
         "name": {"type": "string", "minLength": 1, "maxLength": MAX_TEMPLATE},
         "thumbnail": {"type": "integer", "minimum": SMALLEST_THUMBNAIL, "maximum": LARGEST_THUMBNAIL},
         "metadata": {"type": "boolean"},
+        "archive": {"enum": list(ARCHIVES)},
+        "archive_mib": {"type": "integer", "minimum": SMALLEST_ARCHIVE, "maximum": LARGEST_ARCHIVE},
     },
     "additionalProperties": False,
 }
@@ -42,6 +46,8 @@ def output_mistakes(request: Mapping[str, Any]) -> list[str]:
     if "quality" in options and image_format not in LOSSY:
         permitted = f"with the format {' or '.join(LOSSY)}"
         mistakes.append(f"output.quality: {options['quality']} is not allowed; permitted: {permitted}")
+    if "archive_mib" in options and "archive" not in options:
+        mistakes.append(f"output.archive_mib: {options['archive_mib']} is not allowed; permitted: with an archive")
     template = options.get("name")
     if template is not None and (text := PLACE.sub("", template)) and not re.fullmatch(r"[A-Za-z0-9_.=\-]*", text):
         mistakes.append(

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator
 
@@ -18,7 +19,7 @@ from services.job_queue.plan import Plan
 from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.expansion import MAX_AXES, MAX_FRAMES, MAX_VALUES, count_cells, expand_grid, expand_walk
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
-from services.job_requests.messages import KEY_WORDS, MAX_MESSAGES, JsonSchema, validation_messages
+from services.job_requests.messages import MAX_MESSAGES, JsonSchema, validation_messages
 from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes
 from services.job_requests.sampling_fields import SHARE, sampling_mistakes, sampling_schema, toward_schema
 from services.job_requests.strict_json import RequestError
@@ -39,7 +40,12 @@ DEFAULTS = {  # docs/results/claims.md measures this solver, number of steps and
     "format": "png",
 }
 MAX_METADATA = 16 * 2**10  # bytes of an item's, as JSON in UTF-8
-MAX_KEY = 1_000
+MAX_URI = 1_100  # characters: a bucket of 63 bytes and a key
+MAX_KEY = 1_024  # bytes in UTF-8, the limit of S3
+READ_WORDS = (
+    f"1 to {MAX_KEY} bytes of UTF-8 without control characters, in parts between '/' that are not empty, '.' or '..'"
+)
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 KEY = r"[A-Za-z0-9_.=\-]+(/[A-Za-z0-9_.=\-]+)*"
 END = r"$(?!\n)"  # Python's $ also matches before a last newline
 
@@ -74,7 +80,7 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "items": {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": item_schema(conditions)},
-            "input_uri": {"type": "string", "pattern": rf"^(s3://[a-z0-9.\-]+/)?{KEY}{END}", "maxLength": MAX_KEY},
+            "input_uri": {"type": "string", "minLength": 1, "maxLength": MAX_URI},
             "interpolate": walk_schema(conditions),
             "grid": grid_schema(conditions),
             "images_per_item": {"type": "integer", "minimum": 1, "maximum": MAX_PER_ITEM},
@@ -180,7 +186,7 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
         plan["own_area"] = canvas.area
     check_prefix("output_prefix", plan["output_prefix"], limits.write_prefixes)
     if "input_uri" in plan:
-        plan["input"] = {"key": resolve_key("input_uri", plan["input_uri"], limits)}
+        plan["input"] = {"key": resolve_key("input_uri", plan["input_uri"], limits, may_be_prefix=True)}
         return plan
     check_count(images := len(plan["items"]) * plan["images_per_item"], limits)
     check_named(plan, images)
@@ -232,14 +238,19 @@ def check_metadata(item: Mapping[str, Any], field: str = "metadata") -> None:
         raise RequestError(f"{field}: {size} bytes of JSON are not allowed; permitted: at most {MAX_METADATA}")
 
 
-def resolve_key(field: str, text: str, limits: Limits) -> str:
-    """Return the key that s3://BUCKET/KEY, or KEY alone, names. Raises RequestError if the tenant may not read it."""
+def resolve_key(field: str, text: str, limits: Limits, *, may_be_prefix: bool = False) -> str:
+    """Return the key that s3://BUCKET/KEY, or KEY alone, names. Raises RequestError if the tenant may not read it.
+
+    may_be_prefix: whether the key may end in a slash.
+    """
     uri = ObjectUri.parse(text)
     if uri is not None and uri.bucket != limits.bucket:
         raise RequestError(f"{field}: the bucket {quote(uri.bucket)} is not allowed; permitted: {limits.bucket}")
     key = text if uri is None else uri.key
-    if len(key) > MAX_KEY or not re.fullmatch(KEY, key):
-        raise RequestError(f"{field}: {quote(text)} is not allowed; permitted: {KEY_WORDS}")
+    parts = (key.removesuffix("/") if may_be_prefix else key).split("/")
+    parts += unquote(key.removesuffix("/")).split("/")  # for a proxy that decodes the path of a request twice
+    if len(key.encode()) > MAX_KEY or CONTROL.search(key) or any(part in ("", ".", "..") for part in parts):
+        raise RequestError(f"{field}: {quote(text)} is not allowed; permitted: {READ_WORDS}")
     check_prefix(field, key, limits.read_prefixes)
     return key
 

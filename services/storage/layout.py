@@ -17,6 +17,11 @@ def image_key(output_prefix: str, job_id: uuid.UUID, index: int, image_format: s
     return f"{job_prefix(output_prefix, job_id)}/images/{name or f'{index:08d}'}.{SUFFIXES[image_format]}"
 
 
+def input_key(write_prefix: str, job_id: uuid.UUID, token: int) -> str:
+    """Return the key, without its suffix, of what planning under a lease unpacks an input to."""
+    return f"{job_prefix(write_prefix, job_id)}/input-{token}"
+
+
 def thumbnail_key(key: str) -> str:
     """Return the key of the thumbnail of an image."""
     prefix, name = key.rsplit("/images/", 1)

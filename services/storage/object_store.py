@@ -147,7 +147,7 @@ class ObjectStore:
 
     def holds(self, key: str, content: Content) -> bool:
         """Return whether an object has this content. It is read only if its size and ETag do not decide."""
-        head = self._head(key)
+        head = self.head(key)
         if head is None:
             return False
         answer = content.is_in(head)
@@ -156,7 +156,8 @@ class ObjectStore:
                 return digest_of(body.iter_chunks(READ_BYTES)) == (content.sha256, content.size)
         return answer
 
-    def _head(self, key: str) -> dict[str, Any] | None:
+    def head(self, key: str) -> dict[str, Any] | None:
+        """Return the answer to HeadObject, or None if the object does not exist or cannot be read."""
         try:
             return dict(self.client.head_object(Bucket=self.bucket, Key=key))
         except ClientError as error:  # 403: so answers AWS for a missing object to who may not list the bucket
@@ -166,7 +167,7 @@ class ObjectStore:
 
     def check_size(self, key: str, size: int) -> None:
         """Raise ObjectStoreError unless the object has this many bytes."""
-        head = self._head(key)
+        head = self.head(key)
         if head is None or head["ContentLength"] != size:
             raise self._not_kept(key, size)
 
@@ -190,9 +191,10 @@ class ObjectStore:
         """Download an object of any size to a file."""
         self.client.download_file(self.bucket, key, str(path))
 
-    def put(self, key: str, body: bytes, *, content_type: str) -> None:
+    def put(self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> None:
         """Write an object, replacing what the key holds. Raises ObjectStoreError if it is not kept."""
-        self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
+        arguments = {"ContentType": content_type, "Metadata": dict(metadata or {})}
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **arguments)
         self.check_size(key, len(body))
 
     def put_if_unchanged(self, key: str, body: bytes, *, etag: str | None, content_type: str = BINARY) -> str | None:
@@ -246,14 +248,14 @@ class ObjectStore:
 
     def age(self, key: str) -> tuple[str, float] | None:
         """Return the object's ETag and its age in seconds by the store's clock, or None if it does not exist."""
-        if (head := self._head(key)) is None:
+        if (head := self.head(key)) is None:
             return None
         now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
         return str(head["ETag"]), (now - head["LastModified"]).total_seconds()
 
     def etag(self, key: str) -> str | None:
         """Return the object's ETag, or None if it does not exist or cannot be read."""
-        return str(head["ETag"]) if (head := self._head(key)) else None
+        return str(head["ETag"]) if (head := self.head(key)) else None
 
     def stream(self, key: str, *, etag: str, start: int = 0, stop: int | None = None, chunk: int) -> Iterator[bytes]:
         """Yield bytes [start, stop) of the version with this ETag. Raises ObjectStoreError if it was replaced."""

@@ -7,6 +7,8 @@ from typing import Any, Self
 from services.storage.content import PART_BYTES
 from services.storage.object_store import ObjectStore
 
+MARK = "contents"  # the name of metadata
+
 log = logging.getLogger("darkroom.storage")
 
 
@@ -14,11 +16,13 @@ class StreamedObject:
     """An object that is written piece by piece, and exists once the `with` block has ended without an error.
 
     Content that fits one part is written by one request, more by a multipart upload, which an error aborts.
+    mark: a text that tells what the object has, for `is_marked`.
     """
 
-    def __init__(self, store: ObjectStore, key: str, *, content_type: str) -> None:
+    def __init__(self, store: ObjectStore, key: str, *, content_type: str, mark: str | None = None) -> None:
         self.key = key
         self._store, self._type = store, content_type
+        self._metadata = {} if mark is None else {MARK: mark}
         self._buffer = bytearray()
         self._size = 0
         self._upload: str | None = None
@@ -41,7 +45,7 @@ class StreamedObject:
         if error is not None:
             self._abort()
         elif self._upload is None:
-            self._store.put(self.key, bytes(self._buffer), content_type=self._type)
+            self._store.put(self.key, bytes(self._buffer), content_type=self._type, metadata=self._metadata)
         else:
             try:
                 self._upload_part(bytes(self._buffer))
@@ -59,7 +63,8 @@ class StreamedObject:
     def _upload_part(self, body: bytes) -> None:
         client = self._store.client
         if self._upload is None:
-            self._upload = client.create_multipart_upload(**self._place(), ContentType=self._type)["UploadId"]
+            arguments = {**self._place(), "ContentType": self._type, "Metadata": self._metadata}
+            self._upload = client.create_multipart_upload(**arguments)["UploadId"]
         number = len(self._parts) + 1
         answer = client.upload_part(**self._place(), UploadId=self._upload, PartNumber=number, Body=body)
         self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
@@ -71,3 +76,11 @@ class StreamedObject:
                 self._store.client.abort_multipart_upload(**self._place(), UploadId=self._upload)
             except Exception as error:
                 log.warning("%s: the parts of a failed upload could not be removed: %s", self.key, error)
+
+
+def is_marked(store: ObjectStore, key: str, mark: str, size: int) -> bool:
+    """Return whether the key holds an object of this size that its writer has marked so."""
+    head = store.head(key)
+    if head is None or head["ContentLength"] != size:
+        return False
+    return {name.lower(): value for name, value in head.get("Metadata", {}).items()}.get(MARK) == mark

@@ -1,5 +1,6 @@
 """Each part of the service does no more in S3 than the policy that docs/security.md gives it."""
 
+import gzip
 import json
 import re
 from fnmatch import fnmatchcase
@@ -68,10 +69,13 @@ def test_the_dispatcher_and_the_worker_keep_to_their_policies(stack: Stack, tmp_
     ):
         jobs = [
             stack.submit({"input_uri": stack.upload("policies.jsonl", lines.encode()), "steps": 2}),
-            stack.submit({"items": [{"class_label": 1}], "steps": 2}),
+            stack.submit({"items": [{"class_label": 1}], "steps": 2, "output": {"archive": "tar"}}),
             stack.submit({"input_uri": "inputs/default/missing.jsonl"}),
+            stack.submit({"input_uri": stack.upload("policies/a.gz", gzip.compress(lines.encode())), "steps": 2}),
+            stack.submit({"input_uri": "inputs/default/policies/", "steps": 2}),
         ]
-        assert [stack.wait(job_id).state for job_id in jobs] == ["succeeded", "succeeded", "rejected"]
+        states = ["succeeded", "succeeded", "rejected", "succeeded", "succeeded"]
+        assert [stack.wait(job_id).state for job_id in jobs] == states
     assert_permitted(records["dispatcher"], "The dispatcher")
     assert_permitted(records["worker"], "A worker")
 

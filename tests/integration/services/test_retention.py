@@ -1,7 +1,9 @@
 """Expired jobs are deleted completely, and blobs that a release needs stay, even during a concurrent publish."""
 
+import gzip
 import io
 import json
+import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -89,6 +91,35 @@ def test_images_with_names_and_thumbnails_are_deleted_too(
     age(stack, job_id, 25)
     assert f"deleted job {job_id}" in darkroom_here("prune").stdout
     assert left_of(stack, job_id) == {"jobs": 0, "outputs": 0, "work": 0, "objects": 0}
+
+
+@pytest.mark.usefixtures("kept_for_a_day")
+def test_archives_and_unpacked_inputs_are_deleted_too(
+    stack: Stack, dispatcher: Process, worker: Process, darkroom_here: Any
+) -> None:
+    """Those of a job that was never planned, too; nothing else under their prefix, and no input of the tenant's own."""
+    uri = stack.upload("expiring/input-7.jsonl", gzip.compress(b'{"class_label": 1}\n'))
+    job_id = stack.submit({"input_uri": f"{uri.rsplit('/', 1)[0]}/", "steps": 1, "output": {"archive": "tar"}})
+    plain = stack.submit({"input_uri": stack.upload("input-8.jsonl", b'{"class_label": 1}\n'), "steps": 1})
+    rejected = stack.submit({"input_uri": uri, "images_per_item": 0})
+    for each in (job_id, plain, rejected):
+        stack.wait(each)
+    store = stack.store()
+    names = sorted(key.rsplit("/", 1)[1] for key in store.keys(f"outputs/default/{job_id}/"))
+    assert [re.sub(r"-\d+\.", "-N.", name) for name in names] == [
+        "00000000.png", "archive-N.tar", "errors.jsonl", "input-N.json", "input-N.jsonl", "manifest.json",
+        "outputs-N.jsonl",
+    ]  # fmt: skip
+    store.put(f"outputs/default/{rejected}/input-12.jsonl", b"{}\n", content_type="text/plain")
+    store.put(other := f"outputs/default/{job_id}/notes.txt", b"mine", content_type="text/plain")
+    for each in (job_id, plain, rejected):
+        age(stack, each, 25)
+    darkroom_here("prune")
+    assert list(store.keys(f"outputs/default/{job_id}/")) == [other]
+    assert left_of(stack, plain)["objects"] == left_of(stack, rejected)["objects"] == 0
+    kept = {"inputs/default/expiring/input-7.jsonl", "inputs/default/input-8.jsonl"}
+    assert kept <= set(store.keys("inputs/default/"))
+    store.delete([other, *kept])
 
 
 @pytest.mark.usefixtures("kept_for_a_day")

@@ -125,11 +125,15 @@ def zipped() -> bytes:
 
 @pytest.mark.parametrize(
     ("body", "what"),
-    [(gzip.compress(b"{}"), "a gzip file"), (zipped(), "a ZIP archive"), (bz2.compress(b"{}"), "a bzip2 file")],
+    [
+        (gzip.compress(b"{}"), "a gzip file within a gzip file"),
+        (zipped(), "a ZIP archive"),
+        (bz2.compress(b"{}"), "a bzip2 file"),
+    ],
 )
 def test_an_input_that_is_compressed_is_named_as_such(body: bytes, what: str) -> None:
-    """Nobody would see it from the error of its first line, and nothing unpacks it."""
+    """Nobody would see it from the error of its first line, and nothing unpacks it. A gzip file is unpacked once."""
     with pytest.raises(RequestError) as error:
         items.refuse_compressed("inputs/a/x", body)
-    assert str(error.value) == f"input_uri: 'inputs/a/x' is {what}; permitted: lines of JSON in UTF-8, not compressed"
+    assert str(error.value) == f"input_uri: 'inputs/a/x' is {what}; permitted: lines of JSON in UTF-8, plain or gzip"
     items.refuse_compressed("inputs/a/x", b'{"class_label": 1}')

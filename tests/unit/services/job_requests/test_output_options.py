@@ -70,7 +70,16 @@ def test_without_a_template_an_image_has_no_name_of_its_own() -> None:
         ({"output": {"format": "jpeg"}, "format": "png"}, "output.format: given together with format"),
         ({"output": {"thumbnail": 5000}}, "output.thumbnail: 5000 is not allowed; permitted: an integer from 16 to"),
         ({"output": {"metadata": 1}}, "output.metadata: 1 is not allowed; permitted: true or false"),
-        ({"output": {"archive": "zip"}}, "output.archive: not a known field; permitted: format, metadata, name"),
+        (
+            {"output": {"archives": "tar"}},
+            "output.archives: not a known field; permitted: archive, archive_mib, format",
+        ),
+        ({"output": {"archive": "zip"}}, "output.archive: 'zip' is not allowed; permitted: tar"),
+        ({"output": {"archive_mib": 9}}, "output.archive_mib: 9 is not allowed; permitted: with an archive"),
+        (
+            {"output": {"archive": "tar", "archive_mib": 5000}},
+            "output.archive_mib: 5000 is not allowed; permitted: an integer from 1 to 4096",
+        ),
         ({"output": []}, "output: [] is not allowed; permitted: a JSON object"),
     ],
 )

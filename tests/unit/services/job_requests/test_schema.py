@@ -112,7 +112,14 @@ def planned(**request: object) -> Plan:
             {"input_uri": "s3://theirs/inputs/default/a"},
             "input_uri: the bucket 'theirs' is not allowed; permitted: our",
         ),
-        ({"input_uri": "https://x/y"}, "input_uri: 'https://x/y' is not allowed; permitted: names of letters"),
+        ({"input_uri": "https://x/y"}, "input_uri: 'https://x/y' is not allowed; permitted: 1 to 1024 bytes of UTF-8"),
+        ({"input_uri": "inputs/default//a"}, "input_uri: 'inputs/default//a' is not allowed; permitted: 1 to 1024"),
+        ({"input_uri": "inputs/default/a\n"}, "input_uri: 'inputs/default/a\\n' is not allowed; permitted: 1 to 1024"),
+        ({"input_uri": "inputs/default/" + "\u00e9" * 505}, "input_uri: 'inputs/defau...ééééééééééééé' is not allowed"),
+        ({"input_uri": "inputs/default/" + "a" * 1100}, "input_uri: 'inputs/defau...aaaaaaaaaaaaa' is not allowed"),
+        ({"input_uri": "inputs/other/"}, "input_uri: 'inputs/other/' is not allowed; permitted: under inputs/default"),
+        ({"input_uri": "inputs/"}, "input_uri: 'inputs/' is not allowed; permitted: under inputs/default"),
+        ({"input_uri": ""}, "input_uri: '' is not allowed; permitted: text of 1 to 1100 characters"),
     ],
 )
 def test_a_mistake_names_the_field_the_value_and_what_is_permitted(request_: dict, line: str) -> None:
