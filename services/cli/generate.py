@@ -23,7 +23,9 @@ def generate(
     label: Annotated[list[str] | None, typer.Option("--class", help="A class; may be repeated.")] = None,
     caption: Annotated[list[str] | None, typer.Option(help="A caption; may be repeated.")] = None,
     count: Annotated[int, typer.Option(help="The number of images.", min=1, max=1024)] = 16,
-    steps: Annotated[int, typer.Option(help="Steps of the solver.", min=1, max=1000)] = 20,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the solver; default: the service's.", min=1, max=1000)
+    ] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: the service's.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed; default: a random one.", min=0)] = None,
     output: Annotated[Path | None, typer.Option(help="The PNG to write; default: NAME.png.")] = None,
@@ -42,7 +44,8 @@ def generate(
     with engine.connect() as connection:
         release = find_release(connection, model)
     request = build_request(release, label or [], caption or [], count)
-    request |= {"steps": steps, "seed": secrets.randbelow(2**31) if seed is None else seed}
+    request |= {"seed": secrets.randbelow(2**31) if seed is None else seed}
+    request |= {} if steps is None else {"steps": steps}
     request |= {} if guidance is None else {"guidance_scale": guidance}
     path = output or Path(f"{release.name}.png")
     sample = sample_here if local else sample_by_service

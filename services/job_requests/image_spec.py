@@ -8,6 +8,7 @@ from services.job_queue.plan import Item, Plan
 from services.job_requests.canvas import Size
 from services.job_requests.output_options import image_name
 from services.job_requests.sampling_fields import as_size, merge
+from training.model.distilled_solvers import DISTILLED_SOLVERS
 from training.model.solvers import count_evaluations, steps_taken
 
 
@@ -69,14 +70,15 @@ def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
 
 
 def image_cost(spec: ImageSpec) -> int:
-    """Return the network rows that an image takes: one an evaluation, and two where it is guided.
+    """Return the network rows that an image takes: one an evaluation, and two where it is guided, unless distilled.
 
     A row of another size counts as many rows of the release's own size as its area has, and at least one in all.
     Evaluations are taken as evenly spread over the guidance interval. A schedule that ends in pure noise may save one.
     """
     count = _count_evaluations(spec.solver, spec.spacing, steps_taken(spec.steps, spec.strength))
     low, high = (min(bound, spec.strength) for bound in spec.guidance_interval)
-    rows = count + (round(count * (high - low) / spec.strength) if spec.guidance_scale != 1.0 else 0)
+    has_null = spec.guidance_scale != 1.0 and spec.solver not in DISTILLED_SOLVERS
+    rows = count + (round(count * (high - low) / spec.strength) if has_null else 0)
     return ceil(rows * spec.growth)
 
 

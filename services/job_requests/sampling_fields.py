@@ -6,6 +6,7 @@ from typing import Any, cast
 from services.errors import quote
 from services.job_queue.plan import Item, Plan
 from services.job_requests.canvas import CANVAS, MASK_RULE, MAX_SIDE, Canvas, Size
+from services.job_requests.distilled_rules import read_distilled, restrict
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import JsonSchema
 from training.model.solvers import SOLVERS
@@ -47,7 +48,8 @@ def sampling_schema(conditions: JsonSchema) -> dict[str, Any]:
     }
     if CANVAS in conditions:
         fields |= {**image_schema(conditions[CANVAS]), "strength": STRENGTH, "size": SIZE}
-    return fields
+    distilled = read_distilled(conditions)
+    return fields if distilled is None else restrict(fields, distilled)
 
 
 def image_schema(canvas: Canvas) -> dict[str, Any]:

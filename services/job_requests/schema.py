@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from services.errors import quote
 from services.job_queue.plan import Plan
 from services.job_requests.canvas import CANVAS, Canvas
+from services.job_requests.distilled_rules import choose_defaults, read_distilled
 from services.job_requests.expansion import MAX_AXES, MAX_FRAMES, MAX_VALUES, count_cells, expand_grid, expand_walk
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import MAX_MESSAGES, JsonSchema, validation_messages
@@ -167,8 +168,7 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
         mistakes = output_mistakes(request)
     if mistakes:
         raise RequestError("\n".join(mistakes))
-    default = DEFAULTS if conditions.get("guided", True) else {**DEFAULTS, "guidance_scale": 1.0}
-    plan = cast(Plan, {"output_prefix": limits.write_prefixes[0], **default, **request})
+    plan = cast(Plan, {"output_prefix": limits.write_prefixes[0], **defaults_of(conditions), **request})
     plan["format"] = plan.get("output", {}).get("format", plan["format"])
     plan["images_per_item"] = int(plan["images_per_item"])  # 2.0 is a valid integer of JSON Schema
     if "seed" not in plan:
@@ -201,6 +201,14 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
             seen.add(name)
         names.check(item, number)
     return plan
+
+
+def defaults_of(conditions: JsonSchema) -> dict[str, Any]:
+    """Return what a request to a release gets for the fields that it leaves out; see `item_schema`."""
+    distilled = read_distilled(conditions)
+    if distilled is not None:
+        return {**DEFAULTS, **choose_defaults(distilled)}
+    return DEFAULTS if conditions.get("guided", True) else {**DEFAULTS, "guidance_scale": 1.0}
 
 
 def complete_grid(request: Any, conditions: JsonSchema) -> tuple[Any, JsonSchema]:

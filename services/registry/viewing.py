@@ -118,7 +118,7 @@ def list_references(connection: Connection) -> list[str]:
 def find_parents(connection: Connection, release: ReleaseRow) -> dict[str, ReleaseRow | str]:
     """Return what a release was made of, by role; a release that is not published or not visible as its digest."""
     lineage = release.manifest["lineage"]
-    digests = {role: lineage[role] for role in ("autoencoder", "initial") if role in lineage}
+    digests = {role: lineage[role] for role in ("autoencoder", "teacher", "initial") if role in lineage}
     rows = connection.execute(
         text(
             f"SELECT DISTINCT ON (digest) {COLUMNS} FROM visible_releases WHERE digest = ANY(:all) ORDER BY digest, id"

@@ -75,7 +75,7 @@ class Pack(Generic[Owner]):
             self._decode_latents = decode_in_tiles
         self.embedder = ConditionEmbedder(model, self.embed_rows, shape[1:])
         self._beginnings = BeginningEncoder(model, in_tiles=self._decode_latents is decode_in_tiles)
-        self._is_conditional = bool(len(model.conditioners))
+        self._has_null = model.has_null
         self._test()
         self.batch = Batch(model, rows=self.rows, shape=shape, take_step=execution.take_step())
         self._images: dict[Run, tuple[Owner, ImageRequest]] = {}  # of every waiting or sampling run
@@ -118,7 +118,7 @@ class Pack(Generic[Owner]):
             request.trajectory,
             start=request.start,
             conditions=NOT_EMBEDDED,
-            null=NOT_EMBEDDED if self._is_conditional else None,
+            null=NOT_EMBEDDED if self._has_null else None,
             guidance=Guidance(spec.guidance_scale, spec.guidance_interval, spec.guidance_rescale),
         )
         self._images[run] = owner, request
@@ -217,7 +217,7 @@ class Pack(Generic[Owner]):
                 failed.append(self._fail(run, "conditions", f"its conditions cannot be used: {summarise(pair)}"))
             else:
                 run.conditions, null = pair
-                run.null = null if self._is_conditional else None
+                run.null = null if self._has_null else None
         return failed
 
     def _begin(self, runs: Sequence[Run]) -> list[None]:

@@ -86,3 +86,35 @@ def make_resolution_release(folder: Path) -> Path:
     """Write a release that takes a low-resolution image in RGB. Returns the folder."""
     conditioners = {"low_resolution": {"type": "low_resolution", "channels": 3}}
     return make_tiny_release(folder, name=RESOLUTION_MODEL, conditioners=conditioners, in_channels=5)
+
+
+def make_distilled_release(folder: Path) -> Path:
+    """Write a release of a model with random weights that is told the step and the guidance. Returns the folder."""
+    import torch
+
+    from training.model.latent_diffusion import LatentDiffusion, save_diffusion
+    from training.model.release import Distilled
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LatentDiffusion.build(
+            {
+                "autoencoder": {
+                    "image_channels": 1, "channels": 32, "multipliers": (1, 1, 1), "res_blocks": 1,
+                    "latent_channels": 2, "middle_attention": False,
+                },
+                "unet": {
+                    "in_channels": 2, "out_channels": 2, "channels": 32, "multipliers": (1, 1), "res_blocks": 1,
+                    "attention_factors": (2,), "context_width": 32, "numbers": ("step", "guidance"),
+                    "scale_shift": True,  # a group norm of one channel would undo a shift
+                },
+                "conditioners": CLASS_LABEL,
+                "diffusion": {"parameterisation": "v"},
+            }
+        )  # fmt: skip
+        for parameter in model.unet.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+    best = Distilled((1, 2, 4, 8), (1.0, 4.0), 4, 1.5)
+    save_diffusion(folder, model.eval(), name="tiny-distilled", image_size=32, distilled=best)
+    return folder

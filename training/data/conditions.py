@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from training.data import degradations, masks
 from training.data.image_set import ImageSet, Record
 from training.model.conditioners.text_tokenizer import MAX_CHARACTERS
+from training.model.release import Release
 
 
 @dataclass(frozen=True)
@@ -117,3 +118,22 @@ def count_missing(images: ImageSet, kind: str, *, given_masks: bool = False) -> 
         case _:
             field = {"class": "label", "layout": "boxes", "layout_map": "boxes"}.get(kind, "text")
             return sum(images.records[row].get(field) is None for row in rows)
+
+
+def types_of(description: Release) -> dict[str, str]:
+    """The type of each conditioner, by its request field."""
+    return {name: config["type"] for name, config in description.architecture["conditioners"].items()}
+
+
+def request_maker(description: Release) -> Requests:
+    """Return the maker of requests from images, with the settings of the release's training."""
+    conditioners = description.architecture["conditioners"]
+    data = description.lineage.get("experiment", {}).get("data", {})
+    degradation = data.get("degradation", {"kind": "bicubic", "scale": 4})
+    return Requests(
+        types_of(description),
+        degradation["kind"],
+        degradation["scale"],
+        data.get("masks", "mixed"),
+        min((config["objects"] for config in conditioners.values() if "objects" in config), default=None),
+    )

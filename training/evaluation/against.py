@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from training.data import shapes
+from training.data.conditions import types_of
 from training.data.image_set import ImageSet
 from training.data.rows import spread
 from training.errors import DarkroomError
@@ -21,9 +22,8 @@ from training.evaluation.second_stage import (
     EvaluationRequests,
     Sampling,
     build_requests,
+    complete_sampling,
     generate,
-    types_of,
-    with_guidance,
 )
 from training.metrics import conditions, paired
 from training.metrics.paired import Difference
@@ -64,7 +64,7 @@ def compare(
     requested = build_requests(descriptions[0], images, samplings[0].images)
     name, obeys = judge(descriptions[0], images, requested)
     features, obedience, shown = [], [], []
-    used = [with_guidance(*pair) for pair in zip(samplings, descriptions, strict=True)]
+    used = [complete_sampling(*pair) for pair in zip(samplings, descriptions, strict=True)]
     for path, description, sampling in zip((release, other), descriptions, used, strict=True):
         model, _ = load_diffusion(path)
         samples = generate(model, description, requested.requests, sampling)

@@ -10,12 +10,13 @@ from rich.progress import track
 from torch import Tensor
 
 from training.data.batches import row_generator
-from training.data.conditions import Requests
+from training.data.conditions import request_maker, types_of
 from training.data.image_set import ImageSet
 from training.data.rows import read_image
 from training.evaluation.agreement import SCORES, Answer
 from training.evaluation.fidelity import Fidelity
 from training.evaluation.networks import Networks
+from training.model.distilled_solvers import DISTILLED_SOLVERS
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.release import Release
@@ -33,6 +34,7 @@ COLUMNS = 16  # of the sheet of samples
 class Sampling:
     """How a diffusion release is sampled; the defaults are the service's.
 
+    For a release that was distilled to few steps the default solver and steps stand for its own.
     Two evaluations are comparable only if these are equal.
     """
 
@@ -63,7 +65,7 @@ def score(
 
     Each class is requested equally often. Other conditions are those of held-out images, in turn.
     """
-    sampling = with_guidance(sampling, description)
+    sampling = complete_sampling(sampling, description)
     requested = build_requests(description, images, sampling.images)
     samples = generate(model, description, requested.requests, sampling)
     draw_samples(description, images, requested, samples, output)
@@ -83,9 +85,26 @@ def score(
     return scores
 
 
-def with_guidance(sampling: Sampling, description: Release) -> Sampling:
-    """Return the sampling with the guidance scale that 0 stands for."""
-    return replace(sampling, guidance=sampling.guidance or (GUIDANCE if description.guided else 1.0))
+def complete_sampling(sampling: Sampling, description: Release) -> Sampling:
+    """Return the sampling with what its defaults stand for. Raises ValueError for what a distilled release forbids."""
+    distilled = description.distilled
+    if distilled is None:
+        return replace(sampling, guidance=sampling.guidance or (GUIDANCE if description.guided else 1.0))
+    (solver,) = DISTILLED_SOLVERS
+    if sampling.solver not in (solver, Sampling.solver):
+        raise ValueError(f"solver: {sampling.solver!r} is not allowed for {description.name}; permitted: {solver}")
+    steps, guidance = sampling.steps, sampling.guidance or distilled.best_guidance
+    if steps not in distilled.steps:
+        if steps != Sampling.steps:
+            permitted = ", ".join(map(str, distilled.steps))
+            raise ValueError(f"steps: {steps} is not allowed for {description.name}; permitted: {permitted}")
+        steps = distilled.best_steps
+    low, high = distilled.guidance
+    if not low <= guidance <= high:
+        raise ValueError(
+            f"guidance: {guidance:g} is not allowed for {description.name}; permitted: {low:g} to {high:g}"
+        )
+    return replace(sampling, solver=solver, steps=steps, guidance=guidance)
 
 
 def build_requests(description: Release, images: ImageSet, count: int) -> EvaluationRequests:
@@ -120,25 +139,6 @@ def draw_samples(
     across = max(1, min(COLUMNS, len(samples) // rows))
     order = [-(-row * len(samples) // rows) + i for row in range(rows) for i in range(across)]
     contact_sheet.save(path, samples[order], columns=across)
-
-
-def types_of(description: Release) -> dict[str, str]:
-    """The type of each conditioner, by its request field."""
-    return {name: config["type"] for name, config in description.architecture["conditioners"].items()}
-
-
-def request_maker(description: Release) -> Requests:
-    """Return the maker of requests from images, with the settings of the release's training."""
-    conditioners = description.architecture["conditioners"]
-    data = description.lineage.get("experiment", {}).get("data", {})
-    degradation = data.get("degradation", {"kind": "bicubic", "scale": 4})
-    return Requests(
-        types_of(description),
-        degradation["kind"],
-        degradation["scale"],
-        data.get("masks", "mixed"),
-        min((config["objects"] for config in conditioners.values() if "objects" in config), default=None),
-    )
 
 
 def generate(

@@ -185,6 +185,8 @@ class Batch:
         conditional, null = assigned[: len(selected)], assigned[len(selected) :]
         slots = [self._slots[run] for run in selected]
         self._layout.place(slots, [self._entries[run] + run.position for run in selected], conditional)
+        if self.model.is_told_guidance:
+            self._layout.tell(slots, [run.guidance.scale for run in selected])
         self._layout.guide(
             [self._slots[run] for run in guided],
             null,

@@ -108,6 +108,11 @@ class Diffusion:
         self._tables: dict[torch.device, Tensor] = {}
 
     @property
+    def timesteps(self) -> int:
+        """The number of timesteps."""
+        return self.config.timesteps
+
+    @property
     def noisiest_timestep(self) -> int:
         """The last timestep with alpha above 0."""
         return len(self._known) - 1

@@ -1,8 +1,11 @@
 """Samplers of models that were distilled to few steps."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
+
+import numpy as np
 
 from training.model.solver_table import (
     DENOISED,
@@ -59,3 +62,20 @@ def tcd(levels: Sequence[Level], process: Process) -> Trajectory:
             yield evaluation(a, x=up * (s.alpha * DENOISED + s.sigma * eps(a)) + n * NOISE)
 
     return table(rows())
+
+
+def shortcut(levels: Sequence[Level], process: Process) -> Trajectory:
+    """Shortcut models (Frans et al. 2024, algorithm 2): straight to the level whose distance the model is told.
+
+    x_b = alpha_b D(x, a, b) + sigma_b / sigma_a (x - alpha_a D(x, a, b)), D the answer for the whole step from a to b
+
+    For a model that was not distilled this is DDIM. The data lie one timestep below the first.
+    """
+    ends = [-1.0 if b.sigma == 0 else b.t for b in levels[1:]]
+    shares = [(a.t - end) / process.timesteps for a, end in zip(levels[:-1], ends, strict=True)]
+    straight = table(evaluation(a, x=towards(X, DENOISED, a, b)) for a, b in pairwise(levels))
+    return replace(straight, step=np.array(shares))
+
+
+# For models that are told the step alone, see `number_embedding`; the others are in `solvers.SOLVERS`.
+DISTILLED_SOLVERS: dict[str, Callable[[Sequence[Level], Process], Trajectory]] = {"shortcut": shortcut}

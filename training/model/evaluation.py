@@ -18,7 +18,7 @@ from training.model.trajectory_table import WAITS
 
 BUFFERS = 3  # tickets in pinned memory: one is copied to the device, one waits for its step, and one is written
 
-Levels = tuple[Tensor, Tensor, Tensor]  # t, alpha and sigma of each slot, [slots] each
+Levels = tuple[Tensor, Tensor, Tensor, Tensor]  # t, alpha, sigma and step of each slot, [slots] each
 
 
 class Ticket(NamedTuple):
@@ -77,6 +77,10 @@ class Layout:
         self._integers[2][at] = answers
         self._floats[0][at], self._floats[1][at] = scales, rescales
 
+    def tell(self, slots: Sequence[int], scales: Sequence[float]) -> None:
+        """Tell a network that answers with guidance the scales of these slots."""
+        self._floats[0][np.array(slots, np.int32)] = scales
+
     def move_on(self) -> None:
         """Name the next evaluation of every slot that takes part."""
         self._integers[4] += self._integers[3]
@@ -92,16 +96,18 @@ class Layout:
 
 def split(coefficients: Tensor) -> tuple[Levels, Tensor]:
     """Return the levels of each slot, and A, [slots, 5, 7], from a look-up in the table of trajectories."""
-    t, alpha, sigma = coefficients[:, :3].unbind(1)
-    return (t, alpha, sigma), coefficients[:, 3:].reshape(-1, 5, 7)
+    t, alpha, sigma, step = coefficients[:, :4].unbind(1)
+    return (t, alpha, sigma, step), coefficients[:, 4:].reshape(-1, 5, 7)
 
 
 def denoise(
     model: LatentDiffusion, x: Tensor, conditions: Prepared, ticket: Ticket, levels: Levels, *, rescales: bool
 ) -> Tensor:
     """Return the guided estimates of z_0 for x: [slots, C, h, w] -> [slots, C, h, w]; 0 where a slot takes no part."""
-    t, alpha, sigma = levels
-    outputs = model.predict(x.index_select(0, ticket.source), t.index_select(0, ticket.source), conditions)
+    t, alpha, sigma, step = levels
+    numbers = model.numbers(step, ticket.scale)
+    told = None if numbers is None else numbers.index_select(0, ticket.source)
+    outputs = model.predict(x.index_select(0, ticket.source), t.index_select(0, ticket.source), conditions, told)
     conditional, null = (outputs.index_select(0, rows) for rows in (ticket.conditional, ticket.null))
     output = guide(conditional, null, ticket.scale, ticket.rescale if rescales else None)
     each = (-1, 1, 1, 1)
@@ -135,11 +141,11 @@ def take_guided_step(guider: ImageGuider, slots: Sequence[int], *given: Any) -> 
     slots: of the runs, in the order of the guider's targets. given: the arguments of `take_step`.
     """
     model, state, conditions, ticket, coefficients, noise, rescales = given
-    (t, _, _), A = split(coefficients)
+    (t, _, _, step), A = split(coefficients)
     alpha, sigma = model.diffusion.alpha_sigma(t, state[:, 0])  # in the precision of the state, [slots, 1, 1, 1]
     with torch.enable_grad():
         x = state[:, 0].detach().requires_grad_()
-        estimates = denoise(model, x, conditions, Ticket.of(ticket), (t, alpha, sigma), rescales=rescales)
+        estimates = denoise(model, x, conditions, Ticket.of(ticket), (t, alpha, sigma, step), rescales=rescales)
         likelihood = guider.log_likelihood(model.autoencoder, estimates[list(slots)])
         (gradient,) = torch.autograd.grad(likelihood.sum(), x)
     estimates = (estimates + sigma.square() / alpha * gradient).detach()

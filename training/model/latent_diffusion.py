@@ -69,6 +69,16 @@ class LatentDiffusion(nn.Module):
         """The device of the U-Net."""
         return next(self.unet.parameters()).device
 
+    @property
+    def is_told_guidance(self) -> bool:
+        """Whether the network answers with guidance in one row: its scale is a number that it is told."""
+        return "guidance" in self.unet.config.numbers
+
+    @property
+    def has_null(self) -> bool:
+        """Whether guidance compares two answers of the network, to the conditions and to their null conditions."""
+        return bool(len(self.conditioners)) and not self.is_told_guidance
+
     def conditions(self, requests: Sequence[Mapping[str, Any] | None], size: tuple[int, int]) -> Prepared:
         """Prepare the conditions of R requests, None for the null condition, for latents of `size` (h, w).
 
@@ -86,20 +96,28 @@ class LatentDiffusion(nn.Module):
         """Return what guidance compares one row of conditions with: `null`, with the maps of the row if they stay."""
         return null._replace(maps=conditions.maps) if self.conditioners.keeps_maps_in_null else null
 
-    def predict(self, x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
+    def numbers(self, step: Tensor, guidance: Tensor) -> Tensor | None:
+        """Return what a distilled network is told, of `number_embedding.NUMBERS`: [R] each -> [R, K]; else None."""
+        told = {"step": step, "guidance": guidance}
+        names = self.unet.config.numbers
+        return torch.stack([told[name] for name in names], dim=1) if names else None
+
+    def predict(self, x: Tensor, t: Tensor, conditions: Prepared, numbers: Tensor | None = None) -> Tensor:
         """Evaluate the network: x [R, C, h, w], t [R] -> eps, x0, v or the flow, [R, C, h, w]; see `Diffusion.target`.
 
+        numbers: [R, K], see `numbers`.
         Rows are independent. The network runs in the dtype of its weights; the output has that of x.
         """
         weights = self.unet.conv_in.weight.dtype
         full = x if conditions.maps is None else torch.cat([x, conditions.maps], dim=1)
         rest = (None if part is None else part.to(weights) for part in (conditions.keys_values, conditions.embedding))
         keys_values, embedding = rest
-        return torch.as_tensor(self.unet(full.to(weights), t, keys_values=keys_values, embedding=embedding)).to(x.dtype)
+        output = self.unet(full.to(weights), t, keys_values=keys_values, embedding=embedding, numbers=numbers)
+        return torch.as_tensor(output).to(x.dtype)
 
-    def denoise(self, x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, conditions: Prepared, numbers: Tensor | None = None) -> Tensor:
         """Estimate z_0: x [R, C, h, w], t [R] -> [R, C, h, w]. Rows are independent."""
-        return self.diffusion.denoise(x, self.predict(x, t, conditions), t)
+        return self.diffusion.denoise(x, self.predict(x, t, conditions, numbers), t)
 
     def architecture(self) -> dict[str, Any]:
         """Return the configuration from which `build` makes this model."""
@@ -158,13 +176,15 @@ def save_diffusion(
     name: str,
     image_size: int,
     guided: bool = True,
+    distilled: release.Distilled | None = None,
     lineage: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
 ) -> release.Release:
     """Write a diffusion release for square images of `image_size` pixels.
 
     Its autoencoder file has the same bytes as in the autoencoder's own release. guided: whether the model was trained
-    with condition dropout, so that guidance works; ignored for a model without conditions.
+    with condition dropout, so that guidance works; ignored for a model without conditions. distilled: how a model that
+    was distilled to few steps may be sampled.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model.unet, folder / UNET_FILE)
@@ -175,14 +195,13 @@ def save_diffusion(
     written = save_autoencoder(
         folder, model.autoencoder, name=name, image_size=image_size, lineage=lineage, metrics=metrics
     )
+    conditions = model.conditioners.schema()
+    if len(model.conditioners):
+        conditions["guided"] = guided
+    if distilled is not None:
+        conditions[release.DISTILLED] = distilled.to_json()
     return release.write(
-        folder,
-        replace(
-            written,
-            kind="diffusion",
-            architecture=model.architecture(),
-            conditions={**model.conditioners.schema(), **({"guided": guided} if len(model.conditioners) else {})},
-        ),
+        folder, replace(written, kind="diffusion", architecture=model.architecture(), conditions=conditions)
     )
 
 

@@ -17,6 +17,7 @@ from training.errors import DarkroomError
 FORMAT = 1
 MANIFEST = "release.json"
 WEIGHTS_SUFFIXES = (".safetensors", ".tokenizer.json")  # a vocabulary determines the model as much as its weights
+DISTILLED = "distilled"  # in the conditions: see `Distilled`
 Kind = Literal["autoencoder", "diffusion"]
 
 
@@ -44,6 +45,42 @@ class Serve:
 
 
 @dataclass(frozen=True)
+class Distilled:
+    """How a release that was distilled to few steps may be sampled.
+
+    steps: the permitted numbers of evaluations. guidance: the lowest and the highest scale. best_steps, best_guidance:
+    the best of them.
+    """
+
+    steps: tuple[int, ...]
+    guidance: tuple[float, float]
+    best_steps: int
+    best_guidance: float
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Distilled":
+        """Parse the field of a release's conditions. Raises ReleaseError."""
+        try:
+            found = cls(
+                tuple(map(int, document["steps"])),
+                (float(document["guidance_scale"][0]), float(document["guidance_scale"][1])),
+                int(document["defaults"]["steps"]),
+                float(document["defaults"]["guidance_scale"]),
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ReleaseError(f"{MANIFEST}: conditions.{DISTILLED}: malformed ({error}); write it again") from None
+        low, high = found.guidance
+        if found.best_steps not in found.steps or not low <= found.best_guidance <= high:
+            raise ReleaseError(f"{MANIFEST}: conditions.{DISTILLED}: its defaults are not among what it permits")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the field of a release's conditions."""
+        best = {"steps": self.best_steps, "guidance_scale": self.best_guidance}
+        return {"steps": list(self.steps), "guidance_scale": list(self.guidance), "defaults": best}
+
+
+@dataclass(frozen=True)
 class Release:
     """The content of `release.json`. Shapes are [channels, height, width]."""
 
@@ -52,7 +89,7 @@ class Release:
     architecture: dict[str, Any]
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, int, int]
-    conditions: dict[str, Any]  # JSON Schema of an item's conditions, and `guided` (see below)
+    conditions: dict[str, Any]  # JSON Schema of an item's conditions, and `guided` and `distilled` (see below)
     files: dict[str, FileRecord] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +108,14 @@ class Release:
             return bool(self.conditions["guided"])
         dropout: float = self.lineage.get("experiment", {}).get("loss", {}).get("condition_dropout", 1.0)
         return dropout > 0
+
+    @property
+    def distilled(self) -> Distilled | None:
+        """How the release may be sampled if it was distilled to few steps; None for others. Raises ReleaseError.
+
+        The digest covers it, as part of the conditions. Versions that do not know it cannot build the U-Net either.
+        """
+        return Distilled.of(self.conditions[DISTILLED]) if DISTILLED in self.conditions else None
 
     @property
     def serve(self) -> Serve:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from training.model import solvers, spacing
 from training.model.batch import Batch, Known, Run
+from training.model.distilled_solvers import DISTILLED_SOLVERS
 from training.model.guidance import Guidance, ImageGuider
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.noise import seeded_noise
@@ -33,9 +34,17 @@ class Sampler:
 
 def trajectory(model: LatentDiffusion, sampler: Sampler) -> Trajectory:
     """Return the trajectory of a sampler. Raises ValueError naming the invalid field and what is permitted."""
-    if sampler.solver not in solvers.SOLVERS:
-        known = ", ".join(sorted(solvers.SOLVERS))
-        raise ValueError(f"solver: {sampler.solver!r} is not known; permitted: {known}")
+    is_told_step = "step" in model.unet.config.numbers
+    permitted = DISTILLED_SOLVERS if is_told_step else solvers.SOLVERS
+    if sampler.solver not in permitted:
+        is_known = sampler.solver in solvers.SOLVERS or sampler.solver in DISTILLED_SOLVERS
+        problem = "not allowed" if is_known else "not known"
+        reason = " for a model that was distilled to few steps" if is_told_step else ""
+        known = ", ".join(sorted(permitted))
+        raise ValueError(f"solver: {sampler.solver!r} is {problem}{reason}; permitted: {known}")
+    if is_told_step and sampler.spacing != "trailing":
+        raise ValueError(f"spacing: {sampler.spacing!r} is not allowed for a model that was distilled to few steps; "
+                         "permitted: trailing")  # fmt: skip
     if not 0 <= sampler.eta <= 1 or (sampler.eta and sampler.solver != "ddim"):
         raise ValueError(f"eta: {sampler.eta} is not allowed; permitted: 0 to 1, and 0 unless the solver is ddim")
     if not 0 < sampler.strength <= 1:
@@ -81,7 +90,7 @@ def generate(
     device = model.device
     with torch.no_grad():
         conditions = model.conditions(requests, size)
-        null = model.conditions([None], size).row(0) if len(model.conditioners) else None
+        null = model.conditions([None], size).row(0) if model.has_null else None
         known = None if images is None else model.autoencoder.encode(images.to(device))
         if known is not None and tuple(known.shape[1:]) != tuple(latent_shape):
             raise ValueError(f"images: their latents are {tuple(known.shape[1:])}; wanted {tuple(latent_shape)}")

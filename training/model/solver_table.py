@@ -45,6 +45,10 @@ DATA = Level(0.0, 1.0, 0.0)
 class Process(Protocol):
     """Where solvers look up levels between those of a spacing; `diffusion.Diffusion` is one."""
 
+    @property
+    def timesteps(self) -> int:
+        """The number of timesteps of the schedule."""
+
     def level(self, t: int) -> Level:
         """Return the noise level of a timestep."""
 
@@ -60,6 +64,7 @@ class Trajectory:
     alpha: Vector  # [E], its level
     sigma: Vector  # [E]
     A: NDArray[np.float64]  # [E, 5, 7]
+    step: Vector | None = None  # [E], the share of the schedule to the next evaluation; for distilled models alone
 
     def __len__(self) -> int:
         return len(self.t)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from training.model.distilled_solvers import lcm, tcd
+from training.model.distilled_solvers import DISTILLED_SOLVERS, lcm, tcd
 from training.model.midpoint_solvers import dpm2, dpm2_ancestral, dpm_solver_sde
 from training.model.solver_table import (
     DENOISED,
@@ -260,13 +260,13 @@ SOLVERS: dict[str, Callable[..., Trajectory]] = {
     "tcd": tcd,
     "unipc": unipc,
 }
-WITHIN_STEPS = ("dpm2", "dpm2_ancestral", "dpm_solver_sde", "tcd")
+WITHIN_STEPS = ("dpm2", "dpm2_ancestral", "dpm_solver_sde", "tcd", *DISTILLED_SOLVERS)
 
 
 def build(solver: str, levels: Sequence[Level], process: Process, **options: float) -> Trajectory:
     """Build a solver's trajectory over levels of the process. options: of the builder."""
     needed = (process,) if solver in WITHIN_STEPS else ()
-    return SOLVERS[solver](levels, *needed, **options)
+    return {**SOLVERS, **DISTILLED_SOLVERS}[solver](levels, *needed, **options)
 
 
 def steps_taken(steps: int, strength: float) -> int:
@@ -285,7 +285,7 @@ def count_evaluations(
     first step, but only once at either of these ends; Heun's method for flow also twice from pure noise.
     The count is that of unguided sampling. Raises ValueError for an unknown solver.
     """
-    if solver not in SOLVERS:
+    if solver not in SOLVERS and solver not in DISTILLED_SOLVERS:
         raise ValueError(f"solver: {solver!r} is not known; permitted: {', '.join(sorted(SOLVERS))}")
     single = {0} if starts_in_pure_noise and not (flow and solver == "heun") else set()  # steps with one evaluation
     if ends_at_data:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from training.model.solver_table import Trajectory
 
-COLUMNS = 3 + 5 * 7  # t, alpha, sigma and A
-FIRST_CAPACITY = 2**14  # evaluations of 152 bytes: 2.4 MB
+COLUMNS = 4 + 5 * 7  # t, alpha, sigma, step and A
+FIRST_CAPACITY = 2**14  # evaluations of 156 bytes: 2.6 MB
 
 WAITS = 0  # the entry of a slot that takes no part: its state stays
 
@@ -56,14 +56,15 @@ class TrajectoryTable:
     def _begin(self, capacity: int) -> None:
         self._entries = {}
         self._table = torch.zeros(capacity, COLUMNS, device=self._device)
-        waits = torch.cat([torch.tensor([0.0, 1.0, 0.0]), torch.eye(5, 7).flatten()])  # A keeps the state
+        waits = torch.cat([torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.eye(5, 7).flatten()])  # A keeps the state
         self._table[WAITS] = transfer(waits, self._device)
         self._used = WAITS + 1
 
 
 def columns(trajectory: Trajectory) -> Tensor:
     """Return the entries of a trajectory: float32 [E, COLUMNS], on the host."""
-    levels = np.stack([trajectory.t, trajectory.alpha, trajectory.sigma], axis=1)
+    step = np.zeros(len(trajectory)) if trajectory.step is None else trajectory.step
+    levels = np.stack([trajectory.t, trajectory.alpha, trajectory.sigma, step], axis=1)
     return torch.from_numpy(np.hstack([levels, trajectory.A.reshape(-1, 5 * 7)]).astype(np.float32))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from training.model.layers import (
     group_norm,
     zero_init,
 )
+from training.model.number_embedding import NUMBERS, NumberEmbedding
 from training.model.timestep_embedding import sinusoidal_embedding
 
 
@@ -49,18 +51,23 @@ class UNetConfig:
     norm_groups: int = 32
     frequency_shift: float = 0.0  # of the timestep embedding, see `timestep_embedding.frequencies`
     asymmetric_downsampling: bool = False  # pad on the right and below only, as the models of Ho et al. 2020
+    numbers: Sequence[str] = ()  # told for each row, of `number_embedding.NUMBERS`; distilled networks have them
 
     def __post_init__(self) -> None:
         if self.level_heads is not None and len(self.level_heads) != len(self.multipliers):
             raise ValueError(
                 f"level_heads: {len(self.level_heads)} levels; permitted: {len(self.multipliers)}, as multipliers"
             )
+        if unknown := [name for name in self.numbers if name not in NUMBERS]:
+            raise ValueError(f"numbers: {unknown[0]!r} is not known; permitted: {', '.join(NUMBERS)}")
+        if len(set(self.numbers)) < len(self.numbers):
+            raise ValueError(f"numbers: {', '.join(self.numbers)}; permitted: each name once")
 
 
 # Fields that older versions do not know. A release names them only if it uses them, so that older versions can read it.
-LATER_FIELDS = {
+LATER_FIELDS: dict[str, Any] = {
     "coordinates": False, "level_heads": None, "middle_attention": True, "norm_eps": 1e-5, "norm_groups": 32,
-    "frequency_shift": 0.0, "asymmetric_downsampling": False,
+    "frequency_shift": 0.0, "asymmetric_downsampling": False, "numbers": [],
 }  # fmt: skip
 
 
@@ -99,6 +106,7 @@ class UNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(width, self.embedding_width), nn.SiLU(), nn.Linear(self.embedding_width, self.embedding_width)
         )
+        self.numbers = NumberEmbedding(c.numbers, width, self.embedding_width) if c.numbers else None
         self.conv_in = nn.Conv2d(c.in_channels + 2 * c.coordinates, width, 3, padding=1)
 
         channels, factor, skips = width, 1, [width]
@@ -150,17 +158,20 @@ class UNet(nn.Module):
         *,
         keys_values: Tensor | None = None,
         embedding: Tensor | None = None,
+        numbers: Tensor | None = None,
     ) -> Tensor:
         """Predict from x [R, in_channels, h, w] and t [R] in [0, T): [R, out_channels, h, w].
 
         context: [R, M, context_width] if the configuration has a context width; or give its `keys_values`.
-        embedding: [R, 4 channels], added to the timestep embedding.
+        embedding: [R, 4 channels], added to the timestep embedding. numbers: [R, K], those of the configuration.
         Raises ValueError if the shapes do not fit the configuration.
         """
-        self._check(x, context if keys_values is None else keys_values, keys_values is not None, embedding)
+        self._check(x, context if keys_values is None else keys_values, keys_values is not None, embedding, numbers)
         if context is not None and keys_values is None:
             keys_values = self.keys_values(context)
         time = self.time(sinusoidal_embedding(t, self.config.channels, self.config.frequency_shift).to(x.dtype))
+        if self.numbers is not None:
+            time = time + self.numbers(numbers)
         embedding = F.silu(time if embedding is None else time + embedding)  # [R, 4 channels]
         if self.config.coordinates:
             x = torch.cat([x, coordinates(x)], dim=1)
@@ -192,7 +203,9 @@ class UNet(nn.Module):
             return torch.as_tensor(checkpoint(stage, h, embedding, keys_values, use_reentrant=False))
         return torch.as_tensor(stage(h, embedding, keys_values))
 
-    def _check(self, x: Tensor, context: Tensor | None, projected: bool, embedding: Tensor | None) -> None:
+    def _check(
+        self, x: Tensor, context: Tensor | None, projected: bool, embedding: Tensor | None, numbers: Tensor | None
+    ) -> None:
         c = self.config
         factor = 2 ** (len(c.multipliers) - 1)
         if x.shape[1] != c.in_channels:
@@ -206,6 +219,8 @@ class UNet(nn.Module):
             raise ValueError(f"context: width {context.shape[-1]}; this U-Net needs {c.context_width}")
         if embedding is not None and embedding.shape[-1] != self.embedding_width:
             raise ValueError(f"embedding: width {embedding.shape[-1]}; this U-Net needs {self.embedding_width}")
+        if (0 if numbers is None else numbers.shape[-1]) != len(c.numbers):
+            raise ValueError(f"numbers: this U-Net needs {', '.join(c.numbers) or 'none'}")
 
     def _block(self, in_channels: int, out_channels: int, resample: str | None = None) -> ResidualBlock:
         return ResidualBlock(

@@ -15,7 +15,7 @@ from services.console.page import Page, PageRequest
 from services.errors import quote
 from services.job_queue import clients
 from services.job_queue.prospects import find_pace, list_permitted_queues
-from services.job_requests.schema import DEFAULTS, request_schema
+from services.job_requests.schema import DEFAULTS, defaults_of, request_schema
 from services.registry import viewing
 from services.registry.releases import request_rules
 
@@ -71,6 +71,7 @@ def _show(page: PageRequest, connection: Connection, target: Target, draft: subm
     rules = None if release is None else request_rules(release.manifest)
     return page.render(
         "submit.html", target=target, references=references, release=release, draft=draft, choices=CHOICES,
-        control=rules and submission.find_control(rules), rules=rules, defaults=DEFAULTS,
+        control=rules and submission.find_control(rules), rules=rules,
+        defaults=DEFAULTS if rules is None else defaults_of(rules),
         queues=list_permitted_queues(connection), pace=draft.plan and find_pace(connection, target.model),
     )  # fmt: skip

@@ -47,7 +47,7 @@ def runs(model: LatentDiffusion, count: int = 4) -> list[Run]:
 def test_a_step_asks_the_device_for_nothing(latent_diffusion: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host can prepare a step while the device computes the one before."""
 
-    def predict(x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
+    def predict(x: Tensor, t: Tensor, conditions: Prepared, numbers: None) -> Tensor:
         return x
 
     monkeypatch.setattr(latent_diffusion, "predict", predict)
@@ -98,7 +98,7 @@ def test_a_trajectory_is_copied_once_and_found_by_its_entry(latent_diffusion: La
     entries = torch.tensor([first + 2, second, WAITS], dtype=torch.int32)
     found = table.look_up(entries)
     assert torch.equal(found[:2], torch.stack([columns(one)[2], columns(two)[0]]))
-    assert torch.equal(found[2, 3:], torch.eye(5, 7).flatten()), "a slot that waits keeps its state"
+    assert torch.equal(found[2, 4:], torch.eye(5, 7).flatten()), "a slot that waits keeps its state"
     alpha, sigma = latent_diffusion.diffusion.alpha_sigma(torch.from_numpy(two.t), torch.zeros(1))
     assert torch.equal(columns(two)[:, 1:3], torch.stack([alpha, sigma], dim=1))
     assert columns(two).shape == (len(two), COLUMNS)
