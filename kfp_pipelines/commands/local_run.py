@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from kfp_pipelines import events
+from kfp_pipelines.commands.expected_end import ExpectedEnd
 from kfp_pipelines.running import local
 from services.local_stack.state import ROOT_VARIABLE, stack_root
 
@@ -37,6 +37,8 @@ class Display:
 
     def __init__(self, progress: Progress, expected: Mapping[str, float] = NOTHING) -> None:
         self.progress, self.end = progress, ExpectedEnd(expected)
+        if expected:
+            self.end.announce()  # the caller printed it
         self.bar = progress.add_task("starting the pipeline")
         self.stage: str | None = None
         self.began = time.monotonic()
@@ -52,6 +54,7 @@ class Display:
                 self.progress.update(self.bar, description=f"{name}  {self.end}")
             case events.Progress(step, steps, text):
                 self.end.advance(step, steps)
+                self.tell_if_moved()
                 self.progress.update(self.bar, description=f"{self.stage}  step {step}/{steps}  {text}  {self.end}")
             case events.Message(text):
                 for line in text.splitlines():
@@ -61,35 +64,11 @@ class Display:
         """Show how long the stage took."""
         if self.stage is not None:
             self.progress.console.print(f"  {self.stage:24}{time.monotonic() - self.began:7.1f} s")
+            self.end.end_task()
+            self.tell_if_moved()
         self.began = time.monotonic()
 
-
-class ExpectedEnd:
-    """When all tasks will have ended: the task that runs at its own pace, and the later ones as expected."""
-
-    def __init__(self, expected: Mapping[str, float]) -> None:
-        self.waiting = dict(expected)
-        self.task_ends = time.monotonic()
-        self.first: tuple[int, float] | None = None  # the first step that was seen, and when
-
-    def begin(self, task: str) -> None:
-        """Note that a task began; it takes the time that is expected of it."""
-        self.task_ends = time.monotonic() + self.waiting.pop(task, 0.0)
-        self.first = None
-
-    def advance(self, step: int, steps: int) -> None:
-        """Note how far the task is: the rest takes as long for each step as those that were seen."""
-        now = time.monotonic()
-        if self.first is None or step <= self.first[0]:
-            self.first = step, now
-            return
-        self.task_ends = now + (now - self.first[1]) / (step - self.first[0]) * (steps - step)
-
-    def seconds(self) -> float:
-        """Return the seconds until the end."""
-        return max(0.0, self.task_ends - time.monotonic()) + sum(self.waiting.values())
-
-    def __str__(self) -> str:
-        if not self.waiting:
-            return ""
-        return f"ends about {datetime.now() + timedelta(seconds=self.seconds()):%H:%M:%S}"
+    def tell_if_moved(self) -> None:
+        """Show the end again if what was measured has moved it."""
+        if self.end.has_moved():
+            self.progress.console.print(f"  now {self.end.announce()}", markup=False)
