@@ -40,8 +40,13 @@ def contact_sheet(images: Sequence[tuple[int, bytes]], *, columns: int, scale: i
     return sheet
 
 
-def write_job_sheet(settings: "Settings", engine: "Engine", job: "Job", path: Path, *, scale: int = 2) -> None:
-    """Write the contact sheet of a job as a PNG. Raises CommandError if the job has no images."""
+def write_job_sheet(
+    settings: "Settings", engine: "Engine", job: "Job", path: Path, *, scale: int = 2, names: Sequence[str] = ()
+) -> None:
+    """Write the contact sheet of a job as a PNG. Raises CommandError if the job has no images.
+
+    names: of the items, beside their rows.
+    """
     from services.job_queue.outputs import list_outputs
     from services.storage.object_store import ObjectStore
 
@@ -60,6 +65,8 @@ def write_job_sheet(settings: "Settings", engine: "Engine", job: "Job", path: Pa
     sheet = contact_sheet(images, columns=columns, scale=scale)
     if axes:
         sheet = label(sheet, *axis_labels(axes, rows=-(-job.total // columns), per_item=per_item))
+    elif columns == per_item and len(names) > 1:
+        sheet = label(sheet, names, [""] * columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, format="PNG")
 

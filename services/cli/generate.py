@@ -1,7 +1,7 @@
 """`darkroom generate`: a sheet of images of a release, by the service or within this process."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +27,9 @@ def generate(
         int | None, typer.Option(help="Steps of the solver; default: the service's.", min=1, max=1000)
     ] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: the service's.")] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="The size of the images; default: the release's.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The seed; default: a random one.", min=0)] = None,
     output: Annotated[Path | None, typer.Option(help="The PNG to write; default: NAME.png.")] = None,
     scale: Annotated[int, typer.Option(min=1, max=16, help="Enlargement factor.")] = 2,
@@ -47,6 +50,7 @@ def generate(
     request |= {"seed": secrets.randbelow(2**31) if seed is None else seed}
     request |= {} if steps is None else {"steps": steps}
     request |= {} if guidance is None else {"guidance_scale": guidance}
+    request |= {} if image_size is None else {"size": parse_size(image_size)}
     path = output or Path(f"{release.name}.png")
     sample = sample_here if local else sample_by_service
     answer = sample(release, request, path, scale, show_progress=not as_json)
@@ -96,6 +100,14 @@ def build_request(release: "ReleaseRow", labels: Sequence[str], captions: Sequen
     return {"items": values[:count], "images_per_item": max(1, count // len(values[:count]))}
 
 
+def parse_size(text: str) -> list[int]:
+    """Return width and height. Raises CommandError."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise CommandError(f"--image-size: {text!r} is not allowed; permitted: WIDTHxHEIGHT in pixels, such as 80x48")
+    return [int(width), int(height)]
+
+
 def names_of(release: "ReleaseRow", field: str) -> list[str]:
     """Return the names of the classes; empty if they have none."""
     rule = release.manifest["conditions"]["properties"][field]
@@ -106,6 +118,11 @@ def first_classes(release: "ReleaseRow", field: str, count: int) -> list[Any]:
     """Return the first classes, by name if they have names."""
     number = release.manifest["architecture"]["conditioners"][field]["classes"]
     return list(names_of(release, field) or range(number))[: min(FIRST_CLASSES, count)]
+
+
+def name_items(request: Mapping[str, Any]) -> list[str]:
+    """Return what each item of a request asks for, in words: its class and its caption."""
+    return [", ".join(str(value) for value in item.values()) for item in request["items"]]
 
 
 def sample_by_service(
@@ -126,7 +143,7 @@ def sample_by_service(
     if not row.has_succeeded:
         typer.echo(f"job {job_id} {row.state}: {row.reason or ''}", err=True)
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
-    write_job_sheet(settings, engine, row, path, scale=scale)
+    write_job_sheet(settings, engine, row, path, scale=scale, names=name_items(request))
     return {"job": job_id, "images": row.succeeded}
 
 
@@ -134,14 +151,18 @@ def sample_here(
     release: "ReleaseRow", request: dict[str, Any], path: Path, scale: int, *, show_progress: bool
 ) -> dict[str, Any]:
     """Sample within this process the images that the service would make, and write the sheet. Raises RequestError."""
-    from services.cli.contact_sheet import contact_sheet
+    from services.cli.contact_sheet import contact_sheet, label
     from services.cli.local_sampling import sample_images
     from services.job_requests.schema import Limits, plan_request
+    from services.registry.releases import request_rules
 
-    plan = plan_request(request, release.manifest["conditions"], Limits(("out",)))
+    plan = plan_request(request, request_rules(release.manifest), Limits(("out",)))
     images = list(enumerate(sample_images(release.manifest, plan, show_progress=show_progress)))
     per_item = plan["images_per_item"]
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = per_item if 1 < per_item < len(images) else min(16, len(images))
-    contact_sheet(images, columns=columns, scale=scale).save(path, format="PNG")
+    sheet = contact_sheet(images, columns=columns, scale=scale)
+    if columns == per_item and len(plan["items"]) > 1:
+        sheet = label(sheet, name_items(request), [""] * columns)
+    sheet.save(path, format="PNG")
     return {"images": len(images)}

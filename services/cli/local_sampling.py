@@ -36,6 +36,10 @@ def sample_images(manifest: Mapping[str, Any], plan: "Plan", *, show_progress: b
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     sampler = Sampler(plan["solver"], int(plan["steps"]))
     console = Console(stderr=True)
+    channels, height, width = description.latent_shape
+    if specs[0].size is not None:  # one for all of them
+        factor = description.image_shape[1] // height
+        height, width = specs[0].size[1] // factor, specs[0].size[0] // factor
     starts = track(range(0, count, BATCH), "sampling", console=console, disable=not show_progress, transient=True)
     for start in starts:
         batch = specs[start : start + BATCH]
@@ -43,7 +47,7 @@ def sample_images(manifest: Mapping[str, Any], plan: "Plan", *, show_progress: b
             {name: class_number(rules[name], plan["items"][spec.item][name]) for name in rules} for spec in batch
         ]
         images = generate(
-            model, requests, [spec.seed for spec in batch], latent_shape=description.latent_shape, sampler=sampler,
+            model, requests, [spec.seed for spec in batch], latent_shape=(channels, height, width), sampler=sampler,
             guidance=Guidance(float(plan["guidance_scale"])),
         )  # fmt: skip
         for pixels in to_bytes(images):

@@ -16,6 +16,7 @@ from training.evaluation.networks import Networks
 from training.metrics import DigitJudge, classifier, conditions, psnr, rms, targets
 from training.model.pixels import to_bytes, to_unit
 
+MOST_CLASSES = 100  # whose shares are told one by one
 JUDGE_SEED = 1  # not the network whose features are compared
 
 
@@ -40,16 +41,29 @@ class Answer:
 def of_class(answer: Answer) -> dict[str, Any]:
     """Return the share of samples of the requested class, read back or seen by a classifier of real images."""
     if answer.has_shapes:
-        return {"class_accuracy": conditions.class_accuracy(answer.samples, answer.values)}
+        return share_by_class(answer, torch.tensor(conditions.match_classes(answer.samples, answer.values)))
     images, requested = answer.images, torch.tensor(answer.values)
     held_out = images.rows("held_out")
     predict, name = find_judge(images)
     real = predict(images.pixels(held_out)) == images.labels(held_out)
     return {
-        "class_accuracy": float((predict(answer.samples) == requested).double().mean()),
+        **share_by_class(answer, predict(answer.samples) == requested),
         "class_accuracy_of_held_out_images": float(real.double().mean()),
         "judge": name,
     }
+
+
+def share_by_class(answer: Answer, right: Tensor) -> dict[str, Any]:
+    """Return the share of samples that are right, [R] bool, of all and of each class by its name."""
+    requested, names = torch.tensor(answer.values), answer.images.description.classes
+    found: dict[str, Any] = {"class_accuracy": float(right.double().mean())}
+    if len(names) <= MOST_CLASSES:
+        found["class_accuracy_by_class"] = {
+            name: float(right[requested == number].double().mean())
+            for number, name in enumerate(names)
+            if bool((requested == number).any())
+        }
+    return found
 
 
 def find_judge(images: ImageSet) -> tuple[Callable[[Tensor], Tensor], str]:

@@ -128,17 +128,18 @@ def build_requests(description: Release, images: ImageSet, count: int) -> Evalua
 def draw_samples(
     description: Release, images: ImageSet, requested: EvaluationRequests, samples: Tensor, output: Path
 ) -> None:
-    """Draw `samples.png`: a row per class, or the conditions, their samples, and the images they describe."""
+    """Draw `samples.png`: a named row per class, or the conditions, their samples, and the images they describe."""
     path = output / "samples.png"
     if requested.rows is not None:
         what = requests_of_rows(images, request_maker(description), requested.rows[:COLUMNS])
         parts = [part[:COLUMNS] for part in (what.conditions, samples, what.originals) if part is not None]
         contact_sheet.save(path, torch.cat(parts), columns=len(parts[0]), captions=what.captions)
         return
-    rows = len(images.description.classes) if types_of(description) else 4
+    names = images.description.classes if types_of(description) else ()
+    rows = len(names) or 4
     across = max(1, min(COLUMNS, len(samples) // rows))
     order = [-(-row * len(samples) // rows) + i for row in range(rows) for i in range(across)]
-    contact_sheet.save(path, samples[order], columns=across)
+    contact_sheet.save(path, samples[order], columns=across, rows=names)
 
 
 def generate(

@@ -1,4 +1,4 @@
-"""Image sheets: many small images in one, with optional captions below."""
+"""Image sheets: many small images in one, with optional captions below and names of rows to the left."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,26 +14,41 @@ GAP = 2  # pixels of white between images
 LEAST_SIDE = 64  # smaller images are enlarged by a whole factor, without smoothing
 LINES = 3  # of a caption, at most
 FONT_SIZE = 9
+MOST_NAME = 120  # pixels of a row's name; longer ones are cut off
 
 
-def draw(images: Tensor, *, columns: int, captions: Sequence[str] = ()) -> NDArray[np.uint8]:
+def draw(images: Tensor, *, columns: int, captions: Sequence[str] = (), rows: Sequence[str] = ()) -> NDArray[np.uint8]:
     """Draw images [R, C, H, W] in [-1, 1], C 1 or 3, row by row -> [height, width, C].
 
-    captions: below the last row, one per column.
+    captions: below the last row, one per column. rows: left of each row, one per row.
     """
     scale = max(1, LEAST_SIDE // images.shape[-1])
     pixels = to_bytes(images).repeat(scale, axis=1).repeat(scale, axis=2)  # [R, H, W, C]
     count, height, width, channels = pixels.shape
-    rows = -(-count // columns)
+    down = -(-count // columns)
     foot = LINES * (FONT_SIZE + 2) if captions else 0
-    sheet = np.full((rows * (height + GAP) + GAP + foot, columns * (width + GAP) + GAP, channels), 255, np.uint8)
+    sheet = np.full((down * (height + GAP) + GAP + foot, columns * (width + GAP) + GAP, channels), 255, np.uint8)
     for i, image in enumerate(pixels):
         top, left = GAP + i // columns * (height + GAP), GAP + i % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = image
     if captions:
         words = draw_captions(captions, width, sheet.shape[1], foot)
         sheet[-foot:] = np.minimum(sheet[-foot:], words[..., None])
+    if rows:
+        names = draw_row_names(rows, height, len(sheet))
+        sheet = np.concatenate([np.repeat(names[..., None], channels, axis=2), sheet], axis=1)
     return sheet
+
+
+def draw_row_names(names: Sequence[str], height: int, total: int) -> NDArray[np.uint8]:
+    """Draw a name beside the middle of each row of `height` pixels, black on white, [total, width]."""
+    font = ImageFont.load_default(FONT_SIZE)
+    width = min(MOST_NAME, 2 * GAP + max(int(font.getlength(name)) + 1 for name in names))
+    canvas = Image.new("L", (width, total), 255)
+    pen = ImageDraw.Draw(canvas)
+    for row, name in enumerate(names):
+        pen.text((GAP, GAP + row * (height + GAP) + (height - FONT_SIZE) // 2), name, fill=0, font=font)
+    return np.asarray(canvas)
 
 
 def draw_captions(captions: Sequence[str], width: int, total: int, height: int) -> NDArray[np.uint8]:
@@ -56,8 +71,10 @@ def draw_captions(captions: Sequence[str], width: int, total: int, height: int) 
     return row
 
 
-def save(path: Path, images: Tensor, *, columns: int, captions: Sequence[str] = ()) -> NDArray[np.uint8]:
+def save(
+    path: Path, images: Tensor, *, columns: int, captions: Sequence[str] = (), rows: Sequence[str] = ()
+) -> NDArray[np.uint8]:
     """Write a sheet as PNG and return it, [height, width, C]; see `draw`."""
-    sheet = draw(images, columns=columns, captions=captions)
+    sheet = draw(images, columns=columns, captions=captions, rows=rows)
     Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(path)
     return sheet

@@ -58,11 +58,15 @@ def test_every_command_works(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     sheets = {}
     for how in ([], ["--local"]):
         path = root / f"sheet{''.join(how)}.png"
-        request = ("tiny", "--class", "1", "--count", "4", "--seed", "3", "--steps", "2", "--output", str(path))
+        what = ("--class", "1", "--class", "2", "--count", "4", "--image-size", "48x16")
+        request = ("tiny", *what, "--seed", "3", "--steps", "2", "--output", str(path))
         done = call_darkroom(capsys, root, "generate", *request, *how)
         assert done.returncode == 0, done.stderr
         sheets[bool(how)] = np.asarray(Image.open(path)).astype(int)
     assert sheets[False].std() > 0
+    names = sheets[False].shape[1] - (2 * (2 * 48 + 2) + 2)  # at twice the size, with gaps, and the names of the rows
+    assert 0 < names < 60
+    assert sheets[False].shape[0] > 2 * (2 * 16 + 2)
     assert np.abs(sheets[True] - sheets[False]).max() <= 1, "both sample the same images"
     assert "the broker does not answer" not in logs["dispatcher"].read_text()
     stack.close()

@@ -130,7 +130,11 @@ def answered(
 def test_the_originals_obey_and_other_images_do_not(
     kind: str, score: str, perfect: float, scenes: ImageSet, seen_by: Networks, fidelity: Fidelity
 ) -> None:
-    assert answered(kind, scenes, seen_by, fidelity)[score] >= perfect
+    found = answered(kind, scenes, seen_by, fidelity)
+    assert found[score] >= perfect
+    if kind == "class":
+        assert set(found["class_accuracy_by_class"]) <= set(scenes.description.classes)
+        assert set(found["class_accuracy_by_class"].values()) == {1.0}
     others = scenes.pixels(scenes.rows("held_out")).roll(1, dims=0)
     assert answered(kind, scenes, seen_by, fidelity, others)[score] < 0.5
 

@@ -242,6 +242,18 @@ def test_captions_change_the_foot_only(words: str, channels: int) -> None:
     assert (contact_sheet.draw(images, columns=3, captions=["", "", ""])[len(bare) :] == 255).all()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_names_of_rows_are_left_of_the_rows_and_change_nothing_else(channels: int) -> None:
+    images = torch.rand(6, channels, SIDE, SIDE) * 2 - 1
+    bare = contact_sheet.draw(images, columns=2, captions=["a", "b"])
+    named = contact_sheet.draw(images, columns=2, captions=["a", "b"], rows=["boot", "", "x" * 999])
+    left = named.shape[1] - bare.shape[1]
+    assert 0 < left <= contact_sheet.MOST_NAME
+    assert np.array_equal(named[:, left:], bare)
+    dark = [named[row * CELL : (row + 1) * CELL, :left].min() < 128 for row in range(3)]
+    assert dark == [True, False, True]
+
+
 def test_a_long_word_stays_in_its_column() -> None:
     images = torch.zeros(2, 1, SIDE, SIDE)
     drawn = contact_sheet.draw(images, columns=2, captions=["Donaudampfschifffahrtsgesellschaft", ""])
