@@ -104,7 +104,8 @@ def table(summary: dict[str, Any]) -> "Table":
 
     stream = "" if summary["all_listed"] else f"at least; the first {summary['images']:,} were read (--look)"
     add("images", summary["images"], stream)
-    add("looked at", summary["looked_at"], "grey: data.channels is 1" if summary["channels"] == 1 else "in colour")
+    colours = "grey: data.channels is 1" if summary["channels"] == 1 else "in colour" if summary["looked_at"] else ""
+    add("looked at", summary["looked_at"], colours)
     if side := summary["shorter_side"]:
         add("shorter side", side["median"], f"{side['min']} to {side['max']} pixels; {summary['square']:,} are square")
     classes = summary["classes"]
@@ -120,5 +121,5 @@ def table(summary: dict[str, Any]) -> "Table":
         for reason, found in groups.items():
             add(f"{title}: {reason}", found["count"], ", ".join(found["first"]))
     pairs = summary["near_duplicates"]
-    add("near duplicates", len(pairs), "; ".join(" and ".join(pair) for pair in pairs[:FIRST]))
+    add("near duplicates", len(pairs), "; ".join(f"{copy} of {first}" for first, copy in pairs[:FIRST]))
     return rows

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.data.own_images.inspection import Inspection
-from training.data.own_images.looks import near_duplicates
+from training.data.own_images.looks import FLAT, near_duplicates
 from training.errors import DarkroomError
 
 Wanted = Literal["auto", "class", "caption", "none"]
@@ -15,6 +15,8 @@ LEAST = 16  # pictures; fewer have no held-out ones to speak of
 LEAST_SIDE = 8  # pixels
 MOST = 0.8  # share of pictures that must have a label or a caption, so that it becomes the condition
 MOST_CLASSES = 1000
+MOST_BAD = 0.2  # share of the pictures that were looked at that may be unusable
+LEAST_BAD = 0.05  # share of all pictures that may be unusable, however few of those looked at were
 RARE = 0.05  # share of pictures that may be smaller than half of the chosen size
 
 
@@ -36,6 +38,12 @@ class Survey:
     labelled: float
     captioned: float
     own_held_out: int | None = None  # by the user's split
+    bad: float = 0.0  # share of the pictures that were looked at and cannot be used
+
+    @property
+    def max_bad(self) -> float:
+        """The share of pictures that may be unusable: twice the share that was seen, because few were looked at."""
+        return round(max(LEAST_BAD, 2 * self.bad), 4)
 
     @property
     def held_out(self) -> float:
@@ -59,6 +67,16 @@ def survey(found: Inspection) -> Survey:
         )
     if not found.looks:
         raise PlanError(f"PICTURES: no picture of {found.source} can be read; see: darkroom pictures inspect")
+    looked = len(found.looks) + len(found.bad)
+    if len(found.bad) > MOST_BAD * looked:
+        groups = Counter(found.bad.values()).most_common()
+        reasons = ", ".join(f"{count:,} {reason.removeprefix('cannot be used: ')}" for reason, count in groups)
+        raise PlanError(
+            f"PICTURES: {len(found.bad):,} of {looked:,} pictures that were looked at cannot be used ({reasons}; the "
+            f"first: {min(found.bad)}); permitted: {100 * MOST_BAD:.0f} %. Repair or remove them"
+        )
+    if found.complete and found.splits.get("train") == 0:
+        raise PlanError("PICTURES: every picture's split is held out; some must be for training")
     distinct = count_distinct(found)
     if distinct < LEAST:
         raise PlanError(
@@ -73,22 +91,15 @@ def survey(found: Inspection) -> Survey:
     return Survey(
         found.images, found.complete, found.channels, side, sides[int(RARE * len(sides))],
         all(one.size == (side, side) for one in found.looks), found.classes, sum(found.classes.values()) / read,
-        found.with_text / max(found.images, 1), found.splits.get("held_out"),
+        found.with_text / max(found.images, 1), found.splits.get("held_out"), len(found.bad) / looked,
     )  # fmt: skip
 
 
 def count_distinct(found: Inspection) -> int:
-    """Return how many of the pictures that were looked at are left if near duplicates count once."""
-    group = {one.name: one.name for one in found.looks}
-
-    def first(name: str) -> str:
-        while group[name] != name:
-            name = group[name]
-        return name
-
-    for one, other in near_duplicates(found.looks):
-        group[first(other)] = first(one)
-    return sum(name == parent for name, parent in group.items())
+    """Return how many of the pictures that were looked at are left if near duplicates and flat colours count once."""
+    flat = [one for one in found.looks if one.deviation < FLAT]
+    colours = {tuple(one.thumbnail.mean((0, 1)).round().tolist()) for one in flat}
+    return len(found.looks) - len(near_duplicates(found.looks)) - len(flat) + len(colours)
 
 
 def choose_condition(found: Survey, wanted: Wanted) -> Literal["class", "caption", "none"]:

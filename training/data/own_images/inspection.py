@@ -2,17 +2,17 @@
 
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from training.data.image_set import DataError
 from training.data.own_images import decoding
-from training.data.own_images.annotations import Annotations
+from training.data.own_images.annotations import Annotations, class_names
 from training.data.own_images.layout import folder_labels, folder_splits
 from training.data.own_images.looks import Look, look_closely
 from training.data.own_images.names import CAPTION_ENDINGS, is_image, may_be_image
-from training.data.own_images.records import parse_annotation
-from training.data.own_images.source import Source
+from training.data.own_images.records import Annotation, parse_annotation
+from training.data.own_images.source import Member, Source
 from training.data.own_images.sources import open_source
 
 FIRST = 5  # names and captions that are told
@@ -35,6 +35,7 @@ class Inspection:
     left_out: dict[str, list[str]] = field(default_factory=dict)  # by reason, all names
     looks: list[Look] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)  # of the images in `looks`
+    bad: dict[str, str] = field(default_factory=dict)  # of images that were looked at and cannot be used: why
 
     @property
     def channels(self) -> int:
@@ -86,16 +87,24 @@ class Reader:
                 if not self.known and len(self.names) >= self.count:
                     return False
             elif role == "metadata":
-                self.annotations.add_metadata(name, member.read(), member.origin)
+                self.annotations.add_metadata(name, read_file(member), member.origin)
             elif role == "sidecar":
                 stem, ending = posixpath.splitext(name)
                 if ending.lower() in CAPTION_ENDINGS:
                     self.captions.add(stem)
                 if member.body is not None:
-                    self.annotations.add_sidecar(name, member.read(), member.origin)
+                    self.annotations.add_sidecar(name, read_file(member), member.origin)
             elif role == "other":
                 self.others[name] = posixpath.splitext(name)[1].lower() or "no ending"
         return True
+
+
+def read_file(member: Member) -> bytes:
+    """Return the content of a table or a sidecar. Raises DataError, for example if it was removed meanwhile."""
+    try:
+        return member.read()
+    except OSError as error:
+        raise DataError(f"data.root: {member.origin} cannot be read ({error.strerror})") from None
 
 
 def inspect(url: str, count: int) -> Inspection:
@@ -109,54 +118,71 @@ def inspect(url: str, count: int) -> Inspection:
     listed = annotations.listed
     names = [name for name in reader.names if name in listed] if annotations.complete else reader.names
     found = Inspection(url, type(source).__name__.lower(), len(names), complete)
-    found.looks = [one for one in reader.looks if not annotations.complete or one.name in listed]
     found.tables = {**{name: f"{rows:,} rows" for name, rows in annotations.tables.items()}, **annotations.unread}
-    describe_labels(found, annotations, names)
-    describe_texts(found, reader, names)
+    seen = [one for one in reader.looks if not annotations.complete or one.name in listed]
+    told = read_annotations(found, annotations, [one.name for one in seen])
+    found.looks = [one for one in seen if one.name in told]
+    unreadable = {name: f"cannot be used: {reason}" for name, reason in reader.unreadable.items()}
+    found.bad |= {name: reason for name, reason in unreadable.items() if not annotations.complete or name in listed}
+    describe_labels(found, annotations, names, told)
+    describe_texts(found, reader, names, told)
     describe_splits(found, annotations, names)
-    found.left_out = left_out(reader, names)
+    found.left_out = left_out(reader, unreadable | found.bad, names)
     if not found.images and not found.left_out:
         raise DataError(f"data.root: {url} is empty")
     return found
 
 
-def describe_labels(found: Inspection, annotations: Annotations, names: Sequence[str]) -> None:
-    """Tell the classes: of tables, else of files beside the images that were looked at, else of folders."""
-    of_rows = {n: str(a.label) for n, a in annotations.listed.items() if a.label is not None}
+def read_annotations(found: Inspection, annotations: Annotations, names: Sequence[str]) -> dict[str, Annotation]:
+    """Return the annotations of images that were looked at, and note those that cannot be read."""
+    told = {}
+    for name in names:
+        try:
+            told[name] = annotations.of(name, {})
+        except DataError as error:
+            what = "a caption that is not UTF-8" if "is not UTF-8" in str(error) else "annotation"
+            found.bad[name] = f"cannot be used: {what}"
+    return told
+
+
+def describe_labels(
+    found: Inspection, annotations: Annotations, names: Sequence[str], told: Mapping[str, Annotation]
+) -> None:
+    """Tell the classes: of tables, else of files beside the images that were looked at, else of folders.
+
+    Raises DataError if some are numbers and some are names.
+    """
+    of_rows = {name: one.label for name, one in annotations.listed.items() if one.label is not None}
     labels = {name: of_rows[name] for name in names if name in of_rows}
     found.labels_from = "tables"
     if not labels:
         found.labels_from = f"files beside the {len(found.looks):,} images looked at"
-        for one in found.looks:
-            try:
-                label = annotations.of(one.name, {}).label
-            except DataError as error:
-                found.left_out.setdefault(str(error).removeprefix("data.root: "), []).append(one.name)
-                continue
-            labels |= {one.name: str(label)} if label is not None else {}
+        labels = {name: one.label for name, one in told.items() if one.label is not None}
     if not labels and not annotations.complete:
         found.labels_from = "folders"
-        labels = {name: str(label) for name, label in folder_labels(names).items()}
+        labels = dict(folder_labels(names))
+    class_names({name: [label] for name, label in labels.items()}, "labels")
     found.labels_from = found.labels_from if labels else "nothing"
-    found.classes = dict(sorted(Counter(labels.values()).items()))
-    found.labels = {one.name: labels[one.name] for one in found.looks if one.name in labels}
+    found.classes = dict(sorted(Counter(map(str, labels.values())).items()))
+    found.labels = {one.name: str(labels[one.name]) for one in found.looks if one.name in labels}
 
 
-def describe_texts(found: Inspection, reader: Reader, names: Sequence[str]) -> None:
-    """Tell how many images have a caption, and the first captions."""
+def describe_texts(found: Inspection, reader: Reader, names: Sequence[str], told: Mapping[str, Annotation]) -> None:
+    """Tell how many images have a caption, and the first captions.
+
+    Files beside images that were not looked at hold a caption as often as the others: some are empty.
+    """
     listed = reader.annotations.listed
     with_json = {posixpath.splitext(name)[0] for name in reader.annotations.sidecars if name.endswith(".json")}
     beside = reader.captions | with_json
-    found.with_text = sum(
-        (name in listed and listed[name].text is not None) or posixpath.splitext(name)[0] in beside for name in names
-    )
-    for one in found.looks:
-        try:
-            text = reader.annotations.of(one.name, {}).text
-        except DataError:
-            continue
-        if text and len(found.texts) < FIRST:
-            found.texts.append(text)
+    others = [name for name in names if name not in told and name not in found.bad]
+    has_file = [name for name in others if posixpath.splitext(name)[0] in beside]
+    of_rows = {name for name in others if name in listed and listed[name].text is not None}
+    looked = [one for name, one in told.items() if posixpath.splitext(name)[0] in beside]
+    share = sum(one.text is not None for one in looked) / max(1, len(looked))
+    found.with_text = sum(one.text is not None for one in told.values()) + len(of_rows)
+    found.with_text += round(share * len(set(has_file) - of_rows))
+    found.texts = [one.text for one in told.values() if one.text][:FIRST]
 
 
 def describe_splits(found: Inspection, annotations: Annotations, names: Sequence[str]) -> None:
@@ -167,11 +193,11 @@ def describe_splits(found: Inspection, annotations: Annotations, names: Sequence
         found.splits = {"train": len(names) - held, "held_out": held}
 
 
-def left_out(reader: Reader, names: Collection[str]) -> dict[str, list[str]]:
-    """Return the names of what would not be read, by reason."""
+def left_out(reader: Reader, bad: Mapping[str, str], names: Collection[str]) -> dict[str, list[str]]:
+    """Return the names of what would not be read, by reason. bad: the reason of each image that cannot be used."""
     reasons: dict[str, list[str]] = {}
-    for name, reason in reader.unreadable.items():
-        reasons.setdefault(f"cannot be used: {reason}", []).append(name)
+    for name, reason in bad.items():
+        reasons.setdefault(reason, []).append(name)
     for name, ending in reader.others.items():
         reasons.setdefault(f"not read: {ending}", []).append(name)
     if reader.annotations.complete:
@@ -181,4 +207,4 @@ def left_out(reader: Reader, names: Collection[str]) -> dict[str, list[str]]:
         reasons["listed, but missing"] = missing if reader.known else []
     stems = {posixpath.splitext(name)[0] for name in reader.names}
     reasons["caption beside no image"] = sorted(reader.captions - stems)
-    return {reason: found for reason, found in reasons.items() if found}
+    return {reason: some for reason, some in reasons.items() if some}

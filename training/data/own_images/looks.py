@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.data.own_images import decoding
+from training.data.own_images.crops import crop_box
 from training.data.own_images.decoding import BadImageError
 from training.data.own_images.probe import Sampled
 from training.data.own_images.source import Member
@@ -16,6 +17,7 @@ from training.data.own_images.source import Member
 THUMBNAIL = 96  # pixels
 BANDS = 8  # parts of a hash; two images with fewer different bits than parts share a part
 ASPECT = 3.0  # of the sides; from here on an image is odd
+ALIKE = 12.0  # mean difference of pixels, of 255, below which two images with like hashes are the same
 FLAT = 2.0  # standard deviation of pixels, of 255; below it an image is odd
 
 
@@ -46,7 +48,7 @@ def look_closely(member: Member) -> Look | str:
         return error.problem.kind
     except OSError as error:
         return error.strerror or "unreadable"
-    square = plain.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, box=decoding.crop_box(plain.size))
+    square = plain.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, box=crop_box(plain.size))
     pixels = np.asarray(square)
     return Look(member.name, size, grey, pixels, shape_hash(plain), float(pixels.std(axis=(0, 1)).max()))
 
@@ -58,20 +60,31 @@ def shape_hash(image: Image.Image) -> int:
 
 
 def near_duplicates(looks: Sequence[Look], bits: int = 4) -> list[tuple[str, str]]:
-    """Return pairs of images whose hashes differ in at most `bits` bits, below BANDS. Flat images are left out."""
-    by_band: dict[tuple[int, int], list[Look]] = defaultdict(list)
-    pairs: dict[tuple[str, str], None] = {}
+    """Return images that look like an earlier one, each after that one: hashes differ in at most `bits` bits.
+
+    Copies are compared with the first of their kind alone, so that many take no longer than few. Flat images are left
+    out. bits: below BANDS.
+    """
+    firsts: dict[tuple[int, int], list[Look]] = defaultdict(list)
+    pairs = []
     for one in looks:
         if one.deviation < FLAT:
             continue
-        for band in range(BANDS):
-            others = by_band[band, one.shapes >> (8 * band) & 255]
-            for other in others:
-                alike = (one.shapes ^ other.shapes).bit_count() <= bits
-                if alike and np.abs(one.thumbnail.astype(int) - other.thumbnail.astype(int)).mean() < 12:
-                    pairs[other.name, one.name] = None
-            others.append(one)
-    return list(pairs)
+        places = [(band, one.shapes >> (8 * band) & 255) for band in range(BANDS)]
+        candidates = {id(other): other for place in places for other in firsts[place]}.values()
+        alike = (other for other in candidates if (one.shapes ^ other.shapes).bit_count() <= bits)
+        found = next((other for other in alike if difference(one, other) < ALIKE), None)
+        if found is not None:
+            pairs.append((found.name, one.name))
+            continue
+        for place in places:
+            firsts[place].append(one)
+    return pairs
+
+
+def difference(one: Look, other: Look) -> float:
+    """Return the mean difference of the pixels of two thumbnails, of 255."""
+    return float(np.abs(one.thumbnail.astype(np.int16) - other.thumbnail.astype(np.int16)).mean())
 
 
 def odd_ones(looks: Sequence[Look], labels: Mapping[str, str], classes: Mapping[str, int]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.support.own_images import Files, json_lines, noise_png, write_folder, write_tars
 from training.data.image_set import DataError
-from training.data.own_images import decoding
+from training.data.own_images import decoding, looks
 from training.data.own_images.inspection import Inspection, inspect
 from training.data.own_images.looks import near_duplicates, odd_ones
 from training.previews import inspection_sheet
@@ -84,6 +84,42 @@ def test_near_duplicates_and_odd_ones(tmp_path: Path) -> None:
         "grey among colour": ["cat/grey.png"],
         "the only one of its class": ["dog/photo.jpg"],
     }
+
+
+def test_copies_are_compared_with_the_first_of_their_kind_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = inspected(tmp_path, {f"{n:02}.png": noise_png(n % 2, (60, 60)) for n in range(60)})
+    compared = []
+    difference = looks.difference
+
+    def count(one: looks.Look, other: looks.Look) -> float:
+        compared.append(other.name)
+        return difference(one, other)
+
+    monkeypatch.setattr(looks, "difference", count)
+    pairs = near_duplicates(found.looks)
+    assert {first for first, _ in pairs} == {"00.png", "01.png"}
+    assert len(pairs) == 58
+    assert len(compared) < 2 * 60
+
+
+def test_captions_that_are_empty_or_cannot_be_read_are_none(tmp_path: Path) -> None:
+    files: Files = {f"{n:02}.png": noise_png(n) for n in range(20)}
+    texts = {f"{n:02}.txt": b"" if n < 10 else b"a child\x92s cup" if n < 12 else b"a cup" for n in range(20)}
+    found = inspected(tmp_path, files | texts)
+    assert (found.with_text, found.texts) == (8, ["a cup"] * 5)
+    assert found.left_out == {"cannot be used: a caption that is not UTF-8": ["10.png", "11.png"]}
+    assert set(found.bad) == {"10.png", "11.png"}
+    assert len(found.looks) == 18
+    few = inspect(str(tmp_path / "pets"), 5)  # every fourth: 0, 4, 8, 12, 16
+    assert few.with_text == 2 + round(15 * 2 / 5), "the others hold a caption as often"
+
+
+def test_labels_that_mix_numbers_and_names_are_told_before_anything_is_prepared(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{n}.png", "label": label} for n, label in enumerate([1, 2, "cat"])]
+    with pytest.raises(DataError, match=r'labels mix numbers \(0.png: 1\) and names \(2.png: "cat"\)'):
+        inspected(tmp_path, {f"{n}.png": noise_png(n) for n in range(3)} | {"metadata.jsonl": json_lines(*rows)})
 
 
 def test_the_sheet_is_a_picture_with_any_name_and_class(tmp_path: Path) -> None:
