@@ -39,6 +39,9 @@ def images(config: DataConfig) -> ImageSet:
         if not is_prepared(str(folder)):
             check_sizes(config.root, config.image_size, config.max_bad)
         found = prepare_once(config.root, folder, settings)
+    if (config.bucket_step is None) != (found.whole is None):
+        has = "squares only" if found.whole is None else "whole images"
+        raise ExperimentError(f"data.bucket_step: {config.bucket_step}; the prepared images in {root} are {has}")
     for field, configured, actual in (
         ("data.image_size", config.image_size, found.image_size),
         ("data.channels", config.channels, found.channels),
@@ -73,6 +76,7 @@ def own_settings(config: DataConfig) -> "Settings":
         max_bad=config.max_bad,
         background=config.background,
         name=config.name,
+        bucket_step=config.bucket_step,
     )
 
 

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ import time; began = time.monotonic()
 import kfp.dsl.executor_main, kfp_pipelines.stages.entry; print(time.monotonic() - began)
 import training.runs.diffusion; print(time.monotonic() - began)
 """
+COPIED = 0.05  # share of samples that are suspiciously near to training pictures, from which on this is told
 SCORES = ("frechet_distance", "class_accuracy", "psnr", "nearer_than_any_held_out_image")
 
 
@@ -106,6 +106,8 @@ def describe_pictures(inspection: "Inspection", found: "Survey") -> None:
 
 def describe_plan(plan: "Plan", folder: Path, found: "Survey") -> None:
     """Print what will be done, and when it ends."""
+    from kfp_pipelines.commands.expected_end import ExpectedEnd
+    from training.data.aspect_buckets import bucket_sizes
     from training.planning.models import PIXELS
 
     condition = {
@@ -116,14 +118,17 @@ def describe_plan(plan: "Plan", folder: Path, found: "Survey") -> None:
         else "without a condition",
     }[plan.condition]
     line("Will", f"train at {plan.size}x{plan.size} pixels, to be sampled {condition}")
+    if plan.bucket_step is not None:
+        shapes = bucket_sizes(plan.size, plan.bucket_step)
+        line("", f"keep aspect ratios, in {len(shapes)} shapes: {', '.join(f'{w}x{h}' for w, h in sorted(shapes))}")
     if plan.condition == "caption" and len(found.classes) > 1:
         line("", "the classes are not used; --condition class uses them instead of captions")
     stage = "the pixels themselves" if plan.size <= PIXELS else f"{plan.first_steps:,} steps"
     line("", f"first stage: {stage}; second stage: {plan.second_steps:,} steps; {plan.weights / 1e6:.1f} M weights")
     line("", f"evaluate {plan.samples:,} samples, publish, and point {plan.options.name}@{plan.options.alias} at it")
     line("Files", f"{folder}/autoencoder.yaml and diffusion.yaml; edit them and run the same command again")
-    end = datetime.now() + timedelta(seconds=plan.total)
-    line("Ends", f"about {end:%H:%M}, in {plan.total / 60:.0f} minutes")
+    end = ExpectedEnd(plan.seconds)
+    line("Ends", f"in about {plan.total / 60:.0f} minutes; {end.announce()}")
 
 
 def line(title: str, text: str) -> None:
@@ -147,6 +152,9 @@ def report_result(plan: "Plan", folder: Path, settings: "Settings", engine: "Eng
         sheet.write_bytes((held / "samples.png").read_bytes())
     figures = ", ".join(f"{name.replace('_', ' ')} {scores[name]:.3g}" for name in SCORES if name in scores)
     line("Made", f"{row.name}@{row.version}, which {reference} points at" + (f" ({figures})" if figures else ""))
+    if (copied := scores.get("nearer_than_any_held_out_image", 0.0)) > COPIED:
+        line("", f"{100 * copied:.0f} % of the samples are nearer to a training picture than any held-out picture is: "
+                 "it may have learned pictures by heart. More pictures, or less time, help")  # fmt: skip
     line("Sheet", str(sheet))
     given = {"class": " --class NAME", "caption": ' --caption "WORDS"', "none": ""}[plan.condition]
     line("Next", f"darkroom generate {reference}{given} --count 16")

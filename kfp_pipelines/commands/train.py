@@ -18,6 +18,9 @@ def train(
     minutes: Annotated[float, typer.Option(help="How long the whole may take.", min=0)] = 40.0,
     condition: Annotated[str, typer.Option(help="auto, class, caption or none.")] = "auto",
     size: Annotated[int | None, typer.Option(help="The side of the images in pixels; default: chosen.")] = None,
+    keep_aspect: Annotated[
+        bool, typer.Option("--keep-aspect", help="Train on whole pictures in several shapes instead of squares.")
+    ] = False,
     alias: Annotated[str, typer.Option(help="The alias that points at the release in the end.")] = "candidate",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Choose and write the experiment files only.")] = False,
     submit: Annotated[bool, typer.Option("--submit", help="Run on Kubeflow instead of this machine.")] = False,
@@ -41,7 +44,7 @@ def train(
     if submit and not source.startswith("s3://"):
         raise CommandError(f"PICTURES: a cluster cannot read {source}; permitted with --submit: s3://BUCKET/PREFIX/")
     source = source if source.startswith("s3://") else str(Path(source).absolute())
-    options = Options(source, name, minutes, condition, size, alias)  # type: ignore[arg-type]  # checked above
+    options = Options(source, name, minutes, condition, size, alias, keep_aspect)  # type: ignore[arg-type]  # checked above
     folder = Path("experiments") / name
     plan = prepare_plan(options, folder, began)
     if dry_run:

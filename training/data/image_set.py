@@ -6,6 +6,8 @@
     masks.npy       [N, S, S] uint8, 255 in the hole, if the set has masks
     images.json     the description; written last, so a folder that has one is complete
 
+A set that keeps aspect ratios has the files of `aspect_buckets` too.
+
 A record has `name`, and any of `text` (a caption), `label` (an index into the description's `classes`) and
 `boxes`: [{"class": an index into `box_classes`, "box": [x0, y0, x1, y1]}, ...], as shares of the image's sides.
 """
@@ -24,13 +26,14 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
 from training.data import pointer
+from training.data.array_files import copy_rows
+from training.data.aspect_buckets import Buckets, Size, read_buckets, write_buckets
 from training.errors import DarkroomError, summarise
 from training.model.pixels import to_unit
 
 IMAGES, MAPS, MASKS = "images.npy", "maps.npy", "masks.npy"
 RECORDS, DESCRIPTION = "records.jsonl", "images.json"
 FIELDS = ("text", "label", "boxes")  # of a record, in addition to its name
-COPY_BYTES = 64 * 2**20  # per read and write
 
 Record = Mapping[str, Any]
 
@@ -52,17 +55,19 @@ class Description:
     classes: tuple[str, ...] = ()  # names of the labels
     box_classes: tuple[str, ...] = ()
     map_classes: tuple[str, ...] = ()
+    buckets: tuple[Size, ...] = ()  # width and height of the whole images, if the set has them
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images [N, S, S, C] uint8 and their annotations; see the module."""
+    """Images [N, S, S, C] uint8 and their annotations; see the module. whole: the images that are not cropped."""
 
     images: NDArray[np.uint8]
     records: Sequence[Record]
     description: Description
     maps: NDArray[np.uint8] | None = None
     masks: NDArray[np.uint8] | None = None
+    whole: Buckets | None = None
 
     @property
     def image_size(self) -> int:
@@ -101,12 +106,13 @@ def write(
     maps: NDArray[np.uint8] | None = None,
     masks: NDArray[np.uint8] | None = None,
     order: NDArray[np.int64] | None = None,
+    whole: Buckets | None = None,
     **classes: Sequence[str],
 ) -> ImageSet:
     """Write a set to `root` and return it. Arrays may be memory maps, which are copied in parts.
 
     order: the rows of images, maps, masks and records in the order of the set; None keeps all in their order.
-    classes: the values of `classes`, `box_classes` and `map_classes`.
+    whole: the whole images, in the order of the set. classes: the values of `classes`, `box_classes` and `map_classes`.
     """
     root.mkdir(parents=True, exist_ok=True)
     (root / DESCRIPTION).unlink(missing_ok=True)
@@ -124,25 +130,14 @@ def write(
             lines.write(line)
     names = {field: tuple(values) for field, values in classes.items()}
     digest.update(json.dumps([train_count, names], sort_keys=True).encode())
-    description = Description(name, len(order), train_count, digest.hexdigest(), **names)
-    document = json.dumps(asdict(description), indent=2, ensure_ascii=False) + "\n"
+    if whole is not None:
+        write_buckets(root, whole, digest)
+    sizes = () if whole is None else whole.sizes
+    description = Description(name, len(order), train_count, digest.hexdigest(), **names, buckets=sizes)
+    fields = {field: value for field, value in asdict(description).items() if field != "buckets" or value}
+    document = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
     (root / DESCRIPTION).write_text(document, encoding="utf-8")
     return read(root)
-
-
-def copy_rows(path: Path, array: NDArray[np.uint8], order: NDArray[np.int64], digest: "hashlib._Hash") -> None:
-    """Write `array[order]` to `path` in parts, and add it to the digest. Raises OSError, for example on a full disk.
-
-    The file is not written through a memory map, in which a full disk kills the process.
-    """
-    shape = (len(order), *array.shape[1:])
-    step = max(1, COPY_BYTES // max(1, array[0].nbytes))
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for start in range(0, len(order), step):
-            part = np.ascontiguousarray(array[order[start : start + step]])
-            file.write(part.data)
-            digest.update(part.data)
 
 
 def read(root: Path) -> ImageSet:
@@ -160,6 +155,7 @@ def read(root: Path) -> ImageSet:
         }
         records = list(read_records(root / RECORDS))
         images = arrays[IMAGES]
+        whole = read_buckets(root, description.buckets) if description.buckets else None
     except (OSError, EOFError, ValueError, KeyError) as error:
         reason = summarise(error, 1000)
         raise DataError(f"data.root: {root} holds a damaged image set ({reason}); prepare the data again") from None
@@ -169,12 +165,13 @@ def read(root: Path) -> ImageSet:
         if array.dtype != np.uint8 or len(shape) != dimensions or shape[1:3] != (images.shape[1],) * 2:
             raise DataError(f"data.root: {root / file} is {array.dtype} {shape}; {needed} uint8 is required")
     counts = {len(array) for array in arrays.values()} | {len(records), description.count}
+    counts |= {len(whole.bucket)} if whole is not None else set()
     if len(counts) > 1 or not 0 < description.train_count <= len(images):
         raise DataError(
             f"data.root: {root} holds {len(images)} images, {len(records)} records and a train_count of "
             f"{description.train_count}, which contradict each other; prepare the data again"
         )
-    return ImageSet(images, records, description, arrays.get(MAPS), arrays.get(MASKS))
+    return ImageSet(images, records, description, arrays.get(MAPS), arrays.get(MASKS), whole)
 
 
 def read_records(path: Path) -> Iterator[Record]:

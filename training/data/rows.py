@@ -50,21 +50,33 @@ class ImageRows:
 
 
 class LatentRows:
-    """Batches {"moments": [R, 2, C, h, w], "requests": R requests}, from latents that were encoded once."""
+    """Batches {"moments": [R, 2, C, h, w], "requests": R requests}, from latents that were encoded once.
+
+    Rows of whole images are of one bucket, as `BucketBatches` has them.
+    """
 
     def __init__(self, latents: Latents, images: ImageSet, *, requests: Requests) -> None:
-        self.moments, self.images, self.requests = latents.moments, images, requests
-        self.flips = latents.moments.shape[1] == 2
+        self.latents, self.images, self.requests = latents, images, requests
+        self.flips = latents.description.flips == 2
+        self.whole = images.whole if latents.description.buckets else None
+        self.positions = None if self.whole is None else self.whole.positions
 
     def __call__(self, rows: NDArray[np.int64], generators: Sequence[Generator]) -> dict[str, Any]:
         """Return a batch of training images' latents; see `Batches`."""
         flips = np.array([self.flips and generator.random() < 0.5 for generator in generators], dtype=np.int64)
-        moments: Tensor = self.moments[torch.from_numpy(rows), torch.from_numpy(flips)]
+        moments = self.read_moments(rows, flips)
         requests = [
             self.requests(read_image(self.images, int(row), self.images.records[row], bool(flip)), generator)
             for row, flip, generator in zip(rows, flips, generators, strict=True)
         ]
         return {"moments": moments, "requests": requests}
+
+    def read_moments(self, rows: NDArray[np.int64], flips: NDArray[np.int64]) -> Tensor:
+        """Return the mean and the standard deviation of rows, [R, 2, C, h, w]."""
+        part, places = 0, rows
+        if self.whole is not None and self.positions is not None:
+            part, places = int(self.whole.bucket[rows[0]]), self.positions[rows]
+        return self.latents.parts[part][torch.from_numpy(places), torch.from_numpy(flips)]
 
 
 def read_image(

@@ -22,6 +22,7 @@ STRICT = ConfigDict(extra="forbid")  # nested dataclasses inherit it
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Built = TypeVar("Built")
+SHAPELESS = ("class", "text", "frozen_text")  # conditions that say nothing of positions in the image
 
 
 class ExperimentError(DarkroomError):
@@ -44,6 +45,7 @@ class DataConfig:
     root: str
     prepared: str | None
     image_size: Positive
+    bucket_step: Positive | None
     channels: Literal[1, 3]
     held_out: Share
     max_bad: Share
@@ -162,6 +164,7 @@ def check(experiment: Experiment) -> None:
     if crop is not None and crop > experiment.data.image_size:
         raise ExperimentError(f"data.crop: {crop} is not allowed; permitted: up to image_size, "
                               f"{experiment.data.image_size}")  # fmt: skip
+    check_buckets(experiment)
     if isinstance(experiment, AutoencoderExperiment):
         return
     if crop is not None and not experiment.encode_each_step:
@@ -180,6 +183,24 @@ def check(experiment: Experiment) -> None:
             f"loss.min_snr_gamma: {gamma} is not allowed with zero_terminal_snr or the schedule 'flow': "
             "pure noise, where sampling starts, would have weight 0; permitted: null"
         )
+
+
+def check_buckets(experiment: Experiment) -> None:
+    """Raise ExperimentError if the experiment cannot train on whole images of several shapes."""
+    data = experiment.data
+    if data.bucket_step is None:
+        return
+    if data.image_size % data.bucket_step:
+        raise ExperimentError(f"data.bucket_step: {data.bucket_step} is not allowed; permitted: divisors of "
+                              f"image_size={data.image_size}")  # fmt: skip
+    if data.crop is not None:
+        raise ExperimentError("data.crop: whole images of several shapes are not cropped at random; permitted with "
+                              "data.bucket_step: null")  # fmt: skip
+    if isinstance(experiment, DiffusionExperiment):
+        for field, condition in experiment.model.conditioners.items():
+            if condition.type not in SHAPELESS:
+                raise ExperimentError(f"model.conditioners.{field}: {condition.type} is not allowed with "
+                                      f"data.bucket_step; permitted: {', '.join(SHAPELESS)}")  # fmt: skip
 
 
 def convert_errors(field: str, build: Callable[[], Built]) -> Built:

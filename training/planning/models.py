@@ -13,6 +13,7 @@ SIZES = (256, 192, 128, 96, 64, 48, 32, 24, 16)  # pixels, to which larger pictu
 LARGEST = {"cpu": 128, "cuda": 256}
 PIXELS = 16  # up to this size the pixels are the latents
 MEASUREMENTS = 8  # of the held-out loss, whose best weights the release holds
+PATIENCE = 4  # measurements without a lower loss, after which the second stage ends
 CONTEXT = 128  # width of the tokens of a condition
 
 
@@ -103,13 +104,16 @@ def second_stage(size: int, latent_channels: int, factor: int, condition: Condit
 
 def data_fields(found: Survey, size: int, source: str) -> Fields:
     """Return the fields of both experiments that say how the pictures are prepared."""
-    return {"root": source, "image_size": size, "channels": found.channels, "held_out": found.held_out}
+    return {
+        "root": source, "image_size": size, "channels": found.channels, "held_out": found.held_out,
+        "max_bad": found.max_bad,
+    }  # fmt: skip
 
 
 def permit_missing(found: Survey, condition: Condition) -> Fields:
     """Return data.max_bad where some pictures lack the condition; they are trained on without it."""
     share = {"class": found.labelled, "caption": found.captioned, "none": 1.0}[condition]
-    return {"max_bad": round(1 - MOST + 0.05, 4)} if share < 0.99 else {}
+    return {"max_bad": max(found.max_bad, round(1 - MOST + 0.05, 4))} if share < 0.99 else {}
 
 
 def with_steps(fields: Mapping[str, Any], steps: int, *, previews: int) -> Fields:
@@ -123,7 +127,7 @@ def with_steps(fields: Mapping[str, Any], steps: int, *, previews: int) -> Field
         return {**done, "optimiser": {**fields["optimiser"], **warm_up}}
     return {
         **done,
-        "held_out": {"every_steps": max(1, -(-steps // MEASUREMENTS))},
+        "held_out": {"every_steps": max(1, -(-steps // MEASUREMENTS)), "patience": PATIENCE},
         "ema_decay": 0.995 if steps < 3000 else 0.999 if steps < 30_000 else 0.9999,
         "optimiser": {"learning_rate": 1.0e-3 if steps < 3000 else 5.0e-4, **warm_up},
     }

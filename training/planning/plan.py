@@ -30,7 +30,7 @@ CHECKPOINT_BYTES = 40  # for a weight: its value, average and two moments, in th
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asks for. size: pixels; None chooses."""
+    """What the user asks for. size: pixels; None chooses. keep_aspect: else pictures are cropped to squares."""
 
     source: str
     name: str
@@ -38,11 +38,15 @@ class Options:
     condition: Wanted = "auto"
     size: int | None = None
     alias: str = "candidate"
+    keep_aspect: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan. stamp: of the listing of the pictures. seconds: what each stage should take, by the name of its task."""
+    """A plan. stamp: of the listing of the pictures. seconds: what each stage should take, by the name of its task.
+
+    max_bad: the share of pictures that may be unusable. bucket_step: of data.bucket_step, where aspect ratios are kept.
+    """
 
     options: Options
     stamp: str
@@ -55,6 +59,8 @@ class Plan:
     samples: int
     weights: int
     seconds: dict[str, float]
+    max_bad: float = 0.01
+    bucket_step: int | None = None
 
     @property
     def total(self) -> float:
@@ -100,7 +106,8 @@ def make(
     budget = draft.budget
     plan = Plan(
         options, stamp, draft.size, found.channels, condition, found.held_out, budget.first_steps, budget.second_steps,
-        budget.samples, draft.weights, budget.seconds,
+        budget.samples, draft.weights, budget.seconds, found.max_bad,
+        draft.first["data"].get("bucket_step"),
     )  # fmt: skip
     return plan, {
         AUTOENCODER: models.with_steps(draft.first, budget.first_steps, previews=PREVIEWS),
@@ -146,10 +153,12 @@ def draft_experiments(
     found: Survey, options: Options, condition: Condition, size: int, device: Device
 ) -> tuple[Fields, Fields]:
     """Return both experiments at a size, with a step each."""
-    data = models.data_fields(found, size, options.source)
     first = models.first_stage(size, found.channels, device)
     channels, factor = first["model"]["latent_channels"], models.factor_of(size)
     second = models.second_stage(size, channels, factor, condition, device)
+    data = models.data_fields(found, size, options.source)
+    if options.keep_aspect:
+        data["bucket_step"] = factor * 2 ** (len(second["model"]["unet"]["multipliers"]) - 1)
     for one in (first, second):
         one["batch_size"] = min(one["batch_size"], found.training)
     data_of_second = {**data, **models.permit_missing(found, condition)}
@@ -226,7 +235,8 @@ def arguments(plan: Plan, folder: Path) -> list[str]:
     """Return the arguments of the pipeline `full`, as `darkroom pipeline run` takes them."""
     data: Sequence[tuple[str, Any]] = (
         ("root", plan.options.source), ("image_size", plan.size), ("channels", plan.channels),
-        ("held_out", plan.held_out),
+        ("held_out", plan.held_out), ("max_bad", plan.max_bad),
+        *([("bucket_step", plan.bucket_step)] if plan.bucket_step else []),
     )  # fmt: skip
     return [
         "data=images",

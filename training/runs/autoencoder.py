@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from training.data.image_set import ImageSet
-from training.data.rows import ImageRows, crop_centres
+from training.data.rows import crop_centres
 from training.experiments.schema import AutoencoderExperiment, ExperimentError, convert_errors
 from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import save_autoencoder
@@ -20,7 +20,7 @@ from training.recipes.latent_scale import measure_latent_scale
 from training.runs import card
 from training.runs.callbacks import Previews
 from training.runs.checkpoints import CheckpointLocation
-from training.runs.fit import build_batches, fit
+from training.runs.fit import build_batches, fit, image_rows
 from training.runs.identity import Run, lineage_of, parents
 from training.runs.progress import ProgressReport
 
@@ -71,7 +71,7 @@ def train_model(
     if config.compile:
         model.encoder.compile()
         model.decoder.compile()
-    batches = partial(build_batches, config, images, ImageRows(images, flip=config.data.flip, crop=config.data.crop))
+    batches = partial(build_batches, config, images, image_rows(config, images))
     convert_errors("data", batches)
     run = Run.of(config, images.description.fingerprint)
     centres = crop_centres(images, config.data.crop or images.image_size)
@@ -94,6 +94,12 @@ def check(config: AutoencoderExperiment) -> None:
         raise ExperimentError(
             f"model.multipliers: make latents 1/{config.model.factor} of {size} pixels, which is not whole; "
             f"set data.image_size={-(-size // config.model.factor) * config.model.factor}, for example"
+        )
+    step = config.data.bucket_step
+    if step is not None and step % config.model.factor:
+        raise ExperimentError(
+            f"data.bucket_step: {step} is not allowed; permitted: multiples of {config.model.factor}, by which "
+            "model.multipliers reduce images"
         )
     if config.loss.adversarial_weight > 0 and size < SMALLEST_IMAGE:
         raise ExperimentError(

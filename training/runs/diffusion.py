@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from training.data import encoding, latents
+from training.data.bucket_batches import WholeRows
 from training.data.image_set import ImageSet
 from training.data.locks import lock_folder
 from training.data.rows import ImageRows, LatentRows, crop_centres
@@ -24,7 +25,7 @@ from training.recipes.latent_scale import measure_if_needed
 from training.runs import card
 from training.runs.callbacks import Previews
 from training.runs.checkpoints import CheckpointLocation
-from training.runs.fit import build_batches, fit
+from training.runs.fit import build_batches, fit, image_rows
 from training.runs.held_out import HeldOutJudge, HeldOutLoss
 from training.runs.identity import Run, lineage_of, parents
 
@@ -104,11 +105,11 @@ def make_judge(recipe: DiffusionRecipe, config: DiffusionExperiment, images: Ima
 
 def open_rows(
     config: DiffusionExperiment, images: ImageSet, autoencoder: Autoencoder, first_stage: Release
-) -> ImageRows | LatentRows:
+) -> ImageRows | WholeRows | LatentRows:
     """Return the reader of batches: of images, or of latents, which are encoded first if needed. Raises DataError."""
     requests = conditioners.requests(config)
     if config.encode_each_step:
-        return ImageRows(images, flip=config.data.flip, crop=config.data.crop, requests=requests)
+        return image_rows(config, images, requests)
     about = {"data_fingerprint": images.description.fingerprint, "autoencoder": first_stage.digest}
     flips = 2 if config.data.flip else 1
     if config.data.latents is not None:
@@ -148,4 +149,10 @@ def check(config: DiffusionExperiment) -> None:
         raise ExperimentError(
             f"model.unet.multipliers: {side}x{side} latents cannot be halved {halvings} times; "
             f"set data.image_size={-(-size // whole) * whole}, here and in the first stage"
+        )
+    step, unit = config.data.bucket_step, factor * 2**halvings
+    if step is not None and step % unit:
+        raise ExperimentError(
+            f"data.bucket_step: {step} is not allowed; permitted: multiples of {unit}, by which the autoencoder and "
+            "the U-Net reduce images"
         )

@@ -14,7 +14,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from training.data.batches import Batches, Read, keep_batch
+from training.data.bucket_batches import BucketBatches, WholeRows
+from training.data.conditions import Requests
 from training.data.image_set import ImageSet
+from training.data.rows import ImageRows
 from training.experiments.schema import Experiment, ExperimentError, to_plain
 from training.model.interop.sources import open_release
 from training.recipes.recipe import Recipe
@@ -28,10 +31,18 @@ from training.runs.progress import ProgressReport
 
 def build_batches(config: Experiment, images: ImageSet, read: Read, rank: int = 0, ranks: int = 1) -> Batches:
     """Return the batches of one rank, each read by `read`. Raises ValueError naming the field that is not allowed."""
-    return Batches(
-        read, count=len(images.rows("train")), batch_size=config.batch_size, seed=config.seed, steps=config.steps,
-        rank=rank, ranks=ranks,
-    )  # fmt: skip
+    count, about = len(images.rows("train")), {"batch_size": config.batch_size, "seed": config.seed}
+    if images.whole is not None:
+        buckets = images.whole.bucket[:count]
+        return BucketBatches(read, buckets, **about, steps=config.steps, rank=rank, ranks=ranks)
+    return Batches(read, count=count, **about, steps=config.steps, rank=rank, ranks=ranks)
+
+
+def image_rows(config: Experiment, images: ImageSet, requests: Requests | None = None) -> ImageRows | WholeRows:
+    """Return the reader of batches of images."""
+    if images.whole is not None:
+        return WholeRows(images, flip=config.data.flip, requests=requests)
+    return ImageRows(images, flip=config.data.flip, crop=config.data.crop, requests=requests)
 
 
 def fit(

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from training.data.aspect_buckets import choose_bucket, crop_to
 from training.data.own_images.colour import to_srgb
+from training.data.own_images.crops import Size, crop_box, resize
 from training.errors import DarkroomError
 
 # No others, because Pillow runs external programs for some.
@@ -39,8 +41,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
 
-Size = tuple[int, int]  # width, height
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -60,11 +60,16 @@ class BadImageError(DarkroomError):
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A decoded image. pixels: [S, S, C] uint8. size: of the file's image, upright. conversions: kinds applied."""
+    """A decoded image. pixels: [S, S, C] uint8. size: of the file's image, upright. conversions: kinds applied.
+
+    whole: the image in the shape of its bucket, [H, W, C] uint8, where there are buckets. bucket: its number.
+    """
 
     pixels: NDArray[np.uint8]
     size: Size
     conversions: tuple[str, ...]
+    whole: NDArray[np.uint8] | None = None
+    bucket: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,11 +105,13 @@ def formats() -> tuple[str, ...]:
     return (*FORMATS, "HEIF")
 
 
-def decode(data: bytes, *, image_size: int, channels: int, background: str = "white") -> DecodedImage:
+def decode(
+    data: bytes, *, image_size: int, channels: int, background: str = "white", buckets: Sequence[Size] = ()
+) -> DecodedImage:
     """Turn upright, convert to `channels` (1 grey, 3 RGB), scale the shorter side to `image_size`, crop the centre.
 
     Colours are converted to sRGB, alpha is blended with `background`, and of an animation the first frame is used.
-    Raises BadImageError.
+    buckets: shapes of which the image is put into the nearest one too. Raises BadImageError.
     """
     with open_image(data, formats()) as image:
         size = image.size
@@ -125,11 +132,12 @@ def decode(data: bytes, *, image_size: int, channels: int, background: str = "wh
         if min(size) < image_size:
             conversions.append("enlarged")
         image = to_mode(to_srgb(image, conversions), channels, conversions, background)
-        left, top, right, bottom = crop_box(size)
-        box = (left * scale, top * scale, right * scale, bottom * scale)
-        image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
-        pixels = np.asarray(image, dtype=np.uint8).reshape(image_size, image_size, channels)
-    return DecodedImage(pixels, size, tuple(conversions))
+        pixels = resize(image, crop_box(size), scale, (image_size, image_size), channels)
+        if not buckets:
+            return DecodedImage(pixels, size, tuple(conversions))
+        bucket = choose_bucket(size, buckets)
+        whole = resize(image, crop_to(size, buckets[bucket]), scale, buckets[bucket], channels)
+    return DecodedImage(pixels, size, tuple(conversions), whole, bucket)
 
 
 def decode_map(data: bytes, *, image_size: int) -> DecodedPlane:
@@ -162,13 +170,6 @@ def plane(values: NDArray[np.uint8], image_size: int) -> DecodedPlane:
     image = Image.fromarray(values)
     scaled = image.resize((image_size, image_size), Image.Resampling.NEAREST, box=crop_box(image.size))
     return DecodedPlane(np.asarray(scaled), image.size)
-
-
-def crop_box(size: Size) -> tuple[int, int, int, int]:
-    """Return the largest centred square, in whole pixels. An image of the right size is not resampled."""
-    side = min(size)
-    left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return left, top, left + side, top + side
 
 
 def share_box(box: Sequence[float], size: Size) -> list[float] | None:

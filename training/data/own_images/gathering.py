@@ -3,15 +3,20 @@
 import os
 import posixpath
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
+
+from training.data.aspect_buckets import Buckets, bucket_sizes, name_of
 from training.data.image_set import DataError
 from training.data.own_images import decoding
 from training.data.own_images.annotations import Annotations, Role
-from training.data.own_images.decoding import DecodedImage, DecodedPlane, Problem, Size
+from training.data.own_images.crops import Size
+from training.data.own_images.decoding import DecodedImage, DecodedPlane, Problem
 from training.data.own_images.names import may_be_image
 from training.data.own_images.records import parse_annotation
 from training.data.own_images.scratch import Scratch
@@ -24,17 +29,20 @@ Decoder = Callable[[bytes], DecodedImage | DecodedPlane]
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A decoded image, map or mask. row: its row in the scratch file."""
+    """A decoded image, map or mask. row: its row in the scratch file. whole: its bucket, and its row there."""
 
     row: int
     size: Size
     conversions: tuple[str, ...] = ()
+    whole: tuple[int, int] | None = None
 
 
 class Gathered:
     """The content of a source: images, maps and masks by name, each stored or with its problem, and annotations."""
 
-    def __init__(self, folder: Path, image_size: int, channels: int, background: str) -> None:
+    def __init__(
+        self, folder: Path, image_size: int, channels: int, background: str, bucket_step: int | None = None
+    ) -> None:
         self.annotations = Annotations()
         self.images: dict[str, StoredImage | Problem] = {}
         self.maps: dict[str, StoredImage | Problem] = {}
@@ -47,9 +55,11 @@ class Gathered:
             "map": Scratch(folder / "maps", plane),
             "mask": Scratch(folder / "masks", plane),
         }
+        self.buckets = [] if bucket_step is None else bucket_sizes(image_size, bucket_step)
+        self.whole = [Scratch(folder / name_of(size), (*size[::-1], channels)) for size in self.buckets]
         self.decoders: dict[Role, Decoder] = {
             "image": lambda data: decoding.decode(
-                data, image_size=image_size, channels=channels, background=background
+                data, image_size=image_size, channels=channels, background=background, buckets=self.buckets
             ),
             "map": lambda data: decoding.decode_map(data, image_size=image_size),
             "mask": lambda data: decoding.decode_mask(data, image_size=image_size),
@@ -92,7 +102,7 @@ class Gathered:
                 self.annotations.resolve(self.images)
         finally:
             pool.shutdown(cancel_futures=True)
-            for scratch in self.scratch.values():
+            for scratch in (*self.scratch.values(), *self.whole):
                 scratch.close()
 
     def _role(self, source: Source, member: Member) -> Role:
@@ -155,5 +165,18 @@ class Gathered:
             self.tables[role][name] = result
             return
         row = self.scratch[role].append(result.pixels)
-        conversions = result.conversions if isinstance(result, DecodedImage) else ()
-        self.tables[role][name] = StoredImage(row, result.size, conversions)
+        if not isinstance(result, DecodedImage):
+            self.tables[role][name] = StoredImage(row, result.size)
+            return
+        whole = None if result.whole is None else (result.bucket, self.whole[result.bucket].append(result.whole))
+        self.tables[role][name] = StoredImage(row, result.size, result.conversions, whole)
+
+    def whole_images(self, order: Sequence[StoredImage]) -> Buckets | None:
+        """Return the whole images in this order, in the buckets that have some; None without buckets."""
+        places = [image.whole for image in order if image.whole is not None]
+        used = sorted({bucket for bucket, _ in places})
+        if not used:
+            return None
+        numbers = np.array([used.index(bucket) for bucket, _ in places])
+        arrays = [self.whole[bucket].rows([row for other, row in places if other == bucket]) for bucket in used]
+        return Buckets(tuple(self.buckets[bucket] for bucket in used), numbers, cast(Any, tuple(arrays)))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from training.data import image_set
+from training.data.array_files import COPY_BYTES
 from training.data.image_set import DataError, ImageSet
 from training.data.locks import lock_folder
 from training.data.own_images.annotations import Role
@@ -45,7 +46,8 @@ class Settings:
     image_size: side of the set's square images, in pixels. channels: 1 for grey, 3 for colour.
     held_out: share of the images that are held out, in [0, 1), unless records say which.
     max_bad: largest permitted share of unusable images, in [0, 1). background: the colour under transparent pixels.
-    name: of the set.
+    name: of the set. bucket_step: whole images are kept too, in shapes whose sides are multiples of this number of
+    pixels; None keeps squares alone.
     """
 
     image_size: int
@@ -54,6 +56,11 @@ class Settings:
     max_bad: float = 0.01
     background: str = "white"
     name: str = "images"
+    bucket_step: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON, without those that are not used, so that sets of earlier versions are found."""
+        return {field: value for field, value in asdict(self).items() if value is not None}
 
 
 def prepare_once(source: str, root: Path, settings: Settings, *, console: Console | None = None) -> ImageSet:
@@ -73,7 +80,7 @@ def prepare_once(source: str, root: Path, settings: Settings, *, console: Consol
         if (ready := ready_set(root, stamp)) is not None:
             return ready
         made = prepare(source, root, settings, console=console)
-        (root / STAMP).write_text(json.dumps({"source": source, "stamp": stamp, **asdict(settings)}, indent=2) + "\n")
+        (root / STAMP).write_text(json.dumps({"source": source, "stamp": stamp, **settings.to_json()}, indent=2) + "\n")
         return made
 
 
@@ -89,7 +96,7 @@ def prepare(source: str, root: Path, settings: Settings, *, console: Console | N
     check_location(origin, root)
     refused = root.with_name(f"{root.name}.refused.json")
     with scratch_folder(root) as folder:
-        gathered = Gathered(folder, settings.image_size, settings.channels, settings.background)
+        gathered = Gathered(folder, settings.image_size, settings.channels, settings.background, settings.bucket_step)
         progress = PreparationProgress(origin, console)
         with progress.show():
             gathered.read(origin, progress)
@@ -118,6 +125,7 @@ def write(root: Path, name: str, content: Content, gathered: Gathered) -> ImageS
         if rows := [kept.row for kept in content.planes(kind)]:
             arrays[kind] = cast(Any, gathered.scratch[kind].rows(rows))
     maps = arrays.get("map")
+    whole = gathered.whole_images(content.planes("image"))
     return image_set.write(
         root,
         name=name,
@@ -126,6 +134,7 @@ def write(root: Path, name: str, content: Content, gathered: Gathered) -> ImageS
         train_count=content.train_count,
         maps=maps,
         masks=arrays.get("mask"),
+        whole=whole,
         classes=content.classes,
         box_classes=content.box_classes,
         map_classes=() if maps is None else map_classes(maps),
@@ -134,7 +143,7 @@ def write(root: Path, name: str, content: Content, gathered: Gathered) -> ImageS
 
 def map_classes(maps: NDArray[np.uint8]) -> tuple[str, ...]:
     """Return the names of the maps' classes: the numbers up to the largest that occurs."""
-    parts = np.array_split(np.arange(len(maps)), -(-len(maps) // image_set.COPY_BYTES))
+    parts = np.array_split(np.arange(len(maps)), -(-len(maps) // COPY_BYTES))
     top = max(int(maps[part].max()) for part in parts)
     return tuple(str(number) for number in range(top + 1))
 
@@ -158,7 +167,7 @@ def source_stamp(source: str, settings: Settings) -> str:
     Raises DataError if there is no such source.
     """
     entries = sorted((entry.name, entry.size, entry.version) for entry in open_source(source).entries)
-    digest = hashlib.sha256(json.dumps([VERSION, asdict(settings)], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([VERSION, settings.to_json()], sort_keys=True).encode())
     for entry in entries:
         digest.update(json.dumps(entry).encode())
     return digest.hexdigest()

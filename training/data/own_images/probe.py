@@ -9,7 +9,8 @@ import numpy as np
 from training.data import pointer
 from training.data.image_set import IMAGES, DataError
 from training.data.own_images import decoding
-from training.data.own_images.decoding import BadImageError, Size
+from training.data.own_images.crops import Size
+from training.data.own_images.decoding import BadImageError
 from training.data.own_images.names import MAP_ENDING, MASK_ENDING, is_image, may_be_image
 from training.data.own_images.source import Member, Source
 from training.data.own_images.sources import open_source

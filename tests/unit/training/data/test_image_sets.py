@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.data import built_in, image_set
+from training.data import array_files, built_in, image_set
 from training.data.image_set import DataError, ImageSet
 from training.model.pixels import to_bytes, to_unit
 
@@ -118,7 +118,7 @@ def test_parts_of_any_size_make_the_same_set(images: int, tmp_path: Path, monkey
                 read.append(len(key))
             return super().__getitem__(key)
 
-    monkeypatch.setattr(image_set, "COPY_BYTES", images * SIDE * SIDE * 3 + 1)
+    monkeypatch.setattr(array_files, "COPY_BYTES", images * SIDE * SIDE * 3 + 1)
     watched = {**given, "images": given["images"].view(Watched)}
     parts = image_set.write(tmp_path / "parts", **watched, order=order)
     assert max(read) == min(images, COUNT)  # no more than that is in memory
@@ -129,7 +129,7 @@ def test_parts_of_any_size_make_the_same_set(images: int, tmp_path: Path, monkey
 
 
 def test_images_larger_than_a_part_are_copied_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_set, "COPY_BYTES", 1)
+    monkeypatch.setattr(array_files, "COPY_BYTES", 1)
     given = content()
     assert np.array_equal(image_set.write(tmp_path, **given).images, given["images"])
 

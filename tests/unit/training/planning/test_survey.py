@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from training.data.own_images.inspection import inspect
+from training.planning.models import data_fields
 from training.planning.survey import PlanError, choose_condition, survey
 
 
@@ -76,3 +77,48 @@ def test_files_that_are_no_pictures_are_named_where_too_few_are_left(tmp_path):
         (root / f"{number}.psd").write_bytes(b"8BPS")
     with pytest.raises(PlanError, match=r"holds 2 pictures.*Left out: 3 not read: \.psd"):
         survey(inspect(str(root), 512))
+
+
+def test_pictures_of_which_many_cannot_be_used_are_refused_with_the_reasons(tmp_path):
+    root = write_pictures(tmp_path, [f"{n:02}.png" for n in range(40)])
+    for number in range(10):
+        path = root / f"{number:02}.png"
+        path.write_bytes(path.read_bytes()[:60] if number < 7 else b"")
+    with pytest.raises(PlanError) as error:
+        survey(inspect(str(root), 512))
+    assert str(error.value) == (
+        "PICTURES: 10 of 40 pictures that were looked at cannot be used (7 truncated, 3 empty; the first: 00.png); "
+        "permitted: 20 %. Repair or remove them"
+    )
+
+
+def test_some_unusable_pictures_are_permitted_in_the_experiments(tmp_path):
+    root = write_pictures(tmp_path, [f"{n:02}.png" for n in range(40)])
+    found = survey(inspect(str(root), 512))
+    assert (found.bad, found.max_bad) == (0, 0.05)
+    for number in range(6):
+        (root / f"{number:02}.png").write_bytes(b"")
+    found = survey(inspect(str(root), 512))
+    assert (found.bad, found.max_bad) == (0.15, 0.3)
+    assert data_fields(found, 32, str(root))["max_bad"] == 0.3
+
+
+def test_pictures_of_one_flat_colour_are_copies(tmp_path):
+    for number in range(40):
+        Image.new("RGB", (32, 32), (10 * (number % 3), 0, 0)).save(tmp_path / f"{number}.png")
+    with pytest.raises(PlanError, match="of 40 pictures that were looked at, only 3 differ"):
+        survey(inspect(str(tmp_path), 512))
+
+
+def test_a_set_that_is_all_held_out_is_refused(tmp_path):
+    root = write_pictures(tmp_path, [f"{n}.png" for n in range(20)])
+    (root / "metadata.csv").write_text("file_name,split\n" + "".join(f"{n}.png,test\n" for n in range(20)))
+    with pytest.raises(PlanError, match="every picture's split is held out; some must be for training"):
+        survey(inspect(str(root), 512))
+
+
+def test_empty_caption_files_are_no_condition(tmp_path):
+    root = write_pictures(tmp_path, [f"{n}.png" for n in range(20)])
+    for path in root.glob("*.png"):
+        path.with_suffix(".txt").touch()
+    assert choose_condition(survey(inspect(str(root), 512)), "auto") == "none"

@@ -11,7 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from training.data.own_images import decoding
-from training.data.own_images.decoding import BadImageError, crop_box, decode, decode_map, decode_mask, share_box
+from training.data.own_images.crops import crop_box
+from training.data.own_images.decoding import BadImageError, decode, decode_map, decode_mask, share_box
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
