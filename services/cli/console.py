@@ -45,11 +45,13 @@ def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, o
     from services.console.viewer import Viewer
     from services.database import schema
     from services.observability import http, logs
+    from services.process.starting import wait_for_connection
     from services.storage.object_store import ObjectStore
 
     logs.configure(settings)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     engine, store = create_engine(settings), ObjectStore.connect(settings)
+    wait_for_connection(engine)
     schema.check_schema(engine, SCHEMA)
     store.check()
     viewer = Viewer(settings.console_tenant, settings.console_tenant, operator)

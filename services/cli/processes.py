@@ -90,10 +90,12 @@ def _connect(settings: "Settings") -> "tuple[Engine, ObjectStore, Any]":
     from services.database import schema
     from services.observability import logs
     from services.process import celery_app
+    from services.process.starting import wait_for_connection
     from services.storage.object_store import ObjectStore
 
     logs.configure(settings)
     engine = create_engine(settings)
+    wait_for_connection(engine)
     schema.check_schema(engine)
     store = ObjectStore.connect(settings)
     store.check()

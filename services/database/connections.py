@@ -1,6 +1,7 @@
 """Connections to Postgres. Each tenant and each role has a login of its own."""
 
 import math
+import re
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+# What Postgres and PgBouncer say to a program that asks for one connection too many. libpq gives no SQLSTATE for it.
+FULL = re.compile(r"too many (clients|connections)|connection slots are reserved|no more connections allowed")
+FULL_ADVICE = "Others use all of them: try again later, end some of them, or raise the limit."
 UNUSED_S = 1.0  # after which a connection of the pool is tried before it is used: each try costs a round trip
 
 
@@ -102,8 +106,15 @@ def server_version(connection: Connection) -> str:
     return str(connection.scalar(text("SELECT current_setting('server_version')")))
 
 
+def is_full(error: BaseException) -> bool:
+    """Return whether the server, the database or the login has no connection left."""
+    return FULL.search(str(error)) is not None
+
+
 def unreachable(engine: Engine, error: OperationalError) -> str:
     """Return a line about a database that does not answer, without its password."""
+    if is_full(error):
+        return f"Postgres at {_place(engine.url)} has no connection left ({brief(error)}). {FULL_ADVICE}"
     return f"Postgres at {_place(engine.url)} does not answer ({brief(error)}). {advise('DARKROOM_DATABASE_URL')}"
 
 

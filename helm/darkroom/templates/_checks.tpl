@@ -18,6 +18,21 @@
 {{- end -}}
 {{- end }}
 
+{{/* What is wrong with security contexts, a line each: [root, path, values of a component]. A container would never start. */}}
+{{- define "darkroom.check.security" -}}
+{{- $path := index . 1 -}}
+{{- $own := index . 2 -}}
+{{- $pod := mergeOverwrite (deepCopy (index . 0).Values.podSecurityContext) (deepCopy ($own.podSecurityContext | default dict)) -}}
+{{- $container := mergeOverwrite (deepCopy (index . 0).Values.containerSecurityContext) (deepCopy ($own.containerSecurityContext | default dict)) -}}
+{{- $both := mergeOverwrite (deepCopy $pod) $container -}}
+{{- if and $both.runAsNonRoot (eq (toString $both.runAsUser) "0") }}
+{{ $path }}: runAsUser 0 and runAsNonRoot true are both given; permitted: one
+{{- end -}}
+{{- if and $container.privileged (not $container.allowPrivilegeEscalation) }}
+{{ $path }}.containerSecurityContext: privileged true needs allowPrivilegeEscalation true, which is false
+{{- end -}}
+{{- end }}
+
 {{/* What is wrong with a pool, a line each: [root, pool, values]. */}}
 {{- define "darkroom.check.pool" -}}
 {{- $root := index . 0 -}}
@@ -36,6 +51,12 @@ workerPools: {{ quote $pool }} is not allowed; permitted: a-z, 0-9 and -, at mos
 {{- end -}}
 {{- if gt (int64 $values.autoscaling.minReplicas) (int64 $values.autoscaling.maxReplicas) }}
 {{ $path }}.autoscaling: minReplicas {{ $values.autoscaling.minReplicas }} is above maxReplicas {{ $values.autoscaling.maxReplicas }}
+{{- end -}}
+{{- if gt (int64 $values.autoscaling.fallback.replicas) (int64 $values.autoscaling.maxReplicas) }}
+{{ $path }}.autoscaling: fallback.replicas {{ $values.autoscaling.fallback.replicas }} is above maxReplicas {{ $values.autoscaling.maxReplicas }}
+{{- end -}}
+{{- if and $values.gpu.claimTemplate (ne $values.gpu.resource "nvidia.com/gpu") }}
+{{ $path }}.gpu: claimTemplate {{ $values.gpu.claimTemplate }} and resource {{ $values.gpu.resource }} are both given; permitted: one
 {{- end -}}
 {{- if and (eq (toString $values.rollout.maxSurge | trimSuffix "%") "0") (eq (toString $values.rollout.maxUnavailable | trimSuffix "%") "0") }}
 {{ $path }}.rollout: maxSurge and maxUnavailable are both 0, so no pod could ever be replaced
@@ -99,6 +120,24 @@ workerPools: {{ quote $pool }} is not allowed; permitted: a-z, 0-9 and -, at mos
 {{- end -}}
 {{- if and $weighed $others }}
 workerPools: of the pools of queue {{ quote $queue }}, {{ join ", " $weighed }} has autoscaling.weight and {{ join ", " $others }} has none; permitted: all or none
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* What is wrong with the object store, a line each: root. */}}
+{{- define "darkroom.check.objectStore" -}}
+{{- $store := .Values.objectStore -}}
+{{- if and $store.existingSecret (eq $store.keys.accessKeyId $store.keys.secretAccessKey) }}
+objectStore.keys: accessKeyId and secretAccessKey are both {{ quote $store.keys.accessKeyId }}; permitted: two keys of the Secret
+{{- end -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- if and $store.endpointUrl $policy.enabled (not $policy.extraEgress) (not .Values.devServices.enabled) -}}
+{{- $url := urlParse $store.endpointUrl -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- $permitted := list -}}
+{{- range $policy.objectStore.ports }}{{ $permitted = append $permitted (. | int64 | toString) }}{{ end -}}
+{{- if not (has $port $permitted) }}
+objectStore.endpointUrl: port {{ $port }} is not among networkPolicy.objectStore.ports, {{ join ", " $permitted }}; no pod could reach it
 {{- end -}}
 {{- end -}}
 {{- end }}

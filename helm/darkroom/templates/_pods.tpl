@@ -11,9 +11,10 @@ an object), tmp (size of /tmp). A container with `full: true` runs the full imag
 {{- $spec := deepCopy .spec -}}
 {{- $common := include "darkroom.env.common" $root | fromYamlArray -}}
 {{- $trust := include "darkroom.caBundle.volume" $root | fromYamlArray -}}
-{{- $security := merge (deepCopy ($own.containerSecurityContext | default dict)) (deepCopy $root.Values.containerSecurityContext) -}}
-{{- $slim := ternary $root.Values.slimImage (merge (deepCopy ($own.image | default dict)) $root.Values.slimImage) (eq .component "worker") -}}
-{{- $full := merge (deepCopy ($own.image | default dict)) $root.Values.image -}}
+{{- $security := mergeOverwrite (deepCopy $root.Values.containerSecurityContext) (deepCopy ($own.containerSecurityContext | default dict)) -}}
+{{- $image := $own.image | default dict -}}
+{{- $slim := include "darkroom.pod.image" (list $root.Values.slimImage (ternary dict $image (eq .component "worker"))) | fromYaml -}}
+{{- $full := include "darkroom.pod.image" (list $root.Values.image $image) | fromYaml -}}
 {{- range $list := list "initContainers" "containers" -}}
 {{- $containers := list -}}
 {{- range $container := get $spec $list | default list -}}
@@ -42,12 +43,17 @@ an object), tmp (size of /tmp). A container with `full: true` runs the full imag
 {{- /* Sidecars first, so that a proxy serves the init containers too; Kubernetes ends them when a Job is done. */ -}}
 {{- $before := list -}}
 {{- range $own.sidecars -}}
-{{- $before = append $before (merge (dict "restartPolicy" "Always") (deepCopy .) (dict "securityContext" $security)) -}}
+{{- $before = append $before (mergeOverwrite (dict "securityContext" (deepCopy $security)) (deepCopy .) (dict "restartPolicy" "Always")) -}}
 {{- end -}}
 {{- range $own.extraInitContainers -}}
-{{- $before = append $before (merge (deepCopy .) (dict "securityContext" $security)) -}}
+{{- $before = append $before (mergeOverwrite (dict "securityContext" (deepCopy $security)) (deepCopy .)) -}}
 {{- end -}}
 {{- $_ := set $spec "initContainers" (concat $before ($spec.initContainers | default list)) -}}
+{{- $taken := list -}}
+{{- range concat $spec.initContainers $spec.containers -}}
+{{- if has .name $taken }}{{ fail (printf "\n\n%s: two containers of a pod have the name %s; permitted: one\n" $.path .name) }}{{ end -}}
+{{- $taken = append $taken .name -}}
+{{- end -}}
 {{- $tmp := list (dict "name" "tmp" "emptyDir" (dict "sizeLimit" (.tmp | default "100Mi"))) -}}
 {{- $_ := set $spec "volumes" (concat $tmp ($spec.volumes | default list) $trust ($own.extraVolumes | default list)) -}}
 {{- $_ := set $spec "automountServiceAccountToken" false -}}
@@ -58,7 +64,7 @@ an object), tmp (size of /tmp). A container with `full: true` runs the full imag
 {{- $secrets = append $secrets (dict "name" .) -}}
 {{- end -}}
 {{- $_ := set $spec "imagePullSecrets" $secrets -}}
-{{- $_ := set $spec "securityContext" (merge (deepCopy ($own.podSecurityContext | default dict)) (deepCopy $root.Values.podSecurityContext)) -}}
+{{- $_ := set $spec "securityContext" (mergeOverwrite (deepCopy $root.Values.podSecurityContext) (deepCopy ($own.podSecurityContext | default dict))) -}}
 {{- range $field := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" "schedulerName" "hostAliases" "dnsPolicy" "dnsConfig" -}}
 {{- if get $own $field }}{{ $_ := set $spec $field (get $own $field) }}{{ end -}}
 {{- end -}}
@@ -68,6 +74,14 @@ spec:
   {{- include "darkroom.present" $spec | nindent 2 }}
 {{- end }}
 
+{{/* An image's values with a component's differences, as YAML: [common, own]. Its tag takes the place of the common digest. */}}
+{{- define "darkroom.pod.image" -}}
+{{- $common := index . 0 -}}
+{{- $own := index . 1 -}}
+{{- if $own.tag }}{{ $common = omit $common "digest" }}{{ end -}}
+{{ mergeOverwrite (deepCopy $common) (deepCopy $own) | toYaml }}
+{{- end }}
+
 {{/* A component's fields over those of podDefaults, as YAML: [root, values]. Lists are added to, maps merged, others replaced. */}}
 {{- define "darkroom.pod.fields" -}}
 {{- $defaults := (index . 0).Values.podDefaults -}}
@@ -75,9 +89,9 @@ spec:
 {{- $fields := deepCopy $own -}}
 {{- range $field, $common := $defaults -}}
 {{- $mine := index $own $field -}}
-{{- if has $field (list "imagePullSecrets" "extraEnvFrom" "extraInitContainers" "sidecars" "hostAliases") -}}
+{{- if has $field (list "imagePullSecrets" "extraEnvFrom" "hostAliases") -}}
 {{- $_ := set $fields $field (concat $common ($mine | default list)) -}}
-{{- else if has $field (list "extraEnv" "extraVolumes" "extraVolumeMounts") -}}
+{{- else if has $field (list "extraEnv" "extraVolumes" "extraVolumeMounts" "extraInitContainers" "sidecars") -}}
 {{- /* One with the same name, or the same path, takes the place of the common one. */ -}}
 {{- $key := ternary "mountPath" "name" (eq $field "extraVolumeMounts") -}}
 {{- $taken := list -}}
@@ -86,7 +100,7 @@ spec:
 {{- range $common }}{{ if not (has (get . $key) $taken) }}{{ $kept = append $kept . }}{{ end }}{{ end -}}
 {{- $_ := set $fields $field (concat $kept ($mine | default list)) -}}
 {{- else if has $field (list "podLabels" "podAnnotations") -}}
-{{- $_ := set $fields $field (merge (deepCopy ($mine | default dict)) $common) -}}
+{{- $_ := set $fields $field (mergeOverwrite (deepCopy $common) (deepCopy ($mine | default dict))) -}}
 {{- else if not (hasKey $own $field) -}}
 {{- $_ := set $fields $field $common -}}
 {{- end -}}
