@@ -1,21 +1,12 @@
 """Requests as large as permitted, of many small values, from several tenants at once: memory stays bounded."""
 
-import re
-from pathlib import Path
-
-from tests.support.stack import Process, Stack
+from tests.support.processes import peak_memory_mib
+from tests.support.stack import Stack
 from tests.support.tenants import QUICK, end_open_jobs, make_tenant
 
 ITEM = {"class_label": 1, "metadata": {"a": [{"a": 0}] * 36}}
 LARGE = {"steps": 1, "items": [ITEM] * 10_000}  # 4 MiB, of which parsing makes more than 100
 PERMITTED_MIB = 400
-
-
-def peak_memory(process: Process) -> float:
-    """Return how much memory a process has had at most, in MiB."""
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.child.pid}/status").read_text())
-    assert match is not None
-    return int(match[1]) / 1024
 
 
 def test_large_requests_are_planned_within_the_permitted_memory(stack: Stack) -> None:
@@ -30,5 +21,5 @@ def test_large_requests_are_planned_within_the_permitted_memory(stack: Stack) ->
             row = tenant.wait(job_id, "planned", "rejected")
             assert (row.state, row.total) == ("planned", 10_000), row.reason
         assert process.child.poll() is None, process.log.read_text()[-4000:]
-        assert peak_memory(process) < PERMITTED_MIB
+        assert peak_memory_mib(process.child.pid) < PERMITTED_MIB
     end_open_jobs(stack)

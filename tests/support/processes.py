@@ -1,6 +1,7 @@
 """Real processes of the `darkroom` command."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,13 @@ def launch(name: str, log: Path, first: str, environment: Mapping[str, str], bef
             stderr=file,
             env={**os.environ, **environment},
         )
+
+
+def peak_memory_mib(pid: int) -> float:
+    """Return how much memory a process has had at most, in MiB."""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None
+    return int(match[1]) / 1024
 
 
 class Supervised:

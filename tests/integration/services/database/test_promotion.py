@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any
 
-from sqlalchemy import URL, Engine, text
+from sqlalchemy import Engine, text
 
 from services.database import connections
 from services.dispatcher import planner
@@ -14,17 +14,11 @@ from services.job_queue.states import ProcessKind
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.settler import Settler
 from tests.support.job_queue import claim
-from tests.support.replica import promote, synchronous_replica
+from tests.support.replica import promote, replica, with_failover
 from tests.support.stack import Stack, fresh_stack
 
 IMAGES = 1_600
 RECORDED = text("SELECT index, sha256, created_at FROM outputs ORDER BY index")
-
-
-def with_failover(url: URL, port: int) -> str:
-    """Return the URL of whichever of the two servers accepts writes."""
-    hosts = {"host": [f"127.0.0.1:{url.port}", f"127.0.0.1:{port}"], "target_session_attrs": "read-write"}
-    return url.set(host=None, port=None, query=hosts).render_as_string(hide_password=False)
 
 
 def hold_job(stack: Stack, engine: Engine, shards: HeldShards) -> list[HeldShard]:
@@ -47,7 +41,7 @@ def read(engine: Engine) -> list[Any]:
 
 
 def test_a_promotion_loses_no_image_and_records_none_twice() -> None:
-    with fresh_stack() as stack, synchronous_replica(stack) as port:
+    with fresh_stack() as stack, replica(stack) as port:
         engine = connections.connect(with_failover(stack.engine("worker").url, port))
         shards = HeldShards(engine, on_removed=lambda: None)
         held = hold_job(stack, engine, shards)
