@@ -1,6 +1,7 @@
 """URLs of servers, as people write them: check them, and never repeat a part that may be a password."""
 
 import re
+from ipaddress import IPv6Address
 from urllib.parse import parse_qsl, urlsplit
 
 DATABASE_FORM = "postgresql://login:password@host:port/database"
@@ -13,6 +14,7 @@ ENDPOINT_SCHEMES = ("http", "https")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 MALFORMED_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+SEVERAL = "several servers are postgresql://login:password@one:port,two:port/database"
 ESCAPE = (
     "percent-encode special characters in the login and the password, such as @ as %40, / as %2F, ? as %3F, # as %23 "
     "and % as %25"
@@ -107,7 +109,10 @@ def _check_parameters(body: str) -> None:
 
     permitted = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {"ssl", "requiressl"}
     authority, _, query = body.partition("?")
-    for name, _ in parse_qsl(query, keep_blank_values=True):
+    names = [name for name, _ in parse_qsl(query, keep_blank_values=True)]
+    for name in names:
+        if name in permitted and names.count(name) > 1:
+            raise ValueError(f"the connection parameter {name!r} is given twice; permitted: once; {SEVERAL}")
         if name not in permitted:
             # Without a login before the host, the parameters may be the end of a password.
             shown = f"{name!r}" if "@" in authority and name.isidentifier() else "it"
@@ -125,10 +130,24 @@ def _parse_conninfo(value: str, *, is_url: bool) -> dict[str, str]:
         raise ValueError(f"malformed; permitted: {DATABASE_FORM}, or key=value pairs; {advice}") from None
     if "service" not in found and "dbname" not in found:
         raise ValueError(f"the database is missing; permitted: {DATABASE_FORM}")
+    for host in found.get("host", "").split(","):
+        if not _is_host(host):
+            raise ValueError(f"the host is malformed; permitted: {DATABASE_FORM}; {SEVERAL}")
     for port in found.get("port", "").split(","):
         if port:
             _check_port(port, DATABASE_FORM)
     return found
+
+
+def _is_host(host: str) -> bool:
+    """Return whether libpq can take this as a name, an address or the folder of a socket. Empty: the default."""
+    if host.startswith(("/", "@")) or ":" not in host:
+        return True
+    try:
+        IPv6Address(host)
+    except ValueError:  # a name and a port, which would be looked up as one name
+        return False
+    return True
 
 
 def _canonical(parts: dict[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from sqlalchemy import URL
@@ -50,15 +52,16 @@ def replica(stack: Stack, *, is_synchronous: bool = True) -> Iterator[int]:
                 time.sleep(0.05)
         yield port
     finally:
-        child.terminate()
+        child.send_signal(signal.SIGINT)  # which ends its sessions
         child.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def with_failover(url: URL, port: int) -> str:
-    """Return the URL of whichever of the two servers accepts writes."""
-    hosts = {"host": [f"127.0.0.1:{url.port}", f"127.0.0.1:{port}"], "target_session_attrs": "read-write"}
-    return url.set(host=None, port=None, query=hosts).render_as_string(hide_password=False)
+    """Return the URL of whichever of the two servers accepts writes, in the form of docs/operations.md."""
+    login = f"{url.username}:{quote(str(url.password), safe='')}"
+    servers = f"127.0.0.1:{url.port},127.0.0.1:{port}"
+    return f"postgresql://{login}@{servers}/{url.database}?target_session_attrs=read-write"
 
 
 def connect_to_replica(stack: Stack, port: int) -> psycopg.Connection[Any]:
@@ -80,7 +83,7 @@ def detach(stack: Stack, port: int) -> None:
 def crash(stack: Stack) -> None:
     """End the stack's Postgres at once, without a checkpoint."""
     pid = int((Postgres(stack.root).data / "postmaster.pid").read_text().split()[0])
-    os.kill(pid, 3)  # SIGQUIT
+    os.kill(pid, signal.SIGQUIT)
 
 
 def promote(stack: Stack, port: int) -> None:

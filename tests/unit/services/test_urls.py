@@ -24,6 +24,7 @@ FORMS = [
     "postgresql://db/darkroom?user=me&password=pass",
     "host=db port=5433 dbname=darkroom user=me password='a pass@word/#%'",
     "dbname=darkroom service=main",
+    "host=::1,fe80::1%eth0 port=5433,5434 dbname=darkroom",
 ]
 
 
@@ -90,6 +91,9 @@ def test_the_message_about_a_password_says_percent_encode(special: str) -> None:
         ("postgresql://me:hidden@db/darkroom?sslmod=require", "unknown connection parameter: 'sslmod'"),
         ("postgresql://me:hid?den=1&x=y/darkroom", "unknown connection parameter: it"),
         ("postgresql://me:hidden@[::1/darkroom", "malformed"),
+        ("postgresql://me:hidden@/darkroom?host=a&host=b", "parameter 'host' is given twice; .*one:port,two:port"),
+        ("postgresql://me:hidden@/darkroom?host=a:5433", "the host is malformed; .*one:port,two:port"),
+        ("host=a,127.0.0.1:5433 dbname=darkroom", "the host is malformed"),
     ],
 )
 def test_each_mistake_in_a_database_url_is_named(url: str, message: str) -> None:

@@ -11,6 +11,7 @@ from services.dispatcher import planner
 from services.job_queue import processes
 from services.job_queue.outputs import Output
 from services.job_queue.states import ProcessKind
+from services.urls import parse_database_url
 from services.worker.held_shards import HeldShard, HeldShards
 from services.worker.settler import Settler
 from tests.support.job_queue import claim
@@ -42,7 +43,7 @@ def read(engine: Engine) -> list[Any]:
 
 def test_a_promotion_loses_no_image_and_records_none_twice() -> None:
     with fresh_stack() as stack, replica(stack) as port:
-        engine = connections.connect(with_failover(stack.engine("worker").url, port))
+        engine = connections.connect(parse_database_url(with_failover(stack.engine("worker").url, port)))
         shards = HeldShards(engine, on_removed=lambda: None)
         held = hold_job(stack, engine, shards)
         settler = Settler(shards)
