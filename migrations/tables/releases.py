@@ -26,6 +26,18 @@ class ReleaseRow(Table):
     retired_by: Mapped[str | None]
 
 
+class MadeSchema(Table):
+    """The JSON Schema of requests to a release; tenants read it in the view `request_schemas`.
+
+    code: a digest of the code that made it. schema: null if the code cannot read the release.
+    """
+
+    __tablename__ = "made_schemas"
+    release_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("releases.id", ondelete="CASCADE"), primary_key=True)
+    code: Mapped[str]
+    schema: Mapped[dict[str, Any] | None]
+
+
 class Evaluation(Table):
     """The metrics of a release under one fingerprint."""
 

@@ -34,7 +34,9 @@ def sample_images(manifest: Mapping[str, Any], plan: "Plan", *, show_progress: b
     with ReleaseCache(ObjectStore.connect(settings), settings.cache_dir, settings.cache_gb).hold(manifest) as folder:
         model, description = load_diffusion(folder)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    sampler = Sampler(plan["solver"], int(plan["steps"]))
+    sampler = Sampler(plan["solver"], int(plan["steps"]), plan["spacing"])
+    low, high = plan["guidance_interval"]
+    guidance = Guidance(float(plan["guidance_scale"]), (low, high), float(plan["guidance_rescale"]))
     console = Console(stderr=True)
     channels, height, width = description.latent_shape
     if specs[0].size is not None:  # one for all of them
@@ -48,7 +50,7 @@ def sample_images(manifest: Mapping[str, Any], plan: "Plan", *, show_progress: b
         ]
         images = generate(
             model, requests, [spec.seed for spec in batch], latent_shape=(channels, height, width), sampler=sampler,
-            guidance=Guidance(float(plan["guidance_scale"])),
+            guidance=guidance,
         )  # fmt: skip
         for pixels in to_bytes(images):
             yield encode_image(pixels, "png")

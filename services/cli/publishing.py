@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,20 +39,23 @@ def publish(
     name: str | None,
     alias: str | None,
     serve: Serve = Serve(),  # noqa: B008  # it is immutable
+    sampling: Mapping[str, Any] = releases.NOTHING,
 ) -> Published:
-    """Publish a release folder, and point `alias` at it unless that is None. serve: replaces the folder's own rule.
+    """Publish a release folder, and point `alias` at it unless that is None. serve, sampling: see `releases.publish`.
 
     Raises ReleaseError for a folder that is not a whole release, RegistryError for a name or an alias that is not
     allowed, and ObjectStoreError.
     """
-    release = release_format.read(folder).with_rule(serve)
+    release = releases.read_folder(folder, serve, sampling)
     name = releases.check_name(name or release.name)
     if alias is not None:
         aliases.check_alias(alias)  # before an upload of gigabytes
     with engine.connect() as connection:
         known = releases.find_version(connection, name, release.digest)
     with Console(stderr=True).status(f"Uploading {folder}"), engine.begin() as connection:
-        _, version = releases.publish(connection, ObjectStore.connect(settings), folder, name=name, serve=serve)
+        _, version = releases.publish(
+            connection, ObjectStore.connect(settings), folder, name=name, serve=serve, sampling=sampling
+        )
         if alias is not None:
             aliases.promote(connection, f"{name}@{version}", alias)
     return Published(name, version, release.digest, known is None, alias)

@@ -19,6 +19,8 @@ def release_fields(row: "ReleaseRow", aliases: list[str], evaluations: "list[Eva
         yield field.replace("_", " "), " x ".join(map(str, manifest[field]))
     for name, rule in manifest["conditions"].get("properties", {}).items():
         yield "condition", f"{name}: {json.dumps(rule)}"
+    for name, value in manifest["architecture"].get("sampling", {}).items():
+        yield "default", f"{name}: {value}"
     yield "published by", row.published_by
     if row.retired_at is not None:
         yield "retired", f"{row.retired_at:%Y-%m-%d %H:%M} by {row.retired_by}"

@@ -105,6 +105,12 @@ def publish(
         typer.Option(help="Serve it in fp32 by whatever profile; default: as the worker's profile says."),
     ] = None,
     rows: Annotated[int | None, typer.Option(min=2, help="Serve it with at most so many network rows.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sample with so many steps where a request gives none.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Sample with this solver where a request gives none.")] = None,
+    spacing: Annotated[str | None, typer.Option(help="Space the steps so where a request does not say.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Guide with this scale where a request gives none.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish a release folder as the next version of its name.
@@ -116,7 +122,9 @@ def publish(
 
     settings, engine = connect("publisher")
     serve = Serve("fp32" if precision is Precision.FP32 else None, rows)
-    published = publishing.publish(settings, engine, folder, name=name, alias=alias, serve=serve)
+    given = {"steps": steps, "solver": solver, "spacing": spacing, "guidance_scale": guidance_scale}
+    sampling = {field: value for field, value in given.items() if value is not None}
+    published = publishing.publish(settings, engine, folder, name=name, alias=alias, serve=serve, sampling=sampling)
     publishing.print_published(published, as_json=as_json)
 
 

@@ -24,6 +24,7 @@ from services.process.health import Health
 from services.process.heartbeat import Heartbeat
 from services.process.listener import Listener
 from services.process.watchdog import Watchdog
+from services.registry.request_schemas import make_schemas
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
 
@@ -52,6 +53,7 @@ class Dispatcher:
         self._wake = threading.Event()
         self._listener = Listener(database, self._wake.set, instead=f"polling every {settings.poll_s:g} s")
         self._reconciled_at = 0.0
+        self._has_new_code = True  # until all schemas of requests are of this code
         self._paused_until: dict[str, float] = {}  # parts of the loop that have failed
 
     def stop(self) -> None:
@@ -100,11 +102,18 @@ class Dispatcher:
             self._reconciled_at = time.monotonic()
             self._do("waking delayed work", self.upkeep.wake_delayed)
             self._do("rescuing work", self.upkeep.rescue)
+            self._do("describing requests", self._make_schemas)
             self._do("ending old transactions of clients", self.upkeep.end_client_transactions)
             self.hints.wake()
         has_changed = self._do("changing jobs", self.changes.apply)  # a later deadline before it stops the job
         has_stopped = self._do("stopping jobs", self.upkeep.stop_jobs)
         return has_stopped or has_changed or has_begun
+
+    def _make_schemas(self) -> bool:
+        """Describe requests to releases that were published. A first round does so of all that other code described."""
+        with self.database.begin() as connection:
+            self._has_new_code = make_schemas(connection, anew=self._has_new_code)
+        return self._has_new_code
 
     def _end_of_attempt(self) -> None:
         """Wake the workers for what was planned, and this process for what waits for a thread."""

@@ -40,6 +40,7 @@ DEFAULTS = {  # docs/results/claims.md measures this solver, number of steps and
     "guidance_rescale": 0.0,
     "format": "png",
 }
+OWN_DEFAULTS = "defaults"  # where the rules of a release have its own ones
 MAX_METADATA = 16 * 2**10  # bytes of an item's, as JSON in UTF-8
 MAX_URI = 1_100  # characters: a bucket of 63 bytes and a key
 MAX_KEY = 1_024  # bytes in UTF-8, the limit of S3
@@ -125,7 +126,7 @@ def walk_schema(conditions: JsonSchema) -> dict[str, Any]:
 
 
 def published_schema(conditions: JsonSchema) -> dict[str, Any]:
-    """Return the JSON Schema of a request for other programs: without the keywords that only this package knows."""
+    """Return the JSON Schema of a request for other programs: with defaults, without keywords of this package alone."""
 
     def strip(part: Any) -> Any:
         if isinstance(part, dict):
@@ -133,7 +134,16 @@ def published_schema(conditions: JsonSchema) -> dict[str, Any]:
         return [strip(value) for value in part] if isinstance(part, list) else part
 
     schema: dict[str, Any] = strip(request_schema(conditions))
+    for name, value in defaults_of(conditions).items():
+        schema["properties"][name]["default"] = value
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def default_mistakes(fields: Mapping[str, Any], conditions: JsonSchema) -> list[str]:
+    """Return a line for each field that cannot be a release's own default."""
+    rules = {name: rule for name, rule in sampling_schema(conditions).items() if name in DEFAULTS}
+    schema = {"type": "object", "properties": rules, "additionalProperties": False}
+    return validation_messages(dict(fields), Draft202012Validator(schema))
 
 
 @dataclass(frozen=True)
@@ -207,8 +217,10 @@ def defaults_of(conditions: JsonSchema) -> dict[str, Any]:
     """Return what a request to a release gets for the fields that it leaves out; see `item_schema`."""
     distilled = read_distilled(conditions)
     if distilled is not None:
-        return {**DEFAULTS, **choose_defaults(distilled)}
-    return DEFAULTS if conditions.get("guided", True) else {**DEFAULTS, "guidance_scale": 1.0}
+        usual = choose_defaults(distilled)
+    else:
+        usual = {} if conditions.get("guided", True) else {"guidance_scale": 1.0}
+    return {**DEFAULTS, **usual, **conditions.get(OWN_DEFAULTS, {})}
 
 
 def complete_grid(request: Any, conditions: JsonSchema) -> tuple[Any, JsonSchema]:

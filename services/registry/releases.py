@@ -18,17 +18,19 @@ from services.errors import quote
 from services.job_queue.release_use import releases_in_use
 from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.image_rules import add_image_rules
+from services.job_requests.schema import OWN_DEFAULTS, default_mistakes
 from services.registry import blobs, weights
 from services.registry.locks import keep_blobs, lock_names
 from services.storage.object_store import ObjectStore, ObjectStoreError
 from training.errors import DarkroomError
 from training.model import release as release_format
-from training.model.release import Serve
+from training.model.release import Release, Serve
 
 NAME = re.compile("[a-z][a-z0-9_-]{0,62}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@((?P<version>[1-9][0-9]{{0,8}})|(?P<alias>[a-z][a-z_-]{{0,62}})))?")
 DEFAULT_ALIAS = "production"
 ANY = "*"
+NOTHING: Mapping[str, Any] = {}
 
 
 class RegistryError(DarkroomError):
@@ -163,15 +165,25 @@ def _missing(
 def request_rules(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a request to a release may contain.
 
-    That is the JSON Schema of its conditions, with what their images must be, whether it can be `guided`, and its
-    canvas.
+    That is the JSON Schema of its conditions, with what their images must be, whether it can be `guided`, its canvas
+    and its own defaults.
     """
     release = release_format.parse(manifest)
     rules = add_image_rules(release.conditions, release.architecture, release.latent_shape)
-    return {**rules, "guided": release.guided, CANVAS: Canvas.of(release)}
+    return {**rules, "guided": release.guided, CANVAS: Canvas.of(release), OWN_DEFAULTS: release.sampling}
 
 
 # -- publishing --------------------------------------------------------------------------------
+
+
+def read_folder(folder: Path, serve: Serve, sampling: Mapping[str, Any]) -> Release:
+    """Return the release of a folder as `publish` stores it. Raises ReleaseError, and RegistryError for a default."""
+    release = release_format.read(folder).with_rule(serve).with_sampling(sampling)
+    if release.sampling and release.kind != "diffusion":
+        raise RegistryError(f"release: an {release.kind} has no defaults of requests; permitted: diffusion releases")
+    if release.sampling and (mistakes := default_mistakes(release.sampling, request_rules(release.to_json()))):
+        raise RegistryError("\n".join(mistakes))
+    return release
 
 
 def check_name(name: str) -> str:
@@ -199,17 +211,18 @@ def publish(
     *,
     name: str | None = None,
     serve: Serve = Serve(),  # noqa: B008  # it is immutable
+    sampling: Mapping[str, Any] = NOTHING,
 ) -> tuple[str, int]:
     """Store a release folder as the next version of its name, or of `name`. Returns name and version.
 
-    serve: replaces the folder's own rule where it says anything.
+    serve, sampling: replace the folder's own rule, and its own defaults of requests, where they say anything.
 
     Content that was published before under this name keeps its version and its origin: the pipeline run, commit and
     image that made it. The files are uploaded before the first statement, so that no transaction waits for an upload.
     Raises ReleaseError for a folder that is not a valid release or has weights that are not finite, RegistryError if
     its content is that of a retired version or its name is not allowed, and ObjectStoreError.
     """
-    release = release_format.read(folder).with_rule(serve)
+    release = read_folder(folder, serve, sampling)
     release = replace(release, name=check_name(name or release.name))
     weights.check_finite(folder)
     with suppress(ObjectStoreError):  # The second upload has the same error, unless a pruner caused it.

@@ -142,6 +142,20 @@ class Release:
         return replace(self, architecture={**others, **({"serve": rule} if rule else {})})
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """How the release is sampled where a request is silent: fields of requests, in `architecture["sampling"]`.
+
+        Versions that do not know it ignore it.
+        """
+        return dict(self.architecture.get("sampling", {}))
+
+    def with_sampling(self, fields: Mapping[str, Any]) -> "Release":
+        """Return the release with these fields in place of its own ones; they are part of the digest."""
+        sampling = {**self.sampling, **fields}
+        others = {name: value for name, value in self.architecture.items() if name != "sampling"}
+        return replace(self, architecture={**others, **({"sampling": sampling} if sampling else {})})
+
+    @property
     def digest(self) -> str:
         """The sha256 of kind, architecture, shapes, conditions and weights: equal models have equal digests."""
         identity = {

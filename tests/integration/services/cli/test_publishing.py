@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sqlalchemy import text
 
 from services.registry.releases import ReleaseRow, find
 from tests.support.commands import Darkroom
@@ -105,6 +106,26 @@ def test_releases_are_fetched_into_the_cache_once_before_a_worker_needs_them(
     seeded = {"DARKROOM_CACHE_DIR": str(tmp_path / "other"), "DARKROOM_CACHE_SEED": str(tmp_path / "cache")}
     assert "already in" in darkroom_here("releases", "warm", "early@warm", **seeded).stdout
     assert not (tmp_path / "other").exists(), "a release of the seed is read where it is"
+
+
+def test_a_release_is_published_with_its_own_defaults(stack: Stack, darkroom_here: Darkroom, folder: Path) -> None:
+    """They are part of its digest, and requests that are silent have them."""
+    arguments = ("releases", "publish", str(folder), "--name", "quick", "--alias", "production")
+    refused = darkroom_here(*arguments, "--solver", "magic")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "solver: 'magic' is not allowed; permitted: ddim, ddpm" in refused.stderr
+    for version, steps in ((1, "3"), (1, "3"), (2, "5")):
+        done = darkroom_here(*arguments, "--solver", "euler", "--steps", steps, "--json")
+        assert json.loads(done.stdout)["version"] == version, done.stderr
+    assert "steps: 3" in darkroom_here("releases", "show", "quick@1").stdout
+    schema = json.loads(darkroom_here("releases", "show", "quick@1", "--schema").stdout)
+    assert schema["properties"]["steps"]["default"] == 3
+    with stack.process("dispatcher"):
+        job_id = stack.submit({"items": [{"class_label": 1}], "guidance_scale": 3}, model="quick@1")
+        plan = stack.wait(job_id, "planned") and stack.job(job_id).plan
+    assert (plan["solver"], plan["steps"], plan["guidance_scale"]) == ("euler", 3, 3)
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text("DELETE FROM jobs WHERE id = :id"), {"id": job_id})
 
 
 def test_a_release_can_ask_for_precision_and_rows(

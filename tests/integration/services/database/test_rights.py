@@ -36,6 +36,7 @@ WRITTEN: dict[Role, dict[str, dict[str, str]]] = {
         "change_requests": {"UPDATE": "due_at", "DELETE": ""},
         "webhook_events": {"UPDATE": "state attempts due_at error delivered_at", "DELETE": ""},
         "service_locks": {"UPDATE": "name"},  # to lock a row
+        "made_schemas": {"INSERT": "release_id code schema", "UPDATE": "code schema"},
     },
 }
 

@@ -81,6 +81,6 @@ def test_the_solver_of_distilled_releases_is_not_offered_by_others() -> None:
 
 def test_the_published_schema_says_what_it_permits() -> None:
     properties = published_schema(CONDITIONS)["properties"]
-    assert properties["steps"] == {"enum": [1, 2, 4, 8]}
-    assert properties["guidance_scale"] == {"type": "number", "minimum": 1.0, "maximum": 4.0}
+    assert properties["steps"] == {"enum": [1, 2, 4, 8], "default": 8}
+    assert properties["guidance_scale"] == {"type": "number", "minimum": 1.0, "maximum": 4.0, "default": 1.5}
     assert properties["items"]["items"]["properties"]["steps"] == {"enum": [1, 2, 4, 8]}

@@ -233,6 +233,36 @@ def test_a_guidance_interval_costs_its_share() -> None:
     assert cost(solver="heun", guidance_scale=1) == 39
 
 
+def test_a_release_has_its_own_defaults_where_a_request_is_silent() -> None:
+    rules = {**CONDITIONS, "defaults": {"steps": 4, "solver": "lcm", "guidance_scale": 2.5}}
+    plan = plan_request({"items": [{**ITEM, "steps": 9}], "solver": "ddim"}, rules, LIMITS)
+    assert (plan["steps"], plan["solver"], plan["guidance_scale"]) == (4, "ddim", 2.5)
+    assert (plan["spacing"], plan["format"]) == ("trailing", "png")
+    assert [spec_of(plan, 0).steps, spec_of(plan, 0).solver] == [9, "ddim"]
+    shown = schema.published_schema(rules)["properties"]
+    assert {name: shown[name]["default"] for name in ("steps", "solver", "guidance_scale", "spacing")} == {
+        "steps": 4, "solver": "lcm", "guidance_scale": 2.5, "spacing": "trailing"
+    }  # fmt: skip
+    assert "default" not in shown["items"]["items"]["properties"]["steps"]
+    assert schema.published_schema({**CONDITIONS, "guided": False})["properties"]["guidance_scale"]["default"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "mistake"),
+    [
+        ({"steps": 0}, "steps: 0 is not allowed; permitted: an integer from 1 to 1000"),
+        ({"solver": "magic"}, "solver: 'magic' is not allowed; permitted: ddim, "),
+        ({"guidance_scale": 2}, "guidance_scale: 2 is not allowed; permitted: 1; this release was trained without"),
+        ({"size": [64, 64]}, "size: not a known field; permitted: guidance_interval, guidance_rescale, guidance_scale"),
+        ({"format": "webp"}, "format: not a known field"),
+    ],
+)
+def test_a_default_that_no_request_could_give_is_refused(fields: dict, mistake: str) -> None:
+    (line,) = schema.default_mistakes(fields, {**CONDITIONS, "guided": False})
+    assert line.startswith(mistake)
+    assert schema.default_mistakes({"steps": 3, "spacing": "karras"}, CONDITIONS) == []
+
+
 def test_a_release_trained_without_condition_dropout_cannot_be_guided() -> None:
     """Guidance by a null condition that was never trained turns images into noise."""
     rules = {**CONDITIONS, "guided": False}
