@@ -85,7 +85,8 @@ def demo(
     typer.echo(
         f"The stack is still running. Look around:\n  darkroom jobs show {job_id}\n  darkroom releases show digits"
     )
-    typer.echo("  darkroom status\nStop it:\n  darkroom down")
+    typer.echo("  darkroom status\nLook at it in a browser; this prints a link that signs in:\n  darkroom console")
+    typer.echo("Stop it:\n  darkroom down")
 
 
 @contextmanager

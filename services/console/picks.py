@@ -2,13 +2,18 @@
 
 import io
 import json
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 from typing import Any
 
+from fastapi.responses import Response, StreamingResponse
+from sqlalchemy import Connection
+
 from services.console.thumbnails import NotShown, read_image
-from services.job_queue.ratings import Pick
+from services.job_queue import ratings, viewing
 from services.storage.object_store import ObjectStore
 
 METADATA = "metadata.jsonl"
@@ -16,6 +21,9 @@ TEXT_FIELDS = ("caption", "text", "prompt")
 DATE = (1980, 1, 1, 0, 0, 0)  # the earliest of a ZIP: the same picks are the same bytes
 
 Items = Mapping[int, Mapping[str, Any]]
+Batches = Callable[[], Iterator[tuple[Sequence[ratings.Pick], Items]]]
+Begin = Callable[[], AbstractContextManager[Connection]]
+AT_ONCE = 200  # picks of a transaction
 
 
 class _Sink(io.RawIOBase):
@@ -37,7 +45,25 @@ class _Sink(io.RawIOBase):
         return taken
 
 
-def write_set(store: ObjectStore, batches: Callable[[], Iterator[tuple[Sequence[Pick], Items]]]) -> Iterator[bytes]:
+def send_set(store: ObjectStore, begin: Begin, job_id: uuid.UUID, rating: int) -> Response:
+    """Send the images of a job that are rated so or better as a ZIP, as they are read from S3."""
+
+    def batches() -> Iterator[tuple[Sequence[ratings.Pick], Items]]:
+        last = -1
+        while True:
+            with begin() as connection:
+                picks = ratings.list_picks(connection, job_id, rating, last, AT_ONCE)
+                if not picks:
+                    return
+                items = viewing.find_items(connection, job_id, (pick.image.item for pick in picks))
+            yield picks, items
+            last = picks[-1].image.index
+
+    headers = {"Content-Disposition": f'attachment; filename="picks-{job_id}.zip"'}
+    return StreamingResponse(write_set(store, batches), media_type="application/zip", headers=headers)
+
+
+def write_set(store: ObjectStore, batches: Batches) -> Iterator[bytes]:
     """Yield the bytes of a ZIP of picks. An image that is gone or was replaced is left out, and is not listed.
 
     batches: yields picks with the items of their job, by number.
@@ -59,7 +85,7 @@ def write_set(store: ObjectStore, batches: Callable[[], Iterator[tuple[Sequence[
     yield sink.take()
 
 
-def describe_pick(name: str, pick: Pick, item: Mapping[str, Any]) -> dict[str, Any]:
+def describe_pick(name: str, pick: ratings.Pick, item: Mapping[str, Any]) -> dict[str, Any]:
     """Return the line of metadata.jsonl of a pick: its class and caption, and what made it."""
     text = next((item[field] for field in TEXT_FIELDS if isinstance(item.get(field), str)), None)
     label = item.get("class_label")

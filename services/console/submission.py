@@ -6,10 +6,12 @@ submitted that would be rejected for its words.
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.errors import quote
 from services.job_queue.plan import Plan
 from services.job_requests.image_spec import image_cost, image_spec
 from services.job_requests.items import parse_line, split_lines
@@ -19,7 +21,10 @@ from services.job_requests.strict_json import RequestError, parse_json
 
 MOST_CLASSES = 2_000  # that a list in the form shows; more are given by file
 SETTINGS = ("images_per_item", "seed", "steps", "guidance_scale", "solver", "format", "spacing")
-EMPTY: Mapping[str, Any] = {"chosen": [], "lines": "", "file": "", **dict.fromkeys(SETTINGS, "")}
+OF_THE_JOB = ("tags", "priority")  # beside its request
+TEXTS = ("lines", "file", "more", *OF_THE_JOB, *SETTINGS)
+EMPTY: Mapping[str, Any] = {"chosen": [], **dict.fromkeys(TEXTS, "")}
+MOST_TAGS, LONGEST_TAG = 16, 100  # characters; the database permits no more
 NUMBERS = ("images_per_item", "seed", "steps", "guidance_scale")
 
 
@@ -33,10 +38,14 @@ class Control:
 
 @dataclass(frozen=True)
 class Draft:
-    """A request that a form has made. fields: as they were given. errors: by field, `items` for those of the items."""
+    """A request that a form has made. fields: as they were given. errors: by field, `items` for those of the items.
+
+    columns: what the job has beside its request.
+    """
 
     fields: Mapping[str, Any]
     request: dict[str, Any]
+    columns: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
     errors: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -75,20 +84,67 @@ def find_control(rules: JsonSchema) -> Control | None:
 def draft(fields: Mapping[str, Any], rules: JsonSchema, tenant: str) -> Draft:
     """Make and validate the request of a form.
 
-    fields: `chosen` (a list), `lines` and `file`, of which the last that is not empty gives the items, and SETTINGS.
-    rules: of the release, see `request_rules`.
+    fields: `chosen` (a list), `lines` and `file`, of which the last that is not empty gives the items, SETTINGS, `more`
+    settings as a JSON object, and those of OF_THE_JOB. rules: of the release, see `request_rules`.
     """
     control = find_control(rules)
+    columns, errors = read_columns(fields)
+    request: dict[str, Any] = {}
     try:
-        items = _read_items(fields, control, rules)
+        request["items"] = _read_items(fields, control, rules)
     except RequestError as error:
-        return Draft(fields, {}, errors={"items": str(error).splitlines()})
-    settings = {name: _number(fields[name]) if name in NUMBERS else fields[name] for name in SETTINGS if fields[name]}
-    request = {"items": items, **settings}
+        errors["items"] = str(error).splitlines()
     try:
-        return Draft(fields, request, plan_request(request, rules, Limits((f"outputs/{tenant}",))))
+        request |= _read_more(fields["more"])
     except RequestError as error:
-        return Draft(fields, request, errors=_by_field(str(error).splitlines()))
+        errors["more"] = str(error).splitlines()
+    request |= {name: _number(fields[name]) if name in NUMBERS else fields[name] for name in SETTINGS if fields[name]}
+    if errors:
+        return Draft(fields, request, columns, errors=errors)
+    try:
+        return Draft(fields, request, columns, plan_request(request, rules, Limits((f"outputs/{tenant}",))))
+    except RequestError as error:
+        return Draft(fields, request, columns, errors=_by_field(str(error).splitlines()))
+
+
+def fill_in(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a form that make a request with items."""
+    lines = "\n".join(json.dumps(item, ensure_ascii=False) for item in request["items"])
+    shown = {name: str(request[name]) for name in SETTINGS if name in request}
+    more = {name: value for name, value in request.items() if name not in (*SETTINGS, "items")}
+    return {**EMPTY, **shown, "file": lines, "more": json.dumps(more, ensure_ascii=False) if more else ""}
+
+
+def read_columns(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
+    """Return the tags and the priority that a form gives, and what is wrong with them by field."""
+    columns: dict[str, Any] = {}
+    errors: dict[str, Sequence[str]] = {}
+    tags = list(dict.fromkeys(tag.strip() for tag in fields["tags"].split(",") if tag.strip()))
+    if len(tags) > MOST_TAGS or any(len(tag) > LONGEST_TAG for tag in tags):
+        errors["tags"] = [f"tags: permitted: at most {MOST_TAGS}, of at most {LONGEST_TAG} characters each"]
+    elif tags:
+        columns["tags"] = tags
+    if fields["priority"]:
+        priority = _number(fields["priority"])
+        if isinstance(priority, int) and -100 <= priority <= 100:
+            columns["priority"] = priority
+        else:
+            errors["priority"] = [
+                f"priority: {quote(fields['priority'])} is not allowed; permitted: an integer from -100 to 100"
+            ]
+    return columns, errors
+
+
+def _read_more(text: str) -> dict[str, Any]:
+    if not text.strip():
+        return {}
+    given = parse_json(text)
+    if not isinstance(given, dict) or (wrong := sorted({"items", "input_uri", *SETTINGS} & set(given))):
+        raise RequestError(
+            f"{wrong[0]}: has a field of its own in this form" if isinstance(given, dict) else
+            'not a JSON object, such as {"eta": 0.5}'
+        )  # fmt: skip
+    return given
 
 
 def _read_items(fields: Mapping[str, Any], control: Control | None, rules: JsonSchema) -> list[Any]:
@@ -155,5 +211,6 @@ def _by_field(lines: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in lines:
         name = line.split(":", 1)[0]
-        found.setdefault(name if name in SETTINGS else "items", []).append(line)
+        place = name if name in SETTINGS else "items" if name.startswith("items") else "more"
+        found.setdefault(place, []).append(line)
     return found

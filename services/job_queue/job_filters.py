@@ -17,7 +17,7 @@ class JobFilter:
     """Jobs that meet every condition; what is left out is none.
 
     states: any of them. tags: a job must have all of them. model: as it was submitted, or its name alone. since, until:
-    submitted at since or later, and before until.
+    submitted at since or later, and before until. words: a part of the model, the idempotency key or the id.
     """
 
     states: Sequence[JobState] = ()
@@ -26,6 +26,7 @@ class JobFilter:
     queue: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    words: str = ""
 
 
 CONDITIONS = {
@@ -35,6 +36,7 @@ CONDITIONS = {
     "queue": "queue = :queue",
     "since": "created_at >= :since",
     "until": "created_at < :until",
+    "words": "(model ILIKE :words OR idempotency_key ILIKE :words OR CAST(jobs.id AS text) ILIKE :words)",
 }
 OPEN = "finished_at IS NULL"
 PAUSED = f"{OPEN} AND paused"
@@ -43,15 +45,23 @@ CAN_BE_RETRIED = f"state IN ({RETRIED}) AND plan IS NOT NULL AND expired_at IS N
 EVERY_JOB = JobFilter()
 
 
-def _where(which: JobFilter) -> tuple[str, dict[str, Any]]:
+def escape_like(words: str) -> str:
+    """Return a text for LIKE that stands for itself."""
+    return words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def conditions_of(which: JobFilter) -> tuple[str, dict[str, Any]]:
+    """Return a filter as a condition on rows of `jobs`, and the values of its parameters."""
     given = {name: getattr(which, name) for name in CONDITIONS if getattr(which, name)}
     values = {name: list(value) if name in ("states", "tags") else value for name, value in given.items()}
+    if which.words:
+        values["words"] = f"%{escape_like(which.words)}%"
     return " AND ".join(["true", *(CONDITIONS[name] for name in given)]), values
 
 
 def list_jobs(connection: Connection, limit: int, which: JobFilter = EVERY_JOB) -> list[JobSummary]:
     """Return up to `limit` jobs, newest first."""
-    where, values = _where(which)
+    where, values = conditions_of(which)
     query = text(f"SELECT {SUMMARY_COLUMNS} FROM jobs WHERE {where} ORDER BY id DESC LIMIT :limit")
     return [JobSummary.from_row(row) for row in connection.execute(query, {**values, "limit": limit})]
 
@@ -63,12 +73,12 @@ def find_jobs(
 
     only: OPEN, PAUSED or CAN_BE_RETRIED.
     """
-    where, values = _where(which)
+    where, values = conditions_of(which)
     query = text(f"SELECT id FROM jobs WHERE {where} AND {only} AND id > :after ORDER BY id LIMIT :limit")
     return list(connection.scalars(query, {**values, "after": after or uuid.UUID(int=0), "limit": limit}))
 
 
 def count_jobs(connection: Connection, which: JobFilter, only: str = OPEN) -> int:
     """Return how many jobs there are. only: OPEN, PAUSED or CAN_BE_RETRIED."""
-    where, values = _where(which)
+    where, values = conditions_of(which)
     return int(connection.execute(text(f"SELECT count(*) FROM jobs WHERE {where} AND {only}"), values).scalar_one())

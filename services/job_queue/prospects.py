@@ -11,6 +11,12 @@ def list_permitted_queues(connection: Connection) -> list[str]:
     return list(connection.scalars(query))
 
 
+def list_visible_queues(connection: Connection) -> dict[str, bool]:
+    """Return the queues that the viewer of the console may use by name, and of each whether it is paused."""
+    rows = connection.execute(text("SELECT name, paused FROM visible_queues ORDER BY name"))
+    return {row.name: row.paused for row in rows}
+
+
 def find_pace(connection: Connection, model: str) -> float | None:
     """Return the images per second that the tenant's latest ended jobs of a model were made at, or None without any."""
     pace: float | None = connection.scalar(

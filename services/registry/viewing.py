@@ -90,6 +90,22 @@ def find_visible(connection: Connection, name: str, version: int) -> ReleaseRow 
     return None if row is None else ReleaseRow.from_row(row)
 
 
+def find_by_id(connection: Connection, release_id: int) -> ReleaseRow | None:
+    """Return a release, also a retired one, or None if the viewer may not see it."""
+    row = connection.execute(text(f"SELECT {COLUMNS} FROM visible_releases WHERE id = :id"), {"id": release_id}).first()
+    return None if row is None else ReleaseRow.from_row(row)
+
+
+def find_class_names(connection: Connection, release_id: int, condition: str) -> list[str]:
+    """Return the names of the classes of a release's condition by number; none if they have no names."""
+    names = connection.scalar(
+        text("SELECT jsonb_path_query_first(manifest -> 'conditions' -> 'properties' -> :name, '$.anyOf[*].enum') "
+             "FROM visible_releases WHERE id = :id"),
+        {"id": release_id, "name": condition},
+    )  # fmt: skip
+    return list(map(str, names or ()))
+
+
 def find_reference(connection: Connection, reference: str) -> ReleaseRow | None:
     """Return the release of `name`, `name@alias` or `name@version`, or None if the viewer may use none."""
     match = REFERENCE.fullmatch(reference)

@@ -95,6 +95,7 @@ def test_the_demo_ends_with_a_sheet_a_manifest_and_where_to_look(demo: str, root
         assert picture.size == (16 * 66 + 2, 10 * 66 + 2)
     assert re.search(r"s3://darkroom/\S+/manifest\.json", demo)
     assert "darkroom down" in demo
+    assert "darkroom console" in demo
     assert "INSERT INTO jobs (model, request) VALUES ('digits@production'" in demo
 
 

@@ -231,3 +231,16 @@ def workers(name: str) -> list[PodTemplate]:
 
 def variables(pod: PodTemplate) -> dict[str, str]:
     return {one["name"]: one["value"] for one in pod.main["env"] if "value" in one}
+
+
+def test_the_console_reads_training_runs_from_a_volume_only_if_one_is_given() -> None:
+    (pod,) = [pod for pod in pods("everything") if pod.component == "console"]
+    assert {"name": "DARKROOM_CONSOLE_RUNS", "value": "/runs"} in pod.main["env"]
+    mount = {"name": "runs", "mountPath": "/runs", "readOnly": True, "subPath": "digits"}
+    assert mount in pod.main["volumeMounts"]
+    volume = {"name": "runs", "persistentVolumeClaim": {"claimName": "training-runs", "readOnly": True}}
+    assert volume in pod.spec["volumes"]
+    for name in MATRIX:
+        for other in pods(name):
+            if (name, other.component) != ("everything", "console"):
+                assert not [one for one in other.spec.get("volumes", ()) if one["name"] == "runs"]

@@ -34,6 +34,7 @@ def releases_called(stack: Stack, name: str, versions: int = 1, **manifest: Any)
     finally:
         with stack.engine("migrator").begin() as connection:
             of_name = "(SELECT id FROM releases WHERE name = :name)"
+            connection.execute(text(f"UPDATE jobs SET release_id = NULL WHERE release_id IN {of_name}"), {"name": name})
             connection.execute(text("DELETE FROM promotions WHERE name = :name"), {"name": name})
             connection.execute(text("DELETE FROM aliases WHERE name = :name"), {"name": name})
             connection.execute(text(f"DELETE FROM evaluations WHERE release_id IN {of_name}"), {"name": name})

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from services.console.api import jobs, outputs, releases
+from services.console.api import checks, jobs, outputs, recall, releases
 from services.console.parts import Parts
 from services.console.problems import describe_problem
 
@@ -46,7 +46,7 @@ def make_api(parts: Parts, version: str) -> FastAPI:
         responses={status: PROBLEM for status in (400, 401, 403, 404, 409, 413, 422, 429, 503)},
     )
     api.state.parts = parts
-    for router in (jobs.router, outputs.router, releases.router):
+    for router in (jobs.router, outputs.router, recall.router, checks.router, releases.router):
         api.include_router(router)
     for kind in (Exception, HTTPException, RequestValidationError):
         api.add_exception_handler(kind, answer_problem)

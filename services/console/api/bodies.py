@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.console.bulk import Action
 from services.job_queue.clients import JobSummary, Progress
 from services.job_queue.states import JobState
 from services.job_queue.viewing import JobLine
@@ -25,6 +26,7 @@ class NewJob(BaseModel):
     idempotency_key: str | None = Field(None, description="or the header Idempotency-Key: one job for each key")
     run_after: datetime | None = None
     deadline: datetime | None = None
+    tags: list[str] | None = Field(None, description="words to find the job by")
 
     def columns(self) -> dict[str, Any]:
         """Return the fields of `submit_job`."""
@@ -44,7 +46,10 @@ class JobInList(BaseModel):
     model: str
     queue: str
     priority: int
+    paused: bool
+    tags: list[str]
     state: JobState
+    revision: int
     reason: str | None
     total: int
     succeeded: int
@@ -75,6 +80,8 @@ class JobInFull(BaseModel):
     model: str
     queue: str
     priority: int
+    paused: bool
+    tags: list[str]
     state: JobState
     revision: int
     reason: str | None
@@ -92,16 +99,17 @@ class JobInFull(BaseModel):
     expected_end: datetime | None
     waits_because: str | None
     settings: dict[str, Any]
+    estimate: dict[str, Any] | None = Field(description="of a dry run that was valid; see docs/sql.md")
 
     @classmethod
-    def of(cls, job: JobSummary, progress: Progress, settings: dict[str, Any]) -> Self:
+    def of(cls, job: JobSummary, progress: Progress, settings: dict[str, Any], estimate: dict[str, Any] | None) -> Self:
         """Make it of what the database knows."""
-        known = {**vars(progress), **vars(job), "settings": settings}
+        known = {**vars(progress), **vars(job), "settings": settings, "estimate": estimate}
         return cls(**{name: known[name] for name in cls.model_fields})
 
 
 class JobIds(BaseModel):
-    """Jobs to cancel."""
+    """Jobs of which something is asked."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -114,30 +122,107 @@ class Cancelled(BaseModel):
     cancel_requested: list[uuid.UUID]
 
 
+class Changes(BaseModel):
+    """What changes of a job; what is left out stays. Of an ended job the tags alone change."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int | None = None
+    paused: bool | None = None
+    tags: list[str] | None = None
+    deadline: datetime | None = Field(None, description="null takes it away")
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields that `change_job` gets."""
+        known = self.model_dump(mode="json", exclude_unset=True)
+        return {name: value for name, value in known.items() if value is not None or name == "deadline"}
+
+
+class Changed(BaseModel):
+    """Jobs that a dispatcher will change within a second: those of the request that had not ended."""
+
+    change_requested: list[uuid.UUID]
+
+
+class Bulk(BaseModel):
+    """What is done to all jobs that meet every condition and to which it can be done, at most 20,000 in one request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Action
+    priority: int | None = Field(None, description="with the action `priority`")
+    states: list[JobState] = []
+    tags: list[str] = Field([], description="a job must have all of them", max_length=16)
+    model: str | None = Field(None, description="as it was submitted, or its name alone")
+    queue: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    count_only: bool = Field(False, description="whether nothing is done, and the jobs are only counted")
+
+
+class BulkDone(BaseModel):
+    """To how many jobs it was done, or would be done."""
+
+    jobs: int
+
+
+class Revisions(BaseModel):
+    """The revision of each job of the request."""
+
+    revisions: dict[uuid.UUID, int]
+
+
 class Revision(BaseModel):
     """The revision that makes a job's missing images."""
 
     revision: int
 
 
-class OutputInList(BaseModel):
-    """An image that was stored, or failed."""
+class ReasonInList(BaseModel):
+    """Why images failed. example: one of the messages. first: (index, item) of the first images."""
 
-    index: int
-    item: int
-    seed: int | None
-    key: str | None
-    sha256: str | None
-    bytes: int | None
-    profile: str | None
-    error: str | None
+    example: str
+    images: int
+    items: int
+    first: list[tuple[int, int]]
 
 
-class OutputList(BaseModel):
-    """Images by index. next: the cursor of the images that follow; null if there are none yet."""
+class Reasons(BaseModel):
+    """Why images of a job failed, the most frequent reason first."""
 
-    outputs: list[OutputInList]
-    next: str | None
+    reasons: list[ReasonInList]
+
+
+class Question(BaseModel):
+    """A request to check."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(max_length=200)
+    request: dict[str, Any]
+
+
+class Answer(BaseModel):
+    """What a job with a request would be. seconds: at the pace of the tenant's last jobs of the release, if known."""
+
+    release: str
+    items: int
+    images: int
+    evaluations: int
+    seconds: float | None
+
+
+class QueueInList(BaseModel):
+    """A queue that the tenant may use. paused: its work waits until an operator resumes it."""
+
+    name: str
+    paused: bool
+
+
+class QueueList(BaseModel):
+    """Queues by name."""
+
+    queues: list[QueueInList]
 
 
 class ReleaseInList(BaseModel):
@@ -160,6 +245,10 @@ class ReleaseList(BaseModel):
 
 
 class ReleaseInFull(ReleaseInList):
-    """A release with its release.json, which has the JSON Schema of its conditions."""
+    """A release with its release.json, which has the JSON Schema of its conditions.
+
+    figures: of its latest evaluation.
+    """
 
     manifest: dict[str, Any]
+    figures: dict[str, float]

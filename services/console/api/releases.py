@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from services.console.api.access import Reading
 from services.console.api.bodies import MOST_TOGETHER, ReleaseInFull, ReleaseInList, ReleaseList
-from services.registry import visible_releases
+from services.registry import viewing, visible_releases
 
 router = APIRouter(prefix="/releases", tags=["releases"])
 
@@ -31,5 +31,8 @@ def show_release(call: Reading, name: str, version: int) -> ReleaseInFull:
     """Show a release with its release.json."""
     with call.database() as connection:
         found = visible_releases.find_release(connection, name, version) or call.missing(f"Release {name}@{version}")
+        row = viewing.find_visible(connection, name, version)
+        evaluations = viewing.list_visible_evaluations(connection, row.id) if row else []
     release, manifest = found
-    return ReleaseInFull(**vars(release), manifest=manifest)
+    figures = viewing.figures(evaluations[0].metrics) if evaluations else {}
+    return ReleaseInFull(**vars(release), manifest=manifest, figures=figures)

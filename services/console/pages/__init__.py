@@ -11,6 +11,7 @@ from services.console.pages import (
     jobs,
     many,
     ratings,
+    recall,
     releases,
     runs,
     service,
@@ -21,5 +22,5 @@ from services.console.pages import (
 PAGES: tuple[APIRouter, ...] = (
     health.router, session.router, jobs.router, images.router, ratings.router, errors.router, many.router,
     submit.router, releases.router, service.router, compare.router,
-    events.router, runs.router,
+    events.router, runs.router, recall.router,
 )  # fmt: skip

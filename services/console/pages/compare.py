@@ -79,7 +79,7 @@ def compare_jobs(
         shown: Slice[pairs.Pair] = cut(
             found, PAIRS_PER_PAGE, backwards=before is not None, is_first=after in (None, -1)
         )
-        items = jobs.find_items(connection, a, *shown.span("item"))
+        items = jobs.find_items(connection, a, (pair.item for pair in shown.entries))
         same_items = pairs.have_same_items(connection, a, b)
         settings = [jobs.find_settings(connection, one) for one in (a, b)]
     return page.render(

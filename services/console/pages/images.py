@@ -6,9 +6,10 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from services.console.files import CACHED, Index, send_image
+from services.console.making import find_making
 from services.console.page import Page, PageRequest
 from services.console.thumbnails import SIZES
-from services.job_queue import clients, ratings, viewing
+from services.job_queue import clients, gallery, ratings, viewing
 from services.job_queue.outputs import Output
 
 router = APIRouter()
@@ -20,13 +21,14 @@ def show_image(page: Page, job_id: uuid.UUID, index: Index) -> Response:
     with page.database() as connection:
         image = viewing.find_image(connection, job_id, index) or page.missing(f"Image {index} of job {job_id}")
         job = clients.find_summary(connection, job_id) or page.missing(f"Job {job_id}")
-        item = viewing.find_items(connection, job_id, image.item, image.item).get(image.item)
+        item = viewing.find_items(connection, job_id, [image.item]).get(image.item)
         settings = viewing.find_settings(connection, job_id)
-        previous = viewing.list_images(connection, job_id, 1, before=index)
-        following = viewing.list_images(connection, job_id, 1, after=index)
+        making = find_making(connection, job_id, index)
+        previous = gallery.list_images(connection, job_id, 1, before=index)
+        following = gallery.list_images(connection, job_id, 1, after=index)
         stars = ratings.find_ratings(connection, job_id, index, index).get(index)
     return page.render(
-        "image.html", job=job, image=image, item=item, settings=settings, stars=stars,
+        "image.html", job=job, image=image, item=item, settings=settings, stars=stars, making=making,
         previous=previous[0].index if previous else None, following=following[0].index if following else None,
     )  # fmt: skip
 

@@ -1,22 +1,20 @@
 """Rating images, and the picks of a job as a set of images for training."""
 
 import uuid
-from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query
 from fastapi import Path as PathParameter
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from services.console.forms import Form
 from services.console.page import Page
-from services.console.picks import Items, write_set
-from services.job_queue import clients, ratings, viewing
+from services.console.picks import send_set
+from services.job_queue import clients, ratings
 
 router = APIRouter()
 
 Index = Annotated[int, PathParameter(ge=0, le=2**31 - 1)]
-PICKS_AT_ONCE = 200
 
 
 @router.post("/jobs/{job_id}/images/{index}/rating")
@@ -36,18 +34,4 @@ def send_picks(page: Page, job_id: uuid.UUID, rating: Annotated[int, Query(ge=1,
     """Send the images that are rated so or better as a ZIP, as they are read from S3."""
     with page.database() as connection:
         clients.find_summary(connection, job_id) or page.missing(f"Job {job_id}")
-
-    def batches() -> Iterator[tuple[Sequence[ratings.Pick], Items]]:
-        last = -1
-        while True:
-            with page.database() as connection:
-                picks = ratings.list_picks(connection, job_id, rating, last, PICKS_AT_ONCE)
-                if not picks:
-                    return
-                numbers = [pick.image.item for pick in picks]
-                items = viewing.find_items(connection, job_id, min(numbers), max(numbers))
-            yield picks, items
-            last = picks[-1].image.index
-
-    headers = {"Content-Disposition": f'attachment; filename="picks-{job_id}.zip"'}
-    return StreamingResponse(write_set(page.parts.store, batches), media_type="application/zip", headers=headers)
+    return send_set(page.parts.store, page.database, job_id, rating)

@@ -11,10 +11,12 @@ from starlette.datastructures import UploadFile
 
 from services.console import submission
 from services.console.forms import Form
+from services.console.making import find_making
 from services.console.page import Page, PageRequest
 from services.errors import quote
 from services.job_queue import clients
 from services.job_queue.prospects import find_pace, list_permitted_queues
+from services.job_requests.again import request_variations
 from services.job_requests.schema import DEFAULTS, defaults_of, request_schema
 from services.registry import viewing
 from services.registry.releases import request_rules
@@ -35,17 +37,31 @@ class Target:
 
 
 @router.get("/submit")
-def show_form(page: Page, model: Annotated[str, Query(max_length=200)] = "") -> Response:
-    """Show the form of a release, or first which releases there are."""
+def show_form(
+    page: Page,
+    model: Annotated[str, Query(max_length=200)] = "",
+    job: uuid.UUID | None = None,
+    image: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    varied: bool = False,
+) -> Response:
+    """Show the form of a release, or first which releases there are.
+
+    job, image: the form is filled in with what makes this image again. varied: with variations of it.
+    """
+    key = str(uuid.uuid4())
     with page.database() as connection:
-        return _show(page, connection, Target(model, "", str(uuid.uuid4())), submission.Draft(submission.EMPTY, {}))
+        if job is None:
+            return _show(page, connection, Target(model, "", key), submission.Draft(submission.EMPTY, {}))
+        made = find_making(connection, job, image) or page.missing(f"Image {image} of job {job} with its item")
+        request = request_variations(made.request) if varied else made.request
+        fields = submission.fill_in(request) | {"tags": ", ".join(made.tags)}
+        return _show(page, connection, Target(made.model, "", key), submission.Draft(fields, {}))
 
 
 @router.post("/submit")
 def submit(page: Page, form: Form) -> Response:
     """Check a request, or submit it if that was asked for and nothing is wrong."""
-    named = (*submission.SETTINGS, "lines", "file")
-    fields = {**submission.EMPTY, **{name: str(form[name]) for name in named if name in form}}
+    fields = {**submission.EMPTY, **{name: str(form[name]) for name in submission.TEXTS if name in form}}
     fields["chosen"] = [str(one) for one in form.getlist("chosen")]
     upload = form.get("upload")
     if isinstance(upload, UploadFile) and upload.filename:
@@ -57,7 +73,7 @@ def submit(page: Page, form: Form) -> Response:
         if draft.plan is None or "submit" not in form:
             return _show(page, connection, target, draft)
         job = {"model": target.model, "queue": target.queue, "idempotency_key": target.key, "request": draft.request}
-        job_id = clients.submit_job(connection, job)
+        job_id = clients.submit_job(connection, {**job, **draft.columns})
     return page.go_to(f"/jobs/{job_id}")
 
 

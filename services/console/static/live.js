@@ -19,11 +19,12 @@ async function refresh() {
 
 if (jobs.length) {
   const news = new EventSource(`/events?${new URLSearchParams(jobs.map((id) => ["job", id]))}`);
-  const known = new Map();
+  const known = new Map([...document.querySelectorAll("[data-shown]")].map((part) => [part.dataset.live, part.dataset.shown]));
   news.addEventListener("job", ({ data }) => {
-    const { id } = JSON.parse(data);
-    const isNew = known.get(id) !== data; // the first may be, too: of a change since the page was made
-    known.set(id, data);
+    const { id, state, revision, total, succeeded, failed } = JSON.parse(data);
+    const told = [state, revision, total, succeeded, failed].join(" ");
+    const isNew = known.get(id) !== told; // the first may be, too: of a change since the page was made
+    known.set(id, told);
     if (!isNew || waiting) return;
     waiting = true;
     setTimeout(() => refresh().catch(() => {}), PAUSE_MS);

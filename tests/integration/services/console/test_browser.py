@@ -1,5 +1,6 @@
 """Pages in a real browser: by mouse and scrolling, by keyboard alone, without JavaScript, live, and after an outage."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -123,6 +124,52 @@ def test_numbers_and_images_appear_as_they_are_made(stack: Stack, page: Any) -> 
     assert page.evaluate("window.isTheSamePage")
 
 
+COUNTING = """
+    window.told = window.loads = 0;
+    window.EventSource = class extends EventSource {
+        constructor(address) { super(address); this.addEventListener("job", () => { window.told += 1; }); }
+    };
+    const later = window.setTimeout;
+    window.setTimeout = (call, wait) => { window.loads += wait === 700; return later(call, wait); };  // of live.js
+"""
+
+
+def test_a_page_that_shows_the_present_state_is_not_loaded_again(stack: Stack, page: Any) -> None:
+    job = make_job(stack, 6, tenant=TENANT, pictures=6, state="running", succeeded=2, finished_at=None)
+    page.add_init_script(COUNTING)
+    for number, path in enumerate((f"/jobs/{job}", f"/jobs?q={job}"), 3):
+        page.goto(path)
+        page.wait_for_function("() => window.told === 1")
+        assert page.evaluate("() => window.loads") == 0
+        with stack.engine("migrator").begin() as connection:
+            connection.execute(text("UPDATE jobs SET succeeded = :n WHERE id = :id"), {"n": number, "id": job})
+        page.wait_for_function("() => window.loads === 1")
+
+
+def test_an_image_is_found_and_made_again_by_keyboard(stack: Stack, page: Any) -> None:
+    items = [{"class_label": 1, "caption": "a heron at dawn"}, {"class_label": 1, "caption": "a fox"}]
+    job = make_job(stack, 4, tenant=TENANT, pictures=4, items=items)
+    page.goto("/recall")
+    page.keyboard.press("/")
+    page.keyboard.type("dawn heron")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"#found-{job}-0")
+    assert page.query_selector(f"#found-{job}-2") is None
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/jobs/{job}/images/0")
+    page.keyboard.press("v")
+    page.wait_for_url("**varied=true")
+    assert json.loads(page.input_value("textarea[name=file]")) == {**items[0], "seed": 7}
+    assert json.loads(page.input_value("textarea[name=more]")) == {"variations": 0.3}
+    page.goto(f"/jobs/{job}")
+    page.keyboard.press("/")
+    page.keyboard.type("fox")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#image-2")
+    assert page.query_selector("#image-1") is None
+
+
 def test_a_page_comes_back_after_an_outage(stack: Stack, page: Any) -> None:
     with no_postgres(stack):
         page.goto("/jobs")
@@ -143,7 +190,7 @@ def test_a_hostile_caption_stays_text(stack: Stack, page: Any) -> None:
 @pytest.mark.parametrize("page", [{"viewport": {"width": 360, "height": 640}, "color_scheme": "dark"}], indirect=True)
 def test_pages_fit_a_telephone(stack: Stack, page: Any) -> None:
     job = make_job(stack, 9, tenant=TENANT, items=[{"caption": "long " * 400}], reason="word " * 100)
-    for path in ("/jobs", f"/jobs/{job}", f"/jobs/{job}/images/0", "/nowhere"):
+    for path in ("/jobs", f"/jobs/{job}", f"/jobs/{job}/images/0", "/recall", f"/submit?job={job}", "/nowhere"):
         page.goto(path)
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 360, (path, width)
