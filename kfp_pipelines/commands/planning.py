@@ -109,13 +109,12 @@ def describe_plan(plan: "Plan", folder: Path, found: "Survey") -> None:
     from kfp_pipelines.commands.expected_end import ExpectedEnd
     from training.data.aspect_buckets import bucket_sizes
     from training.planning.models import PIXELS
+    from training.planning.survey import describe_no_condition
 
     condition = {
         "class": "one class at a time, by name",
         "caption": "by caption",
-        "none": "without a condition, because the pictures have neither several classes nor captions"
-        if plan.options.condition == "auto"
-        else "without a condition",
+        "none": "without a condition" + (f": {describe_no_condition(found)}" * (plan.options.condition == "auto")),
     }[plan.condition]
     line("Will", f"train at {plan.size}x{plan.size} pixels, to be sampled {condition}")
     if plan.bucket_step is not None:

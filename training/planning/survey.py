@@ -61,8 +61,9 @@ def survey(found: Inspection) -> Survey:
     """Return what an inspection found. Raises PlanError for pictures that no training can use."""
     if found.images < LEAST and found.complete:
         reasons = ", ".join(f"{len(names):,} {reason}" for reason, names in found.left_out.items())
+        noun = "picture" if found.images == 1 else "pictures"
         raise PlanError(
-            f"PICTURES: {found.source} holds {found.images} pictures; permitted: at least {LEAST}"
+            f"PICTURES: {found.source} holds {found.images} {noun}; permitted: at least {LEAST}"
             + (f". Left out: {reasons}" if reasons else "")
         )
     if not found.looks:
@@ -117,15 +118,21 @@ def choose_condition(found: Survey, wanted: Wanted) -> Literal["class", "caption
     return wanted
 
 
+def describe_no_condition(found: Survey) -> str:
+    """Return why the pictures have neither captions nor classes that can be a condition."""
+    return f"{describe_lack(found, 'caption')}; {describe_lack(found, 'class')}"
+
+
 def describe_lack(found: Survey, condition: str) -> str:
     """Return why the pictures have no such condition."""
     if condition == "caption":
         return f"{100 * found.captioned:.0f} % of the pictures have a caption, and {100 * MOST:.0f} % must"
     if len(found.classes) < 2:
         return f"the pictures have {len(found.classes) or 'no'} {'class' if found.classes else 'labels'}"
+    few = ", but classes need two pictures on average" if 2 * len(found.classes) > found.images else ""
     return (
         f"the pictures have {len(found.classes):,} classes for {found.images:,} pictures, "
-        f"and {100 * found.labelled:.0f} % have one"
+        f"and {100 * found.labelled:.0f} % have one{few}"
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.small_disk import small_disk
 from training import encode_latents
 from training.data import encoding, image_set, latents
 from training.data.image_set import DataError, ImageSet
@@ -150,6 +151,17 @@ def test_latents_of_something_else_are_refused(folder: Path, field: str, value: 
     with pytest.raises(DataError, match=rf"^data\.latents: {message}{AGAIN}"):
         latents.check(found, **{**expected, field: value})
     assert not found.description.matches(**{**expected, field: value})
+
+
+def test_a_disk_that_fills_is_an_error_of_one_line(tmp_path: Path) -> None:
+    """The process died of a bus error."""
+    part = torch.zeros(8, 1, 2, 32, 32)
+    with small_disk(tmp_path / "disk", 600_000) as disk:
+        with pytest.raises(
+            DataError, match=r"^data\.latents: .* cannot be written \(No space left on device\); make room"
+        ):
+            latents.write(disk / "set", [(part, part)] * 9, count=72, data_fingerprint="d", autoencoder="a")
+        assert not (disk / "set/latents.json").exists()
 
 
 # -- encoding --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from PIL import Image
 
 from training.data.own_images.inspection import inspect
 from training.planning.models import data_fields
-from training.planning.survey import PlanError, choose_condition, survey
+from training.planning.survey import PlanError, choose_condition, describe_no_condition, survey
 
 
 def write_pictures(root: Path, names: list[str], *, side: int = 32, copies: bool = False) -> Path:
@@ -61,7 +61,7 @@ def test_one_class_is_no_condition(tmp_path):
 @pytest.mark.parametrize(
     ("names", "more", "why"),
     [
-        (["1.png"], {}, "holds 1 pictures; permitted: at least 16"),
+        (["1.png"], {}, "holds 1 picture; permitted: at least 16"),
         ([f"{n}.png" for n in range(40)], {"copies": True}, "of 40 pictures that were looked at, only 1 differ"),
         ([f"{n}.png" for n in range(20)], {"side": 4}, "the median shorter side is 4 pixels; permitted: at least 8"),
     ],
@@ -115,6 +115,15 @@ def test_a_set_that_is_all_held_out_is_refused(tmp_path):
     (root / "metadata.csv").write_text("file_name,split\n" + "".join(f"{n}.png,test\n" for n in range(20)))
     with pytest.raises(PlanError, match="every picture's split is held out; some must be for training"):
         survey(inspect(str(root), 512))
+
+
+def test_why_there_is_no_condition_is_told(tmp_path):
+    found = survey(inspect(str(write_pictures(tmp_path, in_classes(1, *(f"c{n}" for n in range(20))))), 512))
+    assert choose_condition(found, "auto") == "none"
+    assert describe_no_condition(found) == (
+        "0 % of the pictures have a caption, and 80 % must; "
+        "the pictures have 20 classes for 20 pictures, and 100 % have one, but classes need two pictures on average"
+    )
 
 
 def test_empty_caption_files_are_no_condition(tmp_path):

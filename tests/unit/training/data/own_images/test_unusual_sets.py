@@ -11,6 +11,7 @@ from tests.support.own_images import Files, json_lines, noise_png, read_report, 
 from tests.support.small_disk import small_disk
 from training.data.image_set import DataError, ImageSet
 from training.data.own_images import folder
+from training.data.own_images.inspection import inspect
 from training.data.own_images.prepare import Settings, prepare
 
 
@@ -38,6 +39,26 @@ def test_an_image_that_vanishes_while_the_set_is_read_is_counted(
     monkeypatch.setattr(folder.Folder, "members", delete_and_read)
     made = make({f"{n}.png": noise_png(n) for n in range(3)}, max_bad=0.5)
     assert read_report(made)["bad"]["unreadable"]["first"] == [{"name": "1.png", "reason": "No such file or directory"}]
+
+
+@pytest.mark.parametrize(("gone", "told"), [("1.png", "No such file or directory"), ("1.txt", None)])
+def test_an_inspection_of_a_set_that_changes_tells_what_vanished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, told: str | None
+) -> None:
+    members = folder.Folder.members
+
+    def delete_and_read(self: folder.Folder, *arguments: object) -> object:
+        (self.root / gone).unlink()
+        return members(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder.Folder, "members", delete_and_read)
+    files = {f"{n}.png": noise_png(n) for n in range(3)} | {f"{n}.txt": b"words" for n in range(3)}
+    source = write_folder(tmp_path / "source", files)
+    if told is None:
+        with pytest.raises(DataError, match=r"^data\.root: .*1\.txt cannot be read \(No such file or directory\)$"):
+            inspect(source, 9)
+    else:
+        assert inspect(source, 9).left_out == {f"cannot be used: {told}": [gone]}
 
 
 def test_copies_one_image_and_classes_of_one(make: Callable[..., ImageSet]) -> None:
