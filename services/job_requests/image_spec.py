@@ -10,6 +10,7 @@ from services.job_requests.output_options import image_name
 from services.job_requests.sampling_fields import as_size, merge
 from training.model.distilled_solvers import DISTILLED_SOLVERS
 from training.model.solvers import count_evaluations, steps_taken
+from training.model.spacing import count_steps
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def image_cost(spec: ImageSpec) -> int:
     A row of another size counts as many rows of the release's own size as its area has, and at least one in all.
     Evaluations are taken as evenly spread over the guidance interval. A schedule that ends in pure noise may save one.
     """
-    count = _count_evaluations(spec.solver, spec.spacing, steps_taken(spec.steps, spec.strength))
+    whole = spec.strength == 1
+    steps = count_steps(spec.spacing, spec.steps) if whole else steps_taken(spec.steps, spec.strength)
+    count = _count_evaluations(spec.solver, spec.spacing, steps)
     low, high = (min(bound, spec.strength) for bound in spec.guidance_interval)
     has_null = spec.guidance_scale != 1.0 and spec.solver not in DISTILLED_SOLVERS
     rows = count + (round(count * (high - low) / spec.strength) if has_null else 0)
@@ -84,4 +87,4 @@ def image_cost(spec: ImageSpec) -> int:
 
 @lru_cache(maxsize=1024)  # planning asks for every image of a job, of which there may be a million
 def _count_evaluations(solver: str, spacing: str, steps: int) -> int:
-    return count_evaluations(solver, steps, ends_at_data=spacing != "leading")
+    return count_evaluations(solver, steps, ends_at_data=not spacing.startswith("leading"))

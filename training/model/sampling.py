@@ -50,7 +50,7 @@ def trajectory(model: LatentDiffusion, sampler: Sampler) -> Trajectory:
     if not 0 < sampler.strength <= 1:
         raise ValueError(f"strength: {sampler.strength} is not allowed; permitted: above 0, to 1")
     levels = spacing.levels(model.diffusion, sampler.steps, sampler.spacing)
-    steps = solvers.steps_taken(sampler.steps, sampler.strength)
+    steps = len(levels) - 1 if sampler.strength == 1 else solvers.steps_taken(sampler.steps, sampler.strength)
     options = {"eta": sampler.eta} if sampler.solver == "ddim" else {}
     return solvers.build(sampler.solver, levels[-steps - 1 :], model.diffusion, **options)
 

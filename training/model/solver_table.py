@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 X, KEPT, H1, H2, H3, DENOISED, NOISE = np.eye(7)
 PAST = (H1, H2, H3)
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(48)  # of the integrals over a step, from -1 to 1
 
 
 class Level(NamedTuple):

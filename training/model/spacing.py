@@ -1,4 +1,4 @@
-"""Spacings: the N + 1 noise levels of a sampling run of N steps, from noise to data."""
+"""Spacings: the noise levels of a sampling run of N steps, from noise to data."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,10 +16,24 @@ RHO = 7.0  # Karras et al. 2022, eq. 5
 
 
 def leading(diffusion: "Diffusion", steps: int) -> list[Level]:
-    """t_i = i floor(T / N) + 1, ending at the level of t = 0, as the released models are sampled (Song et al. 2021)."""
+    """t_i = i floor(T / N) + 1 below T, ending at the level of t = 0, as by the authors' code (Song et al. 2021).
+
+    Where N does not divide T these are more than N steps, see `count_steps`.
+    """
     T = diffusion.config.timesteps
-    offset = min(1, T - 1 - (steps - 1) * (T // steps))  # with N = T there is no timestep above to shift to
-    timesteps = [i * (T // steps) + offset for i in reversed(range(steps))]
+    return spaced_by(diffusion, T // steps, count_steps("leading", steps, T))
+
+
+def leading_exact(diffusion: "Diffusion", steps: int) -> list[Level]:
+    """t_i = i floor(T / N) + 1 for i < N: the steps of `leading`, and exactly N of them as in diffusers."""
+    return spaced_by(diffusion, diffusion.config.timesteps // steps, steps)
+
+
+def spaced_by(diffusion: "Diffusion", stride: int, steps: int) -> list[Level]:
+    """Return the levels of t = i stride + 1 from i = steps - 1 down, and that of t = 0."""
+    T = diffusion.config.timesteps
+    offset = min(1, T - 1 - (steps - 1) * stride)  # with N = T there is no timestep above to shift to
+    timesteps = [i * stride + offset for i in reversed(range(steps))]
     return [*map(diffusion.level, timesteps), diffusion.level(0) if offset else DATA]
 
 
@@ -141,6 +155,7 @@ SPACINGS: "dict[str, Callable[[Diffusion, int], list[Level]]]" = {
     "karras": karras,
     "lcm": lcm,
     "leading": leading,
+    "leading_exact": leading_exact,
     "linspace": linspace,
     "shifted": shifted,
     "sigma_uniform": sigma_uniform,
@@ -148,8 +163,21 @@ SPACINGS: "dict[str, Callable[[Diffusion, int], list[Level]]]" = {
 }
 
 
+def count_steps(spacing: str, steps: int, timesteps: int = 1000) -> int:
+    """Return how many steps a run of N = `steps` steps has: N, or with "leading" what the authors' code takes.
+
+    That is T / floor(T / N) rounded up: 31 for N = 30. It is N where their code fails, because the first step would
+    begin at timestep T.
+    """
+    if spacing != "leading":
+        return steps
+    stride = timesteps // steps
+    taken = len(range(0, timesteps, stride))
+    return taken if (taken - 1) * stride + 1 < timesteps else steps
+
+
 def levels(diffusion: "Diffusion", steps: int, spacing: str) -> list[Level]:
-    """Return the N + 1 noise levels of exactly N = `steps` steps. Raises ValueError naming what is permitted."""
+    """Return the noise levels of N = `steps` steps, one more than `count_steps`. Raises ValueError naming a mistake."""
     if spacing not in SPACINGS:
         raise ValueError(f"spacing: {spacing!r} is not known; permitted: {', '.join(sorted(SPACINGS))}")
     if not 1 <= steps <= diffusion.config.timesteps:

@@ -169,6 +169,14 @@ def test_other_sizes_than_in_training_can_be_sampled(latent_diffusion: LatentDif
     assert draw(latent_diffusion, [0], latent_shape=(2, 12, 20), sampler=Sampler(steps=2)).shape == (1, 1, 24, 40)
 
 
+def test_leading_takes_the_authors_steps_and_their_share_for_an_image(latent_diffusion: LatentDiffusion) -> None:
+    """ddim.py takes all of its 31 timesteps for 30 steps; img2img.py takes the last int(strength * 30)."""
+    whole = trajectory(latent_diffusion, Sampler("ddim", 30, "leading"))
+    share = trajectory(latent_diffusion, Sampler("ddim", 30, "leading", strength=0.75))
+    assert whole.t.tolist() == [t + 1 for t in reversed(range(0, 1000, 33))]
+    assert share.t.tolist() == whole.t[-22:].tolist()
+
+
 @pytest.mark.parametrize(("strength", "steps"), [(0.05, 1), (0.5, 10), (0.94, 18), (1.0, 20)])
 def test_strength_sets_where_in_the_schedule_an_image_starts(
     latent_diffusion: LatentDiffusion, strength: float, steps: int, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.benchmarks.solver_order import DETERMINISTIC, STOCHASTIC, errors, slope
-from training.model import solvers, spacing
+from training.model import exponential_solvers, spacing
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.noise import seeded_noise
 from training.model.solver_step import advance
@@ -104,7 +104,7 @@ def test_the_exact_moments_make_3m_third_order(monkeypatch: pytest.MonkeyPatch) 
     """Why the published one is second order."""
 
     def exact_3m(levels: list[Level]) -> Trajectory:
-        return solvers.multistep(levels, 3, moments=solvers.exact)
+        return exponential_solvers.multistep(levels, 3, moments=exponential_solvers.exact)
 
     monkeypatch.setitem(SOLVERS, "exact_3m", exact_3m)
     assert slope(*errors("exact_3m")) > 2.9

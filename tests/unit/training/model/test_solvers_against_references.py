@@ -148,6 +148,57 @@ def test_equals_k_diffusion(name: str, reference: Callable[..., Tensor], steps: 
     assert largest(ours(name, levels, process, x, noises) - expected) < 1e-9
 
 
+def karras(count: int, low: float, high: float) -> list[float]:
+    ramp = np.linspace(0, 1, count)
+    return [float(s) for s in (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7]
+
+
+def heun_with_restarts(model: Model, y: Tensor, sigmas: list[float], noises: list[Tensor], steps: int) -> Tensor:
+    """As in AUTOMATIC1111's stable-diffusion-webui (modules/sd_samplers_extra.py), which follows the paper's code."""
+    length, times = (9, 1) if steps < 36 else (steps // 4, 2)
+    noisy = len(sigmas) - 1  # there restarts use Karras levels, of which one is near 0.1; the data are never nearest
+    bottom = min(range(1, noisy), key=lambda i: abs(sigmas[i] - 0.1))
+    top = min(range(noisy), key=lambda i: abs(sigmas[i] - 2.0))
+    pairs = []
+    for i, pair in enumerate(pairwise(sigmas)):
+        pairs.append(pair)
+        if i + 1 == bottom:
+            pairs.extend([*pairwise(karras(length + 1, sigmas[bottom], sigmas[top]))] * times)
+    feed, last = iter(noises), None
+    for a, b in pairs:
+        if last is not None and last < a:
+            y = y + next(feed) * (a**2 - last**2) ** 0.5
+        d = (y - model(y, a)) / a
+        ahead = y + d * (b - a)
+        y = ahead if b == 0 else y + (d + (ahead - model(ahead, b)) / b) / 2 * (b - a)
+        last = b
+    return y
+
+
+@pytest.mark.parametrize(("steps", "at"), [(20, "karras"), (35, "trailing"), (36, "karras"), (60, "exponential")])
+def test_restarts_equal_those_of_stable_diffusion(steps: int, at: str) -> None:
+    """The main run takes the levels that the solver chose, which the other computes anew for its smaller count."""
+    process = Recorded()
+    levels = spacing.levels(process, steps, at)
+    trajectory = build("restart", levels, process)
+    assert len(trajectory) == 2 * steps - 1
+    assert sum(trajectory.noisy) == (1 if steps < 36 else 2)
+    given = {level.t for level in levels}
+    main = sorted({t for t in trajectory.t if t in given}, reverse=True)
+    assert len(main) == steps - (9 if steps < 36 else steps // 4 * 2)
+    by_time = {level.t: level for level in levels[:-1]}
+    sigmas = [by_time[t].sigma / by_time[t].alpha for t in main] + [0.0]
+    x, *noises = drawn(3, torch.float64)
+    expected = heun_with_restarts(at_ratio, x / levels[0].alpha, sigmas, noises, steps)
+    assert largest(ours("restart", levels, process, x, noises) - expected) < 1e-9
+
+
+def test_short_runs_have_no_restart() -> None:
+    process = Recorded()
+    levels = spacing.levels(process, 19, "trailing")
+    assert np.array_equal(build("restart", levels, process).A, build("heun", levels, process).A)
+
+
 @pytest.fixture
 def doubles() -> Iterator[None]:
     """Whatever is not given a dtype is float64."""

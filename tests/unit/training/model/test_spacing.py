@@ -19,7 +19,7 @@ FLOW = Diffusion(DiffusionConfig(schedule="flow", parameterisation="flow"))
 
 def counts(name: str) -> Iterable[int]:
     """Step counts; few where levels are looked up one by one, which is slow."""
-    if name in ("lcm", "leading", "linspace", "trailing"):
+    if name in ("lcm", "leading", "leading_exact", "linspace", "trailing"):
         return range(1, 1001)
     return [*range(1, 40), 61, 103, 121, 333, 999, 1000] if name in ("ays", "karras") else [*range(1, 12), 61, 121]
 
@@ -31,18 +31,42 @@ def counts(name: str) -> Iterable[int]:
 def test_any_step_count_gives_exactly_that_many_falling_levels(name: str, diffusion: Diffusion) -> None:
     for steps in counts(name):
         found = spacing.levels(diffusion, steps, name)
-        assert len(found) == steps + 1
+        assert len(found) == (spacing.count_steps(name, steps) if name == "leading" else steps) + 1
         t = [level.t for level in found[:-1]]
         assert 0 <= t[-1] <= t[0] <= 999
         assert all(a > b for a, b in pairwise(t)), (steps, "timesteps must fall")
         assert all(a.sigma / a.alpha > b.sigma / b.alpha for a, b in pairwise(found) if a.alpha > 0)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500])
-def test_leading_equals_the_authors(steps: int) -> None:
-    found = spacing.levels(DIFFUSION, steps, "leading")
-    assert [level.t for level in found[:-1]] == [t + 1 for t in reversed(range(0, 1000, 1000 // steps))]
-    assert found[-1].alpha == pytest.approx(float(DIFFUSION.alpha[0]))
+def make_ddim_timesteps(steps: int) -> list[int]:
+    """As in the authors' ldm/modules/diffusionmodules/util.py, for the method "uniform" and 1000 timesteps."""
+    c = 1000 // steps
+    return [t + 1 for t in range(0, 1000, c)]
+
+
+def test_leading_equals_the_authors_for_every_step_count() -> None:
+    failed = []
+    for steps in range(1, 1001):
+        theirs = make_ddim_timesteps(steps)
+        found = spacing.levels(DIFFUSION, steps, "leading")
+        assert found[-1].alpha == pytest.approx(float(DIFFUSION.alpha[0])) or steps == 1000
+        if theirs[-1] == 1000:  # alphas_cumprod[1000] is an IndexError in their code
+            failed.append(steps)
+            assert found == spacing.levels(DIFFUSION, steps, "leading_exact")
+        else:
+            assert [level.t for level in found[:-1]] == theirs[::-1]
+    assert failed == [3, 9, 27, 36, 37, *range(101, 112), *range(251, 334), *range(501, 1001)]
+    assert (spacing.count_steps("leading", 30), spacing.count_steps("leading", 400)) == (31, 500)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 15, 20, 30, 47, 50, 300, 999])
+def test_exact_leading_timesteps_are_those_of_diffusers(steps: int) -> None:
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler(timestep_spacing="leading", steps_offset=1)
+    theirs.set_timesteps(steps)
+    found = spacing.levels(DIFFUSION, steps, "leading_exact")
+    assert [level.t for level in found[:-1]] == theirs.timesteps.tolist()
 
 
 def test_trailing_and_linspace_start_at_the_noisiest_timestep_and_end_at_the_data() -> None:
@@ -70,6 +94,7 @@ def test_short_schedules_permit_any_step_count(name: str, timesteps: int) -> Non
     ):
         for steps in range(1, timesteps + 1):
             t = [level.t for level in spacing.levels(Diffusion(config), steps, name)[:-1]]
+            assert len(t) == spacing.count_steps(name, steps, timesteps)
             assert all(a > b for a, b in pairwise(t)), (config, steps)
 
 

@@ -86,10 +86,11 @@ def sampling(kind: str, c: Mapping[str, Any], *, flow: bool) -> tuple[dict[str, 
     if kind in ("DDIMScheduler", "DDPMScheduler") and "clip_sample" not in c:
         return {}, "its scheduler clips the estimates of the image"
     spacing = c.get("timestep_spacing", "leading" if kind[:4] in ("DDIM", "DDPM", "PNDM") else "linspace")
-    if spacing == "leading":  # ours is that of the released models
+    if spacing == "leading":
         offset, to_one = c.get("steps_offset", 0), c.get("set_alpha_to_one", kind != "PNDMScheduler")
         if solver not in ("ddim", "plms") or offset != 1 or to_one:
             return {}, f"its leading timesteps begin at {offset} and end at the {'data' if to_one else 'first level'}"
+        spacing = "leading_exact"
     elif spacing != "trailing":
         return {}, f"its timestep_spacing is {spacing!r}"
     return {"solver": solver, "spacing": spacing}, ""
