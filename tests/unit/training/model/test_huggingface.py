@@ -179,7 +179,7 @@ def test_autoencoders_that_are_refused(changes: dict[str, Any], message: str) ->
     [
         (
             {"a": ClassConditioner(2, 24), "b": ClassConditioner(2, 24)},
-            "conditioners: a, b cannot be exported together; permitted: one",
+            "conditioners: a, b cannot be exported together; permitted: one, or one and a masked image that",
         ),
         (
             {"ids": TokenIdsConditioner(11, 4, 128, 1, entry="time_embedding")},

@@ -37,7 +37,17 @@ diffusers = pytest.importorskip("diffusers")
 CLASSES, STEPS, SCALE = 5, 10, 2.0  # SCALE is that of the README
 SIZE, LATENT = 32, 16
 UNREAD = ("ids", "low_resolution", "semantic_map", "layout_map")  # their folders do not say what the inputs mean
-GUIDED = ("class", "class_time", "text", "short_text", "clip", "ids")
+GUIDED = (
+    "class",
+    "class_time",
+    "text",
+    "short_text",
+    "clip",
+    "ids",
+    "clip_masked",
+    "class_masked",
+    "class_time_masked",
+)
 V = {"parameterisation": "v"}
 FLOW = {"schedule": "flow", "parameterisation": "flow"}
 COORDINATES = {"coordinates": True}
@@ -61,7 +71,7 @@ def clip(width: int, folder: Path) -> FrozenTextConditioner:
 def model(
     kind: str, autoencoder: dict[str, Any], diffusion: dict[str, Any], unet: dict[str, Any], folder: Path
 ) -> LatentDiffusion:
-    """A latent diffusion model over 2x16x16 latents."""
+    """A latent diffusion model over latents of 16x16, with 2 channels if the autoencoder is not told."""
     torch.manual_seed(0)
     shape = {"image_channels": 3, "latent_channels": 2, "channels": 32, "multipliers": (1, 1), "res_blocks": 1}
     first = random_weights(Autoencoder(AutoencoderConfig(**{**shape, **autoencoder})))
@@ -89,11 +99,27 @@ def model(
             first.latent_scale.fill_(1.0)  # which the pipeline for it takes for granted
         case "masked_image":
             fields["image"] = MaskedImageConditioner(factor=2)
-    context_width = 24 if kind in ("class", "text", "short_text", "clip", "ids") else None
-    maps = {"low_resolution": 2, "masked_image": 3, "semantic_map": 3, "layout_map": 3}.get(kind, 0)
+        case "grey_hole":
+            fields["image"] = MaskedImageConditioner(factor=2, style="stable_diffusion")
+        case "clip_masked":
+            fields["caption"] = clip(24, folder)
+            fields["image"] = MaskedImageConditioner(factor=2, style="stable_diffusion")
+        case "class_masked":
+            fields["class_label"] = ClassConditioner(CLASSES, 24)
+            fields["picture"] = MaskedImageConditioner(factor=2, style="stable_diffusion")
+        case "class_time_masked":
+            fields["picture"] = MaskedImageConditioner(factor=2, style="stable_diffusion")
+            fields["class_label"] = ClassConditioner(CLASSES, 128, entry="time_embedding")
+    context_width = (
+        24 if kind in ("class", "text", "short_text", "clip", "ids", "clip_masked", "class_masked") else None
+    )
+    latent = autoencoder.get("latent_channels", 2)
+    maps = {"low_resolution": 2, "semantic_map": 3, "layout_map": 3}.get(kind, 0)
+    if "masked" in kind or kind == "grey_hole":
+        maps = latent + 1
     denoiser = UNet(
         UNetConfig(
-            in_channels=2 + maps, out_channels=2, channels=32, multipliers=(1, 2), res_blocks=1, attention_factors=(2,),
+            in_channels=latent + maps, out_channels=latent, channels=32, multipliers=(1, 2), res_blocks=1, attention_factors=(2,),
             head_width=16, context_width=context_width, **unet,
         )
     )  # fmt: skip
@@ -107,7 +133,7 @@ def model(
 
 
 @torch.inference_mode()
-def sampled(model: LatentDiffusion, noise: Tensor, values: list[Any] | None, scale: float) -> Tensor:
+def sampled(model: LatentDiffusion, noise: Tensor, given: list[dict[str, Any]] | None, scale: float) -> Tensor:
     """Our own DDIM at the released models' timesteps, ending at the level of timestep 0; with guidance."""
     spacing = "trailing" if model.diffusion.config.ends_in_pure_noise else "leading"
     trajectory = solvers.ddim(levels(model.diffusion, STEPS, spacing))
@@ -119,12 +145,12 @@ def sampled(model: LatentDiffusion, noise: Tensor, values: list[Any] | None, sca
 
     for i in range(len(trajectory)):
         x, t = state[:, 0], torch.full((len(noise),), trajectory.t[i])
-        if values is None:
+        if given is None:
             answer = denoised(x, t, [{}] * len(noise))
         else:
-            (field,) = model.conditioners
-            null = denoised(x, t, [None] * len(noise))
-            answer = null + scale * (denoised(x, t, [{field: value} for value in values]) - null)
+            kept = [name for name, one in model.conditioners.items() if getattr(one, "kept_in_null", False)]
+            null = denoised(x, t, [{n: value if n in kept else None for n, value in one.items()} for one in given])
+            answer = null + scale * (denoised(x, t, given) - null)
         A = torch.from_numpy(trajectory.A[i]).expand(len(noise), -1, -1)
         state = advance(state, answer, torch.zeros_like(x), A)
     return state[:, 0]
@@ -145,9 +171,21 @@ def values_of(kind: str, program: dict[str, Any]) -> list[Any] | None:
             return list(program["labels"])
         case "layout_map":
             return [{"boxes": [{"class": n, "box": box} for n, box in one]} for one in program["layouts"]]
-        case "masked_image":
+        case "masked_image" | "grey_hole":
             return [{"image": program["originals"][0], "mask": program["hole"][0, 0]}]
     return None
+
+
+def requests_of(kind: str, names: list[str], program: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The same as requests to our model, whose conditions have these names."""
+    condition, _, _ = kind.partition("_masked")
+    values = values_of(condition if "_masked" in kind else kind, program)
+    if values is None or "_masked" not in kind:
+        return None if values is None else [{names[0]: value} for value in values]
+    text, image = names if names[0] in ("caption", "class_label") else names[::-1]
+    holes = zip(program["originals"], program["hole"], strict=True)
+    pairs = zip(values, holes, strict=True)
+    return [{text: value, image: {"image": one, "mask": hole[0]}} for value, (one, hole) in pairs]
 
 
 @dataclass
@@ -208,6 +246,12 @@ def check_equal(found: Any, ours: LatentDiffusion) -> None:
         ("ids", V, {}, {}, "UNet2DConditionModel"),
         ("low_resolution", V, {}, {}, "LDMSuperResolutionPipeline"),
         ("masked_image", V, {}, {}, "UNet2DModel"),
+        ("grey_hole", V, {}, {}, "UNet2DModel"),
+        ("clip_masked", V, {"latent_channels": 4}, {}, "StableDiffusionInpaintPipeline"),
+        ("clip_masked", V, {}, {}, "UNet2DConditionModel"),
+        ("clip_masked", V, VQ, {}, "UNet2DConditionModel"),
+        ("class_masked", FLOW, {}, COORDINATES, "UNet2DConditionModel"),
+        ("class_time_masked", {}, {}, {}, "UNet2DModel"),
         ("none", V, VQ, {}, "LDMPipeline"),
         ("class", V, VQ, {}, "UNet2DConditionModel"),
         ("text", V, VQ, {}, "LDMTextToImagePipeline"),
@@ -234,20 +278,27 @@ def test_the_readme_s_example_samples_our_images(
     ours, folder = model(kind, autoencoder, diffusion, unet, tmp_path), tmp_path / "out"
     assert huggingface.export_diffusion(ours, folder, name="small", image_size=SIZE) == loads
     monkeypatch.chdir(folder)
+    # its inpainting pipeline draws the image's latent from the posterior; ours is its mean
+    posterior = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
+    monkeypatch.setattr(posterior, "sample", lambda self, generator=None: self.mean)
     program: dict[str, Any] = {}
     torch.manual_seed(1)
     exec(example(folder), program)
 
+    if loads == "StableDiffusionInpaintPipeline":
+        program["originals"] = 2 * program["originals"] - 1
     noise, ((latents, images),) = recorded.steps[0], recorded.decoded
-    values = values_of(kind, program)
-    expected = sampled(ours, noise, values, SCALE if kind in GUIDED else 1.0)
-    if values is not None:  # else an answer that ignores the condition would pass too
-        assert relative_error(sampled(ours, noise, [None] * len(noise), 1.0), expected) > 1e-3
+    given = requests_of(kind, list(ours.conditioners), program)
+    expected = sampled(ours, noise, given, SCALE if kind in GUIDED else 1.0)
+    for name in ours.conditioners:  # else an answer that ignores the condition would pass too
+        assert given is not None
+        without = sampled(ours, noise, [{**one, name: None} for one in given], 1.0)
+        assert relative_error(without, expected) > 1e-3
     assert relative_error(latents * ours.autoencoder.latent_scale, expected) < 1e-4
     assert relative_error(images, ours.autoencoder.decode(expected)) < 1e-4
     assert len(program["images"]) == len(noise)
     if kind not in UNREAD and not unet:
         check_equal(huggingface_reading.read(folder).model, ours)
-    if kind == "masked_image":
+    if "mask" in kind and loads != "StableDiffusionInpaintPipeline":
         known = ~program["hole"].expand_as(images)
         assert torch.equal(program["images"][known], program["originals"][known])

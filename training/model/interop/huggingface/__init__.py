@@ -74,12 +74,12 @@ def export_diffusion(model: LatentDiffusion, folder: Path, *, name: str, image_s
         labels=conditions.table if conditions.kind == "labels" else None,
         first_timestep=first_timestep(model.diffusion.config),
     )
-    denoiser.config[OURS] = {"field": next(iter(model.conditioners), None), "guided": guided}
+    denoiser.config[OURS] = {**conditions.fields, "guided": guided}
     pipeline = None
     if model.diffusion.config.schedule != "flow" and not model.unet.config.coordinates:
         pipeline = choose_pipeline(conditions, autoencoder, denoiser)
     parts = {
-        "vae" if pipeline == "StableDiffusionPipeline" else "vqvae": autoencoder,
+        "vae" if pipeline in STABLE_DIFFUSION else "vqvae": autoencoder,
         "unet": denoiser,
         "scheduler": scheduler_component(model.diffusion.config),
         **conditions.components,
@@ -97,7 +97,7 @@ def export_diffusion(model: LatentDiffusion, folder: Path, *, name: str, image_s
 def model_index(pipeline: str, parts: Mapping[str, Component]) -> dict[str, Any]:
     """Return the content of `model_index.json`, which `DiffusionPipeline.from_pretrained` reads first."""
     classes = {part: [component.library, component.class_name] for part, component in parts.items()}
-    return model_config(pipeline, **classes, **(STABLE_DIFFUSION if pipeline == "StableDiffusionPipeline" else {}))
+    return model_config(pipeline, **classes, **STABLE_DIFFUSION.get(pipeline, {}))
 
 
 def make_folder(folder: Path) -> None:

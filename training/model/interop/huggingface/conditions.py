@@ -1,16 +1,17 @@
 """Export of conditions, as a table in the U-Net or as an encoder next to it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from training.model.conditioners import Conditioners
 from training.model.conditioners.classes import ClassConditioner
+from training.model.conditioners.conditioner import MapConditioner
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.layout_map import LayoutMapConditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
-from training.model.conditioners.masked_image import MaskedImageConditioner
+from training.model.conditioners.masked_image import MaskedImageConditioner, Style
 from training.model.conditioners.semantic_map import SemanticMapConditioner
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.token_transformer import TransformerConditioner
@@ -32,6 +33,8 @@ class ExportedConditions:
         in the README computes and concatenates to the latent.
     null: the row of the null condition in the table, or its token ids.
     projection: of an encoder's tokens to the context's width. components: an encoder and its tokenizer, by folder.
+    masked: the style of a masked image that is concatenated to the latent, besides or alone; or None.
+    fields: the names of the conditions in requests and that style, which only Darkroom reads.
     tensors: what the example in the README needs besides, in conditions.safetensors; values: its numbers.
     """
 
@@ -42,15 +45,39 @@ class ExportedConditions:
     components: dict[str, Component] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    masked: Style | None = None
+    fields: dict[str, str | None] = field(default_factory=dict)
 
 
 def export_conditions(conditioners: Conditioners) -> ExportedConditions:
     """Export the conditioners of a model. Raises ExportError naming the condition that diffusers cannot express."""
-    if not conditioners:
-        return ExportedConditions()
-    if len(conditioners) > 1:
-        raise ExportError(f"conditioners: {', '.join(conditioners)} cannot be exported together; permitted: one")
-    ((name, conditioner),) = conditioners.items()
+    found = dict(conditioners.items())
+    kept = [name for name, one in found.items() if isinstance(one, MaskedImageConditioner) and one.kept_in_null]
+    if not found:
+        return ExportedConditions(fields={"field": None})
+    masked = found.pop(kept[0]) if len(found) == 2 and len(kept) == 1 else None
+    if len(found) > 1:
+        raise ExportError(
+            f"conditioners: {', '.join(conditioners)} cannot be exported together; permitted: one, or one and a masked "
+            "image that the null condition keeps, as in Stable Diffusion"
+        )
+    ((name, conditioner),) = found.items()
+    exported = export_condition(name, conditioner)
+    fields: dict[str, str | None] = {"field": name}
+    if masked is None:
+        if exported.masked is not None:
+            fields |= {"masked": name, "style": exported.masked}
+        return replace(exported, fields=fields)
+    if isinstance(conditioner, MapConditioner):
+        raise ExportError(
+            f"conditioners: {', '.join(conditioners)} cannot be exported together; permitted: one map or image"
+        )
+    fields |= {"masked": kept[0], "style": "stable_diffusion"}
+    return replace(exported, masked="stable_diffusion", fields=fields)
+
+
+def export_condition(name: str, conditioner: nn.Module) -> ExportedConditions:
+    """Export one conditioner. Raises ExportError."""
     if isinstance(conditioner, ClassConditioner):
         null = conditioner.classes if conditioner.null is None else conditioner.null
         kind: Kind = "tokens" if conditioner.entry == "cross_attention" else "labels"
@@ -82,7 +109,7 @@ def export_conditions(conditioners: Conditioners) -> ExportedConditions:
     if isinstance(conditioner, LowResolutionConditioner):
         return ExportedConditions("low_resolution")
     if isinstance(conditioner, MaskedImageConditioner):
-        return ExportedConditions("masked_image")
+        return ExportedConditions("masked_image", masked=conditioner.style)
     raise ExportError(
         f"conditioners.{name}: a {type(conditioner).__name__} that enters by {conditioner.entry} cannot be exported; "
         "permitted: class labels, maps and images that are concatenated, and by cross-attention text and token ids"

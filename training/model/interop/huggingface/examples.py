@@ -51,6 +51,24 @@ from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained(".")
 images = pipeline(["a photograph", "a drawing"], num_inference_steps=50, guidance_scale=2.0).images
 """,
+    "StableDiffusionInpaintPipeline": """
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+
+pipeline = StableDiffusionInpaintPipeline.from_pretrained(".")
+originals = torch.rand(2, {image_channels}, {image_size}, {image_size})  # in [0, 1]
+hole = torch.zeros(2, 1, {image_size}, {image_size})
+hole[..., {image_size} // 4 : {image_size} // 2] = 1
+images = pipeline(  # which draws the latent of the known part from the posterior; Darkroom takes its mean
+    ["a photograph", "a drawing"],
+    image=originals,
+    mask_image=hole,
+    height={image_size},
+    width={image_size},
+    num_inference_steps=50,
+    guidance_scale=2.0,
+).images
+""",
     "StableDiffusionPipeline": """
 import torch
 from diffusers import StableDiffusionPipeline
@@ -110,7 +128,7 @@ def unet(x, t, **given):  # the network also reads the coordinates of each posit
 """,
 }
 
-RESTORED = {"masked_image": "images = torch.where(hole, images, originals)  # restore the known pixels\n"}
+RESTORED = "images = torch.where(hole, images, originals)  # restore the known pixels\n"
 
 PROMPTS = """
 
@@ -126,7 +144,7 @@ condition, null = context(["a photograph", "a drawing"]), context([""] * count)
 GUIDED = """
 
 def output(latents, t, guidance_scale=2.0):
-    conditional, unconditional = (unet(latents, t, **given).sample for given in (condition, null))
+    conditional, unconditional = (unet({input}, t, **given).sample for given in (condition, null))
     return unconditional + guidance_scale * (conditional - unconditional)
 """
 
@@ -230,13 +248,22 @@ maps = torch.rand(count, {maps}, {size}, {size}) * 2 - 1  # the low-resolution i
     + CONCATENATED,
     "masked_image": """
 count = 1
+"""
+    + CONCATENATED,
+}
+
+WITH_MAPS = "torch.cat([latents, maps], dim=1)"
+MASKED = """
+
 originals = torch.rand(count, {image_channels}, {image_size}, {image_size}) * 2 - 1  # in [-1, 1]
 hole = torch.zeros(count, 1, {image_size}, {image_size}, dtype=torch.bool)
 hole[..., {image_size} // 4 : {image_size} // 2] = True
 with torch.inference_mode():
-    known = autoencoder.encode(originals.masked_fill(hole, -1.0)).{encoded} * autoencoder.config.scaling_factor
-mask = torch.nn.functional.interpolate(2 * hole.float() - 1, size=({size}, {size}))
-maps = torch.cat([known, mask], dim=1)
+    known = autoencoder.encode(originals.masked_fill(hole, {filled})).{encoded} * autoencoder.config.scaling_factor
+mask = torch.nn.functional.interpolate({mask}, size=({size}, {size}))
+maps = torch.cat([{order}], dim=1)
 """
-    + CONCATENATED,
+MASKED_STYLES = {
+    "latent_diffusion": {"filled": "-1.0", "mask": "2 * hole.float() - 1", "order": "known, mask"},
+    "stable_diffusion": {"filled": "0.0", "mask": "hole.float()", "order": "mask, known"},
 }

@@ -9,15 +9,19 @@ from training.model.interop.huggingface.conditions import ExportedConditions
 from training.model.unet import UNetConfig
 
 NULL = [None, None]  # marks a missing part
-STABLE_DIFFUSION = {  # a class-conditional model has none of these
+ABSENT = {  # which neither a class-conditional model nor an export has
     "safety_checker": NULL, "feature_extractor": NULL, "image_encoder": NULL, "requires_safety_checker": False
 }  # fmt: skip
+STABLE_DIFFUSION = {"StableDiffusionPipeline": ABSENT, "StableDiffusionInpaintPipeline": ABSENT}
 TEXT_LENGTH = 77  # to which LDMTextToImagePipeline pads every prompt
 
 
 def choose_pipeline(conditions: ExportedConditions, autoencoder: Component, unet: Component) -> str | None:
     """Return the stock pipeline that fits, or None if the example has to combine the parts itself."""
     even = autoencoder.class_name == "AutoencoderKL" and autoencoder.config["sample_size"] % 8 == 0
+    if conditions.masked is not None:  # the context's pipeline for it; an image alone has none
+        fits = conditions.kind == "clip" and even and unet.config["in_channels"] == 9  # it accepts no other number
+        return "StableDiffusionInpaintPipeline" if fits else None
     match conditions.kind:
         case "none":
             return "LDMPipeline"
@@ -69,10 +73,16 @@ def sampling_example(
         **conditions.values,
     }
     if pipeline is not None:
-        example = "ClipPipeline" if conditions.kind == "clip" else pipeline
+        example = "ClipPipeline" if (conditions.kind, conditions.masked) == ("clip", None) else pipeline
         return examples.PIPELINES[example].format(**values)
-    program = examples.CONDITIONS[conditions.kind].format(**values).strip("\n")
-    return examples.PARTS.format(**values, conditions=program, restored=examples.RESTORED.get(conditions.kind, ""))
+    values["input"] = "latents" if conditions.masked is None else examples.WITH_MAPS
+    program = examples.CONDITIONS[conditions.kind]
+    if conditions.masked is not None:
+        program = program + examples.MASKED
+        values |= examples.MASKED_STYLES[conditions.masked]
+    restored = "" if conditions.masked is None else examples.RESTORED
+    program = program.format(**values).strip("\n")
+    return examples.PARTS.format(**values, conditions=program, restored=restored)
 
 
 def autoencoder_values(autoencoder: Component) -> dict[str, Any]:

@@ -161,10 +161,10 @@ def read_diffusion(sources: Sources, variant: str | None, null_trained: bool) ->
         autoencoder.latent_scale.fill_(1.0)
     ours = config.get(OURS) or {}  # in our own exports
     null_trained = bool(ours.get("guided", null_trained))
-    found = make_conditioners(sources, read, autoencoder, variant, has_null=null_trained or bool(ours))
-    if len(found) == 1 and "field" in ours:
-        found = {str(ours["field"]): next(iter(found.values()))}
-    conditioners = Conditioners(found)
+    found = make_conditioners(
+        sources, read, autoencoder, variant, has_null=null_trained or bool(ours), style=ours.get("style")
+    )
+    conditioners = Conditioners(rename(found, ours))
     model = LatentDiffusion(autoencoder, read.unet, conditioners, Diffusion(schedule.config)).eval()
     size = side(sources.unet, config.get("sample_size")) * autoencoder.config.factor
     guided = null_trained or (sources.text_encoder is not None and not ours)
@@ -172,9 +172,13 @@ def read_diffusion(sources: Sources, variant: str | None, null_trained: bool) ->
 
 
 def make_conditioners(
-    sources: Sources, read: ReadUNet, autoencoder: Autoencoder, variant: str | None, *, has_null: bool
-) -> dict[str, Conditioner]:
-    """Make the conditioners of a U-Net by request field. Raises DiffusersError for a condition that is not known."""
+    sources: Sources, read: ReadUNet, autoencoder: Autoencoder, variant: str | None, *, has_null: bool,
+    style: Style | None = None,
+) -> dict[str, Conditioner]:  # fmt: skip
+    """Make the conditioners of a U-Net by request field. Raises DiffusersError for a condition that is not known.
+
+    style: of a masked image; None is that of Stable Diffusion if there is a context.
+    """
     c, found = read.unet.config, dict[str, Conditioner]()
     if read.labels is not None:
         found["class_label"] = class_conditioner(read.labels, "time_embedding", has_null)
@@ -195,7 +199,7 @@ def make_conditioners(
         raise DiffusersError(f"{sources.unet}: a U-Net with a context needs its text; give --text-encoder FOLDER")
     maps, image, latent = c.in_channels - c.out_channels, autoencoder.config.image_channels, c.out_channels
     if maps == latent + 1:
-        style: Style = "latent_diffusion" if c.context_width is None else "stable_diffusion"
+        style = style or ("latent_diffusion" if c.context_width is None else "stable_diffusion")
         found["masked_image"] = MaskedImageConditioner(autoencoder.config.factor, image, style)
     elif maps == image and c.context_width is None:
         found["low_resolution"] = LowResolutionConditioner(image)
@@ -206,6 +210,16 @@ def make_conditioners(
             "low-resolution image"
         )
     return found
+
+
+def rename(found: Mapping[str, Conditioner], ours: Mapping[str, Any]) -> dict[str, Conditioner]:
+    """Return conditioners by the names that they had before our own export."""
+    masked = "masked_image" if "masked" in ours else None
+    names = {name: str(ours["masked"]) for name in found if name == masked}
+    others = [name for name in found if name != masked]
+    if len(others) == 1 and "field" in ours:
+        names[others[0]] = str(ours["field"])
+    return {names.get(name, name): conditioner for name, conditioner in found.items()}
 
 
 def class_conditioner(table: Tensor, entry: Entry, has_null: bool) -> ClassConditioner:
