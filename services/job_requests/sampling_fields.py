@@ -14,7 +14,8 @@ from training.model.solvers import SOLVERS
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 50
 SPACINGS = (
-    "ays", "beta", "exponential", "karras", "lcm", "leading", "leading_exact", "linspace", "shifted", "sigma_uniform", "trailing"
+    "ays", "beta", "exponential", "karras", "lcm", "leading", "leading_exact", "linspace", "shifted",
+    "sigma_uniform", "trailing",
 )  # fmt: skip
 
 GUIDANCE = {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE}

@@ -24,7 +24,8 @@ def restart(levels: Sequence[Level], process: Process) -> Trajectory:
     """Restart sampling (Xu et al. 2023, algorithm 1) with Heun's method, as many steps as levels were given.
 
     The main run takes some of the given levels, evenly. Arrived at the ratio s = sigma / alpha nearest to 0.1, noise
-    leads up to the level nearest to 2, from where K restarts of R steps come back. Below 20 steps this is Heun's method.
+    leads up to the level nearest to 2, from where K restarts of R steps come back. With fewer than 20 steps this is
+    Heun's method.
     """
     flow = is_flow(levels)
     steps = len(levels) - 1
@@ -66,7 +67,7 @@ def run(levels: Sequence[Level], *, flow: bool, ahead: Level | None = None) -> I
     """
     found = [row for a, b in pairwise(levels) for row in heun_step(a, b, flow=flow)]
     if ahead is not None:
-        at, A = found[-1]
+        _, A = found[-1]
         up = ahead.alpha / levels[-1].alpha
         A[0] = up * A[0] + math.sqrt(max(0.0, ahead.sigma**2 - (up * levels[-1].sigma) ** 2)) * NOISE
     yield from found

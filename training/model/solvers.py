@@ -63,7 +63,8 @@ def count_evaluations(
     starts_in_pure_noise: the first level has alpha 0, as with zero terminal SNR or flow and "trailing" spacing.
     ends_at_data: the last level has sigma 0; "leading" spacings end at timestep 0 instead, unless they use them all.
     flow: the model's schedule is flow. Heun's method, restarts with it and those of DPM-Solver-2 evaluate twice a step,
-    and PLMS in its first step, but only once at either of these ends; Heun's method for flow also twice from pure noise.
+    and PLMS in its first step, but only once at either of these ends; Heun's method for flow also twice from pure
+    noise.
     The count is that of unguided sampling. Raises ValueError for an unknown solver.
     """
     if solver not in SOLVERS and solver not in DISTILLED_SOLVERS:

@@ -8,10 +8,15 @@ import torch
 
 from tests.support.comparison import random_weights
 from tests.support.compvis import tiny_checkpoint, write_checkpoint
+from tests.support.stable_diffusion_runs import KINDS, import_files
 from tests.unit.training.model.test_huggingface_sampling import word_pieces
 from training.model import conditioners
+from training.model import release as release_format
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner
+from training.model.conditioners.frozen_text import FrozenTextConditioner
+from training.model.conditioners.layout import LayoutConditioner
+from training.model.conditioners.layout_map import LayoutMapConditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
 from training.model.conditioners.masked_image import MaskedImageConditioner
 from training.model.conditioners.semantic_map import SemanticMapConditioner
@@ -22,6 +27,7 @@ from training.model.interop.compvis import writing
 from training.model.interop.compvis.files import read_config, read_state
 from training.model.interop.compvis.options import Options
 from training.model.interop.compvis.release import import_release
+from training.model.interop.compvis.written_conditions import write_conditions
 from training.model.latent_diffusion import LatentDiffusion, load_diffusion, save_autoencoder, save_diffusion
 from training.model.release import Release
 from training.model.unet import UNet, UNetConfig
@@ -48,6 +54,10 @@ def text() -> TextConditioner:
     return TextConditioner(24, 2, 6, assets={"tokenizer.json": word_pieces()})
 
 
+def layout(**options: bool) -> LayoutConditioner:
+    return LayoutConditioner(5, 24, 1, objects=2, vocabulary=64, **{"crops": True, "groups": True, **options})
+
+
 @pytest.mark.parametrize(
     ("condition", "unet", "first", "diffusion", "options"),
     [
@@ -64,13 +74,19 @@ def text() -> TextConditioner:
         ({"map": SemanticMapConditioner(5, 3, 1)}, {"in_channels": 6}, {}, {}, {"null_trained": True}),
         ({"low_resolution": LowResolutionConditioner(3)}, {"in_channels": 6}, {}, {}, {"null_trained": True}),
         ({"masked_image": MaskedImageConditioner(2, 3)}, {"in_channels": 7}, {}, {}, {"null_trained": True}),
+        ({"layout": layout()}, {"context_width": 24}, {}, {}, {"classes": 5, "null_trained": True}),
+        ({"layout": layout(crops=False, groups=False)}, {"context_width": 24}, {}, {},
+         {"classes": 5, "null_trained": True}),
+        ({"class_label": ClassConditioner(5, 24), "masked_image": MaskedImageConditioner(2, 3, "stable_diffusion")},
+         {"context_width": 24, "in_channels": 7}, {}, {}, {}),
     ],
 )  # fmt: skip
 def test_a_round_trip_is_exact(
     condition: Any, unet: Any, first: Any, diffusion: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:
     before = written(tmp_path / "release", condition, unet, first, diffusion)
-    assert writing.export(tmp_path / "release", tmp_path / "out") == "LatentDiffusion"
+    kind = "LatentInpaintDiffusion" if len(condition) == 2 else "LatentDiffusion"
+    assert writing.export(tmp_path / "release", tmp_path / "out") == kind
     files = (tmp_path / "out" / writing.CHECKPOINT, tmp_path / "out" / writing.CONFIG)
     after, _ = import_release(*files, tmp_path / "again", name="small", options=Options(**options))
     assert after.architecture == before.architecture
@@ -78,6 +94,40 @@ def test_a_round_trip_is_exact(
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert after.guided == (before.guided or "null_trained" in options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stable_diffusion_comes_out_and_goes_in_again(kind: str, tmp_path: Path) -> None:
+    """Tensor by tensor; of OpenCLIP's tower without its last layer and the projections, which nothing reads."""
+    checkpoint = tmp_path / "out" / writing.CHECKPOINT
+    release, _ = import_files(kind, tmp_path)
+    writing.export(release, tmp_path / "out")
+    after, _ = import_release(
+        checkpoint, tmp_path / "out" / writing.CONFIG, tmp_path / "again", name="sd", options=Options()
+    )
+    assert after.digest == release_format.read(release).digest
+    ending = ".safetensors" if KINDS[kind]["version"] == 2 else ".ckpt"
+    before, found = read_state((tmp_path / "model").with_suffix(ending)), read_state(checkpoint)
+    for key, tensor in found.items():
+        assert torch.equal(tensor.flatten(), before[key].flatten()), key
+    left = {key for key in before if key not in found and not key.startswith(("betas", "model_ema"))}
+    unread = ("cond_stage_model.model.logit_scale", "cond_stage_model.model.text_projection")
+    assert all(key.startswith((*unread, "cond_stage_model.model.transformer.resblocks.2.")) for key in left), left
+    assert bool(left) == (KINDS[kind]["version"] == 2)
+    theirs, ours = (read_config(folder / "config.yaml")["target"] for folder in (tmp_path, tmp_path / "out"))
+    assert ours == theirs
+
+
+def test_a_released_tower_of_openclip_is_read_as_penultimate() -> None:
+    """Their code builds 24 layers and uses 23, so that the last one may be missing in the file."""
+    config = {
+        "model_type": "clip_text_model", "vocab_size": 8, "hidden_size": 64, "intermediate_size": 8,
+        "num_hidden_layers": 23, "num_attention_heads": 1, "max_position_embeddings": 9, "hidden_act": "gelu",
+    }  # fmt: skip
+    text = FrozenTextConditioner(config, 9, padding="[UNK]", masked=False, assets={"tokenizer.json": word_pieces()})
+    written = write_conditions(conditioners.Conditioners({"caption": text}), guided=True)
+    found = written.params["cond_stage_config"]["params"]
+    assert found == {"arch": "ViT-H-14", "layer": "penultimate", "max_length": 9}
 
 
 def test_their_checkpoint_comes_out_as_it_went_in(tmp_path: Path) -> None:
@@ -103,6 +153,17 @@ def test_their_checkpoint_comes_out_as_it_went_in(tmp_path: Path) -> None:
         ({}, {"coordinates": True}, {}, {}, r"unet\.coordinates: True cannot be exported; permitted: False"),
         ({}, {}, {"middle_attention": False, "attention_levels": (0,)}, {}, r"attention_levels: \(0,\) cannot be"),
         ({"a": ClassConditioner(2, 24), "b": ClassConditioner(2, 24)}, {"context_width": 24}, {}, {}, "a, b cannot be"),
+        ({"class_label": ClassConditioner(5, 24), "masked_image": MaskedImageConditioner(2, 3)},
+         {"context_width": 24, "in_channels": 7}, {}, {}, "style: 'latent_diffusion' cannot be .* with another"),
+        ({"class_label": ClassConditioner(5, 128, "time_embedding"),
+          "masked_image": MaskedImageConditioner(2, 3, "stable_diffusion")}, {"in_channels": 7}, {}, {},
+         "conditioners.class_label: enters by time_embedding, which cannot be exported with a masked image"),
+        ({"masked_image": MaskedImageConditioner(2, 3, "stable_diffusion")}, {"in_channels": 7}, {}, {},
+         "masked_image.style: 'stable_diffusion' cannot be exported without a context"),
+        ({"small": LowResolutionConditioner(3)}, {"in_channels": 6}, {}, {},
+         "conditioners.small: this name cannot be exported; permitted: low_resolution"),
+        ({"layout": layout(groups=False)}, {"context_width": 24}, {}, {}, "crops, groups: True, False cannot be"),
+        ({"layout": LayoutMapConditioner(2, 3)}, {"in_channels": 6}, {}, {}, "a LayoutMapConditioner that enters by"),
         ({"caption": TextConditioner(24, 2, 6, heads=2, head_width=8, assets={"tokenizer.json": word_pieces()})},
          {"context_width": 24}, {}, {}, "heads, head_width: 2, 8 cannot be exported; permitted: 8, 64"),
     ],

@@ -119,8 +119,8 @@ def model(
         maps = latent + 1
     denoiser = UNet(
         UNetConfig(
-            in_channels=latent + maps, out_channels=latent, channels=32, multipliers=(1, 2), res_blocks=1, attention_factors=(2,),
-            head_width=16, context_width=context_width, **unet,
+            in_channels=latent + maps, out_channels=latent, channels=32, multipliers=(1, 2), res_blocks=1,
+            attention_factors=(2,), head_width=16, context_width=context_width, **unet,
         )
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 Writing inverts reading: the names are those of the readers, and what a reader would not read back is refused.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def write_diffusion(
         raise CompVisExportError(str(error)) from None
     unet, unet_state = write_unet(model.unet, image_size // model.autoencoder.config.factor, conditions)
     block = {
-        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "target": f"ldm.models.diffusion.ddpm.Latent{'Inpaint' if conditions.inpainting else ''}Diffusion",
         "params": {
             "linear_start": c.beta_start,
             "linear_end": c.beta_end,
@@ -92,7 +93,7 @@ def write_diffusion(
     }
     encoder: dict[str, Tensor] = {}
     if conditions.module is not None:
-        encoder = rename(conditions.module, conditions.names)
+        encoder = respell(rename(conditions.module, conditions.names), conditions.spelling)
     state = {UNET + name: tensor for name, tensor in unet_state.items()}
     state |= {FIRST_STAGE + name: tensor for name, tensor in first_state.items()}
     state |= {CONDITION + name: tensor for name, tensor in encoder.items()}
@@ -187,6 +188,14 @@ def rename(module: nn.Module, names: Mapping[str, Source], leave_out: tuple[str,
         if len(found) == 3:
             state[key] = torch.stack([found[i] for i in range(3)], dim=1).flatten(0, 2)
     return state
+
+
+def respell(state: Mapping[str, Tensor], spelling: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return tensors by keys of another spelling. spelling: patterns and what replaces them."""
+    respelled = dict(state)
+    for pattern, replacement in spelling.items():
+        respelled = {re.sub(pattern, replacement, key): tensor for key, tensor in respelled.items()}
+    return respelled
 
 
 def convolved(module: nn.Module, prefix: str) -> int:
