@@ -54,8 +54,8 @@ def text() -> TextConditioner:
     return TextConditioner(24, 2, 6, assets={"tokenizer.json": word_pieces()})
 
 
-def layout(**options: bool) -> LayoutConditioner:
-    return LayoutConditioner(5, 24, 1, objects=2, vocabulary=64, **{"crops": True, "groups": True, **options})
+def layout(crops: bool = True, groups: bool = True) -> LayoutConditioner:
+    return LayoutConditioner(5, 24, 1, objects=2, vocabulary=64, crops=crops, groups=groups)
 
 
 @pytest.mark.parametrize(

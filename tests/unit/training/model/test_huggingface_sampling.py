@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.support import diffusers_folders as made
 from tests.support.comparison import random_weights, relative_error
-from training.model import conditioners, solvers
+from training.model import conditioners
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners.classes import ClassConditioner
 from training.model.conditioners.frozen_text import FrozenTextConditioner
@@ -28,6 +28,7 @@ from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.interop import huggingface
 from training.model.interop.huggingface import reading as huggingface_reading
 from training.model.latent_diffusion import LatentDiffusion
+from training.model.single_step_solvers import ddim
 from training.model.solver_step import advance
 from training.model.spacing import levels
 from training.model.unet import UNet, UNetConfig
@@ -136,11 +137,11 @@ def model(
 def sampled(model: LatentDiffusion, noise: Tensor, given: list[dict[str, Any]] | None, scale: float) -> Tensor:
     """Our own DDIM at the released models' timesteps, ending at the level of timestep 0; with guidance."""
     spacing = "trailing" if model.diffusion.config.ends_in_pure_noise else "leading"
-    trajectory = solvers.ddim(levels(model.diffusion, STEPS, spacing))
+    trajectory = ddim(levels(model.diffusion, STEPS, spacing))
     state = torch.zeros(len(noise), trajectory.A.shape[1], *noise.shape[1:])
     state[:, 0] = noise
 
-    def denoised(x: Tensor, t: Tensor, requests: list[dict[str, Any] | None]) -> Tensor:
+    def denoised(x: Tensor, t: Tensor, requests: Sequence[dict[str, Any] | None]) -> Tensor:
         return model.denoise(x, t, model.conditions(requests, (LATENT, LATENT)))
 
     for i in range(len(trajectory)):
