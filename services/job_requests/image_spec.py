@@ -9,8 +9,7 @@ from services.job_requests.canvas import Size
 from services.job_requests.output_options import image_name
 from services.job_requests.sampling_fields import as_size, merge
 from training.model.distilled_solvers import DISTILLED_SOLVERS
-from training.model.solvers import count_evaluations, steps_taken
-from training.model.spacing import count_steps
+from training.model.solvers import count_evaluations, count_steps, steps_taken
 
 
 @dataclass(frozen=True)

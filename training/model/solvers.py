@@ -50,6 +50,19 @@ def build(solver: str, levels: Sequence[Level], process: Process, **options: flo
     return {**SOLVERS, **DISTILLED_SOLVERS}[solver](levels, *needed, **options)
 
 
+def count_steps(spacing: str, steps: int, timesteps: int = 1000) -> int:
+    """Return how many steps a run of N = `steps` steps has: N, or with "leading" what the authors' code takes.
+
+    That is T / floor(T / N) rounded up: 31 for N = 30. It is N where their code fails, because the first step would
+    begin at timestep T.
+    """
+    if spacing != "leading":
+        return steps
+    stride = timesteps // steps
+    taken = len(range(0, timesteps, stride))
+    return taken if (taken - 1) * stride + 1 < timesteps else steps
+
+
 def steps_taken(steps: int, strength: float) -> int:
     """Return how many of the steps, the last ones, a run of this strength takes: rounded down as in diffusers."""
     return max(1, int(strength * steps))

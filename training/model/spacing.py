@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from training.model.solver_table import DATA, Level, Vector
+from training.model.solvers import count_steps
 
 if TYPE_CHECKING:  # loading it would load torch, which a process that only needs the names may lack
     from training.model.diffusion import Diffusion
@@ -18,7 +19,7 @@ RHO = 7.0  # Karras et al. 2022, eq. 5
 def leading(diffusion: "Diffusion", steps: int) -> list[Level]:
     """t_i = i floor(T / N) + 1 below T, ending at the level of t = 0, as by the authors' code (Song et al. 2021).
 
-    Where N does not divide T these are more than N steps, see `count_steps`.
+    Where N does not divide T these are more than N steps, see `solvers.count_steps`.
     """
     T = diffusion.config.timesteps
     return spaced_by(diffusion, T // steps, count_steps("leading", steps, T))
@@ -161,19 +162,6 @@ SPACINGS: "dict[str, Callable[[Diffusion, int], list[Level]]]" = {
     "sigma_uniform": sigma_uniform,
     "trailing": trailing,
 }
-
-
-def count_steps(spacing: str, steps: int, timesteps: int = 1000) -> int:
-    """Return how many steps a run of N = `steps` steps has: N, or with "leading" what the authors' code takes.
-
-    That is T / floor(T / N) rounded up: 31 for N = 30. It is N where their code fails, because the first step would
-    begin at timestep T.
-    """
-    if spacing != "leading":
-        return steps
-    stride = timesteps // steps
-    taken = len(range(0, timesteps, stride))
-    return taken if (taken - 1) * stride + 1 < timesteps else steps
 
 
 def levels(diffusion: "Diffusion", steps: int, spacing: str) -> list[Level]:

@@ -10,6 +10,7 @@ import torch
 from training.model import spacing
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.solver_table import DATA
+from training.model.solvers import count_steps
 from training.model.spacing import ALIGNED, SPACINGS
 
 DIFFUSION = Diffusion(DiffusionConfig())
@@ -31,7 +32,7 @@ def counts(name: str) -> Iterable[int]:
 def test_any_step_count_gives_exactly_that_many_falling_levels(name: str, diffusion: Diffusion) -> None:
     for steps in counts(name):
         found = spacing.levels(diffusion, steps, name)
-        assert len(found) == (spacing.count_steps(name, steps) if name == "leading" else steps) + 1
+        assert len(found) == (count_steps(name, steps) if name == "leading" else steps) + 1
         t = [level.t for level in found[:-1]]
         assert 0 <= t[-1] <= t[0] <= 999
         assert all(a > b for a, b in pairwise(t)), (steps, "timesteps must fall")
@@ -56,7 +57,7 @@ def test_leading_equals_the_authors_for_every_step_count() -> None:
         else:
             assert [level.t for level in found[:-1]] == theirs[::-1]
     assert failed == [3, 9, 27, 36, 37, *range(101, 112), *range(251, 334), *range(501, 1001)]
-    assert (spacing.count_steps("leading", 30), spacing.count_steps("leading", 400)) == (31, 500)
+    assert (count_steps("leading", 30), count_steps("leading", 400)) == (31, 500)
 
 
 @pytest.mark.parametrize("steps", [1, 7, 15, 20, 30, 47, 50, 300, 999])
@@ -94,7 +95,7 @@ def test_short_schedules_permit_any_step_count(name: str, timesteps: int) -> Non
     ):
         for steps in range(1, timesteps + 1):
             t = [level.t for level in spacing.levels(Diffusion(config), steps, name)[:-1]]
-            assert len(t) == spacing.count_steps(name, steps, timesteps)
+            assert len(t) == count_steps(name, steps, timesteps)
             assert all(a > b for a, b in pairwise(t)), (config, steps)
 
 
