@@ -185,7 +185,7 @@ def test_strength_sets_where_in_the_schedule_an_image_starts(
     known, noise = model.autoencoder.encode(image).detach(), seeded_noise(10, 0, SHAPE)[None]
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def knows_the_image(x: Tensor, t: Tensor, conditions: Prepared) -> Tensor:
+    def knows_the_image(x: Tensor, t: Tensor, conditions: Prepared, numbers: Tensor | None) -> Tensor:
         seen.append((x[:1], t[:1]))
         alpha, sigma = model.diffusion.alpha_sigma(t, x)
         return (x - alpha * known) / sigma
