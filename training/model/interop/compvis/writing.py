@@ -137,7 +137,8 @@ def write_unet(model: UNet, size: int, conditions: WrittenConditions) -> tuple[d
     """Return the configuration and the state dict of a U-Net. Raises CompVisExportError."""
     c = model.config
     for field, default in LATER_FIELDS.items():
-        check("unet", field, getattr(c, field), (default,))
+        value = getattr(c, field)
+        check("unet", field, list(value) if isinstance(value, tuple) else value, (default,))
     one = c.heads is None and c.head_width is None
     params: dict[str, Any] = {
         "image_size": size,
