@@ -7,10 +7,12 @@ import json
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from kfp_pipelines.stages import entry, training
 from kfp_pipelines.train_job import exchange
+from kfp_pipelines.train_job.node_logs import KeptOutput, log_key
 from kfp_pipelines.train_job.progress import StatusServer, report_progress
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
@@ -56,10 +58,19 @@ def main() -> int:
         print(f"{sys.argv[1]!r} is not allowed; permitted: s3://BUCKET/PREFIX", file=sys.stderr)
         return 2
     try:
-        run(ObjectStore.connect(load_store(), uri.bucket), uri.key, entry.rank())
+        store = ObjectStore.connect(load_store(), uri.bucket)
     except DarkroomError as error:
         print(error, file=sys.stderr)
         return exit_code_of(error)
+    with KeptOutput(store, log_key(uri.key, entry.rank())):
+        try:
+            run(store, uri.key, entry.rank())
+        except DarkroomError as error:
+            print(error, file=sys.stderr)
+            return exit_code_of(error)
+        except Exception:
+            traceback.print_exc()  # here, so that it is kept
+            return 1
     return 0
 
 

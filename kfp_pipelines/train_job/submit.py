@@ -17,6 +17,7 @@ from kfp_pipelines.build import USER
 from kfp_pipelines.events import Message, Progress, emit
 from kfp_pipelines.profiles import QUEUE_LABEL, Profile
 from kfp_pipelines.train_job.exchange import DONE, INPUTS, PREFIX, STAGE, TRAINING, download, upload
+from kfp_pipelines.train_job.node_logs import last_lines
 from services.settings import StoreSettings
 from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
@@ -54,7 +55,11 @@ def run(stage: Stage, profile: Profile, output: Path, settings: StoreSettings) -
     if store.etag(f"{exchange}/{STAGE}") is None:  # else an earlier attempt uploaded everything
         upload_stage(store, stage, exchange)
     if store.etag(f"{exchange}/{DONE}") is None:
-        Jobs(POLL_S).run(stage, profile, store.uri(exchange), store_variables(settings))
+        try:
+            Jobs(POLL_S).run(stage, profile, store.uri(exchange), store_variables(settings))
+        except TrainJobError:
+            print(last_lines(store, exchange), flush=True)  # Kubeflow keeps the log of this stage, and not theirs
+            raise
     download(store, f"{exchange}/{TRAINING}", output)
     store.delete(store.keys(f"{exchange}/"))
 
@@ -226,7 +231,7 @@ class Jobs:
                 return
             if end_of(job) == "Failed":
                 logs = f"kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}"
-                raise TrainJobError(f"train job {name} failed: {conditions}; see: {logs}")
+                raise TrainJobError(f"train job {name} failed: {conditions}; see above, or: {logs}")
             if time.monotonic() > deadline:
                 raise TrainJobError(f"train job {name} has not ended within {timeout_s:.0f} s: {conditions}")
             time.sleep(self.poll_s)

@@ -155,8 +155,9 @@ def test_two_ranks_train_the_same_model_as_one(stack: Stack, cluster: Cluster, s
 
 
 def test_a_failed_job_is_reported_and_a_later_attempt_restarts_it(
-    stack: Stack, cluster: Cluster, scenes: Path, tmp_path: Path
+    stack: Stack, cluster: Cluster, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The log of the stage, which Kubeflow keeps, has the ends of the logs of the nodes, whose pods vanish."""
     cluster.ranks = 1
     stage = submit.Stage(
         "shapes_autoencoder", [*OVERRIDES, "model.multipliers=[]"], {"data.root": str(scenes)}, "", IMAGE
@@ -164,6 +165,9 @@ def test_a_failed_job_is_reported_and_a_later_attempt_restarts_it(
     for _ in range(2):
         with pytest.raises(TrainJobError, match=rf"train job {stage.name} failed: Failed (.|\n)*multipliers"):
             submit.run(stage, PROFILE, tmp_path / "out", load_store())
+        log = capsys.readouterr().out
+        assert f"--- the end of s3://{stack.store().bucket}/train-jobs/{stage.name}/logs/rank-000-" in log
+        assert "model.multipliers" in log.partition("--- the end of")[2]
     assert cluster.starts == 2
     assert submit.end_of(cluster.objects["trainjobs", stage.name]) == "Failed"
 
