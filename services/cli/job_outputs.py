@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import typer
+
+from services.cli.terminal import print_json
 from services.client.image import Image
 from services.errors import CommandError
 from services.job_queue.clients import Job
 from services.job_queue.outputs import Output
-from services.storage.links import LONGEST
+from services.storage.links import LONGEST, sign_link
 from services.storage.object_store import ObjectStore
 
 PATIENCE_S = 30.0
@@ -49,7 +53,41 @@ def download_outputs(
             pass
     if job.manifest_key is not None:
         manifest = store.get(job.manifest_key)
-        named = json.loads(manifest)
-        for key in (*named["outputs"], named["errors"]):
-            store.download(key, folder / Path(key).name)
-        (folder / Path(job.manifest_key).name).write_bytes(manifest)  # last: it names what must be there
+        _download_listings(store, job.manifest_key, manifest, folder)
+
+
+def _download_listings(store: ObjectStore, key: str, manifest: bytes, folder: Path) -> None:
+    """Write the listings that a manifest names to a folder, and last the manifest: it names what must be there."""
+    named = json.loads(manifest)
+    for listing in (*named["outputs"], named["errors"]):
+        store.download(listing, folder / Path(listing).name)
+    (folder / Path(key).name).write_bytes(manifest)
+
+
+def show_archives(
+    store: ObjectStore, job: Job, folder: Path | None, lifetime: timedelta | None, *, as_json: bool
+) -> None:
+    """Print where the archives of a job are, and download them to a folder with the manifest and the listings.
+
+    lifetime: of links, None for none. Raises CommandError if the job has no archives.
+    """
+    manifest = b"{}" if job.manifest_key is None else store.get(job.manifest_key)
+    found: list[dict[str, Any]] = json.loads(manifest).get("archives", [])
+    if not found:
+        wanted = '"output": {"archive": "tar"} in a request asks for them'
+        state = f"it is {job.state}; a job has them at its end" if job.manifest_key is None else wanted
+        raise CommandError(f"job {job.id} has no archives: {state}")
+    if folder is not None:
+        assert job.manifest_key is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        for archive in found:
+            store.download(archive["key"], folder / Path(archive["key"]).name)
+        _download_listings(store, job.manifest_key, manifest, folder)
+    links = [{"link": sign_link(store, archive["key"], lifetime)} if lifetime else {} for archive in found]
+    if as_json:
+        print_json([{**archive, **link} for archive, link in zip(found, links, strict=True)])
+        return
+    for archive, link in zip(found, links, strict=True):
+        typer.echo(f"{archive['images']}\t{archive['bytes']}\t{link.get('link') or store.uri(archive['key'])}")
+    if folder is not None:
+        typer.echo(f"{len(found)} archives in {folder}")

@@ -179,13 +179,16 @@ def outputs(
     download: Annotated[
         Path | None, typer.Option(help="A folder for the images, the manifest and the listings.")
     ] = None,
+    archives: Annotated[
+        bool, typer.Option("--archives", help="List or download the job's archives instead of its images.")
+    ] = False,
     links: Annotated[
         str | None, typer.Option(metavar="TIME", help="Print links that expire after a time such as 30m, 12h or 7d.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the images of a job and their errors. With --download, also download the images and check their sha256."""
-    from services.cli.job_outputs import download_outputs, parse_lifetime
+    from services.cli.job_outputs import download_outputs, parse_lifetime, show_archives
     from services.job_queue.outputs import list_outputs
     from services.storage.links import sign_link
     from services.storage.object_store import ObjectStore
@@ -193,6 +196,9 @@ def outputs(
     lifetime = None if links is None else parse_lifetime("--links", links)
     settings, engine = connect("submitter")
     job = find_job(engine, job_id)
+    if archives:
+        show_archives(ObjectStore.connect(settings), job, download, lifetime, as_json=as_json)
+        return
     with engine.connect() as connection:
         rows = list_outputs(connection, job.id)
     store = ObjectStore.connect(settings)

@@ -1,5 +1,6 @@
 """A submitted job."""
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from services.client.errors import JobNotFound, ask
+from services.client.errors import JobNotFound, ask, persist
 from services.client.image import Image
 from services.client.ranges import Range, remove
 from services.job_queue import clients
@@ -76,6 +77,14 @@ class Job:
         for output in self._outputs():
             if output.error is not None:
                 yield output
+
+    def archives(self) -> list[str]:
+        """Return the s3:// URIs of the job's archives by the index of their images; none before its end."""
+        key = self.status().manifest_key
+        if key is None:
+            return []
+        manifest = json.loads(persist(lambda: self._store.get(key), self._patience_s))
+        return [self._store.uri(archive["key"]) for archive in manifest.get("archives", ())]
 
     def _outputs(self) -> Iterator[Output]:
         unseen, pause = ALL, SHORTEST_PAUSE_S

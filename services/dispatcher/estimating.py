@@ -38,14 +38,25 @@ def sum_items(items: Iterable[PlannedItem], per_item: int) -> dict[str, Any]:
 
 
 def estimate(
-    connection: Connection, job: SubmittedJob, release: ReleaseRow, found: Mapping[str, Any], now: datetime
+    connection: Connection,
+    job: SubmittedJob,
+    release: ReleaseRow,
+    found: Mapping[str, Any],
+    now: datetime,
+    copies: int = 1,
 ) -> dict[str, Any]:
-    """Return the estimate of a job that has these images and evaluations, as docs/sql.md describes it."""
+    """Return the estimate of a job that has these images and evaluations, as docs/sql.md describes it.
+
+    copies: how often each image is stored.
+    """
     answer = {**found, "release": f"{release.name}@{release.version}"}
     cost = estimates.read_cost(connection, release.id, job.queue)
     if cost is None:
         return {**answer, "unknown": NOT_MEASURED}
-    answer |= {"bytes": round(found["images"] * cost.bytes), "gpu_seconds": found["evaluations"] * cost.seconds}
+    answer |= {
+        "bytes": round(found["images"] * cost.bytes) * copies,
+        "gpu_seconds": found["evaluations"] * cost.seconds,
+    }
     workers = estimates.count_workers(connection, job.queue)
     if not workers:
         return {**answer, "unknown": NOT_SERVED}

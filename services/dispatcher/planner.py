@@ -129,8 +129,9 @@ def _end_dry_run(
     """End a dry run with what the job would take. Raises JobStopped and LeaseLost."""
     items = request_items(checked.plan) if checked.source is None else _read_lines(checked, 0, progress)
     found = sum_items(items, int(checked.plan["images_per_item"]))
+    copies = 2 if "archive" in checked.plan.get("output", {}) else 1
     with database.begin() as connection:
-        answer = estimate(connection, job, checked.release, found, datetime.now(UTC))
+        answer = estimate(connection, job, checked.release, found, datetime.now(UTC), copies)
         end_dry_run(connection, lease, answer)
 
 

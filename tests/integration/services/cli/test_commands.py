@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,8 @@ def test_a_database_without_tables_says_how_to_make_them(stack: Stack, darkroom_
 def test_a_jobs_life_by_commands(
     stack: Stack, darkroom_here: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
 ) -> None:
-    request = json.dumps({"items": [{"class_label": 1}, {"class_label": 2}], "images_per_item": 3, "steps": 2})
+    items = [{"class_label": 1}, {"class_label": 2}]
+    request = json.dumps({"items": items, "images_per_item": 3, "steps": 2, "output": {"archive": "tar"}})
     submitted = darkroom_here("jobs", "submit", "--model", "tiny", "--request", request, "--idempotency-key", "cli")
     job_id = submitted.stdout.strip()
     assert str(uuid.UUID(job_id)) == job_id
@@ -124,6 +126,15 @@ def test_a_jobs_life_by_commands(
         darkroom_here("jobs", "outputs", job_id, "--links", "8d"), "--links: '8d' is not allowed; permitted: 1s to 7d"
     )
     assert len(json.loads(darkroom_here("jobs", "outputs", job_id, "--json").stdout)) == 6
+    tars = darkroom_here("jobs", "outputs", job_id, "--archives", "--download", str(tmp_path / "tars"))
+    assert f"\ts3://darkroom/outputs/default/{job_id}/archive-00000.tar\n1 archives in" in tars.stdout, tars.stderr
+    names = {"archive-00000.tar", "errors.jsonl", "manifest.json", "outputs-00000.jsonl"}
+    assert {path.name for path in (tmp_path / "tars").iterdir()} == names
+    with tarfile.open(tmp_path / "tars" / "archive-00000.tar") as tar:
+        assert len(tar.getnames()) == 12
+    (archive,) = json.loads(darkroom_here("jobs", "outputs", job_id, "--archives", "--links", "1h", "--json").stdout)
+    assert archive["images"] == 6
+    assert "X-Amz-Expires=3600" in archive["link"]
     sheet = darkroom_here("jobs", "sheet", job_id, "--output", str(tmp_path / "sheet.png"), "--scale", "1")
     assert sheet.returncode == 0
     with Image.open(tmp_path / "sheet.png") as picture:
@@ -135,6 +146,10 @@ def test_a_rejected_job_exits_3_and_says_why(stack: Stack, darkroom: Darkroom, d
     watched = darkroom("jobs", "watch", str(job_id))
     assert watched.returncode == 3
     assert "items[0].class_label: 99 is not allowed; permitted: an integer from 0 to 9" in watched.stdout
+    refused(
+        darkroom("jobs", "outputs", str(job_id), "--archives"),
+        "has no archives: it is rejected; a job has them at its end",
+    )
     refused(darkroom("jobs", "sheet", str(job_id)), "has no images (rejected: items[0].class_label")
 
 

@@ -38,9 +38,10 @@ def end_sessions(stack: Stack) -> int:
 def test_images_arrive_once_each_and_hold_what_was_stored(
     stack: Stack, client: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
 ) -> None:
-    job = client.submit("tiny@production", REQUEST)
+    job = client.submit("tiny@production", {**REQUEST, "output": {"archive": "tar"}})
     images = list(job.images())
     status = job.status()
+    assert job.archives() == [f"s3://darkroom/outputs/default/{job.id}/archive-00000.tar"]
     assert (status.state, status.succeeded, status.total) == ("succeeded", 6, 6)
     assert sorted(image.index for image in images) == list(range(6))
     assert [image.item for image in sorted(images, key=lambda image: image.index)] == [0, 0, 0, 1, 1, 1]

@@ -74,6 +74,8 @@ def test_a_dry_run_says_what_its_job_would_take(stack: Stack, tenant: Tenant) ->
     assert now - timedelta(minutes=2) < datetime.fromisoformat(found["starts_at"]) <= now
     took = datetime.fromisoformat(found["ends_at"]) - datetime.fromisoformat(found["starts_at"])
     assert took == timedelta(seconds=250)
+    archived = estimate(tenant, {**REQUEST, "output": {"archive": "tar"}}).estimate
+    assert (archived["bytes"], archived["gpu_seconds"]) == (40_000, 250)
     busy = make_tenant(stack, f"t{uuid.uuid4().hex[:8]}")
     busy.wait(busy.submit(REQUEST), "planned")
     beside = estimate(tenant, REQUEST).estimate
