@@ -30,6 +30,10 @@ OTHERS = {
     b"Rar!": "a rar archive; unpack it first",
     b"\xfd7zXZ": "compressed by xz; unpack it first",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
+    b"age-encryption.org": "encrypted by age; decrypt it first",
+    b"Salted__": "encrypted by openssl; decrypt it first",
+    b"-----BEGIN PGP MESSAGE": "encrypted by PGP; decrypt it first",
+    b"-----BEGIN AGE ENCRYPTED FILE": "encrypted by age; decrypt it first",
 }
 
 
@@ -117,7 +121,9 @@ def identify(path: Path) -> Format:
         return "pickle"
     if head.isascii() and b"\0" not in head:
         raise WeightsError(f"{path}: is text, not weights; it begins with {head[:40].decode()!r}")
-    raise WeightsError(f"{path}: cannot be read, it is missing or damaged (its beginning is of no known format)")
+    raise WeightsError(
+        f"{path}: cannot be read, it is missing or damaged (its beginning is of no known format; is it encrypted?)"
+    )
 
 
 def check_zip(path: Path) -> None:

@@ -11,10 +11,14 @@ from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.interop.compvis import writing
 from training.model.latent_diffusion import load_autoencoder, save_autoencoder
 
+LICENSE = "Use it well."
+
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     torch.manual_seed(0)
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / "LICENSE.md").write_text(LICENSE)
     model = Autoencoder(AutoencoderConfig(channels=32, multipliers=(1, 1), res_blocks=1))
     save_autoencoder(tmp_path / "release", model, name="small", image_size=16)
     return tmp_path / "release"
@@ -25,7 +29,7 @@ def test_a_release_becomes_a_folder_of_diffusers(darkroom: Darkroom, release: Pa
     assert done.returncode == 0, done.stderr
     assert "AutoencoderKL" in done.stdout
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"README.md", "config.json", "diffusion_pytorch_model.safetensors"}
+    assert written == {"LICENSE.md", "README.md", "config.json", "diffusion_pytorch_model.safetensors"}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["sample_size"] == 16
 
 
@@ -44,6 +48,7 @@ def test_an_export_is_imported_again(darkroom_here: Darkroom, release: Path, tmp
     (first, _), (second, _) = load_autoencoder(release), load_autoencoder(back)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+    assert (back / "LICENSE.md").read_text() == LICENSE, "it travels both ways"
 
 
 def test_mistakes_are_one_message(darkroom_here: Darkroom, release: Path, tmp_path: Path) -> None:

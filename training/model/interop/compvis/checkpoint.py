@@ -19,6 +19,7 @@ from training.model.interop.compvis.reading import (
     check_parameters,
     class_name,
     join_keys,
+    misfit,
     read_number,
     select_prefix,
 )
@@ -120,7 +121,7 @@ def latent_diffusion(
     """
     known = (UNET, FIRST_STAGE, CONDITION, EMA, *STATE)
     if stray := sorted(key for key in state if not key.startswith(known)):
-        raise CompVisError(f"The state dict does not fit the configuration. Keys unexpected: {join_keys(stray)}")
+        raise misfit(f"unexpected: {join_keys(stray)}")
     raw = select_prefix(state, UNET)
     unet_config, unet_state, labels = split_class_table(
         params["unet_config"], use_averages(raw, state, "diffusion_model.") if weights == "ema" else raw
@@ -158,7 +159,7 @@ def use_averages(raw: Mapping[str, Tensor], state: Mapping[str, Tensor], module:
     if len(missing) == len(names):
         raise CompVisError("weights: the file has no averaged (ema) weights; choose raw")
     if missing:
-        raise CompVisError(f"The state dict does not fit the configuration. Keys missing: {join_keys(missing)}")
+        raise misfit(f"missing: {join_keys(missing)}")
     return {name: state[names[name]] if name in names else tensor for name, tensor in raw.items()}
 
 

@@ -14,8 +14,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return the `model` block of a YAML file, which may also contain only that block. Raises CompVisError."""
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise CompVisError(f"{path}: cannot be read ({error})") from None
+    except OSError as error:
+        raise CompVisError(f"{path}: cannot be read ({error.strerror}); give the model's YAML configuration") from None
+    except UnicodeDecodeError:
+        raise CompVisError(f"{path}: is not text; give the model's YAML configuration") from None
     except yaml.YAMLError as error:
         raise CompVisError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     block = content.get("model", content) if isinstance(content, dict) else None

@@ -27,6 +27,8 @@ KEYS = {
     "temporal_transformer": "a video model",
     "control_model.": "a ControlNet",
     "lora_down.": "a LoRA, which changes the weights of another model",
+    "lora_up.": "a LoRA, which changes the weights of another model",
+    "lora_unet_": "a LoRA, which changes the weights of another model",
     "lora_A.": "a LoRA, which changes the weights of another model",
     "string_to_param": "a textual inversion, which adds words to another model",
     "depth_model.": "Stable Diffusion with a depth map",

@@ -60,7 +60,15 @@ def fill(model: nn.Module, names: Mapping[str, Source], state_dict: Mapping[str,
                 "that are no floating-point numbers": quantised}  # fmt: skip
     if any(problems.values()):
         lists = "; ".join(f"{what}: {join_keys(keys)}" for what, keys in problems.items() if keys)
-        raise CompVisError(f"The state dict does not fit the configuration. Keys {lists}")
+        raise misfit(lists)
+
+
+def misfit(problems: str) -> CompVisError:
+    """Return the error for keys that a configuration does not have, or has otherwise."""
+    return CompVisError(
+        f"The state dict does not fit the configuration. Keys {problems}. Give the configuration that the model was "
+        "trained with, or the file that belongs to this one"
+    )
 
 
 def join_keys(keys: Sequence[str], most: int = 12) -> str:
@@ -78,7 +86,7 @@ def check_parameters(params: Mapping[str, Any], fields: Collection[str], fixed: 
             if value != fixed[name]:
                 raise ValueError(f"{name}: {value!r} cannot be read; permitted: {fixed[name]!r}")
         elif name not in fields:
-            raise ValueError(f"{name}: is not known")
+            raise ValueError(f"{name}: is not known; permitted: {', '.join(sorted({*fields, *fixed}))}")
 
 
 def check_counts(params: Mapping[str, Any], *names: str) -> None:

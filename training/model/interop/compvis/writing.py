@@ -20,6 +20,7 @@ from training.model.interop.compvis.first_stage import autoencoder_names
 from training.model.interop.compvis.reading import Source
 from training.model.interop.compvis.unet import unet_names
 from training.model.interop.compvis.written_conditions import WrittenConditions, write_conditions
+from training.model.interop.licenses import copy_licenses
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion
 from training.model.layers import Pointwise, SpatialAttention, SpatialTransformer
 from training.model.unet import LATER_FIELDS, UNet
@@ -33,6 +34,8 @@ class CompVisExportError(DarkroomError):
 
 def export(source: Path, folder: Path) -> str:
     """Export a release folder of either kind into a new or empty folder. Returns the class of the model.
+
+    License files are copied.
 
     Raises ReleaseError for a release that cannot be read, and CompVisExportError.
     """
@@ -54,6 +57,7 @@ def export(source: Path, folder: Path) -> str:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         torch.save({"state_dict": state}, folder / CHECKPOINT)
+        copy_licenses(source, folder)
     except OSError as error:
         raise CompVisExportError(f"{folder}: cannot be written ({error.strerror})") from None
     return str(block["target"]).rpartition(".")[2]

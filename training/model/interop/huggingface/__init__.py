@@ -29,6 +29,7 @@ from training.model.interop.huggingface.pipelines import (
 )
 from training.model.interop.huggingface.scheduler import first_timestep, scheduler_component
 from training.model.interop.huggingface.unet import unet_component
+from training.model.interop.licenses import copy_licenses
 from training.model.latent_diffusion import LatentDiffusion, load_autoencoder, load_diffusion
 
 __all__ = ["ExportError", "export", "export_autoencoder", "export_diffusion"]
@@ -36,6 +37,8 @@ __all__ = ["ExportError", "export", "export_autoencoder", "export_diffusion"]
 
 def export(source: Path, folder: Path) -> str:
     """Export a release folder of either kind into a new or empty folder. Returns the diffusers class that loads it.
+
+    License files are copied.
 
     Raises ReleaseError for a release that cannot be read, and ExportError for one that diffusers cannot express or a
     folder that is not empty.
@@ -46,9 +49,12 @@ def export(source: Path, folder: Path) -> str:
         raise ExportError(f"image_shape: {height}x{width} pixels cannot be exported; permitted: square images")
     if description.kind == "autoencoder":
         model, _ = load_autoencoder(source)
-        return export_autoencoder(model, folder, name=description.name, image_size=height)
-    diffusion, _ = load_diffusion(source)
-    return export_diffusion(diffusion, folder, name=description.name, image_size=height, guided=description.guided)
+        kind = export_autoencoder(model, folder, name=description.name, image_size=height)
+    else:
+        diffusion, _ = load_diffusion(source)
+        kind = export_diffusion(diffusion, folder, name=description.name, image_size=height, guided=description.guided)
+    copy_licenses(source, folder)
+    return kind
 
 
 def export_autoencoder(model: Autoencoder, folder: Path, *, name: str, image_size: int) -> str:

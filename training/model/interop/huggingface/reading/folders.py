@@ -40,7 +40,7 @@ def read_weights(folder: Path, stem: str, variant: str | None = None) -> dict[st
     if path is None:
         found = sorted(path.name for path in folder.glob(f"{stem}*")) if folder.is_dir() else []
         wanted = f"{stem}{f'.{variant}' if variant else ''}.safetensors"
-        there = f"; it has {', '.join(found)}: name one by --variant" if found else ""
+        there = f"; it has {', '.join(found)}: name one by --variant" if found else "; is the download complete?"
         raise DiffusersError(f"{folder}: its weights, {wanted}, are missing{there}")
     tensors = read_tensors(path)
     wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
@@ -75,7 +75,8 @@ def read_fields(
     """
     given = {name: value for name, value in config.items() if not name.startswith("_")}
     if unknown := sorted(given.keys() - defaults.keys()):
-        raise DiffusersError(f"{where}.{unknown[0]}: is not known to diffusers {VERSION}, nor to Darkroom")
+        known = ", ".join(sorted(defaults))
+        raise DiffusersError(f"{where}.{unknown[0]}: is not known to diffusers {VERSION}; permitted: {known}")
     for name in fixed:
         if given.get(name, defaults[name]) != defaults[name]:
             raise refused(where, name, given[name], repr(defaults[name]))

@@ -51,7 +51,15 @@ def fill(where: str, module: nn.Module, names: Names, tensors: Mapping[str, Tens
     problems = {"missing": sorted(set(missing)), "unexpected": sorted(unused), "of another shape": misshapen}
     if any(problems.values()):
         lists = "; ".join(f"{what}: {shorten(keys)}" for what, keys in problems.items() if keys)
-        raise DiffusersError(f"{where}: the weights do not fit the configuration. Tensors {lists}")
+        raise misfit(where, lists)
+
+
+def misfit(where: str, problems: str) -> DiffusersError:
+    """Return the error for tensors that a configuration does not have, or has otherwise."""
+    return DiffusersError(
+        f"{where}: the weights do not fit the configuration. Tensors {problems}. Give the config.json and the weights "
+        "of one download"
+    )
 
 
 def shorten(names: list[str]) -> str:

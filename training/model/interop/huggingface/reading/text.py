@@ -11,7 +11,7 @@ from training.model.conditioners.frozen_text import FrozenTextConditioner, impor
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.text_tokenizer import TOKENIZER_FILE
 from training.model.interop.huggingface.reading.folders import DiffusersError, read_json, read_weights, refused
-from training.model.interop.huggingface.reading.tensors import fill, shorten
+from training.model.interop.huggingface.reading.tensors import fill, misfit, shorten
 from training.model.interop.huggingface.token_transformer import token_transformer_names
 
 BERT = {  # the defaults of LDMBertConfig
@@ -110,7 +110,7 @@ def load_clip(where: str, encoder: nn.Module, tensors: Mapping[str, Tensor]) -> 
     }
     if any(problems.values()):
         lists = "; ".join(f"{what}: {shorten(found)}" for what, found in problems.items() if found)
-        raise DiffusersError(f"{where}: the weights do not fit the configuration. Tensors {lists}")
+        raise misfit(where, lists)
     encoder.load_state_dict({names[name]: tensor.float() for name, tensor in plain.items()})
 
 
