@@ -14,7 +14,13 @@ from safetensors import SafetensorError
 from training import prepare
 from training.commands import run_command
 from training.experiments import compose
-from training.experiments.schema import AutoencoderExperiment, Experiment, ExperimentError, to_plain
+from training.experiments.schema import (
+    AutoencoderExperiment,
+    DistillationExperiment,
+    Experiment,
+    ExperimentError,
+    to_plain,
+)
 from training.runs.checkpoints import CheckpointFolder, CheckpointLocation, is_disk_full
 from training.runs.errors import DiskFullError
 
@@ -51,10 +57,12 @@ def train(config: Experiment, checkpoints: CheckpointLocation = IN_OUTPUT) -> Pa
 
 def _train(config: Experiment, checkpoints: CheckpointLocation) -> Path:
     # Imported here: the recipes load Lightning, which is slow.
-    from training.runs import autoencoder, diffusion
+    from training.runs import autoencoder, diffusion, distillation
 
     if isinstance(config, AutoencoderExperiment):
         autoencoder.check(config)
+    elif isinstance(config, DistillationExperiment):
+        distillation.check(config)
     else:
         diffusion.check(config)
     images = prepare.images(config.data)
@@ -64,6 +72,8 @@ def _train(config: Experiment, checkpoints: CheckpointLocation) -> Path:
     unfinished = output / "release.unfinished"  # the previous release stays until this one is complete
     if isinstance(config, AutoencoderExperiment):
         is_first_rank = autoencoder.train_autoencoder(config, images, checkpoints, unfinished)
+    elif isinstance(config, DistillationExperiment):
+        is_first_rank = distillation.distil(config, images, checkpoints, unfinished)
     else:
         is_first_rank = diffusion.train_diffusion(config, images, checkpoints, unfinished)
     release = output / "release"

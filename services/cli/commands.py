@@ -39,6 +39,7 @@ COMMANDS = {
     "prune": Entry("services.cli.prune:prune", "Delete expired jobs, unreferenced blobs and unfinished uploads."),
     "generate": Entry("services.cli.generate:generate", "Sample images of a release, as a contact sheet."),
     "pictures": Entry("services.cli.pictures:app", "Look at pictures before training on them."),
+    "distil": Entry("services.cli.distil:distil", "Distil a release to 1, 2, 4 or 8 evaluations, guidance included."),
     "evaluate": Entry("services.cli.evaluate:evaluate", "Score a release on the held-out images of an image set."),
 }
 

@@ -75,10 +75,10 @@ def evaluate(
 
 def _open(reference: str) -> AbstractContextManager[Path]:
     """Yield a release folder, or that of a published release."""
-    return nullcontext(Path(reference)) if Path(reference).is_dir() else _hold(reference)
+    return nullcontext(Path(reference)) if Path(reference).is_dir() else hold(reference)
 
 
-def _hold(reference: str) -> AbstractContextManager[Path]:
+def hold(reference: str) -> AbstractContextManager[Path]:
     """Yield the folder of a published release, downloaded if needed. Raises RegistryError if it does not exist."""
     from services.registry import releases
     from services.registry.release_cache import ReleaseCache

@@ -30,7 +30,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = ("data", "recipe", "experiment")  # folders of CONFIGS
 PACKAGE = "# @package _global_"  # first line of an experiment file: its fields are at the top level
 OPTIONAL_PATHS = ("data.prepared", "data.latents", "initial")
-PATHS = ("data.root", "autoencoder", "output", *OPTIONAL_PATHS)  # fields whose values are paths
+PATHS = ("data.root", "autoencoder", "teacher", "output", *OPTIONAL_PATHS)  # fields whose values are paths
 UNION_MEMBERS = ("str", "int", "float", "bool", "none")  # as pydantic names them in the location of an error
 
 
@@ -138,8 +138,8 @@ def fill_channels(config: DictConfig) -> None:
 
 
 def channels_of_release(config: DictConfig) -> int | None:
-    """Return the channels of the first stage, or of the release that is fine-tuned, if there is one."""
-    for field in ("autoencoder", "initial"):
+    """Return the channels of the release that the experiment builds on, if there is one."""
+    for field in ("autoencoder", "teacher", "initial"):
         path = None if OmegaConf.is_missing(config, field) else config.get(field)
         try:
             if path:

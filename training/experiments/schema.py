@@ -15,6 +15,7 @@ from training.experiments.conditions import Condition, Positive
 from training.model.autoencoder import AutoencoderConfig
 from training.model.diffusion import DiffusionConfig
 from training.model.unet import UNetConfig
+from training.recipes.distillation_loss import DistillationLossConfig
 from training.recipes.losses import AutoencoderLossConfig, Norm, TimestepSampling
 from training.recipes.optimiser import OptimiserConfig
 
@@ -140,16 +141,29 @@ class DiffusionExperiment(SharedFields):
 
 
 @checked_dataclass(frozen=True, config=STRICT)
+class DistillationExperiment(SharedFields):
+    """The distillation of the release folder `teacher` to few evaluations."""
+
+    recipe: Literal["distillation"]
+    teacher: str
+    encode_each_step: bool
+    loss: DistillationLossConfig
+    ema_decay: Share
+    gradient_checkpointing: bool
+
+
+@checked_dataclass(frozen=True, config=STRICT)
 class DataOnly:
     """The part of an experiment that prepares images."""
 
     data: DataConfig
 
 
-Experiment = AutoencoderExperiment | DiffusionExperiment
-RECIPES: dict[str, type[AutoencoderExperiment] | type[DiffusionExperiment]] = {
+Experiment = AutoencoderExperiment | DiffusionExperiment | DistillationExperiment
+RECIPES: dict[str, type[AutoencoderExperiment] | type[DiffusionExperiment] | type[DistillationExperiment]] = {
     "autoencoder": AutoencoderExperiment,
     "diffusion": DiffusionExperiment,
+    "distillation": DistillationExperiment,
 }
 
 
@@ -170,6 +184,15 @@ def check(experiment: Experiment) -> None:
     if crop is not None and not experiment.encode_each_step:
         raise ExperimentError("data.crop: latents that are encoded once cannot be cropped; permitted: null, "
                               "or encode_each_step=true")  # fmt: skip
+    if isinstance(experiment, DistillationExperiment):
+        if experiment.initial is not None:
+            raise ExperimentError(f"initial: {experiment.initial} is not allowed, because a distillation begins with "
+                                  "the weights of its teacher; permitted: null")  # fmt: skip
+        convert_errors("loss", experiment.loss.check)
+        return
+    if experiment.model.unet.numbers:
+        raise ExperimentError(f"model.unet.numbers: {', '.join(experiment.model.unet.numbers)} are told to distilled "
+                              "models alone; permitted: []")  # fmt: skip
     if experiment.held_out.patience is not None and experiment.held_out.every_steps is None:
         raise ExperimentError(f"held_out.patience: {experiment.held_out.patience} is not allowed without "
                               "held_out.every_steps; permitted: null")  # fmt: skip

@@ -215,6 +215,16 @@ def write(folder: Path, release: Release) -> Release:
     return complete
 
 
+def write_best(folder: Path, steps: int) -> Release:
+    """Make `steps` the default of a distilled release folder, and return it. Raises ReleaseError."""
+    release = read(folder)
+    distilled = release.distilled
+    if distilled is None:
+        raise ReleaseError(f"{folder}: not distilled; only distilled releases have defaults of their own")
+    changed = Distilled.of(replace(distilled, best_steps=steps).to_json()).to_json()
+    return write(folder, replace(release, conditions={**release.conditions, DISTILLED: changed}))
+
+
 def read(folder: Path) -> Release:
     """Read and verify a release folder: it has exactly the recorded files, with the recorded sha256.
 

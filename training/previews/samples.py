@@ -144,12 +144,13 @@ def match_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
 
 
 def draw_samples(
-    model: LatentDiffusion, what: PreviewRequests, latent_shape: Sequence[int], path: Path, *, guidance: float
-) -> dict[str, NDArray[np.uint8]]:
+    model: LatentDiffusion, what: PreviewRequests, latent_shape: Sequence[int], path: Path, *, guidance: float,
+    sampler: sampling.Sampler | None = None,
+) -> dict[str, NDArray[np.uint8]]:  # fmt: skip
     """Draw samples between their conditions and originals as PATH-samples.png, and PATH-denoising.png."""
     columns = len(what.requests)
     rows = SAMPLE_ROWS if what.conditions is None else 2
-    sampler = sampling.Sampler(solver="dpm_solver_2m", steps=STEPS)
+    sampler = sampler or sampling.Sampler(solver="dpm_solver_2m", steps=STEPS)
     estimates: list[Tensor] = []
     generated = sampling.generate(
         model, list(what.requests) * rows, range(columns * rows), latent_shape=latent_shape, sampler=sampler,

@@ -1,7 +1,8 @@
 """The card of a release: a page of Markdown that describes it."""
 
 from training.data.image_set import Description
-from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment
+from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment, DistillationExperiment, Experiment
+from training.model.release import Distilled
 
 CLASSES = 100  # whose names are listed
 
@@ -30,7 +31,22 @@ below their conditions, `denoising.png` the denoising of some of them.
 {_training(config, data, loss)}"""
 
 
-def _training(config: AutoencoderExperiment | DiffusionExperiment, data: Description, loss: float | None) -> str:
+def distillation(
+    config: DistillationExperiment, data: Description, loss: float | None, teacher: str, served: Distilled
+) -> str:
+    """Return the card of a distilled release. teacher: its name and digest."""
+    low, high = served.guidance
+    return f"""# {config.name}
+
+A latent diffusion model that was distilled from {teacher}. It is sampled in {", ".join(map(str, served.steps))}
+evaluations of one row each, with a guidance scale from {low:g} to {high:g}.
+The weights are a moving average of the trained ones. `samples.png` shows samples
+below their conditions, `denoising.png` the denoising of some of them.
+
+{_training(config, data, loss)}"""
+
+
+def _training(config: Experiment, data: Description, loss: float | None) -> str:
     classes = ""
     if isinstance(config, DiffusionExperiment) and any(c.type == "class" for c in config.model.conditioners.values()):
         more = len(data.classes) - CLASSES

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from training.data import encoding, latents
 from training.data.bucket_batches import WholeRows
+from training.data.conditions import Requests
 from training.data.image_set import ImageSet
 from training.data.locks import lock_folder
 from training.data.rows import ImageRows, LatentRows, crop_centres
 from training.experiments import conditioners
-from training.experiments.schema import DiffusionExperiment, ExperimentError, convert_errors
+from training.experiments.schema import DiffusionExperiment, DistillationExperiment, ExperimentError, convert_errors
 from training.model.autoencoder import Autoencoder
 from training.model.diffusion import Diffusion
 from training.model.interop.sources import open_release
@@ -49,7 +50,7 @@ def train_diffusion(
     model.unet.gradient_checkpointing = config.gradient_checkpointing
     size = config.data.crop or images.image_size
     latent_size = size // autoencoder.config.factor
-    read = open_rows(config, images, autoencoder, first_stage)
+    read = open_rows(config, images, autoencoder, first_stage, conditioners.requests(config))
     recipe = DiffusionRecipe(
         model, config.optimiser, steps=config.steps, seed=config.seed, batch_size=config.batch_size,
         accumulate=config.accumulate, min_snr_gamma=config.loss.min_snr_gamma,
@@ -104,10 +105,10 @@ def make_judge(recipe: DiffusionRecipe, config: DiffusionExperiment, images: Ima
 
 
 def open_rows(
-    config: DiffusionExperiment, images: ImageSet, autoencoder: Autoencoder, first_stage: Release
-) -> ImageRows | WholeRows | LatentRows:
+    config: DiffusionExperiment | DistillationExperiment, images: ImageSet, autoencoder: Autoencoder,
+    first_stage: Release, requests: Requests,
+) -> ImageRows | WholeRows | LatentRows:  # fmt: skip
     """Return the reader of batches: of images, or of latents, which are encoded first if needed. Raises DataError."""
-    requests = conditioners.requests(config)
     if config.encode_each_step:
         return image_rows(config, images, requests)
     about = {"data_fingerprint": images.description.fingerprint, "autoencoder": first_stage.digest}

@@ -13,8 +13,9 @@ from training.experiments.schema import Experiment, to_plain
 from training.model import release
 from training.model.interop.sources import open_release
 
-MAY_CHANGE = ("output", "data.root", "data.prepared", "data.latents", "data.workers", "autoencoder", "initial",
-              "device", "devices", "accumulate", "checkpoint", "resume", "pictures_every", "data.max_bad")  # fmt: skip
+MAY_CHANGE = ("output", "data.root", "data.prepared", "data.latents", "data.workers", "autoencoder", "teacher",
+              "initial", "device", "devices", "accumulate", "checkpoint", "resume", "pictures_every",
+              "data.max_bad")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Run:
 
 
 def parents(config: Experiment) -> dict[str, str]:
-    """Return the digests of the releases that a run starts from: its `autoencoder` and its `initial` weights."""
-    sources = {"autoencoder": getattr(config, "autoencoder", None), "initial": config.initial}
+    """Return the digests of the releases that a run starts from: `autoencoder`, `teacher` and `initial` weights."""
+    sources = {**{name: getattr(config, name, None) for name in ("autoencoder", "teacher")}, "initial": config.initial}
     digests = {}
     for name, source in sources.items():
         if source is not None:
@@ -82,7 +83,7 @@ def hash_source() -> str:
 def lineage_of(config: Experiment, data: dict[str, Any]) -> dict[str, Any]:
     """Return the lineage of a release: its images, and every setting except paths, which mean nothing elsewhere."""
     settings = to_plain(config)
-    for path in ("output", "autoencoder", "initial", "resume", "checkpoint"):
+    for path in ("output", "autoencoder", "teacher", "initial", "resume", "checkpoint"):
         settings.pop(path, None)
     for path in ("root", "prepared", "latents"):
         del settings["data"][path]

@@ -19,6 +19,7 @@ from training.experiments.schema import (
     CheckpointConfig,
     DataConfig,
     DiffusionExperiment,
+    DistillationExperiment,
     Experiment,
     ExperimentError,
     SharedFields,
@@ -28,6 +29,7 @@ from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.diffusion import DiffusionConfig
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet, UNetConfig
+from training.recipes.distillation_loss import DistillationLossConfig
 from training.recipes.losses import AutoencoderLossConfig
 from training.recipes.optimiser import OptimiserConfig
 from training.runs.identity import lineage_of
@@ -61,7 +63,11 @@ def test_experiments_of_our_own_build(name: str) -> None:
     """Those of the paper are built by `test_paper_experiments`."""
     config = filled(name)
     with torch.device("meta"):
-        network = Autoencoder(config.model) if isinstance(config, AutoencoderExperiment) else UNet(config.model.unet)
+        if isinstance(config, AutoencoderExperiment):
+            network: Autoencoder | UNet = Autoencoder(config.model)
+        else:
+            assert isinstance(config, DiffusionExperiment)
+            network = UNet(config.model.unet)
     count = sum(p.numel() for p in network.parameters())
     assert count == 0 if name == "pixels" else 0 < count < 50_000_000
 
@@ -279,7 +285,7 @@ def test_a_file_of_one_s_own_may_begin_from_an_experiment(tmp_path: Path) -> Non
         (None, r"cannot be read \(No such file or directory\)"),
         ("name: [mine", r"is not YAML \(while parsing .* line 1.*\)"),
         ("defaults: [shapes_texts]", r".*Could not load 'experiment/shapes_texts'.*"),
-        ("steps: 5", r"^recipe: null is not known; permitted: autoencoder, diffusion$"),
+        ("steps: 5", r"^recipe: null is not known; permitted: autoencoder, diffusion, distillation$"),
         ("defaults: [shapes_text, _self_]\nstepz: 6", r"^stepz: there is no such field; did you mean steps\?$"),
     ],
 )
@@ -332,7 +338,9 @@ def documented(file: str) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("file", ["train.yaml", "recipe/autoencoder.yaml", "recipe/diffusion.yaml"])
+@pytest.mark.parametrize(
+    "file", ["train.yaml", "recipe/autoencoder.yaml", "recipe/diffusion.yaml", "recipe/distillation.yaml"]
+)
 def test_every_field_is_explained_on_its_line(file: str) -> None:
     assert undocumented(file) == []
 
@@ -352,6 +360,7 @@ def test_the_file_of_every_experiment_has_all_fields_that_they_share() -> None:
         ("recipe/autoencoder.yaml", ["model"], AutoencoderConfig),
         ("recipe/autoencoder.yaml", ["loss"], AutoencoderLossConfig),
         ("recipe/diffusion.yaml", ["model", "unet"], UNetConfig),
+        ("recipe/distillation.yaml", ["loss"], DistillationLossConfig),
         ("recipe/diffusion.yaml", ["model", "diffusion"], DiffusionConfig),
     ],
 )
@@ -366,7 +375,10 @@ def test_a_recipe_has_every_field_of_its_parts(file: str, keys: Sequence[str], k
 
 def test_a_recipe_has_every_field_of_its_experiments() -> None:
     of_all = {one.name for one in fields(SharedFields)} | {"recipe"}
-    for kind, file in ((AutoencoderExperiment, "autoencoder"), (DiffusionExperiment, "diffusion")):
+    for kind, file in (
+        (AutoencoderExperiment, "autoencoder"), (DiffusionExperiment, "diffusion"),
+        (DistillationExperiment, "distillation"),
+    ):  # fmt: skip
         own = {one.name for one in fields(kind)} - of_all
         assert set(documented(f"recipe/{file}.yaml")) - {"defaults", "recipe"} == own
 

@@ -1,0 +1,171 @@
+"""`darkroom distil`: from a diffusion release to one that needs a few evaluations of one row each."""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.session import AsJson, connect
+from services.cli.terminal import print_json
+from services.errors import CommandError
+
+if TYPE_CHECKING:
+    from training.experiments.schema import DistillationExperiment
+    from training.model.release import Release
+
+DISTANCE = "frechet_distance"
+
+
+def distil(
+    release: Annotated[str, typer.Argument(help="A release folder, or a published name, name@alias or name@version.")],
+    data: Annotated[
+        str | None, typer.Option(help="The images: a folder, an archive or s3://; default: those it was trained on.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="How long to train; the evaluation follows.", min=0)] = 20.0,
+    name: Annotated[str | None, typer.Option(help="The name of the new release; default: NAME-distilled.")] = None,
+    alias: Annotated[str, typer.Option(help="The alias that points at the new release in the end.")] = "candidate",
+    images: Annotated[int, typer.Option(help="Images to sample for the evaluation.", min=32)] = 1000,
+    within: Annotated[
+        float, typer.Option(help="The largest Fréchet distance to publish, in those of the teacher; 0: any.", min=0)
+    ] = 1.15,
+    publish: Annotated[bool, typer.Option(help="Publish the new release, if it is good enough.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Distil a release to 1, 2, 4 or 8 evaluations, guidance included.
+
+    Trains a student, finds its best setting, compares it with its teacher by the same requests and seeds, and publishes
+    it. The same command resumes.
+    """
+    with _open(release) as folder:
+        from training.experiments.teachers import check_teacher
+        from training.model.release import read
+        from training.train import train
+
+        teacher = read(folder)
+        check_teacher(teacher)
+        student = _check_name(name or f"{teacher.name}-distilled", alias)
+        config, root = _prepare(teacher, folder, data, minutes, student, quiet=as_json)
+        _say(f"Training  {config.steps:,} steps of {config.batch_size} images, into {config.output}/", as_json)
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            made = train(config)
+            scores = _evaluate(made, folder, root, images, Path(config.output) / "evaluation", as_json)
+    _check_gate(scores["comparison"], within, made)
+    if publish:
+        scores["published"] = publish_student(release, made, scores["metrics"], alias)
+    if as_json:
+        print_json({"release": str(made), **scores})
+        return
+    from rich.console import Console
+
+    from training.evaluate import table_against
+
+    Console(highlight=False).print(table_against(scores["comparison"]))
+    typer.echo(f"{Path(config.output) / 'evaluation' / 'comparison.png'}")
+    typer.echo(f"{scores['published']}, which {student}@{alias} points at" if publish else str(made))
+
+
+def _check_name(name: str, alias: str) -> str:
+    from services.registry.aliases import check_alias
+    from services.registry.releases import check_name
+
+    check_alias(alias)
+    return check_name(name)
+
+
+def _prepare(
+    teacher: "Release", folder: Path, data: str | None, minutes: float, name: str, *, quiet: bool
+) -> "tuple[DistillationExperiment, Path]":
+    """Return the experiment, and the folder of its image set."""
+    from training import prepare
+    from training.experiments.teachers import check_images
+    from training.planning import distillation as plans
+
+    path = Path("experiments") / name / plans.FILE
+    key = f"{teacher.name} ({teacher.digest[:12]}), {minutes:g} minutes, {data or 'its own images'}"
+    is_planned = plans.is_written(path, key)
+    fields = plans.draft(teacher, folder, plans.find_images(teacher, data), name)
+    if not is_planned:
+        plans.write(path, fields, key)
+    config = plans.load(path)
+    found = prepare.images(config.data)
+    check_images(config.data, teacher, found)
+    taught = teacher.lineage.get("data", {}).get("fingerprint")
+    if taught is not None and taught != found.description.fingerprint:
+        _say(f"note: these are not the images that {teacher.name} was trained on", quiet)
+    if not is_planned:
+        fields["batch_size"] = min(fields["batch_size"], len(found.rows("train")))
+        steps, seconds = plans.choose_steps(replace(config, batch_size=fields["batch_size"]), found, 60 * minutes)
+        plans.write(path, {**fields, "steps": steps, "pictures_every": max(1, steps // plans.PREVIEWS)}, key)
+        config = plans.load(path)
+        _say(f"Chosen    {path}; a step takes {seconds:.2f} s here", quiet)
+    root = Path(config.data.root)
+    return config, root if prepare.is_prepared(str(root)) else prepare.prepared_folder(config.data)
+
+
+def _evaluate(student: Path, teacher: Path, root: Path, images: int, output: Path, quiet: bool) -> dict[str, Any]:
+    """Evaluate every number of evaluations, make the best one the default, and compare it with the teacher."""
+    from training.evaluate import run, run_against
+    from training.evaluation.second_stage import Sampling
+    from training.model.release import read, write_best
+
+    found: dict[int, dict[str, Any]] = {}
+    distilled = read(student).distilled
+    assert distilled is not None
+    for steps in distilled.steps:
+        sampling = Sampling(images, "shortcut", steps)
+        found[steps] = run(student, root, output / f"{steps}-steps", sampling)
+        _say(f"Measured  {steps} evaluations: Fréchet distance {found[steps][DISTANCE]:.4g}", quiet)
+    best = min(found, key=lambda steps: float(found[steps][DISTANCE]))
+    write_best(student, best)
+    metrics = found[best] | {"release_digest": read(student).digest}  # its weights are those that were measured
+    comparison = run_against(student, teacher, root, output, Sampling(images, "shortcut", best), Sampling(images))
+    by_steps = {steps: scores[DISTANCE] for steps, scores in found.items()}
+    return {"best_steps": best, DISTANCE: by_steps, "metrics": metrics, "comparison": comparison}
+
+
+def _check_gate(comparison: dict[str, Any], within: float, folder: Path) -> None:
+    """Raise CommandError if the student is too far from the real images, beside its teacher."""
+    figure = comparison["figures"].get(DISTANCE) or comparison["figures"]["sliced_wasserstein_distance"]
+    ratio = figure["release"] / figure["against"]
+    if within and ratio > within:
+        raise CommandError(
+            f"refused: its distance to the real images is {ratio:.2f} of the teacher's; permitted: at most "
+            f"--within {within:g}. It is in {folder}; train longer with --minutes, or give another --within"
+        )
+
+
+def publish_student(teacher: str, folder: Path, metrics: dict[str, Any], alias: str) -> str:
+    """Publish the student with its evaluation. Raises RegistryError for a teacher that was retired meanwhile."""
+    from services.cli import publishing
+    from services.cli.stack import start_if_local
+    from services.registry import evaluations, releases
+
+    start_if_local()
+    settings, engine = connect("publisher")
+    try:
+        if not Path(teacher).is_dir():
+            with engine.connect() as connection:
+                releases.find(connection, teacher)
+        done = publishing.publish(settings, engine, folder, name=None, alias=alias)
+        reference = f"{done.name}@{done.version}"
+        with engine.begin() as connection:
+            evaluations.record_evaluation(connection, reference, metrics["fingerprint"], metrics)
+    finally:
+        engine.dispose()
+    return reference
+
+
+def _open(reference: str) -> AbstractContextManager[Path]:
+    """Yield a release folder, or that of a published release. Raises RegistryError if it does not exist."""
+    if Path(reference).is_dir():
+        return nullcontext(Path(reference).absolute())
+    from services.cli.evaluate import hold
+
+    return hold(reference)
+
+
+def _say(line: str, quiet: bool) -> None:
+    typer.echo(line, err=quiet)

@@ -1,0 +1,202 @@
+"""Distils a diffusion model to few evaluations of one row each, guidance included."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from training.model.conditioners import Conditions
+from training.model.diffusion import Diffusion
+from training.model.guidance import guide
+from training.model.latent_diffusion import LatentDiffusion
+from training.model.unet import UNet
+from training.recipes import optimiser
+from training.recipes.diffusion import update_average
+from training.recipes.distillation_loss import DistillationLossConfig
+from training.recipes.optimiser import OptimiserConfig
+from training.recipes.randomness import StepDraws
+from training.recipes.recipe import Recipe, Terms, mean_terms
+from training.recipes.self_consistency import Grids, Steps, targets
+
+NUMBERS = ("step", "guidance")
+
+
+class Rows(NamedTuple):
+    """What networks are asked about R rows, besides the noisy latents."""
+
+    conditions: Conditions
+    null: Conditions
+    scale: Tensor  # [R], of the guidance
+
+    def select(self, rows: Tensor) -> "Rows":
+        """Return some rows, int64 [S]."""
+        return Rows(select(self.conditions, rows), select(self.null, rows), self.scale[rows])
+
+
+def select(conditions: Conditions, rows: Tensor) -> Conditions:
+    """Return the conditions of some rows, int64 [S]."""
+    parts = (conditions.tokens, conditions.maps, conditions.embedding)
+    return Conditions(*(None if part is None else part[rows] for part in parts))
+
+
+def make_student(teacher: LatentDiffusion) -> LatentDiffusion:
+    """Return a model with the teacher's weights that is told the step and the guidance, and answers v.
+
+    v is finite where nothing of the data is left, so that one evaluation of pure noise has an answer (Salimans & Ho
+    2022, section 4). Under flow matching the answer stays the flow, which is finite too.
+    """
+    config = teacher.diffusion.config
+    unet = UNet(replace(teacher.unet.config, numbers=NUMBERS))
+    unet.load_state_dict(teacher.unet.state_dict(), strict=False)  # the numbers' part is new, and zero
+    answers = config if config.schedule == "flow" else replace(config, parameterisation="v")
+    return LatentDiffusion(teacher.autoencoder, unet, teacher.conditioners, Diffusion(answers))
+
+
+class DistillationRecipe(Recipe):
+    """Trains a student's U-Net on the targets of `self_consistency`; the conditioners and the autoencoder are fixed.
+
+    On the finest grid the target is that of the guided teacher (Meng et al. 2023, eq. 7), on the others that of the
+    moving average of the student. The error of z_0 is weighted by max(SNR, 1), at most `snr_cap` (Salimans & Ho 2022,
+    section 4). A batch is that of `DiffusionRecipe`.
+    """
+
+    def __init__(
+        self,
+        teacher: LatentDiffusion,
+        loss: DistillationLossConfig,
+        optimiser_config: OptimiserConfig,
+        *,
+        steps: int,
+        seed: int,
+        batch_size: int,
+        accumulate: int = 1,
+        ema_decay: float = 0.999,
+    ) -> None:
+        """Raises ValueError for a `finest` that the schedule does not permit."""
+        super().__init__(optimiser_config, steps=steps, seed=seed, batch_size=batch_size, accumulate=accumulate)
+        self.config, self.ema_decay = loss, ema_decay
+        self.grids = Grids(teacher.diffusion, loss.finest)
+        student = make_student(teacher)
+        self.diffusion = student.diffusion
+        self.trained: nn.ModuleDict = nn.ModuleDict({"unet": student.unet}).train()
+        self.average: nn.ModuleDict = copy.deepcopy(self.trained).requires_grad_(False)
+        self.teacher = (teacher.requires_grad_(False).eval(),)  # in a tuple, so that it is neither trained nor saved
+
+    @property
+    def student_unet(self) -> UNet:
+        """The U-Net that is trained."""
+        return cast(UNet, self.trained["unet"])
+
+    def build_optimisers(self) -> Sequence[Optimizer]:
+        """Return AdamW over the student's U-Net."""
+        return [optimiser.build(self.trained.parameters(), self.optimiser_config)]
+
+    def load_initial(self, release: Path) -> None:
+        """Raise ValueError: the student begins as its teacher."""
+        raise ValueError("initial: a distillation begins with the weights of its teacher; permitted: null")
+
+    def on_fit_start(self) -> None:
+        """Move the teacher and the grids to the device of the recipe."""
+        self.teacher[0].to(self.device)
+        self.grids = Grids(self.teacher[0].diffusion, self.config.finest, self.device)
+
+    def take_step(self, batch: dict[str, Any], draws: StepDraws) -> Terms:
+        """Take one step on this rank's rows."""
+        shape = self.latent_shape(batch)
+        low, high = self.config.guidance_low, self.config.guidance_high
+        drawn = {
+            "posterior": draws.normal(*shape),
+            "eps": draws.normal(*shape),
+            "share": draws.uniform(),
+            "scale": low + (high - low) * draws.uniform(),
+            # each grid in turn, so that every step costs the same
+            "grid": (torch.arange(self.batch_size, device=self.device) + self.step) % self.grids.count,
+        }
+        terms = []
+        for part, rows, where in self.parts(batch):
+            loss = self.loss(rows, {name: values[where] for name, values in drawn.items()})
+            self.backward_part(part, loss)
+            terms.append({"loss": loss})
+        self.optimise(self.optimiser_list()[0])
+        update_average(self.average, self.trained, self.step + 1, self.ema_decay)
+        return mean_terms(terms)
+
+    def latent_shape(self, batch: dict[str, Any]) -> Sequence[int]:
+        """Return the (C, h, w) of a batch's latents."""
+        if "moments" in batch:
+            return tuple(batch["moments"].shape[2:])
+        config = self.teacher[0].autoencoder.config
+        return config.latent_channels, *(side // config.factor for side in batch["image"].shape[2:])
+
+    def loss(self, rows: dict[str, Any], drawn: dict[str, Tensor]) -> Tensor:
+        """Return the loss of rows of a batch, with the random numbers drawn for them."""
+        with torch.no_grad():
+            if "moments" in rows:
+                mean, std = rows["moments"].unbind(1)  # [R, C, h, w] each
+            else:
+                mean, std = self.teacher[0].autoencoder.moments(rows["image"])
+            z0 = mean + std * drawn["posterior"]
+            steps = self.grids.draw(drawn["grid"], drawn["share"])
+            alpha, sigma = self.grids.at(steps.start, z0)
+            x = alpha * z0 + sigma * drawn["eps"]
+            asked = self.ask(rows["requests"], (mean.shape[2], mean.shape[3]), drawn["scale"])
+            target = self.target(x, steps, asked)
+        answer = self.answer(self.trained["unet"], x, steps, asked)
+        weight = (alpha / sigma).square().clamp(1.0, self.config.snr_cap)
+        return (weight * (answer - target).square()).mean()
+
+    def ask(self, requests: Sequence[dict[str, Any]], size: tuple[int, int], scale: Tensor) -> Rows:
+        """Return the conditions of R requests, and what guidance compares them with."""
+        teacher = self.teacher[0]
+        conditions, null = (
+            cast(Conditions, teacher.conditioners(given, size, teacher.autoencoder.encode))
+            for given in (requests, [None] * len(requests))
+        )
+        if teacher.conditioners.keeps_maps_in_null:
+            null = replace(null, maps=conditions.maps)
+        return Rows(conditions, null, scale)
+
+    def target(self, x: Tensor, steps: Steps, asked: Rows) -> Tensor:
+        """Return the estimates of z_0 to which the student's answers are pulled, [R, C, h, w]."""
+        self.average.eval()
+        is_finest = steps.length == 2
+        found = torch.empty_like(x)
+        for which, network in ((is_finest, None), (~is_finest, self.average["unet"])):
+            rows = which.nonzero()[:, 0]
+            if len(rows):
+                some = asked.select(rows)
+
+                def answer(y: Tensor, at: Steps, network: Any = network, some: Rows = some) -> Tensor:
+                    return self.answer_of_teacher(y, at, some) if network is None else self.answer(network, y, at, some)
+
+                found[rows] = targets(self.grids, x[rows], steps.select(rows), answer)
+        return found
+
+    def answer_of_teacher(self, x: Tensor, steps: Steps, asked: Rows) -> Tensor:
+        """Return the guided teacher's estimates of z_0: x [R, C, h, w] -> [R, C, h, w]."""
+        teacher, t = self.teacher[0], self.grids.timesteps(steps)
+        conditional, null = (evaluate(teacher.unet, x, t, given) for given in (asked.conditions, asked.null))
+        return teacher.diffusion.denoise(x, guide(conditional, null, asked.scale, None), t)
+
+    def answer(self, unet: nn.Module, x: Tensor, steps: Steps, asked: Rows) -> Tensor:
+        """Return a student's estimates of z_0 for steps: x [R, C, h, w] -> [R, C, h, w]."""
+        t = self.grids.timesteps(steps)
+        numbers = torch.stack([self.grids.share(steps), asked.scale], dim=1)  # in the order of NUMBERS
+        return self.diffusion.denoise(x, evaluate(unet, x, t, asked.conditions, numbers), t)
+
+    def averaged_model(self) -> LatentDiffusion:
+        """Return the averaged student with the teacher's conditioners and autoencoder, in eval mode."""
+        teacher, unet = self.teacher[0], cast(UNet, self.average["unet"])
+        return LatentDiffusion(teacher.autoencoder, unet, teacher.conditioners, self.diffusion).eval()
+
+
+def evaluate(unet: nn.Module, x: Tensor, t: Tensor, conditions: Conditions, numbers: Tensor | None = None) -> Tensor:
+    """Return the output of a U-Net, [R, C, h, w], in float32."""
+    full = x if conditions.maps is None else torch.cat([x, conditions.maps], dim=1)
+    output = unet(full, t, conditions.tokens, embedding=conditions.embedding, numbers=numbers)
+    return cast(Tensor, output).float()
