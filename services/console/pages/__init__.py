@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from services.console.pages import (
     compare,
+    data_sets,
     errors,
     events,
     health,
@@ -22,5 +23,5 @@ from services.console.pages import (
 PAGES: tuple[APIRouter, ...] = (
     health.router, session.router, jobs.router, images.router, ratings.router, errors.router, many.router,
     submit.router, releases.router, service.router, compare.router,
-    events.router, runs.router, recall.router,
+    events.router, runs.router, recall.router, data_sets.router,
 )  # fmt: skip
