@@ -15,7 +15,7 @@ from services.errors import CommandError
 if TYPE_CHECKING:
     from services.settings import ConsoleSettings
 
-SCHEMA = "0026"  # the oldest that the console works with
+SCHEMA = "0029"  # the oldest that the console works with
 BACKLOG = 512
 
 

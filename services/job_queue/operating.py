@@ -46,12 +46,15 @@ def list_processes(connection: Connection, stale_s: float, limit: int) -> list[P
 
 @dataclass(frozen=True)
 class QueueLine:
-    """A queue: its shards that wait and that are worked on, with their images, and how old the oldest one is."""
+    """A queue: its jobs that have not ended, their images that are not made, and shards that are worked on.
+
+    A job has up to thousands of shards, so that those that wait are not counted. oldest: when the first job came.
+    """
 
     name: str
     paused: bool
-    waiting: int
-    waiting_images: int
+    jobs: int
+    images: int
     leased: int
     tenants: int
     oldest: datetime | None
@@ -60,7 +63,7 @@ class QueueLine:
 def list_queue_lines(connection: Connection) -> list[QueueLine]:
     """Return every queue by name. Operators see any, others none."""
     columns = ", ".join(QueueLine.__dataclass_fields__)
-    rows = connection.execute(text(f"SELECT {columns} FROM visible_queue_loads ORDER BY name"))
+    rows = connection.execute(text(f"SELECT {columns} FROM visible_queue_jobs ORDER BY name"))
     return [QueueLine(**row._mapping) for row in rows]
 
 

@@ -53,8 +53,8 @@ def test_an_operator_sees_a_set_its_splits_what_was_left_out_and_its_releases(st
         assert "2 releases" in listed.split(path)[-1]
         page = console.get(path).text
         for words in (
-            "9 images", f"{train} for training", f"{held_out} held out", "16 \u00d7 16 pixels", "&lt;animals&gt;", "broken.png",
-            "sets-trained/1", "sets-trained/2", '<dt dir="auto">&lt;fox&gt;</dt><dd>6</dd>',
+            "9 images", f"{train} for training", f"{held_out} held out", "16 \u00d7 16 pixels", "&lt;animals&gt;",
+            "broken.png", "sets-trained/1", "sets-trained/2", '<dt dir="auto">&lt;fox&gt;</dt><dd>6</dd>',
         ):  # fmt: skip
             assert words in page, words
         assert f'href="{path}"' in console.get("/releases/sets-trained/1").text

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from services.job_queue.processes import record_heartbeat, register
 from services.job_queue.states import ProcessKind
-from tests.support.console import open_console
+from tests.support.console import make_job, open_console, remove_jobs
 from tests.support.console_releases import send_form
 from tests.support.stack import Stack, fresh_stack
 from tests.support.tenants import make_tenant
@@ -51,6 +51,21 @@ def test_an_operator_pauses_and_resumes_a_queue(stack: Stack) -> None:
         token = re.findall(r'name="csrf" value="([^"]+)"', page)[0]
         assert console.post("/service/queues/no-such-queue/pause", data={"csrf": token}).status_code == 404
         assert console.post("/service/queues/service-queue/drop", data={"csrf": token}).status_code == 404
+
+
+def test_a_queue_is_shown_with_its_open_jobs_and_what_they_have_to_make(stack: Stack) -> None:
+    with queue_called(stack, "service-load"):
+        make_tenant(stack, "service-loads", permitted_queues=["*"])
+        open_jobs = [make_job(stack, 10, tenant="service-loads", queue="service-load", pictures=1, state="running",
+                              succeeded=made, finished_at=None) for made in (0, 4)]  # fmt: skip
+        ended = make_job(stack, 10, tenant="service-loads", queue="service-load", pictures=1)
+        try:
+            page = open_console(stack, is_operator=True).get("/service").text
+        finally:
+            remove_jobs(stack)
+    row = page.split("<td>service-load")[1].split("</tr>")[0]
+    assert re.findall(r'class="number">([0-9,]+)<', row) == ["2", "16", "0", "1"], (open_jobs, ended)
+    assert "service-load" not in open_console(stack).get("/service").text
 
 
 def test_processes_are_shown_to_operators_alone(stack: Stack) -> None:
