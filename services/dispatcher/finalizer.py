@@ -10,6 +10,7 @@ Images are read page by page in short transactions, and nothing is written to S3
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -33,6 +34,7 @@ from services.storage.streaming import StreamedObject
 from services.storage.transient import is_transient
 
 PAGE = 10_000  # images of one transaction
+EXTEND_S = 30.0  # after which the lease is extended while archives are written
 
 
 def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callable[[], None] = lambda: None) -> JobState:
@@ -69,7 +71,8 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
     problems = [f"its listings have no ids and metadata: {echo.problem}"] if echo.problem else []
     if "archive" in plan.get("output", {}):
         new = (image for revision, image in _read_images(database, lease, job, tick) if image.key and revision > listed)
-        written = list(write_archives(store, plan, f"{prefix}/archive-{mark}", new, tick))
+        keep = _keep_lease(database, lease, tick)
+        written = list(write_archives(store, plan, f"{prefix}/archive-{mark}", new, keep))
         objects["archives"] = [*earlier["archives"], *map(asdict, written)]
         if missing := sum(archive.missing for archive in written):
             problems.append(f"its archives lack {missing} images that were removed or replaced before it ended")
@@ -114,6 +117,21 @@ def _read_images(
             page = outputs.read_outputs(connection, job.id, start, start + PAGE)
         yield from page
         tick()
+
+
+def _keep_lease(database: Database, lease: Lease, tick: Callable[[], None]) -> Callable[[], None]:
+    """Return a function to call often that also extends the lease, since a page of large images takes long to copy."""
+    extended_at = time.monotonic()
+
+    def keep() -> None:
+        nonlocal extended_at
+        tick()
+        if time.monotonic() - extended_at >= EXTEND_S:
+            with database.begin() as connection:
+                leases.extend(connection, lease)
+            extended_at = time.monotonic()
+
+    return keep
 
 
 def _earlier_manifest(store: ObjectStore, job: FinalizingJob) -> dict[str, list[Any]]:

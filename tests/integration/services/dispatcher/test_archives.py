@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from services.dispatcher import archives, finalizer, planner
@@ -26,6 +26,8 @@ from tests.support.s3_proxy import S3Proxy, s3_proxy
 from tests.support.stack import Stack
 from tests.support.tenants import QUICK
 
+REST = text("SELECT CAST(extract(epoch FROM lease_until - now()) AS float8) FROM work WHERE id = :id")
+SHORTEN = text("UPDATE work SET lease_until = now() + interval '60 seconds' WHERE id = :id")
 SMALL_ARCHIVES = "import services.dispatcher.archives as archives; archives.MAX_IMAGES = 16\n"
 REQUEST = {
     "items": [
@@ -178,6 +180,25 @@ def test_a_dispatcher_that_is_killed_between_archives_leaves_the_others_to_the_n
     assert not read & {f"{index:08d}.png" for index in range(16)}
     tars = read_tars(stack, job_id)
     assert [names_of(archive) for archive in tars] == [list(range(16)), list(range(16, 32)), list(range(32, 40))]
+
+
+def test_the_lease_is_kept_while_archives_are_written(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of large images may take longer than a lease lasts, and losing it again and again would fail the job."""
+    submit(stack, engine, worker_id)
+    finalize = make_all(stack, engine, worker_id)
+    rest: list[float] = []
+
+    def shorten() -> None:
+        with engine.begin() as connection:
+            rest.append(connection.scalar(REST, {"id": finalize.id}))
+            connection.execute(SHORTEN, {"id": finalize.id})
+
+    monkeypatch.setattr(finalizer, "EXTEND_S", 0.0)
+    assert finalizer.finalize(engine, stack.store(), finalize, tick=shorten) == "succeeded"
+    assert len(rest) > 40
+    assert all(seconds > 600 for seconds in rest[-30:])
 
 
 def test_a_damaged_archive_of_an_earlier_attempt_is_written_again(
