@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kfp_pipelines.commands.first_stage import choose_published
 from services.errors import CommandError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from services.settings import Settings
     from training.data.own_images.inspection import Inspection
     from training.planning.budget import Start
+    from training.planning.first_stages import Published
     from training.planning.models import Device
     from training.planning.plan import Options, Plan
     from training.planning.survey import Survey
@@ -32,19 +34,20 @@ COPIED = 0.05  # share of samples that are suspiciously near to training picture
 SCORES = ("frechet_distance", "class_accuracy", "psnr", "nearer_than_any_held_out_image")
 
 
-def prepare_plan(options: "Options", folder: Path, began: float) -> "Plan":
+def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry: bool) -> "Plan":
     """Return the plan of earlier, or look at the pictures and make one. Raises PlanError or CommandError.
 
-    began: when the command began, as time.monotonic().
+    began: when the command began, as time.monotonic(). has_registry: whether published first stages are considered.
     """
     from training.data.own_images.inspection import inspect
     from training.data.own_images.prepare import Settings, source_stamp
     from training.planning import plan as plans
+    from training.planning.models import PIXELS, candidate_sizes
     from training.planning.survey import survey
 
     stamp = source_stamp(options.source, Settings(image_size=1, channels=3))
     earlier = plans.Plan.read(folder)
-    if earlier is not None and earlier.fits(options, stamp) and plans.are_written(folder):
+    if earlier is not None and earlier.fits(options, stamp) and plans.are_written(folder, earlier):
         typer.echo(f"Going on with the plan in {folder}/. Delete that folder to plan anew.")
         return earlier
     if earlier is not None and plans.are_edited(folder):
@@ -57,13 +60,17 @@ def prepare_plan(options: "Options", folder: Path, began: float) -> "Plan":
     found = survey(inspection)
     read = (time.monotonic() - looking) / max(1, len(inspection.looks))
     describe_pictures(inspection, found)
+    published = None
+    size = max(candidate_sizes(found, device(), options.size))
+    if has_registry and size > PIXELS:
+        published = choose_published(options.first_stage, inspection, size)
     made, experiments = plans.make(
-        found, inspection, options, stamp, device(), read, measure_start(), lambda: time.monotonic() - began
+        found, inspection, options, stamp, device(), read, measure_start(), lambda: time.monotonic() - began, published
     )
     folder.mkdir(parents=True, exist_ok=True)
     plans.check_disk(folder, made, found.images)
     plans.write(folder, made, experiments)
-    describe_plan(made, folder, found)
+    describe_plan(made, folder, found, published)
     return made
 
 
@@ -104,10 +111,11 @@ def describe_pictures(inspection: "Inspection", found: "Survey") -> None:
         line("", f"left out: {len(left):,} {reason} ({', '.join(left[:2])}{', ...' if len(left) > 2 else ''})")
 
 
-def describe_plan(plan: "Plan", folder: Path, found: "Survey") -> None:
+def describe_plan(plan: "Plan", folder: Path, found: "Survey", published: "Published | None") -> None:
     """Print what will be done, and when it ends."""
     from kfp_pipelines.commands.expected_end import ExpectedEnd
     from training.data.aspect_buckets import bucket_sizes
+    from training.planning.first_stages import FITS
     from training.planning.models import PIXELS
     from training.planning.survey import describe_no_condition
 
@@ -123,11 +131,15 @@ def describe_plan(plan: "Plan", folder: Path, found: "Survey") -> None:
     if plan.condition == "caption" and len(found.classes) > 1:
         line("", "the classes are not used; --condition class uses them instead of captions")
     stage = "the pixels themselves" if plan.size <= PIXELS else f"{plan.first_steps:,} steps"
+    if published is not None:
+        stage = f"{published.reference}, which reconstructs the pictures at {published.psnr:.1f} dB"
+        stage += f" ({FITS:g} suffice)" if published.fits else f"; {FITS:g} would be good"
     line("", f"first stage: {stage}; second stage: {plan.second_steps:,} steps; {plan.weights / 1e6:.1f} M weights")
     line("", f"evaluate {plan.samples:,} samples, publish, and point {plan.options.name}@{plan.options.alias} at it")
-    line("Files", f"{folder}/autoencoder.yaml and diffusion.yaml; edit them and run the same command again")
+    files = "diffusion.yaml; edit it" if published is not None else "autoencoder.yaml and diffusion.yaml; edit them"
+    line("Files", f"{folder}/{files} and run the same command again")
     end = ExpectedEnd(plan.seconds)
-    line("Ends", f"in about {plan.total / 60:.0f} minutes; {end.announce()}")
+    line("Ends", f"in {plan.total / 60:.0f} minutes, {end.announce().removeprefix('ends ')}")
 
 
 def line(title: str, text: str) -> None:

@@ -21,6 +21,9 @@ def train(
     keep_aspect: Annotated[
         bool, typer.Option("--keep-aspect", help="Train on whole pictures in several shapes instead of squares.")
     ] = False,
+    first_stage: Annotated[
+        str, typer.Option(help="auto: a published first stage if it fits the pictures; new; or name@alias.")
+    ] = "auto",
     alias: Annotated[str, typer.Option(help="The alias that points at the release in the end.")] = "candidate",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Choose and write the experiment files only.")] = False,
     submit: Annotated[bool, typer.Option("--submit", help="Run on Kubeflow instead of this machine.")] = False,
@@ -32,6 +35,7 @@ def train(
     """
     began = time.monotonic()
     from kfp_pipelines.commands.planning import prepare_plan
+    from services.cli.stack import start_if_local
     from services.registry.aliases import check_alias
     from services.registry.releases import NAME
     from training.planning.plan import Options
@@ -44,9 +48,12 @@ def train(
     if submit and not source.startswith("s3://"):
         raise CommandError(f"PICTURES: a cluster cannot read {source}; permitted with --submit: s3://BUCKET/PREFIX/")
     source = source if source.startswith("s3://") else str(Path(source).absolute())
-    options = Options(source, name, minutes, condition, size, alias, keep_aspect)  # type: ignore[arg-type]  # checked above
+    options = Options(source, name, minutes, condition, size, alias, keep_aspect, first_stage)  # type: ignore[arg-type]  # checked above
     folder = Path("experiments") / name
-    plan = prepare_plan(options, folder, began)
+    has_registry = first_stage not in ("auto", "new") or not (dry_run or submit)
+    if has_registry:
+        start_if_local()
+    plan = prepare_plan(options, folder, began, has_registry=has_registry)
     if dry_run:
         return
     if submit:
@@ -68,10 +75,10 @@ def run_on_this_machine(plan: "Plan", folder: Path) -> None:
 
     start_if_local()
     settings, engine = connect("publisher")
-    given = parse_arguments("full", arguments(plan, folder))
+    given = parse_arguments(plan.variant, arguments(plan, folder))
     run_here(
-        "full",
-        {**local_defaults(settings, "full"), **given, "gate": []},
+        plan.variant,
+        {**local_defaults(settings, plan.variant), **given, "gate": []},
         Console(highlight=False, soft_wrap=True),
         expected=plan.seconds,
     )
@@ -83,7 +90,7 @@ def run_on_cluster(plan: "Plan", folder: Path) -> None:
     from kfp_pipelines.commands.pipeline import upload
     from training.planning.plan import arguments
 
-    target = upload("full", arguments(plan, folder), None, [])
+    target = upload(plan.variant, arguments(plan, folder), None, [])
     run_id = target.cluster.run(target.package, {**target.arguments, "gate": []}, "darkroom")
     typer.echo(f"{target.package.name} {target.package.version}\n{target.cluster.link(run_id)}")
     typer.echo("The steps were chosen for this machine; edit the files and submit again for another one.")

@@ -40,6 +40,7 @@ class Work:
     read: float
     start: Start
     first_trained: bool  # else the pixels, or a published release, are the first stage
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,13 @@ def stage_seconds(work: Work, timings: Timings, first_steps: int, second_steps: 
         "train-diffusion": second_steps * t.second_step + (PREVIEWS + 1) * preview + MEASUREMENTS * measurement,
         "evaluate-2": samples * sample + work.images * features,
     }
+    light = list(LIGHT)
+    if work.published:
+        del seconds["train-autoencoder"], seconds["evaluate"]
+        seconds["evaluate"] = seconds.pop("evaluate-2")
+        light = ["fetch-release", *(name for name in LIGHT if name != "publish-2")]
     heavy = {name: work.start.heavy + value for name, value in seconds.items()}
-    return {**heavy, **dict.fromkeys(LIGHT, work.start.light)}
+    return {**heavy, **dict.fromkeys(light, work.start.light)}
 
 
 def check_start(start: Start, minutes: float, spent: float) -> None:

@@ -16,6 +16,7 @@ from training.experiments import compose
 from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment, Experiment
 from training.planning import models
 from training.planning.budget import GOOD_SECOND, PREVIEWS, Budget, Start, Work, check_start, divide
+from training.planning.first_stages import Published, why_not
 from training.planning.models import Condition, Device, Fields
 from training.planning.survey import PlanError, Survey, Wanted, choose_condition
 from training.planning.timing import measure
@@ -30,7 +31,10 @@ CHECKPOINT_BYTES = 40  # for a weight: its value, average and two moments, in th
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asks for. size: pixels; None chooses. keep_aspect: else pictures are cropped to squares."""
+    """What the user asks for. size: pixels; None chooses. keep_aspect: else pictures are cropped to squares.
+
+    first_stage: auto, new, or a published release.
+    """
 
     source: str
     name: str
@@ -39,6 +43,7 @@ class Options:
     size: int | None = None
     alias: str = "candidate"
     keep_aspect: bool = False
+    first_stage: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Plan:
     """A plan. stamp: of the listing of the pictures. seconds: what each stage should take, by the name of its task.
 
     max_bad: the share of pictures that may be unusable. bucket_step: of data.bucket_step, where aspect ratios are kept.
+    first_stage: a published one, which is not trained.
     """
 
     options: Options
@@ -61,6 +67,12 @@ class Plan:
     seconds: dict[str, float]
     max_bad: float = 0.01
     bucket_step: int | None = None
+    first_stage: str | None = None
+
+    @property
+    def variant(self) -> str:
+        """The pipeline that trains it."""
+        return "full" if self.first_stage is None else "diffusion"
 
     @property
     def total(self) -> float:
@@ -94,44 +106,46 @@ class Draft:
 
 def make(
     found: Survey, inspection: Inspection, options: Options, stamp: str, device: Device, read: float, start: Start,
-    spent: Callable[[], float],
+    spent: Callable[[], float], published: Published | None = None,
 ) -> tuple[Plan, dict[str, Fields]]:  # fmt: skip
     """Return the plan, and the fields of its experiments by file name.
 
     read: seconds to read a picture. start: of stages. spent: returns the seconds since the command
-    began. Raises PlanError if nothing fits.
+    began. published: the first stage, instead of a new one. Raises PlanError if nothing fits.
     """
     condition = choose_condition(found, options.condition)
-    draft = choose_size(found, inspection, options, condition, device, read, start, spent)
+    draft = choose_size(found, inspection, options, condition, device, read, start, spent, published)
     budget = draft.budget
     plan = Plan(
         options, stamp, draft.size, found.channels, condition, found.held_out, budget.first_steps, budget.second_steps,
         budget.samples, draft.weights, budget.seconds, found.max_bad,
-        draft.first["data"].get("bucket_step"),
+        draft.second["data"].get("bucket_step"), None if published is None else published.reference,
     )  # fmt: skip
-    return plan, {
-        AUTOENCODER: models.with_steps(draft.first, budget.first_steps, previews=PREVIEWS),
-        DIFFUSION: models.with_steps(draft.second, budget.second_steps, previews=PREVIEWS),
-    }
+    second = {DIFFUSION: models.with_steps(draft.second, budget.second_steps, previews=PREVIEWS)}
+    if published is not None:
+        return plan, second
+    return plan, {AUTOENCODER: models.with_steps(draft.first, budget.first_steps, previews=PREVIEWS), **second}
 
 
 def choose_size(
     found: Survey, inspection: Inspection, options: Options, condition: Condition, device: Device, read: float,
-    start: Start, spent: Callable[[], float],
+    start: Start, spent: Callable[[], float], published: Published | None = None,
 ) -> Draft:  # fmt: skip
     """Return the experiments at the largest size at which the time suffices for good steps, else at the smallest."""
     check_start(start, options.minutes, spent())
     sizes = models.candidate_sizes(found, device, options.size)
+    if published is not None:
+        sizes = [size for size in sizes if why_not(published.autoencoder, size, found.channels) is None]
     classes = list(found.classes) if condition == "class" else []
     refusal: PlanError | None = None
     draft: Draft | None = None
     while sizes:
         size = sizes.pop(0)
-        first, second = draft_experiments(found, options, condition, size, device)
+        first, second = draft_experiments(found, options, condition, size, device, published)
         loaded = load_both(first, second)
-        timings = measure(*loaded, classes, inspection.texts)
-        trained = loaded[0].model.regularisation != "identity"
-        work = Work(found.images, int(found.held_out * found.images) + 1, read, start, trained)
+        timings = measure(*loaded, classes, inspection.texts, None if published is None else published.autoencoder)
+        trained = published is None and loaded[0].model.regularisation != "identity"
+        work = Work(found.images, int(found.held_out * found.images) + 1, read, start, trained, published is not None)
         try:
             budget = divide(work, timings, options.minutes, spent())
         except PlanError as error:
@@ -150,11 +164,14 @@ def choose_size(
 
 
 def draft_experiments(
-    found: Survey, options: Options, condition: Condition, size: int, device: Device
-) -> tuple[Fields, Fields]:
-    """Return both experiments at a size, with a step each."""
+    found: Survey, options: Options, condition: Condition, size: int, device: Device,
+    published: Published | None = None,
+) -> tuple[Fields, Fields]:  # fmt: skip
+    """Return both experiments at a size, with a step each. That of a published first stage is not used."""
     first = models.first_stage(size, found.channels, device)
     channels, factor = first["model"]["latent_channels"], models.factor_of(size)
+    if published is not None:
+        channels, factor = published.autoencoder.config.latent_channels, published.autoencoder.config.factor
     second = models.second_stage(size, channels, factor, condition, device)
     data = models.data_fields(found, size, options.source)
     if options.keep_aspect:
@@ -203,9 +220,9 @@ def write(folder: Path, plan: Plan, experiments: dict[str, Fields]) -> None:
     (folder / PLAN).write_text(json.dumps(document, indent=2) + "\n")
 
 
-def are_written(folder: Path) -> bool:
-    """Return whether a folder has both experiment files."""
-    return (folder / AUTOENCODER).is_file() and (folder / DIFFUSION).is_file()
+def are_written(folder: Path, plan: Plan) -> bool:
+    """Return whether a folder has the experiment files of a plan."""
+    return (plan.first_stage is not None or (folder / AUTOENCODER).is_file()) and (folder / DIFFUSION).is_file()
 
 
 def are_edited(folder: Path) -> bool:
@@ -232,7 +249,7 @@ def check_disk(folder: Path, plan: Plan, images: int) -> None:
 
 
 def arguments(plan: Plan, folder: Path) -> list[str]:
-    """Return the arguments of the pipeline `full`, as `darkroom pipeline run` takes them."""
+    """Return the arguments of the pipeline `plan.variant`, as `darkroom pipeline run` takes them."""
     data: Sequence[tuple[str, Any]] = (
         ("root", plan.options.source), ("image_size", plan.size), ("channels", plan.channels),
         ("held_out", plan.held_out), ("max_bad", plan.max_bad),
@@ -241,7 +258,7 @@ def arguments(plan: Plan, folder: Path) -> list[str]:
     return [
         "data=images",
         *(f"data_overrides=data.{field}={value}" for field, value in data),
-        f"autoencoder_experiment={folder / AUTOENCODER}",
+        f"autoencoder={plan.first_stage}" if plan.first_stage else f"autoencoder_experiment={folder / AUTOENCODER}",
         f"diffusion_experiment={folder / DIFFUSION}",
         f"sampling=images={plan.samples}",
         f"alias={plan.options.alias}",

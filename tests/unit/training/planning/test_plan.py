@@ -10,8 +10,10 @@ from PIL import Image
 from training.data.own_images.inspection import inspect
 from training.experiments import compose
 from training.experiments.schema import DiffusionExperiment
+from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.planning import plan as plans
 from training.planning.budget import Start
+from training.planning.first_stages import Published
 from training.planning.plan import Options, Plan
 from training.planning.survey import PlanError, survey
 
@@ -57,7 +59,7 @@ def test_a_plan_is_used_again_for_the_same_pictures_and_options(made, tmp_path):
     assert again.fits(plan.options, "stamp")
     assert not again.fits(plan.options, "another stamp")
     assert not again.fits(replace(plan.options, minutes=5), "stamp")
-    assert plans.are_written(tmp_path)
+    assert plans.are_written(tmp_path, plan)
 
 
 def test_files_that_were_edited_are_known(made, tmp_path):
@@ -79,3 +81,23 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(made, tm
     with pytest.raises(PlanError, match=r"the disk of .* GB free; this training needs .* GB"):
         plans.check_disk(tmp_path, plan, 10**9)
     plans.check_disk(tmp_path, made[0], 24)
+
+
+def test_a_published_first_stage_leaves_its_time_to_the_second(pictures, made, tmp_path):
+    inspection = inspect(str(pictures), 512)
+    options = Options(str(pictures), "shoes", 200, size=16)
+    autoencoder = Autoencoder(AutoencoderConfig(image_channels=1, latent_channels=3, channels=32, multipliers=(1, 1)))
+    published = Published("first@3", autoencoder, 31.0)
+    plan, experiments = plans.make(
+        survey(inspection), inspection, options, "stamp", "cpu", 0.001, START, lambda: 0.0, published
+    )
+    assert (plan.first_stage, plan.variant, made[0].variant) == ("first@3", "diffusion", "full")
+    assert set(experiments) == {"diffusion.yaml"}
+    assert experiments["diffusion.yaml"]["model"]["unet"]["in_channels"] == 3
+    assert "train-autoencoder" not in plan.seconds
+    given = plans.arguments(plan, tmp_path)
+    assert "autoencoder=first@3" in given
+    assert not any(one.startswith("autoencoder_experiment=") for one in given)
+    plans.write(tmp_path, plan, experiments)
+    assert plans.are_written(tmp_path, plan)
+    assert Plan.read(tmp_path) == plan
