@@ -92,7 +92,7 @@ def label(sheet: Image.Image, rows: Sequence[str], columns: Sequence[str]) -> Im
     labelled.paste(sheet, (left, top))
     pen = ImageDraw.Draw(labelled)
     starts = [number for number, text in enumerate(columns) if text]
-    for number, end in zip(starts, [*starts[1:], len(columns)], strict=True):
+    for number, end in zip(starts, [*starts, len(columns)][1:], strict=True):
         pen.text((left + GAP + number * width, GAP), fit(columns[number], (end - number) * width, font), "black", font)
     for number, text in enumerate(rows):
         pen.text((GAP, top + GAP + number * height), fit(text, left - GAP, font), "black", font)

@@ -77,3 +77,11 @@ def test_a_sheet_of_a_grid_names_its_rows_and_columns() -> None:
     assert dark[top:, :left].any()
     assert dark[:top, left:].any()
     assert not dark[top:, left:].any()
+
+
+def test_rows_may_have_labels_where_columns_have_none() -> None:
+    plain = contact_sheet.contact_sheet([(0, encoding.encode_image(np.zeros((16, 16, 1), np.uint8), "png"))], columns=1)
+    labelled = np.asarray(contact_sheet.label(plain, ["boot"], [""]))
+    left = labelled.shape[1] - plain.width
+    assert labelled[:, :left].min() < 128
+    assert (labelled[: labelled.shape[0] - plain.height] == 255).all()
