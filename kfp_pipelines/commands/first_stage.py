@@ -33,8 +33,11 @@ def choose_published(wanted: str, inspection: "Inspection", size: int) -> "Publi
     if wanted == NEW:
         return None
     settings, engine = connect("publisher")
-    with engine.connect() as connection:
-        rows = [releases.find(connection, wanted)] if wanted != AUTO else list(list_first_stages(connection))
+    try:
+        with engine.connect() as connection:
+            rows = [releases.find(connection, wanted)] if wanted != AUTO else list(list_first_stages(connection))
+    finally:
+        engine.dispose()
     measured = []
     for row in rows:
         found, reason = measure(settings, row, inspection, size)

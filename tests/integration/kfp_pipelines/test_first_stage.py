@@ -1,16 +1,13 @@
 """`darkroom train` measures published first stages on the pictures, and uses the best if it fits."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sqlalchemy import Engine
 
 from kfp_pipelines.commands.first_stage import choose_published
-from services.database import connections
 from services.errors import CommandError
 from services.registry import aliases, releases
 from tests.support.stack import Stack
@@ -31,17 +28,9 @@ def pictures(tmp_path: Path) -> Inspection:
 
 
 @pytest.fixture
-def published(stack: Stack, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def published(stack: Stack, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
     """The reference of a random first stage at 1/4 of the size; commands of this process use the stack."""
     monkeypatch.setenv("DARKROOM_ROOT", str(stack.root))
-    connect = connections.connect
-    engines: list[Engine] = []
-
-    def connect_and_remember(url: str) -> Engine:
-        engines.append(connect(url))
-        return engines[-1]
-
-    monkeypatch.setattr(connections, "connect", connect_and_remember)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Autoencoder(AutoencoderConfig(channels=32, multipliers=(1, 1, 1), res_blocks=1, latent_channels=4))
@@ -50,9 +39,7 @@ def published(stack: Stack, tmp_path_factory: pytest.TempPathFactory, monkeypatc
     with stack.engine("publisher").begin() as connection:
         name, version = releases.publish(connection, stack.store(), folder)
         aliases.promote(connection, f"{name}@{version}", "candidate")
-    yield f"{name}@{version}"
-    for engine in engines:
-        engine.dispose()
+    return f"{name}@{version}"
 
 
 def test_the_best_is_used_if_it_fits_and_a_new_one_is_trained_if_not(
