@@ -14,7 +14,7 @@ MOVED = 0.1  # share of the rest by which the end must move to be announced agai
 class ExpectedEnd:
     """When all tasks will have ended: the task that runs at its own pace, the later ones at the pace of the ended.
 
-    expected: seconds that each task should take.
+    expected: seconds that each task should take, in the order in which they run.
     """
 
     def __init__(self, expected: Mapping[str, float]) -> None:
@@ -32,9 +32,12 @@ class ExpectedEnd:
         return (self.measured + self.caution) / (self.planned + self.caution) if self.caution else 1.0
 
     def begin(self, task: str) -> None:
-        """Note that a task began, and that the one before ended."""
+        """Note that a task began, and that the one before ended. Earlier ones that never began are cached."""
         self.end_task()
         now = time.monotonic()
+        if task in self.waiting:
+            for earlier in list(self.waiting)[: list(self.waiting).index(task)]:
+                del self.waiting[earlier]
         self.task_seconds = self.waiting.pop(task, 0.0)
         self.task_began, self.task_ends, self.seen = now, now + self.task_seconds * self.pace, []
 

@@ -68,7 +68,7 @@ class Budget:
 
 
 def stage_seconds(work: Work, timings: Timings, first_steps: int, second_steps: int, samples: int) -> dict[str, float]:
-    """Return the seconds that each stage is expected to take, by the names that KFP's local runner gives tasks."""
+    """Return the seconds that each stage is expected to take, by its name in KFP's local runner, in their order."""
     t = timings
     preview = PREVIEW_ROWS * (PREVIEW_STEPS * GUIDED * t.denoise + t.decode)
     sample = SOLVER_STEPS * GUIDED * t.denoise + t.decode
@@ -86,9 +86,10 @@ def stage_seconds(work: Work, timings: Timings, first_steps: int, second_steps: 
     if work.published:
         del seconds["train-autoencoder"], seconds["evaluate"]
         seconds["evaluate"] = seconds.pop("evaluate-2")
-        light = ["fetch-release", *(name for name in LIGHT if name != "publish-2")]
+        light.remove("publish-2")
     heavy = {name: work.start.heavy + value for name, value in seconds.items()}
-    return {**heavy, **dict.fromkeys(light, work.start.light)}
+    fetch = {"fetch-release": work.start.light} if work.published else {}
+    return {**fetch, **heavy, **dict.fromkeys(light, work.start.light)}
 
 
 def check_start(start: Start, minutes: float, spent: float) -> None:
