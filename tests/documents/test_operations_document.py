@@ -152,3 +152,22 @@ def test_names_of_objects_in_commands_are_those_of_the_chart() -> None:
     labels = {f"{key}={value}" for one in objects for key, value in one["metadata"].get("labels", {}).items()}
     for selector in re.findall(r"--selector (\S+)", PAGES["operations"]):
         assert selector in labels
+
+
+OF_POSTGRES = "The server process with PID"  # a message of the server
+
+
+def test_a_message_that_a_runbook_quotes_is_written_somewhere() -> None:
+    """Words in capitals, and what stands for more, are filled in."""
+    page = re.sub(r"(?:^(?: {4,}).+\n)+", "", PAGES["operations"], flags=re.MULTILINE)
+    files = [file for folder in ("services", "training") for file in Path(folder).rglob("*.py")]
+    source = re.sub(r'" f?"|\{[^}]*\}', "*", " ".join(" ".join(file.read_text().split()) for file in files)).replace(
+        "*", ""
+    )
+    quoted = [" ".join(words.split()) for words in re.findall(r'"([^"]{6,})"', page)]
+    assert len(quoted) >= 8
+    for words in quoted:
+        if words.startswith(OF_POSTGRES):
+            continue
+        parts = [part.strip(" ,.:") for part in re.split(r"\b[A-Z_]{2,}\b|/dev/\w+|s3://|…|\.\.\.", words)]
+        assert [part for part in parts if part and part not in source] == [], words
