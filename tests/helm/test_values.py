@@ -98,6 +98,7 @@ LEAST = MATRIX["least"]
         ),
         ("settings.stepLimitSeconds=2", "stepLimitSeconds: 2 is not allowed; permitted: more than twice pollSeconds"),
         ("exporter.sidecars[0].name=exporter,exporter.sidecars[0].image=a", "exporter: two containers of a pod have"),
+        ("commonLabels.helm\\.sh/chart=a", "commonLabels: helm.sh/chart has a value of its own in this chart"),
         ("migration.enabled=false,migration.hook=true", "migration.hook: true needs migration.enabled, which is false"),
         # Errors from the schema.
         ("podDefaults.affinity.nodeAfinity.a=1", "additional properties 'nodeAfinity' not allowed"),
