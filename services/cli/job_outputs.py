@@ -12,6 +12,7 @@ import typer
 
 from services.cli.terminal import print_json
 from services.client.image import Image
+from services.client.sql_backend import StoredFiles
 from services.errors import CommandError
 from services.job_queue.clients import Job
 from services.job_queue.outputs import Output
@@ -43,7 +44,8 @@ def download_outputs(
     from rich.console import Console
     from rich.progress import track
 
-    images = [Image.of_output(output, store, PATIENCE_S) for output in outputs if output.key]
+    files = StoredFiles(store, PATIENCE_S)
+    images = [Image.of_output(output, job.id, files) for output in outputs if output.key]
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(DOWNLOADS) as threads:
         saved = threads.map(lambda image: image.save(folder), images)

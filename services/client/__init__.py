@@ -8,7 +8,8 @@
             image.save("images")
         print(job.status().state)
 
-It uses the tenant's own login to Postgres and its own credentials for S3, as any other client does (docs/sql.md).
+It uses the tenant's own login to Postgres and its own credentials for S3, as any other client does (docs/sql.md). With
+`Darkroom(url="https://pictures.example.com", token="darkroom_...")` it uses the HTTP API instead (docs/api.md).
 """
 
 from services.client.darkroom import Darkroom

@@ -2,19 +2,19 @@
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from services import settings
-from services.client.errors import ClientError, ask
+from services.client.backend import Backend
+from services.client.errors import ClientError
+from services.client.http_backend import HttpBackend
 from services.client.job import Job
-from services.database import connections
-from services.job_queue import clients, job_filters
+from services.client.sql_backend import SqlBackend
+from services.job_queue import clients
 from services.job_queue.job_filters import EVERY_JOB, JobFilter
-from services.storage.object_store import ObjectStore
 
 
 class Darkroom:
@@ -23,6 +23,8 @@ class Darkroom:
     def __init__(
         self,
         *,
+        url: str | None = None,
+        token: str | None = None,
         database_url: str | None = None,
         s3_bucket: str | None = None,
         s3_endpoint_url: str | None = None,
@@ -31,10 +33,12 @@ class Darkroom:
         s3_secret_access_key: str | None = None,
         patience_s: float = 300.0,
     ) -> None:
-        """Prepare connections. Each value that is left out comes from its DARKROOM_* variable, else the local stack.
+        """Prepare connections: by the HTTP API of a console with `url` and `token`, else by SQL and S3.
 
-        database_url: with the tenant's login. patience_s: how long a call is repeated while Postgres or S3 is away.
-        Raises SettingsError for a value that is missing or malformed.
+        url: of the console, such as https://pictures.example.com. token: of the tenant, see docs/api.md. Each of the
+        other values that is left out comes from its DARKROOM_* variable, else the local stack. database_url: with the
+        tenant's login. patience_s: how long a call is repeated while the service is away. Raises SettingsError for a
+        value that is missing or malformed, and ClientError for a url or a token that is.
         """
         given = {
             "DATABASE_URL": database_url,
@@ -45,10 +49,13 @@ class Darkroom:
             "S3_SECRET_ACCESS_KEY": s3_secret_access_key,
         }
         named = {f"DARKROOM_{name}": value for name, value in given.items() if value is not None}
-        values = settings.load("submitter", {**os.environ, **named})
-        self._engine = connections.connect(values.database_url.get_secret_value())
-        self._store = ObjectStore.connect(values)
-        self._patience_s = patience_s
+        self._backend: Backend
+        if url is None and token is None:
+            self._backend = SqlBackend(settings.load("submitter", {**os.environ, **named}), patience_s)
+        elif url is None or token is None or named:
+            raise ClientError("url, token: are given together, and without the values of Postgres and S3")
+        else:
+            self._backend = HttpBackend(url, token, patience_s)
 
     def submit(
         self,
@@ -88,9 +95,7 @@ class Darkroom:
 
         Raises ClientError if one is refused.
         """
-        documents = [_document(job) for job in jobs]
-        ids = ask(self._engine, lambda connection: list(clients.submit_jobs(connection, documents)), self._patience_s)
-        return [self.job(job_id) for job_id in ids]
+        return [self.job(job_id) for job_id in self._backend.submit([_document(job) for job in jobs])]
 
     def estimate(
         self, model: str, request: Mapping[str, Any], *, queue: str = "default", timeout_s: float | None = None
@@ -101,54 +106,41 @@ class Darkroom:
         """
         dry_run = self.submit(model, {**request, "dry_run": True}, queue=queue)
         ended = dry_run.wait(timeout_s)
-        job = ask(self._engine, lambda connection: clients.find_job(connection, ended.id), self._patience_s)
-        if job is None or job.estimate is None:
+        found = self._backend.find_estimate(ended.id)
+        if found is None:
             raise ClientError(ended.reason or f"the dry run {ended.id} ended {ended.state}")
-        return job.estimate
+        return found
 
     def job(self, job_id: uuid.UUID | str) -> Job:
         """Return a job that was submitted before, without asking whether it exists."""
-        return Job(uuid.UUID(str(job_id)), self._engine, self._store, self._patience_s)
+        return Job(uuid.UUID(str(job_id)), self._backend)
 
     def jobs(self, limit: int = 20, which: JobFilter = EVERY_JOB) -> list[clients.JobSummary]:
         """Return the rows of up to `limit` jobs, newest first."""
-        return ask(self._engine, lambda connection: job_filters.list_jobs(connection, limit, which), self._patience_s)
+        return self._backend.list_jobs(limit, which)
 
     def count_open(self, which: JobFilter) -> int:
         """Return how many jobs `cancel_many` would cancel now."""
-        return ask(self._engine, lambda connection: job_filters.count_jobs(connection, which), self._patience_s)
+        return self._backend.count_open(which)
 
     def cancel_many(self, which: JobFilter) -> int:
-        """Ask every job that has not ended and that the filter finds to stop. Returns how many there were."""
-        cancelled = 0
-        for ids in self._find(which, job_filters.OPEN):
-            cancelled += len(ask(self._engine, partial(clients.cancel_jobs, job_ids=ids), self._patience_s))
-        return cancelled
+        """Ask every job that has not ended and that the filter finds to stop. Returns how many there were.
+
+        Over HTTP at most 20,000 at a time.
+        """
+        return self._backend.cancel_many(which)
 
     def retry_many(self, which: JobFilter) -> int:
         """Retry every job that can be retried and that the filter finds. Returns how many there were.
 
-        Raises ClientError if the tenant would have more open jobs than it may; those before it are retried.
+        Raises ClientError if the tenant would have more open jobs than it may; those before it are retried. Over HTTP
+        at most 20,000 at a time.
         """
-        retried = 0
-        for ids in self._find(which, job_filters.CAN_BE_RETRIED):
-            for job_id in ids:
-                self.job(job_id).retry()
-                retried += 1
-        return retried
-
-    def _find(self, which: JobFilter, only: str) -> Iterator[list[uuid.UUID]]:
-        last = None
-        while found := ask(
-            self._engine, partial(job_filters.find_jobs, which=which, only=only, after=last), self._patience_s
-        ):
-            yield found
-            last = found[-1]
+        return self._backend.retry_many(which)
 
     def close(self) -> None:
         """Close the connections."""
-        self._engine.dispose()
-        self._store.client.close()
+        self._backend.close()
 
     def __enter__(self) -> Self:
         return self

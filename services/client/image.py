@@ -2,15 +2,15 @@
 
 import hashlib
 import io
+import uuid
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.client.errors import ClientError, persist
+from services.client.backend import Files
+from services.client.errors import ClientError
 from services.job_queue.outputs import Output
-from services.storage.links import sign_link
-from services.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -30,26 +30,26 @@ class Image:
     sha256: str
     size: int  # bytes
     profile: str
-    store: ObjectStore = field(repr=False)
-    patience_s: float = field(repr=False)
+    job_id: uuid.UUID = field(repr=False)
+    files: Files = field(repr=False)
 
     @classmethod
-    def of_output(cls, output: Output, store: ObjectStore, patience_s: float) -> "Image":
+    def of_output(cls, output: Output, job_id: uuid.UUID, files: Files) -> "Image":
         """Return the image that an output records. It must not be one that failed."""
         assert output.key is not None, output.error
         assert output.sha256 is not None
         assert output.seed is not None
         place = (output.index, output.item, output.seed, output.key, output.sha256)
-        return cls(*place, output.bytes or 0, output.profile or "", store, patience_s)
+        return cls(*place, output.bytes or 0, output.profile or "", job_id, files)
 
     @property
     def uri(self) -> str:
-        """s3://BUCKET/KEY."""
-        return self.store.uri(self.key)
+        """s3://BUCKET/KEY, or over HTTP the key alone."""
+        return self.files.uri_of(self.key)
 
     def read(self) -> bytes:
         """Return the file. Raises ClientError if the object is gone, or is not the one that was stored."""
-        body = persist(lambda: self.store.get(self.key), self.patience_s)
+        body = self.files.read_image(self.job_id, self.index, self.key)
         if hashlib.sha256(body).hexdigest() != self.sha256:
             raise ClientError(f"{self.uri}: sha256 differs from the record; the object was changed")
         return body
@@ -70,5 +70,8 @@ class Image:
         return path
 
     def link(self, lifetime: timedelta = timedelta(hours=1)) -> str:
-        """Return an address from which anyone can download the image until `lifetime` has passed, at most 7 days."""
-        return sign_link(self.store, self.key, lifetime)
+        """Return an address from which anyone can download the image until `lifetime` has passed, at most 7 days.
+
+        Raises ClientError over HTTP: links are signed with credentials of the bucket.
+        """
+        return self.files.link(self.key, lifetime)

@@ -1,20 +1,17 @@
 """A submitted job."""
 
-import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Connection, Engine
-
-from services.client.errors import JobNotFound, ask, persist
+from services.client.backend import Backend
+from services.client.errors import JobNotFound
 from services.client.image import Image
 from services.client.ranges import Range, remove
 from services.job_queue import clients
-from services.job_queue.outputs import Output, read_ranges
-from services.storage.object_store import ObjectStore
+from services.job_queue.outputs import Output
 
 Found = TypeVar("Found")
 
@@ -24,26 +21,25 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 
 class Job:
-    """A job of the tenant. Its methods ask the database each time; they wait while Postgres or S3 is away."""
+    """A job of the tenant. Its methods ask the service each time; they wait while it is away."""
 
-    def __init__(self, job_id: uuid.UUID, engine: Engine, store: ObjectStore, patience_s: float) -> None:
+    def __init__(self, job_id: uuid.UUID, backend: Backend) -> None:
         """Use `Darkroom.submit` or `Darkroom.job`."""
         self.id = job_id
-        self._engine, self._store, self._patience_s = engine, store, patience_s
+        self._backend = backend
 
     def __repr__(self) -> str:
         return f"Job({self.id})"
 
     def status(self) -> clients.JobSummary:
         """Return the job's state, reason, counts and times. Raises JobNotFound."""
-        return self._find(clients.find_summary)
+        return self._found(self._backend.find_summary(self.id))
 
     def progress(self) -> clients.Progress:
         """Return the share that is done, the expected end, and why the job waits. Raises JobNotFound."""
-        return self._find(clients.find_progress)
+        return self._found(self._backend.find_progress(self.id))
 
-    def _find(self, find: Callable[[Connection, uuid.UUID], Found | None]) -> Found:
-        found = ask(self._engine, lambda connection: find(connection, self.id), self._patience_s)
+    def _found(self, found: Found | None) -> Found:
         if found is None:
             raise JobNotFound(f"job: you have no job {self.id}")
         return found
@@ -70,7 +66,7 @@ class Job:
         """
         for output in self._outputs():
             if output.key is not None:
-                yield Image.of_output(output, self._store, self._patience_s)
+                yield Image.of_output(output, self.id, self._backend)
 
     def failures(self) -> Iterator[Output]:
         """Yield each image that failed, with its `error`, until the job has ended."""
@@ -79,18 +75,21 @@ class Job:
                 yield output
 
     def archives(self) -> list[str]:
-        """Return the s3:// URIs of the job's archives by the index of their images; none before its end."""
+        """Return the s3:// URIs of the job's archives by the index of their images; none before its end.
+
+        Over HTTP they are keys alone.
+        """
         key = self.status().manifest_key
         if key is None:
             return []
-        manifest = json.loads(persist(lambda: self._store.get(key), self._patience_s))
-        return [self._store.uri(archive["key"]) for archive in manifest.get("archives", ())]
+        manifest = self._backend.read_manifest(self.id, key)
+        return [self._backend.uri_of(archive["key"]) for archive in manifest.get("archives", ())]
 
     def _outputs(self) -> Iterator[Output]:
         unseen, pause = ALL, SHORTEST_PAUSE_S
         while True:
             has_ended = self.status().has_ended  # before the outputs are read: an ended job gets no more
-            outputs = self._read(unseen)
+            outputs = self._backend.read_ranges(self.id, unseen, TOGETHER)
             yield from outputs
             unseen = remove(unseen, [output.index for output in outputs])
             if len(outputs) == TOGETHER:
@@ -100,14 +99,9 @@ class Job:
             pause = SHORTEST_PAUSE_S if outputs else min(2 * pause, LONGEST_PAUSE_S)
             time.sleep(pause)
 
-    def _read(self, ranges: list[Range]) -> list[Output]:
-        return ask(
-            self._engine, lambda connection: read_ranges(connection, self.id, ranges, TOGETHER), self._patience_s
-        )
-
     def cancel(self) -> None:
         """Ask the job to stop. Its work stops within seconds; stored images stay. An ended job is left as it is."""
-        ask(self._engine, lambda connection: clients.cancel_jobs(connection, [self.id]), self._patience_s)
+        self._backend.cancel(self.id)
 
     def change(
         self,
@@ -135,12 +129,11 @@ class Job:
         self._change({"paused": False})
 
     def _change(self, changes: dict[str, Any]) -> None:
-        ask(self._engine, lambda connection: clients.change_jobs(connection, [self.id], changes), self._patience_s)
+        self._backend.change(self.id, changes)
 
     def retry(self) -> int:
         """Make the images of an ended job that failed or are missing. Returns the number of the revision.
 
         Raises ClientError if the job has not ended, or cannot be retried.
         """
-        # It is not repeated: a second call would be refused, as the first one may have arrived.
-        return ask(self._engine, lambda connection: clients.retry_job(connection, self.id), patience_s=0)
+        return self._backend.retry(self.id)

@@ -40,7 +40,12 @@ class JobLine:
     total: int
     succeeded: int
     failed: int
+    manifest_key: str | None
+    run_after: datetime | None
+    deadline: datetime | None
+    cancel_requested_at: datetime | None
     created_at: datetime
+    started_at: datetime | None
     finished_at: datetime | None
     images_per_s: float | None
     expected_end: datetime | None
@@ -52,7 +57,8 @@ class JobLine:
 LIST_JOBS = """
     WITH page AS (SELECT id FROM jobs WHERE id {side} :bound AND {where} ORDER BY id {direction} LIMIT :limit)
     SELECT id, model, queue, priority, paused, tags, jobs.state, revision, reason, jobs.total, succeeded, failed,
-        created_at, finished_at, images_per_s, expected_end, waits_because,
+        manifest_key, run_after, deadline, cancel_requested_at, created_at, started_at, finished_at, images_per_s,
+        expected_end, waits_because,
         ARRAY(SELECT jsonb_build_array(index, sha256) FROM (
             SELECT index, sha256 FROM outputs WHERE job_id = jobs.id AND index < 64 AND sha256 IS NOT NULL
             ORDER BY index LIMIT :images) AS made) AS first_images

@@ -34,9 +34,9 @@ def open_browser() -> Iterator[Any]:
 
 
 @contextmanager
-def served(app: ASGIApp, **options: Any) -> Iterator[str]:
-    """Serve the console on loopback, in a thread. Yields its address. options: of the server."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+def served(app: ASGIApp, port: int = 0, **options: Any) -> Iterator[str]:
+    """Serve the console on loopback, in a thread. Yields its address. port: 0 for any. options: of the server."""
+    listener = socket.create_server(("127.0.0.1", port), backlog=512)
     server = Server(app, listener, **options)
     thread = threading.Thread(target=server.serve_until_stopped, daemon=True)
     thread.start()

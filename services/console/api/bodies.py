@@ -39,6 +39,20 @@ class JobId(BaseModel):
     id: uuid.UUID
 
 
+class NewJobs(BaseModel):
+    """Jobs to submit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: list[NewJob] = Field(min_length=1, max_length=MOST_TOGETHER)
+
+
+class SubmittedIds(BaseModel):
+    """Jobs that were submitted, in the order of the request."""
+
+    ids: list[uuid.UUID]
+
+
 class JobInList(BaseModel):
     """A job in a list."""
 
@@ -54,7 +68,12 @@ class JobInList(BaseModel):
     total: int
     succeeded: int
     failed: int
+    manifest_key: str | None
+    run_after: datetime | None
+    deadline: datetime | None
+    cancel_requested_at: datetime | None
     created_at: datetime
+    started_at: datetime | None
     finished_at: datetime | None
     images_per_s: float | None
     expected_end: datetime | None
@@ -155,6 +174,7 @@ class Bulk(BaseModel):
     tags: list[str] = Field([], description="a job must have all of them", max_length=16)
     model: str | None = Field(None, description="as it was submitted, or its name alone")
     queue: str | None = None
+    q: str = Field("", description="a part of the model, the idempotency key or the id", max_length=200)
     since: datetime | None = None
     until: datetime | None = None
     count_only: bool = Field(False, description="whether nothing is done, and the jobs are only counted")

@@ -21,10 +21,12 @@ from services.console.api.bodies import (
     JobInList,
     JobList,
     NewJob,
+    NewJobs,
     ReasonInList,
     Reasons,
     Revision,
     Revisions,
+    SubmittedIds,
 )
 from services.console.bulk import MEANT, act_in_sets
 from services.job_queue import clients, failures, viewing
@@ -34,6 +36,7 @@ from services.job_queue.states import JobState
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 MOST_REASONS = 100
+LONGEST_MANIFEST = 2**24  # bytes
 Tag = Annotated[str, Field(max_length=100)]
 Key = Annotated[str | None, Header(description="One job for each key, however often the request is repeated")]
 
@@ -48,6 +51,13 @@ def submit_job(call: Submitting, job: NewJob, response: Response, idempotency_ke
         job_id = clients.submit_job(connection, columns)
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
     return JobId(id=job_id)
+
+
+@router.post("/batch", status_code=201)
+def submit_jobs(call: Submitting, jobs: NewJobs) -> SubmittedIds:
+    """Submit up to 1,000 jobs, all or none."""
+    with call.database() as connection:
+        return SubmittedIds(ids=list(clients.submit_jobs(connection, [job.columns() for job in jobs.jobs])))
 
 
 @router.get("")
@@ -101,7 +111,7 @@ def act_on_many(call: Submitting, bulk: Bulk) -> BulkDone:
     """Do one thing to all jobs that meet a filter and were submitted before the request, or count them."""
     until = min(datetime.now(UTC), _aware(bulk.until)) if bulk.until else datetime.now(UTC)
     since = bulk.since and _aware(bulk.since)
-    which = JobFilter(bulk.states, bulk.tags, bulk.model, bulk.queue, since, until)
+    which = JobFilter(bulk.states, bulk.tags, bulk.model, bulk.queue, since, until, bulk.q)
     if bulk.count_only:
         with call.database() as connection:
             return BulkDone(jobs=count_jobs(connection, which, MEANT[bulk.action]))
@@ -117,6 +127,20 @@ def change_job(call: Submitting, job_id: uuid.UUID, changes: Changes) -> Changed
     """Ask that a job change: its priority, whether it is paused, its tags, its deadline."""
     with call.database() as connection:
         return Changed(change_requested=clients.change_jobs(connection, [job_id], changes.given()))
+
+
+@router.get("/{job_id}/manifest", response_class=Response, responses={200: {"content": {"application/json": {}}}})
+def read_manifest(call: Reading, job_id: uuid.UUID) -> Response:
+    """Read the manifest of an ended job, which names its listings and archives."""
+    with call.database() as connection:
+        job = clients.find_summary(connection, job_id) or call.missing(f"Job {job_id}")
+    if job.manifest_key is None:
+        raise HTTPException(409, f"job {job_id} has no manifest: it is {job.state}")
+    try:
+        body = call.parts.store.get_at_most(job.manifest_key, LONGEST_MANIFEST)
+    except ValueError as error:
+        raise HTTPException(404, str(error)) from None
+    return Response(body, media_type="application/json")
 
 
 @router.get("/{job_id}/reasons")

@@ -131,3 +131,12 @@ def test_another_tenants_images_do_not_exist(stack: Stack, path: str) -> None:
     assert_problem(open_api(stack, "api-stranger").get(f"/api/v1/jobs/{job}{path}"), 404, "belongs to another tenant")
     rated = open_api(stack, "api-stranger").put(f"/api/v1/jobs/{job}/outputs/0/rating", json={"rating": 1})
     assert_problem(rated, 404)
+
+
+def test_a_manifest_is_that_of_an_ended_job(stack: Stack) -> None:
+    key = "outputs/default/api-manifest/manifest.json"
+    job, api = make_job(stack, 1, manifest_key=key), open_api(stack)
+    assert_problem(api.get(f"/api/v1/jobs/{job}/manifest"), 404, "does not exist")
+    stack.store().put(key, b'{"archives": []}', content_type="application/json")
+    assert api.get(f"/api/v1/jobs/{job}/manifest").json() == {"archives": []}
+    assert_problem(api.get(f"/api/v1/jobs/{make_job(stack, 1)}/manifest"), 409, "no manifest")

@@ -1,0 +1,95 @@
+"""Requests to the HTTP API: a token, JSON, and waiting while the service is away or asks to come back later."""
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any
+
+from services.client.errors import FIRST_PAUSE_S, LONGEST_PAUSE_S, ClientError, JobNotFound
+from services.errors import quote
+
+TIMEOUT_S = 60.0
+AGAIN = (429, 502, 503, 504)
+LONGEST_ANSWER = 2**26  # bytes
+
+
+class Transport:
+    """The API of a console. url: of the console, such as https://pictures.example.com."""
+
+    def __init__(self, url: str, token: str, patience_s: float) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.username or parts.password:
+            raise ClientError(
+                f"url: {quote(parts.hostname or url)} is not allowed; permitted: http(s)://HOST of a console"
+            )
+        if not token.isascii() or not token.isprintable() or " " in token or not token:
+            raise ClientError("token: is not one that `darkroom tenants tokens add` has printed")
+        self._root = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/api/v1"
+        self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        self._patience_s = patience_s
+        self._opener = urllib.request.build_opener(_NoRedirects)  # the token goes to nobody else
+
+    def call(
+        self,
+        verb: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        patience_s: float | None = None,
+    ) -> Any:
+        """Return the JSON of an answer, which must be safe to ask for again. Raises ClientError and JobNotFound."""
+        document = None if body is None else json.dumps(body).encode()
+        given = {name: value for name, value in (query or {}).items() if value not in ("", None, [])}
+        address = f"{path}?{urllib.parse.urlencode(given, doseq=True)}" if given else path
+        answer = self._persist(verb, address, document, self._patience_s if patience_s is None else patience_s)
+        return json.loads(answer) if answer else None
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of an answer. Raises ClientError and JobNotFound."""
+        return self._persist("GET", path, None, self._patience_s)
+
+    def _persist(self, verb: str, path: str, body: bytes | None, patience_s: float) -> bytes:
+        deadline, pause = time.monotonic() + patience_s, FIRST_PAUSE_S
+        while True:
+            try:
+                return self._send(verb, path, body)
+            except urllib.error.HTTPError as error:
+                problem = _problem(error)
+                if error.code not in AGAIN or time.monotonic() + pause > deadline:
+                    raise problem from None
+                wait = error.headers.get("Retry-After", "")
+                pause = max(pause, min(float(wait), LONGEST_PAUSE_S)) if wait.isdecimal() else pause
+            except (OSError, HTTPException) as error:
+                if time.monotonic() + pause > deadline:
+                    reason = getattr(error, "reason", error)
+                    raise ClientError(f"{self._root} does not answer ({reason})") from None
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _send(self, verb: str, path: str, body: bytes | None) -> bytes:
+        headers = {**self._headers, **({"Content-Type": "application/json"} if body is not None else {})}
+        request = urllib.request.Request(f"{self._root}{path}", body, headers, method=verb)
+        with self._opener.open(request, timeout=TIMEOUT_S) as answer:
+            content: bytes = answer.read(LONGEST_ANSWER + 1)
+        if len(content) > LONGEST_ANSWER:
+            raise ClientError(f"{self._root}{path}: the answer has more than {LONGEST_ANSWER} bytes")
+        return content
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+def _problem(error: urllib.error.HTTPError) -> ClientError:
+    """Return the error that an answer describes."""
+    try:
+        detail = str(json.loads(error.read(2**16))["detail"])
+    except (ValueError, KeyError, TypeError, OSError):
+        detail = f"{error.url}: {error.code} {error.reason}"
+    return JobNotFound(detail) if error.code == 404 else ClientError(detail)
