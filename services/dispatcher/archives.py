@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,6 @@ from services.job_requests.output_options import ARCHIVE_MIB
 from services.storage.object_store import ObjectStore
 from services.storage.streaming import StreamedObject, is_marked
 from services.storage.tar import END, member_bytes, padded_size
-from services.storage.transient import is_transient
 
 MAX_IMAGES = 10_000  # of an archive: their rows are held
 READS = 8  # images that are read at the same time
@@ -156,14 +156,14 @@ class ArchiveWriter:
 
     def _read_image(self, image: Output) -> bytes | None:
         """Return the file of an image, or None if it was removed or replaced."""
-        assert image.key is not None
-        assert image.bytes is not None
         try:
-            body = self._store.get_at_most(image.key, image.bytes)
+            answer = self._store.client.get_object(Bucket=self._store.bucket, Key=image.key)
         except ClientError as error:
-            if is_transient(error):
-                raise
-            return None
-        except ValueError:
-            return None
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+        with closing(answer["Body"]) as content:
+            if answer["ContentLength"] != image.bytes:
+                return None
+            body = bytes(content.read())
         return body if hashlib.sha256(body).hexdigest() == image.sha256 else None

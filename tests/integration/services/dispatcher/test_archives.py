@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from PIL import Image
 from sqlalchemy import Engine, text
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -154,6 +155,21 @@ def test_images_that_are_gone_or_replaced_are_left_out_and_counted(
     assert names_of(archive) == [index for index in range(40) if index not in (3, 20, 39)]
     assert stack.job(job_id).reason == "its archives lack 3 images that were removed or replaced before it ended"
     assert manifest_of(stack, job_id)["archives"][0]["missing"] == 3
+
+
+def test_images_that_may_not_be_read_now_are_not_taken_for_gone(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID
+) -> None:
+    job_id = submit(stack, engine, worker_id)
+    finalize = make_all(stack, engine, worker_id)
+    is_denied = S3Proxy(
+        refuse=lambda request: 403 if request.method == "GET" and "00000020.png" in request.path else None
+    )
+    with s3_proxy(stack.settings("dispatcher"), is_denied) as store, pytest.raises(ClientError, match="refused"):
+        finalizer.finalize(engine, store, finalize)
+    assert list(stack.store().keys(f"outputs/default/{job_id}/archive-")) == []
+    assert finalizer.finalize(engine, stack.store(), finalize) == "succeeded"
+    assert [names_of(archive) for archive in read_tars(stack, job_id)] == [list(range(40))]
 
 
 def test_a_dispatcher_that_is_killed_between_archives_leaves_the_others_to_the_next(
