@@ -39,13 +39,19 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
 
     began: when the command began, as time.monotonic(). has_registry: whether published first stages are considered.
     """
+    from services.cli.stack import start_if_local
+    from training.data.image_set import DataError
     from training.data.own_images.inspection import inspect
     from training.data.own_images.prepare import Settings, source_stamp
     from training.planning import plan as plans
+    from training.planning.budget import check_start
     from training.planning.models import PIXELS, candidate_sizes
-    from training.planning.survey import survey
+    from training.planning.survey import choose_condition, survey
 
-    stamp = source_stamp(options.source, Settings(image_size=1, channels=3))
+    try:
+        stamp = source_stamp(options.source, Settings(image_size=1, channels=3))
+    except DataError as error:
+        raise CommandError(str(error).replace("data.root:", "PICTURES:", 1)) from None
     earlier = plans.Plan.read(folder)
     if earlier is not None and earlier.fits(options, stamp) and plans.are_written(folder, earlier):
         typer.echo(f"Going on with the plan in {folder}/. Delete that folder to plan anew.")
@@ -56,16 +62,23 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
             "give another --name, or move the folder away"
         )
     looking = time.monotonic()
-    inspection = inspect(options.source, LOOK)
+    try:
+        inspection = inspect(options.source, LOOK)
+    except DataError as error:
+        raise CommandError(str(error).replace("data.root:", "PICTURES:", 1)) from None
     found = survey(inspection)
     read = (time.monotonic() - looking) / max(1, len(inspection.looks))
     describe_pictures(inspection, found)
-    published = None
+    choose_condition(found, options.condition)
     size = max(candidate_sizes(found, device(), options.size))
+    start = measure_start()
+    check_start(start, options.minutes, time.monotonic() - began)
+    published = None
     if has_registry and size > PIXELS:
+        start_if_local()
         published = choose_published(options.first_stage, inspection, size)
     made, experiments = plans.make(
-        found, inspection, options, stamp, device(), read, measure_start(), lambda: time.monotonic() - began, published
+        found, inspection, options, stamp, device(), read, start, lambda: time.monotonic() - began, published
     )
     folder.mkdir(parents=True, exist_ok=True)
     plans.check_disk(folder, made, found.images)

@@ -34,8 +34,11 @@ def train(
     experiment files to experiments/NAME/. The same command resumes, also with files that you have edited.
     """
     began = time.monotonic()
+    if condition not in ("auto", "class", "caption", "none"):
+        raise CommandError(f"--condition: {condition!r} is not allowed; permitted: auto, class, caption, none")
+    if submit and not source.startswith("s3://"):
+        raise CommandError(f"PICTURES: a cluster cannot read {source}; permitted with --submit: s3://BUCKET/PREFIX/")
     from kfp_pipelines.commands.planning import prepare_plan
-    from services.cli.stack import start_if_local
     from services.registry.aliases import check_alias
     from services.registry.releases import NAME
     from training.planning.plan import Options
@@ -43,16 +46,10 @@ def train(
     if not NAME.fullmatch(name) or len(name) > 50:
         raise CommandError(f"--name: {name!r} is not allowed; permitted: a-z, 0-9, _ and -, first a letter, at most 50")
     check_alias(alias)
-    if condition not in ("auto", "class", "caption", "none"):
-        raise CommandError(f"--condition: {condition!r} is not allowed; permitted: auto, class, caption, none")
-    if submit and not source.startswith("s3://"):
-        raise CommandError(f"PICTURES: a cluster cannot read {source}; permitted with --submit: s3://BUCKET/PREFIX/")
     source = source if source.startswith("s3://") else str(Path(source).absolute())
     options = Options(source, name, minutes, condition, size, alias, keep_aspect, first_stage)  # type: ignore[arg-type]  # checked above
     folder = Path("experiments") / name
     has_registry = first_stage not in ("auto", "new") or not (dry_run or submit)
-    if has_registry:
-        start_if_local()
     plan = prepare_plan(options, folder, began, has_registry=has_registry)
     if dry_run:
         return

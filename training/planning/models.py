@@ -27,7 +27,7 @@ def candidate_sizes(found: Survey, device: Device, wanted: int | None = None) ->
         if wanted > largest or wanted < 8 or (wanted > PIXELS and wanted % factor_of(wanted)):
             raise PlanError(
                 f"--size: {wanted} is not allowed; permitted: 8 to {largest} pixels, multiples of "
-                f"{factor_of(wanted)} above {PIXELS}"
+                f"{factor_of(max(wanted, PIXELS + 1))} above {PIXELS}"
             )
         return [wanted]
     own = min(found.side, largest, LARGEST[device])
