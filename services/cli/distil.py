@@ -117,7 +117,7 @@ def _evaluate(student: Path, teacher: Path, root: Path, images: int, output: Pat
     for steps in distilled.steps:
         sampling = Sampling(images, "shortcut", steps)
         found[steps] = run(student, root, output / f"{steps}-steps", sampling)
-        _say(f"Measured  {steps} evaluations: Fréchet distance {found[steps][DISTANCE]:.4g}", quiet)
+        _say(f"Measured  steps={steps}: Fréchet distance {found[steps][DISTANCE]:.4g}", quiet)
     best = min(found, key=lambda steps: float(found[steps][DISTANCE]))
     write_best(student, best)
     metrics = found[best] | {"release_digest": read(student).digest}  # its weights are those that were measured
