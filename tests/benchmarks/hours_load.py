@@ -3,8 +3,10 @@
 One process does what clients, a dispatcher, a worker and retention do in the database, each with its own login: it
 submits jobs of four images in tens, plans, claims, begins and settles them, ends them, and deletes those that are no
 longer kept. S3 and the engine take no part. Once as many jobs have ended as are kept, latency and size should stay as
-they are. Reports for each tenth of the jobs the median and the 95th percentile of a step's milliseconds, the jobs a
-second, the size of the tables with their indexes, and their dead rows.
+they are. With --history, so many jobs of earlier days are there, which is what autovacuum's thresholds are shares of;
+--vacuum default takes back the settings of the schema, to compare. Reports for each tenth of the jobs the median and
+the 95th percentile of a step's milliseconds, the jobs a second, the size of the tables with their indexes, and their
+dead rows.
 """
 
 import argparse
@@ -32,6 +34,21 @@ STEPS = ("submit", "plan", "claim", "settle", "end", "delete")
 JOB = {"model": "tiny", "request": {"items": [{"class_label": 1}], "images_per_item": IMAGES, "steps": 1}}
 
 
+# Copies of one ended job, with its work and its images.
+HISTORY = """
+    SET LOCAL session_replication_role = replica;
+    CREATE TEMP TABLE copies ON COMMIT DROP AS SELECT uuidv7() AS id FROM generate_series(1, {count});
+    INSERT INTO jobs SELECT (jsonb_populate_record(jobs, jsonb_build_object('id', copies.id))).*
+        FROM jobs, copies WHERE jobs.id = '{job}';
+    INSERT INTO work OVERRIDING SYSTEM VALUE
+        SELECT (jsonb_populate_record(work, jsonb_build_object('id', nextval(pg_get_serial_sequence('work', 'id')),
+            'job_id', copies.id))).* FROM work, copies WHERE job_id = '{job}';
+    INSERT INTO outputs SELECT (jsonb_populate_record(outputs, jsonb_build_object('job_id', copies.id))).*
+        FROM outputs, copies WHERE job_id = '{job}';
+"""
+DEFAULTS = "ALTER TABLE {table} RESET ({names})"
+
+
 class Load:
     """The load, and how long its steps took in milliseconds."""
 
@@ -46,6 +63,25 @@ class Load:
         self.worker_id = self.register(self.worker, ProcessKind.WORKER)
         self.ended: deque[uuid.UUID] = deque()
         self.took: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add_history(self, count: int) -> None:
+        """Add copies of one ended job, which are never deleted."""
+        self.round()
+        with self.owner.begin() as connection:
+            connection.exec_driver_sql(HISTORY.format(count=count, job=self.ended[0]))
+        with self.owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for table in TABLES:
+                connection.execute(text(f"VACUUM (ANALYZE) {table}"))
+        self.took.clear()
+
+    def reset_vacuum(self) -> None:
+        """Take back the settings of autovacuum that the schema has."""
+        query = text("SELECT string_agg(split_part(option, '=', 1), ', ') FROM pg_class, unnest(reloptions) AS option "
+                     "WHERE relname = :table AND option LIKE 'autovacuum%'")  # fmt: skip
+        with self.owner.begin() as connection:
+            for table in TABLES:
+                if names := connection.scalar(query, {"table": table}):
+                    connection.execute(text(DEFAULTS.format(table=table, names=names)))
 
     @staticmethod
     def register(engine: Engine, kind: ProcessKind) -> uuid.UUID:
@@ -139,11 +175,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=42_000)
     parser.add_argument("--kept", type=int, default=8_000, help="ended jobs that are kept")
+    parser.add_argument("--history", type=int, default=0, help="jobs that have ended before")
+    parser.add_argument("--vacuum", choices=("schema", "default"), default="schema", help="whose settings")
     options = parser.parse_args(arguments)
     columns = ("jobs", "jobs/s", *(f"{step}, ms" for step in STEPS), *(f"{name}, MiB (dead)" for name in TABLES))
     print(" | ".join(columns))
     with fresh_stack() as stack:
         load = Load(stack, options.kept)
+        if options.vacuum == "default":
+            load.reset_vacuum()
+        if options.history:
+            load.add_history(options.history)
         for tenth in range(1, 11):
             began = time.perf_counter()
             for _ in range(options.jobs // 10 // TOGETHER):

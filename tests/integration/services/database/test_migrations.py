@@ -47,3 +47,14 @@ def test_downgrading_to_nothing_and_upgrading_again(stack: Stack) -> None:
         engine.dispose()
         with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("DROP DATABASE round_trip"))
+
+
+def test_vacuum_of_the_large_tables_does_not_wait_for_a_fifth_of_them(stack: Stack) -> None:
+    query = text("SELECT relname, reloptions FROM pg_class WHERE relname IN ('jobs', 'work', 'outputs_all')")
+    with stack.engine("migrator").connect() as connection:
+        found = {
+            row.relname: dict(option.split("=") for option in row.reloptions or ()) for row in connection.execute(query)
+        }
+    assert {name: float(options["autovacuum_vacuum_scale_factor"]) for name, options in found.items()} == {
+        "jobs": 0.01, "work": 0.01, "outputs_all": 0.02,
+    }  # fmt: skip
