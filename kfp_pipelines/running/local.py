@@ -1,4 +1,4 @@
-"""Runs a pipeline on this machine with `kfp.local`: each stage is a subprocess of this Python.
+"""Runs a pipeline on this machine with `kfp.local`: each stage is a process of this Python.
 
 KFP's local runner patches `print` and the root logger, and reports failures only on standard output. It therefore runs
 in a process of its own, `kfp_pipelines.running.local_process`, whose output this module reads as events.

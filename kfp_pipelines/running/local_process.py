@@ -13,10 +13,12 @@ from kfp_pipelines import build
 from kfp_pipelines.definition.pipeline import VARIANTS
 from kfp_pipelines.definition.placement import Stages
 from kfp_pipelines.events import StageError, emit
+from kfp_pipelines.running.stage_processes import fork_stages
 
 
 def run(variant: str, root: str, arguments: dict[str, Any]) -> int:
     """Run a pipeline under KFP's local runner. Returns the exit code."""
+    fork_stages()
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True, enable_caching=True)
     try:
         VARIANTS[variant].define(Stages(image=build.image()))(**arguments)

@@ -144,6 +144,15 @@ def run_again(*parameters: str, images: int = 40) -> list[str]:
     ]  # fmt: skip
 
 
+def stage_of(pipeline: int) -> psutil.Process:
+    """The process of the stage that runs: a child of multiprocessing's fork server."""
+    (stage,) = (
+        child for child in psutil.Process(pipeline).children(recursive=True)
+        if any("multiprocessing.forkserver" in argument for argument in child.parent().cmdline())
+    )  # fmt: skip
+    return stage
+
+
 @pytest.fixture(scope="module")
 def checkpoints(demo: str, root: Path) -> tuple[ObjectStore, str]:
     """The bucket, and a prefix for checkpoints that the demo did not use."""
@@ -165,11 +174,7 @@ def test_a_stage_that_is_killed_goes_on_when_the_pipeline_is_run_again(
     while not any(key.endswith("run.json") for key in store.keys(prefix)):
         assert pipeline.poll() is None, pipeline.communicate()
         time.sleep(0.02)
-    (stage,) = (
-        child for child in psutil.Process(pipeline.pid).children(recursive=True)
-        if "kfp.dsl.executor_main" in child.cmdline() and "train_diffusion" in child.cmdline()
-    )  # fmt: skip
-    stage.kill()
+    stage_of(pipeline.pid).kill()
     output, error = pipeline.communicate()
     assert pipeline.returncode == 1, output + error
     assert "train-diffusion: " in error

@@ -59,7 +59,7 @@ class Tenant:
         with self.connect() as connection:
             return connection.execute("SELECT * FROM outputs WHERE job_id = %s ORDER BY index", (job_id,)).fetchall()
 
-    def wait(self, job_id: uuid.UUID, *states: str, timeout: float = 60) -> Any:
+    def wait(self, job_id: uuid.UUID, *states: str, timeout: float = 180) -> Any:
         """Return the job once it is in one of `states` (by default: ended)."""
         deadline = time.monotonic() + timeout
         while (row := self.job(job_id)).state not in (states or TERMINAL):
@@ -69,7 +69,7 @@ class Tenant:
             time.sleep(0.05)
         return row
 
-    def assert_served(self, timeout: float = 60, **columns: Any) -> float:
+    def assert_served(self, timeout: float = 180, **columns: Any) -> float:
         """Submit a small job and check that it succeeds within `timeout` seconds. Returns how many it took."""
         began = time.monotonic()
         row = self.wait(self.submit(**columns), timeout=timeout)

@@ -153,7 +153,7 @@ def test_second_start_leaves_running_parts_alone(root: Path, state: StackState) 
     began = time.monotonic()
     again = lifecycle.start(root, report=messages.append)
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30, "it waits for nothing"
     assert again == state
     assert pids(root) == before
     assert None not in before.values()
