@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
 LOOK = 512  # pictures to open
 CLASSES_SHOWN = 8
-# What stages import, and then what those import that run a model: most of the time that a stage takes to start.
-IMPORTS = """
-import time; began = time.monotonic()
-import kfp.dsl.executor_main, kfp_pipelines.stages.entry; print(time.monotonic() - began)
-import training.runs.diffusion; print(time.monotonic() - began)
+# Forks two stages that do nothing, as a local run does. The first waits for the imports.
+FORK_STAGES = """
+import multiprocessing, time; began = time.monotonic()
+from kfp_pipelines.running.stage_processes import fork_stages
+fork_stages()
+for _ in range(2):
+    stage = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(0,))
+    stage.start(); stage.join(); print(time.monotonic() - began)
 """
 COPIED = 0.05  # share of samples that are suspiciously near to training pictures, from which on this is told
 SCORES = ("frechet_distance", "class_accuracy", "psnr", "nearer_than_any_held_out_image")
@@ -95,14 +98,12 @@ def device() -> "Device":
 
 
 def measure_start() -> "Start":
-    """Return the seconds that stages need to start, by starting a process that imports what they import."""
+    """Return the seconds until stages start, by starting two that do nothing."""
     from training.planning.budget import Start
 
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", IMPORTS], check=True, stdout=subprocess.PIPE, text=True)
-    light, heavy = map(float, done.stdout.split())
-    launch = time.monotonic() - began - heavy
-    return Start(launch + light, launch + heavy)
+    done = subprocess.run([sys.executable, "-c", FORK_STAGES], check=True, stdout=subprocess.PIPE, text=True)
+    first, second = map(float, done.stdout.split())
+    return Start(imports=first, stage=second - first)
 
 
 def describe_pictures(inspection: "Inspection", found: "Survey") -> None:

@@ -18,17 +18,17 @@ PREVIEWS = 3  # during each stage
 PREVIEW_ROWS, PREVIEW_STEPS = 40, 15
 SOLVER_STEPS = 20
 LIGHT = ("gate", "publish", "publish-2", "smoke", "promote", "tell-end")  # tasks that run no model
-HEAVY_STAGES = 6  # the other tasks
+STAGES = 6 + len(LIGHT)
 GUIDED = 2  # evaluations of the U-Net for a step with guidance
 LEAST_SAMPLES, MOST_SAMPLES = 64, 1000  # of the evaluation
 
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds that a stage needs to start. heavy: of those that run a model, which load torch."""
+    """Seconds until a stage starts. imports: of all stages, which are made once. stage: of each stage beside them."""
 
-    light: float
-    heavy: float
+    imports: float
+    stage: float
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,18 @@ def stage_seconds(work: Work, timings: Timings, first_steps: int, second_steps: 
         "train-diffusion": second_steps * t.second_step + (PREVIEWS + 1) * preview + MEASUREMENTS * measurement,
         "evaluate-2": samples * sample + work.images * features,
     }
-    light = list(LIGHT)
+    seconds |= dict.fromkeys(LIGHT, 0.0)
     if work.published:
-        del seconds["train-autoencoder"], seconds["evaluate"]
+        del seconds["train-autoencoder"], seconds["evaluate"], seconds["publish-2"]
         seconds["evaluate"] = seconds.pop("evaluate-2")
-        light.remove("publish-2")
-    heavy = {name: work.start.heavy + value for name, value in seconds.items()}
-    fetch = {"fetch-release": work.start.light} if work.published else {}
-    return {**fetch, **heavy, **dict.fromkeys(light, work.start.light)}
+        seconds = {"fetch-release": 0.0, **seconds}
+    seconds[next(iter(seconds))] += work.start.imports  # the first stage waits for them
+    return {name: work.start.stage + value for name, value in seconds.items()}
 
 
 def check_start(start: Start, minutes: float, spent: float) -> None:
     """Raise PlanError if the time does not even suffice to start all stages."""
-    least = HEAVY_STAGES * start.heavy + len(LIGHT) * start.light
+    least = start.imports + STAGES * start.stage
     if least > USED * (60 * minutes - spent):
         raise too_short(minutes, least, spent)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PIPELINE = '''
+PIPELINE = """
 import os
 import sys
 
@@ -54,7 +54,7 @@ if __name__ == "__main__":
         print("parent", end, os.getpid(), flush=True)
         pipeline(end=end)
         sys.stderr.flush()
-'''
+"""
 ENDS = ("ends well", "killed", "exits", "raises")
 
 

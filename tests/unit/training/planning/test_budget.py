@@ -7,7 +7,7 @@ from training.planning.survey import PlanError
 from training.planning.timing import Timings
 
 TIMINGS = Timings(first_step=0.2, second_step=0.25, denoise=0.002, encode=0.001, decode=0.001, classifier_step=0.01)
-WORK = Work(images=2000, held_out=100, read=0.002, start=Start(1.0, 8.0), first_trained=True)
+WORK = Work(images=2000, held_out=100, read=0.002, start=Start(8.0, 1.0), first_trained=True)
 
 
 @pytest.mark.parametrize("minutes", [5, 10, 40, 600])
@@ -20,7 +20,7 @@ def test_all_stages_together_take_the_planned_share_of_the_time(minutes):
 
 
 def test_a_first_stage_that_is_not_trained_leaves_its_time_to_the_second():
-    alone = divide(Work(2000, 100, 0.002, Start(1.0, 8.0), False), TIMINGS, 10, spent=0)
+    alone = divide(Work(2000, 100, 0.002, Start(8.0, 1.0), False), TIMINGS, 10, spent=0)
     both = divide(WORK, TIMINGS, 10, spent=0)
     assert alone.first_steps == 1
     assert alone.second_steps > 1.3 * both.second_steps
