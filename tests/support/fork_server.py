@@ -168,7 +168,6 @@ def become(request: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv[1:] = request["arguments"]
-    gc.unfreeze()
 
 
 if __name__ == "__main__":
