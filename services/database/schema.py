@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
@@ -103,6 +103,7 @@ def upgrade(engine: Engine, folder: Path = MIGRATIONS, timeout_s: float = TIMEOU
     this code works with is left unchanged. Raises DatabaseError.
     """
     try:
+        scripts = _script_directory(folder)  # once: it loads all migrations
         with _upgrade_lock(engine, timeout_s) as lock, engine.connect() as connection:
             while (schema := read_schema(connection, folder)).revision != schema.code_revision:
                 connection.rollback()
@@ -111,7 +112,7 @@ def upgrade(engine: Engine, folder: Path = MIGRATIONS, timeout_s: float = TIMEOU
                         raise DatabaseError(problem)
                     return str(schema.revision)
                 lock.execute(text("SELECT 1"))  # The lock ends with its connection.
-                _run_step(engine, _alembic_config(folder), _revision_after(schema.revision, folder), timeout_s)
+                _run_step(engine, scripts, _revision_after(schema.revision, scripts), timeout_s)
             return schema.code_revision
     except OperationalError as error:
         raise DatabaseError(unreachable(engine, error)) from None
@@ -150,9 +151,8 @@ def _script_directory(folder: Path) -> "ScriptDirectory":
     return ScriptDirectory.from_config(_alembic_config(folder))
 
 
-def _revision_after(revision: str | None, folder: Path) -> str:
-    scripts = _script_directory(folder).walk_revisions()
-    return next(script.revision for script in scripts if script.down_revision == revision)
+def _revision_after(revision: str | None, scripts: "ScriptDirectory") -> str:
+    return next(script.revision for script in scripts.walk_revisions() if script.down_revision == revision)
 
 
 @contextmanager
@@ -215,10 +215,10 @@ def _set_limits(connection: Connection, lock_timeout_s: float) -> None:
     """)
 
 
-def _run_step(engine: Engine, config: "Config", revision: str, timeout_s: float) -> None:
+def _run_step(engine: Engine, scripts: "ScriptDirectory", revision: str, timeout_s: float) -> None:
     """Run one migration, and retry after a pause while it cannot lock a table. Raises DatabaseError."""
     deadline, pause_s = time.monotonic() + timeout_s, FIRST_PAUSE_S
-    while not _try_step(engine, config, revision):
+    while not _try_step(engine, scripts, revision):
         left_s = deadline - time.monotonic()
         if left_s < 0:
             raise DatabaseError(
@@ -229,16 +229,21 @@ def _run_step(engine: Engine, config: "Config", revision: str, timeout_s: float)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def _try_step(engine: Engine, config: "Config", revision: str) -> bool:
+def _try_step(engine: Engine, scripts: "ScriptDirectory", revision: str) -> bool:
     """Run one migration. Returns False if it could not lock a table."""
-    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+
+    def steps(current: Any, _: Any) -> Any:
+        return scripts._upgrade_revs(revision, current)
 
     try:
         with engine.connect() as connection:
             # In each transaction, because a step may have several.
             event.listen(connection, "begin", lambda begun: _set_limits(begun, LOCK_TIMEOUT_S))
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+            config = Config(attributes={"connection": connection})
+            with EnvironmentContext(config, scripts, fn=steps, destination_rev=revision):
+                scripts.run_env()
     except OperationalError as error:
         if not _is_lock_timeout(error):
             raise
