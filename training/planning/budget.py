@@ -82,11 +82,13 @@ def stage_seconds(work: Work, timings: Timings, first_steps: int, second_steps: 
         "train-diffusion": second_steps * t.second_step + (PREVIEWS + 1) * preview + MEASUREMENTS * measurement,
         "evaluate-2": samples * sample + work.images * features,
     }
-    seconds |= dict.fromkeys(LIGHT, 0.0)
+    light = list(LIGHT)
     if work.published:
-        del seconds["train-autoencoder"], seconds["evaluate"], seconds["publish-2"]
+        del seconds["train-autoencoder"], seconds["evaluate"]
         seconds["evaluate"] = seconds.pop("evaluate-2")
         seconds = {"fetch-release": 0.0, **seconds}
+        light.remove("publish-2")
+    seconds |= dict.fromkeys(light, 0.0)
     seconds[next(iter(seconds))] += work.start.imports  # the first stage waits for them
     return {name: work.start.stage + value for name, value in seconds.items()}
 
