@@ -80,6 +80,11 @@ def measure_requests(client: httpx.Client, job: uuid.UUID, images: int, rounds: 
         "jobs, by a word that none has": lambda: "/jobs?q=nothing",
         "gallery, anywhere": lambda: f"/jobs/{job}?after={draw.randrange(images)}",
         "gallery, failures": lambda: f"/jobs/{job}?failed=true",
+        "gallery, by words": lambda: f"/jobs/{job}?q=number+{draw.randrange(1_000)}",
+        "gallery, by class": lambda: f"/jobs/{job}?label={draw.randrange(10)}&after={draw.randrange(images)}",
+        "recall, by words": lambda: f"/recall?q=number+{draw.randrange(1_000)}",
+        "recall, by seed": lambda: f"/recall?seed={7 + draw.randrange(images)}",
+        "service": lambda: "/service",
         "image": lambda: f"/jobs/{job}/images/{draw.randrange(images)}",
         "thumbnail": lambda: f"/jobs/{job}/images/{draw.randrange(images)}/256.webp",
     }

@@ -6,7 +6,9 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from services.client import ClientError, Darkroom, JobFilter, JobNotFound
@@ -33,6 +35,12 @@ def make_token(stack: Stack, tenant: str = "default", scopes: tuple[str, ...] = 
         return tokens.create_token(connection, tenant, "a program", scopes, timedelta(hours=1))[1]
 
 
+def ask(address: str, token: str, path: str) -> Any:
+    answer = httpx.get(f"{address}/api/v1{path}", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
 @pytest.fixture
 def client(stack: Stack, address: str) -> Iterator[Darkroom]:
     with Darkroom(url=address, token=make_token(stack)) as darkroom:
@@ -40,8 +48,9 @@ def client(stack: Stack, address: str) -> Iterator[Darkroom]:
 
 
 def test_images_arrive_once_each_and_hold_what_was_stored(
-    stack: Stack, client: Darkroom, dispatcher: Process, worker: Process, tmp_path: Path
+    stack: Stack, client: Darkroom, address: str, dispatcher: Process, worker: Process, tmp_path: Path
 ) -> None:
+    token = make_token(stack)
     job = client.submit("tiny@production", {**REQUEST, "output": {"archive": "tar"}}, tags=["over-http"])
     images = sorted(job.images(), key=lambda image: image.index)
     status = job.status()
@@ -56,6 +65,9 @@ def test_images_arrive_once_each_and_hold_what_was_stored(
         assert [image.read() for image in sorted(by_sql.job(job.id).images(), key=lambda one: one.index)] == [
             image.read() for image in images
         ]
+    made = ask(address, token, f"/jobs/{job.id}/outputs/3")
+    (again,) = client.submit(made["model"], made["request"]).images()
+    assert (again.sha256, again.seed) == (images[3].sha256, images[3].seed)  # the same bytes
     stack.store().put(images[1].key, b"another", content_type="image/png")
     with pytest.raises(ClientError, match="was replaced after it was made"):
         images[1].read()
