@@ -16,6 +16,7 @@ from services.worker.device_faults import UnstableProfile
 from services.worker.engine import Engine
 from services.worker.execution import Execution
 from tests.support.releases import make_small_release
+from tests.support.thoroughness import THOROUGH
 from tests.unit.services.worker.test_engine import ODD, Image, develop, image
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler
@@ -82,6 +83,27 @@ def test_images_are_those_of_eager_fp32(compiled: Engine[object], release: Path)
     assert "/float32/compiled/" in compiled.profile
     assert "/float32/eager/" in eager.profile
     assert difference(develop(compiled, MIX), develop(eager, MIX)) <= 1
+
+
+@needs_compiler
+@pytest.mark.skipif(not THOROUGH, reason="compiling a second profile takes a minute; make chaos does")
+def test_bf16_keeps_its_bytes_alone_in_company_and_once_compiled_anew(
+    release: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The last engine reads what the first compiled from the cache on the disk, as a worker does after a restart."""
+    monkeypatch.setattr(inductor, "compile_threads", 1)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    found = []
+    for _ in range(2):
+        torch._dynamo.reset()
+        engine = Engine[object](release, rows=4, device="cpu", profile="bf16-compiled")
+        found.append(develop(engine, MIX))
+        for each in MIX:
+            assert develop(engine, [each])[each.spec.seed] == found[-1][each.spec.seed]
+    assert "/bfloat16/compiled/" in engine.profile
+    assert found[0] == found[1]
+    eager = Engine[object](release, rows=4, device="cpu", profile="fp32")
+    assert difference(found[0], develop(eager, MIX)) <= 6, "of 255; measured 3"
 
 
 @needs_compiler
