@@ -126,7 +126,7 @@ def zipped() -> bytes:
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        (gzip.compress(b"{}"), "a gzip file within a gzip file"),
+        (gzip.compress(b"{}", mtime=0), "a gzip file within a gzip file"),
         (zipped(), "a ZIP archive"),
         (bz2.compress(b"{}"), "a bzip2 file"),
     ],
