@@ -230,6 +230,11 @@ def rank() -> int:
     return int(next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0"))
 
 
+def host() -> str:
+    """Return the name of this pod."""
+    return os.environ.get("HOSTNAME", "here")
+
+
 def processes() -> "training.Processes":
     """Return the processes of this pod that train together: one for each accelerator."""
     return training.Processes(rank(), int(os.environ.get(build.ACCELERATORS_VARIABLE, "1")))

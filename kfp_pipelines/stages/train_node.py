@@ -62,7 +62,7 @@ def main() -> int:
     except DarkroomError as error:
         print(error, file=sys.stderr)
         return exit_code_of(error)
-    with KeptOutput(store, log_key(uri.key, entry.rank())):
+    with KeptOutput(store, log_key(uri.key, entry.rank(), entry.host())):
         try:
             run(store, uri.key, entry.rank())
         except DarkroomError as error:

@@ -78,9 +78,9 @@ class KeptOutput:
                     self._is_changed = True  # the next round tries again; a log is no reason to end a training
 
 
-def log_key(prefix: str, rank: int) -> str:
-    """Return the key of the log of this process. A pod that takes the place of another has another name."""
-    return f"{prefix}/{LOGS}/rank-{rank:03d}-{os.environ.get('HOSTNAME', 'here')}.log"
+def log_key(prefix: str, rank: int, host: str) -> str:
+    """Return the key of the log of a rank. host: of its pod; one that takes the place of another has another name."""
+    return f"{prefix}/{LOGS}/rank-{rank:03d}-{host}.log"
 
 
 def last_lines(store: ObjectStore, prefix: str) -> str:

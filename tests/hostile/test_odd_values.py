@@ -33,7 +33,9 @@ REJECTED: dict[str, tuple[Any, str]] = {
     "an item inside": ({"items": [[ONE]]}, "items[0]: "),
 }
 INPUTS: dict[str, tuple[bytes, str, str]] = {
-    "gzip": (gzip.compress(b'{"class_label":1}\n' * 99), "rejected", "input_uri: 'inputs/attacker/odd-gzip' is a gzip"),
+    "gzip": (gzip.compress(b'{"class_label":1,"steps":1}\n'), "succeeded", ""),
+    "gzip-twice": (gzip.compress(gzip.compress(b"{}")), "rejected", "is a gzip file within a gzip file; permitted"),
+    "gzip-cut": (gzip.compress(b'{"class_label":1}\n' * 99)[:-9], "rejected", "is a gzip file that ends early"),
     "bzip2": (bz2.compress(b'{"class_label":1}\n'), "rejected", "is a bzip2 file; permitted: lines of JSON in UTF-8"),
     "empty": (b"", "rejected", "has no lines; give one item a line"),
     "utf-16": ('{"class_label":1}\n'.encode("utf-16"), "failed", "line 1: not JSON: byte 1 is not UTF-8"),

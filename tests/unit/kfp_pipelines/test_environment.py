@@ -10,7 +10,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[3] / "kfp_pipelines"
 ENTRY_POINTS = ("commands/", "stages/entry.py", "stages/train_node.py", "running/local_process.py")
-DEFINITIONS = {"build.py": {"environ"}}  # functions that only entry points may call
+DEFINITIONS = {
+    "build.py": {"environ"},  # functions that only entry points may call
+    "running/stage_processes.py": {"environ"},  # gives a process the variables of its stage
+}
 READERS = {
     "services.settings": {"load", "load_store", "load_database"},
     "services.local_stack.state": {"stack_root"},

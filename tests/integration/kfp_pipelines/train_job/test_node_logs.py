@@ -59,7 +59,7 @@ def test_a_store_that_does_not_answer_ends_no_training(stack: Stack, monkeypatch
 
     settings = stack.settings("worker").model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
     monkeypatch.setattr(node_logs, "END_S", 1.0)
-    kept = KeptOutput(ObjectStore.connect(settings), log_key("train-jobs/d", 0))
+    kept = KeptOutput(ObjectStore.connect(settings), log_key("train-jobs/d", 0, "node-a"))
     kept._kept, kept._is_changed = bytearray(b"words"), True
     kept._upload()
     assert kept._is_changed, "the next round tries again"
