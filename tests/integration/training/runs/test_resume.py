@@ -25,6 +25,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:F
 STEPS, EVERY = 16, 4
 MAIN = "import runpy; runpy.run_module('training.train', run_name='__main__', alter_sys=True)"
 
+# After a step, wait for a file: a process that is told to stop is to have steps left, however fast it is.
+WAIT = """
+import functools, os, time
+from training.recipes.recipe import Recipe
+take_step = Recipe.training_step
+
+@functools.wraps(take_step)
+def wait(self, *given):
+    while self.step == {step} and not os.path.exists({file!r}):
+        time.sleep(0.01)
+    return take_step(self, *given)
+
+Recipe.training_step = wait
+"""
+
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -73,19 +88,25 @@ class Stage:
         """In this process."""
         return train.run(self.name, [*self.overrides, *more], output)
 
-    def start(self, output: Path, *more: str) -> fork_server.Forked:
-        """In a process of its own, as `python -m training.train` does."""
+    def start(self, output: Path, *more: str, first: str = "") -> fork_server.Forked:
+        """In a process of its own, as `python -m training.train` does. first: Python code to run before."""
         arguments = [f"experiment={self.name}", *self.overrides, *more, f"output={output}"]
-        return fork_server.server(fork_server.TRAINING).start(MAIN, arguments, log_of(output), os.environ)
+        return fork_server.server(fork_server.TRAINING).start(first + MAIN, arguments, log_of(output), os.environ)
 
     def signalled(self, output: Path, step: int, number: int, *more: str) -> int:
-        """Start a process and signal it when it has taken `step` steps; its exit status."""
-        process = self.start(output, *more)
+        """Start a process and signal it when it has taken `step` steps; its exit status.
+
+        SIGTERM finds it between two steps, SIGKILL anywhere.
+        """
+        told = output.with_suffix(".told")
+        waits = WAIT.format(step=step, file=str(told)) if number == signal.SIGTERM else ""
+        process = self.start(output, *more, first=waits)
         table = output / "losses.csv"
         while not table.is_file() or len(table.read_text().splitlines()) <= step:
             assert process.poll() is None, log_of(output).read_text()
             time.sleep(0.01)
         process.send_signal(number)
+        told.touch()
         return process.wait()
 
 
