@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import MappingProxyType
 
 from kfp.local import subprocess_task_handler
 
@@ -24,7 +23,6 @@ PRELOADED = (
     "training.runs.autoencoder",
     "training.runs.diffusion",
 )
-NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
 def fork_stages() -> None:
@@ -45,11 +43,11 @@ def run_stage(full_command: Sequence[str], env_vars: Mapping[str, str] | None = 
         raise ValueError(f"KFP's command of a stage has another form than KFP 2.17's: {full_command[:3]}")
     reader, writer = multiprocessing.Pipe(duplex=False)
     stage = multiprocessing.get_context("forkserver").Process(
-        target=_execute, args=(source, arguments, dict(env_vars or NO_VARIABLES), writer)
+        target=_execute, args=(source, arguments, dict(env_vars or {}), writer)
     )
     stage.start()
     writer.close()  # the stage has its own, so that reading ends with the stage
-    with open(os.dup(reader.fileno()), errors="replace", closefd=True) as output:
+    with open(os.dup(reader.fileno()), errors="replace") as output:
         reader.close()
         for line in output:
             print(line, end="")

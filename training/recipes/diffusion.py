@@ -9,17 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from training.model.autoencoder import AutoencoderConfig
 from training.model.conditioners import Conditioners, Conditions
 from training.model.latent_diffusion import LatentDiffusion, load_diffusion
 from training.model.unet import UNet
 from training.recipes import optimiser
+from training.recipes.latent_recipe import LatentRecipe
 from training.recipes.losses import Norm, TimestepSampling, diffusion_loss, draw_timesteps
 from training.recipes.optimiser import OptimiserConfig
 from training.recipes.randomness import StepDraws
-from training.recipes.recipe import Recipe, Terms, load_weights, mean_terms
+from training.recipes.recipe import Terms, load_weights
 
 
-class DiffusionRecipe(Recipe):
+class DiffusionRecipe(LatentRecipe):
     """Trains the U-Net and the conditioners; the autoencoder is fixed.
 
     A batch has "moments" [R, 2, C, h, w], or "image" [R, C, H, W] to be encoded first; and "requests", a mapping of
@@ -78,21 +80,12 @@ class DiffusionRecipe(Recipe):
             "t": draw_timesteps(draws, self.diffusion.config.timesteps, self.timestep_sampling),
             "dropped": draws.uniform() < self.condition_dropout,
         }
-        terms = []
-        for part, rows, where in self.parts(batch):
-            loss = self.loss(rows, {name: values[where] for name, values in drawn.items()})
-            self.backward_part(part, loss)
-            terms.append({"loss": loss})
-        self.optimise(self.optimiser_list()[0])
-        update_average(self.average, self.trained, self.step + 1, self.ema_decay)
-        return mean_terms(terms)
+        return self.step_on(batch, drawn)
 
-    def latent_shape(self, batch: dict[str, Any]) -> Sequence[int]:
-        """Return the (C, h, w) of a batch's latents."""
-        if "moments" in batch:
-            return tuple(batch["moments"].shape[2:])
-        config = self.first_stage[0].config
-        return config.latent_channels, *(side // config.factor for side in batch["image"].shape[2:])
+    @property
+    def first_stage_config(self) -> AutoencoderConfig:
+        """The configuration of the autoencoder of the latents."""
+        return self.first_stage[0].config
 
     def loss(self, rows: dict[str, Any], drawn: dict[str, Tensor], networks: nn.ModuleDict | None = None) -> Tensor:
         """Return the loss of rows of a batch, with the random numbers drawn for them.
@@ -131,11 +124,3 @@ class DiffusionRecipe(Recipe):
         """Return the averaged U-Net and conditioners with the autoencoder, in eval mode."""
         unet, conditioners = cast(UNet, self.average["unet"]), cast(Conditioners, self.average["conditioners"])
         return LatentDiffusion(self.first_stage[0], unet, conditioners, self.diffusion).eval()
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, trained: nn.Module, n: int, decay: float) -> None:
-    """Update average <- d average + (1 - d) trained, d = min(decay, (1 + n) / (10 + n)), after n optimiser steps."""
-    d = min(decay, (1 + n) / (10 + n))
-    pairs = [(a, b) for a, b in zip(average.parameters(), trained.parameters(), strict=True) if b.requires_grad]
-    torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - d)

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from training.model.autoencoder import AutoencoderConfig
 from training.model.conditioners import Conditions
 from training.model.diffusion import Diffusion
 from training.model.guidance import guide
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
 from training.recipes import optimiser
-from training.recipes.diffusion import update_average
 from training.recipes.distillation_loss import DistillationLossConfig
+from training.recipes.latent_recipe import LatentRecipe
 from training.recipes.optimiser import OptimiserConfig
 from training.recipes.randomness import StepDraws
-from training.recipes.recipe import Recipe, Terms, mean_terms
+from training.recipes.recipe import Terms
 from training.recipes.self_consistency import Grids, Steps, targets
 
 NUMBERS = ("step", "guidance")
@@ -57,7 +58,7 @@ def make_student(teacher: LatentDiffusion) -> LatentDiffusion:
     return LatentDiffusion(teacher.autoencoder, unet, teacher.conditioners, Diffusion(answers))
 
 
-class DistillationRecipe(Recipe):
+class DistillationRecipe(LatentRecipe):
     """Trains a student's U-Net on the targets of `self_consistency`; the conditioners and the autoencoder are fixed.
 
     On the finest grid the target is that of the guided teacher (Meng et al. 2023, eq. 7), on the others that of the
@@ -117,21 +118,12 @@ class DistillationRecipe(Recipe):
             # each grid in turn, so that every step costs the same
             "grid": (torch.arange(self.batch_size, device=self.device) + self.step) % self.grids.count,
         }
-        terms = []
-        for part, rows, where in self.parts(batch):
-            loss = self.loss(rows, {name: values[where] for name, values in drawn.items()})
-            self.backward_part(part, loss)
-            terms.append({"loss": loss})
-        self.optimise(self.optimiser_list()[0])
-        update_average(self.average, self.trained, self.step + 1, self.ema_decay)
-        return mean_terms(terms)
+        return self.step_on(batch, drawn)
 
-    def latent_shape(self, batch: dict[str, Any]) -> Sequence[int]:
-        """Return the (C, h, w) of a batch's latents."""
-        if "moments" in batch:
-            return tuple(batch["moments"].shape[2:])
-        config = self.teacher[0].autoencoder.config
-        return config.latent_channels, *(side // config.factor for side in batch["image"].shape[2:])
+    @property
+    def first_stage_config(self) -> AutoencoderConfig:
+        """The configuration of the autoencoder of the latents."""
+        return self.teacher[0].autoencoder.config
 
     def loss(self, rows: dict[str, Any], drawn: dict[str, Tensor]) -> Tensor:
         """Return the loss of rows of a batch, with the random numbers drawn for them."""

@@ -23,7 +23,8 @@ from training.data.rows import ImageRows
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.latent_diffusion import LatentDiffusion
 from training.recipes.autoencoder import AutoencoderRecipe, perplexity
-from training.recipes.diffusion import DiffusionRecipe, update_average
+from training.recipes.diffusion import DiffusionRecipe
+from training.recipes.latent_recipe import update_average
 from training.recipes.latent_scale import measure_latent_scale
 from training.recipes.losses import AutoencoderLossConfig, adaptive_weight, r1_penalty
 from training.recipes.optimiser import OptimiserConfig, build, factor, set_rate
