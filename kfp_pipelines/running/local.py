@@ -46,7 +46,7 @@ def run(
         log.open("w") as file,
         subprocess.Popen(
             [*command, json.dumps(dict(arguments))],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # stages end when it is closed, as it is if this process is killed
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,6 +1,7 @@
 """The process of a local run: `python -m kfp_pipelines.running.local_process VARIANT ROOT ARGUMENTS`.
 
-ARGUMENTS is a JSON object. See `kfp_pipelines.running.local`.
+ARGUMENTS is a JSON object. Standard input is a pipe, whose end of file ends the stages. See
+`kfp_pipelines.running.local`.
 """
 
 import json
@@ -18,7 +19,7 @@ from kfp_pipelines.running.stage_processes import fork_stages
 
 def run(variant: str, root: str, arguments: dict[str, Any]) -> int:
     """Run a pipeline under KFP's local runner. Returns the exit code."""
-    fork_stages()
+    fork_stages(lifeline=sys.stdin.fileno())
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True, enable_caching=True)
     try:
         VARIANTS[variant].define(Stages(image=build.image()))(**arguments)

@@ -1,0 +1,78 @@
+"""A pipeline on this machine ends with the command that runs it, and the same command goes on with it."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+COMMAND = """
+import json, os, sys
+from pathlib import Path
+from kfp_pipelines.running import local
+local.run("full", json.loads(sys.argv[2]), Path(sys.argv[1]), environment=os.environ,
+          on_event=lambda event: print(event, flush=True))
+"""
+DEADLINE_S = 240.0
+OVERRIDES = ["steps=1000000", "batch_size=1", "model.channels=32", "model.multipliers=[1]", "model.res_blocks=1",
+             "model.middle_attention=false", "loss.adversarial_weight=0", "checkpoint.every_minutes=1000",
+             "device=cpu"]  # fmt: skip
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def run_and_kill(command: list[str], output: Path, reached: Callable[[], bool]) -> None:
+    """Run a command, kill it when `reached` holds, and wait until every process that it started has ended."""
+    with output.open("w") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+    children: list[psutil.Process] = []
+    try:
+        end = time.monotonic() + DEADLINE_S
+        while not reached():
+            assert process.poll() is None, output.read_text()
+            assert time.monotonic() < end, output.read_text()
+            time.sleep(0.2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 3, "the pipeline, the server of its stages and a stage"
+        process.kill()
+        process.wait()
+        _, left = psutil.wait_procs(children, timeout=DEADLINE_S)
+        assert not left
+    finally:
+        process.kill()
+        for child in children:
+            if child.is_running():
+                child.kill()
+
+
+def saved_steps(folder: Path) -> set[int]:
+    return {int(path.parent.name.removeprefix("step-")) for path in folder.glob("**/step-*/run.json")}
+
+
+def test_a_killed_command_leaves_no_process_and_resumes(pictures: Path, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    data = [f"data.root={pictures}", "data.image_size=8", "data.channels=1", "data.held_out=0"]
+    arguments = {
+        "data": "images", "data_overrides": data, "autoencoder_experiment": "digits_autoencoder",
+        "autoencoder_overrides": OVERRIDES, "checkpoints": str(checkpoints),
+    }  # fmt: skip
+    command = [sys.executable, "-c", COMMAND, str(tmp_path / "root"), json.dumps(arguments)]
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    run_and_kill(command, first, lambda: any(losses.stat().st_size for losses in tmp_path.glob("root/**/losses.csv")))
+    (step,) = saved_steps(checkpoints)  # it was told to stop: nothing else saves in the first thousand minutes
+    assert step < 1_000_000
+    run_and_kill(command, second, lambda: f"resuming from step {step} of 1000000" in second.read_text())
