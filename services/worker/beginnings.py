@@ -10,6 +10,7 @@ from services.worker.large_images import encode_in_tiles
 from training.model.batch import Known, Run
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.pixels import to_unit
+from training.model.trajectory_table import transfer
 
 LATENT_BYTES = 64 * 2**20  # of latents that are kept on the device
 
@@ -33,10 +34,11 @@ class BeginningEncoder:
         """
         latent = self._latent(beginning)
         if strength < 1:
-            t = torch.tensor(run.trajectory.t[:1], dtype=torch.float64, device=latent.device)
-            run.start = self._model.diffusion.diffuse(latent[None], run.start.to(latent.device)[None], t)[0]
+            t = transfer(torch.tensor(run.trajectory.t[:1], dtype=torch.float64), latent.device)
+            start = run.start.to(latent.device, non_blocking=True)  # from pinned memory
+            run.start = self._model.diffusion.diffuse(latent[None], start[None], t)[0]
         if beginning.hole is not None:
-            hole = torch.from_numpy(beginning.hole).to(latent)[None]
+            hole = transfer(torch.from_numpy(beginning.hole), latent.device).to(latent)[None]
             # A position whose pixels are not all kept is not kept.
             run.known = Known(latent, 1 - F.max_pool2d(hole, self._model.autoencoder.config.factor))
 
@@ -47,7 +49,7 @@ class BeginningEncoder:
     def _latent(self, beginning: ReadBeginning) -> Tensor:
         latent = self._kept.get(beginning.digest)
         if latent is None:
-            autoencoder, image = self._model.autoencoder, pixels_of(beginning)[None].to(self._model.device)
+            autoencoder, image = self._model.autoencoder, transfer(pixels_of(beginning)[None], self._model.device)
             latent = (encode_in_tiles(autoencoder, image) if self._in_tiles else autoencoder.encode(image))[0]
             self._kept.put(beginning.digest, latent)
         return latent
@@ -63,4 +65,5 @@ def restore(image: Tensor, beginning: ReadBeginning | None) -> Tensor:
     """Return a generated image [channels, H, W] with the pixels outside of the hole as they were given."""
     if beginning is None or beginning.hole is None:
         return image
-    return torch.where(torch.from_numpy(beginning.hole).to(image.device), image, pixels_of(beginning).to(image))
+    hole, given = (transfer(part, image.device) for part in (torch.from_numpy(beginning.hole), pixels_of(beginning)))
+    return torch.where(hole, image, given.to(image))

@@ -14,6 +14,7 @@ from services.job_requests.condition_images import decode_images
 from services.job_requests.image_rules import add_image_rules
 from services.job_requests.sampling_fields import as_size, item_rules
 from services.worker.bounded_cache import BoundedCache
+from services.worker.device_faults import concerns_device
 from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.release import Release
 
@@ -199,9 +200,9 @@ def each(work: Callable[[Sequence[Input]], list[Result]], inputs: Sequence[Input
     """
     try:
         return [*work(inputs)]
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
     except Exception as error:
+        if concerns_device(error):
+            raise
         return [error] if len(inputs) == 1 else [each(work, [one])[0] for one in inputs]
 
 

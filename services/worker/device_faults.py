@@ -10,7 +10,16 @@ from training.errors import DarkroomError, first_line
 
 Part = Literal["the network", "the decoder"]
 
-HOST_IS_FULL = "DefaultCPUAllocator"  # in the message of a RuntimeError, which torch raises on a CPU
+# In the messages of errors that are no torch.OutOfMemoryError: those of torch on a CPU, of cuBLAS and cuDNN, which have
+# memory of their own, of Triton, and of CUDA where torch's allocator did not ask, such as for a module or a graph.
+FULL = (
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+    "[CUDA]: out of memory",
+    "CUDA error: out of memory",
+)
 
 
 class OutOfMemory(DarkroomError):
@@ -34,11 +43,21 @@ def named_faults(part: Part = "the network") -> Iterator[None]:
     """Raise torch's errors as OutOfMemory or DeviceFault."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(first_line(error), part) from None
-    except torch.AcceleratorError as error:  # an illegal access or ECC error: CUDA then refuses every call
-        raise DeviceFault(first_line(error)) from None
-    except RuntimeError as error:
-        if HOST_IS_FULL not in str(error):
-            raise
-        raise OutOfMemory(first_line(error), part) from None
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(first_line(error), part) from None
+        if isinstance(error, torch.AcceleratorError):  # an illegal access or ECC error: CUDA then refuses every call
+            raise DeviceFault(first_line(error)) from None
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the device, or the host, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
+
+
+def concerns_device(error: BaseException) -> bool:
+    """Return whether an error concerns the whole device rather than what was computed: no memory, or a failure."""
+    return is_out_of_memory(error) or isinstance(error, torch.AcceleratorError)

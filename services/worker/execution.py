@@ -19,6 +19,10 @@ from training.model.batch import TakeStep
 from training.model.captured_step import CapturedStep
 from training.model.latent_diffusion import LatentDiffusion
 
+# Networks that one process may compile, by release and rows. After torch's 8 a step would fail, and a decoder would run
+# eagerly without a word.
+COMPILED = 1024
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -55,6 +59,10 @@ class Execution:
         """
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
+        if self.compiled:
+            from torch._dynamo import config as dynamo  # imports the compiler, which takes a second
+
+            dynamo.recompile_limit, dynamo.accumulated_recompile_limit = COMPILED, COMPILED
         join_projections(model)
         model.to(self.device)
         for module in (model.unet, model.autoencoder.decoder, model.autoencoder.post_quant_conv):
@@ -90,7 +98,7 @@ class Execution:
 
     def decode(self) -> Any:
         """Return a function that decodes latents [R, C, h, w] with an autoencoder, compiled if the profile says so."""
-        return torch.compile(decode, dynamic=False) if self.compiled else decode
+        return torch.compile(decode, dynamic=False, fullgraph=True) if self.compiled else decode
 
 
 def choose_device(device: str) -> torch.device:

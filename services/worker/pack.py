@@ -11,15 +11,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Generic
 
-import torch
-
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
 from services.worker import self_test
 from services.worker.beginnings import BeginningEncoder
 from services.worker.conditions import ConditionEmbedder, each
 from services.worker.decoder import Decoded, Decoder
-from services.worker.device_faults import named_faults
+from services.worker.device_faults import concerns_device, named_faults
 from services.worker.execution import Execution
 from services.worker.images import Developed, Failed, Finished, ImageRequest, Owner
 from services.worker.large_images import decode_in_tiles, is_large
@@ -186,7 +184,7 @@ class Pack(Generic[Owner]):
             with named_faults("the decoder"):
                 test.check_decoder(self._decode_latents, self.decode_rows)
         except RuntimeError as error:  # of the compiler, such as a missing one
-            if not self._execution.compiled or isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+            if not self._execution.compiled or concerns_device(error):
                 raise
             raise test.failure(f"it cannot be compiled: {summarise(error)}") from None
 

@@ -10,10 +10,14 @@ no cluster. --smallest: rehearse all parts with tiny sizes on whatever device th
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -44,11 +48,12 @@ class Part:
 # The most important first, for the time may end.
 PARTS = {
     "limits": Part("gpu_parts:limits", 30),
-    "bytes": Part("gpu_parts:same_bytes", 90),
-    "networks": Part("gpu_parts:networks", 150),
-    "waits": Part("gpu_parts:waits", 60),
-    "engine": Part("gpu_parts:engine_step", 80),
-    "end to end": Part("gpu_service:end_to_end", 150),
+    "tests": Part("gpu_tests:run", 150),
+    "bytes": Part("gpu_parts:same_bytes", 60),
+    "networks": Part("gpu_parts:networks", 120),
+    "waits": Part("gpu_parts:waits", 45),
+    "engine": Part("gpu_parts:engine_step", 70),
+    "end to end": Part("gpu_service:end_to_end", 120),
     "out of memory": Part("gpu_service:out_of_memory", 60),
     "decode": Part("gpu_service:decode", 80),
     "second stage": Part("gpu_training:second_stage", 150),
@@ -70,20 +75,39 @@ def run_part(name: str, limit_s: float, smallest: bool) -> dict[str, Any]:
     """Run a part in another process. Returns what it measured, and under "error" and "trace" why there is no more."""
     command = [sys.executable, "-m", "tests.benchmarks.gpu", "--part", name, *(["--smallest"] if smallest else [])]
     begun = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as output,
+        tempfile.TemporaryFile("w+", errors="replace") as log,
+    ):
+        # Its own processes, such as a compiler's, may outlive it: they write to files, which do not wait for an end.
+        process = subprocess.Popen(command, stdout=output, stderr=log, start_new_session=True)
         try:
-            output, errors = process.communicate(timeout=limit_s)
-            problem = f"exit code {process.returncode}" if process.returncode else None
+            code = process.wait(limit_s)
+            problem = f"exit code {code}" if code else None
         except subprocess.TimeoutExpired:
-            process.kill()
-            output, errors = process.communicate()
-            problem = f"not finished in {limit_s:.0f} s"
-    lines = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
-    found: dict[str, Any] = dict(json.loads(line) for line in lines)
-    found["seconds"] = round(time.monotonic() - begun, 1)
-    if problem is not None:
-        trace = errors.strip().splitlines()[-TRACE_LINES:]
-        found |= {"error": f"{problem}: {trace[-1]}" if process.returncode > 0 and trace else problem, "trace": trace}
+            code, problem = 0, f"not finished in {limit_s:.0f} s"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        log.seek(0)
+        found = read_numbers(output)
+        found["seconds"] = round(time.monotonic() - begun, 1)
+        if problem is not None:
+            trace = log.read().strip().splitlines()[-TRACE_LINES:]
+            found |= {"error": f"{problem}: {trace[-1]}" if code > 0 and trace else problem, "trace": trace}
+        return found
+
+
+def read_numbers(lines: Iterable[str]) -> dict[str, Any]:
+    """Return what was measured, by name. The last line may be half of one."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        if line.startswith(MARK):
+            with suppress(ValueError):
+                name, value = json.loads(line.removeprefix(MARK))
+                found[name] = value
     return found
 
 

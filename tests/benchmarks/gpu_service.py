@@ -1,5 +1,6 @@
 """Parts of `tests.benchmarks.gpu` about serving the paper's LDM-4: decoding, its start, images an hour, its memory."""
 
+import gc
 import json
 import os
 import subprocess
@@ -148,7 +149,7 @@ def out_of_memory(smallest: bool, report: Report) -> None:
         settings = load("worker", {f"DARKROOM_{key}": value for key, value in given.items()})
         cache: Any = EngineCache(None, settings)  # type: ignore[arg-type]  # nothing is fetched
         ReleaseCache.load = lambda self, manifest, build: build(folder)  # type: ignore[method-assign]
-        taken = fill_memory()
+        taken = fill_memory(needed_bytes(folder, rows) // 2)
         engine = cache.get(read(folder).to_json())
         found = develop(engine, list(range(8)))
         del taken
@@ -159,8 +160,22 @@ def out_of_memory(smallest: bool, report: Report) -> None:
         report("images with the bytes of as many rows", len(found))
 
 
-def fill_memory(left: int = 400 * 2**20) -> object:
-    """Take the device's memory but for a few hundred MiB. Returns what holds it."""
+def needed_bytes(folder: Path, rows: int) -> int:
+    """Return how much of a GPU's memory an engine needs, having loaded libraries and kernels by the way."""
+    if DEVICE.type != "cuda":
+        return 0
+    before = torch.cuda.memory_allocated()
+    engine = Engine[str](folder, rows=rows, device=DEVICE.type, profile="bf16")
+    develop(engine, list(range(8)))
+    engine.close()
+    del engine
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.max_memory_reserved() - before
+
+
+def fill_memory(left: int) -> object:
+    """Take the device's memory but for so many bytes. Returns what holds it."""
     if DEVICE.type == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return torch.empty(max(0, free - left), dtype=torch.uint8, device=DEVICE)

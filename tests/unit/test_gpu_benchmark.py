@@ -14,7 +14,7 @@ from tests.benchmarks.gpu import PARTS, Part
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # in diffusers
-@pytest.mark.parametrize("name", sorted(set(PARTS) - {"cold start"}))
+@pytest.mark.parametrize("name", sorted(set(PARTS) - {"cold start", "tests"}))
 def test_each_part_runs_with_its_smallest_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReleaseCache, "load", ReleaseCache.load)  # a part replaces them for its own process
     monkeypatch.setattr(SelfTest, "check_step", SelfTest.check_step)

@@ -19,7 +19,7 @@ from training.model.noise import seeded_noise
 from training.model.noise_ahead import Key, NoiseAhead
 from training.model.seats import Seats
 from training.model.solver_table import Trajectory
-from training.model.trajectory_table import TrajectoryTable
+from training.model.trajectory_table import TrajectoryTable, transfer
 
 KNOWN_NOISE = 2**32  # first index of the noise of a known region; those of evaluations are smaller
 AHEAD = 1  # evaluations that the host prepares while the device computes one; see BUFFERS
@@ -251,8 +251,8 @@ class Batch:
             return
         known, mask = run.known.latent, run.known.mask
         if not run.finished:
-            noise = seeded_noise(run.seed, KNOWN_NOISE + run.position, known.shape).to(known)
-            t = torch.tensor([run.trajectory.t[run.position]], dtype=torch.float64, device=known.device)
+            noise = transfer(seeded_noise(run.seed, KNOWN_NOISE + run.position, known.shape), self.device).to(known)
+            t = transfer(torch.tensor([run.trajectory.t[run.position]], dtype=torch.float64), self.device)
             known = self.model.diffusion.diffuse(known[None], noise[None], t)[0]
         x = self._state[self._slots[run], 0]
         x.copy_(mask * known + (1 - mask) * x)

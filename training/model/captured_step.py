@@ -1,5 +1,7 @@
 """A step as one CUDA graph, which the host starts with one call."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,5 +69,16 @@ class CapturedStep:
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         # Threads that prepare requests pin memory meanwhile, which would end a capture that watches all threads.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with original_error(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = take_step()
+
+
+@contextmanager
+def original_error() -> Iterator[None]:
+    """Raise what ended a capture, such as too little memory, instead of CUDA's error that the capture has ended."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        if isinstance(error.__context__, RuntimeError):
+            raise error.__context__ from None
+        raise

@@ -34,6 +34,7 @@ class NoiseAhead:
         """Start to draw noise for slots, as the next `take` will probably want it."""
         if not wanted:
             return
+        self._finish()  # what was expected for a step that took none is drawn into the same buffer
         self._expected = dict(wanted)
         pairs = list(wanted.items())
         parts = min(THREADS, 1 + len(pairs) * self._size // VALUES_A_THREAD)
@@ -41,14 +42,18 @@ class NoiseAhead:
 
     def take(self, wanted: Mapping[int, Key]) -> Tensor:
         """Return noise for slots: float32 [slots, ...], on the host. Other slots have any finite values."""
-        for future in self._futures:
-            future.result()
-        self._futures = []
+        self._finish()
         self._draw([(slot, key) for slot, key in wanted.items() if self._expected.get(slot) != key])
         noise = self._buffers[self._turn]
         self._expected = {}
         self._turn = (self._turn + 1) % BUFFERS
         return noise
+
+    def _finish(self) -> None:
+        """Wait until nothing writes into a buffer."""
+        for future in self._futures:
+            future.result()
+        self._futures = []
 
     def _draw(self, pairs: Sequence[tuple[int, Key]]) -> None:
         buffer = self._buffers[self._turn].numpy()

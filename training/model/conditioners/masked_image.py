@@ -9,6 +9,7 @@ from torch import Tensor
 
 from training.model.conditioners.conditioner import Encode, MapConditioner
 from training.model.conditioners.images import png_schema, read_image, read_mask
+from training.model.trajectory_table import transfer
 
 Style = Literal["latent_diffusion", "stable_diffusion"]
 STYLES = get_args(Style)
@@ -82,8 +83,8 @@ class MaskedImageConditioner(MapConditioner):
 
     def finish(self, image: Tensor, value: Any) -> Tensor:
         """Return a generated image with the known pixels restored exactly, which the first stage only approximates."""
-        known, mask = self.read(value)
-        return torch.where(mask.to(image.device).bool(), image, known.to(image))
+        known, mask = (transfer(part, image.device) for part in self.read(value))
+        return torch.where(mask.bool(), image, known.to(image))
 
     def embed(self, values: Sequence[Any], size: tuple[int, int], encode: Encode) -> Tensor:
         """Embed R masked images, None for the null condition, as maps [R, c + 1, h, w].

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo
 
 from services.worker import execution
 from services.worker.device_faults import OutOfMemory, UnstableProfile
 from services.worker.engine import Engine
 from services.worker.execution import Execution
 from services.worker.images import Failed
+from tests.support.releases import make_small_release
 from tests.unit.services.worker.test_engine import MIX, develop, image
+from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.batch import Batch
 from training.model.release import Serve, read, write
 
@@ -140,3 +144,23 @@ def test_joined_projections_give_the_same_bytes(tiny_release: Path, monkeypatch:
     apart = make(tiny_release)
     assert develop(apart, MIX[:8]) == develop(joined, MIX[:8])
     assert apart.weight_bytes == joined.weight_bytes
+
+
+def test_a_process_compiles_more_networks_than_torch_does_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After torch's limit a step fails, and a decoder runs eagerly without a word, with other bytes."""
+    release = make_small_release(tmp_path / "release")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # which compiles nothing
+    with dynamo.patch(recompile_limit=1, accumulated_recompile_limit=1):
+        for rows in (2, 3):
+            engine = Engine[object](release, rows=rows, device="cpu", profile="fp32-compiled")
+        assert engine.rows == 3
+    torch._dynamo.reset()
+
+
+def test_a_decoder_with_a_codebook_is_compiled_as_a_whole() -> None:
+    config = AutoencoderConfig(1, 2, 32, (1,), 0, middle_attention=False, regularisation="vq", codebook_size=8)
+    model, latents = Autoencoder(config).eval(), torch.randn(2, 2, 8, 8)
+    explained = torch._dynamo.explain(execution.decode)(model, latents)
+    assert explained.graph_break_count == 0
