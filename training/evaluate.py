@@ -16,11 +16,12 @@ from training.commands import run_command
 from training.data import image_set
 from training.data.image_set import DataError, ImageSet
 from training.data.rows import crop_centres
-from training.evaluation import against, first_stage, networks, second_stage
+from training.evaluation import against, first_stage, light_decoder, networks, second_stage
 from training.evaluation.networks import Weights
 from training.evaluation.second_stage import Sampling
+from training.model import light_release
 from training.model.latent_diffusion import load_autoencoder, load_diffusion
-from training.model.release import Release
+from training.model.release import Release, ReleaseError
 from training.model.release import read as read_release
 
 COMPARED_BY = ("data_fingerprint", "features_digest", "sampling", "images")
@@ -55,6 +56,26 @@ def run(
     complete["fingerprint"] = fingerprint(complete)
     (output / "metrics.json").write_text(json.dumps(complete, indent=2) + "\n")
     return complete
+
+
+def run_decoders(release: Path, data: Path, output: Path, weights: Weights | None = None) -> dict[str, Any]:
+    """Evaluate the light decoder of a release folder beside its own decoder on the image set `data`.
+
+    Writes decoders.json and decoders.png to `output`. Raises as `run`, and ReleaseError for a release without one.
+    """
+    images = image_set.read(data)
+    autoencoder, description = load_autoencoder(release)
+    light = light_release.load(release, description)
+    if light is None:
+        raise ReleaseError(f"{release}: has no light decoder; make one with darkroom distil-decoder")
+    images = crop_centres(images, min(images.image_size, description.image_shape[1]))
+    check_images(images, description)
+    output.mkdir(parents=True, exist_ok=True)
+    judges = networks.load(weights or Weights(), images, data, output)
+    about = {"data": images.description.name, "data_fingerprint": images.description.fingerprint}
+    scores = {**about, **light_decoder.score(autoencoder, light, images, output, judges)}
+    (output / "decoders.json").write_text(json.dumps(scores, indent=2) + "\n")
+    return scores
 
 
 def run_against(
@@ -119,6 +140,19 @@ def table_against(scores: Mapping[str, Any]) -> Table:
         interval = f"{figure['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
         values = (format_figure(figure["release"]), format_figure(figure["against"]))
         rows.add_row(name.replace("_", " "), *values, interval, figure["verdict"], format_figure(figure["detectable"]))
+    return rows
+
+
+def table_decoders(scores: Mapping[str, Any]) -> Table:
+    """Return the figures of both decoders of a release as a table, a row for each figure."""
+    title = f"the decoders on {scores['data']}: {scores['operations_ratio']:.1f} times fewer operations"
+    rows = Table("figure", "full", "light", "difference", title=title, title_justify="left")
+    for name, full in scores["full"].items():
+        light = scores["light"][name]
+        if name not in ("images", "features", "features_digest"):
+            rows.add_row(name.replace("_", " "), *map(format_figure, (full, light, light - full)))
+    for name, value in scores["light_to_full"].items():
+        rows.add_row(f"{name} to the full decoder", "", format_figure(value), "")
     return rows
 
 

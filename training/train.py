@@ -19,6 +19,7 @@ from training.experiments.schema import (
     DistillationExperiment,
     Experiment,
     ExperimentError,
+    LightDecoderExperiment,
     to_plain,
 )
 from training.runs.checkpoints import CheckpointFolder, CheckpointLocation, is_disk_full
@@ -57,12 +58,14 @@ def train(config: Experiment, checkpoints: CheckpointLocation = IN_OUTPUT) -> Pa
 
 def _train(config: Experiment, checkpoints: CheckpointLocation) -> Path:
     # Imported here: the recipes load Lightning, which is slow.
-    from training.runs import autoencoder, diffusion, distillation
+    from training.runs import autoencoder, diffusion, distillation, light_decoder
 
     if isinstance(config, AutoencoderExperiment):
         autoencoder.check(config)
     elif isinstance(config, DistillationExperiment):
         distillation.check(config)
+    elif isinstance(config, LightDecoderExperiment):
+        light_decoder.check(config)
     else:
         diffusion.check(config)
     images = prepare.images(config.data)
@@ -74,6 +77,8 @@ def _train(config: Experiment, checkpoints: CheckpointLocation) -> Path:
         is_first_rank = autoencoder.train_autoencoder(config, images, checkpoints, unfinished)
     elif isinstance(config, DistillationExperiment):
         is_first_rank = distillation.distil(config, images, checkpoints, unfinished)
+    elif isinstance(config, LightDecoderExperiment):
+        is_first_rank = light_decoder.distil_decoder(config, images, checkpoints, unfinished)
     else:
         is_first_rank = diffusion.train_diffusion(config, images, checkpoints, unfinished)
     release = output / "release"

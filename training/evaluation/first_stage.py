@@ -35,6 +35,16 @@ def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Ne
     reconstructed = torch.cat([reconstruct(autoencoder, part.to(device)) for part in torch.split(held_out, BATCH)])
     pairs_sheet = torch.cat([held_out[:PAIRS], reconstructed[:PAIRS]])
     contact_sheet.save(output / "reconstructions.png", pairs_sheet, columns=min(PAIRS, len(held_out)))
+    scores = measure(reconstructed, held_out, images, networks)
+    if images.description.box_classes == shapes.CLASSES:
+        scores |= condition_accuracy(images, rows, reconstructed)
+    if autoencoder.config.regularisation == "vq":
+        scores |= codebook_use(autoencoder, images)
+    return scores
+
+
+def measure(reconstructed: Tensor, held_out: Tensor, images: ImageSet, networks: Networks) -> dict[str, Any]:
+    """Return how far the reconstructions of all held-out images are from them, both [R, C, H, W] in [-1, 1]."""
     ratio = psnr(reconstructed, held_out)
     scores: dict[str, Any] = {"psnr": float(ratio.mean()), "psnr_worst": float(ratio.min()), "images": len(held_out)}
     if images.image_size >= SMALLEST:
@@ -45,12 +55,8 @@ def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Ne
     if len(held_out) >= LEAST:
         network = networks.features
         scores |= {"features": network.name, "features_digest": network.digest}
-        real = compute_features(network, images, rows)
+        real = compute_features(network, images, images.rows("held_out"))
         scores["reconstruction_frechet_distance"] = frechet_distance(real, network.features(reconstructed))
-    if images.description.box_classes == shapes.CLASSES:
-        scores |= condition_accuracy(images, rows, reconstructed)
-    if autoencoder.config.regularisation == "vq":
-        scores |= codebook_use(autoencoder, images)
     return scores
 
 

@@ -16,6 +16,7 @@ from training.model.autoencoder import AutoencoderConfig
 from training.model.diffusion import DiffusionConfig
 from training.model.unet import UNetConfig
 from training.recipes.distillation_loss import DistillationLossConfig
+from training.recipes.light_decoder_loss import LightDecoderLossConfig
 from training.recipes.losses import AutoencoderLossConfig, Norm, TimestepSampling
 from training.recipes.optimiser import OptimiserConfig
 
@@ -152,6 +153,28 @@ class DistillationExperiment(SharedFields):
     gradient_checkpointing: bool
 
 
+@dataclass(frozen=True)
+class LightDecoderModelConfig:
+    """The architecture of a light decoder; see `configs/recipe/light_decoder.yaml`."""
+
+    channels: Positive | None
+    multipliers: list[Positive] | None
+    res_blocks: Annotated[int, Field(ge=0)]
+    middle_attention: bool
+    share: Annotated[float, Field(gt=0, le=1)]
+
+
+@checked_dataclass(frozen=True, config=STRICT)
+class LightDecoderExperiment(SharedFields):
+    """The distillation of the decoder of the release folder `teacher`, of either kind, into a light one."""
+
+    recipe: Literal["light_decoder"]
+    teacher: str
+    model: LightDecoderModelConfig
+    loss: LightDecoderLossConfig
+    ema_decay: Share
+
+
 @checked_dataclass(frozen=True, config=STRICT)
 class DataOnly:
     """The part of an experiment that prepares images."""
@@ -159,11 +182,12 @@ class DataOnly:
     data: DataConfig
 
 
-Experiment = AutoencoderExperiment | DiffusionExperiment | DistillationExperiment
-RECIPES: dict[str, type[AutoencoderExperiment] | type[DiffusionExperiment] | type[DistillationExperiment]] = {
+Experiment = AutoencoderExperiment | DiffusionExperiment | DistillationExperiment | LightDecoderExperiment
+RECIPES: dict[str, type[Experiment]] = {
     "autoencoder": AutoencoderExperiment,
     "diffusion": DiffusionExperiment,
     "distillation": DistillationExperiment,
+    "light_decoder": LightDecoderExperiment,
 }
 
 
@@ -180,6 +204,12 @@ def check(experiment: Experiment) -> None:
                               f"{experiment.data.image_size}")  # fmt: skip
     check_buckets(experiment)
     if isinstance(experiment, AutoencoderExperiment):
+        return
+    if isinstance(experiment, LightDecoderExperiment):
+        if experiment.initial is not None:
+            raise ExperimentError(f"initial: {experiment.initial} is not allowed, because a light decoder begins with "
+                                  "random weights; permitted: null")  # fmt: skip
+        convert_errors("loss", experiment.loss.check)
         return
     if crop is not None and not experiment.encode_each_step:
         raise ExperimentError("data.crop: latents that are encoded once cannot be cropped; permitted: null, "

@@ -46,6 +46,12 @@ def check_teacher(teacher: Release) -> None:
         )
 
 
+def check_decoder(teacher: Release) -> None:
+    """Raise ExperimentError unless the decoder of a release can be distilled. Reads no weights."""
+    if teacher.architecture["autoencoder"]["regularisation"] == "identity":
+        raise ExperimentError(f"teacher: the latents of {teacher.name} are the pixels, so there is nothing to decode")
+
+
 def check_images(data: DataConfig, teacher: Release, images: ImageSet) -> None:
     """Raise DataError unless the images have the classes of the teacher, and values for its conditions."""
     about, count = images.description, len(images.rows("train"))

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.model.layers import Downsample, ResidualBlock, SpatialAttention, Upsample, group_norm
+from training.model.layers import NORM_GROUPS, Downsample, ResidualBlock, SpatialAttention, Upsample, group_norm
 from training.model.quantiser import Quantisation, VectorQuantiser
 
 EPS = 1e-6
@@ -85,24 +85,27 @@ class Posterior:
 class Middle(nn.Module):
     """The coarsest level: a residual block, attention, a residual block."""
 
-    def __init__(self, channels: int, *, attention: bool, dropout: float) -> None:
+    def __init__(self, channels: int, *, attention: bool, dropout: float, groups: int = NORM_GROUPS) -> None:
         super().__init__()
-        self.block1 = ResidualBlock(channels, channels, eps=EPS, dropout=dropout)
-        self.attention = SpatialAttention(channels, heads=1, eps=EPS) if attention else nn.Identity()
-        self.block2 = ResidualBlock(channels, channels, eps=EPS, dropout=dropout)
+        self.block1 = ResidualBlock(channels, channels, eps=EPS, dropout=dropout, groups=groups)
+        self.attention = SpatialAttention(channels, heads=1, eps=EPS, groups=groups) if attention else nn.Identity()
+        self.block2 = ResidualBlock(channels, channels, eps=EPS, dropout=dropout, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform a feature map: [R, C, h, w] -> [R, C, h, w]."""
         return torch.as_tensor(self.block2(self.attention(self.block1(x))))
 
 
-def level(in_channels: int, out_channels: int, blocks: int, *, attention: bool, dropout: float) -> list[nn.Module]:
+def level(
+    in_channels: int, out_channels: int, blocks: int, *, attention: bool, dropout: float, groups: int = NORM_GROUPS
+) -> list[nn.Module]:
     """Return the residual blocks of one resolution, each followed by attention if `attention`."""
     layers: list[nn.Module] = []
     for i in range(blocks):
-        layers.append(ResidualBlock(in_channels if i == 0 else out_channels, out_channels, eps=EPS, dropout=dropout))
+        before = in_channels if i == 0 else out_channels
+        layers.append(ResidualBlock(before, out_channels, eps=EPS, dropout=dropout, groups=groups))
         if attention:
-            layers.append(SpatialAttention(out_channels, heads=1, eps=EPS))
+            layers.append(SpatialAttention(out_channels, heads=1, eps=EPS, groups=groups))
     return layers
 
 
@@ -132,21 +135,22 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Maps latents to pixels, coarsest level first."""
+    """Maps latents to pixels, coarsest level first. groups: of the norms."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, groups: int = NORM_GROUPS) -> None:
         super().__init__()
         widths = [config.channels * m for m in reversed(config.multipliers)]
         self.conv_in = nn.Conv2d(config.encoder_channels, widths[0], 3, padding=1)
-        self.middle = Middle(widths[0], attention=config.middle_attention, dropout=config.dropout)
+        given: dict[str, Any] = {"dropout": config.dropout, "groups": groups}
+        self.middle = Middle(widths[0], attention=config.middle_attention, **given)
         layers: list[nn.Module] = []
         for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
             attention = len(widths) - 1 - i in config.attention_levels
-            layers += level(before, width, config.res_blocks + 1, attention=attention, dropout=config.dropout)
+            layers += level(before, width, config.res_blocks + 1, attention=attention, **given)
             if i < len(widths) - 1:
                 layers.append(Upsample(width))
         self.up = nn.Sequential(*layers)
-        self.norm_out = group_norm(widths[-1], EPS)
+        self.norm_out = group_norm(widths[-1], EPS, groups)
         self.conv_out = nn.Conv2d(widths[-1], config.image_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ from training.model import conditioners, release
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners import Conditioners, Conditions
 from training.model.diffusion import Diffusion, DiffusionConfig
+from training.model.light_decoder import LatentDecoder, LightDecoder
 from training.model.unet import LATER_FIELDS, UNet, UNetConfig
 
 AUTOENCODER_FILE = "autoencoder.safetensors"
 UNET_FILE = "unet.safetensors"
 CONDITIONERS_FILE = "conditioners.safetensors"
+LIGHT_DECODER_FILE = "light_decoder.safetensors"
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -38,11 +40,22 @@ class Prepared(NamedTuple):
 
 
 class LatentDiffusion(nn.Module):
-    """A diffusion model in the latent space of an autoencoder (Rombach et al. 2022, section 3)."""
+    """A diffusion model in the latent space of an autoencoder (Rombach et al. 2022, section 3).
 
-    def __init__(self, autoencoder: Autoencoder, unet: UNet, conditioners: Conditioners, diffusion: Diffusion) -> None:
+    light_decoder: a second decoder of the same latents, if there is one.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        unet: UNet,
+        conditioners: Conditioners,
+        diffusion: Diffusion,
+        light_decoder: LightDecoder | None = None,
+    ) -> None:
         super().__init__()
         self.autoencoder, self.unet, self.conditioners, self.diffusion = autoencoder, unet, conditioners, diffusion
+        self.light_decoder = light_decoder
 
     @classmethod
     def build(cls, architecture: Mapping[str, Any], assets: Mapping[str, Mapping[str, bytes]] | None = None) -> Self:
@@ -62,7 +75,14 @@ class LatentDiffusion(nn.Module):
                 }
             ),
             Diffusion(DiffusionConfig(**architecture["diffusion"])),
+            LightDecoder.build(architecture) if release.LIGHT_DECODER in architecture else None,
         )
+
+    @property
+    def decoders(self) -> dict[release.DecoderName, LatentDecoder]:
+        """What decodes latents, by the name in requests: the autoencoder, and the light decoder if there is one."""
+        own: dict[release.DecoderName, LatentDecoder] = {"full": self.autoencoder}
+        return own if self.light_decoder is None else {**own, "light": self.light_decoder}
 
     @property
     def device(self) -> torch.device:
@@ -130,6 +150,7 @@ class LatentDiffusion(nn.Module):
             },
             "conditioners": {name: conditioner.config() for name, conditioner in self.conditioners.by_field().items()},
             "diffusion": as_json(asdict(self.diffusion.config)),
+            **({} if self.light_decoder is None else {release.LIGHT_DECODER: self.light_decoder.light.to_json()}),
         }
 
 
@@ -189,6 +210,8 @@ def save_diffusion(
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model.unet, folder / UNET_FILE)
     save_weights(model.conditioners, folder / CONDITIONERS_FILE)
+    if model.light_decoder is not None:
+        save_weights(model.light_decoder, folder / LIGHT_DECODER_FILE)
     for field, conditioner in model.conditioners.by_field().items():
         for asset, content in conditioner.assets().items():
             (folder / f"{field}.{asset}").write_bytes(content)
@@ -251,6 +274,8 @@ def load_diffusion(folder: Path) -> tuple[LatentDiffusion, release.Release]:
     load_weights(model.autoencoder, folder / AUTOENCODER_FILE)
     load_weights(model.unet, folder / UNET_FILE)
     load_weights(model.conditioners, folder / CONDITIONERS_FILE)
+    if model.light_decoder is not None:
+        load_weights(model.light_decoder, folder / LIGHT_DECODER_FILE)
     return model.eval(), description
 
 

@@ -18,7 +18,10 @@ FORMAT = 1
 MANIFEST = "release.json"
 WEIGHTS_SUFFIXES = (".safetensors", ".tokenizer.json")  # a vocabulary determines the model as much as its weights
 DISTILLED = "distilled"  # in the conditions: see `Distilled`
+LIGHT_DECODER = "light_decoder"  # in the architecture, the lineage and the metrics of releases that have one
+MOST_LOSS = 0.3  # dB of PSNR against real images, for a light decoder that is the default
 Kind = Literal["autoencoder", "diffusion"]
+DecoderName = Literal["full", "light"]
 
 
 class ReleaseError(DarkroomError):
@@ -154,6 +157,21 @@ class Release:
         sampling = {**self.sampling, **fields}
         others = {name: value for name, value in self.architecture.items() if name != "sampling"}
         return replace(self, architecture={**others, **({"sampling": sampling} if sampling else {})})
+
+    @property
+    def has_light_decoder(self) -> bool:
+        """Whether there is a light decoder beside the own one. Versions that do not know it decode with the own one."""
+        return LIGHT_DECODER in self.architecture
+
+    def with_default_decoder(self) -> "Release":
+        """Return the release with the decoder as default of requests that the evaluation of the light one permits.
+
+        That is the light one if its images lose at most MOST_LOSS of PSNR. A first stage has no requests.
+        """
+        if self.kind != "diffusion":
+            return self
+        loss = self.metrics.get(LIGHT_DECODER, {}).get("psnr_loss")
+        return self.with_sampling({"decoder": "full" if loss is None or loss > MOST_LOSS else "light"})
 
     @property
     def digest(self) -> str:

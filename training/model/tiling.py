@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.model.autoencoder import Autoencoder
+from training.model.light_decoder import LatentDecoder
 
 
 def encode(autoencoder: Autoencoder, images: Tensor, *, tile: int = 512, overlap: int = 128) -> Tensor:
@@ -32,17 +33,17 @@ def encode(autoencoder: Autoencoder, images: Tensor, *, tile: int = 512, overlap
         return blend_tiles(autoencoder.encode, images, tile, overlap, num=1, den=f)
 
 
-def decode(autoencoder: Autoencoder, latents: Tensor, *, tile: int = 64, overlap: int = 16) -> Tensor:
+def decode(decoder: LatentDecoder, latents: Tensor, *, tile: int = 64, overlap: int = 16) -> Tensor:
     """Decode in tiles of `tile` latent positions a side, where neighbours share `overlap` positions.
 
     latents [R, C, h, w] -> images [R, channels, h f, w f]. Raises ValueError naming what does not fit.
     """
     check(latents, tile, overlap)
     if max(latents.shape[2:]) <= tile:
-        return autoencoder.decode(latents)
+        return decoder.decode(latents)
     # Skip latents instead of averaging them: a decoder only knows latents with their usual spread
-    with shared_norms(autoencoder, lambda: autoencoder.decode(shrink(latents, tile, 1, "nearest-exact"))):
-        return blend_tiles(autoencoder.decode, latents, tile, overlap, num=autoencoder.config.factor, den=1)
+    with shared_norms(decoder, lambda: decoder.decode(shrink(latents, tile, 1, "nearest-exact"))):
+        return blend_tiles(decoder.decode, latents, tile, overlap, num=decoder.config.factor, den=1)
 
 
 def check(x: Tensor, tile: int, overlap: int) -> None:

@@ -21,6 +21,7 @@ from training.model import sampling
 from training.model.autoencoder import Autoencoder
 from training.model.guidance import Guidance
 from training.model.latent_diffusion import LatentDiffusion
+from training.model.light_decoder import LatentDecoder
 from training.model.pixels import to_unit
 from training.previews import contact_sheet
 
@@ -28,6 +29,7 @@ COLUMNS = 10  # images per row
 SAMPLE_ROWS = 4  # rows of samples, if no conditions are drawn above them; else 2
 ESTIMATES = 8  # estimates per denoising row
 STEPS = 15
+DECODERS = ("image", "own decoder", "light decoder")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,16 @@ def draw_reconstructions(model: Autoencoder, images: ImageSet, path: Path) -> di
     model.train(training)
     target = path.with_name(f"{path.name}-reconstructions.png")
     return {"reconstructions": contact_sheet.save(target, torch.cat([originals, decoded]), columns=len(originals))}
+
+
+@torch.inference_mode()
+def draw_decoders(own: Autoencoder, light: LatentDecoder, images: ImageSet, path: Path) -> dict[str, NDArray[np.uint8]]:
+    """Draw images above what the own decoder and the light one make of their latents, as PATH-decoders.png."""
+    originals = images.pixels(preview_rows(images))
+    latents = own.encode(originals.to(own.latent_scale.device))
+    rows = [originals, *(decoder.decode(latents).clamp(-1, 1).cpu() for decoder in (own, light))]
+    target = path.with_name(f"{path.name}-decoders.png")
+    return {"decoders": contact_sheet.save(target, torch.cat(rows), columns=len(originals), rows=DECODERS)}
 
 
 def preview_requests(images: ImageSet, requests: Requests) -> PreviewRequests:

@@ -51,6 +51,7 @@ class DiffusionRecipe(LatentRecipe):
         self.average: nn.ModuleDict = copy.deepcopy(self.trained).requires_grad_(False)
         self.diffusion = model.diffusion
         self.first_stage = (model.autoencoder,)  # in a tuple, so that it is neither trained nor saved
+        self.light_decoder = (model.light_decoder,)
         self.timestep_sampling = timestep_sampling or TimestepSampling()
         self.min_snr_gamma, self.condition_dropout, self.ema_decay = min_snr_gamma, condition_dropout, ema_decay
         self.norm: Norm = norm
@@ -123,4 +124,5 @@ class DiffusionRecipe(LatentRecipe):
     def averaged_model(self) -> LatentDiffusion:
         """Return the averaged U-Net and conditioners with the autoencoder, in eval mode."""
         unet, conditioners = cast(UNet, self.average["unet"]), cast(Conditioners, self.average["conditioners"])
-        return LatentDiffusion(self.first_stage[0], unet, conditioners, self.diffusion).eval()
+        light = self.light_decoder[0]
+        return LatentDiffusion(self.first_stage[0], unet, conditioners, self.diffusion, light).eval()

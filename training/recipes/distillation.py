@@ -184,7 +184,8 @@ class DistillationRecipe(LatentRecipe):
     def averaged_model(self) -> LatentDiffusion:
         """Return the averaged student with the teacher's conditioners and autoencoder, in eval mode."""
         teacher, unet = self.teacher[0], cast(UNet, self.average["unet"])
-        return LatentDiffusion(teacher.autoencoder, unet, teacher.conditioners, self.diffusion).eval()
+        light = teacher.light_decoder
+        return LatentDiffusion(teacher.autoencoder, unet, teacher.conditioners, self.diffusion, light).eval()
 
 
 def evaluate(unet: nn.Module, x: Tensor, t: Tensor, conditions: Conditions, numbers: Tensor | None = None) -> Tensor:

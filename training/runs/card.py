@@ -1,10 +1,17 @@
 """The card of a release: a page of Markdown that describes it."""
 
 from training.data.image_set import Description
-from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment, DistillationExperiment, Experiment
-from training.model.release import Distilled
+from training.experiments.schema import (
+    AutoencoderExperiment,
+    DiffusionExperiment,
+    DistillationExperiment,
+    Experiment,
+    LightDecoderExperiment,
+)
+from training.model.release import LIGHT_DECODER, Distilled
 
 CLASSES = 100  # whose names are listed
+LIGHT_DECODER_TITLE = "\n## Light decoder\n"
 
 
 def autoencoder(config: AutoencoderExperiment, data: Description, loss: float | None) -> str:
@@ -42,6 +49,16 @@ A latent diffusion model that was distilled from {teacher}. It is sampled in {",
 evaluations of one row each, with a guidance scale from {low:g} to {high:g}.
 The weights are a moving average of the trained ones. `samples.png` shows samples
 below their conditions, `denoising.png` the denoising of some of them.
+
+{_training(config, data, loss)}"""
+
+
+def light_decoder(config: LightDecoderExperiment, data: Description, loss: float | None) -> str:
+    """Return what the card of a release says of its light decoder."""
+    return f"""{LIGHT_DECODER_TITLE}
+`{LIGHT_DECODER}.safetensors` decodes the same latents with fewer operations. It was distilled from the decoder of this
+release, whose other weights stay as they were. `{LIGHT_DECODER}.png` shows images, what the own decoder makes of their
+latents, and what the light one does.
 
 {_training(config, data, loss)}"""
 

@@ -13,6 +13,7 @@ from training.data.locks import lock_folder
 from training.data.rows import ImageRows, LatentRows, crop_centres
 from training.experiments import conditioners
 from training.experiments.schema import DiffusionExperiment, DistillationExperiment, ExperimentError, convert_errors
+from training.model import light_release
 from training.model.autoencoder import Autoencoder
 from training.model.diffusion import Diffusion
 from training.model.interop.sources import open_release
@@ -39,6 +40,7 @@ def train_diffusion(
     """Train and write the release folder. Returns whether this is the first rank, which alone writes it."""
     with open_release(Path(config.autoencoder), first_stage=True) as folder:
         autoencoder, first_stage = load_autoencoder(folder)
+        light_decoder = light_release.load(folder, first_stage)
     encoding.check_images(autoencoder, images)
     scale = measure_if_needed(autoencoder, first_stage, images)
     conditioning = conditioners.build(config, images, autoencoder.config)
@@ -46,7 +48,7 @@ def train_diffusion(
     for field, (count, length) in cut.items():
         print(f"note: {count:,} captions are cut to {length} tokens; model.conditioners.{field}.length permits more")
     unet = convert_errors("model.unet", lambda: UNet(config.model.unet))
-    model = LatentDiffusion(autoencoder, unet, conditioning, Diffusion(config.model.diffusion))
+    model = LatentDiffusion(autoencoder, unet, conditioning, Diffusion(config.model.diffusion), light_decoder)
     model.unet.gradient_checkpointing = config.gradient_checkpointing
     size = config.data.crop or images.image_size
     latent_size = size // autoencoder.config.factor
@@ -88,7 +90,8 @@ def train_diffusion(
     if scale is not None:
         lineage["latent_scale"] = {"value": scale, "from": "measured"}
     guided = config.loss.condition_dropout > 0
-    save_diffusion(release, trained, name=config.name, image_size=size, guided=guided, lineage=lineage)
+    made = save_diffusion(release, trained, name=config.name, image_size=size, guided=guided, lineage=lineage)
+    light_release.carry(release, made, first_stage)
     return True
 
 

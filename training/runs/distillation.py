@@ -10,6 +10,7 @@ from training.data.image_set import ImageSet
 from training.data.rows import crop_centres
 from training.experiments.schema import DistillationExperiment, ExperimentError, convert_errors
 from training.experiments.teachers import check_images, check_teacher, load_teacher
+from training.model import light_release
 from training.model.latent_diffusion import save_diffusion
 from training.model.release import Distilled
 from training.model.release import read as read_release
@@ -73,7 +74,8 @@ def distil(config: DistillationExperiment, images: ImageSet, checkpoints: Checkp
     if "autoencoder" in description.lineage:
         lineage["autoencoder"] = description.lineage["autoencoder"]
     trained = recipe.averaged_model().cpu()
-    save_diffusion(release, trained, name=config.name, image_size=size, distilled=served, lineage=lineage)
+    made = save_diffusion(release, trained, name=config.name, image_size=size, distilled=served, lineage=lineage)
+    light_release.carry(release, made, description)
     return True
 
 

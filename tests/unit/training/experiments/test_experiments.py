@@ -22,6 +22,7 @@ from training.experiments.schema import (
     DistillationExperiment,
     Experiment,
     ExperimentError,
+    LightDecoderExperiment,
     SharedFields,
     to_plain,
 )
@@ -30,6 +31,7 @@ from training.model.diffusion import DiffusionConfig
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet, UNetConfig
 from training.recipes.distillation_loss import DistillationLossConfig
+from training.recipes.light_decoder_loss import LightDecoderLossConfig
 from training.recipes.losses import AutoencoderLossConfig
 from training.recipes.optimiser import OptimiserConfig
 from training.runs.identity import lineage_of
@@ -54,11 +56,13 @@ def loaded(name: str, *overrides: str) -> Experiment:
 @pytest.mark.parametrize("name", compose.names())
 def test_every_experiment_composes(name: str) -> None:
     config = filled(name)
-    assert isinstance(config, AutoencoderExperiment | DiffusionExperiment)
+    assert isinstance(config, AutoencoderExperiment | DiffusionExperiment | LightDecoderExperiment)
     assert config.output == f"runs/{config.name}"
 
 
-@pytest.mark.parametrize("name", [name for name in compose.names() if "ldm" not in name and "_f" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in compose.names() if "ldm" not in name and "_f" not in name and "light" not in name]
+)
 def test_experiments_of_our_own_build(name: str) -> None:
     """Those of the paper are built by `test_paper_experiments`."""
     config = filled(name)
@@ -285,7 +289,7 @@ def test_a_file_of_one_s_own_may_begin_from_an_experiment(tmp_path: Path) -> Non
         (None, r"cannot be read \(No such file or directory\)"),
         ("name: [mine", r"is not YAML \(while parsing .* line 1.*\)"),
         ("defaults: [shapes_texts]", r".*Could not load 'experiment/shapes_texts'.*"),
-        ("steps: 5", r"^recipe: null is not known; permitted: autoencoder, diffusion, distillation$"),
+        ("steps: 5", r"^recipe: null is not known; permitted: autoencoder, diffusion, distillation, light_decoder$"),
         ("defaults: [shapes_text, _self_]\nstepz: 6", r"^stepz: there is no such field; did you mean steps\?$"),
     ],
 )
@@ -339,7 +343,14 @@ def documented(file: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "file", ["train.yaml", "recipe/autoencoder.yaml", "recipe/diffusion.yaml", "recipe/distillation.yaml"]
+    "file",
+    [
+        "train.yaml",
+        "recipe/autoencoder.yaml",
+        "recipe/diffusion.yaml",
+        "recipe/distillation.yaml",
+        "recipe/light_decoder.yaml",
+    ],
 )
 def test_every_field_is_explained_on_its_line(file: str) -> None:
     assert undocumented(file) == []
@@ -361,6 +372,7 @@ def test_the_file_of_every_experiment_has_all_fields_that_they_share() -> None:
         ("recipe/autoencoder.yaml", ["loss"], AutoencoderLossConfig),
         ("recipe/diffusion.yaml", ["model", "unet"], UNetConfig),
         ("recipe/distillation.yaml", ["loss"], DistillationLossConfig),
+        ("recipe/light_decoder.yaml", ["loss"], LightDecoderLossConfig),
         ("recipe/diffusion.yaml", ["model", "diffusion"], DiffusionConfig),
     ],
 )
@@ -377,7 +389,7 @@ def test_a_recipe_has_every_field_of_its_experiments() -> None:
     of_all = {one.name for one in fields(SharedFields)} | {"recipe"}
     for kind, file in (
         (AutoencoderExperiment, "autoencoder"), (DiffusionExperiment, "diffusion"),
-        (DistillationExperiment, "distillation"),
+        (DistillationExperiment, "distillation"), (LightDecoderExperiment, "light_decoder"),
     ):  # fmt: skip
         own = {one.name for one in fields(kind)} - of_all
         assert set(documented(f"recipe/{file}.yaml")) - {"defaults", "recipe"} == own
