@@ -13,7 +13,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    IPvAnyNetwork,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -28,11 +27,8 @@ from training.errors import DarkroomError
 
 Kind = TypeVar("Kind", bound="StoreSettings | DatabaseSettings")
 
-TenantName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-
 QUEUE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 LISTS = ("queues", "preload", "console_hosts", "console_operators")  # which may be empty
-HEADER = r"^[A-Za-z0-9-]{1,100}$"
 NAMES_FORM = 'permitted: one or more names, as a,b or as JSON, ["a", "b"]'
 
 
@@ -54,16 +50,6 @@ def split_names(value: Any) -> Any:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"not a list of names; {NAMES_FORM}")
     return list(dict.fromkeys(name.strip() for name in value if name.strip()))
-
-
-def parse_object(value: Any) -> Any:
-    """Return an object that is written as JSON."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError('not JSON; permitted: an object, such as {"team-a": "shop"}') from None
 
 
 def _check_queues(names: list[str]) -> list[str]:
@@ -181,56 +167,12 @@ class Settings(StoreSettings, DatabaseSettings):
     heartbeat_s: float = Field(5.0, gt=0, le=60, description="seconds between heartbeats")
 
 
-class ConsoleSettings(StoreSettings, DatabaseSettings):
-    """All settings of the console."""
-
-    console_host: str = Field("127.0.0.1", description="the address to serve pages on")
-    console_port: int = Field(8520, ge=0, le=65535, description="the port to serve pages on; 0: a free one")
-    console_hosts: Annotated[list[str], BeforeValidator(split_names)] = Field(
-        [], description="the host names under which browsers reach the console, beside loopback's"
-    )
-    console_secret: SecretStr | None = Field(
-        None, min_length=32, description="signs sessions, 32 characters or more; unset: drawn at each start"
-    )
-    console_tenant: TenantName = Field("default", description="the tenant of those who open the sign-in link")
-    console_proxy_user_header: str | None = Field(
-        None, pattern=HEADER, description="the header in which a trusted proxy names the viewer; unset: links sign in"
-    )
-    console_proxy_groups_header: str | None = Field(
-        None, pattern=HEADER, description="the header in which the proxy lists the viewer's groups, as a,b"
-    )
-    console_proxy_networks: Annotated[list[IPvAnyNetwork], BeforeValidator(split_names)] = Field(
-        [], validate_default=True, description="the addresses of the proxy, such as 10.0.0.0/8"
-    )
-    console_tenants: Annotated[dict[str, TenantName], BeforeValidator(parse_object)] = Field(
-        {}, description='the tenant of each group, as JSON: {"team-a": "shop"}; "*": of everybody'
-    )
-    console_operators: Annotated[list[str], BeforeValidator(split_names)] = Field(
-        [], description="the groups whose members operate the service"
-    )
-    console_runs: Path | None = Field(None, description="a folder of training runs to show to operators")
-
-    @field_validator("console_proxy_networks")
-    @classmethod
-    def _is_narrow(cls, networks: list[IPvAnyNetwork], info: ValidationInfo) -> list[IPvAnyNetwork]:
-        if info.data.get("console_proxy_user_header") and not networks:
-            raise ValueError("goes with DARKROOM_CONSOLE_PROXY_USER_HEADER, which anyone could send otherwise")
-        if any(network.prefixlen == 0 for network in networks):
-            raise ValueError("a network of all addresses is not allowed, because anyone could name a viewer")
-        return networks
-
-
-def load_console(environ: Mapping[str, str] = os.environ) -> ConsoleSettings:
-    """Return the settings of the console. Raises SettingsError."""
-    return _build(ConsoleSettings, "console", environ)
-
-
 def load(role: Role, environ: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings of a process of `role`. Raises SettingsError.
 
     A value that no DARKROOM_* variable gives comes from the local stack.
     """
-    settings = _build(Settings, role, environ)
+    settings = build(Settings, role, environ)
     if role in ("dispatcher", "worker") and settings.broker_url is None:
         raise SettingsError(f"DARKROOM_BROKER_URL: field required ({urls.BROKER_FORM})")
     return settings
@@ -238,15 +180,16 @@ def load(role: Role, environ: Mapping[str, str] = os.environ) -> Settings:
 
 def load_store(environ: Mapping[str, str] = os.environ) -> StoreSettings:
     """Return the settings of a process that needs S3 only. Raises SettingsError."""
-    return _build(StoreSettings, "worker", environ)
+    return build(StoreSettings, "worker", environ)
 
 
 def load_database(role: Role, environ: Mapping[str, str] = os.environ) -> DatabaseSettings:
     """Return the settings of a process of `role` that needs Postgres only. Raises SettingsError."""
-    return _build(DatabaseSettings, role, environ)
+    return build(DatabaseSettings, role, environ)
 
 
-def _build(kind: type[Kind], role: Role, environ: Mapping[str, str]) -> Kind:
+def build(kind: type[Kind], role: Role, environ: Mapping[str, str]) -> Kind:
+    """Return the settings of a kind, for a process of `role`. Raises SettingsError."""
     folder = stack_root(environ)
     state = read(folder)
     local: dict[str, Any] = {**local_values(state, role, folder)} if state else {}

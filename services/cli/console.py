@@ -13,7 +13,7 @@ from services.cli.session import create_engine
 from services.errors import CommandError
 
 if TYPE_CHECKING:
-    from services.settings import ConsoleSettings
+    from services.console_settings import ConsoleSettings
 
 SCHEMA = "0029"  # the oldest that the console works with
 BACKLOG = 512
@@ -29,7 +29,7 @@ def console(
 
     Prints a link that signs in the browser which opens it, once; then the next link.
     """
-    from services.settings import load_console
+    from services.console_settings import load_console
 
     given = {"console_host": host, "console_port": port, "console_tenant": tenant}
     settings = load_console().model_copy(update={name: value for name, value in given.items() if value is not None})
@@ -49,7 +49,8 @@ def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, o
     from services.storage.object_store import ObjectStore
 
     logs.configure(settings)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for name in ("uvicorn.error", "authlib", "httpx2", "httpcore2"):  # the last ones would log codes of sign-ins
+        logging.getLogger(name).setLevel(logging.WARNING)
     engine, store = create_engine(settings), ObjectStore.connect(settings)
     wait_for_connection(engine)
     schema.check_schema(engine, SCHEMA)
@@ -62,7 +63,9 @@ def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, o
 
     app = make_app(settings, engine, store, links)
     http.serve(settings, app.state.parts.health)
-    if settings.console_proxy_user_header:
+    if settings.console_oidc_issuer:
+        typer.echo(f"The console serves at {address}. People sign in at {settings.console_oidc_issuer}.")
+    elif settings.console_proxy_user_header:
         typer.echo(f"The console serves at {address}, and trusts {settings.console_proxy_user_header} of its proxy.")
     else:
         typer.echo(f"The console serves at {address}. Open this link to sign in; it works once:\n{link(viewer)}")

@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi.templating import Jinja2Templates
 from sqlalchemy import Connection, Engine
 
+from services.console.directory import Directory
 from services.console.health import ConsoleHealth
 from services.console.live import News
+from services.console.pending import PendingSignIns
 from services.console.proxy import Proxy
 from services.console.rates import Rates
 from services.console.sign_in import SignInLinks
@@ -17,6 +20,21 @@ from services.console.thumbnails import Thumbnails
 from services.console.viewer import Viewer
 from services.job_queue.viewing import set_viewer
 from services.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from services.console.oidc import Provider
+
+
+@dataclass(frozen=True)
+class Oidc:
+    """Signing in at a provider, and what its claims mean. user, groups, tenant: the names of claims."""
+
+    provider: "Provider"
+    pending: PendingSignIns
+    directory: Directory
+    user: str
+    groups: str
+    tenant: str | None
 
 
 @dataclass(frozen=True)
@@ -27,7 +45,8 @@ class Parts:
     store: ObjectStore
     templates: Jinja2Templates
     links: SignInLinks
-    proxy: Proxy | None = None  # None: links sign in
+    proxy: Proxy | None = None
+    oidc: Oidc | None = None  # without it and a proxy, links sign in
     runs: Path | None = None  # the folder of training runs
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     rates: Rates = field(default_factory=Rates)

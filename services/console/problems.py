@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 from services.console.thumbnails import NotShown
-from services.console.viewer import NotSignedIn
+from services.console.viewer import NotSignedIn, ProviderAway, SignInRefused
 from services.database.connections import brief
 from services.database.faults import is_outage
 from services.errors import quote, quote_name
@@ -22,6 +22,12 @@ from services.storage.messages import describe_store_error
 from training.errors import DarkroomError
 
 log = logging.getLogger("darkroom.console")
+
+# What is answered like any page. Other errors are bugs, and the server logs them, too.
+EXPECTED: tuple[type[Exception], ...] = (
+    HTTPException, RequestValidationError, NotSignedIn, SignInRefused, ProviderAway, NotShown, DBAPIError, ClientError,
+    BotoCoreError, DarkroomError,
+)  # fmt: skip
 
 RETRY = {"Retry-After": "5"}
 # SQLSTATE of errors that functions and triggers raise for clients, with messages for a person
@@ -39,11 +45,12 @@ CLIENT_ERRORS = ("22", "23", "P0")  # data exceptions, constraints and raised ex
 
 @dataclass(frozen=True)
 class Problem:
-    """An error as RFC 9457 describes it. headers: of the answer."""
+    """An error as RFC 9457 describes it. headers: of the answer. may_begin: whether signing in again may help."""
 
     status: int
     detail: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    may_begin: bool = False
 
     @property
     def title(self) -> str:
@@ -65,6 +72,10 @@ def describe_problem(request: Request, error: Exception) -> Problem:
     match error:
         case NotSignedIn():
             return Problem(401, f"You are not signed in. {error}")
+        case SignInRefused():
+            return Problem(403, str(error), may_begin=True)
+        case ProviderAway():
+            return Problem(503, str(error), RETRY)
         case RequestValidationError():
             return Problem(422, "; ".join(map(_complaint, error.errors())))
         case HTTPException():

@@ -12,6 +12,14 @@ class NotSignedIn(Exception):
     """The request has no valid session; the message says how to get one."""
 
 
+class SignInRefused(Exception):
+    """A sign-in at the identity provider has failed; the message says why. It may be begun again."""
+
+
+class ProviderAway(Exception):
+    """The identity provider does not answer, or not as it should."""
+
+
 @dataclass(frozen=True)
 class Viewer:
     """A person: a name to show, the tenant whose jobs they see, and whether they operate the service."""

@@ -191,6 +191,14 @@ def test_a_proxy_can_be_reached(rendered: Rendered) -> None:
                 assert {"ports": [{"port": port, "protocol": "TCP"}]} in one["spec"]["egress"]
 
 
+def test_the_console_alone_reaches_the_provider_at_which_people_sign_in(rendered: Rendered) -> None:
+    rule = {"ports": [{"port": 8443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}]}
+    policies = [one for one in rendered["console-with-a-provider"] if one["kind"] == "NetworkPolicy"]
+    assert [one["metadata"]["name"] for one in policies if rule in one["spec"]["egress"]] == [
+        "pictures-darkroom-console"
+    ]
+
+
 def test_switching_off_every_alert_leaves_no_empty_group() -> None:
     """An API server refuses a group whose rules are null."""
     rules = next(one for one in objects("aws") if one["kind"] == "PrometheusRule")

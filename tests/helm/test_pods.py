@@ -9,7 +9,8 @@ import pytest
 import typer
 
 from services import cli
-from services.settings import ConsoleSettings, Settings
+from services.console_settings import ConsoleSettings
+from services.settings import Settings
 from tests.support.chart import MATRIX, PASSWORD, PodTemplate, objects, of_kind, pods, secret_values
 
 SIDECARS = {"cloud-sql-proxy"}  # of the example for Google Cloud

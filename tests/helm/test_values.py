@@ -29,6 +29,12 @@ from tests.support.chart import (
 LEAST = MATRIX["least"]
 
 
+OIDC = (
+    "console.enabled=true,console.hosts={a.example.com},console.tenants.team=shop,"
+    "console.oidc.issuer=https://sso.example.com,console.oidc.clientId=darkroom"
+)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -42,7 +48,13 @@ LEAST = MATRIX["least"]
         ("settings.staleSeconds=9", "settings.staleSeconds: 9 is not allowed; permitted: more than twice"),
         ("devServices.enabled=true,devServices.password=", "devServices.password: must be given"),
         ("metrics.rules.enabled=true,exporter.enabled=false", "the alerts need exporter.enabled"),
-        ("console.enabled=true", "console.proxy.networks: must be given with console.enabled"),
+        ("console.enabled=true", "console.proxy.networks: must be given with console.enabled, or console.oidc.issuer"),
+        (f"{OIDC},console.oidc.clientId=", "console.oidc.clientId: must be given with console.enabled"),
+        (f"{OIDC},console.tenants=null", "console.tenants: must be given with console.enabled"),
+        (f"{OIDC},console.oidc.issuer=", "console.oidc.clientId: needs console.oidc.issuer"),
+        (f"{OIDC},console.proxy.userHeader=X", "console: oidc.issuer and proxy are both given"),
+        (f"{OIDC},console.oidc.tenantClaim=org", "console: oidc.tenantClaim and tenants are both given"),
+        (f"{OIDC},console.oidc.issuer=https://a:8443/b", "console.oidc.issuer: port 8443 is not among networkPolicy"),
         (
             "workerDefaults.cache.sizeGb=500",
             "cache.sizeGb 500 and 7 Gi for kernels and /tmp are above",
@@ -338,6 +350,7 @@ def test_the_notes_list_every_secret_that_pipelines_need(name: str, tmp_path: Pa
     text = yaml.safe_load(done.stdout)["text"]
     assert f"is in namespace {NAMESPACE}" in text
     assert "darkroom-database: publisher, submitter" in text
+    assert ("https://images.example.com/sign-in/callback" in text) == (name == "hook")
     for pod in pods(name):
         if pod.component == "worker":
             assert pod.metadata["labels"]["darkroom/pool"] in text

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from services.console.app import make_app
 from services.console.sign_in import SignInLinks
 from services.console.viewer import Viewer
-from services.settings import ConsoleSettings, load_console
+from services.console_settings import ConsoleSettings, load_console
 from tests.support.stack import Stack
 
 HTML = {"Accept": "text/html"}

@@ -142,16 +142,43 @@ objectStore.endpointUrl: port {{ $port }} is not among networkPolicy.objectStore
 {{- end -}}
 {{- end }}
 
-{{/* What a console lacks, a line each: its values. Without these, anyone could name a viewer, or nobody could sign in. */}}
+{{/* What a console lacks, a line each: root. Without these, anyone could name a viewer, or nobody could sign in. */}}
 {{- define "darkroom.check.console" -}}
-{{- $found := dict "console.hosts" .hosts "console.proxy.userHeader" .proxy.userHeader "console.proxy.networks" .proxy.networks "console.tenants" .tenants -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- with .Values.console -}}
+{{- $found := dict "console.hosts" .hosts -}}
+{{- if .oidc.issuer -}}
+{{- $_ := set $found "console.oidc.clientId" .oidc.clientId -}}
+{{- if not .oidc.tenantClaim -}}{{- $_ := set $found "console.tenants" .tenants -}}{{- end -}}
+{{- if or .proxy.userHeader .proxy.networks }}
+console: oidc.issuer and proxy are both given; permitted: one
+{{- end -}}
+{{- if and .oidc.tenantClaim .tenants }}
+console: oidc.tenantClaim and tenants are both given; permitted: one
+{{- end -}}
+{{- $url := urlParse .oidc.issuer -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default "443" -}}
+{{- $permitted := list -}}
+{{- range $policy.oidc.ports }}{{ $permitted = append $permitted (. | int64 | toString) }}{{ end -}}
+{{- if and $policy.enabled (not $policy.extraEgress) (not (has $port $permitted)) }}
+console.oidc.issuer: port {{ $port }} is not among networkPolicy.oidc.ports, {{ join ", " $permitted }}; the console could not reach it
+{{- end -}}
+{{- else -}}
+{{- $found = merge $found (dict "console.proxy.userHeader" .proxy.userHeader "console.proxy.networks" .proxy.networks "console.tenants" .tenants) -}}
+{{- range $name := list "clientId" "existingSecret" "tenantClaim" -}}
+{{- if get $.Values.console.oidc $name }}
+console.oidc.{{ $name }}: needs console.oidc.issuer
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range $name := keys $found | sortAlpha -}}
 {{- if not (get $found $name) }}
-{{ $name }}: must be given with console.enabled
+{{ $name }}: must be given with console.enabled{{ if hasPrefix "console.proxy." $name }}, or console.oidc.issuer{{ end }}
 {{- end -}}
 {{- end -}}
 {{- if and .ingress.enabled .gateway.parentRefs }}
 console: ingress.enabled and gateway.parentRefs are both given; permitted: one
+{{- end -}}
 {{- end -}}
 {{- end }}
 
@@ -165,6 +192,13 @@ console: ingress.enabled and gateway.parentRefs are both given; permitted: one
 {{- $_ := set $needed .Values.broker.existingSecret (dict "of" "broker.existingSecret" "keys" (list .Values.broker.key)) -}}
 {{- if .Values.console.enabled -}}
 {{- $_ := set $needed .Values.console.existingSecret (dict "of" "console.existingSecret" "keys" (list .Values.console.secretKey)) -}}
+{{- with .Values.console.oidc -}}
+{{- if and .issuer .existingSecret -}}
+{{- $keys := list .secretKey -}}
+{{- if eq .existingSecret $root.Values.console.existingSecret }}{{ $keys = list .secretKey $root.Values.console.secretKey }}{{ end -}}
+{{- $_ := set $needed .existingSecret (dict "of" "console.oidc.existingSecret" "keys" $keys) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- with .Values.objectStore.existingSecret -}}
 {{- $_ := set $needed . (dict "of" "objectStore.existingSecret" "keys" (values $root.Values.objectStore.keys)) -}}

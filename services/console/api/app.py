@@ -3,13 +3,11 @@
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
 
 from services.console.api import checks, jobs, outputs, recall, releases
 from services.console.parts import Parts
-from services.console.problems import describe_problem
+from services.console.problems import EXPECTED, describe_problem
 
 DESCRIPTION = """
 Submit jobs of latent diffusion models, follow them and read their images. A request carries a token of a tenant:
@@ -48,7 +46,7 @@ def make_api(parts: Parts, version: str) -> FastAPI:
     api.state.parts = parts
     for router in (jobs.router, outputs.router, recall.router, checks.router, releases.router):
         api.include_router(router)
-    for kind in (Exception, HTTPException, RequestValidationError):
+    for kind in (*EXPECTED, Exception):
         api.add_exception_handler(kind, answer_problem)
     return api
 

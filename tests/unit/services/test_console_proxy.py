@@ -7,16 +7,17 @@ import pytest
 from fastapi import HTTPException
 from starlette.requests import Request
 
+from services.console.directory import Directory
 from services.console.proxy import Proxy
 from services.console.viewer import NotSignedIn, Viewer
-from services.settings import SettingsError, load_console
+from services.console_settings import load_console
+from services.settings import SettingsError
 
 PROXY = Proxy(
     "X-Forwarded-User",
     "X-Forwarded-Groups",
     [ip_network("10.1.0.0/16"), ip_network("fd00::/8")],
-    {"team-a": "shop", "team-b": "press"},
-    ["admins"],
+    Directory({"team-a": "shop", "team-b": "press"}, ["admins"]),
 )
 BASIC = {
     "DARKROOM_DATABASE_URL": "postgresql://a:b@h/d",

@@ -10,7 +10,7 @@ from services.console.forms import read_form
 from services.console.pages import PAGES
 from services.console.sign_in import MOST_LINKS, SignInLinks
 from services.console.viewer import Viewer
-from tests.support.console import make_job, open_console
+from tests.support.console import HTML, make_job, open_console
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
 
@@ -46,6 +46,14 @@ def test_without_a_session_every_page_says_how_to_sign_in(stack: Stack) -> None:
     for path in ("/jobs", f"/jobs/{job}", f"/jobs/{job}/images/0", f"/jobs/{job}/images/0/file"):
         answer = console.get(path)
         assert (answer.status_code, "darkroom console" in answer.text) == (401, True)
+
+
+def test_a_page_about_a_problem_has_the_headers_of_others_and_leaves_no_trace(stack: Stack) -> None:
+    """The client raises what the server would log with a stack trace."""
+    strict = TestClient(open_console(stack).app, base_url="http://127.0.0.1", headers=HTML)
+    answer = strict.get("/jobs")
+    assert (answer.status_code, "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]) == (401, True)
+    assert strict.get("/submit", headers={"Accept": "*/*"}).headers["Cache-Control"] == "no-store"
 
 
 def test_a_changed_cookie_is_no_session(stack: Stack) -> None:

@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from services.cli.console import _listen
+from services.console_settings import ConsoleSettings
 from services.errors import CommandError
-from services.settings import ConsoleSettings
 
 
 def settings(**changes: object) -> ConsoleSettings:
