@@ -17,11 +17,12 @@ from services.job_queue import expiry, processes, tenants
 from services.job_queue.expiry import ExpiredJob, StoredJob
 from services.job_requests.output_options import NAME
 from services.registry import locks, releases
-from services.storage.layout import BLOBS, SUFFIXES, blob_key, job_prefix
+from services.storage.layout import BLOBS, STAGES, SUFFIXES, blob_key, job_prefix
 from services.storage.object_store import ObjectStore
 
 # The names of the objects that a job writes next to its images.
 LISTING = re.compile(r"(outputs|errors)[-.\w]*\.jsonl|archive-[-\w]*\.tar|manifest\.json", re.ASCII)
+STAGE_IMAGE = re.compile(r"(-r[0-9]+)?/[0-9]/[0-9]{8,}\.png", re.ASCII)
 UNPACKED = re.compile(r"input-[0-9]+\.jsonl?", re.ASCII)
 BLOBS_TOGETHER = 1_000  # deleted while no release may be published
 
@@ -65,13 +66,29 @@ def _objects(store: ObjectStore, job_id: uuid.UUID, stored: StoredJob) -> Iterat
         (stored.output_prefix, "images/", image),
         (stored.output_prefix, "thumbnails/", image),
         (stored.unpacked_prefix, "", UNPACKED),
+        (stored.output_prefix, STAGES, STAGE_IMAGE),  # in a folder for each revision
     ):
         if prefix is None:
             continue
         path = f"{job_prefix(prefix, job_id)}/{folder}"
-        for key in store.keys(path, direct=True):
+        for key in store.keys(path, direct=folder != STAGES):
             if name.fullmatch(key.removeprefix(path)):
                 yield key
+
+
+def prune_stages(database: Database, store: ObjectStore) -> int:
+    """Delete the images of stages of chains that have ended and do not keep them. Returns how many.
+
+    Their rows go first: a job that is tried again makes them again, elsewhere.
+    """
+    deleted = 0
+    while True:
+        with database.begin() as connection:
+            keys = expiry.forget_stage_images(connection)
+        if not keys:
+            return deleted
+        store.delete(keys)
+        deleted += len(keys)
 
 
 def unreferenced_blobs(connection: Connection, store: ObjectStore, older_than: timedelta) -> list[str]:

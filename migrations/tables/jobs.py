@@ -93,6 +93,39 @@ class Work(Table):
     error: Mapped[str | None]
     deferred: Mapped[float | None]
     clock: Mapped[float | None]
+    stage: Mapped[int | None] = mapped_column(SmallInteger)
+    claimed_stage: Mapped[int | None] = mapped_column(SmallInteger)
+
+
+class JobStage(Table):
+    """A stage of a chain: its release, what an image costs, and how many images it has made."""
+
+    __tablename__ = "job_stages"
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    stage: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    model: Mapped[str]
+    release_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("releases.id"))
+    digest: Mapped[str]
+    cost: Mapped[int] = mapped_column(BigInteger)
+    keep: Mapped[bool]
+    is_last: Mapped[bool]
+    made: Mapped[int]
+
+
+class StageOutput(Table):
+    """One image of a stage of a chain that is not the last."""
+
+    __tablename__ = "stage_outputs"
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True)
+    stage: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    key: Mapped[str]
+    sha256: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    profile: Mapped[str | None]
+    evaluations: Mapped[int | None]
+    gpu_seconds: Mapped[float | None]
+    created_at: Mapped[datetime]
 
 
 class Turns(Table):

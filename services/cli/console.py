@@ -15,7 +15,7 @@ from services.errors import CommandError
 if TYPE_CHECKING:
     from services.console_settings import ConsoleSettings
 
-SCHEMA = "0029"  # the oldest that the console works with
+SCHEMA = "0031"  # the oldest that the console works with
 BACKLOG = 512
 
 

@@ -142,14 +142,23 @@ def summary_row(job: "JobSummary") -> tuple[str, ...]:
 
 @app.command()
 def show(job_id: JobId, as_json: AsJson = False) -> None:
-    """Show a job: its state, its counts, and the reason if it was rejected or images failed."""
+    """Show a job: its state, its counts, the stages of a chain, and why it was rejected or images failed."""
+    from services.job_queue import chains
+
     settings, engine = connect("submitter")
-    job = job_to_json(find_job(engine, job_id))
+    found = find_job(engine, job_id)
+    job = job_to_json(found)
+    with engine.connect() as connection:
+        stages = chains.list_stages(connection, found.id)
+    if stages:
+        job["stages"] = [asdict(stage) for stage in stages]
     if as_json:
         print_json(job)
         return
     if job["manifest_key"]:
         job["manifest_key"] = f"s3://{settings.s3_bucket}/{job['manifest_key']}"
+    if stages:
+        job["stages"] = [f"{stage.made} of {stage.model}" for stage in stages]
     print_table((), [(name.replace("_", " "), _cell(value)) for name, value in job.items()])
 
 

@@ -20,6 +20,7 @@ def prune(
 
     A job expires after its tenant's retention (darkroom tenants set NAME --retention-days). Jobs are deleted with
     their images. Uploads that killed processes left unfinished are aborted at the age of --blobs-older-than-hours.
+    So are the images of earlier stages of chains that have ended, unless their request keeps them.
     Entries of processes that ended more than a week ago are deleted as well.
     """
     from services import retention
@@ -44,15 +45,16 @@ def prune(
         deleted.append(job.id)
         if not as_json:
             typer.echo(f"deleted job {job.id} of {job.tenant}, {job.images} images")
+    stages = retention.prune_stages(engine, store)
     blobs = retention.prune_blobs(engine, store, older)
     uploads = retention.abort_uploads(engine, store, older)
     processes = retention.prune_processes(engine)
     if as_json:
-        counts = {"blobs": blobs, "uploads": uploads, "processes": processes}
+        counts = {"stage_images": stages, "blobs": blobs, "uploads": uploads, "processes": processes}
         print_json({"dry_run": False, "jobs": deleted, **counts})
         return
     about_blobs = "no blobs (a release is being published)" if blobs is None else f"{blobs} blobs"
     typer.echo(
-        f"Deleted {len(deleted)} jobs, {about_blobs}, {uploads} unfinished uploads "
+        f"Deleted {len(deleted)} jobs, {stages} images of stages, {about_blobs}, {uploads} unfinished uploads "
         f"and the entries of {processes} processes."
     )

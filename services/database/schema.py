@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # every command checks the schema, few change it, and Alembic
     from alembic.script import ScriptDirectory
 
 MIGRATIONS = Path(migrations.__file__).parent
-OLDEST_SCHEMA = "0028"  # the oldest revision that this code's workers, dispatchers and commands work with
+OLDEST_SCHEMA = "0031"  # the oldest revision that this code's workers, dispatchers and commands work with
 LOCK_TIMEOUT_S = 3.0
 TIMEOUT_S = 600.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0

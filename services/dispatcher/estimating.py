@@ -1,6 +1,6 @@
 """What a job would take, and when it would start and end, from what its release has cost and what waits before it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,25 +44,28 @@ def estimate(
     found: Mapping[str, Any],
     now: datetime,
     copies: int = 1,
+    later: Sequence[tuple[ReleaseRow, int]] = (),
 ) -> dict[str, Any]:
     """Return the estimate of a job that has these images and evaluations, as docs/sql.md describes it.
 
-    copies: how often each image is stored.
+    copies: how often each image is stored. later: the releases of a chain after `release`, and their evaluations.
     """
     answer = {**found, "release": f"{release.name}@{release.version}"}
-    cost = estimates.read_cost(connection, release.id, job.queue)
-    if cost is None:
+    first = found["evaluations"] - sum(evaluations for _, evaluations in later)
+    stages = ((release, first), *later)
+    costs = [cost for one, _ in stages if (cost := estimates.read_cost(connection, one.id, job.queue)) is not None]
+    if len(costs) < len(stages):
         return {**answer, "unknown": NOT_MEASURED}
-    answer |= {
-        "bytes": round(found["images"] * cost.bytes) * copies,
-        "gpu_seconds": found["evaluations"] * cost.seconds,
-    }
+    seconds = sum(evaluations * cost.seconds for (_, evaluations), cost in zip(stages, costs, strict=True))
+    if costs[-1].bytes is not None:
+        answer["bytes"] = round(found["images"] * costs[-1].bytes) * copies
+    answer["gpu_seconds"] = seconds
     workers = estimates.count_workers(connection, job.queue)
     if not workers:
         return {**answer, "unknown": NOT_SERVED}
     backlogs = estimates.read_backlogs(connection, job.queue, job.priority)
     own = backlogs.pop(job.tenant, Backlog(job.weight, 0, 0))
-    rate = workers / cost.seconds
+    rate = workers / (seconds / found["evaluations"] if seconds else costs[0].seconds)
     starts = finish_time(replace(own, evaluations=own.before), backlogs.values(), rate)
     ends = finish_time(replace(own, evaluations=own.before + found["evaluations"]), backlogs.values(), rate)
     return {

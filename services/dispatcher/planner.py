@@ -5,7 +5,7 @@ the first ones are sampled while the others are planned. After a crash, planning
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,10 +15,11 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 
 from services.database.connections import autocommit
+from services.dispatcher import chain_planning
 from services.dispatcher.estimating import estimate, sum_items
 from services.dispatcher.inputs import LineSource, open_input, reopen_input
 from services.dispatcher.sharding import PlannedItem, cut_batches, item_cost, request_items
-from services.job_queue import leases, planning, stopping
+from services.job_queue import chains, leases, planning, stopping
 from services.job_queue.estimates import end_dry_run
 from services.job_queue.leases import Lease
 from services.job_queue.plan import Plan
@@ -46,7 +47,10 @@ class JobStopped(Exception):
 
 @dataclass(frozen=True)
 class CheckedJob:
-    """A job whose request is valid. source: what has its items as lines, if they are not in its request."""
+    """A job whose request is valid. source: what has its items as lines, if they are not in its request.
+
+    stages: the releases of a chain, the first one included.
+    """
 
     release: ReleaseRow
     plan: Plan
@@ -54,6 +58,7 @@ class CheckedJob:
     limits: Limits
     source: LineSource | None = None
     line_names: LineNames = field(default_factory=LineNames)
+    stages: Sequence[ReleaseRow] = ()
 
 
 def plan_job(
@@ -68,7 +73,7 @@ def plan_job(
         with autocommit(database).connect() as connection:
             job = planning.find_submitted_job(connection, lease.job_id)
             release = _find_release(connection, job)
-        checked = _check(store, lease, job, release, progress)
+        checked = _check(database, store, lease, job, release, progress)
     except (RegistryError, RequestError) as error:
         with database.begin() as connection:
             planning.reject_job(connection, lease, str(error))
@@ -92,27 +97,35 @@ def _find_release(connection: Connection, job: SubmittedJob) -> ReleaseRow:
     """
     if job.release_id is not None:
         return releases.find_by_id(connection, job.release_id)
-    release = releases.find(connection, job.model, permitted=job.permitted_releases)
-    if release.kind != "diffusion":
-        raise RegistryError(f"model: {job.model!r} is an {release.kind}; permitted: diffusion releases")
-    return release
+    return chain_planning.find_diffusion(connection, job.model, job.permitted_releases)
 
 
 def _check(
-    store: ObjectStore, lease: Lease, job: SubmittedJob, release: ReleaseRow, progress: "_Progress"
+    database: Database, store: ObjectStore, lease: Lease, job: SubmittedJob, release: ReleaseRow, progress: "_Progress"
 ) -> CheckedJob:
-    """Return the plan of a job. A later revision makes the same images with the same release. Raises RequestError."""
+    """Return the plan of a job. A later revision makes the same images with the same releases.
+
+    Raises RequestError and RegistryError.
+    """
     limits = Limits(job.write_prefixes, job.read_prefixes, job.max_job_images, store.bucket)
     if job.plan is not None:
+        stages = _find_chain(database, job, job.plan, release)
         if "input" not in job.plan:
-            return CheckedJob(release, job.plan, job.total, limits)
-        return CheckedJob(release, job.plan, job.total, limits, *reopen_input(store, job.plan["input"]))
+            return CheckedJob(release, job.plan, job.total, limits, stages=stages)
+        source, names = reopen_input(store, job.plan["input"])
+        return CheckedJob(release, job.plan, job.total, limits, source, names, stages)
     rules = releases.request_rules(release.manifest)
     plan = plan_request(parse_json(job.request), rules, limits)
+    stages = _find_chain(database, job, plan, release)
+    if stages:
+        chain = chain_planning.plan_chain(plan, stages)
+        if "input" not in plan:
+            chain.check_items()
     if check_items(plan.get("items", ()), rules, limits, job=plan) or "input" in plan:
         plan["read_at"] = store.now().isoformat()  # Objects that are replaced later are refused.
     if "input" not in plan:
-        return CheckedJob(release, plan, len(plan["items"]) * plan["images_per_item"], limits)
+        total = len(plan["items"]) * plan["images_per_item"]
+        return CheckedJob(release, plan, total, limits, stages=stages)
     # The lines are counted first, so that a job with too many of them is rejected before any of it is planned.
     most = limits.max_images // plan["images_per_item"]
     target = None if plan.get("dry_run") else input_key(limits.write_prefixes[0], lease.job_id, lease.token)
@@ -120,7 +133,15 @@ def _check(
     plan["input"] = opened.reference
     check_count(total := opened.count * plan["images_per_item"], limits)
     check_named(plan, total)
-    return CheckedJob(release, plan, total, limits, opened.source, opened.names)
+    return CheckedJob(release, plan, total, limits, opened.source, opened.names, stages)
+
+
+def _find_chain(database: Database, job: SubmittedJob, plan: Plan, release: ReleaseRow) -> list[ReleaseRow]:
+    """Return the releases of a chain's stages; none if the plan is no chain. Raises RegistryError."""
+    if "then" not in plan:
+        return []
+    with autocommit(database).connect() as connection:
+        return chain_planning.find_chain(connection, job, plan, release)
 
 
 def _end_dry_run(
@@ -131,7 +152,8 @@ def _end_dry_run(
     found = sum_items(items, int(checked.plan["images_per_item"]))
     copies = 2 if "archive" in checked.plan.get("output", {}) else 1
     with database.begin() as connection:
-        answer = estimate(connection, job, checked.release, found, datetime.now(UTC), copies)
+        now, later = datetime.now(UTC), chain_planning.later_evaluations(checked.plan, checked.stages, found["images"])
+        answer = estimate(connection, job, checked.release, found, now, copies, later)
         end_dry_run(connection, lease, answer)
 
 
@@ -142,6 +164,9 @@ def _plan_batches(
     plan, per_item = checked.plan, int(checked.plan["images_per_item"])
     items = request_items(plan) if checked.source is None else _read_lines(checked, job.planned_to, progress)
     new_plan = plan if job.plan is None else None
+    if checked.stages and not job.planned_to:
+        with autocommit(database).connect() as connection:
+            chains.record_stages(connection, lease, chain_planning.planned_stages(plan, checked.stages))
     for batch in cut_batches(items, per_item, job.planned_to):
         try:
             with autocommit(database).connect() as connection:
@@ -170,6 +195,7 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
     assert checked.source is not None
     plan = checked.plan
     reader = ItemReader(releases.request_rules(checked.release.manifest), checked.limits, plan)
+    check_stages = chain_planning.check_of(plan, checked.stages)
     ids, names = SeenIds(checked.total // plan["images_per_item"]), ImageNames(plan, checked.total)
     first_line = planned_to // plan["images_per_item"]
     for line in checked.source.lines():
@@ -184,6 +210,8 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
                     names.check(item, line.number)
                 continue
             reader.check(item)
+            if check_stages is not None:
+                check_stages(item)
             if not is_new:
                 raise RequestError(f"the id {name!r} is that of an earlier line")
             names.check(item, line.number)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from services.job_queue.plan import Item, Plan
 from services.job_queue.planning import Batch, Shard
+from services.job_requests.chains import costs_of
 from services.job_requests.image_spec import image_cost, image_spec
 
 SHARD_IMAGES = 16  # small enough that a lost process loses little, large enough to fill a batch
@@ -32,8 +33,8 @@ def request_items(plan: Plan) -> Iterator[PlannedItem]:
 
 
 def item_cost(plan: Plan, item: Item) -> int:
-    """Return the network evaluations of each image of an item."""
-    return image_cost(image_spec(plan, item, 0))
+    """Return the network evaluations of each image of an item, in all stages of a chain."""
+    return image_cost(image_spec(plan, item, 0)) + sum(costs_of(plan))
 
 
 def cut_batches(items: Iterable[PlannedItem], per_item: int, planned_to: int = 0) -> Iterator[Batch]:

@@ -49,7 +49,7 @@ def _claim(condition: str, clock: str) -> TextClause:
             FROM first AS work JOIN tenants ON tenants.name = work.tenant {TURNS}
             WINDOW so_far AS (ORDER BY work.rank, work.id)
         )
-        UPDATE work SET {LEASED}, isolated = false, clock = {clock}
+        UPDATE work SET {LEASED}, isolated = false, clock = {clock}, claimed_stage = stage
         FROM ordered WHERE work.id = ordered.id AND NOT is_deferred
             AND (position = 1 OR images_before < :images AND NOT has_suspect)
         RETURNING {COLUMNS}, work.rank, work.cost, work.clock

@@ -15,10 +15,13 @@ ALIVE_S = 30  # after its last heartbeat
 
 @dataclass(frozen=True)
 class Cost:
-    """What a release has cost: the device's seconds of an evaluation, and the bytes of an image."""
+    """What a release has cost: the device's seconds of an evaluation, and the bytes of an image.
+
+    bytes: None if it has only made images of earlier stages of chains.
+    """
 
     seconds: float
-    bytes: float
+    bytes: float | None
 
 
 @dataclass(frozen=True)

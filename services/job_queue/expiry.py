@@ -71,11 +71,28 @@ def last_output(connection: Connection, job_id: uuid.UUID) -> int:
 
 
 def delete_outputs(connection: Connection, job_id: uuid.UUID, start: int, stop: int) -> None:
-    """Delete the outputs [start, stop) of a job."""
-    connection.execute(
-        text("DELETE FROM outputs WHERE job_id = :id AND index >= :start AND index < :stop"),
-        {"id": job_id, "start": start, "stop": stop},
-    )
+    """Delete the outputs [start, stop) of a job, and those of its stages."""
+    for table in ("outputs", "stage_outputs"):
+        connection.execute(
+            text(f"DELETE FROM {table} WHERE job_id = :id AND index >= :start AND index < :stop"),
+            {"id": job_id, "start": start, "stop": stop},
+        )
+
+
+def forget_stage_images(connection: Connection) -> list[str]:
+    """Delete up to BATCH rows of images that stages of ended chains need not keep, and return the keys."""
+    query = text(f"""
+        WITH unneeded AS (
+            SELECT stage_outputs.job_id, index, stage FROM stage_outputs
+            JOIN job_stages USING (job_id, stage) JOIN jobs ON jobs.id = job_id
+            WHERE finished_at IS NOT NULL AND NOT keep LIMIT {BATCH} FOR UPDATE OF jobs SKIP LOCKED
+        )
+        DELETE FROM stage_outputs USING unneeded
+        WHERE (stage_outputs.job_id, stage_outputs.index, stage_outputs.stage)
+            = (unneeded.job_id, unneeded.index, unneeded.stage)
+        RETURNING key
+    """)
+    return list(connection.scalars(query))
 
 
 def delete_marked(connection: Connection, job_id: uuid.UUID) -> None:

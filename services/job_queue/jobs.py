@@ -22,13 +22,16 @@ from services.job_queue.states import JobState, WorkState
 class SamplingJob:
     """A job as a worker needs it for a shard: its plan with the items of that shard, and its release's manifest.
 
-    settled: indices of the shard's images that are settled. waited: for how many seconds the job waited, if this shard
-    is its first one.
+    settled: indices of the shard's images that are settled, in its stage if the job is a chain. inputs: key and sha256
+    of the images of the stage before, by index. waited: for how many seconds the job waited, if this shard is its first
+    one.
     """
 
     plan: Plan
     manifest: Mapping[str, Any]
+    revision: int
     settled: Sequence[int]
+    inputs: Mapping[str, Sequence[str]]
     waited: float | None
 
 
@@ -37,8 +40,8 @@ class SamplingJob:
 # disk, and records nothing while another transaction holds the job's row.
 BEGIN_SHARDS = text("""
     WITH given AS (
-        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:starts AS integer[]), CAST(:stops AS integer[]))
-            WITH ORDINALITY AS shard (job_id, start, stop, number)
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:starts AS integer[]), CAST(:stops AS integer[]),
+            CAST(:stages AS smallint[])) WITH ORDINALITY AS shard (job_id, start, stop, stage, number)
     ), begun AS (
         UPDATE jobs SET state = 'running', started_at = coalesce(started_at, now())
         WHERE id IN (SELECT id FROM jobs WHERE id IN (SELECT job_id FROM given) AND state = 'planned'
@@ -48,11 +51,18 @@ BEGIN_SHARDS = text("""
     )
     SELECT CASE WHEN own.first IS NULL THEN plan ELSE plan - 'items' || jsonb_build_object('first_item', own.first,
             'items', jsonb_path_query_array(plan, '$.items[$first to $last]', to_jsonb(own))) END AS plan,
-        releases.manifest,
-        ARRAY(SELECT index FROM outputs WHERE job_id = jobs.id AND index >= given.start AND index < given.stop)
-            AS settled,
+        releases.manifest, jobs.revision,
+        ARRAY(SELECT index FROM outputs WHERE job_id = jobs.id AND index >= given.start AND index < given.stop
+              UNION ALL SELECT index FROM stage_outputs WHERE given.stage IS NOT NULL AND job_id = jobs.id
+                  AND index >= given.start AND index < given.stop AND stage_outputs.stage = given.stage) AS settled,
+        CASE WHEN given.stage > 0 THEN coalesce((
+            SELECT jsonb_object_agg(index, jsonb_build_array(key, sha256)) FROM stage_outputs
+            WHERE job_id = jobs.id AND index >= given.start AND index < given.stop
+                AND stage_outputs.stage = given.stage - 1), '{}') ELSE '{}' END AS inputs,
         CASE WHEN row_number() OVER (PARTITION BY jobs.id ORDER BY number) = 1 THEN begun.waited END AS waited
-    FROM given JOIN jobs ON jobs.id = given.job_id JOIN releases ON releases.id = release_id
+    FROM given JOIN jobs ON jobs.id = given.job_id LEFT JOIN job_stages
+        ON given.stage > 0 AND job_stages.job_id = jobs.id AND job_stages.stage = given.stage
+    JOIN releases ON releases.id = coalesce(job_stages.release_id, jobs.release_id)
     LEFT JOIN begun ON begun.id = jobs.id
     CROSS JOIN LATERAL (SELECT
         given.start / jobs.images_per_item AS first, (given.stop - 1) / jobs.images_per_item AS last
@@ -70,6 +80,7 @@ def begin_shards(connection: Connection, leases: Sequence[Lease]) -> list[Sampli
         "ids": [lease.job_id for lease in leases],
         "starts": [lease.start for lease in leases],
         "stops": [lease.stop for lease in leases],
+        "stages": [lease.stage for lease in leases],
     }
     found = [SamplingJob(**row._mapping) for row in connection.execute(BEGIN_SHARDS, values)]
     if len(found) < len(leases):

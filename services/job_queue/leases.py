@@ -1,7 +1,7 @@
 """Leases: work that a process holds under a fencing token, and how a lease ends."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from sqlalchemy import Connection, Row, text
@@ -42,6 +42,7 @@ class Lease:
     line_start: int | None  # number of the line at byte_start; None if the request lists the items
     byte_start: int | None
     byte_stop: int | None
+    stage: int | None = field(default=None, kw_only=True)  # of a chain, from 0; None for other jobs
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Self:

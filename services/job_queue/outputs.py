@@ -83,11 +83,15 @@ def settled_indices(connection: Connection, job_id: uuid.UUID, start: int, stop:
 
 @dataclass(frozen=True)
 class Settling:
-    """Images of a leased shard that are stored or have failed. is_last: with them, all of the shard's are settled."""
+    """Images of a leased shard that are stored or have failed. is_last: with them, all of the shard's are settled.
+
+    is_intermediate: they are of a stage of a chain that is not the last.
+    """
 
     lease: Lease
     outputs: Sequence[Output]
     is_last: bool = False
+    is_intermediate: bool = False
 
 
 def settle_images(connection: Connection, shards: Sequence[Settling]) -> set[int]:
@@ -121,6 +125,19 @@ def settle_jobs(connection: Connection, shards: Sequence[Settling]) -> dict[int,
             CAST(:are_last AS boolean[]), CAST(:images AS jsonb))
     """)
     return {shard: Outcome(outcome) for shard, outcome in connection.execute(statement, _settling_values(shards))}
+
+
+def settle_stages(connection: Connection, shards: Sequence[Settling], *, waits: bool) -> dict[int, Outcome]:
+    """Record images of stages of chains in one statement. A shard whose last ones they are goes on to its next stage.
+
+    waits: for jobs that another transaction holds. Returns as `settle_jobs` does.
+    """
+    statement = text("""
+        SELECT shard, outcome FROM settle_stages(CAST(:shards AS bigint[]), CAST(:tokens AS bigint[]),
+            CAST(:are_last AS boolean[]), CAST(:images AS jsonb), :waits)
+    """)
+    rows = connection.execute(statement, {**_settling_values(shards), "waits": waits})
+    return {shard: Outcome(outcome) for shard, outcome in rows}
 
 
 def _settling_values(shards: Sequence[Settling]) -> dict[str, Any]:

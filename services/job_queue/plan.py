@@ -62,4 +62,5 @@ class Plan(TypedDict):
     format: str  # png, jpeg or webp
     output: NotRequired[OutputOptions]
     output_prefix: str
+    then: NotRequired[list[dict[str, Any]]]  # the later stages of a chain; see `chain_rules.plan_entries`
     dry_run: NotRequired[bool]  # such a plan is never stored

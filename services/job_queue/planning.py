@@ -21,6 +21,7 @@ class SubmittedJob:
     planned_to: how many images were planned in this revision before planning was interrupted.
     """
 
+    id: uuid.UUID
     tenant: str
     weight: float
     queue: str
@@ -71,7 +72,7 @@ def find_submitted_job(connection: Connection, job_id: uuid.UUID) -> SubmittedJo
     """Return the job to plan, which exists as long as its planning is leased."""
     row = connection.execute(
         text("""
-            SELECT jobs.tenant, tenants.weight, jobs.queue, jobs.priority, jobs.model,
+            SELECT jobs.id, jobs.tenant, tenants.weight, jobs.queue, jobs.priority, jobs.model,
                    CAST(jobs.request AS text) AS request, jobs.plan, jobs.release_id, jobs.total, jobs.revision,
                    jobs.planned_to, tenants.permitted_releases, tenants.write_prefixes, tenants.read_prefixes,
                    tenants.max_job_images

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.job_queue.plan import Item
+from services.job_requests.chains import request_entry
 from services.job_requests.schema import request_schema
 
 NOT_SETTINGS = ("items", "input_uri", "interpolate", "grid", "images_per_item", "seed", "dry_run", "output_prefix")
@@ -22,6 +23,8 @@ def request_again(plan: Mapping[str, Any], item: Item, index: int, seed: int) ->
     settings = {name: plan[name] for name in SETTINGS if name in plan}
     if "format" in settings.get("output", {}):
         del settings["format"]  # planning fills it in
+    if "then" in settings:
+        settings["then"] = [request_entry(entry) for entry in settings["then"]]
     settings["output"] = {name: value for name, value in settings.get("output", {}).items() if name in OF_A_FILE}
     one = {**{name: value for name, value in item.items() if name not in NOT_OF_ONE}, "seed": seed}
     share = one.pop("variations", settings.pop("variations", None))

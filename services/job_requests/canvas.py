@@ -28,20 +28,22 @@ class Canvas:
     """What a release's images are.
 
     channels: 1 or 3. width, height: of its own size, the one it was trained on. unit: the sides of other sizes are its
-    multiples, because the autoencoder and each level of the U-Net divide them.
+    multiples, because the autoencoder and each level of the U-Net divide them. factor: of its latents.
     """
 
     channels: int
     width: int
     height: int
     unit: int = 1
+    factor: int = 1
 
     @classmethod
     def of(cls, release: Release) -> "Canvas":
         """Return the canvas of a diffusion release."""
         channels, height, width = release.image_shape
         factor = height // release.latent_shape[1]
-        return cls(channels, width, height, factor * 2 ** (len(release.architecture["unet"]["multipliers"]) - 1))
+        unit = factor * 2 ** (len(release.architecture["unet"]["multipliers"]) - 1)
+        return cls(channels, width, height, unit, factor)
 
     @property
     def size(self) -> Size:

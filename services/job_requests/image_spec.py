@@ -11,6 +11,8 @@ from services.job_requests.sampling_fields import as_size, merge
 from training.model.distilled_solvers import DISTILLED_SOLVERS
 from training.model.solvers import count_evaluations, count_steps, steps_taken
 
+STAGE_SEEDS = 0x1E3779B97F4A7C15  # what the seeds of stages differ by: odd, so that no two images share one
+
 
 @dataclass(frozen=True)
 class ImageSpec:
@@ -36,6 +38,12 @@ class ImageSpec:
     size: Size | None = None
     growth: float = 1.0
     name: str | None = None  # of its file, without a suffix; None: its index
+    stage: int = 0  # of a chain
+
+    @property
+    def noise_seed(self) -> int:
+        """The seed of its noise: `seed` itself, and in each later stage of a chain another one."""
+        return (self.seed + self.stage * STAGE_SEEDS) % 2**62 if self.stage else self.seed
 
 
 def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:

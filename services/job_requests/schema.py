@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from services.errors import quote
 from services.job_queue.plan import Plan
 from services.job_requests.canvas import CANVAS, Canvas
+from services.job_requests.chains import THEN
 from services.job_requests.distilled_rules import choose_defaults, read_distilled
 from services.job_requests.expansion import MAX_AXES, MAX_FRAMES, MAX_VALUES, count_cells, expand_grid, expand_walk
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
@@ -90,6 +91,7 @@ def request_schema(conditions: JsonSchema) -> dict[str, Any]:
             **sampling_schema(conditions),
             "format": {"enum": list(FORMATS)},
             "output": OUTPUT,
+            "then": THEN,
             "dry_run": {"type": "boolean"},
             "output_prefix": {"type": "string", "pattern": f"^{KEY}{END}", "maxLength": 500},
         },

@@ -3,6 +3,7 @@
 import uuid
 
 BLOBS = "blobs/sha256"
+STAGES = "stages"
 
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
@@ -15,6 +16,14 @@ def job_prefix(output_prefix: str, job_id: uuid.UUID) -> str:
 def image_key(output_prefix: str, job_id: uuid.UUID, index: int, image_format: str, name: str | None = None) -> str:
     """Return the key of image `index`, which may have a name of its own."""
     return f"{job_prefix(output_prefix, job_id)}/images/{name or f'{index:08d}'}.{SUFFIXES[image_format]}"
+
+
+def stage_prefix(job_prefix: str, revision: int, stage: int) -> str:
+    """Return the prefix of the images of a stage of a chain that is not the last.
+
+    Each revision has its own: what ends one late removes nothing of the next.
+    """
+    return f"{job_prefix}/{STAGES}{'' if revision == 1 else f'-r{revision}'}/{stage}/"
 
 
 def input_key(write_prefix: str, job_id: uuid.UUID, token: int) -> str:

@@ -13,6 +13,7 @@ from services.database.connections import autocommit
 from services.job_queue import jobs
 from services.job_queue.jobs import SamplingJob
 from services.job_queue.worker_claims import WorkerClaims
+from services.job_requests.chains import Stage
 from services.observability import logs, metrics
 from services.process.heartbeat import Heartbeat
 from services.settings import Settings
@@ -136,7 +137,9 @@ class Claimer:
 
     def _note(self, shard: HeldShard, job: SamplingJob) -> None:
         lease = shard.lease
-        shard.plan, shard.manifest = job.plan, job.manifest
+        shard.plan, shard.manifest, shard.revision = job.plan, job.manifest, job.revision
+        if lease.stage is not None:
+            shard.stage = Stage(job.plan, lease.stage, job.inputs)
         shard.unsettled = set(range(lease.start, lease.stop)).difference(job.settled)
         log.info("work %d of job %s starts", lease.id, lease.job_id, extra=logs.lease_fields(lease))
         if job.waited is not None:

@@ -130,7 +130,7 @@ class Engine(Generic[Owner]):
 
 def start_noise(spec: ImageSpec, shape: tuple[int, int, int]) -> Tensor:
     """Return the noise that an image begins with, float32 of `shape`, on the CPU."""
-    first, second, share = spec.between or (spec.seed, spec.seed, 0.0)
+    first, second, share = spec.between or (spec.noise_seed, spec.noise_seed, 0.0)
     if first == second or share in (0.0, 1.0):  # exactly the noise of a seed
         return seeded_noise(second if share == 1.0 else first, 0, shape)
     return slerp(seeded_noise(first, 0, shape), seeded_noise(second, 0, shape), [share])[0]

@@ -20,6 +20,7 @@ from services.job_queue.leases import Lease, LeaseLost
 from services.job_queue.outputs import Outcome, Output, Settling
 from services.job_queue.plan import Plan
 from services.job_queue.stopping import StopRequest
+from services.job_requests.chains import Stage
 from services.observability import logs, metrics
 from services.storage.transient import is_transient
 
@@ -45,6 +46,13 @@ class HeldShard:
     plan: Plan = field(init=False)
     manifest: Mapping[str, Any] = field(init=False)  # of the release
     unsettled: set[int] = field(init=False)  # indices
+    stage: Stage | None = None  # of a chain
+    revision: int = 1  # of the job
+
+    @property
+    def is_intermediate(self) -> bool:
+        """Whether its images are those of a stage of a chain that is not the last."""
+        return self.stage is not None and not self.stage.is_last
 
 
 class HeldShards:
@@ -95,7 +103,9 @@ class HeldShards:
         are left out: returns their shards.
         """
         settling = {
-            shard: Settling(shard.lease, records, shard.unsettled <= {record.index for record in records})
+            shard: Settling(
+                shard.lease, records, shard.unsettled <= {record.index for record in records}, shard.is_intermediate
+            )
             for shard, records in images.items()
             if shard in self
         }
@@ -117,12 +127,20 @@ class HeldShards:
         return {shard for shard in settling if found[shard.lease.id] == Outcome.LOCKED}
 
     def _settle(self, shards: list[Settling]) -> Mapping[int, Outcome]:
-        """Settle in one statement. Returns what became of each shard, by its id."""
+        """Settle in one statement, or in two with stages of chains. Returns what became of each shard, by its id."""
+        staged = [one for one in shards if one.is_intermediate]
+        others = [one for one in shards if not one.is_intermediate]
+        waits = len({one.lease.job_id for one in shards}) == 1
+        found: dict[int, Outcome] = {}
         with self.database.connect() as connection:
-            if len({one.lease.job_id for one in shards}) > 1:
-                return outputs.settle_jobs(connection, shards)
-            held = outputs.settle_images(connection, shards)
-        return {one.lease.id: Outcome.SETTLED if one.lease.id in held else Outcome.LOST for one in shards}
+            if staged:
+                found |= outputs.settle_stages(connection, staged, waits=waits)
+            if others and not waits:
+                found |= outputs.settle_jobs(connection, others)
+            elif others:
+                held = outputs.settle_images(connection, others)
+                found |= {one.lease.id: Outcome.SETTLED if one.lease.id in held else Outcome.LOST for one in others}
+        return found
 
     # -- other ends --------------------------------------------------------------------------------
 

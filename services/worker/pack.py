@@ -112,7 +112,7 @@ class Pack(Generic[Owner]):
         """Add an image, which joins the batch as soon as there is room."""
         spec = request.spec
         run = Run(
-            spec.seed,
+            spec.noise_seed,
             request.trajectory,
             start=request.start,
             conditions=NOT_EMBEDDED,

@@ -86,8 +86,13 @@ class Prefetcher:
             items = read_items(self.store, shard.plan, shard.lease)
             # The planner has settled the images of lines that it refused: they may refer to any object, so skip them.
             for number, indices in groupby(sorted(shard.unsettled), lambda index: index // per_item):
-                specs = [image_spec(shard.plan, items[number], index) for index in indices]
-                prefetched.images |= self._prepare(shard, engine, items[number], specs)
+                item, stage = items[number], shard.stage
+                if stage is not None and stage.takes is not None:  # an image of its own for each image
+                    for index in indices:
+                        prefetched.images |= self._prepare(shard, engine, item, [stage.spec(item, index)])
+                    continue
+                specs = [image_spec(shard.plan, item, index) for index in indices]
+                prefetched.images |= self._prepare(shard, engine, item, specs)
         except Exception as error:
             prefetched.error = error
         return prefetched
@@ -95,10 +100,14 @@ class Prefetcher:
     def _prepare(
         self, shard: HeldShard, engine: Engine[HeldShard], item: Item, specs: list[ImageSpec]
     ) -> dict[int, ImageRequest | Output]:
-        """Prepare the images of one item. What is wrong with it fails its own images and no others."""
+        """Prepare images of one item that have the same conditions. What is wrong with it fails them and no others."""
         read_at = datetime.fromisoformat(shard.plan["read_at"]) if "read_at" in shard.plan else None
+        stage = shard.stage
         try:
-            given = fetch_images(merge(shard.plan, item), engine.item_rules, self.store, read_at)
+            if stage is None or stage.takes is None:
+                given = fetch_images(merge(shard.plan, item), engine.item_rules, self.store, read_at)
+            else:
+                given = {**stage.fields(item), stage.takes: stage.read_input(self.store, specs[0].index)}
             conditions = engine.read_conditions(given)
             return {spec.index: engine.request(spec, conditions) for spec in specs}
         except Exception as error:

@@ -118,6 +118,10 @@ class Uploader:
         plan, spec, lease = upload.shard.plan, upload.image.spec, upload.shard.lease
         image_format, options = plan["format"], plan.get("output", {})
         key = layout.image_key(plan["output_prefix"], lease.job_id, spec.index, image_format, spec.name)
+        if upload.shard.is_intermediate:  # its pixels are what the next stage takes
+            image_format, options = "png", {}
+            prefix = layout.job_prefix(plan["output_prefix"], lease.job_id)
+            key = f"{layout.stage_prefix(prefix, upload.shard.revision, spec.stage)}{spec.index:08d}.png"
         if not upload.body:
             origin = {"job": str(lease.job_id), "index": spec.index, "release": lease.pack_key, "seed": spec.seed}
             encode = partial(encoding.encode_image, upload.image.pixels, image_format, quality=options.get("quality"))

@@ -118,3 +118,9 @@ def make_distilled_release(folder: Path) -> Path:
     best = Distilled((1, 2, 4, 8), (1.0, 4.0), 4, 1.5)
     save_diffusion(folder, model.eval(), name="tiny-distilled", image_size=32, distilled=best)
     return folder
+
+
+def make_upscaling_release(folder: Path) -> Path:
+    """Write a release that takes a grey low-resolution image, best of 8x8 pixels, for one of 32x32."""
+    conditioners = {"low_resolution": {"type": "low_resolution", "channels": 1}}
+    return make_tiny_release(folder, name="tiny-up", conditioners=conditioners, in_channels=3)

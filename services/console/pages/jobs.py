@@ -10,7 +10,7 @@ from pydantic import Field
 from services.console.making import MOST_WORDS, find_classes
 from services.console.page import EMPTY_IS_NONE, Page
 from services.console.paging import Slice, cut
-from services.job_queue import clients, gallery, ratings, viewing
+from services.job_queue import chains, clients, gallery, ratings, viewing
 from services.job_queue.job_filters import JobFilter
 from services.job_queue.states import JobState
 
@@ -77,8 +77,9 @@ def show_gallery(
         stars = ratings.find_ratings(connection, job_id, *images.span("index"))
         picks = ratings.count_ratings(connection, job_id)
         has_items = gallery.has_items(connection, job_id)
+        stages = chains.list_stages(connection, job_id)
     filters = {"failed": failed, "item": item, "seed": seed, "rating": rating, "q": q, "label": label}
     return page.render(
         "gallery.html", job=job, progress=progress, images=images, items=items, filters=filters, stars=stars,
-        picks=picks, classes=classes.names, has_items=has_items,
+        picks=picks, classes=classes.names, has_items=has_items, stages=stages,
     )  # fmt: skip

@@ -10,15 +10,18 @@ from tests.support.tenants import administrator
 LEASE = "state token owner lease_until isolated run_after error attempts losses suspect stop cost"
 IDENTITY = (
     "job_id kind start stop queue tenant pack_key priority rank cost suspect losses error "
-    "line_start byte_start byte_stop"
+    "line_start byte_start byte_stop stage"
 )
 OUTPUT = "job_id index item seed key sha256 bytes profile error revision"
+STAGE = "job_id stage model release_id digest cost keep is_last"
 PROCESS = {"INSERT": "id kind host pid queues", "UPDATE": "heartbeat_at profile stopped_at"}
 WRITTEN: dict[Role, dict[str, dict[str, str]]] = {
     "worker": {
-        "work": {"INSERT": IDENTITY, "UPDATE": f"{LEASE} rank deferred clock"},
+        "work": {"INSERT": IDENTITY, "UPDATE": f"{LEASE} rank deferred clock stage claimed_stage pack_key"},
         "jobs": {"UPDATE": "state succeeded failed started_at"},
         "outputs": {"INSERT": f"{OUTPUT} evaluations gpu_seconds"},
+        "stage_outputs": {"INSERT": "job_id index stage key sha256 bytes profile evaluations gpu_seconds"},
+        "job_stages": {"UPDATE": "made"},
         "workers": PROCESS,
         "tenants": {"UPDATE": "virtual_time"},  # by workers of 0.1.0
     },
@@ -29,6 +32,7 @@ WRITTEN: dict[Role, dict[str, dict[str, str]]] = {
             "cancel_requested_at planned_to upkeep_failures priority deadline paused tags estimate"
         },
         "outputs": {"INSERT": OUTPUT},
+        "job_stages": {"INSERT": STAGE, "UPDATE": "made", "DELETE": ""},
         "workers": PROCESS,
         "turns": {"INSERT": "tenant queue priority virtual_time clock", "UPDATE": "virtual_time deferred clock"},
         "tenants": {"UPDATE": "virtual_time"},  # by dispatchers of 0.1.0

@@ -1,0 +1,69 @@
+"""Planning of chains: the releases of their stages, whether these fit, and what the queue records of them."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from sqlalchemy import Connection
+
+from services.job_queue import chains
+from services.job_queue.chains import PlannedStage
+from services.job_queue.plan import Plan
+from services.job_queue.planning import SubmittedJob
+from services.job_requests.chain_rules import ChainCheck, ChainRelease, plan_entries
+from services.job_requests.chains import costs_of
+from services.job_requests.image_spec import image_cost, image_spec
+from services.registry import releases
+from services.registry.releases import RegistryError, ReleaseRow
+
+
+def find_diffusion(connection: Connection, reference: str, permitted: Sequence[str]) -> ReleaseRow:
+    """Return the diffusion release of a reference. Raises RegistryError, which lists only those that are permitted."""
+    release = releases.find(connection, reference, permitted=permitted)
+    if release.kind != "diffusion":
+        raise RegistryError(f"model: {reference!r} is an {release.kind}; permitted: diffusion releases")
+    return release
+
+
+def find_chain(connection: Connection, job: SubmittedJob, plan: Plan, first: ReleaseRow) -> list[ReleaseRow]:
+    """Return the releases of a chain's stages, the first one included; those of a later revision are settled."""
+    if job.plan is not None:
+        return [releases.find_by_id(connection, one) for one in chains.find_releases(connection, job.id)]
+    found = [first]
+    for number, entry in enumerate(plan["then"]):
+        try:
+            found.append(find_diffusion(connection, entry["model"], job.permitted_releases))
+        except RegistryError as error:
+            raise RegistryError(f"then[{number}].{error}") from None
+    return found
+
+
+def plan_chain(plan: Plan, stages: Sequence[ReleaseRow]) -> ChainCheck:
+    """Complete the entries of a new plan, and return what checks its items. Raises RequestError."""
+    known = [_chain_release(one) for one in stages]
+    plan["then"] = plan_entries(plan, known)
+    return ChainCheck(plan, known)
+
+
+def check_of(plan: Plan, stages: Sequence[ReleaseRow]) -> ChainCheck | None:
+    """Return what checks the items of a plan; None if it is no chain."""
+    return ChainCheck(plan, [_chain_release(one) for one in stages]) if stages else None
+
+
+def _chain_release(release: ReleaseRow) -> ChainRelease:
+    return ChainRelease(f"{release.name}@{release.version}", releases.request_rules(release.manifest))
+
+
+def later_evaluations(plan: Plan, stages: Sequence[ReleaseRow], images: int) -> list[tuple[ReleaseRow, int]]:
+    """Return the releases of a chain after the first one, and the evaluations that each takes for so many images."""
+    return [(one, images * cost) for one, cost in zip(stages[1:], costs_of(plan), strict=True)]
+
+
+def planned_stages(plan: Plan, stages: Sequence[ReleaseRow]) -> list[PlannedStage]:
+    """Return the stages as the queue records them. The cost of stage 0 is that of an item without fields of its own."""
+    without_names = cast(Plan, {name: value for name, value in plan.items() if name != "output"})
+    costs = [image_cost(image_spec(without_names, {}, 0)), *costs_of(plan)]
+    keeps = [*(bool(entry["keep"]) for entry in plan["then"]), True]  # an entry says it of the images that it takes
+    return [
+        PlannedStage(number, f"{one.name}@{one.version}", one.id, one.digest, cost, keep, number == len(stages) - 1)
+        for number, (one, cost, keep) in enumerate(zip(stages, costs, keeps, strict=True))
+    ]
