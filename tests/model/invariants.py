@@ -8,7 +8,8 @@ from tests.model.state import FAILED, MISSING, State, Step
 def find_violation(rules: Rules, before: State, step: Step, after: State) -> str | None:
     """Return what is wrong with a step, or None."""
     old, new = before.job, after.job
-    if step.is_stale and (old.images, before.pieces, old.state) != (new.images, after.pieces, new.state):
+    seen, left = ((one.job.images, one.job.made, one.pieces, one.job.state) for one in (before, after))
+    if step.is_stale and seen != left:
         return "a zombie has written: its lease was taken from it"
     if new is old:
         return None
@@ -17,6 +18,10 @@ def find_violation(rules: Rules, before: State, step: Step, after: State) -> str
     for index, (was, present) in enumerate(zip(old.images, new.images, strict=True)):
         if was not in (MISSING, FAILED) and was != present:
             return f"image {index} is lost: it was stored"
+    for index, made in enumerate(old.made):
+        is_stored = old.images[index] == MISSING and new.images[index] not in (MISSING, FAILED)
+        if (is_stored and int(made) < rules.stages - 1) or int(new.made[index]) > int(made) + 1:
+            return f"image {index} is made of nothing: the stage before has not made it"
     stored = len(new.images) - new.images.count(FAILED) - new.images.count(MISSING)
     if (new.succeeded, new.failed) != (stored, new.images.count(FAILED)):
         return "an image is settled twice"

@@ -39,6 +39,13 @@ class UnconditionalManifest(Rules):
         return True
 
 
+class EarlyStage(Rules):
+    """A shard goes on to its next stage once one of its images is made."""
+
+    def may_go_on(self, job: Job, piece: Piece) -> bool:
+        return any(not self.is_due(job, piece, index) for index in range(piece.start, piece.stop))
+
+
 # Each with a size at which it is found in a second or two.
 MISTAKES: tuple[Rules, ...] = (
     MissingFence(images=1),
@@ -46,4 +53,5 @@ MISTAKES: tuple[Rules, ...] = (
     EarlyFinalizing(images=1),
     ForgottenRevision(images=1, has_errors=False, max_attempts=1),
     UnconditionalManifest(images=1, has_errors=False, has_stops=False, max_attempts=1),
+    EarlyStage(stages=2, processes=1, has_losses=False, has_errors=False, has_stops=False),
 )

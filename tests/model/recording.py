@@ -37,7 +37,7 @@ TRIGGER = """
 CREATE CONSTRAINT TRIGGER record AFTER INSERT OR UPDATE OR DELETE ON {table} DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION record();
 """
-TABLES = ("jobs", "work", "outputs", "cancel_requests")
+TABLES = ("jobs", "work", "outputs", "cancel_requests", "job_stages", "stage_outputs")
 
 
 class Change(NamedTuple):

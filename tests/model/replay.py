@@ -53,6 +53,7 @@ class RecordedJob:
     jobs: dict[str, Any] = field(default_factory=dict)
     work: dict[int, dict[str, Any]] = field(default_factory=dict)
     outputs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    stage_outputs: set[tuple[int, int]] = field(default_factory=set)  # index and stage
     is_cancel_requested: bool = False
     tokens: set[int] = field(default_factory=set)
 
@@ -64,6 +65,10 @@ class RecordedJob:
             self.jobs = change.new or {}
         elif change.kind == "cancel_requests":
             self.is_cancel_requested = change.new is not None
+        elif change.kind == "stage_outputs":
+            (self.stage_outputs.discard if change.new is None else self.stage_outputs.add)((row["index"], row["stage"]))
+        elif change.kind == "job_stages":
+            pass
         else:
             rows = self.work if change.kind == "work" else self.outputs
             key = row["id"] if change.kind == "work" else row["index"]
@@ -82,8 +87,8 @@ class RecordedJob:
         elif old is not None:
             assert new["token"] == old["token"], "a token has changed although the work was not claimed"
 
-    def state(self, total: int, numbers: Mapping[str, int]) -> State:
-        """Return what the database knows of the job. numbers: of its processes."""
+    def state(self, total: int, numbers: Mapping[str, int], stages: int) -> State:
+        """Return what the database knows of the job. numbers: of its processes. stages: of a chain."""
         row = self.jobs
         images = "".join(
             MISSING if (image := self.outputs.get(index)) is None
@@ -93,12 +98,15 @@ class RecordedJob:
         job = Job(
             images, MISSING * total, JobState(row["state"]), row["revision"], row["is_planned"], row["planned_to"],
             row["succeeded"], row["failed"], cancel, has_manifest=row["manifest_key"] is not None,
+            made="".join(
+                str(sum((index, stage) in self.stage_outputs for stage in range(stages))) for index in range(total)
+            ) if stages > 1 else "",
         )  # fmt: skip
         pieces = (
             Piece(
                 0, WorkKind(work["kind"]), work["start"], work["stop"], WorkState(work["state"]), work["attempts"],
                 min(work["losses"], MAX_LOSSES), work["suspect"], work["isolated"],
-                numbers[work["owner"]] if work["owner"] else NOBODY,
+                numbers[work["owner"]] if work["owner"] else NOBODY, stage=work["stage"] or 0,
             )
             for work in self.work.values() if work["state"] in OPEN_WORK
         )  # fmt: skip
@@ -142,6 +150,8 @@ class Replay:
                          if change.kind == "work" and change.new and change.new["owner"]})  # fmt: skip
         numbers = {owner: number for number, owner in enumerate(owners)}
         total = max((row["total"] for row in rows), default=0) or 1
+        stages = 1 + max((change.new["stage"] for changes in transactions for change in changes
+                          if change.kind == "job_stages" and change.new), default=0)  # fmt: skip
         recorded, state = RecordedJob(), None
         for changes in transactions:
             before = state and state.job.state
@@ -150,20 +160,22 @@ class Replay:
             if not recorded.jobs:  # it was deleted, or inserted before the recording began
                 recorded, state = RecordedJob(), None
                 continue
-            target = recorded.state(total, numbers)
+            target = recorded.state(total, numbers, stages)
             if state is None:
                 state = target._replace(pieces=tuple(piece._replace(revision=1) for piece in target.pieces))
                 assert target.job.state == JobState.SUBMITTED, target
                 assert [piece.kind for piece in target.pieces] == [WorkKind.PLAN], target
                 continue
             self.transactions += 1
-            found = self.explain(state, target, changes, owners)
+            found = self.explain(state, target, changes, owners, stages)
             if found is None:
                 lines = [f"the rules do not allow this transaction of {changes[0].login} in a job that is {before}:"]
                 raise AssertionError("\n".join([*lines, *_differences(known(state), target)]))
             state = found
 
-    def explain(self, state: State, target: State, changes: list[Change], owners: list[str]) -> State | None:
+    def explain(
+        self, state: State, target: State, changes: list[Change], owners: list[str], stages: int = 1
+    ) -> State | None:
         """Return the state that the rules lead to and the database knows as `target`, or None."""
         if known(state) == target:
             return state
@@ -173,6 +185,7 @@ class Replay:
         ends = {piece.start for piece in target.pieces} | {piece.stop for piece in target.pieces}
         rules = RecordedRules(
             revisions=99,
+            stages=stages,
             may_set_aside=changes[0].tenant == self.poisoner,
             ends=tuple(sorted(ends | {target.job.planned_to, len(target.job.images)})),
         )
@@ -242,7 +255,7 @@ def _is_between(first: State, state: State, target: State) -> bool:
 
 
 def _parts(job: Job) -> tuple[object, ...]:
-    return (*job.images, job.cancel, job.revision, job.has_manifest)
+    return (*job.images, *job.made, job.cancel, job.revision, job.has_manifest)
 
 
 def _differences(state: State, target: State) -> Iterator[str]:

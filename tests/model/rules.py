@@ -40,10 +40,12 @@ class Rules:
     has_losses: bool = True  # processes die and fall silent
     has_errors: bool = True  # attempts fail, images are bad
     has_stops: bool = True  # the job is cancelled, or its deadline passes
+    stages: int = 1  # of a chain
 
     def start(self) -> State:
         """Return the state after the job's INSERT."""
-        job = Job(MISSING * self.images, MISSING * self.images)
+        made = "0" * self.images if self.stages > 1 else ""
+        job = Job(MISSING * self.images, MISSING * self.images, made=made)
         return State(job, (Piece(1, WorkKind.PLAN),), (Process(),) * self.processes)
 
     # -- guards ------------------------------------------------------------------------------------
@@ -88,6 +90,10 @@ class Rules:
     def may_store_manifest(self, job: Job, lease: Piece) -> bool:
         """S3 has no fence, so a manifest replaces only the one that its finalizer has found."""
         return lease.seen == job.manifest
+
+    def may_go_on(self, job: Job, piece: Piece) -> bool:
+        """A shard goes on to its next stage once each of its images is made in this one, or has failed."""
+        return not any(self.is_due(job, piece, index) for index in range(piece.start, piece.stop))
 
     def may_retry(self, job: Job) -> bool:
         """A job is retried if it was planned, and has ended without all of its images."""
@@ -139,6 +145,9 @@ class Rules:
             )  # fmt: skip
             added = Piece(again.revision, WorkKind.PLAN)
             after = state._replace(job=again).with_piece(None, added)
+            if any(map(int, job.made)):
+                pruned = job._replace(made="0" * self.images)
+                yield Step("the images of stages are pruned", is_progress=False), state._replace(job=pruned)
             yield Step("the client retries the job", is_progress=False), after
 
     def fault_steps(self, state: State) -> Steps:
@@ -247,14 +256,25 @@ class Rules:
             yield "stops the shard", self.open_finalizing(after)
         if piece.suspect and not piece.isolated and self.is_alone(state, piece):
             yield "isolates the shard", state.with_piece(piece, piece._replace(isolated=True))
-        missing = [index for index in range(lease.start, lease.stop) if job.images[index] == MISSING]
-        if not missing:
+        missing = [index for index in range(lease.start, lease.stop) if self.is_due(job, piece, index)]
+        is_last = piece.stage == self.stages - 1
+        if not is_last and MISSING in job.images[piece.start : piece.stop] and self.may_go_on(job, piece):
+            following = Piece(piece.revision, piece.kind, piece.start, piece.stop, stage=piece.stage + 1)
+            yield f"ends stage {piece.stage}", state.with_piece(piece, following)
+        elif not missing:
             yield "ends the shard", self.open_finalizing(state.with_piece(piece))
-        elif self.may_run(piece):
+        if missing and self.may_run(piece):
             for index in self.next_images(missing):
-                yield f"stores image {index}", self.settle(state, index, str(job.revision))
+                if is_last:
+                    yield f"stores image {index}", self.settle(state, index, str(job.revision))
+                else:
+                    yield f"stores image {index} of stage {piece.stage}", self.make(state, index, piece.stage)
                 if self.has_errors:
                     yield f"finds that image {index} cannot be made", self.settle(state, index, FAILED)
+
+    def is_due(self, job: Job, piece: Piece, index: int) -> bool:
+        """Whether an image is to be made in the stage of a shard: it has not failed, and is not made yet."""
+        return job.images[index] == MISSING and not (job.made and int(job.made[index]) > piece.stage)
 
     def next_images(self, missing: list[int]) -> list[int]:
         """Return which of the missing images of a shard may be settled next."""
@@ -302,6 +322,13 @@ class Rules:
         )
         return state._replace(job=after)
 
+    def make(self, state: State, index: int, stage: int) -> State:
+        """Record an image of a stage that is not the last."""
+        job = state.job
+        moved = JobState.RUNNING if job.state == JobState.PLANNED else job.state
+        made = job.made[:index] + str(stage + 1) + job.made[index + 1 :]
+        return state._replace(job=job._replace(made=made, state=moved))
+
     def fail_images(self, state: State, start: int, stop: int) -> State:
         """Fail the missing images of [start, stop)."""
         job_state = state.job.state
@@ -347,7 +374,9 @@ class Rules:
         )
         if self.is_cut(piece):
             middle = (piece.start + piece.stop) // 2
-            second = Piece(piece.revision, piece.kind, middle, piece.stop, losses=losses, suspect=True)
+            second = Piece(
+                piece.revision, piece.kind, middle, piece.stop, losses=losses, suspect=True, stage=piece.stage
+            )
             return state.with_piece(piece, free._replace(stop=middle), second)
         if piece.isolated:
             if piece.attempts + 1 >= self.max_attempts:

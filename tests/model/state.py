@@ -17,7 +17,7 @@ class Piece(NamedTuple):
     """A row of `work` that is open. `owner` is the number of a process.
 
     revision: of the job that added it. seen: the revision of the manifest that a finalizer has found.
-    content: the listings that it will write, as in Job.listed.
+    content: the listings that it will write, as in Job.listed. stage: of a chain, in which a shard is.
     """
 
     revision: int
@@ -32,12 +32,14 @@ class Piece(NamedTuple):
     owner: int = NOBODY
     seen: int = UNREAD
     content: str = ""
+    stage: int = 0
 
 
 class Job(NamedTuple):
     """A row of `jobs` with its outputs and its objects in S3. Strings have one letter for each image.
 
     cancel: 0, 1 once it is asked for, 2 once a dispatcher has accepted that. gave_up: planning has failed for good.
+    made: how many stages of a chain have made the image; empty if the job is none.
     manifest: the revision of the stored manifest. listed: the revision of the listing that names the image in it.
     """
 
@@ -55,6 +57,7 @@ class Job(NamedTuple):
     gave_up: bool = False
     manifest: int = 0
     has_manifest: bool = False  # recorded by the job's end
+    made: str = ""
 
 
 class Process(NamedTuple):

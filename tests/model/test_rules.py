@@ -4,6 +4,7 @@
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ PAGE = (Path(__file__).parents[2] / "docs/queue_model.md").read_text()
 
 
 @pytest.mark.timeout(STATES / 500 + 600)
-def test_no_image_is_lost_or_settled_twice_and_no_zombie_writes() -> None:
+@pytest.mark.parametrize("stages", [1, 2])
+def test_no_image_is_lost_or_settled_twice_and_no_zombie_writes(stages: int) -> None:
     """Two images in a shard that may be cut, two processes, one retry."""
-    found = explore(Rules(), STATES)
+    found = explore(Rules(stages=stages), STATES)
     print(found)
     assert found.violation is None, found.path
     assert found.states == STATES
@@ -31,10 +33,13 @@ WORLDS = [
     Rules(images=1, processes=1, max_attempts=1, revisions=1),
     Rules(images=3, has_losses=False, has_stops=False, max_attempts=1, revisions=1),
     Rules(images=2, processes=1, has_errors=False, has_stops=False, max_attempts=1, revisions=1),
+    Rules(images=2, has_losses=False, has_stops=False, max_attempts=1, revisions=1, stages=2),
+    Rules(images=2, processes=1, has_errors=False, has_stops=False, max_attempts=1, revisions=1, stages=2),
 ]
 if STATES >= 1_000_000:
     WORLDS += [
         Rules(images=1, processes=1, max_attempts=1),
+        Rules(images=1, processes=1, max_attempts=1, revisions=1, stages=3),
         Rules(images=4, has_losses=False, max_attempts=1, revisions=1),
     ]
 
@@ -51,8 +56,9 @@ def test_every_job_ends(rules: Rules) -> None:
 
 
 def test_without_a_fault_every_image_is_stored() -> None:
-    found = explore(Rules(images=5, processes=3, has_losses=False, has_errors=False, has_stops=False))
-    assert found.violation is None, found.path
+    for rules in (Rules(images=5, processes=3), Rules(images=3, processes=2, stages=3)):
+        found = explore(replace(rules, has_losses=False, has_errors=False, has_stops=False))
+        assert found.violation is None, found.path
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: type(mistake).__name__)

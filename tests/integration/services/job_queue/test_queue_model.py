@@ -7,6 +7,7 @@ The transactions are recorded: all of them must be allowed by the model of docs/
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -23,7 +24,7 @@ from sqlalchemy import Engine, text
 from services.dispatcher import planner
 from services.job_queue import claims, jobs, leases, outputs, processes, stopping
 from services.job_queue.leases import Lease, LeaseLost
-from services.job_queue.outputs import Output
+from services.job_queue.outputs import Outcome, Output, Settling
 from services.job_queue.states import RETRYABLE, TERMINAL, ProcessKind, WorkKind
 from tests.model import recording
 from tests.model.replay import Replay
@@ -63,9 +64,12 @@ class QueueMachine(RuleBasedStateMachine):
         images=st.integers(1, 40),
         priority=st.integers(-2, 2),
         planned=st.sampled_from([True] * 4 + [False]),
+        is_chain=st.booleans(),
     )
-    def submit(self, images: int, priority: int, planned: bool) -> None:
-        request = {"items": [{"class_label": 1}], "images_per_item": images}
+    def submit(self, images: int, priority: int, planned: bool, is_chain: bool) -> None:
+        request: dict[str, Any] = {"items": [{"class_label": 1}], "images_per_item": images}
+        if is_chain:
+            request["then"] = [{"model": "tiny", "strength": 0.5}]
         self.submitted.append(self.stack.submit(request, priority=priority))
         if planned:
             self.dispatch()
@@ -159,6 +163,11 @@ class QueueMachine(RuleBasedStateMachine):
         if failing is not None:
             records.append(Output(failing, 0, None, error="bad"))
         with self.engine.begin() as connection:
+            if lease.stage == 0:
+                settled = outputs.settle_stages(connection, [Settling(lease, records, stop == lease.stop)], waits=True)
+                if settled[lease.id] == Outcome.LOST:
+                    raise leases.lease_lost(lease)
+                return
             before = outputs.settled_indices(connection, lease.job_id, lease.start, lease.stop)
             settle(connection, lease, records, is_last=stop == lease.stop)
         for index in images:
@@ -310,4 +319,10 @@ def test_no_image_is_lost_or_doubled_and_no_job_is_stuck(stack: Stack, engine: E
     with administrator(stack) as owner:
         replay.run(recording.read(owner))
     print(f"{replay.transactions} transactions; steps: {replay.steps}")
-    assert {"claims work", "stores image ", "the client retries the job"} <= replay.steps.keys()
+    assert {
+        "claims work",
+        "stores image ",
+        "stores image  of stage ",
+        "ends stage ",
+        "the client retries the job",
+    } <= replay.steps.keys()
