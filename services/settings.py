@@ -155,6 +155,12 @@ class Settings(StoreSettings, DatabaseSettings):
     profile: Annotated[Literal["auto", "fp32", "fp32-compiled", "bf16", "bf16-compiled"], BeforeValidator(_lower)] = (
         Field("auto", description="precision, and whether steps are compiled; auto: bf16 on a GPU, else fp32")
     )
+    compile_limit_s: float = Field(
+        900.0, gt=0, description="seconds that compiling the networks of a release may take; see compile_late"
+    )
+    compile_late: Annotated[Literal["fail", "eager"], BeforeValidator(_lower)] = Field(
+        "fail", description="what follows when that is too long: the release is not served, or eagerly"
+    )
     model_memory_gb: float = Field(16.0, gt=0, description="GiB of weights that a worker keeps loaded")
     step_limit_s: float = Field(
         300.0, gt=0, description="seconds after which a step counts as hung and the process exits"

@@ -40,6 +40,7 @@ COMMANDS = {
     "generate": Entry("services.cli.generate:generate", "Sample images of a release, as a contact sheet."),
     "pictures": Entry("services.cli.pictures:app", "Look at pictures before training on them."),
     "distil": Entry("services.cli.distil:distil", "Distil a release to 1, 2, 4 or 8 evaluations, guidance included."),
+    "tune": Entry("services.cli.tune:tune", "Measure a release by rows, and say with how many to serve it."),
     "evaluate": Entry("services.cli.evaluate:evaluate", "Score a release on the held-out images of an image set."),
 }
 

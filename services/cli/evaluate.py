@@ -52,7 +52,7 @@ def evaluate(
     sampling = Sampling(images, solver, steps, guidance, seed)
     weights = Weights(inception, vgg, lpips, clip)
     try:
-        with _open(release) as folder, nullcontext() if against is None else _open(against) as other:
+        with open_release(release) as folder, nullcontext() if against is None else open_release(against) as other:
             if other is None:
                 scores, answer = run(folder, data, written, sampling, weights), "metrics.json"
             else:
@@ -73,7 +73,7 @@ def evaluate(
     typer.echo(written / answer)
 
 
-def _open(reference: str) -> AbstractContextManager[Path]:
+def open_release(reference: str) -> AbstractContextManager[Path]:
     """Yield a release folder, or that of a published release."""
     return nullcontext(Path(reference)) if Path(reference).is_dir() else hold(reference)
 

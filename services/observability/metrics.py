@@ -37,6 +37,7 @@ PICK_UP_SECONDS = Histogram(
 )
 LOAD_SECONDS = Histogram("darkroom_release_load_seconds", "Downloading and loading a release.", buckets=WAITS)
 SERVES = Gauge("darkroom_serves", "1 for each queue that this worker serves.", ["queue"])
+COMPILE_CACHE = Counter("darkroom_compile_cache", "Compile caches that were loaded, made or not used.", ["outcome"])
 RELEASES_LOADED = Gauge("darkroom_releases_loaded", "Releases in memory.")
 CACHE_FAILURES = Counter("darkroom_release_cache_failures", "Releases that the disk of this worker could not hold.")
 RELEASES_PAUSED = Gauge("darkroom_releases_paused", "Releases that the disk of this worker cannot hold at present.")

@@ -5,6 +5,7 @@ may call: decoding and resizing images, reading texts, computing trajectories.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Generic
@@ -32,18 +33,26 @@ class Engine(Generic[Owner]):
     """Samples images of one release.
 
     folder: of the release; see `Release.serve`. rows: the fixed number of network rows, at least 2. device: "cpu",
-    "cuda" or "auto". profile: see `Execution.choose`. decode: the most latents that are decoded at once.
+    "cuda" or "auto". profile: see `Execution.choose`. decode: the most latents that are decoded at once. cache: the
+    sha256 of the compile cache that torch has loaded, see `precompile`.
     Raises OutOfMemory, and UnstableProfile if the self-test fails.
     """
 
     def __init__(
-        self, folder: Path, *, rows: int, device: str = "auto", profile: str = "auto", decode: int = 8
+        self,
+        folder: Path,
+        *,
+        rows: int,
+        device: str = "auto",
+        profile: str = "auto",
+        decode: int = 8,
+        cache: str | None = None,
     ) -> None:
         model, release = load_diffusion(folder)
         self.rows = rows = min(rows, release.serve.rows or rows)
         self.device = choose_device(device)
         self.model, self.release = model, release
-        execution = Execution.choose(profile, self.device, release.serve.precision)
+        execution = replace(Execution.choose(profile, self.device, release.serve.precision), cache=cache)
         self._canvas = Canvas.of(release)
         with named_faults():
             execution.prepare(model)

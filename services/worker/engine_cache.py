@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from services.observability import metrics
 from services.registry.release_cache import ReleaseCache
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
+from services.worker.compile_cache import CompileCache
 from services.worker.device_faults import OutOfMemory, Part
 from services.worker.engine import Engine
 from services.worker.execution import choose_device
 from services.worker.held_shards import HeldShard
 from services.worker.pack import DECODE_ROWS
+from services.worker.precompile import Precompiler, count_compiled
 from training.model.release import parse
 
 log = logging.getLogger("darkroom.engines")
@@ -50,6 +53,7 @@ class EngineCache:
 
     def __init__(self, store: ObjectStore, settings: Settings) -> None:
         self.settings = settings
+        self._precompiler = Precompiler(CompileCache(store), settings)
         self._files = ReleaseCache(store, settings.cache_dir, settings.cache_gb, settings.cache_seed)
         self._sizes: dict[str, Sizes] = {}  # by digest, of the releases that were loaded before
         self._engines: OrderedDict[str, Engine[HeldShard]] = OrderedDict()
@@ -98,7 +102,19 @@ class EngineCache:
         settings, rule = self.settings, parse(manifest).serve
         rows, decode = min(settings.rows, rule.rows or settings.rows), DECODE_ROWS[choose_device(settings.device).type]
         sizes = self._sizes.setdefault(manifest["digest"], Sizes(rows, decode))
-        return Engine(folder, rows=sizes.rows, decode=sizes.decode, device=settings.device, profile=settings.profile)
+        choice = self._precompiler.choose(folder, parse(manifest), sizes.rows, sizes.decode)
+        build = partial(
+            Engine[HeldShard], folder, rows=sizes.rows, decode=sizes.decode, device=settings.device,
+            profile=choice.profile,
+        )  # fmt: skip
+        compiled_before = count_compiled(choice)
+        engine = build(cache=choice.cache)
+        if count_compiled(choice) > compiled_before:
+            metrics.COMPILE_CACHE.labels("missed").inc()
+            log.warning("release %s: torch did not use the compile cache; it compiled anew", manifest["name"])
+            engine.close()
+            engine = build(cache=None)  # a profile that does not claim the kernels of the cache
+        return engine
 
     def _make_room(self, digest: str, error: OutOfMemory) -> bool:
         """Unload the other engines, or halve the rows of this release if it is alone. Returns False if neither helps.

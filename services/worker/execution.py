@@ -29,12 +29,13 @@ class Execution:
     """An execution profile, up to the number of rows.
 
     dtype: of the weights and activations of the U-Net and the decoder. The sampling state, the solver, conditioners and
-    the encoder are always in float32.
+    the encoder are always in float32. cache: the sha256 of the compile cache that is loaded, which decides the kernels.
     """
 
     device: torch.device
     dtype: torch.dtype
     compiled: bool
+    cache: str | None = None
 
     @classmethod
     def choose(cls, profile: str, device: torch.device, precision: str | None = None) -> "Execution":
@@ -81,7 +82,10 @@ class Execution:
                 f"{platform.machine()}-{torch.backends.cpu.get_cpu_capability()}-{torch.get_num_threads()}threads"
             )
             libraries = ""
-        precision = f"{str(self.dtype).removeprefix('torch.')}/{'compiled' if self.compiled else 'eager'}"
+        steps = "compiled" if self.compiled else "eager"
+        if self.compiled and self.cache is not None:
+            steps += f"-{self.cache[:12]}"
+        precision = f"{str(self.dtype).removeprefix('torch.')}/{steps}"
         counts = "+".join(map(str, rows))
         parts = f"{self.device.type}/{hardware}/torch-{torch.__version__}{libraries}/{precision}/{counts}rows"
         return f"{parts}#{hashlib.sha256(parts.encode()).hexdigest()[:8]}"

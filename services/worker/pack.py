@@ -11,6 +11,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Generic
 
+from torch import Tensor
+
 from services.job_requests.image_spec import ImageSpec
 from services.observability import metrics
 from services.worker import self_test
@@ -65,8 +67,8 @@ class Pack(Generic[Owner]):
         self.model, self.release, self.shape, self.rows = model, release, shape, max(2, share(rows))
         self.stepped_at = 0  # the engine's step at which the pack took its last one
         self._execution, self.full_rows, self.full_decode = execution, rows, decode
-        self.decode_rows = max(1, share(min(rows, decode, DECODE_ROWS[device])))
-        self.embed_rows = max(1, share(min(rows, EMBED_ROWS[device])))
+        _, *parts = rows_of_parts(rows, decode, device)
+        self.decode_rows, self.embed_rows = (max(1, share(part)) for part in parts)
         self.profile = execution.name(self.rows, self.decode_rows, self.embed_rows)
         self._decode_latents = execution.decode()
         if shape != own and is_large(model.autoencoder, shape):
@@ -154,6 +156,11 @@ class Pack(Generic[Owner]):
         self._beginnings.clear()
         self._finished.clear()
         self._decoder.clear()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents [decode_rows, C, h, w] as a group of finished ones: [decode_rows, channels, H, W]."""
+        images: Tensor = self._decode_latents(self.model.autoencoder, latents)
+        return images
 
     def step(self) -> list[Developed[Owner] | Failed[Owner]]:
         """Evaluate the network once for the oldest images that fit, and decode finished latents that are due.
@@ -256,6 +263,14 @@ class Pack(Generic[Owner]):
     def _fail(self, run: Run, reason: str, error: str) -> Failed[Owner]:
         owner, request = self._images.pop(run)
         return _failure(owner, request.spec, reason, error)
+
+
+def rows_of_parts(rows: int, decode: int, device: str) -> tuple[int, int, int]:
+    """Return the rows of the network, the decoder and the conditions for a release's own size; see `Pack`.
+
+    device: "cpu" or "cuda".
+    """
+    return max(2, rows), max(1, min(rows, decode, DECODE_ROWS[device])), max(1, min(rows, EMBED_ROWS[device]))
 
 
 def _failure(owner: Owner, spec: ImageSpec, reason: str, error: str) -> Failed[Owner]:

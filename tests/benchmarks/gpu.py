@@ -48,7 +48,7 @@ class Part:
 # The most important first, for the time may end.
 PARTS = {
     "limits": Part("gpu_parts:limits", 30),
-    "tests": Part("gpu_tests:run", 150),
+    "tests": Part("gpu_tests:run", 180),
     "bytes": Part("gpu_parts:same_bytes", 60),
     "networks": Part("gpu_parts:networks", 120),
     "waits": Part("gpu_parts:waits", 45),

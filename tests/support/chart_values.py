@@ -122,6 +122,7 @@ BY_PATH: dict[str, list[Any]] = {
     "settings.heartbeatSeconds": [5, 0.5],
     "settings.pollSeconds": [1, 0.2],
     "settings.stepLimitSeconds": [300, 30.5],
+    "settings.compileLimitSeconds": [900, 60.5],
     "fullnameOverride": ["pictures-of-a-team", ""],
     "preload": [["digits@production", "shapes"], []],
 }

@@ -1,0 +1,71 @@
+"""`darkroom tune`: how many rows a release should be served with on this device."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from services.cli.evaluate import open_release
+from services.cli.session import AsJson
+from services.cli.terminal import print_json, print_table
+from services.errors import CommandError
+
+Profile = Literal["auto", "fp32", "fp32-compiled", "bf16", "bf16-compiled"]
+
+
+def tune(
+    release: Annotated[str, typer.Argument(help="A release folder, or a published name, name@alias or name@version.")],
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="The device, as DARKROOM_DEVICE.")] = "auto",
+    profile: Annotated[Profile, typer.Option(help="The profile, as DARKROOM_PROFILE.")] = "auto",
+    most: Annotated[int, typer.Option(help="The most rows to try.", min=2, max=1024)] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a release by rows, and say with how many to serve it.
+
+    Steps, decoding and memory are measured with 2, 4, 8 and so on rows, until the memory ends. The rate is of images
+    with the release's default steps and guidance, in a full batch. Nothing else should run on the device meanwhile.
+    """
+    from services.job_requests.schema import defaults_of
+    from services.worker.device import check_device
+    from services.worker.tuning import best_of, measure
+    from training.model.release import read
+
+    check_device(device)
+    with open_release(release) as folder:
+        description = read(folder)
+        if description.kind != "diffusion":
+            raise CommandError(f"{release}: a release of kind {description.kind}; permitted: diffusion")
+        usual = defaults_of(description.conditions)
+        steps = int(usual["steps"])
+        is_guided = usual["guidance_scale"] != 1 and not description.conditions.get("distilled")
+        rows_an_image = 2 if is_guided and description.conditions.get("properties") else 1
+        usages = list(measure(folder, device=device, profile=profile, most=most))
+    if not usages:
+        raise CommandError(f"{release}: the memory does not suffice for 2 rows; use a device with more")
+    best = best_of(usages, steps, rows_an_image)
+    values = {"rows": best.rows, "profile": profile, "device": best.profile.partition("/")[0]}
+    if as_json:
+        measured = [
+            {
+                "rows": usage.rows, "step_s": usage.step_s,
+                "decode_rows": usage.decode_rows, "decode_s": usage.decode_s,
+                "memory_bytes": usage.memory, "images_per_s": usage.images_per_second(steps, rows_an_image),
+            }
+            for usage in usages
+        ]  # fmt: skip
+        print_json({"profile": best.profile, "steps": steps, "rows_an_image": rows_an_image, "measured": measured,
+                    "best_rows": best.rows, "values": values})  # fmt: skip
+        return
+    print_table(
+        ["rows", "step, ms", "decoding an image, ms", "memory, GiB", f"images/s at {steps} steps", ""],
+        [
+            [
+                str(usage.rows), f"{usage.step_s * 1e3:.1f}", f"{usage.decode_s / usage.decode_rows * 1e3:.1f}",
+                f"{usage.memory / 2**30:.2f}", f"{usage.images_per_second(steps, rows_an_image):.2f}",
+                "best" if usage is best else "",
+            ]
+            for usage in usages
+        ],
+    )  # fmt: skip
+    typer.echo(f"\n{best.profile}\nValues of the chart:\n\nworkerPools:\n  default:")
+    for name, value in values.items():
+        typer.echo(f"    {name}: {value}")

@@ -1,0 +1,79 @@
+"""Decides with which profile a release is loaded: with a compile cache of all workers, or eagerly if there is none."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from services.observability import metrics
+from services.settings import Settings
+from services.worker.compile_apart import Networks, TooLate, compile_apart
+from services.worker.compile_cache import Cache, CompileCache, key_of
+from services.worker.device_faults import UnstableProfile
+from services.worker.execution import Execution, choose_device
+from services.worker.pack import rows_of_parts
+from training.model.release import Release
+
+log = logging.getLogger("darkroom.compile_cache")
+
+MISSES = ("fxgraph_cache_miss", "fxgraph_cache_bypass")  # of torch's counters
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value of DARKROOM_PROFILE, and the sha256 of the compile cache that was loaded for it, if any."""
+
+    profile: str
+    cache: str | None = None
+
+
+class Precompiler:
+    """Loads compile caches into torch, which finds them when an engine compiles its networks."""
+
+    def __init__(self, caches: CompileCache, settings: Settings) -> None:
+        self._caches, self._settings = caches, settings
+
+    def choose(self, folder: Path, release: Release, rows: int, decode: int) -> Choice:
+        """Return how to load a release with so many rows; see `Engine`.
+
+        If compiling takes longer than DARKROOM_COMPILE_LIMIT_S, that is eagerly, or an error, as
+        DARKROOM_COMPILE_LATE says. Raises OutOfMemory, UnstableProfile, and errors of S3.
+        """
+        settings, device = self._settings, choose_device(self._settings.device)
+        execution = Execution.choose(settings.profile, device, release.serve.precision)
+        if not execution.compiled:
+            return Choice(settings.profile)
+        rows = min(rows, release.serve.rows or rows)
+        parts = rows_of_parts(rows, decode, device.type)
+        key = key_of(release, execution.name(*parts), *parts)
+        networks = Networks(str(folder), rows, decode, settings.device, settings.profile)
+        try:
+            cache = self._caches.get(key, lambda: compile_apart(networks, settings.compile_limit_s))
+        except TooLate as error:
+            metrics.COMPILE_CACHE.labels("late").inc()
+            name = execution.name(*parts)
+            if settings.compile_late == "fail":
+                raise UnstableProfile(
+                    f"profile {name}: {error}; raise DARKROOM_COMPILE_LIMIT_S, set DARKROOM_COMPILE_LATE to eager, "
+                    f"or set DARKROOM_PROFILE to {execution.precision}"
+                ) from None
+            eager = replace(execution, compiled=False)
+            log.warning("profile %s: %s; release %s is served as %s", name, error, release.name, eager.name(*parts))
+            return Choice(execution.precision)
+        load(cache)
+        return Choice(settings.profile, cache.sha256)
+
+
+def load(cache: Cache) -> None:
+    """Load a cache into torch. One that torch cannot read is as good as none; see `count_compiled`."""
+    torch.compiler.load_cache_artifacts(cache.content)
+
+
+def count_compiled(choice: Choice) -> int:
+    """Return how many networks this process has compiled itself; 0 unless a cache was loaded for them."""
+    if choice.cache is None:
+        return 0
+    from torch._dynamo.utils import counters
+
+    return sum(int(counters["inductor"][name]) for name in MISSES)
