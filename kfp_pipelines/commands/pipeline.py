@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 app = command_group("Run the training pipeline here or in Kubeflow.")
 
-Variant = Annotated[str, typer.Argument(help="full, diffusion, fine-tune or sweep.")]
+Variant = Annotated[str, typer.Argument(help="full, diffusion, fine-tune, distil or sweep.")]
 Pairs = Annotated[
     list[str] | None, typer.Argument(help="Parameters as name=value; repeat a list parameter for each of its values.")
 ]
 Profiles = Annotated[Path | None, typer.Option(help="A file of node profiles.", envvar="DARKROOM_PROFILES")]
 Profile = Annotated[list[str] | None, typer.Option(help="STAGE=NAME, or NAME for all other stages; may be repeated.")]
 Experiment = Annotated[str, typer.Option(help="The experiment of Kubeflow that the runs belong to.")]
-RELEASE_PARAMETERS = {"autoencoder", "base"}  # parameters that name releases
+RELEASE_PARAMETERS = {"autoencoder", "base", "teacher"}  # parameters that name releases
 
 
 @app.command("parameters")
@@ -94,7 +94,12 @@ def run_pipeline(variant: Variant = "full", parameters: Pairs = None) -> None:
     arguments = parse_arguments(variant, parameters or [])
     with engine.connect() as connection:
         for name in RELEASE_PARAMETERS & arguments.keys():
-            releases.find(connection, arguments[name])
+            row = releases.find(connection, arguments[name])
+            if name == "teacher":
+                from training.experiments.teachers import check_teacher  # loads torch
+                from training.model.release import parse
+
+                check_teacher(parse(row.manifest))
     console = Console(highlight=False, soft_wrap=True)
     run_here(variant, {**local_defaults(settings, variant), **arguments}, console)
 

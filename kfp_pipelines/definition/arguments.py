@@ -14,13 +14,22 @@ from kfp_pipelines.definition.pipeline import VARIANTS
 from kfp_pipelines.stages import gate, training
 from training.errors import DarkroomError
 
-EXPERIMENTS = {"autoencoder_experiment": "autoencoder_overrides", "diffusion_experiment": "diffusion_overrides"}
-STAGES = {"autoencoder_experiment": "train-autoencoder", "diffusion_experiment": "train-diffusion"}
+EXPERIMENTS = {
+    "autoencoder_experiment": "autoencoder_overrides",
+    "diffusion_experiment": "diffusion_overrides",
+    "distillation_experiment": "distillation_overrides",
+}
+STAGES = {
+    "autoencoder_experiment": "train-autoencoder",
+    "diffusion_experiment": "train-diffusion",
+    "distillation_experiment": "train-student",
+}
 NO_DEVICES: Mapping[str, int] = MappingProxyType({})
 # Fields that the stages fill in; any value lets the other overrides be checked before the run.
 PLACEHOLDERS = {
     "autoencoder_experiment": ["data.root=x"],
     "diffusion_experiment": ["data.root=x", "autoencoder=x", "data.latents=x"],
+    "distillation_experiment": ["data.root=x", "teacher=x"],
 }
 
 

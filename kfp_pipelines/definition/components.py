@@ -18,7 +18,7 @@ def prepare_data(data: str, data_version: str, overrides: list[str], images: dsl
 
 
 def fetch_release(reference: str, kind: str, training: dsl.Output[dsl.Model]) -> None:
-    """Fetch a published release; for kind `autoencoder` also the autoencoder of a diffusion release."""
+    """Fetch a published release of a kind: autoencoder (also that of a diffusion release), diffusion or teacher."""
     from kfp_pipelines.stages import entry
 
     training.metadata["release"] = entry.fetch_release(reference, kind, training.path)
@@ -88,6 +88,50 @@ def evaluate(
     from kfp_pipelines.stages import entry
 
     scores = entry.evaluate(training.path, images.path, evaluation.path, sampling, report.path)
+    for name, value in scores.items():
+        metrics.log_metric(name, value)
+    Path(metrics.path).write_text(json.dumps(scores))  # the local cache finds only artifacts that are files
+
+
+def train_student(
+    experiment: str,
+    overrides: list[str],
+    checkpoints: str,
+    job: str,
+    images: dsl.Input[dsl.Dataset],
+    teacher: dsl.Input[dsl.Model],
+    training: dsl.Output[dsl.Model],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """Distil a diffusion model to few evaluations. The release is stored in `release/`."""
+    from kfp_pipelines.stages import entry
+
+    inputs = {"data.root": images.path, "teacher": f"{teacher.path}/release"}
+    entry.train(experiment, overrides, inputs, training.path, checkpoints, report.path, job)
+
+
+def evaluate_student(
+    sampling: list[str],
+    training: dsl.Input[dsl.Model],
+    teacher: dsl.Input[dsl.Model],
+    images: dsl.Input[dsl.Dataset],
+    student: dsl.Output[dsl.Model],
+    evaluation: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """Evaluate a student with each number of evaluations, and compare it with its teacher on the same requests.
+
+    sampling: of the teacher. The output `student` is the training with its best number of evaluations as the default.
+    """
+    import json
+    from pathlib import Path
+
+    from kfp_pipelines.stages import entry
+
+    scores = entry.evaluate_student(
+        training.path, teacher.path, images.path, student.path, evaluation.path, sampling, report.path
+    )
     for name, value in scores.items():
         metrics.log_metric(name, value)
     Path(metrics.path).write_text(json.dumps(scores))  # the local cache finds only artifacts that are files

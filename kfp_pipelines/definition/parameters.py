@@ -16,10 +16,16 @@ class Parameters:
     data: str = "digits"
     data_version: str = ""
     data_overrides: list[str] = field(default_factory=list)
-    diffusion_experiment: str = "digits_diffusion"
-    diffusion_overrides: list[str] = field(default_factory=list)
     checkpoints: str = ""
     sampling: list[str] = field(default_factory=lambda: ["images=1000"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondStageParameters(Parameters):
+    """The parameters of the pipelines that train a diffusion model."""
+
+    diffusion_experiment: str = "digits_diffusion"
+    diffusion_overrides: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +38,7 @@ class GatedParameters(Parameters):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullParameters(GatedParameters):
+class FullParameters(SecondStageParameters, GatedParameters):
     """The parameters of `full`."""
 
     autoencoder_experiment: str = "digits_autoencoder"
@@ -40,21 +46,36 @@ class FullParameters(GatedParameters):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionParameters(GatedParameters):
+class DiffusionParameters(SecondStageParameters, GatedParameters):
     """The parameters of `diffusion`. autoencoder: a published release, NAME@VERSION."""
 
     autoencoder: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneParameters(GatedParameters):
+class FineTuneParameters(SecondStageParameters, GatedParameters):
     """The parameters of `fine-tune`. base: a published diffusion release, NAME@VERSION."""
 
     base: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepParameters(Parameters):
+class DistilParameters(GatedParameters):
+    """The parameters of `distil`. teacher: a published diffusion release, NAME@VERSION.
+
+    sampling: of the teacher, with which the student is compared; the student has its images, guidance and seed.
+    """
+
+    teacher: str
+    distillation_experiment: str = "digits_distillation"
+    distillation_overrides: list[str] = field(default_factory=list)
+    gate: list[str] = field(
+        default_factory=lambda: ["frechet_distance <= 1.15 * teacher", "frechet_distance <= 1.05 * production"]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepParameters(SecondStageParameters):
     """The parameters of `sweep`. autoencoders: an entry for each, {"experiment": NAME, "overrides": "field=value"}."""
 
     autoencoders: list[dict[str, str]]

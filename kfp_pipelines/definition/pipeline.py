@@ -3,11 +3,11 @@
 full        images -> autoencoder -> latents -> diffusion -> gate -> publish -> smoke job -> promote
 diffusion   the same on a published autoencoder
 fine-tune   the same from the weights of a published diffusion release
+distil      a student of a published diffusion release, which needs fewer evaluations -> gate -> publish -> ...
 sweep       several autoencoders, a diffusion model on each, several guidance scales; publishes the best
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,28 +17,23 @@ from kfp import compiler, dsl
 from kfp_pipelines.definition import components
 from kfp_pipelines.definition.parameters import (
     DiffusionParameters,
+    DistilParameters,
     FineTuneParameters,
     FullParameters,
-    GatedParameters,
     Parameters,
     SweepParameters,
     signature,
 )
 from kfp_pipelines.definition.placement import Stages
-
-RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-CANDIDATE = "candidate"
-PASSED = "passed"
-
-Artifact = Any  # an output of a KFP task
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A release that a pipeline trained, and its evaluation."""
-
-    training: Artifact
-    evaluation: Artifact
+from kfp_pipelines.definition.tasks import (
+    Trained,
+    fetch,
+    prepare_images,
+    publish,
+    publish_if_passed,
+    report_end,
+    train_second_stage,
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +98,33 @@ def fine_tune(stages: Stages, parameters: FineTuneParameters) -> None:
         publish_if_passed(stages, parameters, images, train_second_stage(stages, parameters, images, autoencoder, base))
 
 
+def distil(stages: Stages, parameters: DistilParameters) -> None:
+    """Distil a published diffusion release to few evaluations, compare the student with it, and publish the student."""
+    with report_end(stages):
+        images = prepare_images(stages, parameters)
+        teacher = fetch(stages, "teacher", parameters.teacher)
+        training = stages.task(
+            "train-student",
+            components.train_student,
+            experiment=parameters.distillation_experiment,
+            overrides=parameters.distillation_overrides,
+            checkpoints=parameters.checkpoints,
+            job=stages.profiles.job_profile("train-student"),
+            images=images,
+            teacher=teacher,
+        ).outputs["training"]
+        evaluated = stages.task(
+            "evaluate-student",
+            components.evaluate_student,
+            sampling=parameters.sampling,
+            training=training,
+            teacher=teacher,
+            images=images,
+        )
+        student = Trained(evaluated.outputs["student"], evaluated.outputs["evaluation"])
+        publish_if_passed(stages, parameters, images, student)
+
+
 def sweep(stages: Stages, parameters: SweepParameters) -> None:
     """Train a diffusion model on each of several autoencoders, and publish the best as a candidate.
 
@@ -145,118 +167,6 @@ def sweep(stages: Stages, parameters: SweepParameters) -> None:
     publish(stages, "publish-diffusion", Trained(best.outputs["best"], best.outputs["evaluation"]))
 
 
-@contextmanager
-def report_end(stages: Stages) -> Iterator[None]:
-    """Create the task that reports how the run ended, after all tasks of the block, even if one failed."""
-    with dsl.ExitHandler(stages.task("tell-end", components.tell_end, cached=False, run=RUN), "train and publish"):
-        yield
-
-
-def prepare_images(stages: Stages, parameters: Parameters) -> Artifact:
-    """Create the task that prepares the images, and return its image set."""
-    return stages.task(
-        "prepare-data",
-        components.prepare_data,
-        cached=not stages.fresh_data,
-        data=parameters.data,
-        data_version=parameters.data_version,
-        overrides=parameters.data_overrides,
-    ).outputs["images"]
-
-
-def fetch(stages: Stages, role: str, reference: str) -> Artifact:
-    """Create the task that fetches a release as the `autoencoder` or the `base`, and return the release."""
-    kind = "diffusion" if role == "base" else role
-    task = stages.task(f"fetch-{role}", components.fetch_release, cached=False, reference=reference, kind=kind)
-    return task.outputs["training"]
-
-
-def train_second_stage(
-    stages: Stages, parameters: Parameters, images: Artifact, autoencoder: Artifact, base: Artifact | None = None
-) -> Trained:
-    """Create the tasks that encode latents, train a diffusion model on them and evaluate it."""
-    latents = stages.task(
-        "encode-latents",
-        components.encode_latents,
-        experiment=parameters.diffusion_experiment,
-        overrides=parameters.diffusion_overrides,
-        training=autoencoder,
-        images=images,
-    ).outputs["latents"]
-    inputs = {} if base is None else {"base": base}
-    training = stages.task(
-        "train-diffusion",
-        components.train_diffusion,
-        experiment=parameters.diffusion_experiment,
-        overrides=parameters.diffusion_overrides,
-        checkpoints=parameters.checkpoints,
-        job=stages.profiles.job_profile("train-diffusion"),
-        images=images,
-        autoencoder=autoencoder,
-        latents=latents,
-        **inputs,
-    ).outputs["training"]
-    evaluation = stages.task(
-        "evaluate-diffusion", components.evaluate, sampling=parameters.sampling, training=training, images=images
-    ).outputs["evaluation"]
-    return Trained(training, evaluation)
-
-
-def publish_if_passed(
-    stages: Stages,
-    parameters: GatedParameters,
-    images: Artifact,
-    diffusion: Trained,
-    autoencoder: Trained | None = None,
-) -> None:
-    """Create the gate, and the tasks that run if it passes: publish as a candidate, run a smoke job, promote."""
-    gate = stages.task(
-        "gate",
-        components.gate,
-        cached=False,
-        rules=parameters.gate,
-        alias=parameters.alias,
-        images=images,
-        evaluation=diffusion.evaluation,
-    )
-    with dsl.If(gate.outputs["Output"] == PASSED, "passed"):
-        first = None if autoencoder is None else publish(stages, "publish-autoencoder", autoencoder)
-        candidate = publish(stages, "publish-diffusion", diffusion)
-        if first is not None:
-            candidate.after(first)  # the diffusion release names its autoencoder
-        smoke = stages.task(
-            "smoke",
-            components.smoke,
-            cached=False,
-            release=candidate.output,
-            count=parameters.smoke_images,
-            training=diffusion.training,
-            images=images,
-        )
-        stages.task(
-            "promote",
-            components.promote,
-            cached=False,
-            release=candidate.output,
-            autoencoder="" if first is None else first.output,
-            alias=parameters.alias,
-            comparison=gate.outputs["comparison"],
-        ).after(smoke)
-
-
-def publish(stages: Stages, stage: str, trained: Trained) -> dsl.PipelineTask:
-    """Create the task that publishes a release with its evaluation as a candidate."""
-    return stages.task(
-        stage,
-        components.publish,
-        cached=False,
-        run=RUN,
-        alias=CANDIDATE,
-        training=trained.training,
-        evaluation=trained.evaluation,
-    )
-
-
 VARIANTS = {
     "full": Variant(
         "train-latent-diffusion",
@@ -275,6 +185,12 @@ VARIANTS = {
         "Train, evaluate and publish a diffusion model, starting from the weights of a published one.",
         FineTuneParameters,
         fine_tune,
+    ),
+    "distil": Variant(
+        "distil-diffusion",
+        "Distil a published diffusion model to few evaluations, compare the student with it, and publish the student.",
+        DistilParameters,
+        distil,
     ),
     "sweep": Variant(
         "sweep-latent-diffusion",

@@ -9,9 +9,10 @@ from kfp import dsl, kubernetes
 from kfp_pipelines.build import ACCELERATORS_VARIABLE, DEFAULT_IMAGE, IMAGE_VARIABLE, USER
 from kfp_pipelines.profiles import QUEUE_LABEL, Profile, Profiles
 
-STAGES = ("prepare-data", "fetch-autoencoder", "fetch-base", "train-autoencoder", "evaluate-autoencoder",
-          "encode-latents", "train-diffusion", "evaluate-diffusion", "gate", "publish-autoencoder",
-          "publish-diffusion", "smoke", "promote", "tell-end", "choose")  # fmt: skip
+STAGES = ("prepare-data", "fetch-autoencoder", "fetch-base", "fetch-teacher", "train-autoencoder",
+          "evaluate-autoencoder", "encode-latents", "train-diffusion", "evaluate-diffusion", "train-student",
+          "evaluate-student", "gate", "publish-autoencoder", "publish-diffusion", "smoke", "promote", "tell-end",
+          "choose")  # fmt: skip
 
 
 class Stages:

@@ -30,6 +30,7 @@ PRELOADED = (
     "training.experiments.compose",
     "training.runs.autoencoder",
     "training.runs.diffusion",
+    "training.runs.distillation",
 )
 GRACE_S = 60.0  # between the end of the command and the death of a stage that does not stop
 

@@ -5,6 +5,7 @@ client) and hands it down. Each function reads only the settings of its own stag
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -108,6 +109,19 @@ def encode(experiment: str, overrides: Sequence[str], autoencoder: str, images: 
 def evaluate(trained: str, images: str, output: str, sampling: Sequence[str], report: str) -> dict[str, float]:
     """Evaluate a release on held-out images, and write the report. Returns the metrics that are numbers."""
     return training.evaluate(Path(trained) / RELEASE, Path(images), Path(output), sampling, Path(report))
+
+
+@stage
+def evaluate_student(
+    trained: str, teacher: str, images: str, student: str, output: str, sampling: Sequence[str], report: str
+) -> dict[str, float]:
+    """Evaluate a distilled release beside its teacher, and copy it to `student` with its best default.
+
+    Returns the metrics that are numbers.
+    """
+    shutil.copytree(Path(trained) / RELEASE, Path(student) / RELEASE, dirs_exist_ok=True)
+    folders = Path(student) / RELEASE, Path(teacher) / RELEASE, Path(images)
+    return training.evaluate_student(*folders, Path(output), sampling, Path(report))
 
 
 @stage

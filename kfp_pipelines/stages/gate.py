@@ -2,9 +2,11 @@
 
     class_accuracy >= 0.9
     frechet_distance <= 1.05 * production
+    frechet_distance <= 1.15 * teacher
 
 A rule relative to production compares two evaluations with the same fingerprint: the same images, feature network,
-sampling and number of images. It holds if nothing is in production yet.
+sampling and number of images. It holds if nothing is in production yet. A rule relative to the teacher of a distilled
+release compares with the figures of its teacher, which its evaluation has.
 """
 
 import re
@@ -15,9 +17,10 @@ from typing import Any
 from training.errors import DarkroomError
 
 FINGERPRINT = "fingerprint"
+PRODUCTION, TEACHER = "production", "teacher"
 RULE = re.compile(
     r"\s*(?P<metric>[a-z][a-z0-9_]*)\s*(?P<relation><=|>=)\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*"
-    r"(?P<relative>\*\s*production)?\s*"
+    r"(\*\s*(?P<reference>production|teacher))?\s*"
 )
 
 
@@ -27,15 +30,15 @@ class GateError(DarkroomError):
 
 @dataclass(frozen=True)
 class Rule:
-    """metric <= number, or metric >= number; `relative`: number times the metric of production."""
+    """metric <= number, or metric >= number; with a `reference`, number times its metric."""
 
     metric: str
     relation: str
     number: float
-    relative: bool
+    reference: str | None  # PRODUCTION or TEACHER
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.relation} {self.number:g}" + (" * production" if self.relative else "")
+        return f"{self.metric} {self.relation} {self.number:g}" + (f" * {self.reference}" if self.reference else "")
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,9 @@ def parse_rules(rules: Sequence[str]) -> list[Rule]:
         if match is None:
             raise GateError(
                 f"gate: {rule!r} is not a rule; permitted: METRIC <= NUMBER, METRIC >= NUMBER, either followed by "
-                "* production, such as: frechet_distance <= 1.05 * production"
+                "* production or * teacher, such as: frechet_distance <= 1.05 * production"
             )
-        relative = match["relative"] is not None
-        parsed.append(Rule(match["metric"], match["relation"], float(match["number"]), relative))
+        parsed.append(Rule(match["metric"], match["relation"], float(match["number"]), match["reference"]))
     return parsed
 
 
@@ -82,11 +84,22 @@ def judge(rules: Sequence[Rule], scores: Mapping[str, Any], production: Mapping[
     for rule in rules:
         value = read_metric(scores, rule.metric)
         limit: float | None = rule.number
-        if rule.relative:
+        if rule.reference == TEACHER:
+            limit = rule.number * read_metric(read_teacher(scores), rule.metric)
+        elif rule.reference == PRODUCTION:
             limit = None if production is None else rule.number * read_metric(production, rule.metric)
         held = limit is None or (value <= limit if rule.relation == "<=" else value >= limit)
         verdicts.append(Verdict(rule, value, limit, held))
     return verdicts
+
+
+def read_teacher(scores: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the metrics of the teacher of a distilled release. Raises GateError for another release."""
+    teacher = scores.get(TEACHER)
+    if not isinstance(teacher, Mapping):
+        raise GateError(f"gate: {scores.get('release', 'the release')} was not distilled, so it has no teacher; "
+                        "permitted: rules without * teacher")  # fmt: skip
+    return teacher
 
 
 def read_metric(scores: Mapping[str, Any], name: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from kfp_pipelines.events import Message, emit
-from kfp_pipelines.stages.gate import FINGERPRINT, GateError, judge, parse_rules
+from kfp_pipelines.stages.gate import FINGERPRINT, PRODUCTION, TEACHER, GateError, judge, parse_rules
 from services.registry import aliases, evaluations, releases
 from services.registry.release_cache import ReleaseCache
 from services.registry.releases import ReleaseRow
@@ -39,9 +39,12 @@ class Registry:
 def fetch(registry: Registry, reference: str, kind: str, folder: Path) -> str:
     """Copy a published release into `folder`. Returns name@version.
 
-    If `kind` is `autoencoder` and the release is a diffusion model, copy its autoencoder.
-    Raises RegistryError if the release is of another kind.
+    If `kind` is `autoencoder` and the release is a diffusion model, copy its autoencoder. Kind `teacher` is a diffusion
+    release that can be distilled. Raises RegistryError if the release is of another kind, and ExperimentError for
+    a release that cannot be distilled.
     """
+    is_teacher = kind == TEACHER
+    kind = "diffusion" if is_teacher else kind
     with registry.engine.connect() as connection:
         row = releases.find(connection, reference)
         if row.kind != kind:
@@ -49,6 +52,11 @@ def fetch(registry: Registry, reference: str, kind: str, folder: Path) -> str:
             if kind != "autoencoder" or digest is None:
                 raise releases.RegistryError(f"release: {reference} is of kind {row.kind}; wanted: {kind}")
             row = releases.find_by_digest(connection, digest)
+    if is_teacher:
+        from training.experiments.teachers import check_teacher  # loads torch
+        from training.model.release import parse
+
+        check_teacher(parse(row.manifest))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with registry.hold(row) as cached:
         shutil.copytree(cached, folder, dirs_exist_ok=True)
@@ -63,7 +71,7 @@ def compare(registry: Registry, rules: Sequence[str], alias: str, images: Path, 
     """
     scores = json.loads((evaluation / METRICS).read_text())
     parsed = parse_rules(rules)
-    relative = any(rule.relative for rule in parsed)
+    relative = any(rule.reference == PRODUCTION for rule in parsed)
     version, production = 0, None
     with registry.engine.connect() as connection:
         row = releases.find_by_alias(connection, scores["release"], alias)

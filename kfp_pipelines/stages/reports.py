@@ -4,10 +4,13 @@ import base64
 import html
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kfp_pipelines.events import Message, emit
 from kfp_pipelines.stages.notifying import notify
+
+if TYPE_CHECKING:  # loads torch
+    from training.evaluate_student import StudentScores
 
 STYLE = (
     "body{font:14px sans-serif;margin:24px;color:#222}table{border-collapse:collapse;margin:12px 0}"
@@ -16,6 +19,7 @@ STYLE = (
 )
 TITLES = {
     "loss": "Losses",
+    "comparison": "The student's samples above its teacher's",
     "samples": "Samples",
     "denoising": "Denoising steps",
     "nearest": "Samples above their nearest training images",
@@ -35,6 +39,19 @@ def evaluation(scores: Mapping[str, Any], output: Path, page: Path) -> None:
     """Write the report of an evaluation: the metrics, then the image sheets."""
     images = [output / f"{name}.png" for name in ("samples", "nearest", "reconstructions")]
     write(page, f"{scores['release']} on {scores['data']}", [table(scores)], images)
+
+
+def student(found: "StudentScores", output: Path, page: Path) -> None:
+    """Write the report of a student: its distances, the comparison with its teacher, and the image sheets."""
+    figures = found.comparison["figures"]
+    compared = {name: {key: one[key] for key in ("release", "against", "verdict")} for name, one in figures.items()}
+    parts = {
+        "Fréchet distance by the number of evaluations": {str(n): one for n, one in found.distances.items()},
+        f"{found.best_steps} evaluations against {found.comparison['against']}": compared,
+        "metrics": found.metrics,
+    }
+    images = [output / f"{name}.png" for name in ("comparison", "samples", "nearest")]
+    write(page, f"{found.metrics['release']} on {found.metrics['data']}", [table(parts)], images)
 
 
 def end(run: str, state: str, code: str, message: str, page: Path, notify_url: str = "") -> None:

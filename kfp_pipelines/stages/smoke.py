@@ -51,7 +51,7 @@ def run(
     Raises SmokeError.
     """
     description = release_format.read(folder)
-    request = {"items": make_items(description, images, count), "steps": STEPS, "seed": 0}
+    request = make_request(description, images, count)
     with engine.begin() as connection:
         job_id = clients.submit_job(connection, {"model": release, "request": request})
     emit(Message(f"smoke: job {job_id} for {release}"))
@@ -70,6 +70,12 @@ def run(
 def report_no_job(page: Path) -> None:
     """Write the report of a stage that submits no job."""
     reports.write(page, "No smoke job was requested", [], [])
+
+
+def make_request(description: Release, images: Path, count: int) -> dict[str, Any]:
+    """Return the request for `count` images. A distilled release has steps of its own."""
+    steps = {} if description.distilled is not None else {"steps": STEPS}
+    return {"items": make_items(description, images, count), **steps, "seed": 0}
 
 
 def make_items(description: Release, images: Path, count: int) -> list[dict[str, Any]]:

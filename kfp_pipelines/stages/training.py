@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kfp_pipelines.events import Message, emit
 from kfp_pipelines.stages import reports
 
 if TYPE_CHECKING:  # loads torch
@@ -128,6 +129,29 @@ def evaluate(release: Path, images: Path, output: Path, sampling: Sequence[str],
 
     scores = run(release, images, output, parse_sampling(sampling))
     reports.evaluation(scores, output, report)
+    return numbers(scores)
+
+
+def evaluate_student(
+    student: Path, teacher: Path, images: Path, output: Path, sampling: Sequence[str], report: Path
+) -> dict[str, float]:
+    """Evaluate a distilled release, make its best setting its default, compare it with its teacher, and write the report.
+
+    Returns the metrics that are numbers. sampling: of the teacher; see `parse_sampling`.
+    """
+    from training.evaluate_student import run_student
+
+    def tell(steps: int, distance: float) -> None:
+        emit(Message(f"student: {steps} evaluations have a Fréchet distance of {distance:.4g}"))
+
+    found = run_student(student, teacher, images, output, parse_sampling(sampling), tell)
+    emit(Message(f"student: {found.best_steps} evaluations are the default; {found.comparison['verdict']}"))
+    reports.student(found, output, report)
+    return numbers(found.metrics)
+
+
+def numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that are numbers."""
     return {name: float(value) for name, value in scores.items() if isinstance(value, int | float)}
 
 

@@ -40,6 +40,8 @@ def distil(
     it. The same command resumes.
     """
     with _open(release) as folder:
+        from training.evaluate_student import run_student
+        from training.evaluation.second_stage import Sampling
         from training.experiments.teachers import check_teacher
         from training.model.release import read
         from training.train import train
@@ -51,20 +53,24 @@ def distil(
         _say(f"Training  {config.steps:,} steps of {config.batch_size} images, into {config.output}/", as_json)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             made = train(config)
-            scores = _evaluate(made, folder, root, images, Path(config.output) / "evaluation", as_json)
-    _check_gate(scores["comparison"], within, made)
-    if publish:
-        scores["published"] = publish_student(release, made, scores["metrics"], alias)
+            found = run_student(
+                made, folder, root, Path(config.output) / "evaluation", Sampling(images),
+                lambda steps, distance: _say(f"Measured  steps={steps}: Fréchet distance {distance:.4g}", as_json),
+            )  # fmt: skip
+    _check_gate(found.comparison, within, made)
+    published = publish_student(release, made, found.metrics, alias) if publish else None
     if as_json:
-        print_json({"release": str(made), **scores})
+        scores = {"best_steps": found.best_steps, DISTANCE: found.distances, "metrics": found.metrics,
+                  "comparison": found.comparison}  # fmt: skip
+        print_json({"release": str(made), **scores, **({"published": published} if publish else {})})
         return
     from rich.console import Console
 
     from training.evaluate import table_against
 
-    Console(highlight=False).print(table_against(scores["comparison"]))
+    Console(highlight=False).print(table_against(found.comparison))
     typer.echo(f"{Path(config.output) / 'evaluation' / 'comparison.png'}")
-    typer.echo(f"{scores['published']}, which {student}@{alias} points at" if publish else str(made))
+    typer.echo(f"{published}, which {student}@{alias} points at" if publish else str(made))
 
 
 def _check_name(name: str, alias: str) -> str:
@@ -103,27 +109,6 @@ def _prepare(
         _say(f"Chosen    {path}; a step takes {seconds:.2f} s here", quiet)
     root = Path(config.data.root)
     return config, root if prepare.is_prepared(str(root)) else prepare.prepared_folder(config.data)
-
-
-def _evaluate(student: Path, teacher: Path, root: Path, images: int, output: Path, quiet: bool) -> dict[str, Any]:
-    """Evaluate every number of evaluations, make the best one the default, and compare it with the teacher."""
-    from training.evaluate import run, run_against
-    from training.evaluation.second_stage import Sampling
-    from training.model.release import read, write_best
-
-    found: dict[int, dict[str, Any]] = {}
-    distilled = read(student).distilled
-    assert distilled is not None
-    for steps in distilled.steps:
-        sampling = Sampling(images, "shortcut", steps)
-        found[steps] = run(student, root, output / f"{steps}-steps", sampling)
-        _say(f"Measured  steps={steps}: Fréchet distance {found[steps][DISTANCE]:.4g}", quiet)
-    best = min(found, key=lambda steps: float(found[steps][DISTANCE]))
-    write_best(student, best)
-    metrics = found[best] | {"release_digest": read(student).digest}  # its weights are those that were measured
-    comparison = run_against(student, teacher, root, output, Sampling(images, "shortcut", best), Sampling(images))
-    by_steps = {steps: scores[DISTANCE] for steps, scores in found.items()}
-    return {"best_steps": best, DISTANCE: by_steps, "metrics": metrics, "comparison": comparison}
 
 
 def _check_gate(comparison: dict[str, Any], within: float, folder: Path) -> None:

@@ -16,7 +16,7 @@ from training.model.diffusion import Diffusion
 from training.model.guidance import guide
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
-from training.recipes import optimiser
+from training.recipes import optimiser, progressive
 from training.recipes.distillation_loss import DistillationLossConfig
 from training.recipes.latent_recipe import LatentRecipe
 from training.recipes.optimiser import OptimiserConfig
@@ -61,8 +61,9 @@ def make_student(teacher: LatentDiffusion) -> LatentDiffusion:
 class DistillationRecipe(LatentRecipe):
     """Trains a student's U-Net on the targets of `self_consistency`; the conditioners and the autoencoder are fixed.
 
-    On the finest grid the target is that of the guided teacher (Meng et al. 2023, eq. 7), on the others that of the
-    moving average of the student. The error of z_0 is weighted by max(SNR, 1), at most `snr_cap` (Salimans & Ho 2022,
+    On the finest grid the target is that of the guided teacher (Meng et al. 2023, eq. 7). On the others it is that of
+    the moving average of the student, or with `method: progressive` that of the average as it was when the stage began
+    (see `progressive`). The error of z_0 is weighted by max(SNR, 1), at most `snr_cap` (Salimans & Ho 2022,
     section 4). A batch is that of `DiffusionRecipe`.
     """
 
@@ -86,6 +87,8 @@ class DistillationRecipe(LatentRecipe):
         self.diffusion = student.diffusion
         self.trained: nn.ModuleDict = nn.ModuleDict({"unet": student.unet}).train()
         self.average: nn.ModuleDict = copy.deepcopy(self.trained).requires_grad_(False)
+        if loss.method == "progressive":
+            self.frozen: nn.ModuleDict = copy.deepcopy(self.average)  # whose answers are targets; a checkpoint has it
         self.teacher = (teacher.requires_grad_(False).eval(),)  # in a tuple, so that it is neither trained nor saved
 
     @property
@@ -115,10 +118,23 @@ class DistillationRecipe(LatentRecipe):
             "eps": draws.normal(*shape),
             "share": draws.uniform(),
             "scale": low + (high - low) * draws.uniform(),
-            # each grid in turn, so that every step costs the same
-            "grid": (torch.arange(self.batch_size, device=self.device) + self.step) % self.grids.count,
+            "grid": self.begin_step().to(self.device),
         }
         return self.step_on(batch, drawn)
+
+    def begin_step(self) -> Tensor:
+        """Return the grid of each row of a step, int64 [batch_size]. The first step of a stage fixes its targets."""
+        if self.config.method == "shortcut":
+            return (torch.arange(self.batch_size) + self.step) % self.grids.count  # so that every step costs the same
+        if progressive.begins_stage(self.step, self.steps, self.grids.count):
+            self.frozen.load_state_dict(self.average.state_dict())
+        stage = progressive.stage_at(self.step, self.steps, self.grids.count)
+        return progressive.choose_grids(stage, self.step, self.batch_size)
+
+    @property
+    def target_unet(self) -> nn.Module:
+        """The student's U-Net whose answers are targets, in eval mode."""
+        return (self.average if self.config.method == "shortcut" else self.frozen)["unet"].eval()
 
     @property
     def first_stage_config(self) -> AutoencoderConfig:
@@ -155,10 +171,9 @@ class DistillationRecipe(LatentRecipe):
 
     def target(self, x: Tensor, steps: Steps, asked: Rows) -> Tensor:
         """Return the estimates of z_0 to which the student's answers are pulled, [R, C, h, w]."""
-        self.average.eval()
         is_finest = steps.length == 2
         found = torch.empty_like(x)
-        for which, network in ((is_finest, None), (~is_finest, self.average["unet"])):
+        for which, network in ((is_finest, None), (~is_finest, self.target_unet)):
             rows = which.nonzero()[:, 0]
             if len(rows):
                 some = asked.select(rows)

@@ -1,7 +1,7 @@
 """The settings of a distillation's objective."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ SERVED = (1, 2, 4, 8)  # evaluations that a distilled release permits
 class DistillationLossConfig:
     """See `configs/recipe/distillation.yaml`, and `distillation` for the objective."""
 
+    method: Literal["shortcut", "progressive"] = "shortcut"
     finest: Annotated[int, Field(gt=0)] = 16
     guidance_low: Annotated[float, Field(ge=0)] = 1.0
     guidance_high: Annotated[float, Field(ge=0)] = 4.0

@@ -1,5 +1,6 @@
 """A smoke job that does not finish, or whose images fail, stops a promotion and says why."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,13 @@ from sqlalchemy import text
 
 from kfp_pipelines.stages import entry, smoke
 from kfp_pipelines.stages.smoke import SmokeError
+from services.job_requests.schema import Limits, plan_request
 from services.registry import releases
-from tests.support.releases import make_tiny_release
+from services.registry.releases import request_rules
+from tests.support.releases import make_distilled_release, make_tiny_release
 from tests.support.stack import Stack
 from training.data import image_set
+from training.model.release import MANIFEST, read
 
 
 @pytest.fixture
@@ -40,6 +44,14 @@ def test_images_come_through_the_queue(stack: Stack, release: Path, digits: Path
     page = (tmp_path / "page.html").read_text()
     assert "smoked@1: 3 images through the queue in" in page
     assert "data:image/png;base64," in page
+
+
+def test_a_distilled_release_is_asked_for_its_own_steps(digits: Path, tmp_path: Path) -> None:
+    description = read(make_distilled_release(tmp_path / "student"))
+    rules = request_rules(json.loads((tmp_path / "student" / MANIFEST).read_text()))
+    plan = plan_request(smoke.make_request(description, digits, 2), rules, Limits(("outputs/default",)))
+    assert description.distilled is not None
+    assert (plan["steps"], plan["solver"]) == (description.distilled.best_steps, "shortcut")
 
 
 def test_without_a_worker_the_job_is_cancelled(stack: Stack, release: Path, digits: Path, tmp_path: Path) -> None:

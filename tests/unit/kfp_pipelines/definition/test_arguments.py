@@ -53,18 +53,35 @@ def test_parameters_are_those_of_the_pipeline() -> None:
         ("full", "data=images", "data.image_size: needed and not set"),
         ("full", "bla=3", "'bla=3' is not allowed; permitted: data="),
         ("full", "alias", "'alias' is not allowed; permitted: data="),
+        ("distil", "alias=a", "distil requires teacher="),
+        ("distil", "diffusion_overrides=steps=5", "is not allowed; permitted: data=, data_version="),
         ("diffusion", "alias=a", "diffusion requires autoencoder="),
         (
             "sweep",
             "autoencoders=[1]",
             "autoencoders: '[1]' is not allowed; permitted: a JSON object whose values are strings",
         ),
-        ("half", "alias=a", "variant: 'half' is not known; permitted: full, diffusion, fine-tune, sweep"),
+        ("half", "alias=a", "variant: 'half' is not known; permitted: full, diffusion, fine-tune, distil, sweep"),
     ],
 )
 def test_a_mistake_names_what_is_permitted(variant: str, given: str, message: str) -> None:
     with pytest.raises(ArgumentError) as error:
         parse(variant, [given])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("distillation_overrides=loss.finest=4", "loss: finest: 4 is not allowed; permitted: 8, 16, 32"),
+        ("distillation_overrides=loss.method=jump", "loss.method: 'jump' is not allowed; Input should be 'shortcut'"),
+        ("gate=frechet_distance <= 2 * student", "either followed by * production or * teacher"),
+    ],
+)
+def test_a_distillation_is_checked_before_the_run(given: str, message: str) -> None:
+    parse("distil", ["teacher=digits@1", "distillation_overrides=loss.method=progressive"])
+    with pytest.raises(ArgumentError) as error:
+        parse("distil", ["teacher=digits@1", given])
     assert message in str(error.value)
 
 

@@ -17,10 +17,12 @@ from tests.support.kfp_package import PROFILES, Package
 
 HERE = Path(__file__).parents[1]
 IMAGE = f"images.example/darkroom@sha256:{'1' * 64}"
-GPU_STAGES = ("train-autoencoder", "train-diffusion", "encode-latents", "evaluate-diffusion")
+GPU_STAGES = ("train-autoencoder", "train-diffusion", "encode-latents", "evaluate-diffusion", "train-student",
+              "evaluate-student")  # fmt: skip
+GATED = ("full", "diffusion", "fine-tune", "distil")
 CHOICES = [*(f"{stage}=a100" for stage in GPU_STAGES), "smoke=submitter"]
 # Stages that read or change what is published.
-NEVER_CACHED = {"fetch-autoencoder", "fetch-base", "gate", "publish-autoencoder", "publish-diffusion", "smoke",
+NEVER_CACHED = {"fetch-autoencoder", "fetch-base", "fetch-teacher", "gate", "publish-autoencoder", "publish-diffusion", "smoke",
                 "promote", "tell-end"}  # fmt: skip
 
 
@@ -143,7 +145,7 @@ def test_a_schedule_prepares_its_images_in_every_run(tmp_path: Path) -> None:
 
 
 def test_nothing_is_published_unless_the_gate_passed(packages: dict[str, Package]) -> None:
-    for variant in ("full", "diffusion", "fine-tune"):
+    for variant in GATED:
         spec = packages[variant].spec
         (inner,) = (c for c in spec["components"].values() if "gate" in c.get("dag", {}).get("tasks", {}))
         (passed,) = (task for name, task in inner["dag"]["tasks"].items() if name.startswith("condition"))
@@ -155,9 +157,22 @@ def test_nothing_is_published_unless_the_gate_passed(packages: dict[str, Package
 
 
 def test_the_end_is_reported_even_if_a_stage_fails(packages: dict[str, Package]) -> None:
-    for variant in ("full", "diffusion", "fine-tune"):
+    for variant in GATED:
         end = packages[variant].spec["root"]["dag"]["tasks"]["tell-end"]
         assert end["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+
+
+def test_a_student_is_published_with_the_default_that_its_evaluation_chose(packages: dict[str, Package]) -> None:
+    """The evaluation sets the default, so what is published and sampled is its output, not that of the training."""
+    package = packages["distil"]
+    components = package.spec["components"]
+    (inner,) = (c["dag"]["tasks"] for c in components.values() if "gate" in c.get("dag", {}).get("tasks", {}))
+    assert set(inner["evaluate-student"]["inputs"]["artifacts"]) == {"images", "teacher", "training"}
+    given = next(task for name, task in inner.items() if name.startswith("condition"))["inputs"]["artifacts"]
+    trained = [one["taskOutputArtifact"] for one in given.values() if "taskOutputArtifact" in one]
+    assert {(one["producerTask"], one["outputArtifactKey"]) for one in trained if "gate" not in one["producerTask"]} == {
+        ("evaluate-student", "student"), ("evaluate-student", "evaluation"), ("prepare-data", "images"),
+    }  # fmt: skip
 
 
 def test_a_sweep_has_no_exit_handler(packages: dict[str, Package]) -> None:

@@ -28,6 +28,19 @@ def test_a_rule_holds_or_not(rule: str, production: float | None, held: bool) ->
     assert ("is not" in str(verdict)) is not held
 
 
+@pytest.mark.parametrize(("number", "held"), [("1.15", True), ("1.1", False)])
+def test_a_student_is_compared_with_its_teacher(number: str, held: bool) -> None:
+    scores = {**SCORES, "teacher": {"release": "digits", "frechet_distance": 1.75}}
+    (verdict,) = judge(parse_rules([f"frechet_distance <= {number} * teacher"]), scores, None)
+    assert verdict.held is held
+    assert str(verdict).startswith(f"frechet_distance <= {number} * teacher: 2 is")
+
+
+def test_a_release_that_was_not_distilled_has_no_teacher() -> None:
+    with pytest.raises(GateError, match=r"digits was not distilled, so it has no teacher; permitted: rules without"):
+        judge(parse_rules(["frechet_distance <= 1 * teacher"]), {**SCORES, "release": "digits"}, None)
+
+
 @pytest.mark.parametrize(
     "rule", ["", "frechet_distance", "fd < 2", "fd <= -1", "fd <= 1e3", "fd <= 2 * other", "Fd <= 2"]
 )

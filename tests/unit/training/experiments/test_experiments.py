@@ -56,13 +56,15 @@ def loaded(name: str, *overrides: str) -> Experiment:
 @pytest.mark.parametrize("name", compose.names())
 def test_every_experiment_composes(name: str) -> None:
     config = filled(name)
-    assert isinstance(config, AutoencoderExperiment | DiffusionExperiment | LightDecoderExperiment)
+    trained = AutoencoderExperiment | DiffusionExperiment | DistillationExperiment | LightDecoderExperiment
+    assert isinstance(config, trained)
     assert config.output == f"runs/{config.name}"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in compose.names() if "ldm" not in name and "_f" not in name and "light" not in name]
-)
+OF_OTHERS = ("ldm", "_f", "distillation", "light")  # the paper's, and those whose networks are made of their teacher's
+
+
+@pytest.mark.parametrize("name", [name for name in compose.names() if not any(part in name for part in OF_OTHERS)])
 def test_experiments_of_our_own_build(name: str) -> None:
     """Those of the paper are built by `test_paper_experiments`."""
     config = filled(name)

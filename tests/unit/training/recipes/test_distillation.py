@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,31 @@ def test_the_targets_of_coarser_grids_are_the_average_s_half_steps(teacher: Late
         middle = recipe.grids.move(x, recipe.answer(unet, x, first, asked), first)
         end = recipe.grids.move(middle, recipe.answer(unet, middle, second, asked), second)
     torch.testing.assert_close(recipe.grids.move(x, found, steps), end, rtol=1e-4, atol=1e-4)
+
+
+def test_progressive_targets_are_fixed_when_a_stage_begins(teacher: LatentDiffusion, tmp_path: Path) -> None:
+    """Of 8 steps for 4 grids, the last two learn whole runs from the student as it was after the sixth."""
+    recipe = distillation(teacher, 8, method="progressive")
+    began: list[dict[str, torch.Tensor]] = []
+    grids: list[list[int]] = []
+    begin_step = recipe.begin_step
+
+    def begin() -> torch.Tensor:
+        found = begin_step()
+        began.append(copy.deepcopy(recipe.frozen.state_dict()))
+        grids.append(found.bincount(minlength=4).tolist())
+        return found
+
+    recipe.begin_step = begin  # type: ignore[method-assign]
+    fit(recipe, 8, tmp_path)
+    assert grids == [[12, 0, 0, 0]] * 2 + [[6, 6, 0, 0]] * 2 + [[3, 3, 6, 0]] * 2 + [[2, 2, 2, 6]] * 2
+    name = next(name for name in began[0] if name.endswith("weight"))
+    differs = [not torch.equal(before[name], after[name]) for before, after in pairwise(began)]
+    assert differs == [False, True, False, True, False, True, False]
+    assert torch.equal(recipe.frozen.state_dict()[name], began[-1][name])
+    assert not torch.equal(recipe.average.state_dict()[name], began[-1][name])
+    assert any(saved.startswith("frozen.") for saved in recipe.saved_weights())  # an interrupted stage goes on
+    assert recipe.target_unet is recipe.frozen["unet"]
 
 
 @pytest.mark.parametrize(

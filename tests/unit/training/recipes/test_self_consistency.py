@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.gaussian import Table, denoiser, every_step, flow, points
 from training.model import spacing
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.solvers import build
 from training.recipes.self_consistency import Grids, Steps, targets
 
-MEAN, STD = 0.7, 0.4
 SCHEDULES = [
     DiffusionConfig(),
     DiffusionConfig(parameterisation="v", zero_terminal_snr=True),
@@ -23,27 +23,6 @@ SCHEDULES = [
 @pytest.fixture(params=SCHEDULES, ids=["vp", "zero-terminal-snr", "flow"])
 def diffusion(request: pytest.FixtureRequest) -> Diffusion:
     return Diffusion(request.param)
-
-
-def denoiser(grids: Grids, x: Tensor, steps: Steps) -> Tensor:
-    """E[z_0 | x] of z_0 ~ N(MEAN, STD^2): what a perfect teacher answers."""
-    alpha, sigma = grids.at(steps.start, x)
-    return MEAN + STD**2 * alpha / (alpha**2 * STD**2 + sigma**2) * (x - alpha * MEAN)
-
-
-def flow(grids: Grids, x: Tensor, steps: Steps) -> Tensor:
-    """Where the probability flow of the Gaussian leads exactly: all its marginals are moved by their quantiles."""
-    (a, s), (b, r) = grids.at(steps.start, x), grids.at(steps.end, x)
-    return b * MEAN + (b**2 * STD**2 + r**2).sqrt() / (a**2 * STD**2 + s**2).sqrt() * (x - a * MEAN)
-
-
-def points(rows: int) -> Tensor:
-    return torch.randn(rows, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-def every_step(grids: Grids, grid: int) -> Steps:
-    count = grids.finest >> grid
-    return grids.draw(torch.full((count,), grid), torch.arange(count) / count)
 
 
 def test_each_grid_is_that_of_a_sampling_run(diffusion: Diffusion) -> None:
@@ -94,24 +73,6 @@ def test_the_teacher_s_target_nears_the_exact_one_with_finer_grids(diffusion: Di
         errors.append(float((x - flow(grids, points(1), whole)).abs().max()))
     assert all(after < 0.75 * before for before, after in pairwise(errors)), errors
     assert errors[-1] < 0.06
-
-
-class Table:
-    """A student without capacity limits for this data: an affine answer for each step of each grid."""
-
-    def __init__(self, grids: Grids) -> None:
-        self.grids = grids
-        self.answers: dict[tuple[int, int], tuple[float, float]] = {}
-
-    def __call__(self, x: Tensor, steps: Steps) -> Tensor:
-        rows = [self.answers[pair] for pair in zip(steps.start.tolist(), steps.length.tolist(), strict=True)]
-        slope, offset = torch.tensor(rows, dtype=torch.float64).reshape(-1, 2, 1, 1, 1).unbind(1)
-        return slope * x + offset
-
-    def learn(self, steps: Steps, target: Tensor, x: Tensor) -> None:
-        """Fit the answer of one step, given twice, exactly to targets at two points."""
-        slope = float((target[1] - target[0])[0, 0, 0] / (x[1] - x[0])[0, 0, 0])
-        self.answers[int(steps.start[0]), int(steps.length[0])] = slope, float((target[0] - slope * x[0])[0, 0, 0])
 
 
 def test_a_student_that_meets_every_target_goes_in_one_step_where_the_teacher_goes_in_all(diffusion: Diffusion) -> None:
