@@ -135,9 +135,9 @@ def evaluate(release: Path, images: Path, output: Path, sampling: Sequence[str],
 def evaluate_student(
     student: Path, teacher: Path, images: Path, output: Path, sampling: Sequence[str], report: Path
 ) -> dict[str, float]:
-    """Evaluate a distilled release, make its best setting its default, compare it with its teacher, and write the report.
+    """Evaluate a distilled release, make its best setting its default, and compare it with its teacher.
 
-    Returns the metrics that are numbers. sampling: of the teacher; see `parse_sampling`.
+    Writes the report. Returns the metrics that are numbers. sampling: of the teacher; see `parse_sampling`.
     """
     from training.evaluate_student import run_student
 

@@ -1,5 +1,6 @@
 """Which releases can be distilled, and with which images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from training.experiments.schema import DataConfig, ExperimentError
 from training.model.conditioners import ClassConditioner
 from training.model.latent_diffusion import LatentDiffusion, load_diffusion
 from training.model.release import Release
+from training.recipes.distillation_loss import DistillationLossConfig
 
 
 def load_teacher(folder: Path) -> tuple[LatentDiffusion, Release]:
@@ -39,11 +41,16 @@ def check_teacher(teacher: Release) -> None:
     if diffusion.get("zero_terminal_snr") and diffusion.get("parameterisation", "eps") == "eps":
         raise ExperimentError(f"teacher: {teacher.name} predicts eps with zero terminal SNR, which says nothing about "
                               "the data where sampling begins; permitted: v, x0, flow")  # fmt: skip
-    if not teacher.guided:
+    if teacher.conditions.get("properties") and not teacher.guided:
         raise ExperimentError(
-            f"teacher: {teacher.name} has no null condition: it was trained without condition dropout, or has no "
-            "conditions, so there is no guidance to distil; train it with loss.condition_dropout=0.1"
+            f"teacher: {teacher.name} has no null condition: it was trained without condition dropout, so there is no "
+            "guidance to distil; train it with loss.condition_dropout=0.1"
         )
+
+
+def trained_scales(teacher: Release, loss: DistillationLossConfig) -> DistillationLossConfig:
+    """Return the loss with the scales that a student is trained for: 1 alone if its teacher has no conditions."""
+    return loss if teacher.guided else replace(loss, guidance_low=1.0, guidance_high=1.0)
 
 
 def check_decoder(teacher: Release) -> None:

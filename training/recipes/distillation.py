@@ -187,8 +187,10 @@ class DistillationRecipe(LatentRecipe):
     def answer_of_teacher(self, x: Tensor, steps: Steps, asked: Rows) -> Tensor:
         """Return the guided teacher's estimates of z_0: x [R, C, h, w] -> [R, C, h, w]."""
         teacher, t = self.teacher[0], self.grids.timesteps(steps)
-        conditional, null = (evaluate(teacher.unet, x, t, given) for given in (asked.conditions, asked.null))
-        return teacher.diffusion.denoise(x, guide(conditional, null, asked.scale, None), t)
+        answer = evaluate(teacher.unet, x, t, asked.conditions)
+        if len(teacher.conditioners):
+            answer = guide(answer, evaluate(teacher.unet, x, t, asked.null), asked.scale, None)
+        return teacher.diffusion.denoise(x, answer, t)
 
     def answer(self, unet: nn.Module, x: Tensor, steps: Steps, asked: Rows) -> Tensor:
         """Return a student's estimates of z_0 for steps: x [R, C, h, w] -> [R, C, h, w]."""

@@ -9,7 +9,7 @@ from training.data.conditions import request_maker
 from training.data.image_set import ImageSet
 from training.data.rows import crop_centres
 from training.experiments.schema import DistillationExperiment, ExperimentError, convert_errors
-from training.experiments.teachers import check_images, check_teacher, load_teacher
+from training.experiments.teachers import check_images, check_teacher, load_teacher, trained_scales
 from training.model import light_release
 from training.model.latent_diffusion import save_diffusion
 from training.model.release import Distilled
@@ -36,8 +36,9 @@ def distil(config: DistillationExperiment, images: ImageSet, checkpoints: Checkp
     size = config.data.crop or images.image_size
     requests = request_maker(description)
     read = open_rows(config, images, teacher.autoencoder, description, requests)
+    loss = trained_scales(description, config.loss)
     recipe = convert_errors("loss", lambda: DistillationRecipe(
-        teacher, config.loss, config.optimiser, steps=config.steps, seed=config.seed, batch_size=config.batch_size,
+        teacher, loss, config.optimiser, steps=config.steps, seed=config.seed, batch_size=config.batch_size,
         accumulate=config.accumulate, ema_decay=config.ema_decay,
     ))  # fmt: skip
     unet = recipe.student_unet
@@ -49,7 +50,7 @@ def distil(config: DistillationExperiment, images: ImageSet, checkpoints: Checkp
     requested = samples.preview_requests(crop_centres(images, size), requests)
     factor = teacher.autoencoder.config.factor
     shape = (teacher.autoencoder.config.latent_channels, size // factor, size // factor)
-    guidance = min(GUIDANCE, config.loss.guidance_high)
+    guidance = min(GUIDANCE, loss.guidance_high)
 
     def draw_previews(path: Path) -> Previews:
         sampler = Sampler("shortcut", PREVIEW)
@@ -60,7 +61,7 @@ def distil(config: DistillationExperiment, images: ImageSet, checkpoints: Checkp
         report = fit(recipe, batches, config, run, store=store, draw_previews=draw_previews)
     if report is None:
         return False
-    served = Distilled(SERVED, (config.loss.guidance_low, config.loss.guidance_high), SERVED[-1], guidance)
+    served = Distilled(SERVED, (loss.guidance_low, loss.guidance_high), SERVED[-1], guidance)
     shutil.rmtree(release, ignore_errors=True)
     release.mkdir()
     recipe.cpu()

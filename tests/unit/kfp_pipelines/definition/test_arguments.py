@@ -54,7 +54,7 @@ def test_parameters_are_those_of_the_pipeline() -> None:
         ("full", "bla=3", "'bla=3' is not allowed; permitted: data="),
         ("full", "alias", "'alias' is not allowed; permitted: data="),
         ("distil", "alias=a", "distil requires teacher="),
-        ("distil", "diffusion_overrides=steps=5", "is not allowed; permitted: data=, data_version="),
+        ("distil", "diffusion_overrides=steps=5", "is not allowed; permitted: teacher=, data="),
         ("diffusion", "alias=a", "diffusion requires autoencoder="),
         (
             "sweep",

@@ -10,33 +10,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.data import image_set, vocabulary
+from tests.support.every_condition import COUNT, LATENT, SIDE, model_of, written
 from training.data.conditions import Requests
 from training.data.image_set import ImageSet
-from training.model import conditioners
 from training.model.autoencoder import Autoencoder
-from training.model.conditioners import Conditioners
-from training.model.diffusion import Diffusion, DiffusionConfig
-from training.model.latent_diffusion import LatentDiffusion
 from training.model.pixels import to_bytes
-from training.model.unet import UNet, UNetConfig
 from training.previews import contact_sheet, samples
 from training.previews.samples import PreviewRequests
 
 CELL = contact_sheet.LEAST_SIDE + contact_sheet.GAP
 FOOT = contact_sheet.LINES * (contact_sheet.FONT_SIZE + 2)
-COUNT, SIDE, LATENT = 16, 16, (2, 8, 8)
-TRANSFORMER = {"width": 16, "depth": 1, "heads": 1, "head_width": 8}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "class": {"classes": 3, "width": 16},
-    "text": {"length": 8, **TRANSFORMER},
-    "layout": {"classes": 4, "objects": 2, "vocabulary": 64, **TRANSFORMER},
-    "layout_map": {"classes": 4, "objects": 2, "channels": 5},
-    "semantic_map": {"classes": 5, "channels": 3, "stages": 1},
-    "low_resolution": {"channels": 1},
-    "masked_image": {"channels": 1, "factor": 2},
-}
-MAPS = {"layout_map": 5, "semantic_map": 3, "low_resolution": 1, "masked_image": 3}  # channels beside the latent's
 REQUESTS = Requests({}, scale=2, masks="wide", objects=2)
 
 
@@ -45,49 +28,9 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "STEPS", 2)
 
 
-def written(folder: Path, **changes: Any) -> ImageSet:
-    """10 training images and 6 held-out ones that tell everything."""
-    rng = np.random.default_rng(0)
-    records = [
-        {
-            "name": str(row), "label": row % 3, "text": f"picture {row}",
-            "boxes": [{"class": row % 4, "box": [0.25, 0.0, 0.75, 1.0]}],
-        }
-        for row in range(COUNT)
-    ]  # fmt: skip
-    arguments: dict[str, Any] = {
-        "images": rng.integers(0, 256, (COUNT, SIDE, SIDE, 1), dtype=np.uint8), "records": records, "train_count": 10,
-        "maps": rng.integers(0, 5, (COUNT, SIDE, SIDE), dtype=np.uint8),
-        "classes": ["ein Hund", "犬", "c"], "box_classes": list("defg"), "map_classes": list("hijkl"), **changes,
-    }  # fmt: skip
-    return image_set.write(folder, name="all", **arguments)
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return written(tmp_path_factory.mktemp("images"))
-
-
-def model_of(autoencoder: Autoencoder, *kinds: str) -> LatentDiffusion:
-    torch.manual_seed(0)
-    assets = vocabulary.learn(["picture 0123456789"], 50)
-    built = Conditioners(
-        {
-            kind: conditioners.build({"type": kind, **CONFIGS[kind]}, assets if kind == "text" else None)
-            for kind in kinds
-        }
-    )
-    tokens = any(kind not in MAPS for kind in kinds)
-    unet = UNet(
-        UNetConfig(
-            in_channels=2 + sum(MAPS.get(kind, 0) for kind in kinds), out_channels=2, channels=32, multipliers=(1,),
-            res_blocks=1, attention_factors=(1,), context_width=16 if tokens else None,
-        )
-    )  # fmt: skip
-    for parameter in unet.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return LatentDiffusion(autoencoder, unet, built, Diffusion(DiffusionConfig())).eval()
 
 
 def asked_for(images: ImageSet, *kinds: str, **options: Any) -> PreviewRequests:
