@@ -101,8 +101,7 @@ class HeldOutJudge(Callback):
         """Record a measurement."""
         rows = [row for row in read_table(self.table) if row["step"] < step]
         write_table(self.table, [*rows, {"step": float(step), **losses}])
-        for name, value in losses.items():
-            report.board.add_scalar(f"held_out_{name}", value, step)
+        report.trackers.log({f"held_out_{name}": value for name, value in losses.items()}, step)
         if losses["loss"] < self.best:
             self.best, self.best_step, self.worse = losses["loss"], step, 0
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in self._averaged().items()}
