@@ -95,6 +95,7 @@ class HeldOutConfig:
 
     every_steps: Positive | None
     patience: Positive | None
+    copies: Share | None
 
 
 @dataclass(frozen=True)

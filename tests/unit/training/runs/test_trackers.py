@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 SMALL = [
     "batch_size=4", "model.unet.channels=32", "model.unet.multipliers=[1]", "device=cpu", "data.image_size=16",
     "optimiser.schedule=constant", "optimiser.warmup_steps=0", "held_out.every_steps=2",
+    "held_out.copies=null",
 ]  # fmt: skip
 
 
