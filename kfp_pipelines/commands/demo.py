@@ -33,7 +33,7 @@ def demo(
         int, typer.Option(help="Images to sample for the evaluation.", min=1)
     ] = EVALUATION_IMAGES,
 ) -> None:
-    """Train on handwritten digits and sample them, on this machine.
+    """Train on handwritten digits and sample them, locally.
 
     Starts the local stack, trains and publishes a model in a Kubeflow pipeline, and samples a job that is inserted
     with SQL. Takes about five minutes on two cores. The stack is left running.

@@ -36,11 +36,14 @@ COMMANDS = {
     "dispatcher": Entry("services.cli.processes:dispatcher", "Run a dispatcher until SIGTERM."),
     "exporter": Entry("services.cli.processes:exporter", "Serve metrics of the queue to Prometheus until SIGTERM."),
     "console": Entry("services.cli.console:console", "Serve pages over jobs, images and releases until SIGTERM."),
-    "prune": Entry("services.cli.prune:prune", "Delete expired jobs, unreferenced blobs and unfinished uploads."),
+    "prune": Entry("services.cli.prune:prune", "Delete expired jobs, unused blobs and unfinished uploads."),
     "generate": Entry("services.cli.generate:generate", "Sample images of a release, as a contact sheet."),
     "pictures": Entry("services.cli.pictures:app", "Look at pictures before training on them."),
-    "distil": Entry("services.cli.distil:distil", "Distil a release to 1, 2, 4 or 8 evaluations, guidance included."),
-    "tune": Entry("services.cli.tune:tune", "Measure a release by rows, and say with how many to serve it."),
+    "distil": Entry("services.cli.distil:distil", "Distil a release to 1, 2, 4 or 8 guided evaluations."),
+    "distil-decoder": Entry(
+        "services.cli.distil_decoder:distil_decoder", "Give a release a light decoder, for fewer operations."
+    ),
+    "tune": Entry("services.cli.tune:tune", "Measure a release by rows, and say how many to serve."),
     "evaluate": Entry("services.cli.evaluate:evaluate", "Score a release on the held-out images of an image set."),
 }
 

@@ -34,12 +34,12 @@ def distil(
     publish: Annotated[bool, typer.Option(help="Publish the new release, if it is good enough.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Distil a release to 1, 2, 4 or 8 evaluations, guidance included.
+    """Distil a release to 1, 2, 4 or 8 guided evaluations.
 
     Trains a student, finds its best setting, compares it with its teacher by the same requests and seeds, and publishes
     it. The same command resumes.
     """
-    with _open(release) as folder:
+    with open_release(release) as folder:
         from training.evaluate_student import run_student
         from training.evaluation.second_stage import Sampling
         from training.experiments.teachers import check_teacher
@@ -48,14 +48,14 @@ def distil(
 
         teacher = read(folder)
         check_teacher(teacher)
-        student = _check_name(name or f"{teacher.name}-distilled", alias)
+        student = check_published_name(name or f"{teacher.name}-distilled", alias)
         config, root = _prepare(teacher, folder, data, minutes, student, quiet=as_json)
-        _say(f"Training  {config.steps:,} steps of {config.batch_size} images, into {config.output}/", as_json)
+        say(f"Training  {config.steps:,} steps of {config.batch_size} images, into {config.output}/", as_json)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             made = train(config)
             found = run_student(
                 made, folder, root, Path(config.output) / "evaluation", Sampling(images),
-                lambda steps, distance: _say(f"Measured  steps={steps}: Fréchet distance {distance:.4g}", as_json),
+                lambda steps, distance: say(f"Measured  steps={steps}: Fréchet distance {distance:.4g}", as_json),
             )  # fmt: skip
     _check_gate(found.comparison, within, made)
     published = publish_student(release, made, found.metrics, alias) if publish else None
@@ -73,7 +73,8 @@ def distil(
     typer.echo(f"{published}, which {student}@{alias} points at" if publish else str(made))
 
 
-def _check_name(name: str, alias: str) -> str:
+def check_published_name(name: str, alias: str) -> str:
+    """Return the name of a release to publish. Raises RegistryError for a name or an alias that is not allowed."""
     from services.registry.aliases import check_alias
     from services.registry.releases import check_name
 
@@ -100,13 +101,13 @@ def _prepare(
     check_images(config.data, teacher, found)
     taught = teacher.lineage.get("data", {}).get("fingerprint")
     if taught is not None and taught != found.description.fingerprint:
-        _say(f"note: these are not the images that {teacher.name} was trained on", quiet)
+        say(f"note: these are not the images that {teacher.name} was trained on", quiet)
     if not is_planned:
         fields["batch_size"] = min(fields["batch_size"], len(found.rows("train")))
         steps, seconds = plans.choose_steps(replace(config, batch_size=fields["batch_size"]), found, 60 * minutes)
         plans.write(path, {**fields, "steps": steps, "pictures_every": max(1, steps // plans.PREVIEWS)}, key)
         config = plans.load(path)
-        _say(f"Chosen    {path}; a step takes {seconds:.2f} s here", quiet)
+        say(f"Chosen    {path}; a step takes {seconds:.2f} s here", quiet)
     root = Path(config.data.root)
     return config, root if prepare.is_prepared(str(root)) else prepare.prepared_folder(config.data)
 
@@ -124,9 +125,24 @@ def _check_gate(comparison: dict[str, Any], within: float, folder: Path) -> None
 
 def publish_student(teacher: str, folder: Path, metrics: dict[str, Any], alias: str) -> str:
     """Publish the student with its evaluation. Raises RegistryError for a teacher that was retired meanwhile."""
+    from services.registry import evaluations
+
+    reference = publish_made(teacher, folder, alias)
+    _, engine = connect("publisher")
+    with engine.begin() as connection:
+        evaluations.record_evaluation(connection, reference, metrics["fingerprint"], metrics)
+    engine.dispose()
+    return reference
+
+
+def publish_made(teacher: str, folder: Path, alias: str) -> str:
+    """Publish a release that was made of another one, and return its reference.
+
+    Raises RegistryError for a teacher that was retired meanwhile.
+    """
     from services.cli import publishing
     from services.cli.stack import start_if_local
-    from services.registry import evaluations, releases
+    from services.registry import releases
 
     start_if_local()
     settings, engine = connect("publisher")
@@ -135,15 +151,12 @@ def publish_student(teacher: str, folder: Path, metrics: dict[str, Any], alias: 
             with engine.connect() as connection:
                 releases.find(connection, teacher)
         done = publishing.publish(settings, engine, folder, name=None, alias=alias)
-        reference = f"{done.name}@{done.version}"
-        with engine.begin() as connection:
-            evaluations.record_evaluation(connection, reference, metrics["fingerprint"], metrics)
+        return f"{done.name}@{done.version}"
     finally:
         engine.dispose()
-    return reference
 
 
-def _open(reference: str) -> AbstractContextManager[Path]:
+def open_release(reference: str) -> AbstractContextManager[Path]:
     """Yield a release folder, or that of a published release. Raises RegistryError if it does not exist."""
     if Path(reference).is_dir():
         return nullcontext(Path(reference).absolute())
@@ -152,5 +165,6 @@ def _open(reference: str) -> AbstractContextManager[Path]:
     return hold(reference)
 
 
-def _say(line: str, quiet: bool) -> None:
+def say(line: str, quiet: bool) -> None:
+    """Print a line. quiet: to stderr, because stdout is for the answer."""
     typer.echo(line, err=quiet)

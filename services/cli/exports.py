@@ -26,6 +26,7 @@ def diffusers(
     from training.model.interop import huggingface
 
     model_class = huggingface.export(release_dir, out_dir)
+    tell_of_light_decoder(release_dir)
     if as_json:
         print_json({"path": str(out_dir), "class": model_class})
     else:
@@ -45,7 +46,16 @@ def compvis(
     from training.model.interop.compvis import writing
 
     model_class = writing.export(release_dir, out_dir)
+    tell_of_light_decoder(release_dir)
     if as_json:
         print_json({"path": str(out_dir), "class": model_class})
     else:
         typer.echo(f"{out_dir} has {writing.CHECKPOINT} and {writing.CONFIG} of a {model_class}")
+
+
+def tell_of_light_decoder(folder: Path) -> None:
+    """Say that other programs decode with the own decoder, if a release has a light one."""
+    from training.model.release import read
+
+    if read(folder).has_light_decoder:
+        typer.echo("note: the light decoder is left out; other programs decode with the own one", err=True)

@@ -30,6 +30,9 @@ def generate(
     image_size: Annotated[
         str | None, typer.Option(metavar="WIDTHxHEIGHT", help="The size of the images; default: the release's.")
     ] = None,
+    decoder: Annotated[
+        str | None, typer.Option(metavar="full|light", help="The decoder of the images; default: the release's.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The seed; default: a random one.", min=0)] = None,
     output: Annotated[Path | None, typer.Option(help="The PNG to write; default: NAME.png.")] = None,
     scale: Annotated[int, typer.Option(min=1, max=16, help="Enlargement factor.")] = 2,
@@ -50,6 +53,7 @@ def generate(
     request |= {"seed": secrets.randbelow(2**31) if seed is None else seed}
     request |= {} if steps is None else {"steps": steps}
     request |= {} if guidance is None else {"guidance_scale": guidance}
+    request |= {} if decoder is None else {"decoder": decoder}
     request |= {} if image_size is None else {"size": parse_size(image_size)}
     path = output or Path(f"{release.name}.png")
     sample = sample_here if local else sample_by_service

@@ -50,7 +50,7 @@ def sample_images(manifest: Mapping[str, Any], plan: "Plan", *, show_progress: b
         ]
         images = generate(
             model, requests, [spec.seed for spec in batch], latent_shape=(channels, height, width), sampler=sampler,
-            guidance=guidance,
+            guidance=guidance, decoder=specs[0].decoder,
         )  # fmt: skip
         for pixels in to_bytes(images):
             yield encode_image(pixels, "png")

@@ -16,7 +16,7 @@ def prune(
     ] = 24,
     as_json: AsJson = False,
 ) -> None:
-    """Delete expired jobs, unreferenced blobs and unfinished uploads.
+    """Delete expired jobs, unused blobs and unfinished uploads.
 
     A job expires after its tenant's retention (darkroom tenants set NAME --retention-days). Jobs are deleted with
     their images. Uploads that killed processes left unfinished are aborted at the age of --blobs-older-than-hours.

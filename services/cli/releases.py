@@ -111,6 +111,7 @@ def publish(
     guidance_scale: Annotated[
         float | None, typer.Option(help="Guide with this scale where a request gives none.")
     ] = None,
+    decoder: Annotated[str | None, typer.Option(help="Decode with full or light where a request does not say.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish a release folder as the next version of its name.
@@ -122,7 +123,8 @@ def publish(
 
     settings, engine = connect("publisher")
     serve = Serve("fp32" if precision is Precision.FP32 else None, rows)
-    given = {"steps": steps, "solver": solver, "spacing": spacing, "guidance_scale": guidance_scale}
+    given: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing, "guidance_scale": guidance_scale}
+    given["decoder"] = decoder
     sampling = {field: value for field, value in given.items() if value is not None}
     published = publishing.publish(settings, engine, folder, name=name, alias=alias, serve=serve, sampling=sampling)
     publishing.print_published(published, as_json=as_json)

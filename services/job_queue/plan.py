@@ -58,6 +58,7 @@ class Plan(TypedDict):
     mask: NotRequired[str]  # as the image
     strength: NotRequired[float]
     size: NotRequired[list[int]]  # [width, height]
+    decoder: NotRequired[str]  # full, as if there were none, or light
     own_area: NotRequired[int]  # pixels of the release's own size; only if items may have another
     format: str  # png, jpeg or webp
     output: NotRequired[OutputOptions]

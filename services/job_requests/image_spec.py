@@ -7,8 +7,9 @@ from math import ceil
 from services.job_queue.plan import Item, Plan
 from services.job_requests.canvas import Size
 from services.job_requests.output_options import image_name
-from services.job_requests.sampling_fields import as_size, merge
+from services.job_requests.sampling_fields import DECODER, as_size, merge
 from training.model.distilled_solvers import DISTILLED_SOLVERS
+from training.model.release import DecoderName
 from training.model.solvers import count_evaluations, count_steps, steps_taken
 
 STAGE_SEEDS = 0x1E3779B97F4A7C15  # what the seeds of stages differ by: odd, so that no two images share one
@@ -37,6 +38,7 @@ class ImageSpec:
     between: tuple[int, int, float] | None = None
     size: Size | None = None
     growth: float = 1.0
+    decoder: DecoderName = "full"
     name: str | None = None  # of its file, without a suffix; None: its index
     stage: int = 0  # of a chain
 
@@ -73,6 +75,7 @@ def image_spec(plan: Plan, item: Item, index: int) -> ImageSpec:
         between=between,
         size=size,
         growth=1.0 if size is None else size[0] * size[1] / plan["own_area"],
+        decoder=fields.get("decoder", DECODER),
         name=image_name(plan, item, index, seed),
     )
 

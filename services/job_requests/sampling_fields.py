@@ -1,7 +1,7 @@
 """The fields that say how images are sampled. A job gives them for all of its items; an item may give its own."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from services.errors import quote
 from services.job_queue.plan import Item, Plan
@@ -9,6 +9,7 @@ from services.job_requests.canvas import CANVAS, MASK_RULE, MAX_SIDE, Canvas, Si
 from services.job_requests.distilled_rules import read_distilled, restrict
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import JsonSchema
+from training.model.release import DecoderName
 from training.model.solvers import SOLVERS
 
 MAX_STEPS = 1_000
@@ -22,6 +23,9 @@ GUIDANCE = {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE}
 UNTRAINED = "this release was trained without condition dropout, so it cannot be guided"
 UNGUIDED = {"const": 1, "$comment": UNTRAINED}
 NOT_NEGATIVE = {"not": {}, "$comment": UNTRAINED}
+LIGHT = "light_decoder"  # the field of a release's rules: whether it has a light decoder
+DECODER = "full"  # that images are decoded with where neither the request nor the release says
+ONLY_OWN = {"const": DECODER, "$comment": "this release has no light decoder"}
 NO_CONDITIONS = {"not": {}, "$comment": "this release has no conditions to lead away from"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 SIDE = {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}
@@ -45,6 +49,7 @@ def sampling_schema(conditions: JsonSchema) -> dict[str, Any]:
         "guidance_interval": {"type": "array", "items": SHARE, "minItems": 2, "maxItems": 2},
         "guidance_rescale": SHARE,
         "variations": SHARE,
+        "decoder": {"enum": list(get_args(DecoderName))} if conditions.get(LIGHT, False) else ONLY_OWN,
         "negative": negative_schema(conditions) if guided or not conditions.get("properties") else NOT_NEGATIVE,
     }
     if CANVAS in conditions:
@@ -111,7 +116,7 @@ def as_size(value: Sequence[float]) -> Size:
 
 SHARED = (
     "steps", "solver", "spacing", "eta", "guidance_scale", "guidance_interval", "guidance_rescale", "negative", "image",
-    "mask", "strength", "size", "variations"
+    "mask", "strength", "size", "variations", "decoder"
 )  # fmt: skip
 
 

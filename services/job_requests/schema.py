@@ -23,7 +23,14 @@ from services.job_requests.expansion import MAX_AXES, MAX_FRAMES, MAX_VALUES, co
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import MAX_MESSAGES, JsonSchema, validation_messages
 from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes
-from services.job_requests.sampling_fields import SHARE, sampling_mistakes, sampling_schema, toward_schema
+from services.job_requests.sampling_fields import (
+    DECODER,
+    LIGHT,
+    SHARE,
+    sampling_mistakes,
+    sampling_schema,
+    toward_schema,
+)
 from services.job_requests.strict_json import RequestError
 from services.storage.uri import ObjectUri
 
@@ -143,7 +150,8 @@ def published_schema(conditions: JsonSchema) -> dict[str, Any]:
 
 def default_mistakes(fields: Mapping[str, Any], conditions: JsonSchema) -> list[str]:
     """Return a line for each field that cannot be a release's own default."""
-    rules = {name: rule for name, rule in sampling_schema(conditions).items() if name in DEFAULTS}
+    known = defaults_of({**conditions, OWN_DEFAULTS: {}})
+    rules = {name: rule for name, rule in sampling_schema(conditions).items() if name in known}
     schema = {"type": "object", "properties": rules, "additionalProperties": False}
     return validation_messages(dict(fields), Draft202012Validator(schema))
 
@@ -222,6 +230,8 @@ def defaults_of(conditions: JsonSchema) -> dict[str, Any]:
         usual = choose_defaults(distilled)
     else:
         usual = {} if conditions.get("guided", True) else {"guidance_scale": 1.0}
+    if conditions.get(LIGHT, False):  # others have nothing to choose
+        usual = {**usual, "decoder": DECODER}
     return {**DEFAULTS, **usual, **conditions.get(OWN_DEFAULTS, {})}
 
 

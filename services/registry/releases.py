@@ -18,6 +18,7 @@ from services.errors import quote
 from services.job_queue.release_use import releases_in_use
 from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.image_rules import add_image_rules
+from services.job_requests.sampling_fields import LIGHT
 from services.job_requests.schema import OWN_DEFAULTS, default_mistakes
 from services.registry import blobs, weights
 from services.registry.locks import keep_blobs, lock_names
@@ -165,12 +166,13 @@ def _missing(
 def request_rules(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a request to a release may contain.
 
-    That is the JSON Schema of its conditions, with what their images must be, whether it can be `guided`, its canvas
-    and its own defaults.
+    That is the JSON Schema of its conditions, with what their images must be, whether it can be `guided`, whether it
+    has a light decoder, its canvas and its own defaults.
     """
     release = release_format.parse(manifest)
     rules = add_image_rules(release.conditions, release.architecture, release.latent_shape)
-    return {**rules, "guided": release.guided, CANVAS: Canvas.of(release), OWN_DEFAULTS: release.sampling}
+    own = {"guided": release.guided, LIGHT: release.has_light_decoder, CANVAS: Canvas.of(release)}
+    return {**rules, **own, OWN_DEFAULTS: release.sampling}
 
 
 # -- publishing --------------------------------------------------------------------------------

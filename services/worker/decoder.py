@@ -16,8 +16,8 @@ from services.worker.beginnings import restore
 from services.worker.conditions import each
 from services.worker.device_faults import named_faults
 from services.worker.images import Finished, Owner
-from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import LatentDiffusion
+from training.model.light_decoder import LatentDecoder
 from training.model.pixels import to_uint8
 
 MOST_GROUPS = 2  # that are decoded at the same time: one computes while the one before is copied
@@ -69,15 +69,15 @@ class Group(Generic[Owner]):
 class Decoder(Generic[Owner]):
     """Decodes latents of one shape, (C, h, w), in calls of `rows` latents. One thread alone may call it.
 
-    decode: takes the autoencoder and latents. On a GPU it runs on a stream of its own, and images are copied to pinned
-    memory as bytes, so that no step waits: `start` begins a group, and `take` returns what has arrived. On a CPU
-    `start` does the work.
+    decode: takes one of the model's decoders and latents. On a GPU it runs on a stream of its own, and images are
+    copied to pinned memory as bytes, so that no step waits: `start` begins a group, and `take` returns what has
+    arrived. On a CPU `start` does the work.
     """
 
     def __init__(
         self,
         model: LatentDiffusion,
-        decode: Callable[[Autoencoder, Tensor], Tensor],
+        decode: Callable[[LatentDecoder, Tensor], Tensor],
         shape: Sequence[int],
         rows: int,
         device: torch.device,
@@ -100,7 +100,10 @@ class Decoder(Generic[Owner]):
         return len(self._groups) >= MOST_GROUPS
 
     def start(self, group: Sequence[Finished[Owner]]) -> None:
-        """Begin to decode at most `rows` latents. One that fails does not affect the others. Raises OutOfMemory."""
+        """Begin to decode at most `rows` latents, all with the same decoder. One that fails does not affect the others.
+
+        Raises OutOfMemory.
+        """
         began = time.perf_counter()
         with named_faults("the decoder"):
             results = each(self._begin, group)
@@ -160,7 +163,7 @@ class Decoder(Generic[Owner]):
         latents = torch.zeros(self.rows, *self._shape, device=self._device)
         for i, finished in enumerate(group):
             latents[i] = finished.latent
-        images = self._decode(self._model.autoencoder, latents)
+        images = self._decode(self._model.decoders[group[0].request.spec.decoder], latents)
         is_finite = torch.isfinite(latents).flatten(1).all(1) & torch.isfinite(images).flatten(1).all(1)
         for i, finished in enumerate(group):
             conditions = finished.request.conditions

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from training.model import evaluation
 from training.model.attention_layers import join_projections
-from training.model.autoencoder import Autoencoder
 from training.model.batch import TakeStep
 from training.model.captured_step import CapturedStep
 from training.model.latent_diffusion import LatentDiffusion
+from training.model.light_decoder import LatentDecoder
+from training.model.release import DecoderName
 
 # Networks that one process may compile, by release and rows. After torch's 8 a step would fail, and a decoder would run
 # eagerly without a word.
@@ -66,11 +67,15 @@ class Execution:
             dynamo.recompile_limit, dynamo.accumulated_recompile_limit = COMPILED, COMPILED
         join_projections(model)
         model.to(self.device)
-        for module in (model.unet, model.autoencoder.decoder, model.autoencoder.post_quant_conv):
-            module.to(self.dtype)
+        networks = (model.unet, model.autoencoder.decoder, model.autoencoder.post_quant_conv, model.light_decoder)
+        for module in networks:
+            if module is not None:
+                module.to(self.dtype)
 
-    def name(self, *rows: int) -> str:
+    def name(self, *rows: int, decoder: DecoderName = "full") -> str:
         """Name everything that decides the last digit of an image, with the rows of network, decoder and conditions.
+
+        The own decoder of a release has no name.
 
         Images of equal profiles are byte-identical; images of different profiles are only close.
         """
@@ -88,6 +93,7 @@ class Execution:
         precision = f"{str(self.dtype).removeprefix('torch.')}/{steps}"
         counts = "+".join(map(str, rows))
         parts = f"{self.device.type}/{hardware}/torch-{torch.__version__}{libraries}/{precision}/{counts}rows"
+        parts += "" if decoder == "full" else f"/{decoder}-decoder"
         return f"{parts}#{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
 
     def take_step(self) -> TakeStep:
@@ -101,7 +107,7 @@ class Execution:
         return uniform(CapturedStep(compiled) if self.device.type == "cuda" else compiled)
 
     def decode(self) -> Any:
-        """Return a function that decodes latents [R, C, h, w] with an autoencoder, compiled if the profile says so."""
+        """Return a function that decodes latents [R, C, h, w] with a decoder, compiled if the profile says so."""
         return torch.compile(decode, dynamic=False, fullgraph=True) if self.compiled else decode
 
 
@@ -129,6 +135,6 @@ def uniform(take_step: TakeStep) -> TakeStep:
     return step
 
 
-def decode(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+def decode(decoder: LatentDecoder, latents: Tensor) -> Tensor:
     """Decode scaled latents [R, C, h, w] to images [R, channels, H, W]."""
-    return autoencoder.decode(latents)
+    return decoder.decode(latents)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from training.model import tiling
 from training.model.autoencoder import Autoencoder
+from training.model.light_decoder import LatentDecoder
 
 # The decoder of kl_f8, of the released ones that of a usual size, takes 0.82 GiB for 512 x 512 pixels in fp32, and in
 # proportion to the area.
@@ -19,10 +20,10 @@ def is_large(autoencoder: Autoencoder, shape: Sequence[int]) -> bool:
     return shape[1] * shape[2] * autoencoder.config.factor**2 > WHOLE_PIXELS
 
 
-def decode_in_tiles(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+def decode_in_tiles(decoder: LatentDecoder, latents: Tensor) -> Tensor:
     """Decode scaled latents [R, C, h, w] to images [R, channels, H, W]."""
-    factor = autoencoder.config.factor
-    return tiling.decode(autoencoder, latents, tile=TILE // factor, overlap=OVERLAP // factor)
+    factor = decoder.config.factor
+    return tiling.decode(decoder, latents, tile=TILE // factor, overlap=OVERLAP // factor)
 
 
 def encode_in_tiles(autoencoder: Autoencoder, images: Tensor) -> Tensor:

@@ -69,7 +69,9 @@ class Pack(Generic[Owner]):
         self._execution, self.full_rows, self.full_decode = execution, rows, decode
         _, *parts = rows_of_parts(rows, decode, device)
         self.decode_rows, self.embed_rows = (max(1, share(part)) for part in parts)
-        self.profile = execution.name(self.rows, self.decode_rows, self.embed_rows)
+        counts = self.rows, self.decode_rows, self.embed_rows
+        self.profile = execution.name(*counts)
+        self._profiles = {name: execution.name(*counts, decoder=name) for name in model.decoders}  # of images
         self._decode_latents = execution.decode()
         if shape != own and is_large(model.autoencoder, shape):
             self._decode_latents = decode_in_tiles
@@ -233,19 +235,24 @@ class Pack(Generic[Owner]):
                 self._beginnings.begin(run, request.conditions.beginning, request.spec.strength)
         return [None] * len(runs)
 
-    def _decode_is_due(self) -> bool:
-        if not self._finished:
-            return False
-        waited = self._steps - self._finished[0].step
-        return len(self._finished) >= self.decode_rows or not self.batch.runs or waited >= DECODE_WAIT_STEPS
+    def _due_group(self) -> list[Finished[Owner]]:
+        """Return the latents to decode now: of one decoder, so that its calls have no company but their own."""
+        groups: dict[str, list[Finished[Owner]]] = {}
+        for finished in self._finished:
+            groups.setdefault(finished.request.spec.decoder, []).append(finished)
+        oldest = next(iter(groups.values()), [])
+        if oldest and (not self.batch.runs or self._steps - oldest[0].step >= DECODE_WAIT_STEPS):
+            return oldest[: self.decode_rows]
+        return next((group[: self.decode_rows] for group in groups.values() if len(group) >= self.decode_rows), [])
 
     def _decode(self) -> list[Developed[Owner] | Failed[Owner]]:
         """Begin to decode what is due, and return the images that have arrived."""
-        arrived = self._decoder.take(wait=True) if self._decode_is_due() and self._decoder.is_full else []
-        if self._decode_is_due():
-            group = self._finished[: self.decode_rows]
+        group = self._due_group()
+        arrived = self._decoder.take(wait=True) if group and self._decoder.is_full else []
+        if group:
             self._decoder.start(group)
-            del self._finished[: len(group)]
+            begun = set(map(id, group))
+            self._finished = [finished for finished in self._finished if id(finished) not in begun]
         has_other_work = bool(self.waiting or self.batch.runs or self._finished)
         return [self._develop(one) for one in (*arrived, *self._decoder.take(wait=not has_other_work))]
 
@@ -258,7 +265,7 @@ class Pack(Generic[Owner]):
             metrics.NOT_FINITE.labels(self.release.name, precision).inc()
             return _failure(owner, spec, "not_finite", NOT_FINITE if precision == "fp32" else NOT_FINITE_BF16)
         seconds = one.finished.seconds + one.seconds
-        return Developed(owner, spec, one.pixels, self.profile, one.finished.evaluations, seconds)
+        return Developed(owner, spec, one.pixels, self._profiles[spec.decoder], one.finished.evaluations, seconds)
 
     def _fail(self, run: Run, reason: str, error: str) -> Failed[Owner]:
         owner, request = self._images.pop(run)

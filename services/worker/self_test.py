@@ -1,6 +1,7 @@
 """Whether a loaded model gives a row the same bits at any place and in any company."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,12 +44,14 @@ class SelfTest:
         self._check(step, given, "a step gives a row other bits at another place or beside other rows")
 
     def check_decoder(self, decode: Callable[[Any, Tensor], Tensor], rows: int) -> None:
-        """Decode `rows` latents at once. Raises UnstableProfile."""
-        self._check(
-            lambda latents: decode(self._model.autoencoder, latents),
-            [self._random(rows, *self._shape)],
-            "the decoder gives a latent other bits at another place or beside other latents",
-        )
+        """Decode `rows` latents at once with each decoder of the model. Raises UnstableProfile."""
+        for name, decoder in self._model.decoders.items():
+            called = "the decoder" if name == "full" else f"the {name} decoder"
+            self._check(
+                partial(decode, decoder),
+                [self._random(rows, *self._shape)],
+                f"{called} gives a latent other bits at another place or beside other latents",
+            )
 
     def failure(self, problem: str) -> UnstableProfile:
         """Return the error for a profile that cannot be used."""

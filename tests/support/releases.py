@@ -124,3 +124,20 @@ def make_upscaling_release(folder: Path) -> Path:
     """Write a release that takes a grey low-resolution image, best of 8x8 pixels, for one of 32x32."""
     conditioners = {"low_resolution": {"type": "low_resolution", "channels": 1}}
     return make_tiny_release(folder, name="tiny-up", conditioners=conditioners, in_channels=3)
+
+
+def make_light_release(folder: Path, *, loss: float = 0.1, name: str = "tiny-light") -> Path:
+    """Write a release that has a light decoder, which loses so many dB of PSNR. Returns the folder."""
+    import torch
+
+    from training.model import light_release, release
+    from training.model.autoencoder import AutoencoderConfig
+    from training.model.light_decoder import LightDecoder, LightDecoderConfig
+
+    made = release.read(make_tiny_release(folder, name=name))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        own = AutoencoderConfig(**made.architecture["autoencoder"])
+        light_release.add(folder, LightDecoder(LightDecoderConfig(8, (1, 1, 1)), own), made, {})
+    light_release.write_scores(folder, {"psnr_loss": loss})
+    return folder

@@ -13,6 +13,7 @@ from training.model.distilled_solvers import DISTILLED_SOLVERS
 from training.model.guidance import Guidance, ImageGuider
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.noise import seeded_noise
+from training.model.release import DecoderName
 from training.model.solver_table import Trajectory
 
 
@@ -69,6 +70,7 @@ def generate(
     guider: ImageGuider | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
     on_latents: Callable[[Tensor], None] | None = None,
+    decoder: DecoderName = "full",
 ) -> Tensor:
     """Sample one image for each request and seed: [R, channels, H, W] in [-1, 1].
 
@@ -80,10 +82,13 @@ def generate(
     guider: guides an unconditional model, with one target per request.
     on_step: called with the number of evaluations so far and the current estimates of z_0, [R, C, h, w].
     on_latents: called with the final latents before they are decoded, [R, C, h, w].
+    decoder: the name of one of the model's `decoders`.
     Raises ValueError naming what does not fit.
     """
     sampler, guidance = sampler or Sampler(), guidance or Guidance()
     path = trajectory(model, sampler)
+    if decoder not in model.decoders:
+        raise ValueError(f"decoder: {decoder!r} is not allowed; permitted: {', '.join(model.decoders)}")
     if images is None and (keep is not None or sampler.strength < 1):
         raise ValueError("images: missing; strength below 1 and keep need images to start from")
     size = (int(latent_shape[1]), int(latent_shape[2]))
@@ -117,6 +122,6 @@ def generate(
         latents = torch.stack([batch.leave(run) for run in runs])
         if on_latents is not None:
             on_latents(latents)
-        generated = model.autoencoder.decode(latents).clamp(-1, 1)
+        generated = model.decoders[decoder].decode(latents).clamp(-1, 1)
         pairs = zip(generated, requests, strict=True)
         return torch.stack([model.conditioners.finish(image, request) for image, request in pairs])

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,12 @@ def distil_decoder(
     copy_files(teacher, release)
     draw_previews(release / "sheet")
     (release / "sheet-decoders.png").rename(release / f"{LIGHT_DECODER}.png")
-    before = (teacher / "card.md").read_text().partition(card.LIGHT_DECODER_TITLE)[0]
+    old = teacher / "card.md"  # which a release need not have
+    before = old.read_text().partition(card.LIGHT_DECODER_TITLE)[0] if old.is_file() else f"# {config.name}\n"
     (release / "card.md").write_text(before + card.light_decoder(config, images.description, report.loss()))
     trained = recipe.light(recipe.average).eval()
     lineage = {**lineage_of(config, asdict(images.description)), **parents(config), "name": description.name}
-    light_release.add(release, trained, description, lineage)
+    light_release.add(release, trained, replace(description, name=config.name), lineage)
     return True
 
 

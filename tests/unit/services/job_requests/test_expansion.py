@@ -121,7 +121,7 @@ def test_a_grid_of_a_billion_is_refused_before_it_is_made() -> None:
             {"items": [ITEM], "grid": {}},
             "grid: {} is not allowed; permitted: a JSON object with at least one and at most 4",
         ),
-        ({"items": [ITEM], "grid": {"id": ["a"]}}, "grid.id: not a known field; permitted: class_label, eta"),
+        ({"items": [ITEM], "grid": {"id": ["a"]}}, "grid.id: not a known field; permitted: class_label, decoder"),
         ({"items": [ITEM], "grid": {"seed": []}}, "grid.seed: [] is not allowed; permitted: a list of 1 to 1000 items"),
         ({"items": [ITEM], "grid": {"steps": [5, 0]}}, "grid.steps[1]: 0 is not allowed; permitted: an integer from 1"),
         (

@@ -74,7 +74,7 @@ def planned(**request: object) -> Plan:
         ({"items": [ITEM], "images_per_item": 0}, "images_per_item: 0 is not allowed; permitted: an integer from 1 to"),
         (
             {"items": [ITEM], "stepz": 3},
-            "stepz: not a known field; permitted: dry_run, eta, format, grid, guidance_interval, ",
+            "stepz: not a known field; permitted: decoder, dry_run, eta, format, grid, ",
         ),
         ({"items": [{}]}, "items[0].class_label: missing; give an integer from 0 to 9"),
         (
@@ -86,7 +86,10 @@ def planned(**request: object) -> Plan:
             "items[0].class_label: '3' is not allowed; permitted: an integer from 0 to 9",
         ),
         ({"items": [3]}, "items[0]: 3 is not allowed; permitted: a JSON object"),
-        ({"items": [{**ITEM, "prompt": "x"}]}, "items[0].prompt: not a known field; permitted: class_label, eta, g"),
+        (
+            {"items": [{**ITEM, "prompt": "x"}]},
+            "items[0].prompt: not a known field; permitted: class_label, decoder",
+        ),
         ({"items": "all"}, "items: 'all' is not allowed; permitted: a list of 1 to 10000 items"),
         ({"items": [ITEM], "output_prefix": "../other"}, "output_prefix: '../other' is not allowed; permitted: under"),
         ({"items": [ITEM], "output_prefix": "outputs/other"}, "output_prefix: 'outputs/other' is not allowed"),
