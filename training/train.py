@@ -58,8 +58,9 @@ def train(config: Experiment, checkpoints: CheckpointLocation = IN_OUTPUT) -> Pa
 
 def _train(config: Experiment, checkpoints: CheckpointLocation) -> Path:
     # Imported here: the recipes load Lightning, which is slow.
-    from training.runs import autoencoder, diffusion, distillation, light_decoder
+    from training.runs import autoencoder, diffusion, distillation, light_decoder, trackers
 
+    trackers.check(config)
     if isinstance(config, AutoencoderExperiment):
         autoencoder.check(config)
     elif isinstance(config, DistillationExperiment):

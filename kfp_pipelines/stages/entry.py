@@ -4,7 +4,9 @@ Each component calls one function of this module, which opens what its stage nee
 client) and hands it down. Each function reads only the settings of its own stage: a stage that trains has no database.
 """
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ if TYPE_CHECKING:  # loads torch
 # torchrun sets both; Lightning, which starts a process for each further device of a pod, sets only the second.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK")
 NOTIFY_VARIABLE = "DARKROOM_NOTIFY_URL"
+RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RELEASE = "release"  # the folder of the release within a training
 
 Arguments = ParamSpec("Arguments")
@@ -89,10 +92,12 @@ def train(
     inputs: paths by field of the experiment. checkpoints: see `find_checkpoints`.
     job: a profile as JSON; the training then runs as a TrainJob on its nodes instead of in this process.
     """
+    run = run_of(output)
     if job:
-        request = submit.Stage(experiment, overrides, inputs, checkpoints, build.image())
+        request = submit.Stage(experiment, overrides, inputs, checkpoints, build.image(), run)
         submit.run(request, Profile.model_validate_json(job), Path(output), load_store())
     else:
+        link_loggers(run)
         training.train(experiment, overrides, inputs, Path(output), find_checkpoints(checkpoints), processes())
         training.remove_workings(Path(output))
     if report:
@@ -237,6 +242,21 @@ def find_checkpoints(location: str) -> "CheckpointLocation":
 
         return DurableLocation(ObjectStore.connect(load_store(), uri.bucket), uri.key, rank())
     return CheckpointFolder(Path(location) if location else None)
+
+
+def run_of(output: str) -> str:
+    """Return the id of the pipeline's run, under which KFP stores the artifact `output`: PIPELINE/RUN/TASK/.../NAME.
+
+    On a cluster it is a UUID, the first in the path. KFP's local runner stores RUN/TASK/NAME.
+    """
+    parts = Path(output).parts
+    return next((part for part in parts if RUN_ID.fullmatch(part)), parts[-3] if len(parts) > 2 else "")
+
+
+def link_loggers(run: str) -> None:
+    """Let MLflow tag what it logs with the pipeline's run, and Weights & Biases group it, if the user set neither."""
+    os.environ.setdefault("MLFLOW_RUN_CONTEXT", json.dumps({"darkroom.pipeline_run": run}))
+    os.environ.setdefault("WANDB_RUN_GROUP", run)
 
 
 def rank() -> int:

@@ -34,6 +34,7 @@ def run(store: ObjectStore, prefix: str, rank: int) -> None:
     inputs = {field: str(folder / exchange.INPUTS / name) for field, name in stage["inputs"].items()}
     output = folder / exchange.TRAINING
     checkpoints = entry.find_checkpoints(stage["checkpoints"])
+    entry.link_loggers(stage.get("run", ""))
     server = StatusServer.of(os.environ) if rank == 0 else None
     with report_progress(server, output):
         training.train(stage["experiment"], stage["overrides"], inputs, output, checkpoints)

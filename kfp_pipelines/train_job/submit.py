@@ -34,13 +34,17 @@ class TrainJobError(DarkroomError):
 
 @dataclass(frozen=True)
 class Stage:
-    """What the nodes train. inputs: a local path by each field of the experiment that names one."""
+    """What the nodes train. inputs: a local path by each field of the experiment that names one.
+
+    run: the id of the run of the pipeline, which is not a part of the job's name.
+    """
 
     experiment: str
     overrides: Sequence[str]
     inputs: Mapping[str, str]
     checkpoints: str
     image: str
+    run: str = ""
 
     @property
     def name(self) -> str:
@@ -73,6 +77,7 @@ def upload_stage(store: ObjectStore, stage: Stage, exchange: str) -> None:
         "overrides": list(stage.overrides),
         "inputs": {field: field for field in stage.inputs},
         "checkpoints": stage.checkpoints,
+        "run": stage.run,
     }
     store.put(f"{exchange}/{STAGE}", json.dumps(document).encode(), content_type="application/json")
 

@@ -3,12 +3,14 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 from services.client.ranges import Range
 from services.job_queue.clients import JobSummary, Progress
 from services.job_queue.job_filters import JobFilter
 from services.job_queue.outputs import Output
+from services.job_queue.pairs import Pair
 
 
 class Files(Protocol):
@@ -62,6 +64,15 @@ class Backend(Files, Protocol):
 
     def read_ranges(self, job_id: uuid.UUID, ranges: Sequence[Range], limit: int) -> list[Output]:
         """Return up to `limit` settled images whose index lies in one of the ranges."""
+
+    def list_pairs(self, job_id: uuid.UUID, other: uuid.UUID, after: int, limit: int) -> list[Pair]:
+        """Return up to `limit` pairs of images of two jobs, by index from the one after `after`."""
+
+    def rate(self, job_id: uuid.UUID, index: int, rating: int) -> None:
+        """Rate an image from 1 to 5, or with 0 remove its rating. Over HTTP alone."""
+
+    def save_picks(self, job_id: uuid.UUID, rating: int, file: Path) -> None:
+        """Write the images that are rated so or better to a ZIP. Over HTTP alone."""
 
     def read_manifest(self, job_id: uuid.UUID, key: str) -> dict[str, Any]:
         """Return the manifest of an ended job."""

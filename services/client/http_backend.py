@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -13,6 +14,7 @@ from services.client.transport import Transport
 from services.job_queue.clients import JobSummary, Progress
 from services.job_queue.job_filters import JobFilter
 from services.job_queue.outputs import Output
+from services.job_queue.pairs import Pair
 
 TOGETHER = 1_000  # jobs or images of one request
 SUMMARY, PROGRESS, OUTPUT = TypeAdapter(JobSummary), TypeAdapter(Progress), TypeAdapter(Output)
@@ -110,6 +112,20 @@ class HttpBackend:
                     return found
                 seen = images[-1].index
         return found
+
+    def list_pairs(self, job_id: uuid.UUID, other: uuid.UUID, after: int, limit: int) -> list[Pair]:
+        """See `Backend`."""
+        query = {"other": str(other), "cursor": after, "limit": min(limit, TOGETHER)}
+        page = self._api.call("GET", f"/jobs/{job_id}/pairs", query=query)
+        return [Pair(**pair) for pair in page["pairs"]]
+
+    def rate(self, job_id: uuid.UUID, index: int, rating: int) -> None:
+        """See `Backend`."""
+        self._api.call("PUT", f"/jobs/{job_id}/outputs/{index}/rating", {"rating": rating})
+
+    def save_picks(self, job_id: uuid.UUID, rating: int, file: Path) -> None:
+        """See `Backend`."""
+        self._api.download(f"/jobs/{job_id}/picks.zip?rating={rating}", file)
 
     def read_image(self, job_id: uuid.UUID, index: int, key: str) -> bytes:
         """See `Backend`."""

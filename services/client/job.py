@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from services.client.backend import Backend
@@ -12,6 +13,7 @@ from services.client.image import Image
 from services.client.ranges import Range, remove
 from services.job_queue import clients
 from services.job_queue.outputs import Output
+from services.job_queue.pairs import Pair
 
 Found = TypeVar("Found")
 
@@ -73,6 +75,28 @@ class Job:
         for output in self._outputs():
             if output.error is not None:
                 yield output
+
+    def pairs(self, other: "Job") -> Iterator[Pair]:
+        """Yield what both jobs have made so far of the same index, item and seed, by index.
+
+        A pair has the sha256 of both images, None for one that failed. Nothing is yielded for a job of another tenant.
+        """
+        last = -1
+        while found := self._backend.list_pairs(self.id, other.id, last, TOGETHER):
+            yield from found
+            last = found[-1].index
+
+    def rate(self, index: int, rating: int) -> None:
+        """Rate an image from 1 to 5; 0 removes its rating. Over HTTP alone. Raises ClientError and JobNotFound."""
+        self._backend.rate(self.id, index, rating)
+
+    def save_picks(self, file: str | Path, rating: int = 1) -> Path:
+        """Write the images that are rated so or better to a ZIP, which `data.root` of a training reads.
+
+        Over HTTP alone. Raises ClientError and JobNotFound.
+        """
+        self._backend.save_picks(self.id, rating, Path(file))
+        return Path(file)
 
     def archives(self) -> list[str]:
         """Return the s3:// URIs of the job's archives by the index of their images; none before its end.

@@ -5,20 +5,24 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
-from services.client.errors import Answer, ask, persist
+from services.client.errors import Answer, ClientError, ask, persist
 from services.client.ranges import Range
 from services.database import connections
-from services.job_queue import clients, job_filters, outputs, viewing
+from services.job_queue import clients, job_filters, outputs, pairs, viewing
 from services.job_queue.clients import JobSummary, Progress
 from services.job_queue.job_filters import JobFilter
 from services.job_queue.outputs import Output
+from services.job_queue.pairs import Pair
 from services.settings import Settings
 from services.storage.links import sign_link
 from services.storage.object_store import ObjectStore
+
+NO_RATINGS = "ratings belong to the console; permitted: over its HTTP API, Darkroom(url=..., token=...)"
 
 
 class StoredFiles:
@@ -110,6 +114,18 @@ class SqlBackend(StoredFiles):
     def read_ranges(self, job_id: uuid.UUID, ranges: Sequence[Range], limit: int) -> list[Output]:
         """See `Backend`."""
         return self._ask(lambda connection: outputs.read_ranges(connection, job_id, ranges, limit))
+
+    def list_pairs(self, job_id: uuid.UUID, other: uuid.UUID, after: int, limit: int) -> list[Pair]:
+        """See `Backend`."""
+        return self._ask(lambda connection: pairs.list_pairs(connection, job_id, other, limit, after=after))
+
+    def rate(self, job_id: uuid.UUID, index: int, rating: int) -> None:
+        """See `Backend`."""
+        raise ClientError(NO_RATINGS)
+
+    def save_picks(self, job_id: uuid.UUID, rating: int, file: Path) -> None:
+        """See `Backend`."""
+        raise ClientError(NO_RATINGS)
 
     def read_manifest(self, job_id: uuid.UUID, key: str) -> dict[str, Any]:
         """See `Backend`."""

@@ -1,12 +1,14 @@
 """Requests to the HTTP API: a token, JSON, and waiting while the service is away or asks to come back later."""
 
 import json
+import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from http.client import HTTPException
+from collections.abc import Callable, Mapping
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 from services.client.errors import FIRST_PAUSE_S, LONGEST_PAUSE_S, ClientError, JobNotFound
@@ -53,11 +55,28 @@ class Transport:
         """Return the bytes of an answer. Raises ClientError and JobNotFound."""
         return self._persist("GET", path, None, self._patience_s)
 
-    def _persist(self, verb: str, path: str, body: bytes | None, patience_s: float) -> bytes:
+    def download(self, path: str, file: Path) -> None:
+        """Write the bytes of an answer of any size to a file. Raises ClientError and JobNotFound."""
+
+        def take(answer: HTTPResponse) -> bytes:
+            with file.open("wb") as target:
+                shutil.copyfileobj(answer, target)
+            return b""
+
+        self._persist("GET", path, None, self._patience_s, take)
+
+    def _persist(
+        self,
+        verb: str,
+        path: str,
+        body: bytes | None,
+        patience_s: float,
+        take: Callable[[HTTPResponse], bytes] | None = None,
+    ) -> bytes:
         deadline, pause = time.monotonic() + patience_s, FIRST_PAUSE_S
         while True:
             try:
-                return self._send(verb, path, body)
+                return self._send(verb, path, body, take or _read_small)
             except urllib.error.HTTPError as error:
                 problem = _problem(error)
                 if error.code not in AGAIN or time.monotonic() + pause > deadline:
@@ -71,14 +90,18 @@ class Transport:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    def _send(self, verb: str, path: str, body: bytes | None) -> bytes:
+    def _send(self, verb: str, path: str, body: bytes | None, take: Callable[[HTTPResponse], bytes]) -> bytes:
         headers = {**self._headers, **({"Content-Type": "application/json"} if body is not None else {})}
         request = urllib.request.Request(f"{self._root}{path}", body, headers, method=verb)
         with self._opener.open(request, timeout=TIMEOUT_S) as answer:
-            content: bytes = answer.read(LONGEST_ANSWER + 1)
-        if len(content) > LONGEST_ANSWER:
-            raise ClientError(f"{self._root}{path}: the answer has more than {LONGEST_ANSWER} bytes")
-        return content
+            return take(answer)
+
+
+def _read_small(answer: HTTPResponse) -> bytes:
+    content = answer.read(LONGEST_ANSWER + 1)
+    if len(content) > LONGEST_ANSWER:
+        raise ClientError(f"{answer.url}: the answer has more than {LONGEST_ANSWER} bytes")
+    return content
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -44,7 +44,7 @@ def make_app(settings: ConsoleSettings, database: Engine, store: ObjectStore, li
         redoc_url=None,
         openapi_url=None,
         middleware=[
-            Middleware(SecurityHeaders),
+            Middleware(SecurityHeaders, https_only=bool(settings.console_hosts)),
             Middleware(Limits),
             Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, *settings.console_hosts], www_redirect=False),
             Middleware(

@@ -21,7 +21,7 @@ from sqlalchemy import Engine as Database
 
 from services.dispatcher.archives import archive_revision, write_archives
 from services.dispatcher.listings import CONTENT_TYPE, ErrorCounts, ListingFiles, encode_line, listing_revision
-from services.job_queue import jobs, leases, outputs, stopping
+from services.job_queue import chains, jobs, leases, outputs, stopping
 from services.job_queue.jobs import FinalizingJob
 from services.job_queue.leases import Lease, lease_lost
 from services.job_queue.outputs import Output
@@ -46,6 +46,7 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
     """
     with database.begin() as connection:
         job = jobs.find_finalizing_job(connection, lease.job_id)
+        stages = chains.list_stages(connection, lease.job_id)
     plan: Plan = json.loads(job.plan)
     prefix = job_prefix(plan["output_prefix"], job.id)
     key = f"{prefix}/manifest.json"
@@ -69,6 +70,8 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
                 files.write(_line(image, echo(image.item), **stored))
     objects: dict[str, Any] = {"outputs": [*earlier["outputs"], *files.keys], "errors": errors}
     problems = [f"its listings have no ids and metadata: {echo.problem}"] if echo.problem else []
+    if stages:
+        objects["stages"] = [{"model": one.model, "digest": one.digest} for one in stages]
     if "archive" in plan.get("output", {}):
         new = (image for revision, image in _read_images(database, lease, job, tick) if image.key and revision > listed)
         keep = _keep_lease(database, lease, tick)

@@ -25,10 +25,11 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """How far a stage is. made: images that it has made, those of the last stage being the job's."""
+    """How far a stage is. model: its release as name@version. made: images, those of the last stage being the job's."""
 
     stage: int
     model: str
+    digest: str
     made: int
 
 
@@ -52,7 +53,7 @@ def list_stages(connection: Connection, job_id: uuid.UUID) -> list[StageProgress
     """Return how far the stages of a chain are; none of a job that is none."""
     rows = connection.execute(
         text("""
-            SELECT stage, job_stages.model, CASE WHEN is_last THEN succeeded ELSE made END AS made
+            SELECT stage, job_stages.model, digest, CASE WHEN is_last THEN succeeded ELSE made END AS made
             FROM job_stages JOIN jobs ON jobs.id = job_id WHERE job_id = :id ORDER BY stage
         """),
         {"id": job_id},

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from services.worker.compiled_files import pack
 from services.worker.device_faults import OutOfMemory, UnstableProfile
 from training.errors import DarkroomError, first_line
 
@@ -38,7 +37,7 @@ class Networks:
 
 
 def compile_apart(networks: Networks, limit_s: float) -> bytes:
-    """Return what torch compiled, see `compiled_files`.
+    """Return what torch compiled, as `torch.compiler.load_cache_artifacts` takes it.
 
     Raises TooLate after `limit_s`, OutOfMemory, and UnstableProfile if the networks cannot be compiled.
     """
@@ -102,7 +101,7 @@ def main() -> None:
         saved = torch.compiler.save_cache_artifacts()
         if saved is None:
             raise UnstableProfile("torch saved nothing of what it compiled")
-        out.write_bytes(pack(saved[0], Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])))
+        out.write_bytes(saved[0])
     except (OutOfMemory, UnstableProfile) as error:
         part = getattr(error, "part", None)
         print(json.dumps({"kind": type(error).__name__, "problem": first_line(error), "part": part}), flush=True)

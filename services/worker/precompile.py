@@ -10,7 +10,6 @@ from services.observability import metrics
 from services.settings import Settings
 from services.worker.compile_apart import Networks, TooLate, compile_apart
 from services.worker.compile_cache import Cache, CompileCache, key_of
-from services.worker.compiled_files import unpack
 from services.worker.device_faults import UnstableProfile
 from services.worker.execution import Execution, choose_device
 from services.worker.pack import rows_of_parts
@@ -67,15 +66,8 @@ class Precompiler:
 
 
 def load(cache: Cache) -> None:
-    """Load a cache into torch. One that cannot be read is as good as none; see `count_compiled`."""
-    from torch._inductor.runtime.cache_dir_utils import cache_dir  # imports the compiler, which takes a second
-
-    try:
-        saved = unpack(cache.content, Path(cache_dir()))
-    except ValueError as error:
-        log.warning("compile cache %s: %s", cache.sha256, error)
-    else:
-        torch.compiler.load_cache_artifacts(saved)
+    """Load a cache into torch. One that torch cannot read is as good as none; see `count_compiled`."""
+    torch.compiler.load_cache_artifacts(cache.content)
 
 
 def count_compiled(choice: Choice) -> int:

@@ -32,7 +32,8 @@ def open_console(stack: Stack, tenant: str = "default", *, is_operator: bool = F
     settings = console_settings(stack).model_copy(update=changes)
     links = SignInLinks()
     app = make_app(settings, stack.engine("console"), stack.store(), links)
-    client = TestClient(app, base_url="http://127.0.0.1", headers=HTML, raise_server_exceptions=False)
+    address = f"http{'s' if settings.console_hosts else ''}://127.0.0.1"
+    client = TestClient(app, base_url=address, headers=HTML, raise_server_exceptions=False)
     signed_in = client.get("/sign-in", params={"token": links.issue(Viewer(tenant, tenant, is_operator))})
     assert signed_in.status_code == 200, signed_in.text
     return client

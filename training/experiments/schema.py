@@ -22,6 +22,7 @@ from training.recipes.optimiser import OptimiserConfig
 
 STRICT = ConfigDict(extra="forbid")  # nested dataclasses inherit it
 
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Built = TypeVar("Built")
 SHAPELESS = ("class", "text", "frozen_text")  # conditions that say nothing of positions in the image
@@ -94,6 +95,7 @@ class HeldOutConfig:
 
     every_steps: Positive | None
     patience: Positive | None
+    copies: Share | None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class SharedFields:
     resume: bool | Literal["anyway"]
     initial: str | None
     pictures_every: Positive | None
+    logger: Tracker | tuple[Tracker, ...]
 
 
 @checked_dataclass(frozen=True, config=STRICT)

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from training.metrics import copies
 from training.metrics.classifier import STEPS as CLASSIFIER_STEPS
 from training.planning.models import MEASUREMENTS
 from training.planning.survey import PlanError
@@ -73,6 +74,7 @@ def stage_seconds(work: Work, timings: Timings, first_steps: int, second_steps: 
     preview = PREVIEW_ROWS * (PREVIEW_STEPS * GUIDED * t.denoise + t.decode)
     sample = SOLVER_STEPS * GUIDED * t.denoise + t.decode
     measurement = 4 * min(work.held_out, 256) * t.denoise  # four bands of timesteps
+    measurement += copies.SAMPLES * (copies.STEPS * t.denoise + t.decode)
     features = 0.2 * t.classifier_step / 64  # seconds of a picture through the classifier, without gradients
     seconds = {
         "prepare-data": work.images * work.read + CLASSIFIER_STEPS * t.classifier_step,

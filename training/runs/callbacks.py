@@ -73,7 +73,7 @@ class CheckpointSaver(Callback):
                 if self.judge is not None:
                     state |= self.judge.state()
                 require_finite(state, module.step)
-                self.store.save(module.step, state, self.run.__dict__)
+                self.store.save(module.step, state, {**self.run.__dict__, "trackers": self.report.trackers.ids})
                 self.report.draw(at_once=stop)
                 self.saved_at = time.monotonic()
         if stop:
@@ -127,4 +127,4 @@ class PreviewDrawer(Callback):
         if trainer.is_global_zero and module.step % self.every == 0 and module.step < module.steps:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, image in self.draw_previews(self.folder / f"step-{module.step:08d}").items():
-                self.report.board.add_image(name, image, module.step, dataformats="HWC")
+                self.report.trackers.log_image(name, image, module.step)

@@ -27,8 +27,9 @@ from training.recipes.latent_scale import measure_if_needed
 from training.runs import card
 from training.runs.callbacks import Previews
 from training.runs.checkpoints import CheckpointLocation
+from training.runs.copies import CopiedShare
 from training.runs.fit import build_batches, fit, image_rows
-from training.runs.held_out import HeldOutJudge, HeldOutLoss
+from training.runs.held_out import COPIES, HeldOutJudge, HeldOutLoss
 from training.runs.identity import Run, lineage_of, parents
 
 GUIDANCE = 2.0  # scale for previews, if the model is trained with condition dropout
@@ -71,7 +72,7 @@ def train_diffusion(
     def draw_previews(path: Path) -> Previews:
         return samples.draw_samples(recipe.averaged_model(), requested, shape, path, guidance=guidance)
 
-    judge = make_judge(recipe, config, crop_centres(images, size))
+    judge = make_judge(recipe, config, crop_centres(images, size), shape)
     run = Run.of(config, images.description.fingerprint)
     with checkpoints.open(run) as store:
         report = fit(recipe, batches, config, run, store=store, draw_previews=draw_previews, judge=judge)
@@ -95,8 +96,10 @@ def train_diffusion(
     return True
 
 
-def make_judge(recipe: DiffusionRecipe, config: DiffusionExperiment, images: ImageSet) -> HeldOutJudge | None:
-    """Return the judge of the held-out loss, if the experiment has one. Raises ExperimentError."""
+def make_judge(
+    recipe: DiffusionRecipe, config: DiffusionExperiment, images: ImageSet, latent_shape: tuple[int, int, int]
+) -> HeldOutJudge | None:
+    """Return the judge of the held-out loss and of copies, if the experiment has one. Raises ExperimentError."""
     every = config.held_out.every_steps
     if every is None:
         return None
@@ -104,7 +107,11 @@ def make_judge(recipe: DiffusionRecipe, config: DiffusionExperiment, images: Ima
         raise ExperimentError(f"held_out.every_steps: {every}; no image is held out; permitted: null, or data.held_out "
                               "above 0")  # fmt: skip
     measure = HeldOutLoss(recipe, images, conditioners.requests(config))
-    return HeldOutJudge(recipe, measure, config.held_out, every, Path(config.output))
+    folder = Path(config.output)
+    if config.held_out.copies is None:
+        return HeldOutJudge(recipe, measure, config.held_out, every, folder)
+    copied = CopiedShare(recipe, images, measure, latent_shape)
+    return HeldOutJudge(recipe, lambda: {**measure(), COPIES: copied()}, config.held_out, every, folder)
 
 
 def open_rows(

@@ -27,6 +27,7 @@ from training.runs.checkpoints import Checkpoint, CheckpointStore
 from training.runs.held_out import HeldOutJudge
 from training.runs.identity import Run
 from training.runs.progress import ProgressReport
+from training.runs.trackers import Trackers, names_of
 
 
 def build_batches(config: Experiment, images: ImageSet, read: Read, rank: int = 0, ranks: int = 1) -> Batches:
@@ -65,7 +66,9 @@ def fit(
     latest = find_checkpoint(config, run, store)
     (output / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
     start = 0 if latest is None else latest.step
-    report = ProgressReport(config.steps, output, start=start)
+    ids = {} if latest is None else latest.run.get("trackers", {})
+    tracked = Trackers(output, names_of(config), start=start, config=config, ids=ids)
+    report = ProgressReport(config.steps, output, start=start, trackers=tracked)
     saver = CheckpointSaver(store, config.checkpoint, run, report, latest, judge)
     every = config.pictures_every or max(1, config.steps // 10)
     previews = PreviewDrawer(draw_previews, every, output / "pictures", report)

@@ -22,6 +22,7 @@ MOST = 256  # held-out images that are looked at
 BATCH = 32
 BANDS = 4  # equal parts of the timesteps, whose losses are told apart
 TABLE = "held_out.csv"
+COPIES = "copies"  # the column of the share of samples that are copies
 WEIGHTS, VERDICT = "best.", "held_out"  # names of tensors in a checkpoint
 
 Losses = dict[str, float]
@@ -79,13 +80,15 @@ class HeldOutJudge(Callback):
     ) -> None:
         self.recipe, self.measure, self.patience, self.every = recipe, measure, config.patience, every
         self.table = folder / TABLE
+        self.most_copies = math.inf if config.copies is None else config.copies
         self.best, self.best_step, self.worse = math.inf, 0, 0  # worse: measurements since the best
+        self.copied = False  # whether samples were copies of training images
         self.weights: dict[str, Tensor] = {}
 
     @property
     def stopped(self) -> bool:
         """Whether the run has ended before its last step."""
-        return self.patience is not None and self.worse >= self.patience
+        return self.copied or (self.patience is not None and self.worse >= self.patience)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
         """Measure on the first rank, and stop all ranks."""
@@ -101,8 +104,13 @@ class HeldOutJudge(Callback):
         """Record a measurement."""
         rows = [row for row in read_table(self.table) if row["step"] < step]
         write_table(self.table, [*rows, {"step": float(step), **losses}])
-        for name, value in losses.items():
-            report.board.add_scalar(f"held_out_{name}", value, step)
+        report.trackers.log({f"held_out_{name}": value for name, value in losses.items()}, step)
+        if (share := losses.get(COPIES, 0.0)) > self.most_copies:
+            self.copied = True
+            kept = f"has the weights of step {self.best_step}" if self.weights else "has these weights"
+            print(f"step {step}: {100 * share:.0f} % of the samples are copies of training images; the run ends, and "
+                  f"the release {kept}", flush=True)  # fmt: skip
+            return
         if losses["loss"] < self.best:
             self.best, self.best_step, self.worse = losses["loss"], step, 0
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in self._averaged().items()}
@@ -115,7 +123,7 @@ class HeldOutJudge(Callback):
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint keeps: the best weights and the verdict."""
-        verdict = torch.tensor([self.best, self.best_step, self.worse], dtype=torch.float64)
+        verdict = torch.tensor([self.best, self.best_step, self.worse, self.copied], dtype=torch.float64)
         finite = torch.nan_to_num(verdict, posinf=torch.finfo(torch.float64).max)
         return {**{f"{WEIGHTS}{name}": tensor for name, tensor in self.weights.items()}, VERDICT: finite}
 
@@ -123,8 +131,8 @@ class HeldOutJudge(Callback):
         """Load the state of a checkpoint; one without it leaves the judge as it is."""
         if VERDICT not in tensors:
             return
-        best, step, worse = tensors[VERDICT].tolist()
-        self.best, self.best_step, self.worse = best, int(step), int(worse)
+        best, step, worse, copied = tensors[VERDICT].tolist()
+        self.best, self.best_step, self.worse, self.copied = best, int(step), int(worse), bool(copied)
         self.weights = {n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)}
 
     def restore_best(self) -> None:

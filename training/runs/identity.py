@@ -15,7 +15,7 @@ from training.model.interop.sources import open_release
 
 MAY_CHANGE = ("output", "data.root", "data.prepared", "data.latents", "data.workers", "autoencoder", "teacher",
               "initial", "device", "devices", "accumulate", "checkpoint", "resume", "pictures_every",
-              "data.max_bad")  # fmt: skip
+              "data.max_bad", "logger")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def hash_source() -> str:
 def lineage_of(config: Experiment, data: dict[str, Any]) -> dict[str, Any]:
     """Return the lineage of a release: its images, and every setting except paths, which mean nothing elsewhere."""
     settings = to_plain(config)
-    for path in ("output", "autoencoder", "teacher", "initial", "resume", "checkpoint"):
+    for path in ("output", "autoencoder", "teacher", "initial", "resume", "checkpoint", "logger"):
         settings.pop(path, None)
     for path in ("root", "prepared", "latents"):
         del settings["data"][path]

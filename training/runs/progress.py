@@ -1,5 +1,5 @@
 """The progress of a training run: a bar on a terminal, plain lines in a log, every step in a CSV file, curves as a
-PNG and in TensorBoard.
+PNG and in loggers.
 """
 
 import csv
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from training.runs.errors import CURE, Diverged
+from training.runs.trackers import Trackers
 
 LINE_SECONDS = 5.0
 READ_EVERY = 20  # steps; reading a loss makes the GPU wait
@@ -30,8 +31,18 @@ class ProgressReport(Callback):
     Only the first rank writes. A resumed run keeps the rows of the steps before `start`.
     """
 
-    def __init__(self, steps: int, folder: Path, *, start: int = 0, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        steps: int,
+        folder: Path,
+        *,
+        start: int = 0,
+        console: Console | None = None,
+        trackers: Trackers | None = None,
+    ) -> None:
         self.steps, self.start, self.folder = steps, start, folder
+        self.trackers = trackers or Trackers(folder, start=start)
+        self.writes = False  # only on the first rank
         self.table = folder / "losses.csv"
         self.console = Console() if console is None else console
         self.unread: list[tuple[int, dict[str, Tensor]]] = []
@@ -46,11 +57,9 @@ class ProgressReport(Callback):
         self.next_drawing = self.began + DRAW_SECONDS
         if not trainer.is_global_zero:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.rows = self.earlier_rows()
+        self.rows, self.writes = self.earlier_rows(), True
         write_table(self.table, self.rows)
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
+        self.trackers.open()
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
@@ -70,13 +79,13 @@ class ProgressReport(Callback):
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Remove the bar and draw the curves."""
-        self._stop()
+        self._stop(failed=False)
         if trainer.is_global_zero:
             self.draw(at_once=True)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Remove the bar before the error is printed."""
-        self._stop()
+        self._stop(failed=True)
 
     def read(self) -> None:
         """Append the terms of all steps so far to the table. Raises Diverged."""
@@ -90,11 +99,11 @@ class ProgressReport(Callback):
         ]
         self.unread = []
         self.rows += fresh
-        if hasattr(self, "board"):  # only on the first rank
+        if self.writes:
             write_table(self.table, fresh, append=len(self.rows) > len(fresh))
             for row in fresh:
-                for name in names:
-                    self.board.add_scalar(name, row[name], int(row["step"]))
+                step = int(row["step"])
+                self.trackers.log_training({name: row[name] for name in names}, step, last=step == self.steps)
         for row in fresh:
             if not math.isfinite(row["loss"]):
                 raise Diverged(f"The loss became {row['loss']} at step {row['step']:.0f}. {CURE}")
@@ -115,11 +124,10 @@ class ProgressReport(Callback):
             draw(self.rows, self.folder / "loss.png")
             self.next_drawing = now + DRAW_SECONDS
 
-    def _stop(self) -> None:
+    def _stop(self, *, failed: bool) -> None:
         if self.bar is not None:
             self.bar.stop()
-        if hasattr(self, "board"):
-            self.board.close()
+        self.trackers.close(failed=failed)
 
     def _show(self, step: int) -> None:
         now = time.monotonic()

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from services.console.api import checks, jobs, outputs, recall, releases
+from services.console.api import checks, jobs, outputs, pairs, recall, releases
 from services.console.parts import Parts
 from services.console.problems import EXPECTED, describe_problem
 
@@ -44,7 +44,7 @@ def make_api(parts: Parts, version: str) -> FastAPI:
         responses={status: PROBLEM for status in (400, 401, 403, 404, 409, 413, 422, 429, 503)},
     )
     api.state.parts = parts
-    for router in (jobs.router, outputs.router, recall.router, checks.router, releases.router):
+    for router in (jobs.router, outputs.router, pairs.router, recall.router, checks.router, releases.router):
         api.include_router(router)
     for kind in (*EXPECTED, Exception):
         api.add_exception_handler(kind, answer_problem)

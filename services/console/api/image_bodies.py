@@ -63,3 +63,30 @@ class FoundList(BaseModel):
 
     images: list[FoundImage]
     next: str | None
+
+
+class PairOfImages(BaseModel):
+    """Two images of one index, item and seed, by their sha256; null for one that failed."""
+
+    index: int
+    item: int
+    seed: int | None
+    left: str | None
+    right: str | None
+
+
+class SettingThatDiffers(BaseModel):
+    """A setting of two jobs; null where a job has none of this name."""
+
+    name: str
+    left: Any
+    right: Any
+
+
+class PairList(BaseModel):
+    """Pairs by index. next: the cursor of those that follow; null at the end."""
+
+    pairs: list[PairOfImages]
+    next: str | None
+    same_items: bool = Field(description="whether the requests of both jobs name the same items")
+    settings: list[SettingThatDiffers]

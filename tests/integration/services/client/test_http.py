@@ -3,6 +3,7 @@
 import socket
 import threading
 import uuid
+import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from services.console.app import make_app
 from services.console.sign_in import SignInLinks
 from services.job_queue import tokens
 from tests.support.browser import served
-from tests.support.console import console_settings
+from tests.support.console import console_settings, make_job, remove_jobs
 from tests.support.stack import Process, Stack
 from tests.support.tenants import make_tenant
 
@@ -107,6 +108,25 @@ def test_jobs_are_found_changed_cancelled_and_named_by_keys(stack: Stack, client
     jobs[1].cancel()
     assert client.count_open(which) == 4
     assert (client.cancel_many(which), client.retry_many(which)) == (4, 0)
+
+
+def test_jobs_are_compared_rated_and_their_best_images_saved(stack: Stack, client: Darkroom, tmp_path: Path) -> None:
+    left, right = (client.job(make_job(stack, 5, failures=failures)) for failures in ((), (2,)))
+    pairs = list(left.pairs(right))
+    assert [(pair.index, pair.right is None) for pair in pairs] == [(n, n == 2) for n in range(5)]
+    with Darkroom() as by_sql:
+        assert list(by_sql.job(left.id).pairs(by_sql.job(right.id))) == pairs
+        with pytest.raises(ClientError, match="over its HTTP API"):
+            by_sql.job(left.id).rate(1, 5)
+    left.rate(1, 5)
+    left.rate(3, 2)
+    with zipfile.ZipFile(left.save_picks(tmp_path / "picks.zip", rating=4)) as archive:
+        assert sorted(archive.namelist()) == ["images/00000001.png", "metadata.jsonl"]
+    with pytest.raises(ClientError, match="rating"):
+        left.rate(1, 6)
+    with pytest.raises(JobNotFound):
+        client.job(uuid.uuid4()).save_picks(tmp_path / "none.zip")
+    remove_jobs(stack)
 
 
 def test_what_is_refused_is_said_in_words(stack: Stack, client: Darkroom, address: str) -> None:

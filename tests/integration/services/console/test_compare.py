@@ -1,10 +1,12 @@
 """Two releases side by side, and the images that two jobs made with the same seeds."""
 
 import re
+import uuid
 
 from sqlalchemy import text
 
 from services.registry.evaluations import record_evaluation
+from tests.integration.services.console.test_api import open_api
 from tests.support.console import make_job, open_console
 from tests.support.console_releases import releases_called, send_form
 from tests.support.stack import Stack
@@ -57,6 +59,15 @@ def test_pairs_have_the_same_index_item_and_seed(stack: Stack) -> None:
     assert first.count('class="error">failed') == 1
     second = console.get("/compare/jobs", params={"a": str(left), "b": str(right), "after": 60}).text
     assert second.count("<li>") == 9
+    with_it = f"/api/v1/jobs/{left}/pairs"
+    api = open_api(stack, "compares-jobs")
+    page = api.get(with_it, params={"other": str(right), "limit": 2}).json()
+    assert [(pair["index"], pair["right"] is None) for pair in page["pairs"]] == [(0, False), (2, True)]
+    assert (page["next"], page["same_items"], page["settings"]) == ("2", True, [])
+    rest = api.get(with_it, params={"other": str(right), "cursor": page["next"]}).json()
+    assert (len(rest["pairs"]), rest["next"]) == (67, None)
+    assert api.get(with_it, params={"other": str(uuid.uuid4())}).status_code == 404
     make_tenant(stack, "compares-not")
+    assert open_api(stack, "compares-not").get(with_it, params={"other": str(left)}).status_code == 404
     guest = open_console(stack, "compares-not")
     assert guest.get("/compare/jobs", params={"a": str(left), "b": str(right)}).status_code == 404

@@ -1,11 +1,14 @@
 """Chains: the images of one release are what the next one takes."""
 
 import json
+import signal
+import time
+import uuid
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from tests.support.chains import FINISH, JOB, UP, noise_seed, publish_chain, submit_chain
 from tests.support.console import open_console
@@ -81,7 +84,7 @@ def test_what_fails_in_a_stage_ends_there_and_the_rest_goes_on(
     assert outputs[3].error.startswith("line 4: then[0].image: 64 pixels wide and 32 high is not allowed")
     manifest = json.loads(stack.store().get(row.manifest_key))
     assert [archive["images"] for archive in manifest["archives"]] == [2]
-    assert manifest["plan"]["then"][0]["model"] == "tiny@1"
+    assert [stage["model"] for stage in manifest["stages"]] == ["tiny@1", "tiny@1"]
     with stack.engine("submitter").connect() as connection:
         made = connection.execute(text("SELECT index, key FROM stage_outputs WHERE job_id = :id"), {"id": job}).all()
     assert {index for index, _ in made} == {0, 2}
@@ -90,6 +93,33 @@ def test_what_fails_in_a_stage_ends_there_and_the_rest_goes_on(
     again = stack.wait(job, "partial", "failed")
     assert (again.revision, again.succeeded, again.failed) == (2, 2, 2)
     assert stack.outputs(job)[1].error == outputs[1].error
+
+
+def test_a_worker_that_dies_between_stages_loses_no_image(stack: Stack) -> None:
+    """Another one goes on with what it held, in the stage in which it was."""
+    quick = {"DARKROOM_STALE_S": "2", "DARKROOM_HEARTBEAT_S": "0.5"}
+    with stack.process("dispatcher", **quick), stack.process("worker", **quick) as victim:
+        job = submit_chain(stack, {"items": [{"class_label": 3}], "images_per_item": 48, "then": [UP, FINISH]})
+        query = text("SELECT count(*) FROM stage_outputs WHERE job_id = :id")
+        deadline = time.monotonic() + 120
+        while not count(stack, query, job):
+            assert time.monotonic() < deadline, "no stage has made an image"
+            time.sleep(0.01)
+        victim.child.send_signal(signal.SIGKILL)
+        victim.child.wait()
+        with stack.process("worker", **quick):
+            row = stack.wait(job)
+    assert (row.state, row.succeeded) == ("succeeded", 48), row.reason
+    assert count(stack, query, job) == 2 * 48
+    assert len(set(stack.images(job).values())) == 48
+    made = text("SELECT sum(made) FROM job_stages WHERE job_id = :id")
+    assert count(stack, made, job) == 2 * 48  # each once
+
+
+def count(stack: Stack, query: TextClause, job: uuid.UUID) -> int:
+    """Return the number that a query finds for a job."""
+    with stack.engine("migrator").connect() as connection:
+        return int(connection.execute(query, {"id": job}).scalar_one() or 0)
 
 
 def test_an_estimate_counts_all_stages_and_a_chain_that_does_not_fit_is_refused(

@@ -21,6 +21,7 @@ STEPS = 12
 SMALL = [
     f"steps={STEPS}", "batch_size=8", "model.unet.channels=32", "model.unet.multipliers=[1]", "device=cpu",
     "data.image_size=16", "pictures_every=50", "optimiser.schedule=constant", "optimiser.warmup_steps=0",
+    "held_out.copies=null",
 ]  # fmt: skip
 
 
