@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from services.worker.compiled_files import pack
 from services.worker.device_faults import OutOfMemory, UnstableProfile
 from training.errors import DarkroomError, first_line
 
@@ -37,7 +38,7 @@ class Networks:
 
 
 def compile_apart(networks: Networks, limit_s: float) -> bytes:
-    """Return what torch compiled, as `torch.compiler.load_cache_artifacts` takes it.
+    """Return what torch compiled, see `compiled_files`.
 
     Raises TooLate after `limit_s`, OutOfMemory, and UnstableProfile if the networks cannot be compiled.
     """
@@ -101,7 +102,7 @@ def main() -> None:
         saved = torch.compiler.save_cache_artifacts()
         if saved is None:
             raise UnstableProfile("torch saved nothing of what it compiled")
-        out.write_bytes(saved[0])
+        out.write_bytes(pack(saved[0], Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])))
     except (OutOfMemory, UnstableProfile) as error:
         part = getattr(error, "part", None)
         print(json.dumps({"kind": type(error).__name__, "problem": first_line(error), "part": part}), flush=True)

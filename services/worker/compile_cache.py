@@ -4,8 +4,8 @@ Compiling takes a minute or more, and torch chooses some kernels by their time, 
 same networks may give other last digits. An entry, under `compiled/entries/`, says for what its cache was made; the
 cache, under `compiled/sha256/`, is named by its content. The first worker to write an entry wins.
 
-torch reads such a cache with pickle, which runs code. Only what the workers' own key may write is therefore read: see
-docs/security.md.
+torch reads such a cache with pickle and loads its libraries, which runs code. Only what the workers' own key may write
+is therefore read: see docs/security.md.
 """
 
 import hashlib

@@ -10,6 +10,7 @@ from services.observability import metrics
 from services.settings import Settings
 from services.worker.compile_apart import Networks, TooLate, compile_apart
 from services.worker.compile_cache import Cache, CompileCache, key_of
+from services.worker.compiled_files import unpack
 from services.worker.device_faults import UnstableProfile
 from services.worker.execution import Execution, choose_device
 from services.worker.pack import rows_of_parts
@@ -66,8 +67,15 @@ class Precompiler:
 
 
 def load(cache: Cache) -> None:
-    """Load a cache into torch. One that torch cannot read is as good as none; see `count_compiled`."""
-    torch.compiler.load_cache_artifacts(cache.content)
+    """Load a cache into torch. One that cannot be read is as good as none; see `count_compiled`."""
+    from torch._inductor.codecache import cache_dir  # imports the compiler, which takes a second
+
+    try:
+        saved = unpack(cache.content, Path(cache_dir()))
+    except ValueError as error:
+        log.warning("compile cache %s: %s", cache.sha256, error)
+    else:
+        torch.compiler.load_cache_artifacts(saved)
 
 
 def count_compiled(choice: Choice) -> int:

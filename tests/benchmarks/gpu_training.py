@@ -22,7 +22,9 @@ from training.recipes.recipe import Recipe
 
 OPTIMISER = OptimiserConfig(1e-5, (0.9, 0.999), 1e-2, warmup_steps=0, clip_norm=1.0, schedule="constant")
 FIRST = AutoencoderConfig(latent_channels=3, regularisation="vq", codebook_size=8192)  # of LDM-4
-FIRST_SMALLEST = AutoencoderConfig(channels=32, multipliers=(1, 1), res_blocks=1, latent_channels=3)
+FIRST_SMALLEST = AutoencoderConfig(
+    channels=32, multipliers=(1, 1), res_blocks=1, latent_channels=3, regularisation="vq", codebook_size=64
+)
 
 
 def step_of(recipe: Recipe, loss: Callable[[], Tensor]) -> Callable[[], None]:

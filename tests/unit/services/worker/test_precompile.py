@@ -1,9 +1,11 @@
 """Networks that are compiled apart, in bounded time, and loaded from the cache of another process."""
 
 import hashlib
+import io
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from services.settings import Settings, load
 from services.worker import precompile
 from services.worker.compile_apart import Networks, TooLate, compile_apart
 from services.worker.compile_cache import Cache, CompileCache, key_of
+from services.worker.compiled_files import pack, unpack
 from services.worker.device_faults import OutOfMemory, UnstableProfile
 from services.worker.engine import Engine
 from services.worker.execution import Execution
@@ -135,22 +138,48 @@ def test_what_ends_compiling_is_told(said: str, error: type[Exception], monkeypa
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler
 def test_torch_compiles_nothing_that_is_in_a_loaded_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inductor, "compile_threads", 1)
-    cache, compiled = None, []
+    cache, compiled, libraries = None, [], {}
     for name in ("made", "loaded"):
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / name))
         torch._dynamo.reset()
         if name == "loaded":
             assert cache is not None
             precompile.load(cache)
+            libraries = {path: path.stat().st_mtime_ns for path in (tmp_path / name).glob("??/*.so")}
         before = count_compiled(Choice("", "any"))
         assert torch.compile(lambda x: x.sin() * 2)(torch.zeros(64)).sum() == 0
         compiled.append(count_compiled(Choice("", "any")) - before)
         if name == "made":
             saved = torch.compiler.save_cache_artifacts()
             assert saved is not None
-            cache = Cache.of(saved[0])
+            cache = Cache.of(pack(saved[0], tmp_path / name))
     assert compiled == [1, 0]
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "loaded").glob("??/*.so")}
+    assert written == libraries, "the C++ compiler was called"
+    assert libraries
     torch._dynamo.reset()
+
+
+def test_a_cache_writes_libraries_into_the_folder_of_the_compiler_alone(tmp_path: Path) -> None:
+    for name in ("ab/cabc.so", "ab/cabc.main.so", "ab/notes.txt"):
+        (tmp_path / "made" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / name).write_bytes(name.encode())
+    buffer = io.BytesIO(pack(b"saved", tmp_path / "made"))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("../outside.so", b"x")
+        archive.writestr("ab/../../outside.so", b"x")
+    (tmp_path / "loaded/ab").mkdir(parents=True)
+    (tmp_path / "loaded/ab/cabc.so").write_bytes(b"stays")
+    assert unpack(buffer.getvalue(), tmp_path / "loaded") == b"saved"
+    found = {path.relative_to(tmp_path / "loaded").as_posix() for path in (tmp_path / "loaded").rglob("*.so")}
+    assert found == {"ab/cabc.so", "ab/cabc.main.so"}
+    assert (tmp_path / "loaded/ab/cabc.so").read_bytes() == b"stays"
+    assert not (tmp_path / "outside.so").exists()
+
+
+def test_what_is_no_cache_is_as_good_as_none(caplog: pytest.LogCaptureFixture) -> None:
+    precompile.load(Cache.of(b"no archive"))
+    assert "not a compile cache" in caplog.text
 
 
 @pytest.mark.skipif(not THOROUGH, reason="compiling takes a minute; make chaos does")
