@@ -23,7 +23,8 @@ chaos: install
 	DARKROOM_CHAOS_FAULTS=$${DARKROOM_CHAOS_FAULTS:-200} $(BIN)/pytest -s --numprocesses=0 tests/chaos tests/hostile \
 		tests/integration/services/job_requests/test_malformed.py \
 		tests/integration/services/job_queue/test_queue_model.py tests/integration/services/test_exporter_rows.py \
-		tests/integration/services/dispatcher/test_killed_finalizing.py tests/unit/services/worker/test_compiled.py
+		tests/integration/services/dispatcher/test_killed_finalizing.py tests/unit/services/worker/test_compiled.py \
+		tests/unit/services/worker/test_precompile.py
 
 # Only torch 2.11 or newer, diffusers and the packages of darkroom[worker] are needed, so it takes the Python that is there.
 gpu:

@@ -68,7 +68,7 @@ class Precompiler:
 
 def load(cache: Cache) -> None:
     """Load a cache into torch. One that cannot be read is as good as none; see `count_compiled`."""
-    from torch._inductor.codecache import cache_dir  # imports the compiler, which takes a second
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # imports the compiler, which takes a second
 
     try:
         saved = unpack(cache.content, Path(cache_dir()))
