@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from services.job_queue.plan import Item
+from services.job_requests.messages import JsonSchema
 from services.job_requests.strict_json import RequestError
 
 MAX_FRAMES = 1_000
@@ -41,6 +42,16 @@ def check_size(field: str, repeated: Any, times: int) -> None:
             f"{field}: its items have {size} bytes of JSON; permitted: at most {MAX_EXPANDED}. "
             "Give images as objects, or once for the job"
         )
+
+
+def complete_grid(request: Any, conditions: JsonSchema) -> tuple[Any, JsonSchema]:
+    """Return a request with a grid as one with items, and the conditions without those that the grid gives."""
+    if not isinstance(request, dict) or not isinstance(grid := request.get("grid"), dict):
+        return request, conditions
+    missing = [name for name in conditions.get("required", []) if name not in grid]
+    if not missing and not any(name in request for name in ("items", "input_uri", "interpolate")):
+        request = {**request, "items": [{}]}
+    return request, {**conditions, "required": missing}
 
 
 def count_cells(grid: Mapping[str, Any]) -> int:

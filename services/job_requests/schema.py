@@ -19,7 +19,15 @@ from services.job_queue.plan import Plan
 from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.chains import THEN
 from services.job_requests.distilled_rules import choose_defaults, read_distilled
-from services.job_requests.expansion import MAX_AXES, MAX_FRAMES, MAX_VALUES, count_cells, expand_grid, expand_walk
+from services.job_requests.expansion import (
+    MAX_AXES,
+    MAX_FRAMES,
+    MAX_VALUES,
+    complete_grid,
+    count_cells,
+    expand_grid,
+    expand_walk,
+)
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import MAX_MESSAGES, JsonSchema, validation_messages
 from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes
@@ -233,16 +241,6 @@ def defaults_of(conditions: JsonSchema) -> dict[str, Any]:
     if conditions.get(LIGHT, False):  # others have nothing to choose
         usual = {**usual, "decoder": DECODER}
     return {**DEFAULTS, **usual, **conditions.get(OWN_DEFAULTS, {})}
-
-
-def complete_grid(request: Any, conditions: JsonSchema) -> tuple[Any, JsonSchema]:
-    """Return a request with a grid as one with items, and the conditions without those that the grid gives."""
-    if not isinstance(request, dict) or not isinstance(grid := request.get("grid"), dict):
-        return request, conditions
-    missing = [name for name in conditions.get("required", []) if name not in grid]
-    if not missing and not any(name in request for name in ("items", "input_uri", "interpolate")):
-        request = {**request, "items": [{}]}
-    return request, {**conditions, "required": missing}
 
 
 def check_cells(plan: Plan, limits: Limits) -> None:

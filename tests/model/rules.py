@@ -363,20 +363,10 @@ class Rules:
             state = state.with_process(piece.owner, stale=tuple(sorted({*process.stale, stale})))
         losses = min(piece.losses + 1, MAX_LOSSES)
         is_suspect = piece.isolated or losses >= MAX_LOSSES
-        free = piece._replace(
-            state=WorkState.READY,
-            owner=NOBODY,
-            isolated=False,
-            losses=losses,
-            suspect=is_suspect,
-            seen=UNREAD,
-            content="",
-        )
+        free = self.free(piece, WorkState.READY)._replace(losses=losses, suspect=is_suspect)
         if self.is_cut(piece):
             middle = (piece.start + piece.stop) // 2
-            second = Piece(
-                piece.revision, piece.kind, middle, piece.stop, losses=losses, suspect=True, stage=piece.stage
-            )
+            second = Piece(*piece[:2], middle, piece.stop, losses=losses, suspect=True, stage=piece.stage)
             return state.with_piece(piece, free._replace(stop=middle), second)
         if piece.isolated:
             if piece.attempts + 1 >= self.max_attempts:
