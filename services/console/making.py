@@ -8,7 +8,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from services.job_queue import clients, viewing
+from services.job_queue.clients import JobSummary
 from services.job_queue.gallery import CLASS
+from services.job_queue.outputs import Output
 from services.job_requests.again import request_again
 from services.registry.viewing import find_by_id, find_class_names
 
@@ -52,17 +54,29 @@ class Making:
         return None if label is None else str(label)
 
 
-def find_making(connection: Connection, job_id: uuid.UUID, index: int) -> Making | None:
-    """Return how an image was made, or None if that is not known: there is no image, or its item is in S3."""
-    image = viewing.find_image(connection, job_id, index)
-    job = clients.find_summary(connection, job_id)
-    if image is None or job is None or image.seed is None:
-        return None
-    item = viewing.find_items(connection, job_id, [image.item]).get(image.item)
-    settings = viewing.find_settings(connection, job_id)
-    if item is None or "images_per_item" not in settings:
-        return None
-    release_id = viewing.find_release_id(connection, job_id)
+@dataclass(frozen=True)
+class Origin:
+    """The item of an image, the settings of its job, and how it was made; None for what is not known."""
+
+    item: dict[str, Any] | None
+    settings: dict[str, Any]
+    making: Making | None
+
+
+def find_origin(connection: Connection, image: Output, job: JobSummary) -> Origin:
+    """Return what an image was made of. Its item is not known if it is in S3."""
+    item = viewing.find_items(connection, job.id, [image.item]).get(image.item)
+    settings = viewing.find_settings(connection, job.id)
+    if image.seed is None or item is None or "images_per_item" not in settings:
+        return Origin(item, settings, None)
+    release_id = viewing.find_release_id(connection, job.id)
     release = None if release_id is None else find_by_id(connection, release_id)
     model = job.model if release is None else f"{release.name}@{release.version}"
-    return Making(item, model, request_again(settings, item, index, image.seed), job.tags)
+    request = request_again(settings, item, image.index, image.seed)
+    return Origin(item, settings, Making(item, model, request, job.tags))
+
+
+def find_making(connection: Connection, job_id: uuid.UUID, index: int) -> Making | None:
+    """Return how an image was made, or None if that is not known or there is no image."""
+    image, job = viewing.find_image(connection, job_id, index), clients.find_summary(connection, job_id)
+    return None if image is None or job is None else find_origin(connection, image, job).making

@@ -1,17 +1,22 @@
 """The templates, and how they show times, sizes and numbers."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
+from os import PathLike, stat_result
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
-PACKAGE = Path(__file__).parent
+STATIC = Path(__file__).parent / "static"
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 LONGEST_TEXT = 200  # characters of a value in a summary
 
@@ -29,13 +34,38 @@ def make_templates() -> Jinja2Templates:
         "age": show_age, "time": show_time, "number": show_number, "duration": show_duration, "size": show_size,
         "pretty": show_json, "summary": summarise_value,
     }  # fmt: skip
-    environment.globals |= {"query": make_query}
+    environment.globals |= {"query": make_query, "static": static_path}
     return Jinja2Templates(env=environment)
+
+
+class VersionedFiles(StaticFiles):
+    """Files that browsers keep for good where the address names their content, and else ask about each time."""
+
+    def file_response(
+        self, full_path: PathLike[str] | str, stat_result: stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """Return a file, or that it has not changed."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        is_named = scope["query_string"] == f"v={version_of(Path(full_path).name)}".encode()
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_named else "no-cache"
+        return response
 
 
 def static_files() -> StaticFiles:
     """Return the style sheet and the scripts of this package."""
-    return StaticFiles(directory=PACKAGE / "static")
+    return VersionedFiles(directory=STATIC)
+
+
+@cache
+def version_of(name: str) -> str:
+    """Return what an address of a static file names its content by; nothing for a file that does not exist."""
+    file = STATIC / name
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else ""
+
+
+def static_path(name: str) -> str:
+    """Return the address of a static file."""
+    return f"/static/{name}?v={version_of(name)}"
 
 
 def show_time(moment: datetime) -> str:

@@ -10,7 +10,7 @@ from services.console.api.access import Reading, Submitting
 from services.console.api.bodies import MOST_TOGETHER
 from services.console.api.image_bodies import NewRating, OutputInFull, OutputInList, OutputList
 from services.console.files import CACHED, Index, send_image
-from services.console.making import MOST_WORDS, find_classes, find_making
+from services.console.making import MOST_WORDS, find_classes, find_origin
 from services.console.thumbnails import SIZES
 from services.job_queue import clients, viewing
 from services.job_queue.gallery import ImageFilter, list_images
@@ -50,7 +50,7 @@ def show_output(call: Reading, job_id: uuid.UUID, index: Index) -> OutputInFull:
     with call.database() as connection:
         image = viewing.find_image(connection, job_id, index) or call.missing(f"Image {index} of job {job_id}")
         job = clients.find_summary(connection, job_id) or call.missing(f"Job {job_id}")
-        making = find_making(connection, job_id, index)
+        making = find_origin(connection, image, job).making
         stars = find_ratings(connection, job_id, index, index).get(index)
     fields, request = (making.item, making.request) if making else (None, None)
     model = making.model if making else job.model

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from services.console.files import CACHED, Index, send_image
-from services.console.making import find_making
+from services.console.making import find_origin
 from services.console.page import Page, PageRequest
 from services.console.thumbnails import SIZES
 from services.job_queue import clients, gallery, ratings, viewing
@@ -21,14 +21,12 @@ def show_image(page: Page, job_id: uuid.UUID, index: Index) -> Response:
     with page.database() as connection:
         image = viewing.find_image(connection, job_id, index) or page.missing(f"Image {index} of job {job_id}")
         job = clients.find_summary(connection, job_id) or page.missing(f"Job {job_id}")
-        item = viewing.find_items(connection, job_id, [image.item]).get(image.item)
-        settings = viewing.find_settings(connection, job_id)
-        making = find_making(connection, job_id, index)
+        origin = find_origin(connection, image, job)
         previous = gallery.list_images(connection, job_id, 1, before=index)
         following = gallery.list_images(connection, job_id, 1, after=index)
         stars = ratings.find_ratings(connection, job_id, index, index).get(index)
     return page.render(
-        "image.html", job=job, image=image, item=item, settings=settings, stars=stars, making=making,
+        "image.html", job=job, image=image, **vars(origin), stars=stars,
         previous=previous[0].index if previous else None, following=following[0].index if following else None,
     )  # fmt: skip
 

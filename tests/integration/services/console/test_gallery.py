@@ -6,9 +6,9 @@ import uuid
 
 import pytest
 from PIL import Image
-from sqlalchemy import text
+from sqlalchemy import event, text
 
-from services.console.thumbnails import Thumbnails
+from services.console.thumbnails import Thumbnails, shrink
 from services.job_queue.outputs import Output
 from tests.support.console import make_job, open_console, picture
 from tests.support.images import decompression_bomb
@@ -112,6 +112,45 @@ def test_thumbnails_are_small_and_cached(stack: Stack) -> None:
     assert console.get(f"/jobs/{job}/images/0/129.webp").status_code == 404
     gone = console.get(f"/jobs/{job}/images/0/256.webp")
     assert (gone.status_code, "does not exist" in gone.text) == (404, True)
+
+
+@pytest.mark.parametrize(("pixels", "is_exact"), [(32, True), (128, True), (256, False), (600, False)])
+def test_copies_of_images_that_are_shown_enlarged_are_exact(pixels: int, is_exact: bool) -> None:
+    body = picture(3, pixels)
+    copy = shrink(body, 256)
+    with Image.open(io.BytesIO(copy)) as shown, Image.open(io.BytesIO(body)) as made:
+        assert max(shown.size) == min(pixels, 256)
+        assert (shown.tobytes() == made.tobytes()) == is_exact
+    assert is_exact or len(copy) < len(body) / 4
+
+
+def test_scripts_and_styles_are_asked_for_once(stack: Stack) -> None:
+    console = open_console(stack)
+    found = re.findall(r'(?:href|src)="(/static/[^"]+)"', console.get("/jobs").text)
+    assert len(found) >= 4
+    for path in found:
+        answer = console.get(path)
+        assert (answer.status_code, "immutable" in answer.headers["Cache-Control"]) == (200, True), path
+    unnamed = console.get(found[0].split("?")[0])
+    assert unnamed.headers["Cache-Control"] == "no-cache"
+    assert console.get(unnamed.url, headers={"If-None-Match": unnamed.headers["ETag"]}).status_code == 304
+    assert console.get(found[0].split("?")[0], params={"v": "0"}).headers["Cache-Control"] == "no-cache"
+
+
+def test_a_page_needs_few_statements(stack: Stack) -> None:
+    job = make_job(stack, 3)
+    console, statements = open_console(stack), list[str]()
+    engine = console.app.state.parts.database  # type: ignore[attr-defined]
+    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    for path, most in (
+        ("/jobs", 2),
+        (f"/jobs/{job}", 10),
+        (f"/jobs/{job}/images/1", 9),
+        (f"/jobs/{job}/images/1/256.webp", 2),
+    ):
+        statements.clear()
+        assert console.get(path).status_code == 200
+        assert len(statements) <= most, (path, statements)
 
 
 @pytest.mark.parametrize("body", [b"", b"no image", decompression_bomb(20_000), picture(1)[:100], b"<svg/>"])
