@@ -88,7 +88,9 @@ class Fidelity:
         closest = torch.argsort(distances)[:PAIRS]
         neighbours = self.images.pixels([self.rows[int(where[i])] for i in closest])
         contact_sheet.save(output / "nearest.png", torch.cat([samples[closest], neighbours]), columns=len(closest))
+        pairs = {"distances": distances[closest].tolist(), "closest_held_out_image": float(usual.min())}
         return {
+            "nearest_pairs": pairs,
             "nearest_training_image": float(distances.median()),
             "nearest_training_image_of_held_out_images": float(usual.median()),
             "nearer_than_any_held_out_image": float((distances < usual.min()).double().mean()),

@@ -1,11 +1,13 @@
 """Releases: the list, one with its lineage and figures, and the moves of its aliases."""
 
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 from fastapi import APIRouter, Query
 from fastapi import Path as PathParameter
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 
+from services.console.evaluations import find_nearest_sheet, nearness_of
 from services.console.forms import Form
 from services.console.page import Page, PageRequest
 from services.console.paging import Slice, cut
@@ -58,6 +60,8 @@ def show_release(page: Page, name: Name, version: Version) -> Response:
         "release.html", release=release, parents=parents, aliases=aliases, moves=moves[::-1],
         earlier=viewing.rollback_targets(moves),
         figures=[(one, viewing.figures(one.metrics)) for one in evaluations],
+        nearness=nearness_of(evaluations[0].metrics) if evaluations else None,
+        nearest_sheet=_nearest_sheet(page, release) is not None,
         sheets=[file for file in release.manifest["files"] if file.endswith(".png")],
     )  # fmt: skip
 
@@ -68,6 +72,15 @@ def send_sheet(page: Page, name: Name, version: Version, file: str) -> Response:
     with page.database() as connection:
         release = viewing.find_visible(connection, name, version) or _missing(page, name, version)
     return Response(read_image(page.parts.store, _sheet(page, release, f"{file}.png")), headers=CACHED, media_type=PNG)
+
+
+@router.get("/releases/{name}/{version}/nearest")
+def send_nearest(page: Page, name: Name, version: Version) -> Response:
+    """Send the samples of the release's evaluation above their nearest training images, to operators."""
+    with page.database() as connection:
+        release = viewing.find_visible(connection, name, version) or _missing(page, name, version)
+    sheet = _nearest_sheet(page, release) or page.missing(f"An evaluation of {name}@{version} with a sheet")
+    return FileResponse(sheet, media_type=PNG)
 
 
 @router.get("/releases/{name}/{version}/{size}.webp")
@@ -103,6 +116,12 @@ def roll_back(page: Page, form: Form, name: Name, version: Version) -> Response:
 
 def _missing(page: PageRequest, name: str, version: int) -> NoReturn:
     page.missing(f"Release {name}@{version}")
+
+
+def _nearest_sheet(page: PageRequest, release: ReleaseRow) -> Path | None:
+    """Return the file; training images belong to no tenant, so there is none for a viewer who is no operator."""
+    root = page.parts.runs
+    return None if root is None or not page.viewer.is_operator else find_nearest_sheet(root, release.digest)
 
 
 def _sheet(page: PageRequest, release: ReleaseRow, file: str) -> Output:

@@ -1,10 +1,14 @@
 """Releases in the console: found, shown with what they were made of, and promoted by operators alone."""
 
+import json
+from pathlib import Path
+
+import pytest
 from sqlalchemy import text
 
 from services.registry.aliases import promote
 from services.registry.evaluations import record_evaluation
-from tests.support.console import open_console
+from tests.support.console import open_console, picture
 from tests.support.console_releases import releases_called, send_form
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
@@ -33,6 +37,31 @@ def test_a_release_is_shown_with_its_parent_and_the_numbers_of_its_evaluation(st
             assert console.get("/releases/page-child/1/files/samples.png").headers["content-type"] == "image/png"
             assert console.get("/releases/page-child/1/256.webp").headers["content-type"] == "image/webp"
             assert console.get("/releases/page-child/1/files/unet.png").status_code == 404
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.0, False), (0.25, True)])
+def test_samples_that_copy_training_images_are_warned_of(
+    stack: Stack, tmp_path: Path, share: float, warns: bool
+) -> None:
+    with releases_called(stack, "page-near") as (release,):
+        metrics = {
+            "nearest_training_image": 0.5, "nearest_training_image_of_held_out_images": 0.75,
+            "nearer_than_any_held_out_image": share, "release_digest": release.digest,
+            "nearest_pairs": {"distances": [0.125, 0.5], "closest_held_out_image": 0.25},
+        }  # fmt: skip
+        with stack.engine("publisher").begin() as connection:
+            record_evaluation(connection, "page-near@1", "a" * 64, metrics)
+        (tmp_path / "evaluations" / "near").mkdir(parents=True)
+        (tmp_path / "evaluations/near/metrics.json").write_text(json.dumps(metrics))
+        (tmp_path / "evaluations/near/nearest.png").write_bytes(picture(5))
+        viewer, operator = (open_console(stack, is_operator=may, console_runs=tmp_path) for may in (False, True))
+        page = operator.get("/releases/page-near/1").text
+        assert ("may copy its training images" in page) == warns
+        assert page.count('title="nearer than any held-out image"') == 1
+        assert operator.get("/releases/page-near/1/nearest").content == picture(5)
+        seen = viewer.get("/releases/page-near/1").text
+        assert ("may copy" in seen, "/nearest" in seen) == (warns, False)
+        assert viewer.get("/releases/page-near/1/nearest").status_code == 404
 
 
 def test_the_list_is_cut_by_keys_and_leaves_retired_releases_out(stack: Stack) -> None:

@@ -86,6 +86,9 @@ def test_copies_of_training_images_are_found(scenes: ImageSet, fidelity: Fidelit
     copied = fidelity.nearest_neighbours(scenes.pixels(range(100, 140)), tmp_path)
     assert copied["nearest_training_image"] == pytest.approx(0, abs=1e-5)
     assert copied["nearer_than_any_held_out_image"] == 1.0
+    pairs = copied["nearest_pairs"]
+    assert (len(pairs["distances"]), pairs["distances"]) == (16, sorted(pairs["distances"]))
+    assert max(pairs["distances"]) < pairs["closest_held_out_image"]
     with Image.open(tmp_path / "nearest.png") as drawn:
         sheet = np.asarray(drawn)
     assert np.array_equal(sheet[2:66], sheet[68:132]), "each above itself"
