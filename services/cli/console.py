@@ -44,7 +44,7 @@ def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, o
     from services.console.sign_in import SignInLinks
     from services.console.viewer import Viewer
     from services.database import schema
-    from services.observability import http, logs
+    from services.observability import http, logs, metrics
     from services.process.starting import wait_for_connection
     from services.storage.object_store import ObjectStore
 
@@ -62,7 +62,7 @@ def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, o
         return f"{address}/sign-in?{urlencode({'token': links.issue(viewer)})}"
 
     app = make_app(settings, engine, store, links)
-    http.serve(settings, app.state.parts.health)
+    http.serve(settings, app.state.parts.health, metrics.COMMON)
     if settings.console_oidc_issuer:
         typer.echo(f"The console serves at {address}. People sign in at {settings.console_oidc_issuer}.")
     elif settings.console_proxy_user_header:

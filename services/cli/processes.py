@@ -27,7 +27,7 @@ def worker(
 
     It then finishes the images in progress, or returns their shards to the queue.
     """
-    from services.observability import http
+    from services.observability import http, metrics
     from services.process import celery_app
     from services.settings import load
 
@@ -39,7 +39,7 @@ def worker(
 
     check_device(settings.device)
     worker = Worker(settings, engine, store)
-    http.serve(settings, worker.health)
+    http.serve(settings, worker.health, metrics.WORKER)
     celery_app.serve(app, worker)
 
 
@@ -49,13 +49,13 @@ def dispatcher() -> None:
     It plans jobs, sends hints, finalizes jobs and recovers the work of lost workers.
     """
     from services.dispatcher.dispatcher import Dispatcher
-    from services.observability import http
+    from services.observability import http, metrics
     from services.settings import load
 
     settings = load("dispatcher")
     engine, store, app = _connect(settings)
     service = Dispatcher(settings, engine, store, app)
-    http.serve(settings, service.health)
+    http.serve(settings, service.health, metrics.DISPATCHER)
     _on_stop(service.stop)
     service.run()
 

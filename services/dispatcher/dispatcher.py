@@ -125,10 +125,11 @@ class Dispatcher:
         if time.monotonic() < self._paused_until.get(part, 0.0):
             return False
         self.watchdog.tick(part)
+        failures = metrics.LOOP_FAILURES.labels(part)  # a series from the first round on
         try:
             result = act()
         except Exception as error:
-            metrics.LOOP_FAILURES.labels(part).inc()
+            failures.inc()
             if is_outage(error):
                 self.watchdog.waits(part, brief(error))
                 raise

@@ -26,6 +26,7 @@ class Strikes(Generic[Row]):
         self.loop, self.set_aside = loop, set_aside
         self.given_up: set[Row] = set()  # rows that cannot even be set aside
         self._failures: dict[Row, int] = {}
+        self._set_aside_total = metrics.SET_ASIDE.labels(loop)
 
     def handle(self, rows: Sequence[Row], handle: Callable[[Sequence[Row]], object]) -> None:
         """Call `handle` with all rows. If one of them makes that fail, call it with each half, and so on.
@@ -70,5 +71,5 @@ class Strikes(Generic[Row]):
             self.given_up.add(row)
         else:
             log.error("%s %s: %s", self.loop, row, reason)
-        metrics.SET_ASIDE.labels(self.loop).inc()
+        self._set_aside_total.inc()
         self._failures.pop(row, None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from services.settings import DatabaseSettings
@@ -34,8 +34,11 @@ class QuietRequestHandler(WSGIRequestHandler):
         """Log nothing."""
 
 
-def serve(settings: DatabaseSettings, health: HealthChecks, registry: CollectorRegistry = REGISTRY) -> None:
-    """Serve in a thread on DARKROOM_METRICS_HOST and DARKROOM_METRICS_PORT, unless the port is 0."""
+def serve(settings: DatabaseSettings, health: HealthChecks, registry: CollectorRegistry) -> None:
+    """Serve the registry's metrics and the health checks in a thread.
+
+    The address is DARKROOM_METRICS_HOST and DARKROOM_METRICS_PORT. Nothing is served if the port is 0.
+    """
     if not settings.metrics_port:
         return
     metrics = make_wsgi_app(registry)

@@ -9,12 +9,8 @@ some minutes, and asks Prometheus (Debian: apt-get install prometheus) every que
 import json
 import math
 import random
-import shutil
-import subprocess
 import sys
 import time
-import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +21,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from tests.support.http import free_port
+from tests.support.prometheus import Prometheus, run_prometheus
 from tests.support.stack import Stack, fresh_stack
 
 CHART = Path("helm/darkroom/files")
 MINUTES = 4.0
 STEP_S = 5
 COLUMNS = 4
-
-
-def write_configuration(folder: Path, targets: dict[str, int]) -> Path:
-    """Write the configuration of Prometheus: the four processes and the chart's rules."""
-    shutil.copy(CHART / "rules.yaml", folder / "rules.yaml")
-    scraped = [
-        {"targets": [f"127.0.0.1:{port}"], "labels": {"component": name.split("-")[0], "pod": name}}
-        for name, port in targets.items()
-    ]
-    document = {
-        "global": {"scrape_interval": f"{STEP_S}s", "evaluation_interval": f"{STEP_S}s"},
-        "rule_files": [str(folder / "rules.yaml")],
-        "scrape_configs": [{"job_name": "darkroom", "static_configs": scraped}],
-    }
-    path = folder / "prometheus.yaml"
-    path.write_text(yaml.safe_dump(document))
-    return path
 
 
 def run_jobs(stack: Stack, minutes: float, together: int) -> None:
@@ -63,12 +43,10 @@ def run_jobs(stack: Stack, minutes: float, together: int) -> None:
         time.sleep(6)
 
 
-def query_range(port: int, expression: str, start: float, stop: float) -> list[dict[str, Any]]:
+def query_range(prometheus: Prometheus, expression: str, start: float, stop: float) -> list[dict[str, Any]]:
     """Return the series of a query over the run."""
-    query = {"query": expression.replace("$namespace", ".*"), "start": start, "end": stop, "step": STEP_S}
-    values = urllib.parse.urlencode(query)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query_range?{values}", timeout=30) as answer:
-        return list(json.load(answer)["data"]["result"])
+    query = expression.replace("$namespace", ".*")
+    return list(prometheus.ask("query_range", query=query, start=start, end=stop, step=STEP_S)["result"])
 
 
 def legend(pattern: str, labels: dict[str, str]) -> str:
@@ -78,7 +56,7 @@ def legend(pattern: str, labels: dict[str, str]) -> str:
     return pattern
 
 
-def draw(panels: list[dict[str, Any]], port: int, start: float, stop: float, path: Path) -> list[str]:
+def draw(panels: list[dict[str, Any]], prometheus: Prometheus, start: float, stop: float, path: Path) -> list[str]:
     """Draw the panels. Returns the titles of panels without data."""
     rows = math.ceil(len(panels) / COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(5 * COLUMNS, 2.7 * rows), layout="constrained")
@@ -88,7 +66,7 @@ def draw(panels: list[dict[str, Any]], port: int, start: float, stop: float, pat
         series = [
             (legend(target["legendFormat"], one["metric"]), one["values"])
             for target in panel["targets"]
-            for one in query_range(port, target["expr"], start, stop)
+            for one in query_range(prometheus, target["expr"], start, stop)
         ]
         for name, values in series:
             axis.plot([t - start for t, _ in values], [float(value) for _, value in values], label=name, linewidth=1)
@@ -111,32 +89,24 @@ def main(path: Path) -> None:
     """Run the jobs, query Prometheus and draw the panels."""
     ports = {name: free_port() for name in ("dispatcher", "exporter", "worker-a", "worker-b")}
     panels = [one for one in json.loads((CHART / "dashboard.json").read_text())["panels"] if "targets" in one]
-    with fresh_stack() as stack:
-        folder, port = stack.root / "prometheus", free_port()
-        folder.mkdir()
-        options = {"config.file": write_configuration(folder, ports), "storage.tsdb.path": folder / "data",
-                   "web.listen-address": f"127.0.0.1:{port}"}  # fmt: skip
-        with (folder / "log").open("w") as log:
-            server = subprocess.Popen(["prometheus", *(f"--{k}={v}" for k, v in options.items())], stderr=log)
-        environment = {name: {"DARKROOM_METRICS_PORT": str(number)} for name, number in ports.items()}
-        one = {"OMP_NUM_THREADS": "1"}
-        try:
-            start = time.time()
-            with (
-                stack.process("dispatcher", **environment["dispatcher"]),
-                stack.process("exporter", **environment["exporter"]),
-                stack.process("worker", **environment["worker-a"], **one),
-            ):
-                with stack.process("worker", **environment["worker-b"], **one) as lost:
-                    run_jobs(stack, MINUTES / 3, 8)  # more than can be done
-                    lost.child.kill()
-                with stack.process("worker", **environment["worker-b"], **one):
-                    run_jobs(stack, MINUTES / 3, 4)
-                    run_jobs(stack, MINUTES / 3, 1)
-            empty = draw(panels, port, start, time.time(), path)
-        finally:
-            server.terminate()
-            server.wait(20)
+    environment = {name: {"DARKROOM_METRICS_PORT": str(number)} for name, number in ports.items()}
+    one = {"OMP_NUM_THREADS": "1"}
+    rules = yaml.safe_load((CHART / "rules.yaml").read_text())
+    start = time.time()
+    with (
+        fresh_stack() as stack,
+        run_prometheus(stack.root / "prometheus", rules, ports, STEP_S) as prometheus,
+        stack.process("dispatcher", **environment["dispatcher"]),
+        stack.process("exporter", **environment["exporter"]),
+        stack.process("worker", **environment["worker-a"], **one),
+    ):
+        with stack.process("worker", **environment["worker-b"], **one) as lost:
+            run_jobs(stack, MINUTES / 3, 8)  # more than can be done
+            lost.child.kill()
+        with stack.process("worker", **environment["worker-b"], **one):
+            run_jobs(stack, MINUTES / 3, 4)
+            run_jobs(stack, MINUTES / 3, 1)
+        empty = draw(panels, prometheus, start, time.time(), path)
     print(f"{len(panels)} panels, without data: {', '.join(empty) or 'none'}")
 
 

@@ -7,22 +7,14 @@ import time
 from collections.abc import Callable
 
 import redis
-from sqlalchemy import make_url
 
 from services.local_stack import lifecycle, processes
-from services.local_stack.state import read
+from tests.chaos.proxied import Proxies
 from tests.chaos.proxy import NetworkFault, Proxy
 from tests.support.processes import Supervised
 from tests.support.stack import Stack
 from tests.support.tenants import Tenant, administrator, make_tenant
 
-QUICK = {
-    "DARKROOM_STALE_S": "4",
-    "DARKROOM_HEARTBEAT_S": "0.5",
-    "DARKROOM_POLL_S": "0.5",
-    "DARKROOM_STEP_LIMIT_S": "30",
-    "DARKROOM_DRAIN_S": "2",
-}
 # Code for the start of a process, which obeys files in the folder CONTROL:
 # clock-ROLE: by how many seconds the clock is wrong. truncate: the store loses the end of every object and says it has
 # stored it. freeze-ROLE: the process stops within its next transaction, just before the commit.
@@ -89,10 +81,7 @@ class Chaos:
                 "ALTER TABLE jobs DROP CONSTRAINT deadline_is_in_range, DROP CONSTRAINT run_after_is_in_range"
             )
             owner.execute("ALTER TABLE jobs DISABLE TRIGGER check_times")
-        state = read(stack.root)
-        assert state is not None
-        self.postgres, self.s3 = Proxy(state.ports["postgres"]), Proxy(state.ports["s3"])
-        self.broker = Proxy(state.ports["broker"])
+        self.proxies = Proxies(stack)
         self.cache = stack.root / "chaos-cache"
         self.counts: dict[str, int] = {}
         self.dispatchers = [self._supervised("dispatcher", skew) for skew in (0, 0)]
@@ -100,22 +89,8 @@ class Chaos:
 
     def _supervised(self, role: str, skew: int) -> Supervised:
         code = CONTROLLED.format(control=str(self.control), role=role, skew=skew)
-        return Supervised(self.stack.root, role, self._environment(role), first=code)
-
-    def _environment(self, role: str) -> dict[str, str]:
-        settings = self.stack.settings(role)  # type: ignore[arg-type]
-        url = self.stack.engine(role).url.set(port=self.postgres.port)  # type: ignore[arg-type]
-        assert settings.s3_endpoint_url is not None
-        assert settings.broker_url is not None
-        broker = make_url(settings.broker_url.get_secret_value()).set(port=self.broker.port)
-        address = settings.s3_endpoint_url.rsplit(":", 1)[0]
-        return {
-            **QUICK,
-            "DARKROOM_DATABASE_URL": url.render_as_string(hide_password=False),
-            "DARKROOM_BROKER_URL": broker.render_as_string(hide_password=False),
-            "DARKROOM_S3_ENDPOINT_URL": f"{address}:{self.s3.port}",
-            "DARKROOM_CACHE_DIR": str(self.cache),
-        }
+        environment = {**self.proxies.environment(role), "DARKROOM_CACHE_DIR": str(self.cache)}
+        return Supervised(self.stack.root, role, environment, first=code)
 
     # -- faults ----------------------------------------------------------------------------------
 
@@ -181,14 +156,14 @@ class Chaos:
             engine.dispose()
 
     def cut_postgres(self) -> None:
-        self._disturb(self.postgres, "reset", 0.2, 2)
+        self._disturb(self.proxies.postgres, "reset", 0.2, 2)
 
     def hang_postgres(self) -> None:
-        self._disturb(self.postgres, "silent", 1, 6)
+        self._disturb(self.proxies.postgres, "silent", 1, 6)
 
     def bad_s3(self) -> None:
         faults: list[NetworkFault] = ["reset", "silent", "slow", "unavailable", "broken"]
-        self._disturb(self.s3, self.draw.choice(faults), 0.5, 5)
+        self._disturb(self.proxies.s3, self.draw.choice(faults), 0.5, 5)
 
     def _disturb(self, proxy: Proxy, fault: NetworkFault, low: float, high: float) -> None:
         proxy.set(fault)
@@ -205,7 +180,7 @@ class Chaos:
         self.cache.unlink(missing_ok=True)
 
     def hang_broker(self) -> None:
-        self._disturb(self.broker, "silent", 2, 8)
+        self._disturb(self.proxies.broker, "silent", 2, 8)
 
     def truncate_objects(self) -> None:
         """Let the store lose the end of every object that it says it has stored."""
@@ -273,9 +248,7 @@ class Chaos:
         """End all faults."""
         for path in self.control.iterdir():
             path.unlink(missing_ok=True)
-        self.broker.set("pass")
-        self.postgres.set("pass")
-        self.s3.set("pass")
+        self.proxies.heal()
         if self.cache.is_file():
             self.cache.unlink()
         for one in (*self.workers, *self.dispatchers):
@@ -284,5 +257,4 @@ class Chaos:
     def close(self) -> None:
         for one in (*self.workers, *self.dispatchers):
             one.stop()
-        for proxy in (self.postgres, self.s3, self.broker):
-            proxy.close()
+        self.proxies.close()

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from tests.chaos.faults import QUICK, Chaos
+from tests.chaos.faults import Chaos
+from tests.chaos.proxied import QUICK
 from tests.model import recording
 from tests.model.replay import Replay
 from tests.support.stack import Stack, fresh_stack

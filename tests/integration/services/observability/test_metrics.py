@@ -21,6 +21,7 @@ def test_a_job_is_seen_in_the_metrics_of_its_processes(stack: Stack) -> None:
     ):
         dispatcher.wait_for("serves")
         worker.wait_for("serves queues")
+        before, unplanned = scrape_metrics(sampling), scrape_metrics(planning)
         good = stack.submit({"items": [{"class_label": 1}], "images_per_item": 20, "steps": 5, "guidance_scale": 1.0})
         bad = stack.submit({"items": [{"class_label": 77}]})
         assert stack.wait(good).state == "succeeded"
@@ -47,6 +48,15 @@ def test_a_job_is_seen_in_the_metrics_of_its_processes(stack: Stack) -> None:
     assert planned["darkroom_broker_up"] == 1
     assert not any(name.startswith("darkroom_object_store_errors_total") for name in planned)  # none has failed
     assert seen["darkroom_serves,queue=default"] == 1
+    for name in ("darkroom_images_total,outcome=failed", "darkroom_images_total,outcome=stored"):
+        assert before[name] == 0, "an increase is only seen of what there was before"
+    for loop in ("claiming", "ending an attempt", "accepting a cancel request", "stopping", "waking", "rescuing"):
+        assert unplanned[f"darkroom_set_aside_total,loop={loop}"] == 0
+    for name in ("darkroom_broker_up", "darkroom_rescues_total", "darkroom_silent_attempts"):
+        assert name in unplanned, name
+        assert name not in seen, f"a worker has no {name}"
+    for name in ("darkroom_rows", "darkroom_leases_held", "darkroom_images_under_way"):
+        assert name not in planned, f"a dispatcher has no {name}"
 
 
 def test_no_port_is_opened_by_default(stack: Stack) -> None:

@@ -1,0 +1,282 @@
+"""The cause of each alert, in a running service, and what its runbook in docs/operations.md says against it.
+
+A cause is a context: it begins with the fault and ends with the remedy. It yields what goes on meanwhile, if anything.
+"""
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+
+from services.local_stack import lifecycle, processes
+from tests.chaos.proxied import Proxies
+from tests.chaos.proxy import NetworkFault, Proxy
+from tests.support.http import free_port, scrape_metrics
+from tests.support.job_queue import fetch_value
+from tests.support.processes import Supervised
+from tests.support.stack import Stack
+from tests.support.tenants import SMALL, Tenant, administrator, make_tenant
+
+LARGE = {"items": [{"class_label": 1}], "images_per_item": 64, "steps": 100, "guidance_scale": 2.0}
+NOT_FINITE = {**SMALL, "guidance_scale": 1e30}
+NOTIFY_PAGES = 64
+
+
+class Service:
+    """A stack with a dispatcher, an exporter and a worker, which are restarted when they end."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        with administrator(stack) as owner:  # makes Postgres' queue of notifications small
+            owner.execute(f"ALTER SYSTEM SET max_notify_queue_pages = {NOTIFY_PAGES}")
+            owner.execute("ALTER TABLE jobs DROP CONSTRAINT deadline_is_in_range")
+            owner.execute("ALTER TABLE jobs DISABLE TRIGGER check_times")
+        stack.close()
+        server = processes.find(stack.root, "postgres")
+        assert server is not None
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+        lifecycle.start(stack.root)
+        self.client: Tenant = make_tenant(stack, "client")
+        self.proxies = Proxies(stack)
+        self.ports = {name: free_port() for name in ("dispatcher", "exporter", "worker")}
+        self.cache = stack.root / "alerts-cache"
+        self.running = {name: self.start(name) for name in self.ports}
+
+    def start(self, name: str) -> Supervised:
+        environment = {
+            **self.proxies.environment({"exporter": "observer"}.get(name, name)),
+            "DARKROOM_METRICS_PORT": str(self.ports[name]),
+            "DARKROOM_CACHE_DIR": str(self.cache),
+            "DARKROOM_STEP_LIMIT_S": "120",  # so that the watchdog does not end what an alert is to report
+        }
+        return Supervised(self.stack.root, name, environment)
+
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """Stop a process, and start it again at the end."""
+        self.running[name].stop()
+        try:
+            yield
+        finally:
+            self.running[name] = self.start(name)
+
+    @contextmanager
+    def network(self, proxy: Proxy, fault: NetworkFault) -> Iterator[None]:
+        proxy.set(fault)
+        try:
+            yield
+        finally:
+            proxy.set("pass")
+
+    @contextmanager
+    def revoked(self, right: str, role: str) -> Iterator[None]:
+        """Take a right from the role of a login."""
+        with administrator(self.stack) as owner:
+            owner.execute(f"REVOKE {right} FROM {role}")
+        try:
+            yield
+        finally:
+            with administrator(self.stack) as owner:
+                owner.execute(f"GRANT {right} TO {role}")
+
+    @contextmanager
+    def locked(self, statement: str) -> Iterator[None]:
+        """Hold the locks of a statement."""
+        with closing(administrator(self.stack)) as owner, owner.transaction():
+            owner.execute(statement)
+            yield
+
+    def upload_lines(self) -> str:
+        """Store an input of one line. Returns its URI."""
+        key = "inputs/client/lines.jsonl"
+        self.stack.store().put(key, b'{"class_label": 1}\n', content_type="application/jsonl")
+        return str(self.stack.store().uri(key))
+
+    def submit(self, request: dict[str, object] = SMALL, **columns: str) -> None:
+        """Submit a job of one client."""
+        self.client.submit(request, **columns)
+
+    def close(self) -> None:
+        """Stop the processes."""
+        for one in self.running.values():
+            one.stop()
+        self.proxies.close()
+
+
+Cause = Callable[[Service], AbstractContextManager[Callable[[], object] | None]]
+
+
+@contextmanager
+def backlog_growing(service: Service) -> Iterator[Callable[[], object]]:
+    with service.without("worker"):
+        yield service.submit
+
+
+@contextmanager
+def jobs_not_planned(service: Service) -> Iterator[None]:
+    with service.without("dispatcher"):
+        service.submit()
+        yield
+
+
+@contextmanager
+def job_stuck(service: Service) -> Iterator[None]:
+    """Its images cannot be stored."""
+    service.submit(LARGE)
+    with service.network(service.proxies.s3, "silent"):
+        yield
+
+
+@contextmanager
+def images_failing(service: Service) -> Iterator[Callable[[], object]]:
+    yield lambda: service.submit(NOT_FINITE)
+
+
+@contextmanager
+def set_aside(service: Service) -> Iterator[None]:
+    """A time that Python cannot hold."""
+    service.submit(deadline="-infinity")
+    yield
+
+
+@contextmanager
+def no_dispatcher(service: Service) -> Iterator[None]:
+    with service.without("dispatcher"):
+        yield
+
+
+@contextmanager
+def loop_failing(service: Service) -> Iterator[None]:
+    with service.revoked("SELECT ON jobs", "darkroom_dispatcher"):
+        yield
+
+
+@contextmanager
+def attempt_silent(service: Service) -> Iterator[None]:
+    """The object store does not answer while a job's lines are read."""
+    uri = service.upload_lines()
+    with service.network(service.proxies.s3, "silent"):
+        service.submit({"input_uri": uri, **{name: SMALL[name] for name in ("steps", "guidance_scale")}})
+        yield
+
+
+@contextmanager
+def lock_missed(service: Service) -> Iterator[None]:
+    """Another process holds the row for ever, and a job must stop."""
+    with service.locked("SELECT FROM service_locks WHERE name = 'reconcile' FOR UPDATE"):
+        service.submit(LARGE, deadline="now")
+        yield
+
+
+@contextmanager
+def worker_flapping(service: Service) -> Iterator[Callable[[], object]]:
+    """It dies soon after each start."""
+
+    def kill_once_scraped() -> None:
+        with suppress(OSError):
+            scrape_metrics(service.ports["worker"])
+            time.sleep(2.5)
+            service.running["worker"].signal(signal.SIGKILL)
+            service.running["worker"].child.wait()
+
+    yield kill_once_scraped
+
+
+@contextmanager
+def work_lost(service: Service) -> Iterator[Callable[[], object]]:
+    """Nodes disappear without warning."""
+    service.submit(LARGE)
+
+    def kill_at_work() -> None:
+        with administrator(service.stack) as owner:
+            if owner.execute("SELECT FROM work WHERE kind = 'sample' AND state = 'leased'").fetchone():
+                service.running["worker"].signal(signal.SIGKILL)
+
+    yield kill_at_work
+
+
+@contextmanager
+def release_not_held(service: Service) -> Iterator[None]:
+    """The cache cannot be written when a worker needs a release."""
+    with service.without("worker"):
+        shutil.rmtree(service.cache, ignore_errors=True)
+        service.cache.write_text("no folder can be made here")
+    service.submit()
+    yield
+    service.cache.unlink()
+
+
+@contextmanager
+def gpu_idle(service: Service) -> Iterator[None]:
+    """The login of the workers may not claim."""
+    with service.revoked("SELECT, UPDATE ON work", "darkroom_worker"):
+        service.submit()
+        yield
+
+
+@contextmanager
+def object_store_errors(service: Service) -> Iterator[Callable[[], object]]:
+    with service.network(service.proxies.s3, "unavailable"):
+        yield service.submit
+
+
+@contextmanager
+def database_errors(service: Service) -> Iterator[None]:
+    """Only the processes lose it. The exporter's process is one of them."""
+    with service.network(service.proxies.postgres, "reset"):
+        yield
+
+
+@contextmanager
+def notification_queue_filling(service: Service) -> Iterator[None]:
+    """A session of the tables' owner listens and does not end its transaction."""
+    with closing(administrator(service.stack)) as listener, service.client.connect() as sender:
+        listener.execute("LISTEN noise")
+        listener.execute("BEGIN")
+        listener.execute("SELECT 1")
+        while fetch_value(sender, "SELECT pg_notification_queue_usage()") < 0.4:
+            sender.execute("SELECT pg_notify('noise', repeat('x', 7000))")
+        yield
+
+
+@contextmanager
+def broker_down(service: Service) -> Iterator[None]:
+    with service.network(service.proxies.broker, "reset"):
+        yield
+
+
+@contextmanager
+def exporter_down(service: Service) -> Iterator[None]:
+    with service.without("exporter"):
+        yield
+
+
+@contextmanager
+def reading_fails(service: Service) -> Iterator[None]:
+    with service.revoked("SELECT ON usage", "darkroom_observer"):
+        yield
+
+
+CAUSES: Mapping[str, Cause] = {
+    "DarkroomBacklogGrowing": backlog_growing,
+    "DarkroomJobsNotPlanned": jobs_not_planned,
+    "DarkroomJobStuck": job_stuck,
+    "DarkroomImagesFailing": images_failing,
+    "DarkroomSetAside": set_aside,
+    "DarkroomNoDispatcher": no_dispatcher,
+    "DarkroomLoopFailing": loop_failing,
+    "DarkroomAttemptSilent": attempt_silent,
+    "DarkroomLockMissed": lock_missed,
+    "DarkroomWorkerFlapping": worker_flapping,
+    "DarkroomWorkLost": work_lost,
+    "DarkroomReleaseNotHeld": release_not_held,
+    "DarkroomGpuIdle": gpu_idle,
+    "DarkroomObjectStoreErrors": object_store_errors,
+    "DarkroomDatabaseErrors": database_errors,
+    "DarkroomNotificationQueueFilling": notification_queue_filling,
+    "DarkroomBrokerDown": broker_down,
+    "DarkroomExporterDown": exporter_down,
+    "DarkroomReadingFails": reading_fails,
+}
