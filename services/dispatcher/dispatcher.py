@@ -129,10 +129,10 @@ class Dispatcher:
         try:
             result = act()
         except Exception as error:
-            failures.inc()
-            if is_outage(error):
+            if is_outage(error):  # DATABASE_ERRORS counts it
                 self.watchdog.waits(part, brief(error))
                 raise
+            failures.inc()
             self.watchdog.failed(part, f"{type(error).__name__}: {brief(error)}")
             self._paused_until[part] = time.monotonic() + RETRY_INTERVAL_S
             log.warning("%s failed (%s: %s); trying again", part, type(error).__name__, brief(error))

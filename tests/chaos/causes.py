@@ -26,12 +26,12 @@ NOTIFY_PAGES = 64
 class Service:
     """A stack with a dispatcher, an exporter and a worker, which are restarted when they end."""
 
+    PARTS = ("dispatcher", "exporter", "worker")
+
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         with administrator(stack) as owner:  # makes Postgres' queue of notifications small
             owner.execute(f"ALTER SYSTEM SET max_notify_queue_pages = {NOTIFY_PAGES}")
-            owner.execute("ALTER TABLE jobs DROP CONSTRAINT deadline_is_in_range")
-            owner.execute("ALTER TABLE jobs DISABLE TRIGGER check_times")
         stack.close()
         server = processes.find(stack.root, "postgres")
         assert server is not None
@@ -40,7 +40,7 @@ class Service:
         lifecycle.start(stack.root)
         self.client: Tenant = make_tenant(stack, "client")
         self.proxies = Proxies(stack)
-        self.ports = {name: free_port() for name in ("dispatcher", "exporter", "worker")}
+        self.ports = {name: free_port() for name in self.PARTS}
         self.cache = stack.root / "alerts-cache"
         self.running = {name: self.start(name) for name in self.ports}
 
@@ -136,8 +136,19 @@ def images_failing(service: Service) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def set_aside(service: Service) -> Iterator[None]:
-    """A time that Python cannot hold."""
-    service.submit(deadline="-infinity")
+    """A job that must stop has a plan that no code can read."""
+    job = service.client.submit(run_after="2100-01-01")
+    with administrator(service.stack) as owner:
+        owner.execute(
+            "UPDATE jobs SET state = 'planned', plan = '{\"images_per_item\": \"many\"}', total = 32, revision = 2, "
+            "release_id = (SELECT min(id) FROM releases), run_after = NULL, deadline = '2020-01-01' WHERE id = %s",
+            (job,),
+        )
+        owner.execute(
+            "INSERT INTO work (job_id, kind, stop, queue, tenant, state, run_after) "
+            "VALUES (%s, 'sample', 32, 'default', 'client', 'delayed', '2100-01-01')",
+            (job,),
+        )
     yield
 
 
@@ -165,9 +176,13 @@ def attempt_silent(service: Service) -> Iterator[None]:
 @contextmanager
 def lock_missed(service: Service) -> Iterator[None]:
     """Another process holds the row for ever, and a job must stop."""
-    with service.locked("SELECT FROM service_locks WHERE name = 'reconcile' FOR UPDATE"):
-        service.submit(LARGE, deadline="now")
-        yield
+    with service.without("worker"):
+        job = service.client.submit(LARGE)
+        service.client.wait(job, "planned")
+        with service.locked("SELECT FROM service_locks WHERE name = 'reconcile' FOR UPDATE"):
+            with service.client.connect() as connection:
+                connection.execute("SELECT cancel_job(%s)", (job,))
+            yield
 
 
 @contextmanager
@@ -242,9 +257,10 @@ def notification_queue_filling(service: Service) -> Iterator[None]:
 
 
 @contextmanager
-def broker_down(service: Service) -> Iterator[None]:
+def broker_down(service: Service) -> Iterator[Callable[[], object]]:
+    """It is noticed when there is something to say."""
     with service.network(service.proxies.broker, "reset"):
-        yield
+        yield service.submit
 
 
 @contextmanager

@@ -77,6 +77,7 @@ def test_every_alert_has_a_cause(chart_rules: dict[str, Any]) -> None:
 @pytest.mark.parametrize("alert", CAUSES)
 def test_an_alert_fires_and_ends(alert: str, service: Service, prometheus: Prometheus) -> None:
     wait_for(prometheus, alert, None)
+    wait_for_scrapes(prometheus)
     began = time.monotonic()
     with CAUSES[alert](service) as meanwhile:
         while prometheus.alerts().get(alert) != "firing":
@@ -96,4 +97,12 @@ def wait_for(prometheus: Prometheus, alert: str, state: str | None) -> None:
     began = time.monotonic()
     while prometheus.alerts().get(alert) != state:
         assert time.monotonic() - began < PATIENCE_S, prometheus.alerts()
+        time.sleep(STEP_S)
+
+
+def wait_for_scrapes(prometheus: Prometheus) -> None:
+    """Wait until each process has been scraped a few times: there is no increase from nothing."""
+    began, query = time.monotonic(), f"min_over_time(up[{5 * STEP_S}s]) == 1"
+    while len(prometheus.ask("query", query=query)["result"]) < len(Service.PARTS):
+        assert time.monotonic() - began < PATIENCE_S
         time.sleep(STEP_S)
