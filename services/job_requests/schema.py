@@ -16,18 +16,10 @@ from jsonschema import Draft202012Validator
 
 from services.errors import quote
 from services.job_queue.plan import Plan
+from services.job_requests import expansion
 from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.chains import THEN
 from services.job_requests.distilled_rules import choose_defaults, read_distilled
-from services.job_requests.expansion import (
-    MAX_AXES,
-    MAX_FRAMES,
-    MAX_VALUES,
-    complete_grid,
-    count_cells,
-    expand_grid,
-    expand_walk,
-)
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import MAX_MESSAGES, JsonSchema, validation_messages
 from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes
@@ -118,13 +110,14 @@ def grid_schema(conditions: JsonSchema) -> dict[str, Any]:
     """Return the JSON Schema of a grid: lists of values for fields of items."""
     fields = {name: rule for name, rule in item_schema(conditions)["properties"].items() if name not in NOT_AXES}
     axes = {
-        name: {"type": "array", "minItems": 1, "maxItems": MAX_VALUES, "items": rule} for name, rule in fields.items()
+        name: {"type": "array", "minItems": 1, "maxItems": expansion.MAX_VALUES, "items": rule}
+        for name, rule in fields.items()
     }
     return {
         "type": "object",
         "properties": axes,
         "minProperties": 1,
-        "maxProperties": MAX_AXES,
+        "maxProperties": expansion.MAX_AXES,
         "additionalProperties": False,
     }
 
@@ -133,7 +126,7 @@ def walk_schema(conditions: JsonSchema) -> dict[str, Any]:
     """Return the JSON Schema of a walk between two items; see `expand_walk`."""
     item = item_schema(conditions)
     first = {**item, "properties": {name: rule for name, rule in item["properties"].items() if name != "toward"}}
-    frames = {"type": "integer", "minimum": 2, "maximum": MAX_FRAMES}
+    frames = {"type": "integer", "minimum": 2, "maximum": expansion.MAX_FRAMES}
     return {
         "type": "object",
         "properties": {"from": first, "to": toward_schema(conditions, seed=SEED), "frames": frames},
@@ -183,7 +176,7 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     conditions: see `item_schema`. The plan of a request with an input_uri refers to the object by its key; nothing of
     the object has been read yet.
     """
-    request, conditions = complete_grid(request, conditions)
+    request, conditions = expansion.complete_grid(request, conditions)
     mistakes = validation_messages(request, Draft202012Validator(request_schema(conditions)))
     given = [name for name in ("items", "input_uri", "interpolate") if name in request]
     if len(given) > 1:
@@ -203,12 +196,12 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
         plan["seed"] = secrets.randbelow(2**32)
     if "interpolate" in plan:
         check_count(int(plan["interpolate"]["frames"]) * plan["images_per_item"], limits)
-        plan["items"] = expand_walk(plan.pop("interpolate"), int(plan["seed"]))
+        plan["items"] = expansion.expand_walk(plan.pop("interpolate"), int(plan["seed"]))
     if "grid" in plan:
         check_cells(plan, limits)
         grid = dict(sorted(plan.pop("grid").items(), key=lambda axis: (len(axis[0]), axis[0])))  # the order of jsonb
         plan["axes"] = [[name, values] for name, values in grid.items()]
-        plan["items"] = expand_grid(plan["items"], grid, int(plan["seed"]), plan["images_per_item"])
+        plan["items"] = expansion.expand_grid(plan["items"], grid, int(plan["seed"]), plan["images_per_item"])
     canvas: Canvas | None = conditions.get(CANVAS)
     if canvas is not None and ("input_uri" in plan or any("size" in one for one in (plan, *plan["items"]))):
         plan["own_area"] = canvas.area
@@ -245,7 +238,7 @@ def defaults_of(conditions: JsonSchema) -> dict[str, Any]:
 
 def check_cells(plan: Plan, limits: Limits) -> None:
     """Raise RequestError if a grid has too many cells; they are counted, and not made."""
-    items = len(plan["items"]) * count_cells(plan["grid"])
+    items = len(plan["items"]) * expansion.count_cells(plan["grid"])
     if items > MAX_ITEMS:
         raise RequestError(f"grid: {items} items are not allowed; permitted: at most {MAX_ITEMS}")
     check_count(items * plan["images_per_item"], limits)
