@@ -1,13 +1,14 @@
 """Distilled releases beside their teacher: `python -m tests.benchmarks.few_steps TEACHER DATA OUTPUT STUDENT ...`.
 
-Every row of the table has the same requests and seeds. Differences are those to the teacher's 40 rows an image, and of
-each further student to the first one with as many evaluations, with paired bootstrap intervals that hold for a row's
-figures together. Writes `fewstep.png`: the teacher above each student in 8, 4, 2 and 1 evaluations. The teacher has one
-condition, a class. Samples are kept in OUTPUT, so the same command goes on where it ended, and students may be added.
+Every row of the table has the same requests and seeds. Differences are those to the teacher in the first number of
+--teacher-steps, and of each further student to the first one with as many evaluations, with paired bootstrap intervals
+that hold for a row's figures together. Writes `fewstep.png`: the teacher above each student in 8, 4, 2 and 1
+evaluations. The teacher has one condition, a class. Samples are kept in OUTPUT, so the same command goes on where it
+ended, and students may be added.
 """
 
 import argparse
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,17 +18,19 @@ from torch import Tensor
 
 from training.data import image_set
 from training.data.conditions import types_of
+from training.data.image_set import ImageSet
 from training.data.rows import spread
 from training.evaluation import networks, second_stage
 from training.evaluation.against import judge
 from training.evaluation.networks import MOST_REAL, Weights, compute_features
-from training.evaluation.second_stage import Sampling
+from training.evaluation.second_stage import EvaluationRequests, Sampling
 from training.metrics import paired
+from training.model import release
 from training.model.latent_diffusion import load_diffusion
 from training.previews import contact_sheet
 
 SHOWN = 20  # columns of the sheet
-TEACHER_STEPS, STUDENT_STEPS = (20, 4, 2), (8, 4, 2, 1)
+STUDENT_STEPS = (8, 4, 2, 1)
 
 
 class Images(NamedTuple):
@@ -51,48 +54,62 @@ def main() -> None:
     parser.add_argument("students", type=Path, nargs="+")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--teacher-steps", type=int, nargs="+", default=[20, 4, 2])
     options = parser.parse_args()
-    measure(options.teacher, options.students, options.data, options.output, options.images, options.guidance)
+    options.output.mkdir(parents=True, exist_ok=True)
+    ways = [
+        (folder, Sampling(options.images, solver, steps, options.guidance))
+        for folders, solver, every in (
+            ([options.teacher], Sampling.solver, options.teacher_steps),
+            (options.students, "shortcut", STUDENT_STEPS),
+        )
+        for folder in folders
+        for steps in every
+    ]
+    images = image_set.read(options.data)
+    requested = second_stage.build_requests(release.read(options.teacher), images, options.images)
+    drawn = {(folder, way.steps): draw(folder, way, requested, options.output) for folder, way in ways}
+    measure(drawn, requested, images, options)
 
 
-def measure(teacher: Path, students: Sequence[Path], data: Path, output: Path, count: int, guidance: float) -> None:
-    """Print the table and write the sheet."""
-    output.mkdir(parents=True, exist_ok=True)
-    images = image_set.read(data)
-    model, taught = load_diffusion(teacher)
-    requested = second_stage.build_requests(taught, images, count)
+def draw(folder: Path, sampling: Sampling, requested: EvaluationRequests, output: Path) -> Tensor:
+    """Return the samples of a release, [N, C, H, W], from OUTPUT if they were drawn before."""
+    model, description = load_diffusion(folder)
+    kept = output / f"{description.digest[:12]}-{sampling.steps}-{sampling.images}-{sampling.guidance:g}.npy"
+    if not kept.is_file():
+        np.save(kept, second_stage.generate(model, description, requested.requests, sampling).numpy())
+    return torch.from_numpy(np.load(kept, allow_pickle=False))
+
+
+def measure(
+    drawn: dict[tuple[Path, int], Tensor], requested: EvaluationRequests, images: ImageSet, options: Namespace
+) -> None:
+    """Print the table, and write the sheet. drawn: the samples of each release in a number of steps."""
+    taught = release.read(options.teacher)
     _, obeys = judge(taught, images, requested)
     assert obeys is not None
-    features = networks.load(Weights(), images, data, output).features
+    features = networks.load(Weights(), images, options.data, options.output).features
     rows = spread(images.rows("train"), MOST_REAL)
     (field,) = types_of(taught)
     labels = torch.tensor([request[field] for request in requested.requests]), torch.as_tensor(images.labels(rows))
     real = Real(compute_features(features, images, rows), labels)
-    ways = [(taught, model, Sampling(count, steps=n, guidance=guidance)) for n in TEACHER_STEPS]
-    for folder in students:
-        student, description = load_diffusion(folder)
-        ways += [(description, student, Sampling(count, "shortcut", n, guidance)) for n in STUDENT_STEPS]
-    found: dict[tuple[str, int], Images] = {}
-    sheet = []
-    for description, network, sampling in ways:
-        kept = output / f"{description.digest[:12]}-{sampling.steps}-steps-{count}-images-{guidance:g}.npy"
-        if not kept.is_file():
-            made = second_stage.generate(network, description, requested.requests, sampling)
-            np.save(kept, made.numpy(), allow_pickle=False)
-        samples = torch.from_numpy(np.load(kept, allow_pickle=False))
-        one = Images(features.features(samples), torch.as_tensor(obeys(samples)).double())
-        cost = sampling.steps * (1 if description.distilled else 2)
-        print(f"{description.name}, {sampling.solver}, {sampling.steps} steps, {cost} rows an image")
-        tell(one, found.setdefault((taught.name, TEACHER_STEPS[0]), one), real)
-        found[description.name, sampling.steps] = one
-        if sampling.steps == TEACHER_STEPS[0] or description.distilled:
-            sheet.append(samples[spread(range(len(samples)), SHOWN)])
-    first, *others = (ways[len(TEACHER_STEPS) + i * len(STUDENT_STEPS)][0].name for i in range(len(students)))
-    for name in others:
+    found = {
+        way: Images(features.features(samples), torch.as_tensor(obeys(samples)).double())
+        for way, samples in drawn.items()
+    }
+    reference = options.teacher, options.teacher_steps[0]
+    for way, one in found.items():
+        folder, steps = way
+        print(f"{folder}, {steps} steps, {steps * (2 if folder == options.teacher else 1)} rows an image")
+        tell(one, found[reference], real)
+    first, *others = options.students
+    for folder in others:
         for steps in STUDENT_STEPS:
-            print(f"{name} beside {first}, {steps} steps")
-            tell(found[name, steps], found[first, steps], real)
-    contact_sheet.save(output / "fewstep.png", torch.cat(sheet), columns=SHOWN)
+            print(f"{folder} beside {first}, {steps} steps")
+            tell(found[folder, steps], found[first, steps], real)
+    shown = [samples for way, samples in drawn.items() if way == reference or way[0] != options.teacher]
+    columns = spread(range(options.images), SHOWN)
+    contact_sheet.save(options.output / "fewstep.png", torch.cat([one[columns] for one in shown]), columns=SHOWN)
 
 
 def tell(one: Images, other: Images, real: Real) -> None:
