@@ -106,7 +106,8 @@ def too_short(minutes: float, least: float, spent: float) -> PlanError:
     """Return the error of a time that is too short. least: seconds that are needed at least, beside those spent."""
     return PlanError(
         f"--minutes: {minutes:g} is not allowed; permitted for these pictures on this machine: at least "
-        f"{math.ceil((least / USED + spent) / 60)}, most of it for starting, preparing and evaluating"
+        f"{math.ceil((least / USED + spent) / 60)}, as busy as it is now, most of it for starting, preparing and "
+        "evaluating"
     )
 
 

@@ -131,8 +131,8 @@ class HeldOutJudge(Callback):
         """Load the state of a checkpoint; one without it leaves the judge as it is."""
         if VERDICT not in tensors:
             return
-        best, step, worse, copied = tensors[VERDICT].tolist()
-        self.best, self.best_step, self.worse, self.copied = best, int(step), int(worse), bool(copied)
+        best, step, worse, *copied = tensors[VERDICT].tolist()  # an earlier version wrote three
+        self.best, self.best_step, self.worse, self.copied = best, int(step), int(worse), any(copied)
         self.weights = {n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)}
 
     def restore_best(self) -> None:

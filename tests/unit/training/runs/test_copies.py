@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import torch
 from tests.support.previews import small_previews
 from training import train
 from training.data import image_set
+from training.experiments.schema import HeldOutConfig
 from training.metrics.copies import copied_share, thumbnails
 from training.model import release
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.latent_diffusion import save_autoencoder
+from training.recipes.diffusion import DiffusionRecipe
+from training.runs.held_out import HeldOutJudge
 from training.runs.progress import read_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
@@ -76,3 +80,10 @@ def test_a_run_that_knows_its_images_by_heart_ends(
     assert "of the samples are copies of training images; the run ends" in capsys.readouterr().out
     digest = release.read(made).digest
     assert release.read(train.run("digits_unconditional", fields, tmp_path)).digest == digest, "it is not trained on"
+
+
+def test_the_verdict_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    judge = HeldOutJudge(cast(DiffusionRecipe, None), dict, HeldOutConfig(1, 2, 0.2), 1, tmp_path)
+    judge.load({"held_out": torch.tensor([0.5, 300.0, 2.0])})
+    assert (judge.best, judge.best_step, judge.copied, judge.stopped) == (0.5, 300, False, True)
+    assert judge.state()["held_out"].tolist() == [0.5, 300, 2, 0]
