@@ -66,6 +66,8 @@ class HeldShards:
         self._lock = threading.Lock()
         self._held: set[HeldShard] = set()
         self._removed: deque[HeldShard] = deque()
+        for end in End:  # a series each from the start
+            metrics.SHARDS_ENDED.labels(end)
 
     def __len__(self) -> int:
         return len(self._held)

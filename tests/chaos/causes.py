@@ -19,7 +19,6 @@ from tests.support.stack import Stack
 from tests.support.tenants import SMALL, Tenant, administrator, make_tenant
 
 LARGE = {"items": [{"class_label": 1}], "images_per_item": 64, "steps": 100, "guidance_scale": 2.0}
-NOT_FINITE = {**SMALL, "guidance_scale": 1e30}
 NOTIFY_PAGES = 64
 
 
@@ -131,7 +130,9 @@ def job_stuck(service: Service) -> Iterator[None]:
 
 @contextmanager
 def images_failing(service: Service) -> Iterator[Callable[[], object]]:
-    yield lambda: service.submit(NOT_FINITE)
+    """They begin with a picture that is none."""
+    item = {"class_label": 1, "image": service.upload_lines(), "strength": 0.5}
+    yield lambda: service.submit({**SMALL, "items": [item]})
 
 
 @contextmanager
