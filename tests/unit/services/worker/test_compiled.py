@@ -37,19 +37,13 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as context:
-        yield context
-
-
-@pytest.fixture(scope="module")
-def compiled(release: Path, monkeypatch_module: pytest.MonkeyPatch) -> Iterator[Engine[object]]:
+def compiled(release: Path) -> Iterator[Engine[object]]:
     """An engine that has taken its first steps."""
     torch._dynamo.reset()
-    monkeypatch_module.setattr(inductor, "compile_threads", 1)  # another process takes longer to start than it saves
-    engine = Engine[object](release, rows=4, device="cpu", profile="fp32-compiled")
-    develop(engine, [MIX[0]])
-    yield engine
+    with inductor.patch(compile_threads=1):  # another process takes longer to start than it saves
+        engine = Engine[object](release, rows=4, device="cpu", profile="fp32-compiled")
+        develop(engine, [MIX[0]])
+        yield engine
     torch._dynamo.reset()
 
 
@@ -86,12 +80,12 @@ def test_images_are_those_of_eager_fp32(compiled: Engine[object], release: Path)
 
 
 @needs_compiler
+@inductor.patch(compile_threads=1)
 @pytest.mark.skipif(not THOROUGH, reason="compiling a second profile takes a minute; make chaos does")
 def test_bf16_keeps_its_bytes_alone_in_company_and_once_compiled_anew(
     release: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The last engine reads what the first compiled from the cache on the disk, as a worker does after a restart."""
-    monkeypatch.setattr(inductor, "compile_threads", 1)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     found = []
     for _ in range(2):
@@ -107,8 +101,8 @@ def test_bf16_keeps_its_bytes_alone_in_company_and_once_compiled_anew(
 
 
 @needs_compiler
-def test_no_mix_of_requests_compiles_again(compiled: Engine[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dynamo, "error_on_recompile", True)
+@dynamo.patch(error_on_recompile=True)
+def test_no_mix_of_requests_compiles_again(compiled: Engine[object]) -> None:
     others: list[Image] = [image(7, steps=1), image(8, guidance=0.0), image(9, solver="heun", guidance=5.0)]
     develop(compiled, [*others, *MIX])
 
@@ -118,13 +112,13 @@ def test_a_profile_that_cannot_be_compiled_serves_nothing(
 ) -> None:
     """As in an image without a compiler. It does not fall back: its images would have the bytes of another profile."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "g++"),))
-    monkeypatch.setattr(inductor, "compile_threads", 1)
 
     def take_step(self: Execution) -> Any:
         return torch.compile(lambda model, state, *given: (state * 2 + 1, state))
 
     monkeypatch.setattr(Execution, "take_step", take_step)
-    with pytest.raises(UnstableProfile, match=r"^profile cpu/.*: it cannot be compiled: .*; set DARKROOM_PROFILE to"):
+    without_compiler = inductor.patch({"cpp.cxx": (str(tmp_path / "g++"),), "compile_threads": 1})
+    refused = pytest.raises(UnstableProfile, match=r"^profile cpu/.*: it cannot be compiled: .*; set DARKROOM_PROFILE")
+    with without_compiler, refused:
         Engine[object](tiny_release, rows=8, device="cpu", profile="fp32-compiled")
     torch._dynamo.reset()

@@ -136,8 +136,8 @@ def test_what_ends_compiling_is_told(said: str, error: type[Exception], monkeypa
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler
+@inductor.patch(compile_threads=1)  # monkeypatch would hide the option afterwards
 def test_torch_compiles_nothing_that_is_in_a_loaded_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inductor, "compile_threads", 1)
     cache, compiled, libraries = None, [], {}
     for name in ("made", "loaded"):
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / name))
