@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kfp_pipelines.commands.base import open_base
 from kfp_pipelines.commands.first_stage import choose_published
 from services.errors import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Engine
 
     from services.settings import Settings
     from training.data.own_images.inspection import Inspection
     from training.planning.budget import Start
+    from training.planning.fine_tuning import Base
     from training.planning.first_stages import Published
     from training.planning.models import Device
     from training.planning.plan import Options, Plan
@@ -48,6 +52,7 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
     from training.data.own_images.prepare import Settings, source_stamp
     from training.planning import plan as plans
     from training.planning.budget import check_start
+    from training.planning.fine_tuning import check_fit
     from training.planning.models import PIXELS, candidate_sizes
     from training.planning.survey import choose_condition, survey
 
@@ -72,12 +77,16 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
     found = survey(inspection)
     read = (time.monotonic() - looking) / max(1, len(inspection.looks))
     describe_pictures(inspection, found)
-    choose_condition(found, options.condition)
-    size = max(candidate_sizes(found, device(), options.size))
+    published: Published | Base | None = None
+    if options.base is not None:
+        published = open_base(options.base)
+        check_fit(published, found, options)
+    else:
+        choose_condition(found, options.condition)
+        size = max(candidate_sizes(found, device(), options.size))
     start = measure_start()
     check_start(start, options.minutes, time.monotonic() - began)
-    published = None
-    if has_registry and size > PIXELS:
+    if options.base is None and has_registry and size > PIXELS:
         start_if_local()
         published = choose_published(options.first_stage, inspection, size)
     made, experiments = plans.make(
@@ -125,35 +134,46 @@ def describe_pictures(inspection: "Inspection", found: "Survey") -> None:
         line("", f"left out: {len(left):,} {reason} ({', '.join(left[:2])}{', ...' if len(left) > 2 else ''})")
 
 
-def describe_plan(plan: "Plan", folder: Path, found: "Survey", published: "Published | None") -> None:
+def describe_plan(plan: "Plan", folder: Path, found: "Survey", published: "Published | Base | None") -> None:
     """Print what will be done, and when it ends."""
     from kfp_pipelines.commands.expected_end import ExpectedEnd
     from training.data.aspect_buckets import bucket_sizes
-    from training.planning.first_stages import FITS
-    from training.planning.models import PIXELS
     from training.planning.survey import describe_no_condition
 
+    chosen = plan.options.condition == "auto" and plan.base is None
     condition = {
         "class": "one class at a time, by name",
         "caption": "by caption",
-        "none": "without a condition" + (f": {describe_no_condition(found)}" * (plan.options.condition == "auto")),
+        "none": "without a condition" + (f": {describe_no_condition(found)}" * chosen),
     }[plan.condition]
     line("Will", f"train at {plan.size}x{plan.size} pixels, to be sampled {condition}")
     if plan.bucket_step is not None:
         shapes = bucket_sizes(plan.size, plan.bucket_step)
         line("", f"keep aspect ratios, in {len(shapes)} shapes: {', '.join(f'{w}x{h}' for w, h in sorted(shapes))}")
     if plan.condition == "caption" and len(found.classes) > 1:
-        line("", "the classes are not used; --condition class uses them instead of captions")
-    stage = "the pixels themselves" if plan.size <= PIXELS else f"{plan.first_steps:,} steps"
-    if published is not None:
-        stage = f"{published.reference}, which reconstructs the pictures at {published.psnr:.1f} dB"
-        stage += f" ({FITS:g} suffice)" if published.fits else f"; {FITS:g} would be good"
-    line("", f"first stage: {stage}; second stage: {plan.second_steps:,} steps; {plan.weights / 1e6:.1f} M weights")
+        line("", "the classes are not used" + "; --condition class uses them instead of captions" * (plan.base is None))
+    for told in describe_stages(plan, found, published):
+        line("", told)
     line("", f"evaluate {plan.samples:,} samples, publish, and point {plan.options.name}@{plan.options.alias} at it")
     files = "diffusion.yaml; edit it" if published is not None else "autoencoder.yaml and diffusion.yaml; edit them"
     line("Files", f"{folder}/{files} and run the same command again")
     end = ExpectedEnd(plan.seconds)
     line("Ends", f"in {plan.total / 60:.0f} minutes, {end.announce().removeprefix('ends ')}")
+
+
+def describe_stages(plan: "Plan", found: "Survey", published: "Published | Base | None") -> "Sequence[str]":
+    """Return what the stages begin with and how long they are, in lines."""
+    from training.planning.fine_tuning import Base, describe
+    from training.planning.first_stages import FITS
+    from training.planning.models import PIXELS
+
+    if isinstance(published, Base):
+        return describe(published, plan.second_steps, device(), found.training)
+    stage = "the pixels themselves" if plan.size <= PIXELS else f"{plan.first_steps:,} steps"
+    if published is not None:
+        stage = f"{published.reference}, which reconstructs the pictures at {published.psnr:.1f} dB"
+        stage += f" ({FITS:g} suffice)" if published.fits else f"; {FITS:g} would be good"
+    return [f"first stage: {stage}; second stage: {plan.second_steps:,} steps; {plan.weights / 1e6:.1f} M weights"]
 
 
 def line(title: str, text: str) -> None:
@@ -177,6 +197,10 @@ def report_result(plan: "Plan", folder: Path, settings: "Settings", engine: "Eng
         sheet.write_bytes((held / "samples.png").read_bytes())
     figures = ", ".join(f"{name.replace('_', ' ')} {scores[name]:.3g}" for name in SCORES if name in scores)
     line("Made", f"{row.name}@{row.version}, which {reference} points at" + (f" ({figures})" if figures else ""))
+    before = scores.get("base", {})
+    if shared := [name for name in SCORES if name in scores and name in before]:
+        figures = ", ".join(f"{name.replace('_', ' ')} {before[name]:.3g}" for name in shared)
+        line("", f"{plan.base}, which it began with, has on these pictures: {figures}")
     if (copied := scores.get("nearer_than_any_held_out_image", 0.0)) > COPIED:
         line("", f"{100 * copied:.0f} % of the samples are nearer to a training picture than any held-out picture is: "
                  "it may have learned pictures by heart. More pictures, or less time, help")  # fmt: skip

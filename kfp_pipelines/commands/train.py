@@ -24,20 +24,31 @@ def train(
     first_stage: Annotated[
         str, typer.Option(help="auto: a published first stage if it fits the pictures; new; or name@alias.")
     ] = "auto",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="A release to fine-tune: a folder, or a published name, name@alias or name@version."
+        ),
+    ] = None,
     alias: Annotated[str, typer.Option(help="The alias that points at the release in the end.")] = "candidate",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Choose and write the experiment files only.")] = False,
     submit: Annotated[bool, typer.Option("--submit", help="Run on Kubeflow instead of this machine.")] = False,
 ) -> None:
-    """Train a model on a folder of pictures, and publish it.
+    """Train or fine-tune a model on pictures, and publish it.
 
     Looks at the pictures, chooses the models and the steps that fit into the time on this machine, and writes the
-    experiment files to experiments/NAME/. The same command resumes, also with files that you have edited.
+    experiment files to experiments/NAME/. The same command resumes, also with files that you have edited. With --from
+    the training begins with the weights of a release, and needs few pictures.
     """
     began = time.monotonic()
     if condition not in ("auto", "class", "caption", "none"):
         raise CommandError(f"--condition: {condition!r} is not allowed; permitted: auto, class, caption, none")
     if submit and not source.startswith("s3://"):
         raise CommandError(f"PICTURES: a cluster cannot read {source}; permitted with --submit: s3://BUCKET/PREFIX/")
+    if base is not None and Path(base).is_dir():
+        base = str(Path(base).absolute())
+        if submit:
+            raise CommandError(f"--from: a cluster cannot read {base}; permitted with --submit: a published release")
     from kfp_pipelines.commands.planning import prepare_plan
     from services.registry.aliases import check_alias
     from services.registry.releases import NAME
@@ -47,7 +58,7 @@ def train(
         raise CommandError(f"--name: {name!r} is not allowed; permitted: a-z, 0-9, _ and -, first a letter, at most 50")
     check_alias(alias)
     source = source if source.startswith("s3://") else str(Path(source).absolute())
-    options = Options(source, name, minutes, condition, size, alias, keep_aspect, first_stage)  # type: ignore[arg-type]  # checked above
+    options = Options(source, name, minutes, condition, size, alias, keep_aspect, first_stage, base)  # type: ignore[arg-type]  # checked above
     folder = Path("experiments") / name
     has_registry = first_stage not in ("auto", "new") or not (dry_run or submit)
     plan = prepare_plan(options, folder, began, has_registry=has_registry)

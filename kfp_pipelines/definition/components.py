@@ -80,14 +80,19 @@ def evaluate(
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
+    base: dsl.Input[dsl.Model] = None,
 ) -> None:
-    """Evaluate a release on the held-out images. sampling: how to sample, such as images=1000 and steps=30."""
+    """Evaluate a release on the held-out images, beside the one that it began with if `base` is given.
+
+    sampling: how to sample, such as images=1000 and steps=30.
+    """
     import json
     from pathlib import Path
 
     from kfp_pipelines.stages import entry
 
-    scores = entry.evaluate(training.path, images.path, evaluation.path, sampling, report.path)
+    before = "" if base is None else base.path
+    scores = entry.evaluate(training.path, images.path, evaluation.path, sampling, report.path, before)
     for name, value in scores.items():
         metrics.log_metric(name, value)
     Path(metrics.path).write_text(json.dumps(scores))  # the local cache finds only artifacts that are files

@@ -82,7 +82,12 @@ def train_second_stage(
         **inputs,
     ).outputs["training"]
     evaluation = stages.task(
-        "evaluate-diffusion", components.evaluate, sampling=parameters.sampling, training=training, images=images
+        "evaluate-diffusion",
+        components.evaluate,
+        sampling=parameters.sampling,
+        training=training,
+        images=images,
+        **inputs,
     ).outputs["evaluation"]
     return Trained(training, evaluation)
 

@@ -111,9 +111,15 @@ def encode(experiment: str, overrides: Sequence[str], autoencoder: str, images: 
 
 
 @stage
-def evaluate(trained: str, images: str, output: str, sampling: Sequence[str], report: str) -> dict[str, float]:
-    """Evaluate a release on held-out images, and write the report. Returns the metrics that are numbers."""
-    return training.evaluate(Path(trained) / RELEASE, Path(images), Path(output), sampling, Path(report))
+def evaluate(
+    trained: str, images: str, output: str, sampling: Sequence[str], report: str, base: str = ""
+) -> dict[str, float]:
+    """Evaluate a release on held-out images, and write the report. Returns the metrics that are numbers.
+
+    base: of the release that it began with, which is evaluated too; empty if there is none.
+    """
+    before = Path(base) / RELEASE if base else None
+    return training.evaluate(Path(trained) / RELEASE, Path(images), Path(output), sampling, Path(report), before)
 
 
 @stage

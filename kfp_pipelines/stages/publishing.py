@@ -4,11 +4,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from kfp_pipelines.events import Message, emit
 from kfp_pipelines.stages.gate import FINGERPRINT, PRODUCTION, TEACHER, GateError, judge, parse_rules
@@ -16,6 +16,9 @@ from services.registry import aliases, evaluations, releases
 from services.registry.release_cache import ReleaseCache
 from services.registry.releases import ReleaseRow
 from services.storage.object_store import ObjectStore
+from training.model.release import AUTOENCODER_FILE
+from training.model.release import read as read_release
+from training.model.release import write as write_release
 
 METRICS = "metrics.json"
 COMPARISON, COMPARISON_PAGE = "comparison.json", "comparison.md"
@@ -37,21 +40,27 @@ class Registry:
 
 
 def fetch(registry: Registry, reference: str, kind: str, folder: Path) -> str:
-    """Copy a published release into `folder`. Returns name@version.
+    """Copy a published release, or an absolute release folder of this machine, into `folder`. Returns its reference.
 
-    If `kind` is `autoencoder` and the release is a diffusion model, copy its autoencoder. Kind `teacher` is a diffusion
-    release that can be distilled. Raises RegistryError if the release is of another kind, and ExperimentError for
-    a release that cannot be distilled.
+    If `kind` is `autoencoder` and the release is a diffusion model, copy its autoencoder: the published one, if that
+    has the same weights, else that part of the release. Kind `teacher` is a diffusion release that can be distilled.
+    Raises RegistryError if the release is of another kind, and ExperimentError for a release that cannot be distilled.
     """
+    if Path(reference).is_absolute():
+        return fetch_folder(Path(reference), kind, folder)
     is_teacher = kind == TEACHER
     kind = "diffusion" if is_teacher else kind
     with registry.engine.connect() as connection:
         row = releases.find(connection, reference)
         if row.kind != kind:
-            digest = row.manifest.get("lineage", {}).get("autoencoder")
-            if kind != "autoencoder" or digest is None:
+            if kind != "autoencoder":
                 raise releases.RegistryError(f"release: {reference} is of kind {row.kind}; wanted: {kind}")
-            row = releases.find_by_digest(connection, digest)
+            found = find_first_stage(connection, row)
+            if found is None:
+                with registry.hold(row) as cached:
+                    extract_first_stage(cached, folder)
+                return f"{row.name}@{row.version}"
+            row = found
     if is_teacher:
         from training.experiments.teachers import check_teacher  # loads torch
         from training.model.release import parse
@@ -61,6 +70,53 @@ def fetch(registry: Registry, reference: str, kind: str, folder: Path) -> str:
     with registry.hold(row) as cached:
         shutil.copytree(cached, folder, dirs_exist_ok=True)
     return f"{row.name}@{row.version}"
+
+
+def fetch_folder(source: Path, kind: str, folder: Path) -> str:
+    """Copy a release folder of this machine, or its first stage for kind `autoencoder`. Returns the source.
+
+    Raises ReleaseError if it is damaged, and RegistryError if it is of another kind.
+    """
+    description = read_release(source)
+    if kind == "autoencoder" and description.kind != kind:
+        extract_first_stage(source, folder)
+        return str(source)
+    if description.kind != kind:
+        raise releases.RegistryError(f"release: {source} is of kind {description.kind}; wanted: {kind}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    return str(source)
+
+
+def find_first_stage(connection: Connection, row: ReleaseRow) -> ReleaseRow | None:
+    """Return the published first stage of a diffusion release, if it has the same weights.
+
+    They differ if the latent scale of an imported first stage was measured when the release was trained.
+    """
+    digest = row.manifest.get("lineage", {}).get("autoencoder")
+    try:
+        found = None if digest is None else releases.find_by_digest(connection, digest)
+    except releases.RegistryError:
+        return None
+    if found is None or found.kind != "autoencoder":
+        return None
+    weights = [one.manifest["files"].get(AUTOENCODER_FILE, {}).get("sha256") for one in (found, row)]
+    return found if weights[0] == weights[1] else None
+
+
+def extract_first_stage(source: Path, folder: Path) -> None:
+    """Write the first stage of a diffusion release folder as a release of its own, with the same weights."""
+    description = read_release(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / AUTOENCODER_FILE, folder / AUTOENCODER_FILE)
+    architecture = {"autoencoder": description.architecture["autoencoder"]}
+    write_release(
+        folder,
+        replace(
+            description, name=f"{description.name[:50]}-autoencoder", kind="autoencoder", architecture=architecture,
+            conditions={}, lineage={}, metrics={}, files={},
+        ),
+    )  # fmt: skip
 
 
 def compare(registry: Registry, rules: Sequence[str], alias: str, images: Path, evaluation: Path, output: Path) -> str:

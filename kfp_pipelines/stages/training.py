@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # loads torch
 
 OVERRIDES = "overrides.json"  # in the folder of an image set: the fields that it was prepared with
 PLACES = ("data.root=", "data.prepared=")
+BASE = "base"  # in the metrics of a release: those of the release that its training began with
 WORKINGS = ("checkpoints", "tensorboard", "latents")  # of a training: stored elsewhere, or useless once it is done
 
 
@@ -123,13 +124,35 @@ def encode(experiment: str, overrides: Sequence[str], release: Path, images: Pat
     pointer.point(output, place)
 
 
-def evaluate(release: Path, images: Path, output: Path, sampling: Sequence[str], report: Path) -> dict[str, float]:
-    """Evaluate a release and write the report. Returns the metrics that are numbers. sampling: see `parse_sampling`."""
+def evaluate(
+    release: Path, images: Path, output: Path, sampling: Sequence[str], report: Path, base: Path | None = None
+) -> dict[str, float]:
+    """Evaluate a release and write the report. Returns the metrics that are numbers. sampling: see `parse_sampling`.
+
+    base: the release that it began with. Its metrics on the same images are a group of the metrics, BASE.
+    """
     from training.evaluate import run
 
     scores = run(release, images, output, parse_sampling(sampling))
+    if base is not None and (before := evaluate_base(base, images, output / BASE, sampling)) is not None:
+        scores[BASE] = before
+        (output / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n")
     reports.evaluation(scores, output, report)
     return numbers(scores)
+
+
+def evaluate_base(base: Path, images: Path, output: Path, sampling: Sequence[str]) -> dict[str, Any] | None:
+    """Return the metrics of the release that a training began with; None if it has none on these images."""
+    from training.data.image_set import DataError
+    from training.evaluate import run
+
+    try:
+        scores = run(base, images, output, parse_sampling(sampling))
+    except (DataError, ValueError) as error:
+        emit(Message(f"the release that the training began with cannot be evaluated on these images: {error}"))
+        return None
+    about = {name: scores[name] for name in ("release", "release_digest")}
+    return {**about, **numbers(scores)}
 
 
 def evaluate_student(

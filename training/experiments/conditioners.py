@@ -1,5 +1,6 @@
 """Builds the conditioners of an experiment, checked against the annotations of the image set."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from training.experiments.conditions import (
     TextCondition,
 )
 from training.experiments.schema import DataConfig, DiffusionExperiment, ExperimentError
-from training.model import conditioners
+from training.model import conditioners, release
 from training.model.autoencoder import AutoencoderConfig
 from training.model.conditioners import Conditioner, Conditioners
 from training.model.conditioners.classes import ClassConditioner
@@ -28,6 +29,8 @@ from training.model.conditioners.conditioner import TokenConditioner
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.text import TextConditioner
 from training.model.conditioners.text_tokenizer import read_assets
+from training.model.interop.sources import open_release
+from training.model.latent_diffusion import read_assets as read_assets_of
 from training.model.unet import UNetConfig
 
 MOST_COUNTED = 10_000  # captions that are looked at to count those that are cut
@@ -36,12 +39,13 @@ MOST_COUNTED = 10_000  # captions that are looked at to count those that are cut
 def build(config: DiffusionExperiment, images: ImageSet, first_stage: AutoencoderConfig) -> Conditioners:
     """Return the conditioners with initial weights. Raises ExperimentError naming the field that is wrong."""
     found = Conditioners()
+    kept = read_vocabularies(config)
     for field, one in config.model.conditioners.items():
         where = f"model.conditioners.{field}"
         check_values(where, one, images, config.data)
         check_factor(where, one, first_stage.factor)
         try:
-            found[field] = build_one(where, one, images)
+            found[field] = build_one(where, one, images, kept.get(field))
         except (ValueError, OSError) as error:
             raise ExperimentError(f"{where}: {error}") from None
     check_unet(config.model.unet, found, first_stage.latent_channels)
@@ -64,8 +68,24 @@ def count_cut_captions(built: Conditioners, images: ImageSet) -> dict[str, tuple
     return found
 
 
-def build_one(where: str, config: Condition, images: ImageSet) -> Conditioner:
-    """Return one conditioner. Raises ValueError, OSError or ExperimentError."""
+def read_vocabularies(config: DiffusionExperiment) -> dict[str, dict[str, bytes]]:
+    """Return the files of the vocabularies of the release `initial`, by field: its weights are of their pieces.
+
+    Empty without that release, and if no vocabulary would be learned. Raises ReleaseError.
+    """
+    learned = [isinstance(one, TextCondition) and one.tokenizer is None for one in config.model.conditioners.values()]
+    if config.initial is None or not any(learned):
+        return {}
+    with open_release(Path(config.initial)) as folder:
+        description = release.read(folder)
+        return read_assets_of(folder, description) if description.kind == "diffusion" else {}
+
+
+def build_one(where: str, config: Condition, images: ImageSet, kept: Mapping[str, bytes] | None = None) -> Conditioner:
+    """Return one conditioner. kept: the files of its vocabulary, instead of one that is learned.
+
+    Raises ValueError, OSError or ExperimentError.
+    """
     about = images.description
     match config:
         case ClassCondition():
@@ -80,6 +100,8 @@ def build_one(where: str, config: Condition, images: ImageSet) -> Conditioner:
         case TextCondition():
             if config.tokenizer is not None:
                 assets = read_assets(Path(config.tokenizer))
+            elif kept is not None:
+                assets = dict(kept)
             else:
                 captions = (images.records[row].get("text") for row in images.rows("train"))
                 assets = vocabulary.learn([text for text in captions if text], config.vocabulary)

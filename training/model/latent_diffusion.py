@@ -15,9 +15,9 @@ from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners import Conditioners, Conditions
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.light_decoder import LatentDecoder, LightDecoder
+from training.model.release import AUTOENCODER_FILE
 from training.model.unet import LATER_FIELDS, UNet, UNetConfig
 
-AUTOENCODER_FILE = "autoencoder.safetensors"
 UNET_FILE = "unet.safetensors"
 CONDITIONERS_FILE = "conditioners.safetensors"
 LIGHT_DECODER_FILE = "light_decoder.safetensors"

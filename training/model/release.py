@@ -16,6 +16,7 @@ from training.errors import DarkroomError
 
 FORMAT = 1
 MANIFEST = "release.json"
+AUTOENCODER_FILE = "autoencoder.safetensors"
 WEIGHTS_SUFFIXES = (".safetensors", ".tokenizer.json")  # a vocabulary determines the model as much as its weights
 DISTILLED = "distilled"  # in the conditions: see `Distilled`
 LIGHT_DECODER = "light_decoder"  # in the architecture, the lineage and the metrics of releases that have one

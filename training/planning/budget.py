@@ -42,6 +42,9 @@ class Work:
     start: Start
     first_trained: bool  # else the pixels, or a published release, are the first stage
     published: bool = False
+    tuned: bool = False  # the second stage begins with a published release, which is fetched and evaluated too
+    least_second: int = LEAST_SECOND
+    most_second: int = MOST_SECOND
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,11 @@ def stage_seconds(work: Work, timings: Timings, first_steps: int, second_steps: 
     if work.published:
         del seconds["train-autoencoder"], seconds["evaluate"]
         seconds["evaluate"] = seconds.pop("evaluate-2")
-        seconds = {"fetch-release": 0.0, **seconds}
+        fetched = ("fetch-release", "fetch-release-2") if work.tuned else ("fetch-release",)
+        seconds = dict.fromkeys(fetched, 0.0) | seconds
         light.remove("publish-2")
+    if work.tuned:
+        seconds["evaluate"] *= 2
     seconds |= dict.fromkeys(light, 0.0)
     seconds[next(iter(seconds))] += work.start.imports  # the first stage waits for them
     return {name: work.start.stage + value for name, value in seconds.items()}
@@ -122,12 +128,13 @@ def divide(work: Work, timings: Timings, minutes: float, spent: float) -> Budget
     samples = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, 0.05 * seconds / one_sample)))
     samples -= samples % 8
     fixed = sum(stage_seconds(work, timings, 0, 0, samples).values())
-    least = fixed + first_least * timings.first_step + LEAST_SECOND * timings.second_step
+    least = fixed + first_least * timings.first_step + work.least_second * timings.second_step
     if least > USED * seconds:
         raise too_short(minutes, least, spent)
     free = USED * seconds - fixed
     first = 1
     if work.first_trained:
         first = int(min(MOST_FIRST, max(LEAST_FIRST, FIRST * free / timings.first_step)))
-    second = int(min(MOST_SECOND, max(LEAST_SECOND, (free - first * timings.first_step) / timings.second_step)))
+    second = (free - first * timings.first_step) / timings.second_step
+    second = int(min(work.most_second, max(work.least_second, second)))
     return Budget(first, second, samples, stage_seconds(work, timings, first, second, samples))

@@ -14,6 +14,7 @@ LARGEST = {"cpu": 128, "cuda": 256}
 PIXELS = 16  # up to this size the pixels are the latents
 MEASUREMENTS = 8  # of the held-out loss, whose best weights the release holds
 PATIENCE = 4  # measurements without a lower loss, after which the second stage ends
+SECOND_BATCH = {"cpu": 32, "cuda": 64}  # pictures of a step of the second stage
 CONTEXT = 128  # width of the tokens of a condition
 
 
@@ -89,7 +90,7 @@ def second_stage(size: int, latent_channels: int, factor: int, condition: Condit
         unet["context_width"] = CONTEXT
     return {
         "defaults": [{"override /data": "images"}, {"override /recipe": "diffusion"}],
-        "batch_size": 64 if device == "cuda" else 32,
+        "batch_size": SECOND_BATCH[device],
         "model": {
             "unet": unet,
             "conditioners": conditioners,
@@ -116,10 +117,11 @@ def permit_missing(found: Survey, condition: Condition) -> Fields:
     return {"max_bad": max(found.max_bad, round(1 - MOST + 0.05, 4))} if share < 0.99 else {}
 
 
-def with_steps(fields: Mapping[str, Any], steps: int, *, previews: int) -> Fields:
+def with_steps(fields: Mapping[str, Any], steps: int, *, previews: int, rate: float | None = None) -> Fields:
     """Return an experiment with its number of steps, and what follows from it.
 
-    previews: how many are drawn during the training.
+    previews: how many are drawn during the training. rate: the learning rate of the second stage, instead of a usual
+    one.
     """
     done = {**fields, "steps": steps, "pictures_every": max(1, -(-steps // (previews + 1)))}
     warm_up = {"warmup_steps": max(1, min(200, steps // 10))}
@@ -129,5 +131,5 @@ def with_steps(fields: Mapping[str, Any], steps: int, *, previews: int) -> Field
         **done,
         "held_out": {"every_steps": max(1, -(-steps // MEASUREMENTS)), "patience": PATIENCE},
         "ema_decay": 0.995 if steps < 3000 else 0.999 if steps < 30_000 else 0.9999,
-        "optimiser": {"learning_rate": 1.0e-3 if steps < 3000 else 5.0e-4, **warm_up},
+        "optimiser": {"learning_rate": rate or (1.0e-3 if steps < 3000 else 5.0e-4), **warm_up},
     }

@@ -1,21 +1,35 @@
 """The plan of a training: two experiment files, the steps that fit into the time, and what each stage should take."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import yaml
+from torch import nn
 
 from training.data.own_images.inspection import Inspection
 from training.experiments import compose
 from training.experiments.schema import AutoencoderExperiment, DiffusionExperiment, Experiment
-from training.planning import models
-from training.planning.budget import GOOD_SECOND, PREVIEWS, Budget, Start, Work, check_start, divide
+from training.model.autoencoder import Autoencoder
+from training.model.release import sha256_of
+from training.model.unet import UNet
+from training.planning import fine_tuning, models
+from training.planning.budget import (
+    GOOD_SECOND,
+    LEAST_SECOND,
+    MOST_SECOND,
+    PREVIEWS,
+    Budget,
+    Start,
+    Work,
+    check_start,
+    divide,
+)
+from training.planning.fine_tuning import Base
 from training.planning.first_stages import Published, why_not
 from training.planning.models import Condition, Device, Fields
 from training.planning.survey import PlanError, Survey, Wanted, choose_condition
@@ -33,7 +47,7 @@ CHECKPOINT_BYTES = 40  # for a weight: its value, average and two moments, in th
 class Options:
     """What the user asks for. size: pixels; None chooses. keep_aspect: else pictures are cropped to squares.
 
-    first_stage: auto, new, or a published release.
+    first_stage: auto, new, or a published release. base: the release to begin with, a reference or a folder.
     """
 
     source: str
@@ -44,6 +58,7 @@ class Options:
     alias: str = "candidate"
     keep_aspect: bool = False
     first_stage: str = "auto"
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ class Plan:
     """A plan. stamp: of the listing of the pictures. seconds: what each stage should take, by the name of its task.
 
     max_bad: the share of pictures that may be unusable. bucket_step: of data.bucket_step, where aspect ratios are kept.
-    first_stage: a published one, which is not trained.
+    first_stage: a published one, which is not trained. base: the release to begin with, NAME@VERSION or a folder.
     """
 
     options: Options
@@ -68,10 +83,13 @@ class Plan:
     max_bad: float = 0.01
     bucket_step: int | None = None
     first_stage: str | None = None
+    base: str | None = None
 
     @property
     def variant(self) -> str:
         """The pipeline that trains it."""
+        if self.base is not None:
+            return "fine-tune"
         return "full" if self.first_stage is None else "diffusion"
 
     @property
@@ -106,22 +124,29 @@ class Draft:
 
 def make(
     found: Survey, inspection: Inspection, options: Options, stamp: str, device: Device, read: float, start: Start,
-    spent: Callable[[], float], published: Published | None = None,
+    spent: Callable[[], float], published: Published | Base | None = None,
 ) -> tuple[Plan, dict[str, Fields]]:  # fmt: skip
     """Return the plan, and the fields of its experiments by file name.
 
     read: seconds to read a picture. start: of stages. spent: returns the seconds since the command
-    began. published: the first stage, instead of a new one. Raises PlanError if nothing fits.
+    began. published: the first stage, instead of a new one, or the release to begin with. Raises PlanError if nothing
+    fits.
     """
-    condition = choose_condition(found, options.condition)
+    base = published if isinstance(published, Base) else None
+    if base is not None:
+        fine_tuning.check_fit(base, found, options)
+        found = replace(found, channels=base.release.image_shape[0])
+    condition = choose_condition(found, options.condition) if base is None else base.condition
     draft = choose_size(found, inspection, options, condition, device, read, start, spent, published)
     budget = draft.budget
     plan = Plan(
         options, stamp, draft.size, found.channels, condition, found.held_out, budget.first_steps, budget.second_steps,
         budget.samples, draft.weights, budget.seconds, found.max_bad,
-        draft.second["data"].get("bucket_step"), None if published is None else published.reference,
+        draft.second["data"].get("bucket_step"),
+        published.reference if isinstance(published, Published) else None, None if base is None else base.reference,
     )  # fmt: skip
-    second = {DIFFUSION: models.with_steps(draft.second, budget.second_steps, previews=PREVIEWS)}
+    rate = None if base is None else base.learning_rate
+    second = {DIFFUSION: models.with_steps(draft.second, budget.second_steps, previews=PREVIEWS, rate=rate)}
     if published is not None:
         return plan, second
     return plan, {AUTOENCODER: models.with_steps(draft.first, budget.first_steps, previews=PREVIEWS), **second}
@@ -129,12 +154,13 @@ def make(
 
 def choose_size(
     found: Survey, inspection: Inspection, options: Options, condition: Condition, device: Device, read: float,
-    start: Start, spent: Callable[[], float], published: Published | None = None,
+    start: Start, spent: Callable[[], float], published: Published | Base | None = None,
 ) -> Draft:  # fmt: skip
     """Return the experiments at the largest size at which the time suffices for good steps, else at the smallest."""
     check_start(start, options.minutes, spent())
-    sizes = models.candidate_sizes(found, device, options.size)
-    if published is not None:
+    base = published if isinstance(published, Base) else None
+    sizes = [base.size] if base is not None else models.candidate_sizes(found, device, options.size)
+    if isinstance(published, Published):
         sizes = [size for size in sizes if why_not(published.autoencoder, size, found.channels) is None]
     classes = list(found.classes) if condition == "class" else []
     refusal: PlanError | None = None
@@ -145,14 +171,21 @@ def choose_size(
         loaded = load_both(first, second)
         timings = measure(*loaded, classes, inspection.texts, None if published is None else published.autoencoder)
         trained = published is None and loaded[0].model.regularisation != "identity"
-        work = Work(found.images, int(found.held_out * found.images) + 1, read, start, trained, published is not None)
+        least, most = LEAST_SECOND, MOST_SECOND
+        if base is not None:
+            least, most = fine_tuning.LEAST_STEPS, fine_tuning.most_steps(device, found.training)
+        work = Work(
+            found.images, int(found.held_out * found.images) + 1, read, start, trained, published is not None,
+            base is not None, least, most,
+        )  # fmt: skip
         try:
             budget = divide(work, timings, options.minutes, spent())
         except PlanError as error:
             refusal = error
             sizes = [smaller for smaller in sizes if smaller <= size / 2] or sizes[-1:]
             continue
-        draft = Draft(size, first, second, budget, count_weights(*loaded))
+        autoencoder = Autoencoder(loaded[0].model) if published is None else published.autoencoder
+        draft = Draft(size, first, second, budget, count_weights(autoencoder, UNet(loaded[1].model.unet)))
         if budget.is_good:
             return draft
         affordable = SKIPPED * size**2 * budget.second_steps / GOOD_SECOND  # pixels
@@ -165,14 +198,17 @@ def choose_size(
 
 def draft_experiments(
     found: Survey, options: Options, condition: Condition, size: int, device: Device,
-    published: Published | None = None,
+    published: Published | Base | None = None,
 ) -> tuple[Fields, Fields]:  # fmt: skip
     """Return both experiments at a size, with a step each. That of a published first stage is not used."""
     first = models.first_stage(size, found.channels, device)
     channels, factor = first["model"]["latent_channels"], models.factor_of(size)
     if published is not None:
         channels, factor = published.autoencoder.config.latent_channels, published.autoencoder.config.factor
-    second = models.second_stage(size, channels, factor, condition, device)
+    if isinstance(published, Base):
+        second = fine_tuning.second_stage(published, device)
+    else:
+        second = models.second_stage(size, channels, factor, condition, device)
     data = models.data_fields(found, size, options.source)
     if options.keep_aspect:
         data["bucket_step"] = factor * 2 ** (len(second["model"]["unet"]["multipliers"]) - 1)
@@ -202,12 +238,9 @@ def load(fields: Fields) -> Experiment:
         return compose.load(str(path), ["autoencoder=x"] if "ema_decay" in fields else [])
 
 
-def count_weights(first: AutoencoderExperiment, second: DiffusionExperiment) -> int:
-    """Return the number of weights of the first stage and the U-Net."""
-    from training.model.autoencoder import Autoencoder
-    from training.model.unet import UNet
-
-    return sum(w.numel() for model in (Autoencoder(first.model), UNet(second.model.unet)) for w in model.parameters())
+def count_weights(*networks: nn.Module) -> int:
+    """Return the number of weights of networks."""
+    return sum(weights.numel() for network in networks for weights in network.parameters())
 
 
 def write(folder: Path, plan: Plan, experiments: dict[str, Fields]) -> None:
@@ -216,24 +249,19 @@ def write(folder: Path, plan: Plan, experiments: dict[str, Fields]) -> None:
     for name, fields in experiments.items():
         text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None)
         (folder / name).write_text(HEADER.format(path=folder / name) + text)
-    document = {"plan": asdict(plan), "files": {name: digest(folder / name) for name in experiments}}
+    document = {"plan": asdict(plan), "files": {name: sha256_of(folder / name) for name in experiments}}
     (folder / PLAN).write_text(json.dumps(document, indent=2) + "\n")
 
 
 def are_written(folder: Path, plan: Plan) -> bool:
     """Return whether a folder has the experiment files of a plan."""
-    return (plan.first_stage is not None or (folder / AUTOENCODER).is_file()) and (folder / DIFFUSION).is_file()
+    return (plan.variant != "full" or (folder / AUTOENCODER).is_file()) and (folder / DIFFUSION).is_file()
 
 
 def are_edited(folder: Path) -> bool:
     """Return whether an experiment file differs from what was written."""
     files = json.loads((folder / PLAN).read_text())["files"]
-    return any((folder / name).is_file() and digest(folder / name) != known for name, known in files.items())
-
-
-def digest(path: Path) -> str:
-    """Return the sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return any((folder / name).is_file() and sha256_of(folder / name) != known for name, known in files.items())
 
 
 def check_disk(folder: Path, plan: Plan, images: int) -> None:
@@ -255,10 +283,15 @@ def arguments(plan: Plan, folder: Path) -> list[str]:
         ("held_out", plan.held_out), ("max_bad", plan.max_bad),
         *([("bucket_step", plan.bucket_step)] if plan.bucket_step else []),
     )  # fmt: skip
+    first = f"autoencoder_experiment={folder / AUTOENCODER}"
+    if plan.base is not None:
+        first = f"base={plan.base}"
+    elif plan.first_stage is not None:
+        first = f"autoencoder={plan.first_stage}"
     return [
         "data=images",
         *(f"data_overrides=data.{field}={value}" for field, value in data),
-        f"autoencoder={plan.first_stage}" if plan.first_stage else f"autoencoder_experiment={folder / AUTOENCODER}",
+        first,
         f"diffusion_experiment={folder / DIFFUSION}",
         f"sampling=images={plan.samples}",
         f"alias={plan.options.alias}",

@@ -108,14 +108,19 @@ def choose_condition(found: Survey, wanted: Wanted) -> Literal["class", "caption
 
     Raises PlanError if the wanted condition is missing.
     """
-    useful = 1 < len(found.classes) <= min(MOST_CLASSES, found.images // 2)
-    possible = {"caption": found.captioned >= MOST, "class": useful and found.labelled >= MOST, "none": True}
+    possible = possible_conditions(found)
     if wanted == "auto":
         return "caption" if possible["caption"] else "class" if possible["class"] else "none"
     if not possible[wanted]:
         raise PlanError(f"--condition: {wanted} is not allowed; {describe_lack(found, wanted)}; permitted: "
                         f"{', '.join(name for name, ok in possible.items() if ok)}")  # fmt: skip
     return wanted
+
+
+def possible_conditions(found: Survey) -> dict[str, bool]:
+    """Return, by condition, whether the pictures have it."""
+    useful = 1 < len(found.classes) <= min(MOST_CLASSES, found.images // 2)
+    return {"caption": found.captioned >= MOST, "class": useful and found.labelled >= MOST, "none": True}
 
 
 def describe_no_condition(found: Survey) -> str:

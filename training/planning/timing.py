@@ -97,9 +97,10 @@ def time_second_stage(
     model = LatentDiffusion(autoencoder, UNet(config.model.unet), conditioning, Diffusion(config.model.diffusion))
     count, side = config.batch_size, images.image_size // autoencoder.config.factor
     recipe = DiffusionRecipe(model, config.optimiser, steps=config.steps, seed=0, batch_size=count).to(device)
-    values = {"class_label": "label", "caption": "text"}
+    values = {"class": "label", "text": "text"}  # by the type of a condition
+    conditions = config.model.conditioners
     requests = [
-        {field: images.records[row][values[field]] for field in config.model.conditioners} for row in range(count)
+        {field: images.records[row][values[one.type]] for field, one in conditions.items()} for row in range(count)
     ]
     eps = torch.randn(count, autoencoder.config.latent_channels, side, side, device=device)
     rows = {"moments": torch.stack([eps, torch.zeros_like(eps)], 1), "requests": requests}

@@ -26,10 +26,13 @@ from training.experiments.conditions import (
     TextCondition,
 )
 from training.experiments.schema import DegradationConfig, DiffusionExperiment, ExperimentError
-from training.model.autoencoder import AutoencoderConfig
+from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners import Conditioner, Conditioners
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.text import TextConditioner
+from training.model.diffusion import Diffusion, DiffusionConfig
+from training.model.latent_diffusion import LatentDiffusion, save_diffusion
+from training.model.unet import UNet, UNetConfig
 
 COUNT, SIDE, LATENT = 12, 16, 2
 FIRST_STAGE = AutoencoderConfig(image_channels=1, latent_channels=LATENT, multipliers=(1, 2))
@@ -110,6 +113,23 @@ def refused(message: str) -> Any:
 
 
 # -- what is built ---------------------------------------------------------------------------------
+
+
+def test_captions_keep_the_vocabulary_of_the_release_whose_weights_are_loaded(
+    images: ImageSet, configured: Configured, tmp_path: Path
+) -> None:
+    config = configured({"field": CONDITIONS["text"]})
+    first = conditioners.build(config, images, FIRST_STAGE)
+    unet = UNetConfig(in_channels=LATENT, out_channels=LATENT, channels=32, multipliers=(1,), context_width=16)
+    model = LatentDiffusion(Autoencoder(FIRST_STAGE), UNet(unet), first, Diffusion(DiffusionConfig()))
+    save_diffusion(tmp_path / "release", model, name="base", image_size=SIDE)
+    others = written(
+        tmp_path / "others", [{"name": str(row), "text": f"zebras by lakes {row}"} for row in range(COUNT)]
+    )
+    tuned = conditioners.build(replace(config, initial=str(tmp_path / "release")), others, FIRST_STAGE)
+    anew = conditioners.build(config, others, FIRST_STAGE)
+    vocabularies = [one.by_field()["field"].assets() for one in (first, tuned, anew)]
+    assert vocabularies[0] == vocabularies[1] != vocabularies[2]
 
 
 @pytest.mark.parametrize("kind", CONDITIONS)

@@ -12,7 +12,6 @@ from training.model.autoencoder import Autoencoder
 from training.model.conditioners import Conditioners
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.latent_diffusion import (
-    AUTOENCODER_FILE,
     UNET_FILE,
     LatentDiffusion,
     load_autoencoder,
@@ -20,7 +19,7 @@ from training.model.latent_diffusion import (
     save_autoencoder,
     save_diffusion,
 )
-from training.model.release import MANIFEST, ReleaseError, Serve
+from training.model.release import AUTOENCODER_FILE, MANIFEST, ReleaseError, Serve
 from training.model.unet import UNet, UNetConfig
 
 
