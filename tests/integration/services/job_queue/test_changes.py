@@ -87,7 +87,8 @@ def test_unplanned_jobs_are_planned_by_their_new_priority(stack: Stack, engine: 
     first, second = stack.submit(REQUEST), stack.submit(REQUEST)
     change(stack, engine, second, priority=1)
     with engine.connect() as connection:
-        planned = connection.scalars(text("SELECT job_id FROM work WHERE kind = 'plan' ORDER BY rank")).all()
+        query = text("SELECT job_id FROM work WHERE kind = 'plan' AND job_id IN (:first, :second) ORDER BY rank")
+        planned = connection.scalars(query, {"first": first, "second": second}).all()
     assert planned == [second, first]
 
 
