@@ -9,6 +9,20 @@ if TYPE_CHECKING:
     from training.planning.fine_tuning import Base
 
 
+def resolve_base(reference: str) -> str:
+    """Return a release folder as its absolute path, and a reference to a published release as it is.
+
+    A folder is meant if it holds a release, or is given with a slash: pictures are often in a folder of the name of
+    their release. Raises CommandError for a path that does not exist.
+    """
+    if not (Path(reference) / "release.json").is_file() and "/" not in reference:
+        return reference
+    if not Path(reference).is_dir():
+        raise CommandError(f"--from: {reference!r} is neither a release folder nor a name; permitted: a release "
+                           "folder, or a published name, name@alias or name@version")  # fmt: skip
+    return str(Path(reference).absolute())
+
+
 def open_base(reference: str) -> "Base":
     """Return a release folder, given by its absolute path, or a published release, by its version from now on.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kfp_pipelines.commands.base import resolve_base
 from services.errors import CommandError
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ def train(
         raise CommandError(f"--condition: {condition!r} is not allowed; permitted: auto, class, caption, none")
     if submit and not source.startswith("s3://"):
         raise CommandError(f"PICTURES: a cluster cannot read {source}; permitted with --submit: s3://BUCKET/PREFIX/")
-    if base is not None and Path(base).is_dir():
-        base = str(Path(base).absolute())
-        if submit:
+    if base is not None:
+        base = resolve_base(base)
+        if submit and Path(base).is_absolute():
             raise CommandError(f"--from: a cluster cannot read {base}; permitted with --submit: a published release")
     from kfp_pipelines.commands.planning import prepare_plan
     from services.registry.aliases import check_alias

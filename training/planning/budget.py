@@ -108,12 +108,17 @@ def check_start(start: Start, minutes: float, spent: float) -> None:
         raise too_short(minutes, least, spent)
 
 
-def too_short(minutes: float, least: float, spent: float) -> PlanError:
-    """Return the error of a time that is too short. least: seconds that are needed at least, beside those spent."""
+def too_short(minutes: float, least: float, spent: float, *, training: float = 0.0, steps: int = 0) -> PlanError:
+    """Return the error of a time that is too short. least: seconds that are needed at least, beside those spent.
+
+    training: those of the fewest steps, `steps`.
+    """
+    most = "starting, preparing and evaluating"
+    if training > least / 2:
+        most = f"the fewest steps of training, {steps:,}"
     return PlanError(
         f"--minutes: {minutes:g} is not allowed; permitted for these pictures on this machine: at least "
-        f"{math.ceil((least / USED + spent) / 60)}, as busy as it is now, most of it for starting, preparing and "
-        "evaluating"
+        f"{math.ceil((least / USED + spent) / 60)}, as busy as it is now, most of it for {most}"
     )
 
 
@@ -128,9 +133,10 @@ def divide(work: Work, timings: Timings, minutes: float, spent: float) -> Budget
     samples = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, 0.05 * seconds / one_sample)))
     samples -= samples % 8
     fixed = sum(stage_seconds(work, timings, 0, 0, samples).values())
-    least = fixed + first_least * timings.first_step + work.least_second * timings.second_step
-    if least > USED * seconds:
-        raise too_short(minutes, least, spent)
+    training = first_least * timings.first_step + work.least_second * timings.second_step
+    if fixed + training > USED * seconds:
+        steps = work.least_second + (first_least if work.first_trained else 0)
+        raise too_short(minutes, fixed + training, spent, training=training, steps=steps)
     free = USED * seconds - fixed
     first = 1
     if work.first_trained:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from kfp_pipelines.commands import planning
-from kfp_pipelines.commands.base import open_base
+from kfp_pipelines.commands.base import open_base, resolve_base
 from kfp_pipelines.stages import entry
 from services.errors import CommandError
 from services.registry import evaluations, releases
@@ -22,6 +22,7 @@ from tests.support.previews import small_previews
 from tests.support.releases import make_distilled_release, make_tiny_release
 from tests.support.stack import Stack
 from training.metrics import classifier
+from training.model.latent_diffusion import load_autoencoder, load_diffusion, save_autoencoder, save_diffusion
 from training.model.release import AUTOENCODER_FILE, read
 from training.planning import plan as plans
 from training.planning.budget import Start
@@ -129,3 +130,26 @@ def test_a_folder_is_read_where_it_is(tmp_path: Path) -> None:
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "digest": "0" * 64}))
     with pytest.raises(CommandError, match=r"--from: release\.json: the digest does not match"):
         open_base(str(folder))
+
+
+def test_a_name_is_not_a_folder_of_pictures_that_is_called_like_it(pictures: Path) -> None:
+    assert resolve_base("pictures") == "pictures"
+    make_tiny_release(Path("tiny"))
+    assert resolve_base("tiny") == str(Path("tiny").absolute())
+    assert resolve_base("./pictures") == str(pictures)
+
+
+def test_a_latent_scale_that_was_measured_stays(stack: Stack, tmp_path: Path) -> None:
+    """The first stage was imported without a scale, so its release has other weights than that of the second stage."""
+    model, _ = load_diffusion(make_tiny_release(tmp_path / "made", seed=8))
+    model.autoencoder.latent_scale.fill_(1.0)
+    first = save_autoencoder(tmp_path / "first", model.autoencoder, name="imported-first", image_size=32)
+    model.autoencoder.latent_scale.fill_(0.25)
+    lineage = {"autoencoder": first.digest}
+    save_diffusion(tmp_path / "second", model, name="scaled", image_size=32, lineage=lineage)
+    with stack.engine("publisher").begin() as connection:
+        releases.publish(connection, stack.store(), tmp_path / "first")
+        releases.publish(connection, stack.store(), tmp_path / "second")
+    assert entry.fetch_release("scaled@1", "autoencoder", str(tmp_path / "fetched")) == "scaled@1"
+    autoencoder, fetched = load_autoencoder(tmp_path / "fetched" / "release")
+    assert (fetched.kind, float(autoencoder.latent_scale)) == ("autoencoder", 0.25)

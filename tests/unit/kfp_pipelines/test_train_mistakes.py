@@ -22,6 +22,9 @@ from tests.support.commands import call_darkroom
         ),
         (["many", "--condition", "class"], "--condition: class is not allowed; the pictures have no labels"),
         (["many", "--size", "4"], "--size: 4 is not allowed; permitted: 8 to 64 pixels, multiples of 4 above 16"),
+        (["many", "--from", "./one"], "one: not a release, release.json is missing"),
+        (["many", "--from", "nowhere/release"], "--from: 'nowhere/release' is neither a release folder nor a name"),
+        (["s3://bucket/prefix/", "--submit", "--from", "./one"], "--from: a cluster cannot read "),
         (["many", "--submit"], "permitted with --submit: s3://BUCKET/PREFIX/"),
         (
             ["many", "--minutes", "0.01"],

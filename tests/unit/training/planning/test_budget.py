@@ -1,8 +1,10 @@
 """How the time is divided: the whole fits, and a time that is too short is refused."""
 
+from dataclasses import replace
+
 import pytest
 
-from training.planning.budget import FIRST, USED, Start, Work, divide
+from training.planning.budget import FIRST, USED, Start, Work, divide, stage_seconds
 from training.planning.survey import PlanError
 from training.planning.timing import Timings
 
@@ -34,6 +36,25 @@ def test_a_time_that_is_too_short_is_refused_with_the_least():
     assert divide(WORK, TIMINGS, least, spent=20).second_steps >= 200
     with pytest.raises(PlanError):
         divide(WORK, TIMINGS, least - 1, spent=20)
+
+
+@pytest.mark.parametrize(
+    ("step", "most"), [(0.01, "starting, preparing and evaluating"), (60.0, "the fewest steps of training, 300")]
+)
+def test_the_refusal_says_what_the_time_is_needed_for(step, most):
+    with pytest.raises(PlanError, match=f"as busy as it is now, most of it for {most}$"):
+        divide(WORK, replace(TIMINGS, first_step=0.01, second_step=step), 0.5, spent=20)
+
+
+def test_a_tuned_release_takes_few_steps_and_is_evaluated_beside_its_base():
+    published = Work(20, 4, 0.002, Start(8.0, 1.0), False, published=True)
+    tuned = replace(published, tuned=True, least_second=50, most_second=300)
+    long, short = divide(tuned, TIMINGS, 600, spent=0), divide(tuned, TIMINGS, 2, spent=0)
+    assert (long.second_steps, long.samples) == (300, 1000)
+    assert 50 <= short.second_steps < 300
+    assert long.total < 60 * 600 / 2
+    one, two = (stage_seconds(work, TIMINGS, 1, 100, 64)["evaluate"] for work in (published, tuned))
+    assert two == pytest.approx(2 * one - WORK.start.stage)
 
 
 def test_few_steps_are_a_sketch_and_many_are_good():
