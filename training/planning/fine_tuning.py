@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PASSES = 100  # over the pictures at most: more would learn a small set by heart
 LEAST_STEPS, USUAL_STEPS = 50, 200  # the fewest of a training; what a set may have however small it is
-RATE_SHARE, RATE = 0.1, 1e-5  # of the release's learning rate; without one, a tenth of what is usual
+RATE_SHARE, RATE = 0.3, 3e-5  # of the release's learning rate, see docs/training.md; without one, of the usual 1e-4
 CONDITIONS: dict[str, Condition] = {"class": "class", "text": "caption"}  # by the type of a conditioner
 
 
@@ -159,7 +159,7 @@ def describe(base: Base, steps: int, device: Device, training: int) -> Sequence[
     has = {"class": f"{len(base.classes)} classes", "caption": "captions", "none": "no condition"}[base.condition]
     colour = "grey" if base.release.image_shape[0] == 1 else "colour"
     passes = max(1, round(steps * batch_size(device, training) / training))
-    share = "the release states none" if base.own_rate is None else "a tenth of the release's"
+    share = "the release states none" if base.own_rate is None else f"{RATE_SHARE:g} of the release's"
     return (
         f"begin with {base.reference}: its first stage, U-Net and {has}, {base.size}x{base.size} pixels in {colour}",
         f"second stage: {steps:,} steps, which see each picture {passes} times; learning rate "
