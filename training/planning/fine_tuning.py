@@ -60,8 +60,15 @@ class Base:
 
     @property
     def learning_rate(self) -> float:
-        """The peak of the learning rate of a training that begins with it."""
-        return RATE if self.own_rate is None else RATE_SHARE * self.own_rate
+        """The peak of the learning rate of a training that begins with it: its own if it was fine-tuned itself."""
+        if self.own_rate is None:
+            return RATE
+        return self.own_rate if self.is_tuned else RATE_SHARE * self.own_rate
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether its own training began with a release."""
+        return "initial" in self.release.lineage
 
 
 def check_release(release: Release, reference: str) -> None:
@@ -159,7 +166,9 @@ def describe(base: Base, steps: int, device: Device, training: int) -> Sequence[
     has = {"class": f"{len(base.classes)} classes", "caption": "captions", "none": "no condition"}[base.condition]
     colour = "grey" if base.release.image_shape[0] == 1 else "colour"
     passes = max(1, round(steps * batch_size(device, training) / training))
-    share = "the release states none" if base.own_rate is None else f"{RATE_SHARE:g} of the release's"
+    share = "that of the release" if base.is_tuned else f"{RATE_SHARE:g} of the release's"
+    if base.own_rate is None:
+        share = "the release states none"
     return (
         f"begin with {base.reference}: its first stage, U-Net and {has}, {base.size}x{base.size} pixels in {colour}",
         f"second stage: {steps:,} steps, which see each picture {passes} times; learning rate "

@@ -89,6 +89,8 @@ def test_a_small_set_gets_few_steps_at_a_part_of_the_rate_in_any_time(made, base
     assert fine_tuning.most_steps("cpu", 3200) == 10_000
     assert experiments["diffusion.yaml"]["optimiser"]["learning_rate"] == fine_tuning.RATE
     assert named(base, optimiser={"learning_rate": 2e-3}).learning_rate == pytest.approx(6e-4)
+    tuned = replace(base.release, lineage={"experiment": {"optimiser": {"learning_rate": 6e-4}}, "initial": "f" * 64})
+    assert replace(base, release=tuned).learning_rate == 6e-4, "it is not lowered again and again"
     assert plan.total < 60 * plan.options.minutes / 2
     assert list(plan.seconds)[:2] == ["fetch-release", "fetch-release-2"]
 
