@@ -195,7 +195,6 @@ def worker_flapping(service: Service) -> Iterator[Callable[[], object]]:
             scrape_metrics(service.ports["worker"])
             time.sleep(2.5)
             service.running["worker"].signal(signal.SIGKILL)
-            service.running["worker"].child.wait()
 
     yield kill_once_scraped
 

@@ -216,6 +216,8 @@ class Rules:
     def planning_steps(self, state: State, piece: Piece, lease: Piece) -> Iterator[tuple[str, State]]:
         """Yield what planning does: a batch, or the end of a job that must stop or is refused."""
         job = state.job
+        if job.state == JobState.SUBMITTED and not job.is_planned:  # it may have been told to stop after the last look
+            yield "rejects the job", state._replace(job=job._replace(state=JobState.REJECTED)).with_piece(piece)
         if self.must_stop(job, accepted=False) or job.state in TERMINAL:
             after = state.with_piece(piece)
             if job.state == JobState.SUBMITTED:
@@ -225,8 +227,6 @@ class Rules:
             return
         if job.state not in STOPPABLE:
             return
-        if not job.is_planned:
-            yield "rejects the job", state._replace(job=job._replace(state=JobState.REJECTED)).with_piece(piece)
         for start, stop in self.next_shards(job):
             if self.has_errors and (missing := job.images.find(MISSING, start, stop)) >= 0:
                 invalid = self.fail_images(state, missing, missing + 1)

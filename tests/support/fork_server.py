@@ -57,12 +57,14 @@ class Forked:
         self._server = server
         self.pid = pid
         self.returncode: int | None = None
+        self._polling = threading.Lock()  # the status of a process can be asked for once
 
     def poll(self) -> int | None:
-        """Return the exit status, or None while the process runs."""
-        if self.returncode is None:
-            self.returncode = self._server.ask({"poll": self.pid})
-        return self.returncode
+        """Return the exit status, or None while the process runs. Several threads may call it."""
+        with self._polling:
+            if self.returncode is None:
+                self.returncode = self._server.ask({"poll": self.pid})
+            return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit status of the process when it ends. Raises subprocess.TimeoutExpired."""
