@@ -43,10 +43,12 @@ class CheckpointSaver(Callback):
         self.judge = judge
         self.saved_at = time.monotonic()
         self.signal: int | None = None
+        self.stop_signals = StopSignals(self)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Restore the checkpoint. Raises CheckpointError if the ranks found checkpoints of different steps."""
         assert isinstance(module, Recipe)
+        self.stop_signals.handle_alone()
         step = torch.tensor(0 if self.latest is None else self.latest.step, device=module.device)
         if int(step) * trainer.world_size != int(trainer.strategy.reduce(step, reduce_op="sum")):
             raise CheckpointError(
@@ -83,7 +85,7 @@ class CheckpointSaver(Callback):
 
     def catch_stop_signals(self) -> "StopSignals":
         """Return a context in which SIGTERM and SIGINT end the run after the current step."""
-        return StopSignals(self)
+        return self.stop_signals
 
 
 def require_finite(state: Mapping[str, Tensor], step: int) -> None:
@@ -94,7 +96,11 @@ def require_finite(state: Mapping[str, Tensor], step: int) -> None:
 
 
 class StopSignals:
-    """Keeps the first SIGTERM or SIGINT for the saver; a second one has its former effect."""
+    """Keeps the first SIGTERM or SIGINT for the saver; a second one has its former effect.
+
+    Lightning puts a handler of its own before these. Between two steps, while previews are drawn, it would end the run
+    without its state, so `handle_alone` removes it.
+    """
 
     def __init__(self, saver: CheckpointSaver) -> None:
         self.saver = saver
@@ -104,6 +110,12 @@ class StopSignals:
         with suppress(ValueError):  # only the main thread can handle signals
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.before[number] = signal.signal(number, self.note)
+
+    def handle_alone(self) -> None:
+        """Be the only handler of the signals again, unless one has come."""
+        if self.saver.signal is None:
+            for number in self.before:
+                signal.signal(number, self.note)
 
     def __exit__(self, *rest: Any) -> None:
         for number, handler in self.before.items():
