@@ -224,8 +224,7 @@ class Rules:
                 ended = JobState.CANCELLED if job.cancel else JobState.FAILED
                 after = after._replace(job=job._replace(state=ended))
             yield "stops planning", self.open_finalizing(after)
-            return
-        if job.state not in STOPPABLE:
+        if self.must_stop(job, accepted=True) or job.state not in STOPPABLE:  # a request may come after the last look
             return
         for start, stop in self.next_shards(job):
             if self.has_errors and (missing := job.images.find(MISSING, start, stop)) >= 0:
