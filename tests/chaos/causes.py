@@ -206,7 +206,7 @@ def work_lost(service: Service) -> Iterator[Callable[[], object]]:
 
     def kill_at_work() -> None:
         with administrator(service.stack) as owner:
-            if owner.execute("SELECT FROM work WHERE kind = 'sample' AND state = 'leased'").fetchone():
+            if owner.execute("SELECT 1 FROM work WHERE kind = 'sample' AND state = 'leased'").fetchone():
                 service.running["worker"].signal(signal.SIGKILL)
 
     yield kill_at_work
