@@ -8,6 +8,7 @@ from services.observability import metrics
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 30.0
 UNREADY_AFTER = 3  # failures in a row of one release
+FORGOTTEN_AFTER_S = 120.0  # from the end of a pause: nobody has asked for the release since
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,21 @@ class ReleaseBackoff:
     """The pauses after failures, by the digest of the release; each is twice as long as the one before."""
 
     def __init__(self) -> None:
-        self._failed: dict[str, Failures] = {}
+        self._failed: dict[str, Failures] = {}  # is replaced, because other threads read it
+        metrics.RELEASES_PAUSED.set_function(lambda: len(self._current()))
 
     def add_failure(self, digest: str, reason: str) -> float:
         """Record that a release could not be loaded. Returns the seconds for which it is not claimed."""
-        count = self._failed[digest].count + 1 if digest in self._failed else 1
+        current = self._current()
+        count = current[digest].count + 1 if digest in current else 1
         pause = min(FIRST_PAUSE_S * 2.0 ** (count - 1), LONGEST_PAUSE_S)
-        self._set({**self._failed, digest: Failures(count, reason, time.monotonic() + pause)})
+        self._failed = {**current, digest: Failures(count, reason, time.monotonic() + pause)}
         metrics.CACHE_FAILURES.inc()
         return pause
 
     def clear(self, digest: str) -> None:
         """Record that a release was loaded."""
-        self._set({name: failures for name, failures in self._failed.items() if name != digest})
+        self._failed = {name: failures for name, failures in self._failed.items() if name != digest}
 
     def paused(self) -> list[str]:
         """Return the digests of the releases that must not be claimed now."""
@@ -46,10 +49,13 @@ class ReleaseBackoff:
         """Return why the worker is not ready: releases that it could not load UNREADY_AFTER times in a row."""
         return [
             f"release {digest[:12]} could not be loaded {failures.count} times: {failures.reason}"
-            for digest, failures in self._failed.items()
+            for digest, failures in self._current().items()
             if failures.count >= UNREADY_AFTER
         ]
 
-    def _set(self, failed: dict[str, Failures]) -> None:
-        self._failed = failed  # another thread reads it
-        metrics.RELEASES_PAUSED.set(len(failed))
+    def _current(self) -> dict[str, Failures]:
+        """Return the failures but for those of releases that nobody asks for any more."""
+        now = time.monotonic()
+        return {
+            digest: failures for digest, failures in self._failed.items() if failures.until + FORGOTTEN_AFTER_S > now
+        }
