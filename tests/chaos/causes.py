@@ -271,7 +271,7 @@ def exporter_down(service: Service) -> Iterator[None]:
 
 @contextmanager
 def reading_fails(service: Service) -> Iterator[None]:
-    with service.revoked("SELECT ON usage", "darkroom_observer"):
+    with service.revoked("SELECT ON queue_load", "darkroom_observer"):
         yield
 
 
