@@ -94,6 +94,11 @@ def prepared_folder(config: DataConfig) -> Path:
     return Path(f"data/{part}-{config.image_size}-{source_stamp(config.root, own_settings(config))[:8]}")
 
 
+def set_folder(config: DataConfig) -> Path:
+    """Return the folder of the image set: the images themselves if they are prepared, else what is prepared of them."""
+    return Path(config.root) if is_prepared(config.root) else prepared_folder(config)
+
+
 def run(overrides: Sequence[str], output: Path | None = None) -> ImageSet:
     """Prepare the set that overrides such as data=images and data.root=PATH name, in `output` if that is given.
 
@@ -111,7 +116,7 @@ def run(overrides: Sequence[str], output: Path | None = None) -> ImageSet:
     if config.prepared is None and not is_prepared(config.root):
         return images(replace(config, prepared=str(output)))
     found = images(config)
-    pointer.point(output, Path(config.root) if is_prepared(config.root) else prepared_folder(config))
+    pointer.point(output, set_folder(config))
     return found
 
 

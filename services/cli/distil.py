@@ -1,14 +1,15 @@
 """`darkroom distil`: from a diffusion release to one that needs a few evaluations of one row each."""
 
 import sys
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.session import AsJson, connect
+from services.cli.evaluate import open_release
+from services.cli.session import AsJson, ReleaseArgument, connect
 from services.cli.terminal import print_json
 from services.errors import CommandError
 
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from training.model.release import Release
 
 DISTANCE = "frechet_distance"
+DataOption = Annotated[
+    str | None, typer.Option(help="The images: a folder, an archive or s3://; default: those it was trained on.")
+]
 
 
 def distil(
-    release: Annotated[str, typer.Argument(help="A release folder, or a published name, name@alias or name@version.")],
-    data: Annotated[
-        str | None, typer.Option(help="The images: a folder, an archive or s3://; default: those it was trained on.")
-    ] = None,
+    release: ReleaseArgument,
+    data: DataOption = None,
     minutes: Annotated[float, typer.Option(help="How long to train; the evaluation follows.", min=0)] = 20.0,
     name: Annotated[str | None, typer.Option(help="The name of the new release; default: NAME-distilled.")] = None,
     alias: Annotated[str, typer.Option(help="The alias that points at the new release in the end.")] = "candidate",
@@ -108,8 +110,7 @@ def _prepare(
         plans.write(path, {**fields, "steps": steps, "pictures_every": max(1, steps // plans.PREVIEWS)}, key)
         config = plans.load(path)
         say(f"Chosen    {path}; a step takes {seconds:.2f} s here", quiet)
-    root = Path(config.data.root)
-    return config, root if prepare.is_prepared(str(root)) else prepare.prepared_folder(config.data)
+    return config, prepare.set_folder(config.data)
 
 
 def _check_gate(comparison: dict[str, Any], within: float, folder: Path) -> None:
@@ -154,15 +155,6 @@ def publish_made(teacher: str, folder: Path, alias: str) -> str:
         return f"{done.name}@{done.version}"
     finally:
         engine.dispose()
-
-
-def open_release(reference: str) -> AbstractContextManager[Path]:
-    """Yield a release folder, or that of a published release. Raises RegistryError if it does not exist."""
-    if Path(reference).is_dir():
-        return nullcontext(Path(reference).absolute())
-    from services.cli.evaluate import hold
-
-    return hold(reference)
 
 
 def say(line: str, quiet: bool) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.distil import check_published_name, open_release, publish_made, say
-from services.cli.session import AsJson
+from services.cli.distil import DataOption, check_published_name, publish_made, say
+from services.cli.evaluate import open_release
+from services.cli.session import AsJson, ReleaseArgument
 from services.cli.terminal import print_json
 from services.errors import CommandError
 
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
 
 
 def distil_decoder(
-    release: Annotated[str, typer.Argument(help="A release folder, or a published name, name@alias or name@version.")],
-    data: Annotated[
-        str | None, typer.Option(help="The images: a folder, an archive or s3://; default: those it was trained on.")
-    ] = None,
+    release: ReleaseArgument,
+    data: DataOption = None,
     steps: Annotated[int, typer.Option(help="Training steps of 16 images; the evaluation follows.", min=1)] = 4000,
     name: Annotated[str | None, typer.Option(help="The name to publish under; default: the release's own.")] = None,
     alias: Annotated[str, typer.Option(help="The alias that points at the new release in the end.")] = "candidate",
@@ -76,8 +75,7 @@ def _prepare(
 
     config = plans.plan(teacher, folder, find_images(teacher, data), name, steps)
     prepare.images(config.data)
-    root = Path(config.data.root)
-    return config, root if prepare.is_prepared(str(root)) else prepare.prepared_folder(config.data)
+    return config, prepare.set_folder(config.data)
 
 
 def _evaluate(folder: Path, root: Path, output: Path, *, quiet: bool) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from services.cli.session import AsJson, connect
+from services.cli.session import AsJson, ReleaseArgument, connect
 from services.cli.terminal import print_json
 from services.errors import CommandError
 
 
 def evaluate(
-    release: Annotated[str, typer.Argument(help="A release folder, or a published name, name@alias or name@version.")],
+    release: ReleaseArgument,
     data: Annotated[Path, typer.Argument(help="The folder of a prepared image set.")],
     output: Annotated[Path | None, typer.Option(help="The folder to write; default: evaluations/RELEASE.")] = None,
     images: Annotated[int, typer.Option(help="Images to sample from a diffusion model.", min=1)] = 1000,
@@ -74,7 +74,7 @@ def evaluate(
 
 
 def open_release(reference: str) -> AbstractContextManager[Path]:
-    """Yield a release folder, or that of a published release."""
+    """Yield a release folder, or that of a published release. Raises RegistryError if it does not exist."""
     return nullcontext(Path(reference)) if Path(reference).is_dir() else hold(reference)
 
 

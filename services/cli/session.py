@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from services.settings import DatabaseSettings, Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+ReleaseArgument = Annotated[
+    str, typer.Argument(help="A release folder, or a published name, name@alias or name@version.")
+]
 
 
 def connect(role: Role) -> "tuple[Settings, Engine]":

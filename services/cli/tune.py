@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from services.cli.evaluate import open_release
-from services.cli.session import AsJson
+from services.cli.session import AsJson, ReleaseArgument
 from services.cli.terminal import print_json, print_table
 from services.errors import CommandError
 
@@ -13,7 +13,7 @@ Profile = Literal["auto", "fp32", "fp32-compiled", "bf16", "bf16-compiled"]
 
 
 def tune(
-    release: Annotated[str, typer.Argument(help="A release folder, or a published name, name@alias or name@version.")],
+    release: ReleaseArgument,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="The device, as DARKROOM_DEVICE.")] = "auto",
     profile: Annotated[Profile, typer.Option(help="The profile, as DARKROOM_PROFILE.")] = "auto",
     most: Annotated[int, typer.Option(help="The most rows to try.", min=2, max=1024)] = 256,
@@ -24,6 +24,7 @@ def tune(
     Steps, decoding and memory are measured with 2, 4, 8 and so on rows, until the memory ends. The rate is of images
     with the release's default steps and guidance, in a full batch. Nothing else should run on the device meanwhile.
     """
+    from services.job_requests.image_spec import ImageSpec, image_cost
     from services.job_requests.schema import defaults_of
     from services.worker.device import check_device
     from services.worker.tuning import best_of, measure
@@ -36,8 +37,9 @@ def tune(
             raise CommandError(f"{release}: a release of kind {description.kind}; permitted: diffusion")
         usual = defaults_of(description.conditions)
         steps = int(usual["steps"])
-        is_guided = usual["guidance_scale"] != 1 and not description.conditions.get("distilled")
-        rows_an_image = 2 if is_guided and description.conditions.get("properties") else 1
+        low, high = usual["guidance_interval"]
+        image = ImageSpec(0, 0, 0, steps, usual["solver"], usual["guidance_scale"], usual["spacing"], (low, high))
+        rows_an_image = image_cost(image) / steps
         usages = list(measure(folder, device=device, profile=profile, most=most))
     if not usages:
         raise CommandError(f"{release}: the memory does not suffice for 2 rows; use a device with more")

@@ -37,8 +37,11 @@ class Usage:
     memory: int
     profile: str
 
-    def images_per_second(self, steps: int, rows_an_image: int) -> float:
-        """Return how many images of so many steps a full batch makes, with decoding in turn."""
+    def images_per_second(self, steps: int, rows_an_image: float) -> float:
+        """Return how many images of so many steps a full batch makes, with decoding in turn.
+
+        rows_an_image: network rows of an image, for each of its steps.
+        """
         return 1 / (steps * rows_an_image * self.step_s / self.rows + self.decode_s / self.decode_rows)
 
 
@@ -60,7 +63,7 @@ def measure(folder: Path, *, device: str, profile: str, most: int) -> Iterator[U
         rows *= 2
 
 
-def best_of(usages: list[Usage], steps: int, rows_an_image: int) -> Usage:
+def best_of(usages: list[Usage], steps: int, rows_an_image: float) -> Usage:
     """Return the one with the fewest rows that makes nearly as many images as the fastest."""
     rates = [usage.images_per_second(steps, rows_an_image) for usage in usages]
     return next(usage for usage, rate in zip(usages, rates, strict=True) if rate >= ENOUGH * max(rates))

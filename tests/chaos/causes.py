@@ -9,17 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 
-from services.local_stack import lifecycle, processes
 from tests.chaos.proxied import Proxies
 from tests.chaos.proxy import NetworkFault, Proxy
 from tests.support.http import free_port, scrape_metrics
-from tests.support.job_queue import fetch_value
+from tests.support.notification_queue import fill_queue, listen_without_end, make_small_queue
 from tests.support.processes import Supervised
 from tests.support.stack import Stack
 from tests.support.tenants import SMALL, Tenant, administrator, make_tenant
 
 LARGE = {"items": [{"class_label": 1}], "images_per_item": 64, "steps": 100, "guidance_scale": 2.0}
-NOTIFY_PAGES = 64
 
 
 class Service:
@@ -29,14 +27,7 @@ class Service:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        with administrator(stack) as owner:  # makes Postgres' queue of notifications small
-            owner.execute(f"ALTER SYSTEM SET max_notify_queue_pages = {NOTIFY_PAGES}")
-        stack.close()
-        server = processes.find(stack.root, "postgres")
-        assert server is not None
-        server.send_signal(signal.SIGINT)
-        server.wait(60)
-        lifecycle.start(stack.root)
+        make_small_queue(stack)
         self.client: Tenant = make_tenant(stack, "client")
         self.proxies = Proxies(stack)
         self.ports = {name: free_port() for name in self.PARTS}
@@ -219,8 +210,10 @@ def release_not_held(service: Service) -> Iterator[None]:
         shutil.rmtree(service.cache, ignore_errors=True)
         service.cache.write_text("no folder can be made here")
     service.submit()
-    yield
-    service.cache.unlink()
+    try:
+        yield
+    finally:
+        service.cache.unlink()
 
 
 @contextmanager
@@ -248,11 +241,8 @@ def database_errors(service: Service) -> Iterator[None]:
 def notification_queue_filling(service: Service) -> Iterator[None]:
     """A session of the tables' owner listens and does not end its transaction."""
     with closing(administrator(service.stack)) as listener, service.client.connect() as sender:
-        listener.execute("LISTEN noise")
-        listener.execute("BEGIN")
-        listener.execute("SELECT 1")
-        while fetch_value(sender, "SELECT pg_notification_queue_usage()") < 0.4:
-            sender.execute("SELECT pg_notify('noise', repeat('x', 7000))")
+        listen_without_end(listener)
+        fill_queue(sender, 0.4)
         yield
 
 

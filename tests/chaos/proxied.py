@@ -4,15 +4,10 @@ from sqlalchemy import make_url
 
 from services.local_stack.state import read
 from tests.chaos.proxy import Proxy
+from tests.support import tenants
 from tests.support.stack import Stack
 
-QUICK = {
-    "DARKROOM_STALE_S": "4",
-    "DARKROOM_HEARTBEAT_S": "0.5",
-    "DARKROOM_POLL_S": "0.5",
-    "DARKROOM_STEP_LIMIT_S": "30",
-    "DARKROOM_DRAIN_S": "2",
-}
+QUICK = {**tenants.QUICK, "DARKROOM_STEP_LIMIT_S": "30"}
 
 
 class Proxies:

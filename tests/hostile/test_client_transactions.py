@@ -7,10 +7,10 @@ import psycopg
 import pytest
 
 from services.exporter import QueueCollector
-from services.local_stack import lifecycle, processes
 from tests.support.job_queue import fetch_value
+from tests.support.notification_queue import fill_queue, listen_without_end, make_small_queue
 from tests.support.stack import Stack, fresh_stack
-from tests.support.tenants import QUICK, Tenant, administrator, make_tenant
+from tests.support.tenants import QUICK, Tenant, make_tenant
 
 SOON = "from services.dispatcher import upkeep\nupkeep.CLIENT_TRANSACTION_S = 3.0\n"
 
@@ -30,24 +30,11 @@ def test_a_session_that_idles_in_a_transaction_is_ended(stack: Stack, attacker: 
 
 def test_a_full_queue_of_notifications_stops_no_insert() -> None:
     with fresh_stack() as stack:
-        with administrator(stack) as connection:
-            connection.execute("ALTER SYSTEM SET max_notify_queue_pages = 64")
-        stack.close()
-        server = processes.find(stack.root, "postgres")
-        assert server is not None
-        server.send_signal(2)
-        server.wait(30)
-        lifecycle.start(stack.root)
+        make_small_queue(stack)
         attacker, neighbour = make_tenant(stack, "attacker"), make_tenant(stack, "neighbour")
         with closing(attacker.connect()) as listener, attacker.connect() as sender:
-            listener.execute("LISTEN noise")
-            listener.execute("SET idle_in_transaction_session_timeout = 0")
-            listener.execute("BEGIN")
-            listener.execute("SELECT 1")
-            fill = "SELECT pg_notify('noise', repeat('x', 7000))"
-            while fetch_value(sender, "SELECT pg_notification_queue_usage()") < 0.9:
-                sender.execute(fill)
-            usage = fetch_value(sender, "SELECT pg_notification_queue_usage()")
+            listen_without_end(listener)
+            usage = fill_queue(sender, 0.9)
             assert usage > 0.9
             jobs = [neighbour.submit() for _ in range(3)]
             collector = QueueCollector(stack.engine("observer"), 30)

@@ -209,18 +209,14 @@ def check(experiment: Experiment) -> None:
     if isinstance(experiment, AutoencoderExperiment):
         return
     if isinstance(experiment, LightDecoderExperiment):
-        if experiment.initial is not None:
-            raise ExperimentError(f"initial: {experiment.initial} is not allowed, because a light decoder begins with "
-                                  "random weights; permitted: null")  # fmt: skip
+        check_no_initial(experiment, "a light decoder begins with random weights")
         convert_errors("loss", experiment.loss.check)
         return
     if crop is not None and not experiment.encode_each_step:
         raise ExperimentError("data.crop: latents that are encoded once cannot be cropped; permitted: null, "
                               "or encode_each_step=true")  # fmt: skip
     if isinstance(experiment, DistillationExperiment):
-        if experiment.initial is not None:
-            raise ExperimentError(f"initial: {experiment.initial} is not allowed, because a distillation begins with "
-                                  "the weights of its teacher; permitted: null")  # fmt: skip
+        check_no_initial(experiment, "a distillation begins with the weights of its teacher")
         convert_errors("loss", experiment.loss.check)
         return
     if experiment.model.unet.numbers:
@@ -239,6 +235,12 @@ def check(experiment: Experiment) -> None:
             f"loss.min_snr_gamma: {gamma} is not allowed with zero_terminal_snr or the schedule 'flow': "
             "pure noise, where sampling starts, would have weight 0; permitted: null"
         )
+
+
+def check_no_initial(experiment: Experiment, because: str) -> None:
+    """Raise ExperimentError if an experiment that begins with other weights names a release to begin with."""
+    if experiment.initial is not None:
+        raise ExperimentError(f"initial: {experiment.initial} is not allowed, because {because}; permitted: null")
 
 
 def check_buckets(experiment: Experiment) -> None:

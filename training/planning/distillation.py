@@ -70,7 +70,7 @@ def draft(teacher: Release, folder: Path, root: str, name: str) -> Fields:
     return {
         "name": name,
         "output": str(Path("runs") / name),
-        "teacher": str(folder),
+        "teacher": str(folder.absolute()),
         "steps": 1,
         "batch_size": BATCH[device],
         "encode_each_step": data.get("crop") is not None,
@@ -81,10 +81,15 @@ def draft(teacher: Release, folder: Path, root: str, name: str) -> Fields:
 
 def write(path: Path, fields: Fields, key: str) -> None:
     """Write an experiment file. key: what it was chosen for."""
+    write_experiment(path, "distillation", fields, HEADER.format(key=key))
+
+
+def write_experiment(path: Path, recipe: str, fields: Fields, header: str) -> None:
+    """Write the file of an experiment that is trained by `recipe`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     images = fields["data"]["name"] if fields["data"]["name"] in built_in.SETS else "images"
-    body = {"defaults": [{"override /data": images}, {"override /recipe": "distillation"}], **fields}
-    path.write_text(HEADER.format(key=key) + yaml.safe_dump(body, sort_keys=False, default_flow_style=None))
+    body = {"defaults": [{"override /data": images}, {"override /recipe": recipe}], **fields}
+    path.write_text(header + yaml.safe_dump(body, sort_keys=False, default_flow_style=None))
 
 
 def is_written(path: Path, key: str) -> bool:

@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import yaml
-
-from training.data import built_in
 from training.experiments import compose
 from training.experiments.schema import LightDecoderExperiment
 from training.model.release import Release
-from training.planning.distillation import draft
+from training.planning.distillation import draft, write_experiment
 
 FILE = "light_decoder.yaml"
 HEADER = "# Written by darkroom distil-decoder.\n"
@@ -26,11 +23,8 @@ def plan(teacher: Release, folder: Path, root: str, name: str, steps: int) -> Li
     run = f"{name}-light"
     chosen = {"output": str(Path("runs") / run), "steps": steps, "batch_size": BATCH}
     fields |= {**chosen, "optimiser": {"learning_rate": RATE}}
-    images = fields["data"]["name"] if fields["data"]["name"] in built_in.SETS else "images"
-    body = {"defaults": [{"override /data": images}, {"override /recipe": "light_decoder"}], **fields}
     path = Path("experiments") / run / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(HEADER + yaml.safe_dump(body, sort_keys=False, default_flow_style=None))
+    write_experiment(path, "light_decoder", fields, HEADER)
     found = compose.load(str(path))
     assert isinstance(found, LightDecoderExperiment)
     return found
