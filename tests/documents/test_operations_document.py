@@ -1,6 +1,7 @@
 """What docs/operations.md and its neighbours tell an operator to run can be run."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from tests.support.chart import CHART, MATRIX, load_objects, template
 from tests.support.stack import Stack
 
 PAGES = {
-    name: Path(f"docs/{name}.md").read_text() for name in ("operations", "security", "upgrades", "gitops", "metrics")
+    name: Path(f"docs/{name}.md").read_text()
+    for name in ("quickstart", "operations", "security", "upgrades", "gitops", "metrics")
 }
 KEYWORDS = "SELECT|UPDATE|INSERT|DELETE|ALTER|GRANT"
 # What a reader replaces by something of their own.
@@ -25,7 +27,12 @@ PLACEHOLDERS = {
     "tenant_NAME TO MIGRATOR": "local_submitter TO CURRENT_USER",
     "'JOB'": "'01a21c83-0d17-7692-8308-bd2209d88758'",
 }
-WORDS = {"ID": "01a21c83-0d17-7692-8308-bd2209d88758", "N": "3", "PICTURES": "."}
+WORDS = {
+    "ID": "01a21c83-0d17-7692-8308-bd2209d88758",
+    "N": "3",
+    "PICTURES": ".",
+    "JOB_ID": "01a21c83-0d17-7692-8308-bd2209d88758",
+}
 
 
 def blocks(page: str) -> Iterator[str]:
@@ -81,7 +88,7 @@ def test_statements_are_found() -> None:
 
 @pytest.mark.parametrize("command", find_commands())
 def test_a_command_has_these_options_and_arguments(command: str) -> None:
-    words = [WORDS.get(word, word) for word in command.split()]
+    words = [WORDS.get(word, word) for word in shlex.split(command)]
     group: Any = typer.main.get_command(app)
     context = group.context_class(group, info_name="darkroom")
     while words and hasattr(group, "resolve_command") and not words[0].startswith("-"):
