@@ -3,7 +3,7 @@
     python -m tests.benchmarks.capacity RELEASE --condition '{"class_label": 3}' --steps 20 --rows 32 --seconds 120
 
 Keeps a worker busy with jobs of one kind and reads its /metrics twice. Prints the inputs of the capacity table in
-docs/operations.md, the results of its formula, and the number of images that were really made. Run it with the GPU and
+docs/sizing.md, the results of its formula, and the number of images that were really made. Run it with the GPU and
 the release of the pool.
 """
 

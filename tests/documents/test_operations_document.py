@@ -17,7 +17,7 @@ from tests.support.stack import Stack
 
 PAGES = {
     name: Path(f"docs/{name}.md").read_text()
-    for name in ("quickstart", "operations", "security", "upgrades", "gitops", "metrics")
+    for name in ("quickstart", "operations", "sizing", "security", "upgrades", "gitops", "metrics")
 }
 KEYWORDS = "SELECT|UPDATE|INSERT|DELETE|ALTER|GRANT"
 # What a reader replaces by something of their own.

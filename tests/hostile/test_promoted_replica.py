@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not THOROUGH, reason="make chaos promotes replic
 REQUEST = '{"items": [{"class_label": 1}], "images_per_item": 60, "steps": 2, "seed": 5}'
 INSERT = "INSERT INTO jobs (model, request) VALUES ('tiny@production', %s) RETURNING id"
 JOBS = 4
-SKIP_TOKENS = "SELECT setval('work_token', nextval('work_token') + 1000000)"  # as docs/operations.md says
+SKIP_TOKENS = "SELECT setval('work_token', nextval('work_token') + 1000000)"  # as docs/sizing.md says
 IMAGES = "SELECT count(*) FROM outputs"
 NEWEST_TOKEN = "SELECT last_value FROM work_token"
 

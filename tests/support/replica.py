@@ -58,7 +58,7 @@ def replica(stack: Stack, *, is_synchronous: bool = True) -> Iterator[int]:
 
 
 def with_failover(url: URL, port: int) -> str:
-    """Return the URL of whichever of the two servers accepts writes, in the form of docs/operations.md."""
+    """Return the URL of whichever of the two servers accepts writes, in the form of docs/sizing.md."""
     login = f"{url.username}:{quote(str(url.password), safe='')}"
     servers = f"127.0.0.1:{url.port},127.0.0.1:{port}"
     return f"postgresql://{login}@{servers}/{url.database}?target_session_attrs=read-write"
