@@ -1,5 +1,6 @@
 """The error of commands, the exit codes that no error has, and how values appear in messages."""
 
+import json
 import reprlib
 from typing import Any
 
@@ -22,7 +23,7 @@ def quote_name(field: object) -> str:
 
 def quote(value: Any) -> str:
     """Return a value for a message, short and printable, whatever a client has sent."""
-    text = reprlib.repr(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else reprlib.repr(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

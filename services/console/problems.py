@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 
 from services.console.thumbnails import NotShown
 from services.console.viewer import NotSignedIn, ProviderAway, SignInRefused
-from services.database.connections import brief
 from services.database.faults import is_outage
+from services.database.messages import describe_refusal
 from services.errors import quote, quote_name
 from services.storage.messages import describe_store_error
 from training.errors import DarkroomError
@@ -98,9 +98,7 @@ def _database_problem(request: Request, error: DBAPIError) -> Problem:
     status = STATUSES.get(state) or (422 if state.startswith(CLIENT_ERRORS) else None)
     if status is None:
         return _unexpected(request, error)
-    hint = getattr(getattr(error.orig, "diag", None), "message_hint", None)
-    detail = f"{brief(error)}. {hint}." if hint else f"{brief(error)}."
-    return Problem(status, detail, RETRY if status == 503 else {})
+    return Problem(status, f"{describe_refusal(error)}.", RETRY if status == 503 else {})
 
 
 def _unexpected(request: Request, error: Exception) -> Problem:
@@ -111,6 +109,7 @@ def _unexpected(request: Request, error: Exception) -> Problem:
 
 def _complaint(problem: dict[str, Any]) -> str:
     """Return one sentence about a field of a request: its name, what is wrong, and its value."""
-    name = quote_name(problem["loc"][min(1, len(problem["loc"]) - 1)])  # after where it is: query, path or body
+    where = problem["loc"][1:] or problem["loc"]  # after where it is: query, path or body
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{quote_name(part)}" for part in where).lstrip(".")
     message = problem["msg"].removeprefix("Value error, ")
     return f"{name}: {message[0].lower()}{message[1:]}; given: {quote(problem.get('input'))}"

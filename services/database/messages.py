@@ -6,6 +6,7 @@ from services.database.connections import FULL_ADVICE, brief, is_full
 from services.environment import advise
 
 PERMISSION_DENIED, SHUTDOWN = "42501", "57P"  # SQLSTATE, and the beginning of several
+UNSTORABLE = "22P05"  # SQLSTATE of JSON with a character that no text of Postgres has
 
 
 def describe_database_error(error: BaseException) -> str | None:
@@ -17,7 +18,14 @@ def describe_database_error(error: BaseException) -> str | None:
         return f"Postgres does not answer ({brief(error)}). {advise('DARKROOM_DATABASE_URL')}"
     if not isinstance(error, DBAPIError):
         return None
-    message, hint = brief(error), getattr(getattr(error.orig, "diag", None), "message_hint", None)
-    if state == PERMISSION_DENIED and message.startswith("permission denied"):
-        hint = "The login in DARKROOM_DATABASE_URL has another role than this command needs."
-    return f"{message}. {hint}" if hint else message
+    if state == PERMISSION_DENIED and brief(error).startswith("permission denied"):
+        return f"{brief(error)}. The login in DARKROOM_DATABASE_URL has another role than this command needs."
+    return describe_refusal(error)
+
+
+def describe_refusal(error: DBAPIError) -> str:
+    """Return what Postgres refuses, and its hint."""
+    if str(getattr(error.orig, "sqlstate", None)) == UNSTORABLE:
+        return "text with the character NUL is not allowed; permitted: text without NUL and lone surrogates"
+    hint = getattr(getattr(error.orig, "diag", None), "message_hint", None)
+    return f"{brief(error)}. {hint}" if hint else brief(error)

@@ -110,13 +110,20 @@ def check_beginning(fields: Mapping[str, Any], size: Size) -> None:
     size: of the output. Raises ValueError naming the field. The files have been read before.
     """
     image, mask = (
-        None if (value := fields.get(name)) is None or value.startswith(SCHEME) else _size_of(value)
+        None if (value := fields.get(name)) is None or value.startswith(SCHEME) else _named_size(name, value)
         for name in ("image", "mask")
     )
     if image is not None:
         check_proportions(image, size)
     if image is not None and mask is not None:
         check_mask_size(mask, image)
+
+
+def _named_size(name: str, image: str) -> Size:
+    try:
+        return _size_of(image)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 @lru_cache(maxsize=2)  # a job gives one image for all of its items

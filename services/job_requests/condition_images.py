@@ -20,6 +20,7 @@ from services.storage.object_store import ObjectStore
 from services.storage.uri import SCHEME, ObjectUri
 
 NO_FIELDS: Mapping[str, Any] = {}
+OF_A_BEGINNING = {"image", "mask", "size"}  # fields whose sizes must fit each other
 PIXELS_DECODED = 16 * 2**20  # in planning, of one request: less than half a second of one processor
 
 
@@ -72,7 +73,7 @@ class ImageCheck:
         self, conditions: JsonSchema, limits: Limits, job: Mapping[str, Any] = NO_FIELDS, *, pixels: int = 0
     ) -> None:
         self._canvas: Canvas | None = conditions.get(CANVAS)
-        self._job = shared_fields(job)
+        self._given, self._job = job, shared_fields(job)
         self._rules, self._limits, self._pixels = item_rules(conditions), limits, pixels
         self.found_reference = False
 
@@ -89,6 +90,8 @@ class ImageCheck:
             self._check(image, name, canvas.rule_for(rule, size))
 
         map_images(dict(item), self._rules, check, field)
+        if item is not self._given and not OF_A_BEGINNING & item.keys():
+            return  # what it begins with is that of the job, which is checked once
         try:
             check_beginning(fields, size)
         except ValueError as error:

@@ -53,8 +53,9 @@ def describe_error(error: ValidationError) -> list[str]:
         case "additionalProperties":
             known = rule["properties"]
             unknown = sorted(set(instance) - known.keys())
+            permitted = ", ".join(sorted(name for name, field in known.items() if "not" not in field))
             return [
-                f"{path}.{quote_name(name)}".lstrip(".") + f": not a known field; permitted: {', '.join(sorted(known))}"
+                f"{path}.{quote_name(name)}".lstrip(".") + f": not a known field; permitted: {permitted}"
                 for name in unknown[: MAX_MESSAGES + 1]
             ]
     return [f"{path or 'request'}: {quote(instance)} is not allowed; permitted: {describe_rule(rule)}"]

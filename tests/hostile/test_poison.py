@@ -28,7 +28,7 @@ def unchecked(stack: Stack) -> Iterator[None]:
                 if row.conname in names:
                     dropped.append((table, row.conname, row.text))
                     connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {row.conname}")
-        connection.execute("ALTER TABLE jobs DISABLE TRIGGER check_times")
+        connection.execute("ALTER TABLE jobs DISABLE TRIGGER check_times, DISABLE TRIGGER check_columns")
     yield
     end_open_jobs(stack)
     with administrator(stack) as connection:
@@ -36,7 +36,7 @@ def unchecked(stack: Stack) -> Iterator[None]:
         connection.execute("DELETE FROM jobs")  # the odd ones that have ended
         for table, name, definition in dropped:
             connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
-        connection.execute("ALTER TABLE jobs ENABLE TRIGGER check_times")
+        connection.execute("ALTER TABLE jobs ENABLE TRIGGER check_times, ENABLE TRIGGER check_columns")
 
 
 @pytest.fixture(scope="module")

@@ -127,18 +127,22 @@ def test_other_tenants_jobs_do_not_exist(stack: Stack) -> None:
     ("changes", "status", "words"),
     [
         ({"queue": "nowhere"}, 422, ["nowhere"]),
-        ({"priority": 101}, 422, ["priority"]),
+        ({"priority": 101}, 422, ["priority: 101 is not allowed; permitted: an integer from -100 to 100"]),
+        ({"priority": "x"}, 422, ["priority: ", "valid integer", "'x'"]),
         ({"deadline": "soon"}, 422, ["deadline", "soon"]),
         ({"request": []}, 422, ["request"]),
         ({"colour": "red"}, 422, ["colour"]),
-        ({"model": ""}, 422, ["model"]),
+        ({"model": ""}, 422, ["model: '' is not allowed; permitted: name, name@alias"]),
         ({"deadline": "9999-12-31T00:00:00Z"}, 422, ["deadline"]),
-        ({"request": {"items": [{"caption": "\x00"}]}}, 422, []),
+        ({"request": {"items": [{"caption": "\x00"}]}}, 422, ["NUL is not allowed"]),
     ],
 )  # fmt: skip
 def test_refused_values_are_named(stack: Stack, changes: dict[str, Any], status: int, words: list[str]) -> None:
     body = {"model": "tiny@production", "request": REQUEST, **changes}
-    assert_problem(open_api(stack).post("/api/v1/jobs", json=body), status, *words)
+    api = open_api(stack)
+    assert_problem(api.post("/api/v1/jobs", json=body), status, *words)
+    assert_problem(api.post("/api/v1/jobs/batch", json={"jobs": [body]}), status, *words)
+    assert_problem(api.post("/api/v1/jobs/batch", json={"jobs": [{**body, "tags": 5}]}), 422, "jobs[0].tags: ")
 
 
 def test_a_quota_is_an_answer_that_says_when_to_come_back(stack: Stack) -> None:

@@ -108,3 +108,11 @@ def test_a_mask_is_shrunk_so_that_its_hole_stays_a_hole() -> None:
     read = read_beginning({"image": image_of(64, 64), "mask": as_base64(image_file(mask))}, CANVAS_32, (32, 32))
     assert read.hole is not None
     assert np.argwhere(read.hole).tolist() == [[2, 4]]
+
+
+def test_a_mistake_of_the_job_s_image_is_told_once_and_names_its_field() -> None:
+    job = {"image": "no file!", "strength": 0.5}
+    with pytest.raises(RequestError) as caught:
+        check_items([{}, {"strength": 1}, {"size": [64, 64]}], RULES, LIMITS, job=job)
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["image", "items[2].image"]

@@ -63,6 +63,12 @@ def plan_chain(*then: dict[str, Any], **request: Any) -> Plan:
         ([{"model": "up"}, {"model": "finish"}], {}, "then[1].strength: missing; give a number from 0.01 to 1"),
         ([{"model": "up-words"}], {}, "then[0].caption: missing; give text of 1 to 9 characters"),
         ([{"model": "up-words", "caption": ""}], {}, "then[0].caption: '' is not allowed"),
+        (
+            [{"model": "up", "format": "png"}],
+            {},
+            "then[0].format: not a known field; permitted: decoder, eta, guidance_interval, guidance_rescale, "
+            "guidance_scale, keep, model, size, solver, spacing, steps",
+        ),
         ([{"model": "up", "eta": 1}], {}, "then[0].eta: 1 is not allowed; permitted: 0 with the solver"),
         (
             [{"model": "colour"}],

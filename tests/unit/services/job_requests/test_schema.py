@@ -47,7 +47,8 @@ def planned(**request: object) -> Plan:
         ({"items": []}, "items: [] is not allowed; permitted: a list of 1 to 10000 items"),
         ({"items": [ITEM], "steps": 0}, "steps: 0 is not allowed; permitted: an integer from 1 to 1000"),
         ({"items": [ITEM], "steps": 1_000_000}, "steps: 1000000 is not allowed; permitted: an integer from 1 to 1000"),
-        ({"items": [ITEM], "steps": True}, "steps: True is not allowed; permitted: an integer from 1 to 1000"),
+        ({"items": [ITEM], "steps": True}, "steps: true is not allowed; permitted: an integer from 1 to 1000"),
+        ({"items": [ITEM], "seed": None}, "seed: null is not allowed; permitted: an integer from 0 to"),
         ({"items": [ITEM], "steps": 1.5}, "steps: 1.5 is not allowed; permitted: an integer from 1 to 1000"),
         (
             {"items": [ITEM], "guidance_scale": -1},
