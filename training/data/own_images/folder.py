@@ -9,9 +9,11 @@ from training.data.image_set import DataError
 from training.data.own_images.names import clean, is_hidden, is_table
 from training.data.own_images.source import Entry, Member, Source, Wanted
 
+Place = tuple[int, int]  # the disk of a folder, and its number there
+
 
 class Folder(Source):
-    """All files below a folder, the tables first."""
+    """All files below a folder, the tables first. Links to folders are followed, unless they lead back."""
 
     complete_metadata = True
 
@@ -22,8 +24,12 @@ class Folder(Source):
 
     def _list(self) -> Iterator[Entry]:
         start = len(os.path.join(self.root, ""))
-        for folder, folders, files in os.walk(self.root, onerror=raise_unlistable):
-            folders[:] = [name for name in folders if not is_hidden(name)]
+        above: dict[str, tuple[Place, ...]] = {str(self.root): (place_of(str(self.root)),)}  # a folder and its holders
+        for folder, folders, files in os.walk(self.root, onerror=raise_unlistable, followlinks=True):
+            holders = above.pop(folder)
+            inner = {name: place_of(os.path.join(folder, name)) for name in folders if not is_hidden(name)}
+            folders[:] = [name for name, place in inner.items() if place not in holders]
+            above |= {os.path.join(folder, name): (*holders, inner[name]) for name in folders}
             for file in files:
                 path = os.path.join(folder, file)
                 if is_hidden(file) or (status := file_status(path)) is None:
@@ -48,6 +54,15 @@ class Folder(Source):
             path = os.path.join(self.root, self.paths.get(entry.name, entry.name))
             yield Member(entry.name, Path(path) if wanted(entry.name) else None, path)
             self.position += entry.size
+
+
+def place_of(folder: str) -> Place:
+    """Return what a folder is on its disk, by whatever path. Raises DataError."""
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise DataError(f"data.root: {folder} cannot be listed ({error.strerror})") from None
+    return status.st_dev, status.st_ino
 
 
 def file_status(path: str) -> os.stat_result | None:

@@ -1,10 +1,15 @@
 """Reads folders: which are splits, and which are labels. Finds the images that records name."""
 
 import posixpath
+import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 
-from training.data.own_images.names import split_of_folder
+from training.data.own_images.names import split_in_folder, split_of_folder
 from training.data.own_images.records import Label
+
+BOTH = {"train", "held_out"}
+REPEATS = re.compile(r"\d+_(\D.*)")  # as kohya's scripts call folders
 
 
 def folder_splits(images: Iterable[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -20,30 +25,52 @@ def folder_splits(images: Iterable[str]) -> tuple[dict[str, str], dict[str, list
         kinds = {part[level] for part in folders.values() if len(part) > level}
         if not kinds:
             return splits, folders
-        meanings = {kind: split_of_folder(kind) for kind in kinds}
-        if not {"train", "held_out"} <= {split for split, _ in meanings.values()}:
+        meanings = split_meanings(kinds)
+        if not meanings:
             level += 1
             continue
         for name, part in folders.items():
             if len(part) > level:
-                split, rest = meanings[part[level]]
+                split, rest = meanings.get(part[level], (None, ""))
                 if split is not None:
                     splits.setdefault(name, split)
                 folders[name] = [*part[:level], *([rest] if split and rest else []), *part[level + 1 :]]
 
 
+def split_meanings(kinds: Iterable[str]) -> dict[str, tuple[str | None, str]]:
+    """Return the split that each folder of one level means and the rest of its name; none if they are not splits."""
+    meanings = {kind: split_of_folder(kind) for kind in kinds}
+    if {split for split, _ in meanings.values()} >= BOTH:
+        return meanings
+    alike: dict[str, dict[str, str]] = defaultdict(dict)  # folders whose names differ in a word for a split
+    for kind in meanings:
+        split, rest = split_in_folder(kind)
+        if split is not None:
+            alike[rest][kind] = split
+    found = [some for some in alike.values() if set(some.values()) >= BOTH]
+    return {kind: (split, "") for some in found for kind, split in some.items()}
+
+
 def folder_labels(images: Iterable[str]) -> dict[str, Label]:
     """Return the label of each image: its folder at the first level with two or more folders that are not splits.
 
-    Images above that level have none. Folders below it do not count.
+    Images above that level have none. Folders below it do not count, nor do the repeats of kohya's folders: the label
+    of 10_cat is cat.
     """
     _, folders = folder_splits(images)
     level = 0
     while kinds := {part[level] for part in folders.values() if len(part) > level}:
         if len(kinds) > 1:
-            return {name: part[level] for name, part in folders.items() if len(part) > level}
+            named = without_repeats(kinds)
+            return {name: named[part[level]] for name, part in folders.items() if len(part) > level}
         level += 1
     return {}
+
+
+def without_repeats(kinds: Collection[str]) -> dict[str, str]:
+    """Return the label of each folder: without the repeats in front if all have them and the rests differ."""
+    rests = {kind: match[1] for kind in kinds if (match := REPEATS.fullmatch(kind))}
+    return rests if len(rests) == len(set(rests.values())) == len(kinds) else {kind: kind for kind in kinds}
 
 
 class Finder:

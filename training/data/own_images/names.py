@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 IMAGE_ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
-    *(".jfif", ".jpe", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".jfif", ".jpe", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".apng"),
     *((".heic", ".heif") if find_spec("pillow_heif") else ()),
 )
 UNREADABLE_ENDINGS = (
@@ -18,7 +18,7 @@ UNREADABLE_ENDINGS = (
 CAPTION_ENDINGS = (".txt", ".caption")
 SIDECAR_ENDINGS = (*CAPTION_ENDINGS, ".cls", ".json")
 MAP_ENDING, MASK_ENDING = ".map.png", ".mask.png"
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 METADATA = "metadata.jsonl"
 LINE_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 TABLE_ENDINGS = (*LINE_TABLES, ".json", ".parquet")
@@ -40,6 +40,10 @@ SPLITS = {
 SPLIT_FOLDERS = {**SPLITS, "dev": "held_out", "eval": "held_out", "evaluation": "held_out", "holdout": "held_out"}
 SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})[-_. ]?(images?|imgs?|pictures|set|data|split|\d+|a|b)?")
 SPLIT_IN_FILE = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])")
+HIDDEN = {
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("$recycle.bin", "system volume information", "lost+found", "@eadir"),
+}  # in lower case
 
 
 def is_image(name: str) -> bool:
@@ -75,8 +79,8 @@ def is_tar(name: str) -> bool:
 
 
 def is_hidden(part: str) -> bool:
-    """Return whether a file manager or an editor wrote the file of this name for itself."""
-    return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    """Return whether a file manager, an editor or a disk wrote the file or the folder of this name for itself."""
+    return part.startswith(".") or part.lower() in HIDDEN
 
 
 def is_hidden_path(name: str) -> bool:
@@ -85,9 +89,9 @@ def is_hidden_path(name: str) -> bool:
 
 
 def clean(name: str) -> str:
-    """Return a path as the name of an image: without "./", composed (NFC), with bytes that are not UTF-8 replaced."""
-    while name.startswith("./"):
-        name = name[2:]
+    """Return a path as the name of an image: without "./" or "/", composed (NFC), with bytes not in UTF-8 replaced."""
+    while name.startswith(("./", "/")):
+        name = name.partition("/")[2]
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
 
 
@@ -98,6 +102,17 @@ def split_of_folder(folder: str) -> tuple[str | None, str]:
         return None, folder
     rest = match[2] or ""
     return SPLIT_FOLDERS[match[1]], rest.upper() if rest in ("a", "b") else ""
+
+
+def split_in_folder(folder: str) -> tuple[str | None, str]:
+    """Return the split that a word in a folder's name means, and the name without it: seg_train is (train, seg_*).
+
+    Only if another folder is called the same with another split do both mean splits. A number in front does not count.
+    """
+    plain = re.sub(r"^\d+[-_. ]+", "", re.sub(r"\b(hold|held)[- ]out\b", r"\1_out", folder.lower()))
+    plain = plain.replace("hold_out", "holdout")
+    found = SPLIT_IN_FILE.findall(plain)
+    return (SPLIT_FOLDERS[found[0]], SPLIT_IN_FILE.sub("*", plain)) if len(found) == 1 else (None, folder)
 
 
 def split_of_file(name: str) -> str | None:

@@ -9,6 +9,8 @@ from training.data.image_set import DataError
 from training.data.own_images.names import clean, is_hidden_path, is_table
 from training.data.own_images.source import Entry, Member, Source, Wanted, splits_of_files
 
+LARGEST = 1 << 30  # bytes of a member; a zip of megabytes can claim more and exhaust memory
+
 
 class Zips(Source):
     """The members of zips, the tables first. The names of a zip that is one of several splits begin with its split."""
@@ -23,7 +25,9 @@ class Zips(Source):
             entries.append(Entry(str(path), status.st_size, str(status.st_mtime_ns)))
             prefix = f"{split}/" if split else ""
             with open_zip(path) as archive:
-                named = [(prefix + clean(info.filename), info) for info in archive.infolist() if not info.is_dir()]
+                named = [
+                    (prefix + clean(slashes(info.filename)), info) for info in archive.infolist() if not info.is_dir()
+                ]
             self.listing += [(name, path, info) for name, info in named if not is_hidden_path(name)]
         self.listing.sort(key=lambda one: (not is_table(one[0]), str(one[1]), one[0]))
         super().__init__(url, entries)
@@ -63,10 +67,18 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise DataError(f"data.root: {path} is not a complete zip ({error}); it is damaged, copy it again") from None
 
 
+def slashes(name: str) -> str:
+    """Return the name of a member with slashes between its folders: some programs for Windows write backslashes."""
+    return name if "/" in name else name.replace("\\", "/")
+
+
 def read_member(archive: zipfile.ZipFile, path: Path, info: zipfile.ZipInfo) -> bytes:
     """Return the bytes of a member. Raises DataError."""
     if info.flag_bits & 1:
         raise DataError(f"data.root: {path} is encrypted; unpack it, and give the folder")
+    if info.file_size > LARGEST:
+        raise DataError(f"data.root: {path}: {info.filename} unpacks to {info.file_size / 1e9:.2f} GB, and no picture "
+                        f"is larger than {LARGEST / 1e9:.2f} GB; remove it")  # fmt: skip
     try:
         return archive.read(info)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
