@@ -11,16 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Connection
+
+from services.console.checking import CheckedRequest, check_request
 from services.errors import quote
-from services.job_queue.plan import Plan
-from services.job_requests.image_spec import image_cost, image_spec
 from services.job_requests.items import parse_line, split_lines
 from services.job_requests.messages import JsonSchema
-from services.job_requests.schema import MAX_ITEMS, Limits, plan_request
+from services.job_requests.schema import MAX_ITEMS
 from services.job_requests.strict_json import RequestError, parse_json
+from services.registry.releases import ReleaseRow, request_rules
 
 MOST_CLASSES = 2_000  # that a list in the form shows; more are given by file
-SETTINGS = ("images_per_item", "seed", "steps", "guidance_scale", "solver", "format", "spacing")
+SETTINGS = ("images_per_item", "seed", "steps", "guidance_scale", "solver", "format", "spacing", "decoder")
 OF_THE_JOB = ("tags", "priority")  # beside its request
 TEXTS = ("lines", "file", "more", *OF_THE_JOB, *SETTINGS)
 EMPTY: Mapping[str, Any] = {"chosen": [], **dict.fromkeys(TEXTS, "")}
@@ -40,28 +42,14 @@ class Control:
 class Draft:
     """A request that a form has made. fields: as they were given. errors: by field, `items` for those of the items.
 
-    columns: what the job has beside its request.
+    columns: what the job has beside its request. checked: None if something is wrong, or nothing was checked yet.
     """
 
     fields: Mapping[str, Any]
     request: dict[str, Any]
     columns: Mapping[str, Any] = field(default_factory=dict)
-    plan: Plan | None = None
+    checked: CheckedRequest | None = None
     errors: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-    @property
-    def images(self) -> int:
-        """How many images the job has."""
-        assert self.plan is not None
-        return len(self.plan["items"]) * int(self.plan["images_per_item"])
-
-    @property
-    def cost(self) -> int:
-        """How many network rows the job takes."""
-        assert self.plan is not None
-        per_item = int(self.plan["images_per_item"])
-        specs = (image_spec(self.plan, item, number * per_item) for number, item in enumerate(self.plan["items"]))
-        return per_item * sum(map(image_cost, specs))
 
 
 def find_control(rules: JsonSchema) -> Control | None:
@@ -81,12 +69,13 @@ def find_control(rules: JsonSchema) -> Control | None:
     return None
 
 
-def draft(fields: Mapping[str, Any], rules: JsonSchema, tenant: str) -> Draft:
-    """Make and validate the request of a form.
+def draft(connection: Connection, fields: Mapping[str, Any], release: ReleaseRow, tenant: str) -> Draft:
+    """Make and check the request of a form.
 
     fields: `chosen` (a list), `lines` and `file`, of which the last that is not empty gives the items, SETTINGS, `more`
-    settings as a JSON object, and those of OF_THE_JOB. rules: of the release, see `request_rules`.
+    settings as a JSON object, and those of OF_THE_JOB. connection: of the viewer.
     """
+    rules = request_rules(release.manifest)
     control = find_control(rules)
     columns, errors = read_columns(fields)
     request: dict[str, Any] = {}
@@ -102,7 +91,7 @@ def draft(fields: Mapping[str, Any], rules: JsonSchema, tenant: str) -> Draft:
     if errors:
         return Draft(fields, request, columns, errors=errors)
     try:
-        return Draft(fields, request, columns, plan_request(request, rules, Limits((f"outputs/{tenant}",))))
+        return Draft(fields, request, columns, check_request(connection, release, request, tenant))
     except RequestError as error:
         return Draft(fields, request, columns, errors=_by_field(str(error).splitlines()))
 

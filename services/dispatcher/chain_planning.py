@@ -1,4 +1,4 @@
-"""Planning of chains: the releases of their stages, whether these fit, and what the queue records of them."""
+"""Planning of chains: the releases of their stages, and what the queue records of them."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -9,7 +9,6 @@ from services.job_queue import chains
 from services.job_queue.chains import PlannedStage
 from services.job_queue.plan import Plan
 from services.job_queue.planning import SubmittedJob
-from services.job_requests.chain_rules import ChainCheck, ChainRelease, plan_entries
 from services.job_requests.chains import costs_of
 from services.job_requests.image_spec import image_cost, image_spec
 from services.registry import releases
@@ -35,22 +34,6 @@ def find_chain(connection: Connection, job: SubmittedJob, plan: Plan, first: Rel
         except RegistryError as error:
             raise RegistryError(f"then[{number}].{error}") from None
     return found
-
-
-def plan_chain(plan: Plan, stages: Sequence[ReleaseRow]) -> ChainCheck:
-    """Complete the entries of a new plan, and return what checks its items. Raises RequestError."""
-    known = [_chain_release(one) for one in stages]
-    plan["then"] = plan_entries(plan, known)
-    return ChainCheck(plan, known)
-
-
-def check_of(plan: Plan, stages: Sequence[ReleaseRow]) -> ChainCheck | None:
-    """Return what checks the items of a plan; None if it is no chain."""
-    return ChainCheck(plan, [_chain_release(one) for one in stages]) if stages else None
-
-
-def _chain_release(release: ReleaseRow) -> ChainRelease:
-    return ChainRelease(f"{release.name}@{release.version}", releases.request_rules(release.manifest))
 
 
 def later_evaluations(plan: Plan, stages: Sequence[ReleaseRow], images: int) -> list[tuple[ReleaseRow, int]]:

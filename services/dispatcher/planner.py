@@ -34,6 +34,7 @@ from services.job_requests.schema import Limits, check_count, plan_request
 from services.job_requests.seen_ids import SeenIds
 from services.job_requests.strict_json import RequestError, parse_json
 from services.registry import releases
+from services.registry.chains import check_of, plan_chain
 from services.registry.releases import RegistryError, ReleaseRow
 from services.storage.layout import input_key
 from services.storage.object_store import ObjectStore
@@ -118,7 +119,7 @@ def _check(
     plan = plan_request(parse_json(job.request), rules, limits)
     stages = _find_chain(database, job, plan, release)
     if stages:
-        chain = chain_planning.plan_chain(plan, stages)
+        chain = plan_chain(plan, stages)
         if "input" not in plan:
             chain.check_items()
     if check_items(plan.get("items", ()), rules, limits, job=plan) or "input" in plan:
@@ -195,7 +196,7 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
     assert checked.source is not None
     plan = checked.plan
     reader = ItemReader(releases.request_rules(checked.release.manifest), checked.limits, plan)
-    check_stages = chain_planning.check_of(plan, checked.stages)
+    check_stages = check_of(plan, checked.stages)
     ids, names = SeenIds(checked.total // plan["images_per_item"]), ImageNames(plan, checked.total)
     first_line = planned_to // plan["images_per_item"]
     for line in checked.source.lines():

@@ -40,13 +40,16 @@ def map_images(value: Any, rule: JsonSchema, change: Callable[[Any, str, ImageRu
 
 
 def check_items(
-    items: Iterable[Mapping[str, Any]], conditions: JsonSchema, limits: Limits, job: Mapping[str, Any] = NO_FIELDS
+    items: Iterable[Mapping[str, Any]],
+    conditions: JsonSchema,
+    limits: Limits | None,
+    job: Mapping[str, Any] = NO_FIELDS,
 ) -> bool:
     """Check the images of a request's items and of the job itself. Returns whether any of them is in an object.
 
-    conditions: see `releases.request_rules`. The first PIXELS_DECODED pixels are decoded, and of later images only the
-    headers are read, so that no request keeps the planner busy. Raises RequestError with a line for each of the first
-    MAX_MESSAGES mistakes.
+    conditions: see `releases.request_rules`. limits: see `ImageCheck`. The first PIXELS_DECODED pixels are decoded, and
+    of later images only the headers are read, so that no request keeps the planner busy. Raises RequestError with a
+    line for each of the first MAX_MESSAGES mistakes.
     """
     check = ImageCheck(conditions, limits, job, pixels=PIXELS_DECODED)
     mistakes: list[str] = []
@@ -65,12 +68,12 @@ def check_items(
 class ImageCheck:
     """Checks the images of items: what the tenant may read, and what is in the files as far as it is known.
 
-    job: the fields that hold for all items. pixels: how many to decode in all; of the other images only the headers are
-    read.
+    limits: None if they are not known; then every object is taken for one that may be read. job: the fields that hold
+    for all items. pixels: how many to decode in all; of the other images only the headers are read.
     """
 
     def __init__(
-        self, conditions: JsonSchema, limits: Limits, job: Mapping[str, Any] = NO_FIELDS, *, pixels: int = 0
+        self, conditions: JsonSchema, limits: Limits | None, job: Mapping[str, Any] = NO_FIELDS, *, pixels: int = 0
     ) -> None:
         self._canvas: Canvas | None = conditions.get(CANVAS)
         self._given, self._job = job, shared_fields(job)
@@ -100,7 +103,8 @@ class ImageCheck:
     def _check(self, image: Any, name: str, rule: ImageRule) -> None:
         if image.startswith(SCHEME):
             self.found_reference = True
-            resolve_key(name, image, self._limits)
+            if self._limits is not None:
+                resolve_key(name, image, self._limits)
             return
         try:
             width, height = read_size(image, rule)

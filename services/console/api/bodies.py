@@ -222,13 +222,24 @@ class Question(BaseModel):
     request: dict[str, Any]
 
 
+class StageInAnswer(BaseModel):
+    """What a stage of a job would take. model: its release as name@version."""
+
+    model: str
+    evaluations: int
+
+
 class Answer(BaseModel):
-    """What a job with a request would be. seconds: at the pace of the tenant's last jobs of the release, if known."""
+    """What a job with a request would be.
+
+    evaluations: of all stages. seconds: at the pace of the tenant's last jobs of the release, if that is known.
+    """
 
     release: str
     items: int
     images: int
     evaluations: int
+    stages: list[StageInAnswer]
     seconds: float | None
 
 

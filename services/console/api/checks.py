@@ -1,15 +1,15 @@
 """What a request would be, before it is submitted, and the queues that it may use."""
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter
 
 from services.console.api.access import Reading
-from services.console.api.bodies import Answer, Question, QueueInList, QueueList
-from services.console.submission import Draft
+from services.console.api.bodies import Answer, Question, QueueInList, QueueList, StageInAnswer
+from services.console.checking import check_request as check
+from services.console.checking import expect_seconds
 from services.errors import quote
-from services.job_queue.prospects import find_pace, list_visible_queues
-from services.job_requests.schema import Limits, plan_request
+from services.job_queue.prospects import list_visible_queues
 from services.registry import viewing
-from services.registry.releases import ReleaseRow, request_rules
+from services.registry.releases import ReleaseRow
 
 router = APIRouter(tags=["requests"])
 
@@ -17,18 +17,15 @@ router = APIRouter(tags=["requests"])
 @router.post("/checks")
 def check_request(call: Reading, question: Question) -> Answer:
     """Validate a request as planning will, and say what it would make. It submits nothing."""
-    if "input_uri" in question.request:
-        raise HTTPException(422, "input_uri: its lines are not read here; submit the request with dry_run instead.")
     with call.database() as connection:
         release: ReleaseRow = viewing.find_reference(connection, question.model) or call.missing(
             f"Release {quote(question.model)}"
         )
-        pace = find_pace(connection, question.model)
-    plan = plan_request(question.request, request_rules(release.manifest), Limits((f"outputs/{call.token.tenant}",)))
-    draft = Draft({}, question.request, plan=plan)
+        checked = check(connection, release, question.request, call.token.tenant)
+        seconds = expect_seconds(connection, question.model, checked)
     return Answer(
-        release=f"{release.name}@{release.version}", items=len(plan["items"]), images=draft.images,
-        evaluations=draft.cost, seconds=draft.images / pace if pace else None,
+        release=f"{release.name}@{release.version}", items=checked.items, images=checked.images,
+        evaluations=checked.evaluations, stages=[StageInAnswer(**vars(one)) for one in checked.stages], seconds=seconds,
     )  # fmt: skip
 
 

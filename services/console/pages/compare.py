@@ -55,8 +55,8 @@ def sample_both(page: Page, form: Form) -> Response:
     with page.database() as connection:
         for name in names:
             release = viewing.find_reference(connection, name) or page.missing(f"Release {quote(name)}")
-            draft = submission.draft(fields, request_rules(release.manifest), page.viewer.tenant)
-            if draft.plan is None:
+            draft = submission.draft(connection, fields, release, page.viewer.tenant)
+            if draft.checked is None:
                 mistakes = "; ".join(line for lines in draft.errors.values() for line in lines)
                 raise HTTPException(422, f"{name}: {mistakes}")
             made.append(clients.submit_job(connection, {"model": name, "request": draft.request}))

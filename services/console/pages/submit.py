@@ -10,21 +10,23 @@ from sqlalchemy import Connection
 from starlette.datastructures import UploadFile
 
 from services.console import submission
+from services.console.checking import expect_seconds
 from services.console.forms import Form
 from services.console.making import find_making
 from services.console.page import Page, PageRequest
 from services.errors import quote
 from services.job_queue import clients
-from services.job_queue.prospects import find_pace, list_permitted_queues
+from services.job_queue.prospects import list_permitted_queues
 from services.job_requests.again import request_variations
+from services.job_requests.sampling_fields import LIGHT
 from services.job_requests.schema import DEFAULTS, defaults_of, request_schema
 from services.registry import viewing
 from services.registry.releases import request_rules
 
 router = APIRouter()
 
-FIELDS = request_schema({})["properties"]
-CHOICES = {name: FIELDS[name]["enum"] for name in ("solver", "spacing", "format")}
+FIELDS = request_schema({LIGHT: True})["properties"]
+CHOICES = {name: FIELDS[name]["enum"] for name in ("solver", "spacing", "decoder", "format")}
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def submit(page: Page, form: Form) -> Response:
     target = Target(*(str(form.get(name, "")) for name in ("model", "queue", "key")))
     with page.database() as connection:
         release = viewing.find_reference(connection, target.model) or page.missing(f"Release {quote(target.model)}")
-        draft = submission.draft(fields, request_rules(release.manifest), page.viewer.tenant)
-        if draft.plan is None or "submit" not in form:
+        draft = submission.draft(connection, fields, release, page.viewer.tenant)
+        if draft.checked is None or "submit" not in form:
             return _show(page, connection, target, draft)
         job = {"model": target.model, "queue": target.queue, "idempotency_key": target.key, "request": draft.request}
         job_id = clients.submit_job(connection, {**job, **draft.columns})
@@ -85,9 +87,10 @@ def _show(page: PageRequest, connection: Connection, target: Target, draft: subm
     if target.model and target.model not in references:
         references = [target.model, *references]
     rules = None if release is None else request_rules(release.manifest)
+    seconds = expect_seconds(connection, target.model, draft.checked) if draft.checked else None
     return page.render(
         "submit.html", target=target, references=references, release=release, draft=draft, choices=CHOICES,
         control=rules and submission.find_control(rules), rules=rules,
         defaults=DEFAULTS if rules is None else defaults_of(rules),
-        queues=list_permitted_queues(connection), pace=draft.plan and find_pace(connection, target.model),
+        queues=list_permitted_queues(connection), seconds=seconds,
     )  # fmt: skip

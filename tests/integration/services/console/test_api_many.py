@@ -111,13 +111,25 @@ def test_a_request_is_checked_before_it_is_submitted(stack: Stack) -> None:
     api = open_api(stack, scopes=("read",))
     answer = api.post("/api/v1/checks", json={"model": "tiny@production", "request": {**REQUEST, "images_per_item": 3}})
     assert answer.status_code == 200, answer.text
+    tiny = answer.json()["release"]
     assert {**answer.json(), "seconds": None} == {
-        "release": answer.json()["release"], "items": 1, "images": 3, "evaluations": 12, "seconds": None,
+        "release": tiny, "items": 1, "images": 3, "evaluations": 12, "seconds": None,
+        "stages": [{"model": tiny, "evaluations": 12}],
     }  # fmt: skip
+    then = {"model": "tiny@production", "strength": 0.5, "steps": 4, "guidance_scale": 1}
+    answer = api.post("/api/v1/checks", json={"model": tiny, "request": {**REQUEST, "then": [then]}})
+    assert [stage["evaluations"] for stage in answer.json()["stages"]] == [4, 2]
+    assert (answer.json()["evaluations"], answer.json()["seconds"]) == (6, None)
     for request, words in (
         ({"items": [{"class_label": 99}], "steps": 0}, ["items[0].class_label: 99", "steps: 0"]),
         ({"input_uri": "inputs/default/x"}, ["input_uri", "dry_run"]),
         ({}, ["items: missing"]),
+        (
+            {**REQUEST, "then": [{"model": "nothing"}]},
+            ["then[0].model: 'nothing' is not allowed; permitted: ", "tiny@"],
+        ),
+        ({**REQUEST, "then": [{**then, "steps": 0}]}, ["then[0].steps: 0 is not allowed"]),
+        ({**REQUEST, "image": "no file!", "strength": 0.5}, ["image: 'no file!' is not a base64-encoded image"]),
     ):
         assert_problem(api.post("/api/v1/checks", json={"model": "tiny@production", "request": request}), 422, *words)
     assert_problem(api.post("/api/v1/checks", json={"model": "nothing", "request": REQUEST}), 404, "nothing")

@@ -1,5 +1,6 @@
 """The form that submits jobs: made of a release's schema, it checks first and says what is wrong beside the fields."""
 
+import json
 import re
 from typing import Any
 
@@ -72,6 +73,32 @@ def test_a_mistake_stands_beside_its_field_and_nothing_is_submitted(
         (said,) = re.findall(rf'id="error-{field}-1">([^<]*)<', answer.text)
         assert said.startswith(message)
         assert jobs_of(stack, "form-wrong@1") == []
+
+
+def test_a_form_says_what_each_stage_of_a_chain_takes_and_what_is_wrong_with_it(stack: Stack) -> None:
+    make_tenant(stack, "form-tenant")
+    with releases_called(stack, "form-chain", conditions=NAMED):
+        console, page = open_console(stack, "form-tenant"), "/submit?model=form-chain@1"
+        stage = {"model": "form-chain@1", "strength": 0.5, "steps": 4, "guidance_scale": 1}
+        fields = {"chosen": ["owl"], "images_per_item": "3", "steps": "5", "guidance_scale": "1"}
+        checked = send_form(console, page, "/submit", **fields, more=json.dumps({"then": [stage]}))
+        said = " ".join(checked.text.split())
+        assert "21 network evaluations: 15 of form-chain@1, then 6 of form-chain@1." in said
+        wrong = json.dumps({"then": [{**stage, "strength": 2}]})
+        refused = send_form(console, page, "/submit", **fields, more=wrong, submit="1")
+        assert 'id="error-more-1">then[0].strength: 2 is not allowed; permitted: a number from 0.01' in refused.text
+        assert jobs_of(stack, "form-chain@1") == []
+
+
+def test_a_release_with_a_light_decoder_has_a_field_for_it(stack: Stack) -> None:
+    make_tenant(stack, "form-tenant")
+    with releases_called(stack, "form-own", conditions=NAMED) as [own]:
+        assert 'name="decoder"' not in open_console(stack, "form-tenant").get("/submit?model=form-own@1").text
+    light = {**own.manifest["architecture"], "light_decoder": {}}
+    with releases_called(stack, "form-light", conditions=NAMED, architecture=light):
+        console = open_console(stack, "form-tenant")
+        send_form(console, "/submit?model=form-light@1", "/submit", chosen=["owl"], decoder="light", submit="1")
+        assert jobs_of(stack, "form-light@1")[0].request["decoder"] == "light"
 
 
 def test_a_file_is_read_as_it_was_dropped(stack: Stack) -> None:
