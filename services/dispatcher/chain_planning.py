@@ -5,12 +5,14 @@ from typing import cast
 
 from sqlalchemy import Connection
 
+from services.dispatcher.estimating import StageWork
 from services.job_queue import chains
 from services.job_queue.chains import PlannedStage
 from services.job_queue.plan import Plan
 from services.job_queue.planning import SubmittedJob
 from services.job_requests.chains import costs_of
 from services.job_requests.image_spec import image_cost, image_spec
+from services.job_requests.sampling_fields import DECODER
 from services.registry import releases
 from services.registry.releases import RegistryError, ReleaseRow
 
@@ -36,9 +38,17 @@ def find_chain(connection: Connection, job: SubmittedJob, plan: Plan, first: Rel
     return found
 
 
-def later_evaluations(plan: Plan, stages: Sequence[ReleaseRow], images: int) -> list[tuple[ReleaseRow, int]]:
-    """Return the releases of a chain after the first one, and the evaluations that each takes for so many images."""
-    return [(one, images * cost) for one, cost in zip(stages[1:], costs_of(plan), strict=True)]
+def stage_work(plan: Plan, first: ReleaseRow, stages: Sequence[ReleaseRow], images: int, total: int) -> list[StageWork]:
+    """Return what each stage of a job does for so many images; one stage if it is no chain.
+
+    stages: as `find_chain` returns them. total: evaluations of all stages.
+    """
+    later = [
+        StageWork(one, images * cost, entry.get("decoder", DECODER))
+        for one, cost, entry in zip(stages[1:], costs_of(plan), plan.get("then", ()), strict=True)
+    ]
+    own = total - sum(one.evaluations for one in later)
+    return [StageWork(first, own, plan.get("decoder", DECODER)), *later]
 
 
 def planned_stages(plan: Plan, stages: Sequence[ReleaseRow]) -> list[PlannedStage]:

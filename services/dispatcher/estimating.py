@@ -1,7 +1,7 @@
 """What a job would take, and when it would start and end, from what its release has cost and what waits before it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,15 @@ from services.registry.releases import ReleaseRow
 MAX_MISTAKES = 10  # of lines that are told
 NOT_MEASURED = "this release has made no images in the last 30 days, so its cost is unknown"
 NOT_SERVED = "no worker serves the queue now, so the time is unknown"
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What a stage of a job does. evaluations: of all of its images."""
+
+    release: ReleaseRow
+    evaluations: int
+    decoder: str
 
 
 def sum_items(items: Iterable[PlannedItem], per_item: int) -> dict[str, Any]:
@@ -40,23 +49,24 @@ def sum_items(items: Iterable[PlannedItem], per_item: int) -> dict[str, Any]:
 def estimate(
     connection: Connection,
     job: SubmittedJob,
-    release: ReleaseRow,
+    stages: Sequence[StageWork],
     found: Mapping[str, Any],
     now: datetime,
     copies: int = 1,
-    later: Sequence[tuple[ReleaseRow, int]] = (),
 ) -> dict[str, Any]:
     """Return the estimate of a job that has these images and evaluations, as docs/sql.md describes it.
 
-    copies: how often each image is stored. later: the releases of a chain after `release`, and their evaluations.
+    copies: how often each image is stored.
     """
-    answer = {**found, "release": f"{release.name}@{release.version}"}
-    first = found["evaluations"] - sum(evaluations for _, evaluations in later)
-    stages = ((release, first), *later)
-    costs = [cost for one, _ in stages if (cost := estimates.read_cost(connection, one.id, job.queue)) is not None]
+    answer = {**found, "release": f"{stages[0].release.name}@{stages[0].release.version}"}
+    read = [estimates.read_cost(connection, one.release.id, job.queue, one.decoder) for one in stages]
+    costs = [cost for cost in read if cost is not None]
     if len(costs) < len(stages):
         return {**answer, "unknown": NOT_MEASURED}
-    seconds = sum(evaluations * cost.seconds for (_, evaluations), cost in zip(stages, costs, strict=True))
+    seconds = sum(
+        stage.evaluations * cost.seconds + found["images"] * cost.image_seconds
+        for stage, cost in zip(stages, costs, strict=True)
+    )
     if costs[-1].bytes is not None:
         answer["bytes"] = round(found["images"] * costs[-1].bytes) * copies
     answer["gpu_seconds"] = seconds

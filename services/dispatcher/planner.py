@@ -153,8 +153,10 @@ def _end_dry_run(
     found = sum_items(items, int(checked.plan["images_per_item"]))
     copies = 2 if "archive" in checked.plan.get("output", {}) else 1
     with database.begin() as connection:
-        now, later = datetime.now(UTC), chain_planning.later_evaluations(checked.plan, checked.stages, found["images"])
-        answer = estimate(connection, job, checked.release, found, now, copies, later)
+        stages = chain_planning.stage_work(
+            checked.plan, checked.release, checked.stages, found["images"], found["evaluations"]
+        )
+        answer = estimate(connection, job, stages, found, datetime.now(UTC), copies)
         end_dry_run(connection, lease, answer)
 
 

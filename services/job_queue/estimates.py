@@ -11,16 +11,19 @@ from services.job_queue.leases import Lease, complete
 
 DAYS = 30  # of usage that count
 ALIVE_S = 30  # after its last heartbeat
+LATEST_JOBS, MEASURED_JOBS = 5_000, 50  # among which jobs of a release are sought, and how many of these are measured
+FULL_JOB, MEASURED_IMAGES = 16, 64  # images of a job that is measured, and how many of them
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a release has cost: the device's seconds of an evaluation, and the bytes of an image.
+    """What a release has cost: the device's seconds of an evaluation, and those of an image besides, such as decoding.
 
-    bytes: None if it has only made images of earlier stages of chains.
+    bytes: of an image; None if it has only made images of earlier stages of chains.
     """
 
     seconds: float
+    image_seconds: float
     bytes: float | None
 
 
@@ -33,28 +36,59 @@ class Backlog:
     before: int
 
 
-def read_cost(connection: Connection, release_id: int, queue: str) -> Cost | None:
-    """Return what a release has cost in the last DAYS on the profiles that serve a queue, or None if that is unknown.
+def read_cost(connection: Connection, release_id: int, queue: str, decoder: str = "full") -> Cost | None:
+    """Return what a release has cost in the last DAYS, or None if that is unknown.
 
-    Where none of its profiles is served now, all of them count.
+    Images count that were made with this decoder on the profiles that serve a queue now. Where there are none, those
+    with the other decoder count, and where no profile is served now, all. What an image takes besides its evaluations
+    is known if large jobs have had images of different numbers of evaluations, by the line of least squares.
     """
-    row = connection.execute(
-        text(f"""
-            WITH counted AS (
-                SELECT profile IN (SELECT profile FROM workers WHERE kind = 'worker' AND stopped_at IS NULL
-                        AND heartbeat_at > now() - interval '{ALIVE_S} seconds'
-                        AND (queues IS NULL OR :queue = ANY(queues))) AS is_served,
-                    images, evaluations, gpu_seconds, bytes
-                FROM usage_counts WHERE release_id = :release AND gpu_seconds > 0
-                    AND day > CAST(now() AT TIME ZONE 'UTC' AS date) - {DAYS}
-            )
-            SELECT sum(gpu_seconds) / nullif(sum(evaluations), 0)::float8 AS seconds,
-                CAST(sum(bytes) / nullif(sum(images), 0) AS float8) AS bytes
-            FROM counted WHERE is_served IS TRUE OR NOT EXISTS (SELECT FROM counted WHERE is_served)
-        """),
-        {"release": release_id, "queue": queue},
-    ).one()
-    return None if row.seconds is None else Cost(row.seconds, row.bytes)
+    counted = connection.execute(USED, {"release": release_id, "queue": queue, "decoder": decoder}).one()
+    if counted.seconds is None:
+        return None
+    line = connection.execute(MEASURED, {"release": release_id, "profiles": counted.profiles}).one()
+    if line.slope is None:
+        return Cost(counted.seconds, 0.0, counted.bytes)
+    seconds = min(max(line.slope, 0.0), line.seconds / line.evaluations)  # neither part can be negative
+    return Cost(seconds, line.seconds - seconds * line.evaluations, counted.bytes)
+
+
+# The profile of an image is that of its worker, but for the name of a light decoder and the hash of both.
+USED = text(f"""
+    WITH served AS (
+        SELECT regexp_replace(profile, '#.*$', '') AS profile FROM workers
+        WHERE kind = 'worker' AND stopped_at IS NULL AND heartbeat_at > now() - interval '{ALIVE_S} seconds'
+            AND (queues IS NULL OR :queue = ANY(queues))
+    ), counted AS (
+        SELECT *, 2 * (regexp_replace(profile, '(/light-decoder)?(#.*)?$', '') IN (SELECT profile FROM served))::integer
+            + ((profile LIKE '%/light-decoder#%') = (:decoder = 'light'))::integer AS nearness
+        FROM usage_counts WHERE release_id = :release AND gpu_seconds > 0
+            AND day > CAST(now() AT TIME ZONE 'UTC' AS date) - {DAYS}
+    )
+    SELECT sum(gpu_seconds) / nullif(sum(evaluations), 0)::float8 AS seconds,
+        CAST(sum(bytes) / nullif(sum(images), 0) AS float8) AS bytes, array_agg(DISTINCT profile) AS profiles
+    FROM counted WHERE nearness = (SELECT max(nearness) FROM counted)
+""")
+
+# In the first images of the latest jobs that have filled the rows: others pay for rows that are idle.
+MEASURED = text(f"""
+    SELECT regr_slope(gpu_seconds, evaluations) AS slope, avg(gpu_seconds) AS seconds,
+        CAST(avg(evaluations) AS float8) AS evaluations
+    FROM (
+        SELECT latest.id, stage, coalesce(is_last, true) AS is_last
+        FROM (SELECT id, release_id, total FROM jobs ORDER BY id DESC LIMIT {LATEST_JOBS}) AS latest
+        LEFT JOIN job_stages ON job_id = latest.id
+        WHERE coalesce(job_stages.release_id, latest.release_id) = :release AND total >= {FULL_JOB}
+        ORDER BY latest.id DESC LIMIT {MEASURED_JOBS}
+    ) AS part CROSS JOIN LATERAL (
+        (SELECT evaluations, gpu_seconds, profile FROM outputs
+         WHERE part.is_last AND job_id = part.id AND gpu_seconds > 0 ORDER BY index LIMIT {MEASURED_IMAGES})
+        UNION ALL
+        (SELECT evaluations, gpu_seconds, profile FROM stage_outputs AS made
+         WHERE NOT part.is_last AND job_id = part.id AND made.stage = part.stage AND gpu_seconds > 0
+         ORDER BY index LIMIT {MEASURED_IMAGES})
+    ) AS image WHERE profile = ANY(:profiles)
+""")
 
 
 def read_backlogs(connection: Connection, queue: str, priority: int) -> dict[str, Backlog]:

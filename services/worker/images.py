@@ -44,7 +44,10 @@ class Finished(Generic[Owner]):
 
 @dataclass(frozen=True)
 class Developed(Generic[Owner]):
-    """A decoded image: uint8 [H, W, C]. profile: see `Execution.name`. evaluations, seconds: what it took."""
+    """A decoded image: uint8 [H, W, C]. profile: see `Execution.name`.
+
+    evaluations: rows of the network of the release's own size, as `image_cost` counts them. seconds: of the device.
+    """
 
     owner: Owner
     spec: ImageSpec

@@ -4,6 +4,7 @@ The network always runs on the same number of rows, so that its arithmetic, and 
 what else is in the batch. An image takes one row a step, or two with guidance. Images join and leave at every step.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -265,7 +266,8 @@ class Pack(Generic[Owner]):
             metrics.NOT_FINITE.labels(self.release.name, precision).inc()
             return _failure(owner, spec, "not_finite", NOT_FINITE if precision == "fp32" else NOT_FINITE_BF16)
         seconds = one.finished.seconds + one.seconds
-        return Developed(owner, spec, one.pixels, self._profiles[spec.decoder], one.finished.evaluations, seconds)
+        evaluations = math.ceil(one.finished.evaluations * spec.growth)
+        return Developed(owner, spec, one.pixels, self._profiles[spec.decoder], evaluations, seconds)
 
     def _fail(self, run: Run, reason: str, error: str) -> Failed[Owner]:
         owner, request = self._images.pop(run)

@@ -10,8 +10,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from services.job_queue import processes
+from services.job_queue.estimates import read_cost
 from services.job_queue.states import ProcessKind
+from services.registry.releases import find
 from tests.support.commands import Darkroom
+from tests.support.console import make_job, remove_jobs
 from tests.support.job_queue import empty_queue
 from tests.support.stack import Stack
 from tests.support.tenants import Tenant, make_tenant
@@ -81,6 +84,48 @@ def test_a_dry_run_says_what_its_job_would_take(stack: Stack, tenant: Tenant) ->
     beside = estimate(tenant, REQUEST).estimate
     later = datetime.fromisoformat(beside["ends_at"]) - datetime.fromisoformat(found["ends_at"])
     assert later >= timedelta(seconds=250)
+
+
+@pytest.mark.usefixtures("dispatcher", "measured")
+def test_what_an_image_takes_besides_its_evaluations_is_told_apart(
+    stack: Stack, tenant: Tenant, engine: Engine
+) -> None:
+    """Few evaluations an image are mostly decoding: an average of all evaluations would be far too little for them."""
+    with engine.begin() as connection:
+        release = find(connection, "tiny@production").id
+        made = make_job(stack, 32, tenant=tenant.name, release_id=release, pictures=1)
+        connection.execute(
+            text("""
+                UPDATE outputs SET profile = :profile, evaluations = 10 + 10 * (index % 2),
+                    gpu_seconds = 2 + 0.25 * (10 + 10 * (index % 2)) WHERE job_id = :job
+            """),
+            {"profile": PROFILE, "job": made},
+        )
+    try:
+        found = estimate(tenant, {**REQUEST, "steps": 1}).estimate
+    finally:
+        remove_jobs(stack)
+    assert (found["evaluations"], found["gpu_seconds"]) == (50, pytest.approx(50 * 2.25))
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_light_decoder_has_its_own_cost(engine: Engine) -> None:
+    with engine.begin() as connection:
+        release = find(connection, "tiny@production").id
+        full = read_cost(connection, release, "default")
+        assert read_cost(connection, release, "default", "light") == full  # none was made with it yet
+        connection.execute(
+            text("""
+                INSERT INTO usage_counts SELECT day, tenant, release_id, :profile, 0, 100, 1000, 250, 40000
+                FROM usage_counts WHERE tenant = 'nobody' AND profile = 'another'
+            """),
+            {"profile": f"{PROFILE}/light-decoder#12345678"},
+        )
+        light = read_cost(connection, release, "default", "light")
+        assert read_cost(connection, release, "default") == full
+    assert full is not None
+    assert light is not None
+    assert (full.seconds, light.seconds) == (0.5, 0.25)
 
 
 @pytest.mark.usefixtures("dispatcher")

@@ -1,6 +1,7 @@
 """Images of several sizes: each size has its own rows, and no image depends on another."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.job_requests.image_spec import ImageSpec
+from services.job_requests.image_spec import ImageSpec, image_cost
 from services.worker import large_images, packs
 from services.worker.engine import Engine
 from services.worker.images import Developed, Failed
@@ -62,9 +63,11 @@ def test_an_image_of_any_size_is_the_same_alone_and_in_any_company(engine: Engin
 
 
 def test_another_size_agrees_with_generate(engine: Engine[object]) -> None:
-    add(engine, spec(7, (64, 32), steps=3))
+    asked = replace(spec(7, (64, 32), steps=3), growth=2.0)
+    add(engine, asked)
     found = run(engine)[7]
     assert isinstance(found, Developed)
+    assert found.evaluations == image_cost(asked) == 6
     sampler = Sampler("ddim", 3)
     expected = generate(engine.model, [{"class_label": 3}], [7], latent_shape=(2, 8, 16), sampler=sampler)
     assert np.abs(found.pixels.astype(int) - to_bytes(expected)[0].astype(int)).max() <= 1
