@@ -14,7 +14,7 @@ from torch import Tensor
 from services.observability import metrics
 from services.worker.beginnings import restore
 from services.worker.conditions import each
-from services.worker.device_faults import named_faults
+from services.worker.device_faults import check_refusals, named_faults
 from services.worker.images import Finished, Owner
 from training.model.latent_diffusion import LatentDiffusion
 from training.model.light_decoder import LatentDecoder
@@ -71,7 +71,8 @@ class Decoder(Generic[Owner]):
 
     decode: takes one of the model's decoders and latents. On a GPU it runs on a stream of its own, and images are
     copied to pinned memory as bytes, so that no step waits: `start` begins a group, and `take` returns what has
-    arrived. On a CPU `start` does the work.
+    arrived. On a CPU `start` does the work. Both raise OutOfMemory, after which every image that was not taken is still
+    among the `finished`.
     """
 
     def __init__(
@@ -88,53 +89,59 @@ class Decoder(Generic[Owner]):
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._groups: deque[Group[Owner]] = deque()
+        self._arrived: list[Decoded[Owner]] = []
 
     @property
     def finished(self) -> list[Finished[Owner]]:
         """The latents whose images have not been taken."""
-        return [finished for group in self._groups for finished, _ in group.images]
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the oldest group should be taken before another begins."""
-        return len(self._groups) >= MOST_GROUPS
+        arrived = [decoded.finished for decoded in self._arrived]
+        return [*arrived, *(finished for group in self._groups for finished, _ in group.images)]
 
     def start(self, group: Sequence[Finished[Owner]]) -> None:
         """Begin to decode at most `rows` latents, all with the same decoder. One that fails does not affect the others.
 
-        Raises OutOfMemory.
+        Waits for the oldest group if there are MOST_GROUPS.
         """
-        began = time.perf_counter()
         with named_faults("the decoder"):
+            if len(self._groups) >= MOST_GROUPS:
+                self._receive(wait=True)
+            began = time.perf_counter()
             results = each(self._begin, group)
         self._groups.append(Group(list(zip(group, results, strict=True)), len(group), began))
 
     def take(self, *, wait: bool) -> list[Decoded[Owner]]:
         """Return the images that have arrived, oldest first. wait: for the oldest group."""
-        taken: list[Decoded[Owner]] = []
         with named_faults("the decoder"):
-            while self._groups:
-                copies = self._groups[0].copies()
-                if wait:
-                    for copy in copies:
-                        copy.wait()
-                elif not all(copy.is_ready() for copy in copies):
-                    break
-                wait = False
-                taken += self._receive(self._groups.popleft())
-        return taken
+            check_refusals("the network")
+            self._receive(wait=wait)
+        arrived, self._arrived = self._arrived, []
+        return arrived
 
     def remove(self, owner: Owner) -> None:
         """Drop an owner's images."""
         for group in self._groups:
             group.images = [image for image in group.images if image[0].owner is not owner]
         self._groups = deque(group for group in self._groups if group.images)
+        self._arrived = [decoded for decoded in self._arrived if decoded.finished.owner is not owner]
 
     def clear(self) -> None:
         """Drop all images."""
         self._groups.clear()
+        self._arrived.clear()
 
-    def _receive(self, group: Group[Owner]) -> list[Decoded[Owner]]:
+    def _receive(self, *, wait: bool) -> None:
+        """Unpack the groups that have arrived. wait: for the oldest."""
+        while self._groups:
+            copies = self._groups[0].copies()
+            if wait:
+                for copy in copies:
+                    copy.wait()
+            elif not all(copy.is_ready() for copy in copies):
+                return
+            wait = False
+            self._arrived += self._unpack(self._groups.popleft())
+
+    def _unpack(self, group: Group[Owner]) -> list[Decoded[Owner]]:
         seconds = time.perf_counter() - group.began
         metrics.DECODE_SECONDS.observe(seconds)
         received: list[Decoded[Owner]] = []

@@ -22,6 +22,9 @@ FULL = (
 )
 
 
+_seen = 0  # refusals of torch's allocator that ended in an error
+
+
 class OutOfMemory(DarkroomError):
     """The device has no memory for so many rows. part: of the model, that asked for it."""
 
@@ -45,10 +48,29 @@ def named_faults(part: Part = "the network") -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
+            _count_refusals()
             raise OutOfMemory(first_line(error), part) from None
         if isinstance(error, torch.AcceleratorError):  # an illegal access or ECC error: CUDA then refuses every call
             raise DeviceFault(first_line(error)) from None
         raise
+
+
+def check_refusals(part: Part) -> None:
+    """Raise OutOfMemory if torch's allocator has refused memory since the last call and no error has come of it.
+
+    cuDNN then takes an algorithm that needs less memory, without a word, and its results have other last digits.
+    """
+    if _count_refusals():
+        raise OutOfMemory("cuDNN was refused memory and took another algorithm, which changes the bytes of images", part)
+
+
+def _count_refusals() -> int:
+    """Return how often torch's allocator has refused memory since the last call."""
+    global _seen  # as the allocator, it belongs to the process
+    before = _seen
+    if torch.cuda.is_initialized():
+        _seen = torch.cuda.memory_stats().get("num_ooms", 0)
+    return _seen - before
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from services.worker import self_test
 from services.worker.beginnings import BeginningEncoder
 from services.worker.conditions import ConditionEmbedder, each
 from services.worker.decoder import Decoded, Decoder
-from services.worker.device_faults import concerns_device, named_faults
+from services.worker.device_faults import check_refusals, concerns_device, named_faults
 from services.worker.execution import Execution
 from services.worker.images import Developed, Failed, Finished, ImageRequest, Owner
 from services.worker.large_images import decode_in_tiles, is_large
@@ -83,6 +83,7 @@ class Pack(Generic[Owner]):
         self.batch = Batch(model, rows=self.rows, shape=shape, take_step=execution.take_step())
         self._images: dict[Run, tuple[Owner, ImageRequest]] = {}  # of every waiting or sampling run
         self.waiting: deque[Run] = deque()
+        self._failed: list[Failed[Owner]] = []  # that the next step to succeed returns
         self._finished: list[Finished[Owner]] = []
         self._decoder: Decoder[Owner] = Decoder(model, self._decode_latents, shape, self.decode_rows, execution.device)
         self._steps = 0
@@ -92,7 +93,7 @@ class Pack(Generic[Owner]):
     @property
     def busy(self) -> bool:
         """Whether there is anything to sample or decode."""
-        return bool(self.waiting or self.batch.runs or self._finished or self._decoder.finished)
+        return bool(self.waiting or self.batch.runs or self._failed or self._finished or self._decoder.finished)
 
     @property
     def is_full(self) -> bool:
@@ -132,10 +133,11 @@ class Pack(Generic[Owner]):
         for run in [run for run, (other, _) in self._images.items() if other is owner]:
             if run in self.batch.runs:
                 self.batch.leave(run)
-            else:
+            elif run in self.waiting:
                 self.waiting.remove(run)
             del self._images[run]
             self._joined_at.pop(run, None)
+        self._failed = [failed for failed in self._failed if failed.owner is not owner]
         self._finished = [finished for finished in self._finished if finished.owner is not owner]
         self._decoder.remove(owner)
 
@@ -143,15 +145,18 @@ class Pack(Generic[Owner]):
         """Drop all images. Returns them with their errors."""
         finished = [*self._finished, *self._decoder.finished]
         images = [*self._images.values(), *((one.owner, one.request) for one in finished)]
+        failed = self._failed
         self._images.clear()
+        self._failed = []
         self._finished.clear()
         self._decoder.clear()
-        return [_failure(owner, request.spec, reason, describe(request)) for owner, request in images]
+        return [*failed, *(_failure(owner, request.spec, reason, describe(request)) for owner, request in images)]
 
     def owners(self) -> list[Owner]:
-        """Return the owners of all images that are waiting, sampling or finished."""
-        sampling = [self._images[run][0] for run in (*self.waiting, *self.batch.runs)]
-        return [*sampling, *(finished.owner for finished in (*self._finished, *self._decoder.finished))]
+        """Return the owners of all images that `step` has not returned, also after it raised."""
+        sampling = [owner for owner, _ in self._images.values()]
+        others = (*self._failed, *self._finished, *self._decoder.finished)
+        return [*sampling, *(one.owner for one in others)]
 
     def close(self) -> None:
         """Free the device's memory."""
@@ -171,7 +176,7 @@ class Pack(Generic[Owner]):
         Returns the images that are done, one way or the other.
         """
         began = time.perf_counter()
-        failed = self._join()
+        self._join()
         if self.batch.runs:
             used = self.rows - self.batch.free_rows
             metrics.ROWS_USED_TOTAL.inc(used * self.full_rows / self.rows)
@@ -184,49 +189,49 @@ class Pack(Generic[Owner]):
             rows = self.batch.total_rows_of(run)
             seconds = (self._row_seconds - self._joined_at.pop(run)) * rows / max(len(run.trajectory), 1)
             self._finished.append(Finished(owner, request, self.batch.leave(run), self._steps, rows, seconds))
-        return [*failed, *self._decode()]
+        developed = self._decode()
+        failed, self._failed = self._failed, []
+        return [*failed, *developed]
 
     def _test(self) -> None:
         """Raise UnstableProfile unless rows keep their bits at another place and in other company."""
         test = self_test.SelfTest(self.model, self.shape, self.profile)
         try:
             test.check_step(self._execution.take_step(), self.embedder.null, self.rows)
+            check_refusals("the network")
             with named_faults("the decoder"):
                 test.check_decoder(self._decode_latents, self.decode_rows)
+            check_refusals("the decoder")
         except RuntimeError as error:  # of the compiler, such as a missing one
             if not self._execution.compiled or concerns_device(error):
                 raise
             raise test.failure(f"it cannot be compiled: {summarise(error)}") from None
 
-    def _join(self) -> list[Failed[Owner]]:
-        """Let the oldest waiting images into the batch. Returns those that cannot begin."""
-        failed: list[Failed[Owner]] = []
+    def _join(self) -> None:
+        """Let the oldest waiting images into the batch."""
         while self.waiting and self.batch.free_rows >= self.batch.rows_of(self.waiting[0]):
             if self.waiting[0].conditions is NOT_EMBEDDED:
-                failed += self._embed_waiting()
+                self._embed_waiting()
                 continue
             run = self.waiting.popleft()
             (problem,) = each(self._begin, [run])
             if isinstance(problem, Exception):
-                failed.append(self._fail(run, "conditions", f"its image cannot be used: {summarise(problem)}"))
+                self._fail(run, f"its image cannot be used: {summarise(problem)}")
             else:
                 self.batch.join(run)
                 self._joined_at[run] = self._row_seconds
-        return failed
 
-    def _embed_waiting(self) -> list[Failed[Owner]]:
+    def _embed_waiting(self) -> None:
         """Embed the conditions of the oldest waiting images, as many as there may be in the batch."""
         runs = list(islice(self.waiting, self.rows))
         pairs = self.embedder.embed_pairs([self._images[run][1].conditions for run in runs])
-        failed: list[Failed[Owner]] = []
         for run, pair in zip(runs, pairs, strict=True):
             if isinstance(pair, Exception):
                 self.waiting.remove(run)
-                failed.append(self._fail(run, "conditions", f"its conditions cannot be used: {summarise(pair)}"))
+                self._fail(run, f"its conditions cannot be used: {summarise(pair)}")
             else:
                 run.conditions, null = pair
                 run.null = null if self._has_null else None
-        return failed
 
     def _begin(self, runs: Sequence[Run]) -> list[None]:
         """Let each run begin with its image if it has one."""
@@ -249,13 +254,12 @@ class Pack(Generic[Owner]):
     def _decode(self) -> list[Developed[Owner] | Failed[Owner]]:
         """Begin to decode what is due, and return the images that have arrived."""
         group = self._due_group()
-        arrived = self._decoder.take(wait=True) if group and self._decoder.is_full else []
         if group:
             self._decoder.start(group)
             begun = set(map(id, group))
             self._finished = [finished for finished in self._finished if id(finished) not in begun]
         has_other_work = bool(self.waiting or self.batch.runs or self._finished)
-        return [self._develop(one) for one in (*arrived, *self._decoder.take(wait=not has_other_work))]
+        return [self._develop(one) for one in self._decoder.take(wait=not has_other_work)]
 
     def _develop(self, one: Decoded[Owner]) -> Developed[Owner] | Failed[Owner]:
         owner, spec = one.finished.owner, one.finished.request.spec
@@ -269,9 +273,9 @@ class Pack(Generic[Owner]):
         evaluations = math.ceil(one.finished.evaluations * spec.growth)
         return Developed(owner, spec, one.pixels, self._profiles[spec.decoder], evaluations, seconds)
 
-    def _fail(self, run: Run, reason: str, error: str) -> Failed[Owner]:
+    def _fail(self, run: Run, error: str) -> None:
         owner, request = self._images.pop(run)
-        return _failure(owner, request.spec, reason, error)
+        self._failed.append(_failure(owner, request.spec, "conditions", error))
 
 
 def rows_of_parts(rows: int, decode: int, device: str) -> tuple[int, int, int]:

@@ -1,6 +1,5 @@
 """The packs of an engine: one for images of the release's own size, and one for each other size that is asked for."""
 
-from collections.abc import Iterator
 from typing import Generic
 
 import torch
@@ -29,12 +28,13 @@ class Packs(Generic[Owner]):
         self._own, self._execution = own, execution
         self._open: dict[Shape, Pack[Owner]] = {own.shape: own}
         self._queued: dict[Shape, list[tuple[Owner, ImageRequest]]] = {}  # of packs that are not open yet
+        self._failed: list[Failed[Owner]] = []  # that the next step to succeed returns
         self._steps = 0
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to sample or decode."""
-        return bool(self._queued) or any(pack.busy for pack in self._open.values())
+        return bool(self._queued or self._failed) or any(pack.busy for pack in self._open.values())
 
     @property
     def images(self) -> int:
@@ -65,11 +65,14 @@ class Packs(Generic[Owner]):
             pack.remove(owner)
         kept = {shape: [image for image in images if image[0] is not owner] for shape, images in self._queued.items()}
         self._queued = {shape: images for shape, images in kept.items() if images}
+        self._failed = [failed for failed in self._failed if failed.owner is not owner]
 
     def owners(self) -> list[Owner]:
-        """Return the owners of all images."""
+        """Return the owners of all images that `step` has not returned, also after it raised."""
         queued = (owner for images in self._queued.values() for owner, _ in images)
-        return list(dict.fromkeys([*(owner for pack in self._open.values() for owner in pack.owners()), *queued]))
+        failed = (failed.owner for failed in self._failed)
+        opened = (owner for pack in self._open.values() for owner in pack.owners())
+        return list(dict.fromkeys([*opened, *queued, *failed]))
 
     def close(self) -> None:
         """Free the device's memory."""
@@ -78,19 +81,23 @@ class Packs(Generic[Owner]):
 
     def step(self) -> list[Developed[Owner] | Failed[Owner]]:
         """Take a step of one pack. Returns the images that are done; see `Pack.step`."""
-        failed: list[Developed[Owner] | Failed[Owner]] = [*self._open_queued()]
+        self._open_queued()
         self._steps += 1
-        pack = self._next()
+        developed = self._step(self._next())
+        failed, self._failed = self._failed, []
+        return [*failed, *developed]
+
+    def _step(self, pack: Pack[Owner] | None) -> list[Developed[Owner] | Failed[Owner]]:
         if pack is None:
-            return failed
+            return []
         pack.stepped_at = self._steps
         if pack.rows > 2 or pack is self._own:
-            return [*failed, *pack.step()]
+            return pack.step()
         try:
             with named_faults():
-                return [*failed, *pack.step()]
+                return pack.step()
         except OutOfMemory as error:  # two rows of another size are no reason to run all with fewer
-            return [*failed, *self._discard(pack, str(error))]
+            return [*self._discard(pack, str(error))]
 
     def _next(self) -> Pack[Owner] | None:
         """Return the pack whose step is due: one that waited for long, else a full one, else any."""
@@ -99,24 +106,26 @@ class Packs(Generic[Owner]):
         full = [pack for pack in busy if pack.is_full]
         return min(late or full or busy, key=lambda pack: pack.stepped_at, default=None)
 
-    def _open_queued(self) -> Iterator[Failed[Owner]]:
-        """Open packs for the images that wait for one, as far as there may be as many. Yields images that cannot be."""
+    def _open_queued(self) -> None:
+        """Open packs for the images that wait for one, as far as there may be as many."""
         for shape in list(self._queued):
             if len(self._open) >= MOST_PACKS and not self._close_idle():
                 return
-            images = self._queued.pop(shape)
+            images = self._queued[shape]
             try:
                 own = self._own
                 with named_faults():
                     pack = Pack[Owner](own.model, own.release, self._execution, shape, own.full_rows, own.full_decode)
             except (UnstableProfile, OutOfMemory) as error:
                 metrics.IMAGES_UNUSABLE.labels("memory").inc(len(images))
-                yield from (Failed(owner, request.spec, size_error(request, str(error))) for owner, request in images)
+                self._failed += [Failed(owner, request.spec, size_error(request, str(error))) for owner, request in images]
+                del self._queued[shape]
                 continue
             pack.stepped_at = self._steps
             self._open[shape] = pack
             for owner, request in images:
                 pack.add(owner, request)
+            del self._queued[shape]
 
     def _close_idle(self) -> bool:
         idle = [pack for pack in self._open.values() if not pack.busy and pack is not self._own]

@@ -4,9 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from services.worker import decoder
 from services.worker.decoder import Copy
+from services.worker.device_faults import OutOfMemory
 from services.worker.engine import Engine
 from tests.unit.services.worker.test_engine import MIX, add, develop, image, step
 
@@ -78,3 +80,24 @@ def test_images_on_their_way_are_removed_with_their_owner(engine: Engine[object]
     while engine.busy:
         done |= step(engine)
     assert list(done) == [10, 11, 30]
+
+
+def test_images_that_have_arrived_are_not_lost_when_the_next_group_has_no_memory(
+    engine: Engine[object], late: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the worker would hold their shard for ever, because nobody settles them."""
+    for seed in range(12):
+        add(engine, seed, image(seed, steps=1, guidance=1.0))
+    add(engine, 99, image(99, steps=30, guidance=1.0))
+    while len(engine.pack._decoder._groups) < decoder.MOST_GROUPS:
+        engine.step()
+
+    def fail(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine.model.autoencoder, "decode", fail)
+    with pytest.raises(OutOfMemory):
+        for _ in range(20):
+            engine.step()
+    assert late["waits"] > 0
+    assert set(engine.owners()) == {*range(12), 99}

@@ -12,6 +12,7 @@ from services.observability import metrics
 from services.worker.device_faults import OutOfMemory
 from services.worker.engine import Engine
 from services.worker.images import Developed, Failed
+from services.worker.pack import Pack
 
 GOOD = range(10)
 BAD = 100
@@ -116,6 +117,43 @@ def test_out_of_memory_is_no_image_s_fault_and_its_owner_is_known(
     with pytest.raises(OutOfMemory):
         engine.step()
     assert engine.owners() == ["owner"]
+
+
+def test_an_image_that_failed_is_not_lost_when_the_step_then_runs_out_of_memory(
+    engine: Engine[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the worker would hold its shard for ever, because nobody settles the image."""
+    broken = failing_on(engine.model.conditions, lambda requests: {"class_label": 9} in requests, ValueError("no"))
+    monkeypatch.setattr(engine.model, "conditions", broken)
+    for owner, label in (("one", 9), ("other", 1)):
+        spec = ImageSpec(label, 0, label, 1, "ddim", 1.0)
+        engine.add(owner, engine.request(spec, engine.read_conditions({"class_label": label})))
+    with monkeypatch.context() as context:
+
+        def fail() -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        context.setattr(engine.pack.batch, "step", fail)
+        with pytest.raises(OutOfMemory):
+            engine.step()
+    assert sorted(engine.owners()) == ["one", "other"]
+    assert sorted(type(image).__name__ for image in engine.step()) == ["Developed", "Failed"]
+
+
+def test_images_of_another_size_are_not_lost_when_their_pack_cannot_be_opened(
+    engine: Engine[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(pack: object) -> None:
+        raise RuntimeError("a kernel failed")
+
+    spec = ImageSpec(1, 0, 1, 1, "ddim", 1.0, size=(32, 16))
+    engine.add("owner", engine.request(spec, engine.read_conditions({"class_label": 1})))
+    with monkeypatch.context() as context:
+        context.setattr(Pack, "_test", fail)
+        with pytest.raises(RuntimeError, match="a kernel failed"):
+            engine.step()
+    assert engine.owners() == ["owner"]
+    assert [type(image) for image in engine.step()] == [Developed]
 
 
 def test_a_failure_names_its_owner(engine: Engine[str]) -> None:
