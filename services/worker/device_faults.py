@@ -61,7 +61,9 @@ def check_refusals(part: Part) -> None:
     cuDNN then takes an algorithm that needs less memory, without a word, and its results have other last digits.
     """
     if _count_refusals():
-        raise OutOfMemory("cuDNN was refused memory and took another algorithm, which changes the bytes of images", part)
+        raise OutOfMemory(
+            "cuDNN was refused memory and took another algorithm, which changes the bytes of images", part
+        )
 
 
 def _count_refusals() -> int:

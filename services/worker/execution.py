@@ -42,10 +42,10 @@ class Execution:
     def choose(cls, profile: str, device: torch.device, precision: str | None = None) -> "Execution":
         """Return the execution for a value of DARKROOM_PROFILE.
 
-        "auto" is bf16 on a GPU and fp32 on a CPU, neither compiled. precision: that a release asks for, "fp32" or None.
+        "auto" is bf16-compiled on a GPU and fp32 on a CPU. precision: that a release asks for, "fp32" or None.
         """
         if profile == "auto":
-            profile = "bf16" if device.type == "cuda" else "fp32"
+            profile = "bf16-compiled" if device.type == "cuda" else "fp32"
         dtype, _, compiled = profile.partition("-")
         return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision or dtype], bool(compiled))
 

@@ -118,7 +118,9 @@ class Packs(Generic[Owner]):
                     pack = Pack[Owner](own.model, own.release, self._execution, shape, own.full_rows, own.full_decode)
             except (UnstableProfile, OutOfMemory) as error:
                 metrics.IMAGES_UNUSABLE.labels("memory").inc(len(images))
-                self._failed += [Failed(owner, request.spec, size_error(request, str(error))) for owner, request in images]
+                self._failed += [
+                    Failed(owner, request.spec, size_error(request, str(error))) for owner, request in images
+                ]
                 del self._queued[shape]
                 continue
             pack.stepped_at = self._steps

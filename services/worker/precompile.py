@@ -39,7 +39,8 @@ class Precompiler:
         """Return how to load a release with so many rows; see `Engine`.
 
         If compiling takes longer than DARKROOM_COMPILE_LIMIT_S, that is eagerly, or an error, as
-        DARKROOM_COMPILE_LATE says. Raises OutOfMemory, UnstableProfile, and errors of S3.
+        DARKROOM_COMPILE_LATE says. If the networks cannot be compiled, "auto" is eagerly, and others are an error.
+        Raises OutOfMemory, UnstableProfile, and errors of S3.
         """
         settings, device = self._settings, choose_device(self._settings.device)
         execution = Execution.choose(settings.profile, device, release.serve.precision)
@@ -53,17 +54,23 @@ class Precompiler:
             cache = self._caches.get(key, lambda: compile_apart(networks, settings.compile_limit_s))
         except TooLate as error:
             metrics.COMPILE_CACHE.labels("late").inc()
-            name = execution.name(*parts)
             if settings.compile_late == "fail":
                 raise UnstableProfile(
-                    f"profile {name}: {error}; raise DARKROOM_COMPILE_LIMIT_S, set DARKROOM_COMPILE_LATE to eager, "
-                    f"or set DARKROOM_PROFILE to {execution.precision}"
+                    f"profile {execution.name(*parts)}: {error}; raise DARKROOM_COMPILE_LIMIT_S, set "
+                    f"DARKROOM_COMPILE_LATE to eager, or set DARKROOM_PROFILE to {execution.precision}"
                 ) from None
-            eager = replace(execution, compiled=False)
-            log.warning("profile %s: %s; release %s is served as %s", name, error, release.name, eager.name(*parts))
-            return Choice(execution.precision)
-        load(cache)
-        return Choice(settings.profile, cache.sha256)
+            problem = f"profile {execution.name(*parts)}: {error}"
+        except UnstableProfile as error:
+            if settings.profile != "auto":
+                raise
+            metrics.COMPILE_CACHE.labels("failed").inc()
+            problem = str(error)
+        else:
+            load(cache)
+            return Choice(settings.profile, cache.sha256)
+        eager = replace(execution, compiled=False).name(*parts)
+        log.warning("%s; release %s is served as %s", problem, release.name, eager)
+        return Choice(execution.precision)
 
 
 def load(cache: Cache) -> None:

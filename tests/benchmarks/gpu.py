@@ -1,8 +1,9 @@
 """What a GPU does with Darkroom: `make gpu`, or `python -m tests.benchmarks.gpu [--smallest] [--out FOLDER]`.
 
 Each part runs in a process of its own with a time limit, and each number is kept as soon as it is measured, so that a
-part that fails or hangs loses neither the others nor what it measured before. Writes gpu.json and gpu.md, a table, into
-FOLDER after each part. Without a GPU it says so and ends with 0.
+part that fails or hangs loses neither the others nor what it measured before. The parts that measure no time run first
+and at once, and beside them the others compile their networks, which they find compiled when their turn comes. Writes
+gpu.json and gpu.md, a table, into FOLDER after each part. Without a GPU it says so and ends with 0.
 
 It needs the packages of darkroom[worker] and darkroom[training] and diffusers, and torch 2.11 or newer; no database and
 no cluster. --smallest: rehearse all parts with tiny sizes on whatever device there is, also a CPU. --only: some parts.
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,17 +27,26 @@ from typing import Any
 
 import torch
 
+from tests.benchmarks.gpu_timing import PREPARES, SHARED
+
 TOTAL_S = 410  # of all parts together
+PREPARED_S = 200  # for the parts that run at once
 MARK = "measured: "  # begins a line with a number in the output of a part
 TRACE_LINES = 15
+WHAT_PREPARING_SAYS = ("seconds", "error", "trace")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A measurement, as MODULE:FUNCTION, and the seconds that it may take."""
+    """A measurement, as MODULE:FUNCTION, and the seconds that it may take.
+
+    is_timed: it has the device for itself. compiles: it is prepared beside others.
+    """
 
     function: str
     limit_s: float
+    is_timed: bool = True
+    compiles: bool = True
 
     def load(self) -> Callable[[bool, Callable[[str, float], None]], None]:
         """Return the function, which takes whether sizes are the smallest, and where to report numbers."""
@@ -47,19 +58,16 @@ class Part:
 
 # The most important first, for the time may end.
 PARTS = {
-    "limits": Part("gpu_parts:limits", 30),
-    "tests": Part("gpu_tests:run", 180),
-    "bytes": Part("gpu_parts:same_bytes", 60),
-    "networks": Part("gpu_parts:networks", 120),
-    "waits": Part("gpu_parts:waits", 45),
-    "engine": Part("gpu_parts:engine_step", 70),
-    "end to end": Part("gpu_service:end_to_end", 120),
-    "out of memory": Part("gpu_service:out_of_memory", 60),
-    "decode": Part("gpu_service:decode", 80),
-    "second stage": Part("gpu_training:second_stage", 150),
-    "cold start": Part("gpu_service:cold_start", 150),
+    "tests": Part("gpu_tests:run", PREPARED_S, is_timed=False),
+    "bytes": Part("gpu_parts:same_bytes", PREPARED_S, is_timed=False),
+    "out of memory": Part("gpu_memory:out_of_memory", PREPARED_S, is_timed=False),
+    "limits": Part("gpu_parts:limits", 30, compiles=False),
+    "networks": Part("gpu_parts:networks", 90),
+    "service": Part("gpu_service:service", 90),
+    "engine": Part("gpu_parts:engine_step", 60),
+    "decode": Part("gpu_service:decode", 60),
+    "second stage": Part("gpu_training:second_stage", 120),
     "first stage": Part("gpu_training:first_stage", 90),
-    "memory": Part("gpu_parts:memory", 90),
 }
 
 
@@ -71,7 +79,7 @@ def device_name() -> str:
     return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, {libraries}"
 
 
-def run_part(name: str, limit_s: float, smallest: bool) -> dict[str, Any]:
+def run_part(name: str, limit_s: float, smallest: bool, **environment: str) -> dict[str, Any]:
     """Run a part in another process. Returns what it measured, and under "error" and "trace" why there is no more."""
     command = [sys.executable, "-m", "tests.benchmarks.gpu", "--part", name, *(["--smallest"] if smallest else [])]
     begun = time.monotonic()
@@ -80,7 +88,9 @@ def run_part(name: str, limit_s: float, smallest: bool) -> dict[str, Any]:
         tempfile.TemporaryFile("w+", errors="replace") as log,
     ):
         # Its own processes, such as a compiler's, may outlive it: they write to files, which do not wait for an end.
-        process = subprocess.Popen(command, stdout=output, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=log, start_new_session=True, env={**os.environ, **environment}
+        )
         try:
             code = process.wait(limit_s)
             problem = f"exit code {code}" if code else None
@@ -98,6 +108,34 @@ def run_part(name: str, limit_s: float, smallest: bool) -> dict[str, Any]:
             trace = log.read().strip().splitlines()[-TRACE_LINES:]
             found |= {"error": f"{problem}: {trace[-1]}" if code > 0 and trace else problem, "trace": trace}
         return found
+
+
+def run_all(names: Sequence[str], smallest: bool, keep: Callable[[str, dict[str, Any]], None]) -> None:
+    """Run parts: those without times at once, while the others compile, and then the others one by one."""
+    end = time.monotonic() + TOTAL_S
+    compiles = torch.cuda.is_available()
+    with tempfile.TemporaryDirectory(prefix="darkroom-gpu-", ignore_cleanup_errors=True) as folder:
+        shared = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", SHARED: folder}
+        with ThreadPoolExecutor(len(PARTS)) as pool:
+            begun = {}
+            for name in names:
+                part, preparing = PARTS[name], {} if not PARTS[name].is_timed else {PREPARES: "1"}
+                if not part.is_timed or (compiles and part.compiles):
+                    limit = min(PREPARED_S, part.limit_s) if not part.is_timed else PREPARED_S
+                    begun[pool.submit(run_part, name, limit, smallest, **shared, **preparing)] = name
+            for done in as_completed(begun):
+                name, found = begun[done], done.result()
+                if PARTS[name].is_timed:
+                    found = {f"preparing, {key}": value for key, value in found.items() if key in WHAT_PREPARING_SAYS}
+                print(
+                    f"{name}: {found['seconds'] if 'seconds' in found else found['preparing, seconds']} s", flush=True
+                )
+                keep(name, found)
+        for name in names:
+            if PARTS[name].is_timed:
+                print(f"{name} ...", flush=True)
+                limit = min(PARTS[name].limit_s, end - time.monotonic())
+                keep(name, run_part(name, limit, smallest, **shared) if limit > 0 else {"error": "no time is left"})
 
 
 def read_numbers(lines: Iterable[str]) -> dict[str, Any]:
@@ -120,7 +158,7 @@ def table(results: dict[str, Any]) -> str:
     """Return the results as a table in Markdown."""
     lines = [f"{results['device']}", "", "| part | measured | |", "|---|---|---:|"]
     for part, values in results["parts"].items():
-        lines += [f"| {part} | {name} | {value} |" for name, value in values.items() if name != "trace"]
+        lines += [f"| {part} | {name} | {value} |" for name, value in values.items() if not name.endswith("trace")]
     return "\n".join(lines) + "\n"
 
 
@@ -138,15 +176,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not torch.cuda.is_available() and not options.smallest:
         print("There is no GPU here, so nothing is measured. --smallest rehearses all parts on the CPU.")
         return
-    end = time.monotonic() + TOTAL_S
     results: dict[str, Any] = {"device": device_name(), "smallest": options.smallest, "parts": {}}
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.only:
-        print(f"{name} ...", flush=True)
-        limit = min(PARTS[name].limit_s, end - time.monotonic())
-        results["parts"][name] = run_part(name, limit, options.smallest) if limit > 0 else {"error": "no time is left"}
+
+    def keep(name: str, found: dict[str, Any]) -> None:
+        results["parts"].setdefault(name, {}).update(found)
         (options.out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
         (options.out / "gpu.md").write_text(table(results))
+
+    run_all([name for name in PARTS if name in options.only], options.smallest, keep)
     print(table(results))
 
 

@@ -1,9 +1,7 @@
 """Parts of `tests.benchmarks.gpu` about steps and bytes. A part raises if a promise does not hold."""
 
 import random
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,36 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from services.job_requests.image_spec import ImageSpec
 from services.worker.engine import Engine
 from services.worker.images import Developed
-from tests.support.releases import make_tiny_release
+from tests.benchmarks.gpu_timing import DEVICE, PROFILE, Report, median_seconds, prepares
+from tests.support.releases import make_digits_release, make_tiny_release
 from training.model.interop.huggingface.unet import unet_component
 from training.model.unet import UNet, UNetConfig
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-PROFILE = "bf16-compiled" if DEVICE.type == "cuda" else "bf16"
 LDM4 = UNetConfig(3, 3, 192, (1, 2, 3, 5), 2, (8, 4, 2), heads=1, head_width=None, context_width=512)  # 401M
 SMALLEST = UNetConfig(3, 3, 32, (1, 2), 1, (2,), heads=1, head_width=None, context_width=32)
-
-
-Report = Callable[[str, float], None]  # takes what was measured, and its value
-
-
-def median_seconds(work: Callable[[], object], repeats: int = 10) -> float:
-    """Return the median time of `work` on the device, after two rounds of warm-up."""
-    taken = []
-    for round_ in range(repeats + 2):
-        synchronise()
-        begun = time.perf_counter()
-        work()
-        synchronise()
-        if round_ >= 2:
-            taken.append(time.perf_counter() - begun)
-    return statistics.median(taken)
-
-
-def synchronise() -> None:
-    """Wait until the device is idle."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def limits(smallest: bool, report: Report) -> None:
@@ -60,19 +35,21 @@ def networks(smallest: bool, report: Report) -> None:
 
     config, rows, side = (SMALLEST, 2, 8) if smallest else (LDM4, 64, 64)
     torch.manual_seed(0)
-    ours = UNet(config).eval()
-    for parameter in ours.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
-    component = unet_component(ours, latent_size=side)
-    theirs = UNet2DConditionModel.from_config(component.config).eval()
+    torch.backends.cudnn.allow_tf32 = False
+    with torch.device(DEVICE):  # where initialising takes no time
+        ours = UNet(config).eval()
+        for parameter in ours.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
+        component = unet_component(ours, latent_size=side)
+        theirs = UNet2DConditionModel.from_config(component.config).eval()
+        x, t = torch.randn(rows, 3, side, side), torch.full((rows,), 500)
+        context = torch.randn(rows, 1, config.context_width or 0)
     theirs.load_state_dict(component.tensors)
-    x, t = torch.randn(rows, 3, side, side), torch.full((rows,), 500)
-    context = torch.randn(rows, 1, config.context_width or 0)
-    expected = ours(x[:2], t[:2], context[:2])
-    ours, theirs = ours.to(DEVICE, torch.bfloat16), theirs.to(DEVICE, torch.bfloat16)
-    theirs = theirs.to(memory_format=torch.channels_last)
-    x, t, context = x.to(DEVICE, torch.bfloat16), t.to(DEVICE), context.to(DEVICE, torch.bfloat16)
+    with torch.inference_mode():
+        expected = ours(x[:2], t[:2], context[:2])
+    ours, theirs = ours.to(torch.bfloat16), theirs.to(torch.bfloat16, memory_format=torch.channels_last)
+    x, context = x.bfloat16(), context.bfloat16()
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             ours(x, t, context)
@@ -83,15 +60,17 @@ def networks(smallest: bool, report: Report) -> None:
         for name, (model, read) in runs.items():
             network = torch.compile(model) if DEVICE.type == "cuda" else model
             seconds = median_seconds(lambda: network(x, t, context))  # noqa: B023
-            error = (read(network(x, t, context))[:2].float().cpu() - expected).norm() / expected.norm()
+            error = (read(network(x, t, context))[:2].float() - expected).norm() / expected.norm()
             report(f"{name}, {rows} rows, ms", seconds * 1e3)
             report(f"{name}, TFLOP/s", counter.get_total_flops() / seconds / 1e12)
             report(f"{name}, relative difference to float32", float(error))
 
 
-def engine_of(folder: Path, rows: int, profile: str = PROFILE) -> Engine[str]:
-    """Return an engine of the tiny release."""
-    return Engine[str](make_tiny_release(folder), rows=rows, device=DEVICE.type, profile=profile)
+def engine_of(
+    folder: Path, rows: int, profile: str = PROFILE, make: Callable[[Path], Path] = make_tiny_release
+) -> Engine[str]:
+    """Return an engine of the release that `make` writes into the folder."""
+    return Engine[str](make(folder), rows=rows, device=DEVICE.type, profile=profile)
 
 
 def add(engine: Engine[str], index: int) -> None:
@@ -127,51 +106,31 @@ def same_bytes(smallest: bool, report: Report) -> None:
         wrong = [index for index in order if found[index] != expected[index]]
         assert not wrong, f"{len(wrong)} of {images} images have other bytes, such as {wrong[0]}"
         report("placements with equal bytes", images * (seed + 1))
-
-
-def waits(smallest: bool, report: Report) -> None:
-    """No step waits for the device: torch raises where one would."""
-    with tempfile.TemporaryDirectory() as folder:
-        engine = engine_of(Path(folder) / "a", 8 if smallest else 64)
-    develop(engine, list(range(16)))
-    for index in range(8):
-        add(engine, index)
-    engine.step()  # embeds the conditions, which may wait
-    batch, steps = engine.pack.batch, 0
     if DEVICE.type == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    with torch.inference_mode():
-        while not batch.finished:
-            batch.step()
-            steps += 1
-    report("steps without a synchronisation", steps)
+        report("allocations that were refused", torch.cuda.memory_stats().get("num_ooms", 0))
 
 
 def engine_step(smallest: bool, report: Report) -> None:
-    """A step of the engine, whose network is small, in milliseconds."""
+    """A step of the engine with the network of the digits, in milliseconds. Fails if one waits for the device."""
     for rows in (8,) if smallest else (64, 256):
+        if DEVICE.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         with tempfile.TemporaryDirectory() as folder:
-            engine = engine_of(Path(folder) / "a", rows)
+            engine = engine_of(Path(folder) / "a", rows, make=make_digits_release)
         for index in range(rows):
             spec = ImageSpec(index, 0, index, 1000, "ddim", 1.0)
             engine.add("owner", engine.request(spec, engine.read_conditions({"class_label": 1})))
-        many = 5 if smallest else 100
+        many = 5 if smallest or prepares() else 100
 
         def steps(engine: Engine[str] = engine, many: int = many) -> None:
             for _ in range(many):
                 engine.step()
 
         report(f"{rows} rows, ms", median_seconds(steps, 3) / many * 1e3)
-
-
-def memory(smallest: bool, report: Report) -> None:
-    """Memory at its highest, by rows."""
-    for rows in (4,) if smallest else (64, 512):
         if DEVICE.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        with tempfile.TemporaryDirectory() as folder:
-            engine = engine_of(Path(folder) / "a", rows)
-        develop(engine, list(range(rows)))
-        peak = torch.cuda.max_memory_allocated() / 2**20 if DEVICE.type == "cuda" else engine.weight_bytes / 2**20
-        report(f"{rows} rows, MiB", peak)
+            torch.cuda.set_sync_debug_mode("error")
+            steps()
+            torch.cuda.set_sync_debug_mode("default")
+            report(f"{rows} rows, steps without a synchronisation", many)
+            report(f"{rows} rows, MiB at most", torch.cuda.max_memory_allocated() / 2**20)
         engine.close()

@@ -2,7 +2,8 @@
 
 import torch
 
-from tests.benchmarks.gpu_parts import DEVICE, SMALLEST
+from tests.benchmarks.gpu_parts import SMALLEST
+from tests.benchmarks.gpu_timing import DEVICE
 from training.model.quantiser import VectorQuantiser
 from training.model.unet import UNet
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.benchmarks.gpu_parts import DEVICE
+from tests.benchmarks.gpu_timing import DEVICE
 from tests.support.gpu import check_bytes, check_no_step_waits, pixels, psnr
 
 COMPILED = "-compiled" if DEVICE.type == "cuda" else ""

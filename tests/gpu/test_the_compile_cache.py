@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from services.worker.compile_apart import Networks, compile_apart
-from tests.benchmarks.gpu_parts import DEVICE
+from tests.benchmarks.gpu_timing import DEVICE
 from tests.support.releases import make_tiny_release
 
 SECOND = """

@@ -12,68 +12,73 @@ def make_tiny_release(
     folder: Path, *, seed: int = 0, name: str = "tiny", conditioners: Any = CLASS_LABEL, in_channels: int = 2
 ) -> Path:
     """Write a release of a small model with random weights. Returns the folder."""
+    architecture = {
+        "autoencoder": {
+            "image_channels": 1,
+            "channels": 32,
+            "multipliers": (1, 1, 1),
+            "res_blocks": 1,
+            "latent_channels": 2,
+            "middle_attention": False,
+        },
+        "unet": {
+            "in_channels": in_channels,
+            "out_channels": 2,
+            "channels": 32,
+            "multipliers": (1, 1),
+            "res_blocks": 1,
+            "attention_factors": (2,),
+            "context_width": 32 if conditioners is CLASS_LABEL else None,
+        },
+        "conditioners": conditioners,
+    }
+    return write_random(folder, architecture, name=name, image_size=32, seed=seed)
+
+
+def make_digits_release(folder: Path) -> Path:
+    """Write a release with the architecture of the demo's digits and random weights. Returns the folder."""
+    autoencoder = {"image_channels": 1, "channels": 32, "multipliers": (1, 1, 2), "res_blocks": 1, "latent_channels": 2}
+    unet = {
+        "in_channels": 2, "out_channels": 2, "channels": 64, "multipliers": (1, 1), "res_blocks": 1,
+        "attention_factors": (1, 2), "context_width": 64,
+    }  # fmt: skip
+    architecture = {
+        "autoencoder": {**autoencoder, "middle_attention": False},
+        "unet": unet,
+        "conditioners": {"class_label": {"type": "class", "classes": 10, "width": 64}},
+    }
+    return write_random(folder, architecture, name="digits", image_size=32)
+
+
+def write_random(folder: Path, architecture: dict[str, Any], *, name: str, image_size: int, seed: int = 0) -> Path:
+    """Write a release with random weights, none of which are zero. Returns the folder."""
     import torch
 
     from training.model.latent_diffusion import LatentDiffusion, save_diffusion
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LatentDiffusion.build(
-            {
-                "autoencoder": {
-                    "image_channels": 1,
-                    "channels": 32,
-                    "multipliers": (1, 1, 1),
-                    "res_blocks": 1,
-                    "latent_channels": 2,
-                    "middle_attention": False,
-                },
-                "unet": {
-                    "in_channels": in_channels,
-                    "out_channels": 2,
-                    "channels": 32,
-                    "multipliers": (1, 1),
-                    "res_blocks": 1,
-                    "attention_factors": (2,),
-                    "context_width": 32 if conditioners is CLASS_LABEL else None,
-                },
-                "conditioners": conditioners,
-                "diffusion": {},
-            }
-        )
+        model = LatentDiffusion.build({"diffusion": {}, **architecture})
         for parameter in model.unet.parameters():
             if not parameter.any():  # the zeroed last layers of each branch would hide the rest
                 torch.nn.init.normal_(parameter, std=0.1)
-    save_diffusion(folder, model.eval(), name=name, image_size=32)
+    save_diffusion(folder, model.eval(), name=name, image_size=image_size)
     return folder
 
 
 def make_small_release(folder: Path) -> Path:
     """Write a release of one level with few layers, which is compiled soonest: 8x8 latents. Returns the folder."""
-    import torch
-
-    from training.model.latent_diffusion import LatentDiffusion, save_diffusion
-
     autoencoder = {"image_channels": 1, "channels": 32, "multipliers": (1,), "res_blocks": 0, "latent_channels": 2}
     unet = {
         "in_channels": 2, "out_channels": 2, "channels": 32, "multipliers": (1,), "res_blocks": 1,
         "attention_factors": (1,), "context_width": 8, "middle_attention": False,
     }  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LatentDiffusion.build(
-            {
-                "autoencoder": {**autoencoder, "middle_attention": False},
-                "unet": unet,
-                "conditioners": {"class_label": {"type": "class", "classes": 10, "width": 8}},
-                "diffusion": {},
-            }
-        )
-        for parameter in model.unet.parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.1)
-    save_diffusion(folder, model.eval(), name="small", image_size=8)
-    return folder
+    architecture = {
+        "autoencoder": {**autoencoder, "middle_attention": False},
+        "unet": unet,
+        "conditioners": {"class_label": {"type": "class", "classes": 10, "width": 8}},
+    }
+    return write_random(folder, architecture, name="small", image_size=8)
 
 
 def make_map_release(folder: Path) -> Path:

@@ -2,22 +2,21 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from services.registry.release_cache import ReleaseCache
-from services.worker.self_test import SelfTest
 from tests.benchmarks import gpu
-from tests.benchmarks.gpu import PARTS, Part
+from tests.benchmarks.gpu import PARTS
+from tests.benchmarks.gpu_timing import SHARED
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # in diffusers
-@pytest.mark.parametrize("name", sorted(set(PARTS) - {"cold start", "tests"}))
-def test_each_part_runs_with_its_smallest_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReleaseCache, "load", ReleaseCache.load)  # a part replaces them for its own process
-    monkeypatch.setattr(SelfTest, "check_step", SelfTest.check_step)
+@pytest.mark.parametrize("name", sorted(set(PARTS) - {"tests"}))
+def test_each_part_runs_with_its_smallest_sizes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SHARED, str(tmp_path))
     found: dict[str, float] = {}
     PARTS[name].load()(True, found.__setitem__)
     assert found
@@ -34,10 +33,10 @@ def test_without_a_gpu_nothing_is_measured(tmp_path: Path, capsys: pytest.Captur
 def test_a_part_that_hangs_or_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu, "PARTS", {name: Part(part.function, 0.01) for name, part in PARTS.items()})
-    gpu.main(["--smallest", "--out", str(tmp_path), "--only", "limits", "waits"])
+    monkeypatch.setattr(gpu, "PARTS", {name: replace(part, limit_s=0.01) for name, part in PARTS.items()})
+    gpu.main(["--smallest", "--out", str(tmp_path), "--only", "limits", "bytes"])
     written = json.loads((tmp_path / "gpu.json").read_text())
-    assert set(written["parts"]) == {"limits", "waits"}
+    assert set(written["parts"]) == {"limits", "bytes"}
     assert all(part["error"] == "not finished in 0 s" for part in written["parts"].values())
     assert (tmp_path / "gpu.md").read_text() in capsys.readouterr().out
 

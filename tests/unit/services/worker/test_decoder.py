@@ -96,8 +96,12 @@ def test_images_that_have_arrived_are_not_lost_when_the_next_group_has_no_memory
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(engine.model.autoencoder, "decode", fail)
-    with pytest.raises(OutOfMemory):
+
+    def step_on() -> None:
         for _ in range(20):
             engine.step()
+
+    with pytest.raises(OutOfMemory):
+        step_on()
     assert late["waits"] > 0
     assert set(engine.owners()) == {*range(12), 99}

@@ -34,7 +34,7 @@ def make(tiny_release: Path, profile: str = "auto") -> Engine[object]:
     ("profile", "device", "expected"),
     [
         ("auto", "cpu", (torch.float32, False)),
-        ("auto", "cuda", (torch.bfloat16, False)),
+        ("auto", "cuda", (torch.bfloat16, True)),
         ("fp32", "cuda", (torch.float32, False)),
         ("fp32-compiled", "cpu", (torch.float32, True)),
         ("bf16", "cpu", (torch.bfloat16, False)),

@@ -88,6 +88,28 @@ def test_or_the_worker_serves_it_eagerly_within_a_profile_of_its_own_and_says_so
     assert metrics.COMPILE_CACHE.labels("late")._value.get() == before + 1
 
 
+def unable(networks: Networks, limit_s: float) -> bytes:
+    raise UnstableProfile(f"profile {networks.profile}: it cannot be compiled: there is no compiler")
+
+
+def test_auto_is_served_eagerly_where_nothing_can_be_compiled_and_says_so(
+    tiny_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A compiled profile that is asked for by name is refused there."""
+    monkeypatch.setattr(precompile, "compile_apart", unable)
+    monkeypatch.setattr(precompile, "choose_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(Execution, "name", lambda self, *rows: f"{self.precision}-{self.compiled}")
+    before = metrics.COMPILE_CACHE.labels("failed")._value.get()
+    chooser = Precompiler(Caches(), settings(tmp_path))
+    assert chooser.choose(tiny_release, read(tiny_release), 8, 4) == Choice("bf16")
+    assert "there is no compiler; release tiny is served as bf16-False" in caplog.text
+    assert metrics.COMPILE_CACHE.labels("failed")._value.get() == before + 1
+    with pytest.raises(UnstableProfile, match="there is no compiler"):
+        Precompiler(Caches(), settings(tmp_path, PROFILE="bf16-compiled")).choose(
+            tiny_release, read(tiny_release), 8, 4
+        )
+
+
 def test_an_eager_profile_needs_no_cache(tiny_release: Path, tmp_path: Path) -> None:
     caches = Caches()
     assert Precompiler(caches, settings(tmp_path)).choose(tiny_release, read(tiny_release), 8, 4) == Choice("auto")
