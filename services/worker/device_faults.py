@@ -70,7 +70,7 @@ def _count_refusals() -> int:
     """Return how often torch's allocator has refused memory since the last call."""
     global _seen  # as the allocator, it belongs to the process
     before = _seen
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         _seen = torch.cuda.memory_stats().get("num_ooms", 0)
     return _seen - before
 

@@ -155,8 +155,8 @@ class Pack(Generic[Owner]):
     def owners(self) -> list[Owner]:
         """Return the owners of all images that `step` has not returned, also after it raised."""
         sampling = [owner for owner, _ in self._images.values()]
-        others = (*self._failed, *self._finished, *self._decoder.finished)
-        return [*sampling, *(one.owner for one in others)]
+        finished = [*self._finished, *self._decoder.finished]
+        return [*sampling, *(one.owner for one in self._failed), *(one.owner for one in finished)]
 
     def close(self) -> None:
         """Free the device's memory."""
