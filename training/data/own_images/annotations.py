@@ -11,7 +11,7 @@
 
 `tables` lists the other forms of tables. Images that a metadata file does not list are left out; other tables leave
 none out. A record takes precedence over sidecars. As in WebDataset, a sidecar may share only the part of the image's
-name up to the first dot: cat.txt belongs to cat.left.png too.
+name up to the first dot: cat.txt belongs to cat.left.png too. It may also share the whole name: cat.png.txt.
 """
 
 import json
@@ -33,6 +33,7 @@ from training.data.own_images.names import (
     split_of_file,
 )
 from training.data.own_images.records import (
+    BOX_LINES,
     Annotation,
     Label,
     decode_text,
@@ -41,6 +42,7 @@ from training.data.own_images.records import (
     merge,
     parse_annotation,
     parse_object,
+    unused_fields,
 )
 
 LONGEST_SIDECAR = 1 << 20  # bytes; a longer file does not describe a single image
@@ -56,9 +58,12 @@ class Annotations:
         self.listed: dict[str, Annotation] = {}
         self.where: dict[str, str] = {}  # the row that lists an image
         self.complete = False  # whether a metadata file lists the images, so that others are left out
-        self.tables: dict[str, int] = {}  # rows of each table that lists images
+        self.tables: dict[str, list[str]] = {}  # the images of each table that lists some
+        self.notes: dict[str, str] = {}  # what of a table is not used
         self.unread: dict[str, str] = {}  # tables that name no images, with the reason
         self.sidecars: dict[str, tuple[bytes, str]] = {}  # content and origin, by name
+        self.too_long: list[str] = []  # sidecars that describe more than an image
+        self.boxes_beside: set[str] = set()  # images with boxes as YOLO's programs write them, which are not read
         self.planes: dict[str, Role] = {}  # the maps and masks that metadata names
 
     def role(self, name: str) -> Role:
@@ -83,8 +88,11 @@ class Annotations:
         before = len(self.listed)
         try:
             of_file: dict[str, str] = {}
+            repeated = 0
+            unused: list[str] | None = None
             for where, raw in tables.read_table(name, data, origin):
-                self._add_row(name, where, raw, of_file)
+                unused = unused_fields(raw) if unused is None else unused
+                repeated += self._add_row(name, where, raw, of_file)
         except DataError as error:
             # Only a file that is called metadata has to be a table of images.
             if is_metadata(name) and not isinstance(error, tables.NoImagesError):
@@ -93,19 +101,24 @@ class Annotations:
                 raise
             self.unread[name] = str(error).removeprefix(f"data.root: {origin} ").removeprefix("data.root: ")
             return
-        self.tables[name] = len(of_file)
+        self.tables[name] = list(of_file)
+        notes = [f"{repeated:,} rows of images that it lists before: the first counts"] if repeated else []
+        notes += [f"not used: {', '.join(unused)}"] if unused else []
+        self.notes |= {name: "; ".join(notes)} if notes else {}
         self.complete = self.complete or (is_metadata(name) and bool(of_file))
 
-    def _add_row(self, name: str, where: str, raw: Mapping[str, Any], of_file: dict[str, str]) -> None:
+    def _add_row(self, name: str, where: str, raw: Mapping[str, Any], of_file: dict[str, str]) -> bool:
+        """Add a row. Returns whether an earlier one lists its image, which metadata must not. Raises DataError."""
         folder = posixpath.dirname(name)
         image = join_name(folder, raw["file_name"], where)
-        if image in of_file:
+        if image in of_file and is_metadata(name):
             raise DataError(f"data.root: {where} lists {image} a second time, after {of_file[image]}")
-        of_file[image] = where
+        repeated = of_file.setdefault(image, where) != where
         annotation = parse_annotation(raw, where, folder)
         if annotation.split is None and not is_metadata(name):
             annotation = merge(annotation, Annotation(split=split_of_file(name)))
         self.add_record(image, annotation, where)
+        return repeated
 
     def add_record(self, image: str, annotation: Annotation, where: str) -> None:
         """Add the annotation of an image. Of several, the first counts for each field."""
@@ -118,9 +131,11 @@ class Annotations:
 
     def add_sidecar(self, name: str, data: bytes, origin: str) -> None:
         """Keep a sidecar that may belong to an image."""
-        if len(data) <= LONGEST_SIDECAR:
-            stem, ending = posixpath.splitext(name)
-            self.sidecars[stem + ending.lower()] = data, origin
+        if len(data) > LONGEST_SIDECAR:
+            self.too_long.append(name)
+            return
+        stem, ending = posixpath.splitext(name)
+        self.sidecars[stem + ending.lower()] = data, origin
 
     def resolve(self, images: Collection[str]) -> None:
         """List the annotations by the names of these images, of which records may give only a part.
@@ -128,6 +143,7 @@ class Annotations:
         A file that is no image keeps its name, and so does an image that is missing.
         """
         finder = Finder(images)
+        renamed: dict[str, str] = {}
         exact = {name: one for name, one in self.listed.items() if name in images}
         where = {name: self.where[name] for name in exact}
         for name, annotation in self.listed.items():
@@ -135,9 +151,25 @@ class Annotations:
                 continue
             found = finder.find(name)
             key = name if found is None or found in exact else found
+            renamed[name] = key
             where.setdefault(key, self.where[name])
             exact[key] = annotation
         self.listed, self.where = exact, where
+        self.tables = {table: [renamed.get(name, name) for name in names] for table, names in self.tables.items()}
+        self._drop_unmatched(images)
+
+    def _drop_unmatched(self, images: Collection[str]) -> None:
+        """Drop the tables none of whose images is there: they describe something else. Metadata has to be right."""
+        for table, names in list(self.tables.items()):
+            if not names or is_metadata(table) or any(name in images for name in names):
+                continue
+            self.unread[table] = f"none of its {len(names):,} images is here; the first: {names[0]}"
+            del self.tables[table]
+            self.notes.pop(table, None)
+            kept = {name for others in self.tables.values() for name in others}
+            for name in names:
+                if name not in kept:
+                    self.listed.pop(name, None)
 
     def of(self, image: str, planes: Mapping[str, Any]) -> Annotation:
         """Return the annotation of an image. planes: the maps and masks of the source, by name. Raises DataError."""
@@ -146,7 +178,10 @@ class Annotations:
             data, origin = self.sidecars[found]
             raw = parse_object(decode_text(data, origin), origin)
             annotation = merge(annotation, parse_annotation(raw, origin, posixpath.dirname(image)))
-        captions = (self._content(image, ending) for ending in CAPTION_ENDINGS)
+        captions = [self._content(image, ending) for ending in CAPTION_ENDINGS]
+        if any(text and BOX_LINES.fullmatch(text) for text in captions):
+            self.boxes_beside.add(image)
+            captions = []
         label = self._content(image, ".cls")
         sidecars = Annotation(
             text=next((text for text in captions if text), None),
@@ -161,11 +196,20 @@ class Annotations:
         return decode_text(*self.sidecars[found]).strip() or None if found else None
 
     def _find_sidecar(self, image: str, ending: str, names: Iterable[str]) -> str | None:
-        folder, _, file = image.rpartition("/")
-        for stem in (file.rpartition(".")[0] or file, file.partition(".")[0]):
-            if (name := posixpath.join(folder, stem + ending)) in names:
-                return name
-        return None
+        return next((stem + ending for stem in sidecar_stems(image) if stem + ending in names), None)
+
+    def alone(self, images: Iterable[str], names: Iterable[str] = ()) -> list[str]:
+        """Return the sidecars that belong to no image. names: sidecars that were not added."""
+        of_one = {*self.sidecars, *names}
+        stems = {posixpath.splitext(name)[0] for name in of_one}
+        stems &= {stem for image in images for stem in sidecar_stems(image) if stem in stems} if stems else set()
+        return sorted([*self.too_long, *(name for name in of_one if posixpath.splitext(name)[0] not in stems)])
+
+
+def sidecar_stems(image: str) -> tuple[str, ...]:
+    """Return what a sidecar of an image may be called, without its ending: cat.png, also cat for cat.left.png."""
+    folder, slash, file = image.rpartition("/")
+    return tuple(folder + slash + stem for stem in (file.rpartition(".")[0] or file, file.partition(".")[0], file))
 
 
 def class_names(labels: Mapping[str, Sequence[Label]], what: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from training.data.own_images.decoding import BadImageError, Problem, share_box
 from training.data.own_images.gathering import Gathered, StoredImage
 from training.data.own_images.layout import folder_labels, folder_splits
 from training.data.own_images.names import IMAGE_ENDINGS, UNREADABLE_ENDINGS
+from training.data.own_images.planes import find_planes
 from training.data.own_images.records import Annotation, Label
 from training.model.conditioners.text_tokenizer import MAX_CHARACTERS
 
@@ -47,12 +48,16 @@ class Content:
 
 @dataclass(frozen=True)
 class Selection:
-    """All images: usable, or with a problem. dropped_objects: boxes of which the crop leaves too little."""
+    """All images: usable, or with a problem. dropped_objects: boxes of which the crop leaves too little.
+
+    planes: images that are masks or maps of others, by their names.
+    """
 
     usable: dict[str, Usable]
     bad: dict[str, Problem]
     not_listed: list[str]
     dropped_objects: int
+    planes: list[str]
 
     @property
     def found(self) -> int:
@@ -66,14 +71,14 @@ def select_usable(gathered: Gathered) -> Selection:
     usable: dict[str, Usable] = {}
     bad = unsupported_images(gathered, names)
     dropped = 0
-    planes = {**gathered.maps, **gathered.masks}
+    maps_and_masks = {**gathered.maps, **gathered.masks}
     for name in sorted(names):
         image = gathered.images.get(name) or missing_problem(name, gathered)
         if isinstance(image, Problem):
             bad[name] = image
             continue
         try:
-            annotation = gathered.annotations.of(name, planes)
+            annotation = gathered.annotations.of(name, maps_and_masks)
         except DataError as error:
             bad[name] = Problem("annotation", str(error).removeprefix("data.root: "))
             continue
@@ -92,18 +97,19 @@ def select_usable(gathered: Gathered) -> Selection:
         if len(without) < len(usable):
             bad |= {name: Problem(f"no {kind}", f"has no {kind}, and others have one") for name in without}
             usable = {name: one for name, one in usable.items() if name not in bad}
-    return Selection(usable, bad, sorted(gathered.images.keys() - names), dropped)
+    planes = find_planes(gathered.images) - names
+    return Selection(usable, bad, sorted(gathered.images.keys() - names - planes), dropped, sorted(planes))
 
 
 def expected_images(gathered: Gathered) -> set[str]:
-    """Return the images that a metadata file lists, or else all that were found and all that tables list.
+    """Return the images that a metadata file lists, or else all that tables list and all that were found.
 
-    A table none of whose images exists describes something else, and is left out.
+    Of those that no table lists, masks and maps of others are left out.
     """
-    listed, images = gathered.annotations.listed.keys(), gathered.images.keys()
+    listed = gathered.annotations.listed.keys()
     if gathered.annotations.complete:
         return set(listed)
-    return {*listed, *images} if listed & images else set(images)
+    return {*listed, *(gathered.images.keys() - find_planes(gathered.images))}
 
 
 def unsupported_images(gathered: Gathered, names: set[str]) -> dict[str, Problem]:

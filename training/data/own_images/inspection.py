@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 from training.data.image_set import DataError
 from training.data.own_images import decoding
-from training.data.own_images.annotations import Annotations, class_names
+from training.data.own_images.annotations import Annotations, class_names, sidecar_stems
 from training.data.own_images.layout import folder_labels, folder_splits
 from training.data.own_images.looks import Look, look_closely
-from training.data.own_images.names import CAPTION_ENDINGS, is_image, may_be_image
+from training.data.own_images.names import CAPTION_ENDINGS, is_image, is_metadata, may_be_image
+from training.data.own_images.planes import find_planes
 from training.data.own_images.records import Annotation, parse_annotation
 from training.data.own_images.source import Member, Source
 from training.data.own_images.sources import open_source
 
 FIRST = 5  # names and captions that are told
+PLANE = "a mask or map of another picture, by its name"
 
 
 @dataclass
@@ -49,14 +51,16 @@ class Reader:
     def __init__(self, source: Source, count: int) -> None:
         self.source, self.count = source, count
         self.annotations = Annotations()
-        self.names: list[str] = []
+        self.names: dict[str, None] = {}
         self.others: dict[str, str] = {}
-        self.captions: set[str] = set()  # names without ending, of files that hold a caption
+        self.beside: set[str] = set()  # the names of files that describe an image
         self.looks: list[Look] = []
         self.unreadable: dict[str, str] = {}
-        self.known = [name for name in source.names if self.annotations.role(name) == "image"]
+        known = [name for name in source.names if self.annotations.role(name) == "image"]
+        planes = find_planes(known)
+        self.known = [name for name in known if name not in planes]
         self.chosen = set(self.known[:: max(1, -(-len(self.known) // count))])
-        self.stems = {posixpath.splitext(name)[0] for name in self.chosen}
+        self.stems = {stem for name in self.chosen for stem in sidecar_stems(name)}
 
     def wanted(self, name: str) -> bool:
         """Return whether a file must be read."""
@@ -73,7 +77,10 @@ class Reader:
             if role == "other" and may_be_image(name) and decoding.looks_like_image(member.head):
                 role = "image"
             if role == "image":
-                self.names.append(name)
+                if name in self.names:
+                    raise DataError(f"data.root: two files are called {name}, the second in {member.origin}; names "
+                                    "must be unique")  # fmt: skip
+                self.names[name] = None
                 if member.record is not None:
                     annotation = parse_annotation(member.record, member.origin, posixpath.dirname(name))
                     self.annotations.add_record(name, annotation, member.origin)
@@ -90,8 +97,7 @@ class Reader:
                 self.annotations.add_metadata(name, read_file(member), member.origin)
             elif role == "sidecar":
                 stem, ending = posixpath.splitext(name)
-                if ending.lower() in CAPTION_ENDINGS:
-                    self.captions.add(stem)
+                self.beside.add(stem + ending.lower())
                 if member.body is not None:
                     self.annotations.add_sidecar(name, read_file(member), member.origin)
             elif role == "other":
@@ -114,23 +120,35 @@ def inspect(url: str, count: int) -> Inspection:
     with decoding.ignore_pillow_warnings():
         complete = reader.read()
     annotations = reader.annotations
-    annotations.resolve(dict.fromkeys(reader.names))
+    annotations.resolve(reader.names)
     listed = annotations.listed
-    names = [name for name in reader.names if name in listed] if annotations.complete else reader.names
+    planes = find_planes(reader.names) - listed.keys()
+    names = [name for name in reader.names if name in listed or not (annotations.complete or name in planes)]
     found = Inspection(url, type(source).__name__.lower(), len(names), complete)
-    found.tables = {**{name: f"{rows:,} rows" for name, rows in annotations.tables.items()}, **annotations.unread}
-    seen = [one for one in reader.looks if not annotations.complete or one.name in listed]
+    found.tables = {**describe_tables(annotations, reader.names, complete), **annotations.unread}
+    used = set(names)
+    seen = [one for one in reader.looks if one.name in used]
     told = read_annotations(found, annotations, [one.name for one in seen])
     found.looks = [one for one in seen if one.name in told]
     unreadable = {name: f"cannot be used: {reason}" for name, reason in reader.unreadable.items()}
-    found.bad |= {name: reason for name, reason in unreadable.items() if not annotations.complete or name in listed}
+    found.bad |= {name: reason for name, reason in unreadable.items() if name in used}
     describe_labels(found, annotations, names, told)
     describe_texts(found, reader, names, told)
     describe_splits(found, annotations, names)
-    found.left_out = left_out(reader, unreadable | found.bad, names)
+    found.left_out = left_out(reader, unreadable | found.bad, names, planes)
     if not found.images and not found.left_out:
         raise DataError(f"data.root: {url} is empty")
     return found
+
+
+def describe_tables(annotations: Annotations, images: Collection[str], complete: bool) -> dict[str, str]:
+    """Return how many rows of each table are read, how many of their images are missing, and what is not used."""
+    told = {}
+    for table, rows in annotations.tables.items():
+        missing = [name for name in rows if name not in images] if complete and not is_metadata(table) else []
+        lack = f", of which {len(missing):,} name no picture here (the first: {missing[0]})" if missing else ""
+        told[table] = "; ".join([f"{len(rows):,} rows{lack}", *filter(None, [annotations.notes.get(table)])])
+    return told
 
 
 def read_annotations(found: Inspection, annotations: Annotations, names: Sequence[str]) -> dict[str, Annotation]:
@@ -161,9 +179,11 @@ def describe_labels(
     if not labels and not annotations.complete:
         found.labels_from = "folders"
         labels = dict(folder_labels(names))
-    class_names({name: [label] for name, label in labels.items()}, "labels")
     found.labels_from = found.labels_from if labels else "nothing"
-    found.classes = dict(sorted(Counter(map(str, labels.values())).items()))
+    counts = Counter(map(str, labels.values()))
+    found.classes = {
+        name: counts[name] for name in class_names({name: [one] for name, one in labels.items()}, "labels")
+    }
     found.labels = {one.name: str(labels[one.name]) for one in found.looks if one.name in labels}
 
 
@@ -173,15 +193,18 @@ def describe_texts(found: Inspection, reader: Reader, names: Sequence[str], told
     Files beside images that were not looked at hold a caption as often as the others: some are empty.
     """
     listed = reader.annotations.listed
-    with_json = {posixpath.splitext(name)[0] for name in reader.annotations.sidecars if name.endswith(".json")}
-    beside = reader.captions | with_json
+    holding = (*CAPTION_ENDINGS, ".json")
+    stems = {posixpath.splitext(name)[0] for name in reader.beside if name.endswith(holding)}
+
+    def has_file(name: str) -> bool:
+        return bool(stems) and not stems.isdisjoint(sidecar_stems(name))
+
     others = [name for name in names if name not in told and name not in found.bad]
-    has_file = [name for name in others if posixpath.splitext(name)[0] in beside]
     of_rows = {name for name in others if name in listed and listed[name].text is not None}
-    looked = [one for name, one in told.items() if posixpath.splitext(name)[0] in beside]
+    looked = [one for name, one in told.items() if has_file(name)]
     share = sum(one.text is not None for one in looked) / max(1, len(looked))
     found.with_text = sum(one.text is not None for one in told.values()) + len(of_rows)
-    found.with_text += round(share * len(set(has_file) - of_rows))
+    found.with_text += round(share * sum(has_file(name) for name in others if name not in of_rows))
     found.texts = [one.text for one in told.values() if one.text][:FIRST]
 
 
@@ -193,18 +216,22 @@ def describe_splits(found: Inspection, annotations: Annotations, names: Sequence
         found.splits = {"train": len(names) - held, "held_out": held}
 
 
-def left_out(reader: Reader, bad: Mapping[str, str], names: Collection[str]) -> dict[str, list[str]]:
+def left_out(
+    reader: Reader, bad: Mapping[str, str], names: Collection[str], planes: Collection[str]
+) -> dict[str, list[str]]:
     """Return the names of what would not be read, by reason. bad: the reason of each image that cannot be used."""
     reasons: dict[str, list[str]] = {}
     for name, reason in bad.items():
         reasons.setdefault(reason, []).append(name)
     for name, ending in reader.others.items():
         reasons.setdefault(f"not read: {ending}", []).append(name)
+    reasons[PLANE] = sorted(planes)
     if reader.annotations.complete:
-        used = set(names)
+        used = {*names, *planes}
         reasons["not in the metadata"] = [name for name in reader.names if name not in used]
         missing = [name for name in reader.annotations.listed if name not in used]
         reasons["listed, but missing"] = missing if reader.known else []
-    stems = {posixpath.splitext(name)[0] for name in reader.names}
-    reasons["caption beside no image"] = sorted(reader.captions - stems)
+    for name in reader.annotations.alone(reader.names, reader.beside):
+        reasons.setdefault(f"beside no picture: {posixpath.splitext(name)[1].lower()}", []).append(name)
+    reasons["boxes of YOLO beside it are not read"] = sorted(reader.annotations.boxes_beside)
     return {reason: some for reason, some in reasons.items() if some}

@@ -27,6 +27,7 @@ JSON_TABLE = re.compile(
     r"|(captions|instances)_(train|val|test)\d*"
 )
 
+TEXT_TABLE = re.compile(r"(labels|captions|annotations)\.txt")
 SPLITS = {
     "train": "train",
     "held_out": "held_out",
@@ -60,7 +61,7 @@ def may_be_image(name: str) -> bool:
 def is_table(name: str) -> bool:
     """Return whether a file of this name may describe images, one per line or entry."""
     if not name.lower().endswith(TABLE_ENDINGS):
-        return False
+        return TEXT_TABLE.fullmatch(posixpath.basename(name).lower()) is not None
     stem, ending = posixpath.splitext(posixpath.basename(name).lower())
     return ending in LINE_TABLES or (ending == ".json" and JSON_TABLE.fullmatch(stem) is not None) or is_metadata(name)
 
@@ -93,6 +94,12 @@ def clean(name: str) -> str:
     while name.startswith(("./", "/")):
         name = name.partition("/")[2]
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
+
+
+def split_of_word(word: str) -> str | None:
+    """Return the split that a word means in a record, or None. Spaces, hyphens and upper case do not matter."""
+    plain = re.sub(r"[-_ ]", "", word.lower())
+    return next((split for name, split in SPLIT_FOLDERS.items() if name.replace("_", "") == plain), None)
 
 
 def split_of_folder(folder: str) -> tuple[str | None, str]:

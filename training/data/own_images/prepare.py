@@ -10,6 +10,7 @@ The same images make the same set, byte for byte, from a folder, from tars on di
 import errno
 import hashlib
 import json
+import posixpath
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,7 +102,9 @@ def prepare(source: str, root: Path, settings: Settings, *, console: Console | N
         with progress.show():
             gathered.read(origin, progress)
         selection = select_usable(gathered)
-        others, unread = sorted(gathered.others.values()), gathered.annotations.unread
+        alone = gathered.annotations.alone(gathered.images)
+        others = sorted([*gathered.others.values(), *(posixpath.splitext(name)[1].lower() for name in alone)])
+        unread = gathered.annotations.unread
         if not selection.found:
             endings = ", ".join(f"{others.count(ending)} {ending}" for ending in sorted(set(others))) or "nothing else"
             raise DataError(f"data.root: {source} holds no images ({', '.join(IMAGE_ENDINGS)}); it holds {endings}")
@@ -153,9 +156,10 @@ def describe_refusal(selection: Selection, max_bad: float, listing: Path) -> str
     groups = group_by_kind(selection.bad)
     kinds = ", ".join(f"{group['count']:,} {kind}" for kind, group in groups.items())
     first = min(selection.bad)
+    share = float(f"{100 * len(selection.bad) / selection.found:.2g}")
     return (
         f"data.root: {len(selection.bad):,} of {selection.found:,} images cannot be used "
-        f"({100 * len(selection.bad) / selection.found:.2g} %, permitted: data.max_bad={100 * max_bad:g} %): {kinds}; "
+        f"({share:g} %, permitted: data.max_bad={100 * max_bad:g} %): {kinds}; "
         f"the first: {first}: {selection.bad[first].kind} ({selection.bad[first].reason}). Repair or remove them, or "
         f"raise data.max_bad; more are listed in {listing}"
     )

@@ -9,15 +9,20 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from training.data.image_set import DataError
-from training.data.own_images.names import SPLITS, clean
+from training.data.own_images.names import SPLITS, clean, split_of_word
 
 FILE_FIELDS = (
     *("file_name", "filename", "file", "image", "img", "path", "image_path", "file_path", "filepath", "image_file"),
-    *("image_name", "image_id", "id"),
+    *("image_name", "filepaths", "filenames", "image_id", "id"),
 )
-TEXT_FIELDS = ("text", "caption", "prompt", "description", "captions")
-LABEL_FIELDS = ("label", "class", "class_name", "label_name", "category", "class_label", "labels")
-SPLIT_FIELDS = ("split",)
+TEXT_FIELDS = ("text", "caption", "prompt", "description", "captions", "alt_text", "sentence", "comment")
+LABEL_FIELDS = (
+    *("label", "class", "class_name", "label_name", "category", "class_label", "labels"),
+    *("target", "species", "breed"),
+)
+SPLIT_FIELDS = ("split", "data_set", "subset", "partition")
+OTHER_FIELDS = ("boxes", "map", "mask")
+BOX_LINES = re.compile(r"(\d+([ \t]+-?\d*\.?\d+(e-?\d+)?){4,}\s*)+", re.IGNORECASE)  # as YOLO's programs write
 MARKS = (  # the longer first
     (codecs.BOM_UTF8, "utf-8-sig"),
     *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
@@ -57,8 +62,10 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
 
 
 def decode_text(data: bytes, origin: str) -> str:
-    """Decode text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark. Raises DataError."""
+    """Decode text in UTF-8 or UTF-16, or in UTF-32 with a byte order mark. Raises DataError."""
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in data:
+        encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -72,14 +79,14 @@ def parse_annotation(raw: Mapping[str, Any], where: str, folder: str) -> Annotat
     raw = rename_fields(raw)
     text = text_field(raw, "text", where)
     split = text_field(raw, "split", where)
-    if split is not None and split.lower() not in SPLITS:
+    if split is not None and split_of_word(split) is None:
         raise DataError(f"data.root: {where}: split {split!r} is not allowed; permitted: {', '.join(SPLITS)}")
     planes = {field: text_field(raw, field, where) for field in ("map", "mask")}
     return Annotation(
         text=text,
         label=label_of(raw.get("label"), where, "label"),
         boxes=boxes_of(raw["boxes"], where) if raw.get("boxes") is not None else None,
-        split=SPLITS[split.lower()] if split else None,
+        split=split_of_word(split) if split else None,
         **{field: join_name(folder, name, where) if name else None for field, name in planes.items()},
     )
 
@@ -87,26 +94,41 @@ def parse_annotation(raw: Mapping[str, Any], where: str, folder: str) -> Annotat
 def rename_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with its text, label and split under these names.
 
-    Others write them as caption, class or Label, for example. Of those only words count, and whole numbers as labels.
+    Others write them as caption, class or Label, for example. Of those only words count, whole numbers as labels, and
+    words for splits as splits. Of several captions in a list the first counts.
     """
-    plain = {re.sub(r"[\s-]+", "_", key.strip().lower()): value for key, value in raw.items()}
+    plain = {plain_name(key): value for key, value in raw.items()}
     found: dict[str, Any] = {**plain, **raw}
     for names in (TEXT_FIELDS, LABEL_FIELDS, SPLIT_FIELDS):
-        if raw.get(names[0]) not in (None, ""):
+        first = raw.get(names[0])
+        if first not in (None, "") and not isinstance(first, list):
             continue
         for name in names:
             value = plain.get(name)
             if isinstance(value, list) and value and isinstance(value[0], str):
-                value = value[0]  # of several captions the first
+                value = value[0] if names is TEXT_FIELDS or len(value) == 1 else value
+            if names is SPLIT_FIELDS and not (isinstance(value, str) and split_of_word(value)):
+                continue
             if (isinstance(value, str) and value.strip()) or (names is LABEL_FIELDS and type(value) is int):
                 found[names[0]] = value
                 break
     return found
 
 
+def plain_name(field: str) -> str:
+    """Return the name of a field in lower case, with _ for spaces and hyphens."""
+    return re.sub(r"[\s-]+", "_", field.strip().lower())
+
+
+def unused_fields(fields: Iterable[str]) -> list[str]:
+    """Return the fields of a table of which nothing is read."""
+    used = {*FILE_FIELDS, *TEXT_FIELDS, *LABEL_FIELDS, *SPLIT_FIELDS, *OTHER_FIELDS, ""}
+    return [field for field in fields if plain_name(field) not in used]
+
+
 def file_field(fields: Iterable[str]) -> str | None:
     """Return the field that names the image of a record, or None."""
-    by_plain_name = {re.sub(r"[\s-]+", "_", field.strip().lower()): field for field in fields}
+    by_plain_name = {plain_name(field): field for field in fields}
     return next((by_plain_name[name] for name in FILE_FIELDS if name in by_plain_name), None)
 
 
@@ -122,6 +144,8 @@ def label_of(value: Any, where: str, field: str) -> Label | None:
     """Return a label, a name or a number. Raises DataError."""
     if isinstance(value, str):
         return check_unicode(value, where).strip() or None
+    if isinstance(value, float) and value.is_integer():  # as pandas writes whole numbers where some are missing
+        return int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise DataError(f"data.root: {where}: {field} is {json.dumps(value)[:60]}; it must be a string or an integer")

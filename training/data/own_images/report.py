@@ -95,6 +95,7 @@ def build_report(
         },
         "dropped_objects": selection.dropped_objects,
         "not_listed": {"count": len(selection.not_listed), "first": selection.not_listed[:LISTED]},
+        "masks_of_others": {"count": len(selection.planes), "first": selection.planes[:LISTED]},
         "tables_not_read": dict(sorted(unread.items())),
         "other_files": dict(sorted(Counter(others).items())),
     }
@@ -141,6 +142,12 @@ def table(document: Mapping[str, Any], title: str) -> Table:
         add("objects outside the crop", document["dropped_objects"], "dropped")
     if document["not_listed"]["count"]:
         add("not in the metadata", document["not_listed"]["count"], document["not_listed"]["first"][0])
+    if document["masks_of_others"]["count"]:
+        add(
+            "masks of others",
+            document["masks_of_others"]["count"],
+            f"left out: {document['masks_of_others']['first'][0]}",
+        )
     for name, reason in document["tables_not_read"].items():
         rows.add_row(f"not read: {name}", "", reason)
     for ending, count in document["other_files"].items():

@@ -3,7 +3,7 @@
 metadata.jsonl     {"file_name": "cat.png", "text": ...} in each line
 metadata.csv       file_name,text
                    cat.png,a cat
-metadata.json      [{"file_name": "cat.png", "text": ...}, ...]
+metadata.json      [{"file_name": "cat.png", "text": ...}, ...], also as the only list in an object
 captions.json      {"cat.png": "a cat"} or {"cat.png": {"caption": "a cat"}}, as kohya's scripts write
 dataset.json       {"labels": [["cat.png", 0], ...]}, as StyleGAN's tools write
 instances.json     {"images": [...], "annotations": [...], "categories": [...]}, as COCO's
@@ -35,7 +35,7 @@ def read_table(name: str, data: bytes, origin: str) -> Iterator[Row]:
     ending = posixpath.splitext(name.lower())[1]
     if ending in (".jsonl", ".ndjson"):
         return name_images(read_lines(data, origin), is_metadata(name))
-    if ending in (".csv", ".tsv"):
+    if ending in (".csv", ".tsv", ".txt"):
         return name_images(read_csv(data, origin), False)
     if ending == ".parquet":
         rows = enumerate(parquet.read_table(data, origin), 1)
@@ -71,8 +71,12 @@ def read_lines(data: bytes, origin: str) -> Iterator[Row]:
 def read_csv(data: bytes, origin: str) -> Iterator[Row]:
     """Yield the rows of a CSV. Without a header, the first column is the image, the second its label or text."""
     text = decode_text(data, origin)
+    if text.startswith("sep="):  # as Excel writes and reads it
+        text = text.partition("\n")[2]
     first = text.partition("\n")[0]
     separator = max(SEPARATORS, key=first.count)
+    if separator not in first and is_image(first.partition(" ")[0]):
+        separator = " "
     csv.field_size_limit(FIELD_LIMIT)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header: list[str] | None = None
@@ -105,6 +109,9 @@ def read_json(name: str, data: bytes, origin: str) -> Iterator[Row]:
         if any(isinstance(label, list) for label in document.values()):
             raise DataError(f"data.root: {origin} has labels that are lists of numbers; a label is one number or name")
         return ((f"{origin}: {image}", {"file_name": image, "label": label}) for image, label in document.items())
+    if isinstance(document, dict) and not any(map(is_image, document)):
+        lists = [value for value in document.values() if isinstance(value, list)]
+        document = lists[0] if len(lists) == 1 and lists[0] else document
     if isinstance(document, dict):
         return mapping_rows(document, "label" if "label" in posixpath.basename(name).lower() else "text", origin)
     if not isinstance(document, list) or not all(isinstance(one, dict) for one in document):
@@ -120,7 +127,7 @@ def mapping_rows(document: Mapping[str, Any], field: str, origin: str) -> Iterat
         if isinstance(value, dict):
             yield f"{origin}: {image}", {**value, "file_name": image}
         else:
-            yield f"{origin}: {image}", {"file_name": image, field if isinstance(value, str) else "label": value}
+            yield f"{origin}: {image}", {"file_name": image, field if isinstance(value, str | list) else "label": value}
 
 
 def coco_rows(document: Mapping[str, Any], origin: str) -> Iterator[Row]:

@@ -27,7 +27,7 @@ def test_folders_of_splits_and_classes(tmp_path: Path) -> None:
     assert (found.labels_from, found.classes) == ("folders", {"a": 6, "b": 6})
     assert found.splits == {"train": 6, "held_out": 6}
     assert (found.with_text, found.texts) == (1, ["first"])
-    assert found.left_out == {"caption beside no image": ["train/a/9"], "not read: .mp4": ["x.mp4"]}
+    assert found.left_out == {"beside no picture: .txt": ["train/a/9.txt"], "not read: .mp4": ["x.mp4"]}
 
 
 def test_tables_and_what_they_leave_out(tmp_path: Path) -> None:
