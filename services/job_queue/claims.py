@@ -15,8 +15,13 @@ from services.job_queue.leases import COLUMNS, DURATION, Lease, update_leased
 
 MANY = 2**31 - 1
 
-# What every claim writes. A token comes from a sequence, so no two leases ever have the same one.
-LEASED = f"state = 'leased', token = nextval('work_token'), owner = :worker, lease_until = now() + {DURATION}"
+# What every claim writes. A claim does not wait for the disk: one that Postgres loses in a crash is a lease that is
+# lost, and everything that follows from a lease is lost with it or waits itself. A sequence could then give a token
+# again that an earlier holder still has. So a token has 62 random bits.
+TOKEN = "(CAST(random() * 2147483648 AS bigint) << 31) + CAST(random() * 2147483647 AS bigint)"
+LEASED = f"state = 'leased', token = {TOKEN}, owner = :worker, lease_until = now() + {DURATION}"
+# A suspect may end the machine, and its next claim must know of this one.
+UNAWAITED = "CASE WHEN NOT work.suspect THEN set_config('synchronous_commit', 'off', true) END AS commits"
 
 # -- sampling ----------------------------------------------------------------------------------
 
@@ -52,7 +57,7 @@ def _claim(condition: str, clock: str) -> TextClause:
         UPDATE work SET {LEASED}, isolated = false, clock = {clock}, claimed_stage = stage
         FROM ordered WHERE work.id = ordered.id AND NOT is_deferred
             AND (position = 1 OR images_before < :images AND NOT has_suspect)
-        RETURNING {COLUMNS}, work.rank, work.cost, work.clock
+        RETURNING {COLUMNS}, work.rank, work.cost, work.clock, {UNAWAITED}
     """)
 
 
@@ -108,7 +113,7 @@ CLAIM_PLANNING = text(f"""
     UPDATE work SET {LEASED}, isolated = chosen.isolated
     FROM (SELECT id, true AS isolated FROM suspect UNION ALL SELECT id, false FROM others) AS chosen
     WHERE work.id = chosen.id
-    RETURNING {COLUMNS}, {JSON_BYTES}
+    RETURNING {COLUMNS}, {JSON_BYTES}, {UNAWAITED}
 """)
 
 

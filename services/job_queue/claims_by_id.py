@@ -4,7 +4,7 @@ import uuid
 
 from sqlalchemy import Connection, text
 
-from services.job_queue.claims import JSON_BYTES, LEASED, ClaimedPlanning
+from services.job_queue.claims import JSON_BYTES, LEASED, UNAWAITED, ClaimedPlanning
 from services.job_queue.leases import COLUMNS
 
 
@@ -29,7 +29,7 @@ def claim_work(connection: Connection, worker: uuid.UUID, work_id: int) -> list[
         text(f"""
             UPDATE work SET {LEASED}, isolated = false WHERE id = (
                 SELECT id FROM work WHERE id = :id AND state = 'ready' FOR UPDATE SKIP LOCKED)
-            RETURNING {COLUMNS}, {JSON_BYTES}
+            RETURNING {COLUMNS}, {JSON_BYTES}, {UNAWAITED}
         """),
         {"worker": worker, "id": work_id},
     )

@@ -2,12 +2,14 @@
 
 import threading
 import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
-from services.job_queue import claims, leases, queues
+from services.job_queue import claims, claims_by_id, leases, queues
 from services.job_queue.leases import Lease
 from services.job_queue.worker_claims import FULL_SCAN_S, WorkerClaims
 from tests.support.job_queue import claim, submit_planned
@@ -238,3 +240,43 @@ def test_only_queues_with_ready_shards_are_hinted(stack: Stack, engine: Engine, 
     claim(engine, worker_id)
     with engine.begin() as connection:
         assert queues.queues_with_work(connection) == []
+
+
+@pytest.mark.parametrize(("suspect", "mode"), [(False, "off"), (True, "on")])
+def test_only_the_claim_of_a_suspect_waits_for_the_disk(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID, suspect: bool, mode: str
+) -> None:
+    submit_planned(stack, engine, worker_id)
+    job_id = stack.submit({"items": [{"class_label": 1}]})
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE work SET suspect = :suspect"), {"suspect": suspect})
+    kinds: dict[str, Callable[[Connection, uuid.UUID], Sequence[Lease]]] = {
+        "plan": claims.claim_planning,
+        "sample": partial(claims.claim_sampling, queues=["default"]),
+    }
+    for kind, claim_kind in kinds.items():
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL synchronous_commit = on"))
+            found = claim_kind(connection, worker_id)
+            assert [lease.kind for lease in found] == [kind]
+            assert connection.scalar(text("SHOW synchronous_commit")) == mode
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL synchronous_commit = on"))
+        connection.execute(text(f"UPDATE work SET {leases.READY} WHERE job_id = :id"), {"id": job_id})
+        (planning,) = claims_by_id.claim_work(connection, worker_id, claims_by_id.find_ready_planning(connection)[0])
+        assert planning.job_id == job_id
+        assert connection.scalar(text("SHOW synchronous_commit")) == mode
+
+
+def test_no_token_is_given_again_when_postgres_loses_claims(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    """As in a crash: the claims, and the numbers that a sequence gave, are as they were before."""
+    submit_planned(stack, engine, worker_id)
+    with stack.engine("migrator").begin() as connection:
+        last = connection.scalar(text("SELECT nextval('work_token')"))
+    lost = claim(engine, worker_id)
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text(f"UPDATE work SET {leases.READY} WHERE state = 'leased'"))
+        connection.execute(text("SELECT setval('work_token', :last)"), {"last": last})
+    again = claim(engine, worker_id)
+    assert {lease.id for lease in again} == {lease.id for lease in lost}
+    assert not {lease.token for lease in again} & {lease.token for lease in lost}
