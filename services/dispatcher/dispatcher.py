@@ -31,6 +31,7 @@ from services.storage.object_store import ObjectStore
 log = logging.getLogger("darkroom.dispatcher")
 
 RECONCILE_INTERVAL_S = 2.0
+HEAD_START_S = 0.02  # for which the rest of a round waits for attempts that have begun: they need the processor first
 RETRY_INTERVAL_S = 2.0  # after an error of the database, and for a part of the loop that fails
 
 
@@ -97,6 +98,8 @@ class Dispatcher:
         it, so that neither waits for all of the other.
         """
         has_begun = self._do("planning and finalizing", lambda: self.attempts.claim(self.heartbeat.id))
+        if has_begun:
+            self._wake.wait(HEAD_START_S)
         is_due = time.monotonic() - self._reconciled_at >= RECONCILE_INTERVAL_S
         if is_due:
             self._reconciled_at = time.monotonic()

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 from celery import Celery
 from sqlalchemy import Engine as Database
@@ -14,11 +15,14 @@ from services.process import celery_app
 
 log = logging.getLogger("darkroom.dispatcher")
 
+DELAY_S = 0.02  # by then a worker that Postgres has told has claimed the work, and needs no hint
+
 
 class HintSender:
     """Wakes one worker of each queue that has work. Without a broker, workers find work by polling.
 
-    Calls of `wake` while hints are being sent are answered together, so a slow broker gets fewer hints.
+    Calls of `wake` within DELAY_S, or while hints are being sent, are answered together. Work that is claimed by then
+    costs no hint.
     """
 
     def __init__(self, database: Database, app: Celery) -> None:
@@ -38,6 +42,7 @@ class HintSender:
     def _send(self) -> None:
         while True:
             self._wake.wait()
+            time.sleep(DELAY_S)
             self._wake.clear()
             try:
                 with self.database.begin() as connection:
