@@ -52,6 +52,7 @@ def connect(url: str) -> Engine:
     engine = create_engine(
         address,
         pool_size=5,
+        pool_use_lifo=True,  # the connection that was used last need not be tried, and has the plans of functions
         connect_args={"prepare_threshold": None, **_defaults_of(address)},
     )
     event.listen(engine, "handle_error", _count_error)
