@@ -20,15 +20,12 @@ def find_kept(store: ObjectStore, contents: Mapping[str, Content]) -> set[str]:
         if len(rest) <= FEW:
             return kept | {key for key in rest if store.holds(key, contents[key])}
         folder = rest[0].rpartition("/")[0] + "/"
-        page = store.client.list_objects_v2(
-            Bucket=store.bucket, Prefix=folder, StartAfter=rest[0][:-1], MaxKeys=min(PAGE, 2 * len(rest))
-        )
-        listed = {found["Key"]: found for found in page.get("Contents", ())}
+        listed, is_truncated = store.signed.list_folder(folder, rest[0][:-1], min(PAGE, 2 * len(rest)))
         for key in rest:
-            if key in listed and contents[key].is_in(
-                {"ContentLength": listed[key]["Size"], "ETag": listed[key]["ETag"]}
-            ):
-                kept.add(key)
-        last = max(listed, default="") if page.get("IsTruncated") else None
+            if key in listed:
+                size, etag = listed[key]
+                if contents[key].is_in({"ContentLength": size, "ETag": etag}):
+                    kept.add(key)
+        last = max(listed, default="") if is_truncated else None
         rest = [key for key in rest[1:] if not key.startswith(folder) or (last is not None and key > last)]
     return kept

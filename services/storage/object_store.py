@@ -19,7 +19,7 @@ from services.settings import StoreSettings
 from services.storage.content import PART_BYTES, Content, digest_of, recorded_sha256
 from services.storage.deletion import abort_uploads, delete_objects
 from services.storage.error_counts import count_errors
-from services.storage.signed_put import SignedPuts
+from services.storage.signed_requests import SignedRequests
 from services.storage.transient import is_transient
 from services.storage.uri import ObjectUri
 from training.errors import DarkroomError
@@ -51,7 +51,7 @@ class ObjectStore:
 
     def __init__(self, client: Any, bucket: str) -> None:
         self.client, self.bucket = client, bucket
-        self._signed_puts = SignedPuts(client, bucket)
+        self.signed = SignedRequests(client, bucket)
 
     @classmethod
     def connect(cls, settings: StoreSettings, bucket: str | None = None) -> "ObjectStore":
@@ -97,7 +97,7 @@ class ObjectStore:
         for attempt in range(ATTEMPTS):
             try:
                 metadata = {"sha256": content.sha256}
-                self._signed_puts.put(key, body, Metadata=metadata, ContentMD5=md5, **condition, **arguments)
+                self.signed.put(key, body, Metadata=metadata, ContentMD5=md5, **condition, **arguments)
                 if checked_later:
                     return Stored(content.sha256, content.size, content)
                 if self.holds(key, content):

@@ -1,0 +1,118 @@
+"""Writes small objects and lists folders by requests that are made here, for which boto3 takes several times as long.
+
+Such a request is tried once. Whatever it is answered, unless it is done, is left to boto3: it repeats the request, as
+often as the client is configured to, and tells what is wrong.
+"""
+
+import hashlib
+from functools import cached_property
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+from xml.etree import ElementTree
+
+from botocore.exceptions import BotoCoreError
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import HTTPError
+
+from services.storage.signature import EMPTY_SHA256, sign
+
+HEADERS = {
+    "ContentMD5": "content-md5",
+    "ContentType": "content-type",
+    "IfMatch": "if-match",
+    "IfNoneMatch": "if-none-match",
+}
+MAX_BYTES = 2**20  # of a larger object, the time of a request is in its bytes
+PORTS = {"http": 80, "https": 443}
+
+Listing = tuple[dict[str, tuple[int, str]], bool]  # size and ETag by key; whether there are more
+
+
+class SignedRequests:
+    """Requests about one bucket with the credentials, the connections and the time-outs of a client of boto3."""
+
+    def __init__(self, client: Any, bucket: str) -> None:
+        self.client, self.bucket = client, bucket
+
+    def put(self, key: str, body: bytes, **arguments: Any) -> None:
+        """Write an object. arguments: some of those of boto3's `put_object`, which says what this raises."""
+        if len(body) > MAX_BYTES or not self._put(key, body, **arguments):
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **arguments)
+
+    def list_folder(self, prefix: str, start_after: str, most: int) -> Listing:
+        """Return up to `most` objects under a prefix whose keys follow `start_after`, and whether there are more.
+
+        Raises what boto3's `list_objects_v2` raises.
+        """
+        query = (
+            f"encoding-type=url&list-type=2&max-keys={most}&prefix={quote(prefix, safe='~')}"
+            f"&start-after={quote(start_after, safe='~')}"
+        )
+        body = self._send("GET", self._path.rstrip("/") or "/", query, {})
+        if body is not None:
+            return parse_listing(body)
+        page = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, StartAfter=start_after, MaxKeys=most)
+        found = {each["Key"]: (int(each["Size"]), str(each["ETag"])) for each in page.get("Contents", ())}
+        return found, bool(page.get("IsTruncated"))
+
+    def _put(self, key: str, body: bytes, **arguments: Any) -> bool:
+        """Return whether the object is written."""
+        headers = {f"x-amz-meta-{name}": value for name, value in arguments.pop("Metadata", {}).items()}
+        headers |= {HEADERS[name]: value for name, value in arguments.items()}
+        return self._send("PUT", self._path + quote(key, safe="/~"), "", headers, body) is not None
+
+    @cached_property
+    def _address(self) -> str:
+        """The address of the bucket. It depends on the endpoint, the region and the settings, and a link shows it."""
+        link = self.client.generate_presigned_url("put_object", Params={"Bucket": self.bucket, "Key": "k"})
+        return str(link).partition("?")[0].removesuffix("k")
+
+    @cached_property
+    def _path(self) -> str:
+        return urlsplit(self._address).path
+
+    @cached_property
+    def _host(self) -> str:
+        parts = urlsplit(self._address)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else str(parts.hostname)
+        return host if parts.port in (None, PORTS[parts.scheme]) else f"{host}:{parts.port}"
+
+    @cached_property
+    def _connections(self) -> HTTPConnectionPool | None:
+        """The client's connections to the bucket; None if they go through a proxy."""
+        session = self.client._endpoint.http_session
+        if session._proxy_config.proxy_url_for(self._address):
+            return None
+        pool: HTTPConnectionPool = session._get_connection_manager(self._address).connection_from_url(self._address)
+        session._setup_ssl_cert(pool, self._address, session._verify)
+        return pool
+
+    def _send(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes = b"") -> bytes | None:
+        """Return the body of the answer 200, or None for any other end."""
+        try:
+            signer = self.client._request_signer
+            credentials = signer._credentials.get_frozen_credentials() if signer._credentials else None
+            if credentials is None or self._connections is None:
+                return None
+            sha256 = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
+            headers = sign(
+                method, path, query, {**headers, "host": self._host}, credentials, signer.region_name, sha256=sha256
+            )
+            target = f"{path}?{query}" if query else path
+            answer = self._connections.urlopen(
+                method, target, body if method == "PUT" else None, headers, retries=False, assert_same_host=False
+            )
+        except (BotoCoreError, HTTPError, HTTPException, OSError):
+            return None
+        return answer.data if answer.status == 200 else None
+
+
+def parse_listing(body: bytes) -> Listing:
+    """Return the objects of an answer to ListObjectsV2, and whether there are more."""
+    root = ElementTree.fromstring(body)
+    entries = [{part.tag.rpartition("}")[2]: part.text or "" for part in each} for each in root if len(each)]
+    other = {each.tag.rpartition("}")[2]: each.text for each in root}
+    decode = unquote if other.get("EncodingType") == "url" else str
+    found = {decode(each["Key"]): (int(each["Size"]), each["ETag"]) for each in entries if "Key" in each}
+    return found, other.get("IsTruncated") == "true"
