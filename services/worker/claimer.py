@@ -82,9 +82,10 @@ class Claimer:
         Nothing starts while a claim is under way, nor soon after one that found nothing unless work was announced.
         fetching: images that are not in the engine yet. without: digests of releases of which nothing is claimed.
         """
-        images = self._room(engine) - fetching
-        release = engine.release.digest if engine is not None else None
-        if images > 0 and not self.busy and (self._is_announced or time.monotonic() >= self._look_at):
+        if self.busy or not (self._is_announced or time.monotonic() >= self._look_at):
+            return
+        if (images := self._room(engine) - fetching) > 0:
+            release = engine.release.digest if engine is not None else None
             self._claim = self._pool.submit(self._run, release, without, images)
             self._claim.add_done_callback(lambda _: self._on_ready())
 

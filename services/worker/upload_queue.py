@@ -95,9 +95,8 @@ class UploadQueue:
 
     def accept(self, upload: Upload) -> None:
         """Note that the store has accepted an upload. It ends once it is checked that the store keeps it."""
-        with self._lock:
+        with self._lock:  # the thread that calls this takes the next one, so no other need wake
             self._checking[upload] = self._under_way.pop(upload)
-            self._work.notify()
 
     @property
     def is_storing(self) -> bool:
@@ -207,4 +206,5 @@ class UploadQueue:
         metrics.UPLOADS_UNDER_WAY.set(self._count)
         if sign < 0:
             self._room.notify()
-            self._work.notify_all() if self._closed else self._work.notify()
+            if self._closed:
+                self._work.notify_all()

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,7 +175,7 @@ class Release:
         loss = self.metrics.get(LIGHT_DECODER, {}).get("psnr_loss")
         return self.with_sampling({"decoder": "full" if loss is None or loss > MOST_LOSS else "light"})
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The sha256 of kind, architecture, shapes, conditions and weights: equal models have equal digests."""
         identity = {
