@@ -47,15 +47,7 @@ def write_job_sheet(
 
     names: of the items, beside their rows.
     """
-    from services.job_queue.outputs import list_outputs
-    from services.storage.object_store import ObjectStore
-
-    store = ObjectStore.connect(settings)
-    with engine.connect() as connection:
-        outputs = list_outputs(connection, job.id)
-    images = [(output.index, store.get(output.key)) for output in outputs if output.key]
-    if not images:
-        raise CommandError(f"job {job.id} has no images ({job.state}{': ' + job.reason if job.reason else ''})")
+    images = _read_images(settings, engine, job)
     assert job.plan is not None  # a job with images has been planned
     per_item = job.plan["images_per_item"]
     columns = per_item if 1 < per_item < job.total else min(16, len(images))
@@ -67,6 +59,51 @@ def write_job_sheet(
         sheet = label(sheet, *axis_labels(axes, rows=-(-job.total // columns), per_item=per_item))
     elif columns == per_item and len(names) > 1:
         sheet = label(sheet, names, [""] * columns)
+    _save(sheet, path)
+
+
+def write_sheet_of_jobs(
+    settings: "Settings", engine: "Engine", jobs: Sequence["Job"], path: Path, *, scale: int = 2
+) -> None:
+    """Write a contact sheet of the same images of several jobs: a row for each item, and columns for each job.
+
+    Raises CommandError if a job has no images, or has not as many items and images of each as the first one.
+    """
+    images: list[tuple[int, bytes]] = []
+    shapes = []
+    for number, job in enumerate(jobs):
+        read = _read_images(settings, engine, job)
+        assert job.plan is not None
+        per_item = int(job.plan["images_per_item"])
+        shapes.append((job.total // per_item, per_item))
+        if shapes[-1] != shapes[0]:
+            found, wanted = (f"{items} items of {each} images" for items, each in (shapes[-1], shapes[0]))
+            raise CommandError(f"job: {job.id} has {found}; permitted: {wanted}, as in {jobs[0].id}")
+        for index, body in read:
+            item, k = divmod(index, per_item)
+            images.append(((item * len(jobs) + number) * per_item + k, body))
+    rows, per_item = shapes[0]
+    assert jobs[0].plan is not None
+    axes = [*jobs[0].plan.get("axes", ()), ["release", [job.model for job in jobs]]]
+    sheet = contact_sheet(images, columns=len(jobs) * per_item, scale=scale)
+    _save(label(sheet, *axis_labels(axes, rows=rows, per_item=per_item)), path)
+
+
+def _read_images(settings: "Settings", engine: "Engine", job: "Job") -> list[tuple[int, bytes]]:
+    """Return the index and the file of each image of a job. Raises CommandError if it has none."""
+    from services.job_queue.outputs import list_outputs
+    from services.storage.object_store import ObjectStore
+
+    store = ObjectStore.connect(settings)
+    with engine.connect() as connection:
+        outputs = list_outputs(connection, job.id)
+    images = [(output.index, store.get(output.key)) for output in outputs if output.key]
+    if not images:
+        raise CommandError(f"job {job.id} has no images ({job.state}{': ' + job.reason if job.reason else ''})")
+    return images
+
+
+def _save(sheet: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, format="PNG")
 

@@ -37,7 +37,10 @@ JobId = Annotated[str, typer.Argument(help="The id that `submit` printed.")]
 
 @app.command()
 def submit(
-    model: Annotated[str, typer.Option(help="The release: name, name@alias or name@version.")],
+    model: Annotated[
+        list[str],
+        typer.Option(help="The release: name, name@alias or name@version. Repeated: a job for each, with equal seeds."),
+    ],
     request: Annotated[str, typer.Option(help="The request as JSON, or - to read it from standard input.")],
     queue: Annotated[str, typer.Option(help="The queue.")] = "default",
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Your jobs of higher priorities run first.")] = 0,
@@ -53,12 +56,13 @@ def submit(
 ) -> None:
     """Submit a job and print its id.
 
-    The command does one INSERT, which a client can do in any language.
+    The command does one INSERT, which a client can do in any language. Of several releases, all jobs are submitted or
+    none; `darkroom jobs sheet` draws them side by side.
     """
-    parsed = parse_request(request)
+    if len(model) > 1 and idempotency_key is not None:
+        raise CommandError(f"--idempotency-key: names one job; permitted: with one --model, and not {len(model)}")
     job = {
-        "model": model,
-        "request": parsed,
+        "request": parse_request(request),
         "queue": queue,
         "priority": priority,
         "idempotency_key": idempotency_key,
@@ -67,14 +71,15 @@ def submit(
         "tags": tags or [],
     }
     from services.job_queue import clients
+    from services.job_requests.siblings import sibling_jobs
 
     engine = connect_database("submitter")
     with engine.begin() as connection:
-        job_id = clients.submit_job(connection, job)
+        ids = [str(job_id) for job_id in clients.submit_jobs(connection, sibling_jobs(model, job))]
     if as_json:
-        print_json({"id": str(job_id)})
+        print_json({"id": ids[0]} if len(ids) == 1 else {"ids": ids})
     else:
-        typer.echo(job_id)
+        typer.echo("\n".join(ids))
 
 
 @app.command("submit-many")
@@ -226,17 +231,24 @@ def outputs(
 
 @app.command()
 def sheet(
-    job_id: JobId,
+    job_ids: Annotated[list[str], typer.Argument(help="The id that `submit` printed; several: side by side.")],
     output: Annotated[Path | None, typer.Option(help="The PNG to write; default: JOB_ID.png.")] = None,
     scale: Annotated[int, typer.Option(min=1, max=16, help="Enlargement factor.")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Write a contact sheet of a job's images, with a row for each item."""
-    from services.cli.contact_sheet import write_job_sheet
+    """Write a contact sheet of a job's images, with a row for each item.
+
+    Of several jobs with the same items, each has columns of its own, labelled with its release.
+    """
+    from services.cli.contact_sheet import write_job_sheet, write_sheet_of_jobs
 
     settings, engine = connect("submitter")
-    path = output or Path(f"{job_id}.png")
-    write_job_sheet(settings, engine, find_job(engine, job_id), path, scale=scale)
+    jobs = [find_job(engine, job_id) for job_id in job_ids]
+    path = output or Path(f"{job_ids[0]}.png")
+    if len(jobs) == 1:
+        write_job_sheet(settings, engine, jobs[0], path, scale=scale)
+    else:
+        write_sheet_of_jobs(settings, engine, jobs, path, scale=scale)
     if as_json:
         print_json({"path": str(path.resolve())})
     else:

@@ -15,6 +15,7 @@ from services.client.job import Job
 from services.client.sql_backend import SqlBackend
 from services.job_queue import clients
 from services.job_queue.job_filters import EVERY_JOB, JobFilter
+from services.job_requests.siblings import sibling_jobs
 
 
 class Darkroom:
@@ -96,6 +97,14 @@ class Darkroom:
         Raises ClientError if one is refused.
         """
         return [self.job(job_id) for job_id in self._backend.submit([_document(job) for job in jobs])]
+
+    def submit_each(self, models: Sequence[str], request: Mapping[str, Any], **columns: Any) -> list[Job]:
+        """Submit a job for each release with the same request and equal seeds, to compare them: all of them or none.
+
+        columns: further arguments of `submit`, but for the key. `Job.pairs` has what two of the jobs have made of the
+        same items. Raises ClientError if one is refused.
+        """
+        return self.submit_many(sibling_jobs(models, {**columns, "request": request}))
 
     def estimate(
         self, model: str, request: Mapping[str, Any], *, queue: str = "default", timeout_s: float | None = None
