@@ -4,8 +4,17 @@ import torch
 
 from tests.benchmarks.gpu_parts import SMALLEST
 from tests.benchmarks.gpu_timing import DEVICE
+from tests.benchmarks.gpu_training import FIRST_SMALLEST, OPTIMISER, step_of
+from tests.support.gpu import no_waiting
+from training.model.autoencoder import Autoencoder
+from training.model.conditioners import Conditioners
+from training.model.conditioners.classes import ClassConditioner
+from training.model.diffusion import Diffusion, DiffusionConfig
+from training.model.latent_diffusion import LatentDiffusion
 from training.model.quantiser import VectorQuantiser
 from training.model.unet import UNet
+from training.recipes.diffusion import DiffusionRecipe
+from training.recipes.randomness import StepDraws
 
 
 def test_the_nearest_codebook_entry_is_found_in_float32_under_autocast() -> None:
@@ -39,3 +48,19 @@ def test_the_checkpoint_of_a_compiled_network_resumes_in_an_eager_one() -> None:
     assert list(compiled.state_dict()) == list(eager.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(compiled(x, t, context), eager(x, t, context), rtol=1e-3, atol=1e-3)
+
+
+def test_no_training_step_waits_for_the_device() -> None:
+    """The host prepares the next step while the device computes."""
+    torch.manual_seed(0)
+    conditioners = Conditioners({"class_label": ClassConditioner(10, SMALLEST.context_width or 0)})
+    model = LatentDiffusion(Autoencoder(FIRST_SMALLEST), UNet(SMALLEST), conditioners, Diffusion(DiffusionConfig()))
+    recipe = DiffusionRecipe(model, OPTIMISER, steps=1000, seed=0, batch_size=4, condition_dropout=0.5).to(DEVICE)
+    batch = {
+        "moments": torch.randn(4, 2, 3, 8, 8, device=DEVICE),
+        "requests": [{"class_label": row} for row in range(4)],
+    }
+    step = step_of(recipe, lambda: recipe.loss(batch, recipe.draw(batch, StepDraws(0, 1, 4, DEVICE))))
+    step()
+    with no_waiting():
+        step()

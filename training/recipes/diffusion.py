@@ -74,14 +74,17 @@ class DiffusionRecipe(LatentRecipe):
 
     def take_step(self, batch: dict[str, Any], draws: StepDraws) -> Terms:
         """Take one step on this rank's rows."""
+        return self.step_on(batch, self.draw(batch, draws))
+
+    def draw(self, batch: dict[str, Any], draws: StepDraws) -> dict[str, Tensor]:
+        """Draw the random numbers of a step, for the rows of all ranks."""
         shape = self.latent_shape(batch)
-        drawn = {
+        return {
             "posterior": draws.normal(*shape),
             "eps": draws.normal(*shape),
             "t": draw_timesteps(draws, self.diffusion.config.timesteps, self.timestep_sampling),
-            "dropped": draws.uniform() < self.condition_dropout,
+            "dropped": draws.uniform_on_host() < self.condition_dropout,
         }
-        return self.step_on(batch, drawn)
 
     @property
     def first_stage_config(self) -> AutoencoderConfig:
@@ -116,7 +119,7 @@ class DiffusionRecipe(LatentRecipe):
         size: tuple[int, int],
         networks: nn.ModuleDict | None = None,
     ) -> Conditions:
-        """Return the conditions of R rows: the null condition where `dropped` [R] is true."""
+        """Return the conditions of R rows: the null condition where `dropped` [R], on the CPU, is true."""
         conditioners = cast(Conditioners, (networks or self.trained)["conditioners"])
         kept = [None if drop else request for request, drop in zip(requests, dropped.tolist(), strict=True)]
         return cast(Conditions, conditioners(kept, size, self.first_stage[0].encode))

@@ -15,6 +15,7 @@ from training.model.conditioners import Conditions
 from training.model.diffusion import Diffusion
 from training.model.guidance import guide
 from training.model.latent_diffusion import LatentDiffusion
+from training.model.trajectory_table import transfer
 from training.model.unet import UNet
 from training.recipes import optimiser, progressive
 from training.recipes.distillation_loss import DistillationLossConfig
@@ -118,7 +119,7 @@ class DistillationRecipe(LatentRecipe):
             "eps": draws.normal(*shape),
             "share": draws.uniform(),
             "scale": low + (high - low) * draws.uniform(),
-            "grid": self.begin_step().to(self.device),
+            "grid": self.begin_step(),
         }
         return self.step_on(batch, drawn)
 
@@ -149,11 +150,11 @@ class DistillationRecipe(LatentRecipe):
             else:
                 mean, std = self.teacher[0].autoencoder.moments(rows["image"])
             z0 = mean + std * drawn["posterior"]
-            steps = self.grids.draw(drawn["grid"], drawn["share"])
+            steps = self.grids.draw(transfer(drawn["grid"], self.device), drawn["share"])
             alpha, sigma = self.grids.at(steps.start, z0)
             x = alpha * z0 + sigma * drawn["eps"]
             asked = self.ask(rows["requests"], (mean.shape[2], mean.shape[3]), drawn["scale"])
-            target = self.target(x, steps, asked)
+            target = self.target(x, steps, asked, drawn["grid"])
         answer = self.answer(self.trained["unet"], x, steps, asked)
         weight = (alpha / sigma).square().clamp(1.0, self.config.snr_cap)
         return (weight * (answer - target).square()).mean()
@@ -169,12 +170,14 @@ class DistillationRecipe(LatentRecipe):
             null = replace(null, maps=conditions.maps)
         return Rows(conditions, null, scale)
 
-    def target(self, x: Tensor, steps: Steps, asked: Rows) -> Tensor:
-        """Return the estimates of z_0 to which the student's answers are pulled, [R, C, h, w]."""
-        is_finest = steps.length == 2
+    def target(self, x: Tensor, steps: Steps, asked: Rows, grid: Tensor) -> Tensor:
+        """Return the estimates of z_0 to which the student's answers are pulled, [R, C, h, w].
+
+        grid: of each row, on the CPU, so that choosing rows does not wait for the device.
+        """
         found = torch.empty_like(x)
-        for which, network in ((is_finest, None), (~is_finest, self.target_unet)):
-            rows = which.nonzero()[:, 0]
+        for which, network in ((grid == 0, None), (grid > 0, self.target_unet)):
+            rows = transfer(which.nonzero()[:, 0], x.device)
             if len(rows):
                 some = asked.select(rows)
 

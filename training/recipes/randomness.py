@@ -14,6 +14,9 @@ class StepDraws:
     def __init__(self, seed: int, step: int, rows: int, device: torch.device | str = "cpu") -> None:
         self.rows = rows
         self.generator = torch.Generator(device).manual_seed(mix_seeds(seed, step))
+        self._host = self.generator
+        if self.generator.device.type != "cpu":
+            self._host = torch.Generator().manual_seed(mix_seeds(seed, step))
 
     def normal(self, *shape: int) -> Tensor:
         """Draw from N(0, I), [rows, *shape]."""
@@ -22,6 +25,10 @@ class StepDraws:
     def uniform(self) -> Tensor:
         """Draw uniformly from [0, 1), [rows]."""
         return torch.rand(self.rows, generator=self.generator, device=self.generator.device)
+
+    def uniform_on_host(self) -> Tensor:
+        """Draw as `uniform` does, on the CPU: what the host decides by must not wait for the device."""
+        return torch.rand(self.rows, generator=self._host)
 
 
 def seed_dropout(seed: int, step: int, rank: int, part: int) -> None:

@@ -69,7 +69,7 @@ class Recipe(LightningModule):
         if dist.is_initialized():
             dist.all_reduce(means)
             means /= dist.get_world_size()
-        rate = torch.tensor(self.optimiser_config.learning_rate * share, device=means.device)
+        rate = torch.full((), self.optimiser_config.learning_rate * share, device=means.device)
         return {**dict(zip(terms, means.unbind(), strict=True)), "learning_rate": rate}
 
     def optimiser_list(self) -> list[Optimizer]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.model.conditioners.conditioner import Entry, TokenConditioner
+from training.model.trajectory_table import transfer
 
 
 class ClassConditioner(TokenConditioner):
@@ -51,7 +52,7 @@ class ClassConditioner(TokenConditioner):
         """Embed R labels, None for the null condition, as one token each: [R, 1, width]. Raises ValueError."""
         null = self.classes if self.null is None else self.null
         labels = [null if value is None else self.read(value) for value in values]
-        return self.forward(torch.tensor(labels, device=self.device))
+        return self.forward(transfer(torch.tensor(labels), self.device))
 
     def forward(self, labels: Tensor) -> Tensor:
         """Embed labels, int64 [R], as one token each: [R, 1, width]."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from training.errors import first_line
 from training.model.conditioners.conditioner import Entry, TokenConditioner
 from training.model.conditioners.text_tokenizer import TOKENIZER_FILE, TextTokenizer
+from training.model.trajectory_table import transfer
 
 # Fields of the library's configuration that describe its files, or could load code and kernels from elsewhere
 NO_ARCHITECTURE = (
@@ -130,7 +131,7 @@ class FrozenTextConditioner(TokenConditioner):
     def embed(self, values: Sequence[Any]) -> Tensor:
         """Embed R texts, None for the null condition, as tokens [R, length, width]. Raises ValueError."""
         rows = [self.read("" if value is None else value) for value in values]
-        ids, mask = (torch.tensor(part, device=self.device) for part in zip(*rows, strict=True))  # [R, length]
+        ids, mask = (transfer(torch.tensor(part), self.device) for part in zip(*rows, strict=True))  # [R, length]
         with torch.no_grad():
             hidden = self.encoder(input_ids=ids, attention_mask=mask if self.masked else None).last_hidden_state
         tokens = torch.as_tensor(self.project(hidden))

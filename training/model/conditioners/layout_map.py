@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from training.model.conditioners import boxes
 from training.model.conditioners.boxes import PlacedObject
 from training.model.conditioners.conditioner import Encode, MapConditioner
+from training.model.trajectory_table import transfer
 
 
 class LayoutMapConditioner(MapConditioner):
@@ -53,8 +54,8 @@ class LayoutMapConditioner(MapConditioner):
             max(map(len, layouts), default=0)
         ):  # the first objects of all rows, then the second ones, and so on
             here = [layout[place] if place < len(layout) else None for layout in layouts]
-            labels = torch.tensor([0 if one is None else one.label for one in here], device=self.device)
-            cover = torch.stack([cell_shares(one, size) for one in here]).to(self.device)  # [R, h, w]
+            labels = transfer(torch.tensor([0 if one is None else one.label for one in here]), self.device)
+            cover = transfer(torch.stack([cell_shares(one, size) for one in here]), self.device)  # [R, h, w]
             maps = maps + cover[:, None] * self.vectors(labels)[:, :, None, None]
         return maps
 

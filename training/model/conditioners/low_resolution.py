@@ -9,6 +9,7 @@ from torch import Tensor
 
 from training.model.conditioners.conditioner import Encode, MapConditioner
 from training.model.conditioners.images import png_schema, read_image
+from training.model.trajectory_table import transfer
 
 Method = Literal["bilinear", "bicubic"]
 METHODS = ("bilinear", "bicubic")
@@ -48,7 +49,10 @@ class LowResolutionConditioner(MapConditioner):
         """Embed R images, None for the null condition, as maps [R, C, h, w]. Raises ValueError as `read` does."""
         zeros = torch.zeros(self.channels, *size, device=self.device)
         return torch.stack(
-            [zeros if value is None else self._resize(self.read(value).to(self.device), size) for value in values]
+            [
+                zeros if value is None else self._resize(transfer(self.read(value), self.device), size)
+                for value in values
+            ]
         )
 
     def _resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:

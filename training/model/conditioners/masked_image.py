@@ -96,7 +96,9 @@ class MaskedImageConditioner(MapConditioner):
         pairs = [null if value is None else self.read(value) for value in values]
         for image, _ in pairs:
             self._check_size(image, size)
-        images, masks = (torch.stack([part.to(self.device) for part in parts]) for parts in zip(*pairs, strict=True))
+        images, masks = (
+            torch.stack([transfer(part, self.device) for part in parts]) for parts in zip(*pairs, strict=True)
+        )
         with torch.no_grad():  # the first stage is not trained here
             latents = encode(images)
         if self.style == "stable_diffusion":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from training.model.conditioners.conditioner import Encode, MapConditioner
 from training.model.conditioners.images import describe, png_schema, to_plane
+from training.model.trajectory_table import transfer
 
 Method = Literal["nearest", "bilinear", "bicubic", "area"]
 METHODS = ("nearest", "bilinear", "bicubic", "area")
@@ -109,8 +110,8 @@ class SemanticMapConditioner(MapConditioner):
         labels = [torch.zeros(needed, dtype=torch.int64) if value is None else self.read(value) for value in values]
         for one in labels:
             self._check_size(one, size)
-        present = torch.tensor([value is not None for value in values], device=self.device)[:, None, None, None]
-        return self.rescaler.rescale_labels(torch.stack(labels).to(self.device)) * present
+        present = transfer(torch.tensor([value is not None for value in values]), self.device)[:, None, None, None]
+        return self.rescaler.rescale_labels(transfer(torch.stack(labels), self.device)) * present
 
     def _labels_size(self, size: tuple[int, int]) -> tuple[int, int]:
         return size[0] * 2**self.rescaler.stages, size[1] * 2**self.rescaler.stages

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from training.model.attention import attend
 from training.model.attention_layers import merge_heads, split_heads
 from training.model.conditioners.conditioner import Entry, TokenConditioner
+from training.model.trajectory_table import transfer
 
 
 class TokenTransformer(nn.Module):
@@ -99,7 +100,7 @@ class TransformerConditioner(TokenConditioner):
     def embed(self, values: Sequence[Any]) -> Tensor:
         """Embed R values, None for the null condition, as tokens [R, length, width]. Raises ValueError."""
         ids = [self.read(self.null if value is None else value) for value in values]
-        return self.forward(torch.tensor(ids, dtype=torch.int64, device=self.device))
+        return self.forward(transfer(torch.tensor(ids, dtype=torch.int64), self.device))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Encode token ids [R, M], M <= length, as tokens [R, M, width]."""

@@ -121,7 +121,7 @@ def test_the_teacher_s_target_is_two_guided_steps_of_ddim(teacher: LatentDiffusi
         asked = recipe.ask(requests, (8, 8), torch.tensor([scale]))
         for level in range(0, 16, 2):
             steps = Steps(torch.tensor([level]), torch.tensor([2]))
-            x = recipe.grids.move(x, recipe.target(x, steps, asked), steps)
+            x = recipe.grids.move(x, recipe.target(x, steps, asked, torch.tensor([0])), steps)
     torch.testing.assert_close(x, found[0], rtol=1e-3, atol=1e-3)
 
 
@@ -134,7 +134,7 @@ def test_the_targets_of_coarser_grids_are_the_average_s_half_steps(teacher: Late
     steps = Steps(torch.tensor([0, 8]), torch.tensor([16, 4]))
     with torch.no_grad():
         asked = recipe.ask(requests, (8, 8), torch.tensor([1.0, 3.0]))
-        found = recipe.target(x, steps, asked)
+        found = recipe.target(x, steps, asked, torch.tensor([3, 1]))  # 16 = 2 << 3
         unet, half = recipe.average["unet"], steps.length // 2
         first, second = Steps(steps.start, half), Steps(steps.start + half, half)
         middle = recipe.grids.move(x, recipe.answer(unet, x, first, asked), first)

@@ -230,6 +230,13 @@ def test_the_average_warms_up() -> None:
     assert float(average.weight.detach()) == pytest.approx(0.1)
 
 
+def test_what_the_host_decides_by_is_drawn_on_the_host_and_on_a_cpu_in_turn_with_the_rest() -> None:
+    here, there = StepDraws(3, 5, 4), StepDraws(3, 5, 4)
+    assert torch.equal(torch.cat([here.normal(2).flatten(), here.uniform_on_host()]),
+                       torch.cat([there.normal(2).flatten(), there.uniform()]))  # fmt: skip
+    assert here.uniform_on_host().device.type == "cpu"
+
+
 def test_dropped_conditions_are_the_null_condition(latent_diffusion: LatentDiffusion) -> None:
     recipe = diffusion_recipe(latent_diffusion, 1)
     requests = [{"class_label": i % 3} for i in range(4)]
