@@ -11,7 +11,7 @@ from typing import Any
 
 from kfp_pipelines.definition.parameters import signature
 from kfp_pipelines.definition.pipeline import VARIANTS
-from kfp_pipelines.stages import gate, training
+from kfp_pipelines.stages import gate, request_defaults, training
 from training.errors import DarkroomError
 
 EXPERIMENTS = {
@@ -112,6 +112,8 @@ def check(known: Mapping[str, Parameter], arguments: Mapping[str, Any], devices:
         if "gate" in known:
             gate.parse_rules(value("gate"))
         training.parse_sampling(value("sampling"))
+        if "teacher" not in known:  # what a student permits is known when it is trained
+            request_defaults.check(value("request_defaults"))
         data = [f"data={value('data')}", *value("data_overrides")]
         compose.data(data if any(one.startswith("data.root=") for one in data) else [*data, "data.root=x"])
         of_data = training.training_overrides(value("data"), value("data_overrides"))

@@ -156,11 +156,20 @@ def gate(
     return entry.compare(rules, alias, images.path, evaluation.path, comparison.path, report.path)
 
 
-def publish(run: str, alias: str, training: dsl.Input[dsl.Model], evaluation: dsl.Input[dsl.Artifact]) -> str:
-    """Publish a release with its evaluation, and point the alias at it. Returns name@version."""
+def publish(
+    run: str,
+    alias: str,
+    request_defaults: list[str],
+    training: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+) -> str:
+    """Publish a release with its evaluation, and point the alias at it. Returns name@version.
+
+    request_defaults: of requests to it, such as steps=30 and solver=ddim.
+    """
     from kfp_pipelines.stages import entry
 
-    return entry.publish(training.path, evaluation.path, alias, run)
+    return entry.publish(training.path, evaluation.path, alias, run, request_defaults)
 
 
 def smoke(

@@ -11,13 +11,14 @@ from typing import get_type_hints
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """The parameters that every pipeline has."""
+    """The parameters that every pipeline has. request_defaults: of requests to the release that it publishes."""
 
     data: str = "digits"
     data_version: str = ""
     data_overrides: list[str] = field(default_factory=list)
     checkpoints: str = ""
     sampling: list[str] = field(default_factory=lambda: ["images=1000"])
+    request_defaults: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

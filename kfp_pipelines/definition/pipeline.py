@@ -164,7 +164,12 @@ def sweep(stages: Stages, parameters: SweepParameters) -> None:
         trainings=dsl.Collected(training),
         evaluations=dsl.Collected(scores),
     )
-    publish(stages, "publish-diffusion", Trained(best.outputs["best"], best.outputs["evaluation"]))
+    publish(
+        stages,
+        "publish-diffusion",
+        Trained(best.outputs["best"], best.outputs["evaluation"]),
+        parameters.request_defaults,
+    )
 
 
 VARIANTS = {

@@ -110,8 +110,8 @@ def publish_if_passed(
         evaluation=diffusion.evaluation,
     )
     with dsl.If(gate.outputs["Output"] == PASSED, "passed"):
-        first = None if autoencoder is None else publish(stages, "publish-autoencoder", autoencoder)
-        candidate = publish(stages, "publish-diffusion", diffusion)
+        first = None if autoencoder is None else publish(stages, "publish-autoencoder", autoencoder, [])
+        candidate = publish(stages, "publish-diffusion", diffusion, parameters.request_defaults)
         if first is not None:
             candidate.after(first)  # the diffusion release names its autoencoder
         smoke = stages.task(
@@ -134,7 +134,7 @@ def publish_if_passed(
         ).after(smoke)
 
 
-def publish(stages: Stages, stage: str, trained: Trained) -> dsl.PipelineTask:
+def publish(stages: Stages, stage: str, trained: Trained, request_defaults: list[str]) -> dsl.PipelineTask:
     """Create the task that publishes a release with its evaluation as a candidate."""
     return stages.task(
         stage,
@@ -142,6 +142,7 @@ def publish(stages: Stages, stage: str, trained: Trained) -> dsl.PipelineTask:
         cached=False,
         run=RUN,
         alias=CANDIDATE,
+        request_defaults=request_defaults,
         training=trained.training,
         evaluation=trained.evaluation,
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from kfp_pipelines import build, events
 from kfp_pipelines.profiles import Profile
-from kfp_pipelines.stages import publishing, reports, smoke, sweep, training
+from kfp_pipelines.stages import publishing, reports, request_defaults, smoke, sweep, training
 from kfp_pipelines.stages.notifying import notify
 from kfp_pipelines.stages.publishing import Registry
 from kfp_pipelines.train_job import submit
@@ -152,10 +152,11 @@ def compare(rules: Sequence[str], alias: str, images: str, evaluation: str, outp
 
 
 @stage
-def publish(trained: str, evaluation: str, alias: str, run: str) -> str:
+def publish(trained: str, evaluation: str, alias: str, run: str, defaults: Sequence[str] = ()) -> str:
     """Publish a release with its evaluation, and point the alias at it. Returns name@version."""
+    folder, fields = Path(trained) / RELEASE, request_defaults.parse(defaults)
     with open_registry() as registry:
-        return publishing.publish(registry, Path(trained) / RELEASE, Path(evaluation), alias, build.origin_of(run))
+        return publishing.publish(registry, folder, Path(evaluation), alias, build.origin_of(run), fields)
 
 
 @stage

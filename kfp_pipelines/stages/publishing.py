@@ -166,17 +166,25 @@ def evaluate_production(release: Path, scores: Mapping[str, Any], images: Path, 
         raise GateError(f"gate: production cannot be evaluated on these images: {error}") from None
 
 
-def publish(registry: Registry, folder: Path, evaluation: Path, alias: str, origin: Mapping[str, str]) -> str:
+def publish(
+    registry: Registry,
+    folder: Path,
+    evaluation: Path,
+    alias: str,
+    origin: Mapping[str, str],
+    request_defaults: Mapping[str, Any] = releases.NOTHING,
+) -> str:
     """Publish a release folder with its evaluation, and point the alias at it. Returns name@version.
 
-    origin: recorded with the release; see `build.origin_of`.
+    origin: recorded with the release; see `build.origin_of`. request_defaults: the release's own, beside those that it
+    was trained with. Raises RegistryError for one that it does not permit.
     """
     metrics = json.loads((evaluation / METRICS).read_text())
     if (first := folder.parent / FIRST_STAGE).is_dir():
         with registry.engine.begin() as connection:
             releases.publish(connection, registry.store, first, origin)
     with registry.engine.begin() as connection:
-        name, version = releases.publish(connection, registry.store, folder, origin)
+        name, version = releases.publish(connection, registry.store, folder, origin, sampling=request_defaults)
         reference = f"{name}@{version}"
         evaluations.record_evaluation(connection, reference, metrics[FINGERPRINT], metrics)
         aliases.promote(connection, reference, alias)

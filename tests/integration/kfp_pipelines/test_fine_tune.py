@@ -86,14 +86,15 @@ def test_a_release_is_tuned_compared_and_published(
     scores = entry.evaluate(
         at("training"), at("images"), at("scores"), ["images=32", "steps=2"], at("a.html"), at("base")
     )
-    reference = entry.publish(at("training"), at("scores"), "candidate", "run-7")
+    reference = entry.publish(at("training"), at("scores"), "candidate", "run-7", ["steps=7", "solver=ddim"])
     with stack.engine("publisher").connect() as connection:
         made = releases.find(connection, reference)
         (recorded,) = evaluations.list_evaluations(connection, made.id)
     assert reference == "tiny-tuned@1"
     assert made.manifest["lineage"]["initial"] == base.digest
     assert made.manifest["lineage"]["autoencoder"] == first.digest
-    assert made.manifest["architecture"] == base.to_json()["architecture"]
+    defaults = {"steps": 7, "solver": "ddim"}
+    assert made.manifest["architecture"] == {**base.to_json()["architecture"], "sampling": defaults}
     assert recorded.metrics["nearest_training_image"] == scores["nearest_training_image"]
     before = recorded.metrics["base"]
     assert (before["release"], before["release_digest"]) == ("tiny", base.digest)
