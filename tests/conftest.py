@@ -34,9 +34,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-# Each test process runs whole files. The longest start first, so that none of them runs alone at the end.
+# Each test process runs whole files. These take longest; most of them wait for servers or deadlines.
 LONGEST = (
     "e2e/test_demo.py",
+    "unit/services/worker/test_compiled.py",
     "integration/training/runs/test_resume.py",
     "hostile/test_frozen_workers.py",
     "integration/services/worker/test_deaths.py",
@@ -54,6 +55,11 @@ LONGEST = (
     "hostile/test_large_stops.py",
     "integration/kfp_pipelines/checkpoints/test_durable.py",
     "integration/kfp_pipelines/train_job/test_submit.py",
+    "integration/kfp_pipelines/running/test_killed_command.py",
+    "unit/test_gpu_benchmark.py",
+    "unit/test_import_effects.py",
+    "unit/services/worker/test_precompile.py",
+    "integration/services/cli/test_distil.py",
     "integration/services/worker/test_unreadable_jobs.py",
     "e2e/test_tour.py",
     "integration/kfp_pipelines/stages/test_devices.py",
@@ -69,13 +75,26 @@ LONGEST = (
     "unit/training/test_train_command.py",
     "documents/test_training_document.py",
 )
+COMPUTING = ("helm", "model", "unit")  # folders whose tests hardly wait
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the files of LONGEST to the front."""
+    """Mix files that wait with files that compute, so that the cores are never left to those that wait.
+
+    The longest are spread over the first six tenths, so that none of them runs alone at the end.
+    """
     tests = Path(__file__).parent
-    order = {tests / name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
+    queues: list[list[Path]] = [[tests / name for name in LONGEST], [], []]
+    for path in dict.fromkeys(item.path for item in items):
+        if path not in queues[0]:
+            computes = any(tests / folder in path.parents for folder in COMPUTING)
+            queues[1 if computes else 2].append(path)
+    places = {
+        path: share * number / len(queue)
+        for queue, share in zip(queues, (0.6, 1, 1), strict=True)
+        for number, path in enumerate(queue)
+    }
+    items.sort(key=lambda item: places[item.path])
 
 
 @pytest.fixture(scope="session")
