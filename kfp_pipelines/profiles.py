@@ -61,7 +61,7 @@ class Profile(BaseModel):
     queueName: str = Field("", description="Kueue's local queue")
     cpu: str = Field("2", pattern=QUANTITY)
     memory: str = Field("8Gi", pattern=QUANTITY)
-    shm: str = Field("8Gi", pattern=QUANTITY, description="size of /dev/shm, a part of the memory")
+    shm: str = Field("8Gi", pattern=QUANTITY, description="size of /dev/shm, which counts towards memory")
     ephemeralStorage: str = Field("", pattern=f"^$|{QUANTITY}", description="size of /tmp; empty: the image's own")
     storageClass: str = Field("", description="of an ephemeral volume for /tmp; empty: the node's disk")
     timeout: str = Field("48h", pattern=r"^[1-9][0-9]*[smhd]$")
@@ -108,7 +108,7 @@ class Profile(BaseModel):
 
 
 def parse_quantity(quantity: str) -> float:
-    """Return the number that a quantity of Kubernetes stands for, such as 1024 for `1Ki`."""
+    """Return the value of a Kubernetes quantity, such as 1024 for `1Ki`."""
     number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity).groups()  # type: ignore[union-attr]  # of QUANTITY
     power = "kmgtpe".find(unit[:1].lower()) + 1 if unit and unit != "m" else 0
     return float(number) * (0.001 if unit == "m" else (1024 if unit.endswith("i") else 1000) ** power)
@@ -143,7 +143,7 @@ class Profiles:
 def read_profiles(path: Path | None, choices: Sequence[str], stages: Sequence[str]) -> Profiles:
     """Read the profiles of a file and assign them to stages. choices: STAGE=NAME, or NAME for all other stages.
 
-    gpu=NAME stands for all stages that use an accelerator. Raises ProfileError.
+    gpu=NAME applies to all stages that use an accelerator. Raises ProfileError.
     """
     by_name = {} if path is None else _parse(path)
     names: dict[str, str] = {}

@@ -50,10 +50,10 @@ class ConsoleSettings(StoreSettings, DatabaseSettings):
     console_host: str = Field("127.0.0.1", description="the address to serve pages on")
     console_port: int = Field(8520, ge=0, le=65535, description="the port to serve pages on; 0: a free one")
     console_hosts: Annotated[list[str], BeforeValidator(split_names)] = Field(
-        [], description="the host names under which browsers reach the console, beside loopback's"
+        [], description="the host names under which browsers reach the console, in addition to loopback"
     )
     console_secret: SecretStr | None = Field(
-        None, min_length=32, description="signs sessions, 32 characters or more; unset: drawn at each start"
+        None, min_length=32, description="key that signs sessions, at least 32 characters; unset: random at each start"
     )
     console_tenant: TenantName = Field("default", description="the tenant of those who open the sign-in link")
     console_proxy_user_header: str | None = Field(
@@ -66,25 +66,29 @@ class ConsoleSettings(StoreSettings, DatabaseSettings):
         [], validate_default=True, description="the addresses of the proxy, such as 10.0.0.0/8"
     )
     console_tenants: Annotated[dict[str, TenantName], BeforeValidator(parse_object)] = Field(
-        {}, description='the tenant of each group, as JSON: {"team-a": "shop"}; "*": of everybody'
+        {}, description='the tenant of each group, as JSON: {"team-a": "shop"}; "*": every user'
     )
     console_operators: Annotated[list[str], BeforeValidator(split_names)] = Field(
-        [], description="the groups whose members operate the service"
+        [], description="the groups whose members are operators"
     )
     console_oidc_tenant_claim: str | None = Field(
         None, max_length=200, description="the claim that names the tenant; unset: the groups decide"
     )
-    console_oidc_user_claim: str = Field("preferred_username", max_length=200, description="the claim to show as name")
+    console_oidc_user_claim: str = Field(
+        "preferred_username", max_length=200, description="the claim with the displayed name"
+    )
     console_oidc_groups_claim: str = Field("groups", max_length=200, description="the claim that lists the groups")
     console_oidc_scopes: Annotated[list[str], BeforeValidator(split_names)] = Field(
-        ["openid", "profile", "email"], description="what to ask the provider for; openid always"
+        ["openid", "profile", "email"], description="the scopes to request in addition to openid"
     )
-    console_oidc_client_id: str | None = Field(None, max_length=1000, description="the console's name at the provider")
+    console_oidc_client_id: str | None = Field(
+        None, max_length=1000, description="the console's client id at the provider"
+    )
     console_oidc_client_secret: SecretStr | None = Field(
-        None, description="the console's secret at the provider; unset: a public client"
+        None, description="the console's client secret; unset: a public client"
     )
     console_oidc_issuer: Annotated[str, AfterValidator(_check_issuer)] | None = Field(
-        None, validate_default=True, description="the OpenID Connect provider at which people sign in"
+        None, validate_default=True, description="the URL of the OpenID Connect provider"
     )
     console_runs: Path | None = Field(None, description="a folder of training runs to show to operators")
 
@@ -109,7 +113,7 @@ class ConsoleSettings(StoreSettings, DatabaseSettings):
         if given.get("console_proxy_user_header"):
             raise ValueError("cannot be given with DARKROOM_CONSOLE_PROXY_USER_HEADER; permitted: one of them")
         if given.get("console_oidc_client_id", "") is None:
-            raise ValueError("needs DARKROOM_CONSOLE_OIDC_CLIENT_ID, the console's name at the provider")
+            raise ValueError("needs DARKROOM_CONSOLE_OIDC_CLIENT_ID, the console's client id at the provider")
         claim, tenants = given.get("console_oidc_tenant_claim", ""), given.get("console_tenants", {})
         if claim is None and tenants == {}:
             raise ValueError(

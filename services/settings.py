@@ -106,7 +106,7 @@ class StoreSettings(Base):
         None, description="unset: boto3's default credentials, such as a role or a profile"
     )
     s3_secret_access_key: SecretStr | None = Field(
-        None, validate_default=True, description="goes with the access key's id"
+        None, validate_default=True, description="the secret of the access key"
     )
 
     @field_validator("s3_secret_access_key")
@@ -142,7 +142,7 @@ class Settings(StoreSettings, DatabaseSettings):
         Path("~/.cache/darkroom").expanduser(), description="the folder of releases downloaded from S3"
     )
     cache_gb: float = Field(100.0, gt=0, description="GiB of releases to keep in cache_dir")
-    cache_seed: Path | None = Field(None, description="a folder like cache_dir that is only read, such as an image's")
+    cache_seed: Path | None = Field(None, description="a read-only folder like cache_dir, such as one in an image")
 
     queues: Annotated[list[str], BeforeValidator(split_names), AfterValidator(_check_queues)] = Field(
         ["default"], description="the queues a worker serves"
@@ -159,7 +159,7 @@ class Settings(StoreSettings, DatabaseSettings):
         900.0, gt=0, description="seconds that compiling the networks of a release may take; see compile_late"
     )
     compile_late: Annotated[Literal["fail", "eager"], BeforeValidator(_lower)] = Field(
-        "fail", description="what follows when that is too long: the release is not served, or eagerly"
+        "fail", description="if compilation takes too long: fail, which does not serve the release, or eager"
     )
     model_memory_gb: float = Field(16.0, gt=0, description="GiB of weights that a worker keeps loaded")
     step_limit_s: float = Field(

@@ -24,10 +24,12 @@ INSERT = "INSERT INTO jobs (model, request) VALUES (%(model)s, %(request)s) RETU
 
 def demo(
     autoencoder_override: Annotated[
-        list[str] | None, typer.Option(help="A Hydra override for training the autoencoder, such as steps=20.")
+        list[str] | None,
+        typer.Option(help="Hydra override for training the autoencoder, such as steps=20; may be repeated."),
     ] = None,
     diffusion_override: Annotated[
-        list[str] | None, typer.Option(help="A Hydra override for training the diffusion model, such as steps=20.")
+        list[str] | None,
+        typer.Option(help="Hydra override for training the diffusion model, such as steps=20; may be repeated."),
     ] = None,
     evaluation_images: Annotated[
         int, typer.Option(help="Images to sample for the evaluation.", min=1)

@@ -37,7 +37,7 @@ for _ in range(2):
     stage = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(0,))
     stage.start(); stage.join(); print(time.monotonic() - began)
 """
-COPIED = 0.05  # share of samples that are suspiciously near to training pictures, from which on this is told
+COPIED = 0.05  # warn from this share of samples that are suspiciously near to training images
 SCORES = ("frechet_distance", "class_accuracy", "psnr", "nearer_than_any_held_out_image")
 
 
@@ -203,7 +203,7 @@ def report_result(plan: "Plan", folder: Path, settings: "Settings", engine: "Eng
         line("", f"{plan.base}, which it began with, has on these pictures: {figures}")
     if (copied := scores.get("nearer_than_any_held_out_image", 0.0)) > COPIED:
         line("", f"{100 * copied:.0f} % of the samples are nearer to a training picture than any held-out picture is: "
-                 "it may have learned pictures by heart. More pictures, or less time, help")  # fmt: skip
+                 "it may have memorized them. Use more images, or less time")  # fmt: skip
     line("Sheet", str(sheet))
     given = {"class": " --class NAME", "caption": ' --caption "WORDS"', "none": ""}[plan.condition]
     line("Next", f"darkroom generate {reference}{given} --count 16")

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 def train(
     source: Annotated[str, typer.Argument(metavar="PICTURES", help="A folder, an archive or s3://bucket/prefix/.")],
     name: Annotated[str, typer.Option(help="The name of the release.")],
-    minutes: Annotated[float, typer.Option(help="How long the whole may take.", min=0)] = 40.0,
+    minutes: Annotated[float, typer.Option(help="Time limit for all stages, in minutes.", min=0)] = 40.0,
     condition: Annotated[str, typer.Option(help="auto, class, caption or none.")] = "auto",
-    size: Annotated[int | None, typer.Option(help="The side of the images in pixels; default: chosen.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Image size in pixels; default: chosen from the images and the time.")
+    ] = None,
     keep_aspect: Annotated[
-        bool, typer.Option("--keep-aspect", help="Train on whole pictures in several shapes instead of squares.")
+        bool, typer.Option("--keep-aspect", help="Keep aspect ratios: train on several shapes instead of squares.")
     ] = False,
     first_stage: Annotated[
         str, typer.Option(help="auto: a published first stage if it fits the pictures; new; or name@alias.")
@@ -31,8 +33,10 @@ def train(
             "--from", help="A release to fine-tune: a folder, or a published name, name@alias or name@version."
         ),
     ] = None,
-    alias: Annotated[str, typer.Option(help="The alias that points at the release in the end.")] = "candidate",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Choose and write the experiment files only.")] = False,
+    alias: Annotated[str, typer.Option(help="The alias to point at the new release.")] = "candidate",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only choose the settings and write the experiment files.")
+    ] = False,
     submit: Annotated[bool, typer.Option("--submit", help="Run on Kubeflow instead of this machine.")] = False,
 ) -> None:
     """Train or fine-tune a model on pictures, and publish it.

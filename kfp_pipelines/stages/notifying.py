@@ -1,4 +1,4 @@
-"""Tells somebody outside of Kubeflow that a run failed: a chat's webhook, or Alertmanager."""
+"""Notifies a chat webhook or Alertmanager that a run failed."""
 
 import json
 import urllib.error

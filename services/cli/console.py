@@ -22,10 +22,10 @@ BACKLOG = 512
 def console(
     host: Annotated[str | None, typer.Option(help="The address to serve on; default: loopback.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port to serve on; 0: a free one.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="The tenant of those who open the link.")] = None,
-    operator: Annotated[bool, typer.Option(help="Whether they see and change what operators do.")] = True,
+    tenant: Annotated[str | None, typer.Option(help="The tenant of users who sign in with the link.")] = None,
+    operator: Annotated[bool, typer.Option(help="Whether these users are operators.")] = True,
 ) -> None:
-    """Serve pages over jobs, images and releases until SIGTERM.
+    """Serve the web console and the HTTP API until SIGTERM.
 
     Prints a link that signs in the browser which opens it, once; then the next link.
     """

@@ -28,15 +28,16 @@ def distil(
     data: DataOption = None,
     minutes: Annotated[float, typer.Option(help="How long to train; the evaluation follows.", min=0)] = 20.0,
     name: Annotated[str | None, typer.Option(help="The name of the new release; default: NAME-distilled.")] = None,
-    alias: Annotated[str, typer.Option(help="The alias that points at the new release in the end.")] = "candidate",
+    alias: Annotated[str, typer.Option(help="The alias to point at the new release.")] = "candidate",
     images: Annotated[int, typer.Option(help="Images to sample for the evaluation.", min=32)] = 1000,
     within: Annotated[
-        float, typer.Option(help="The largest Fréchet distance to publish, in those of the teacher; 0: any.", min=0)
+        float,
+        typer.Option(help="Publish only up to this multiple of the teacher's Fréchet distance; 0: always.", min=0),
     ] = 1.15,
-    publish: Annotated[bool, typer.Option(help="Publish the new release, if it is good enough.")] = True,
+    publish: Annotated[bool, typer.Option(help="Publish the new release if it meets --within.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Distil a release to 1, 2, 4 or 8 guided evaluations.
+    """Distil a release to 1, 2, 4 or 8 network evaluations.
 
     Trains a student, finds its best setting, compares it with its teacher by the same requests and seeds, and publishes
     it. The same command resumes.

@@ -23,12 +23,12 @@ def distil_decoder(
     data: DataOption = None,
     steps: Annotated[int, typer.Option(help="Training steps of 16 images; the evaluation follows.", min=1)] = 4000,
     name: Annotated[str | None, typer.Option(help="The name to publish under; default: the release's own.")] = None,
-    alias: Annotated[str, typer.Option(help="The alias that points at the new release in the end.")] = "candidate",
-    within: Annotated[float, typer.Option(help="The largest loss of PSNR to publish, in dB; 0: any.", min=0)] = 0.3,
-    publish: Annotated[bool, typer.Option(help="Publish the new release, if it is good enough.")] = True,
+    alias: Annotated[str, typer.Option(help="The alias to point at the new release.")] = "candidate",
+    within: Annotated[float, typer.Option(help="Publish only up to this loss of PSNR, in dB; 0: always.", min=0)] = 0.3,
+    publish: Annotated[bool, typer.Option(help="Publish the new release if it meets --within.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Give a release a light decoder, for fewer operations.
+    """Train a light decoder for a release.
 
     Trains it, with at most an eighth of the own decoder's operations, on the images of the release, measures both
     decoders on held-out images, and publishes the release with both. Requests choose with the field decoder; the light

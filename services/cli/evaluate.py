@@ -20,18 +20,17 @@ def evaluate(
     solver: Annotated[str, typer.Option(help="The solver to sample with.")] = "dpm_solver_2m",
     steps: Annotated[int, typer.Option(help="Steps of the solver.", min=1, max=1000)] = 20,
     guidance: Annotated[
-        float, typer.Option(help="The guidance scale; 0: 1.5, or 1 for a release that cannot be guided.")
+        float, typer.Option(help="The guidance scale; 0: the default, 1.5, or 1 for a release that cannot be guided.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="The seed of the first image.", min=0)] = 0,
     against: Annotated[
-        str | None, typer.Option(help="Compare with this release, folder or published, by the same requests and seeds.")
+        str | None,
+        typer.Option(help="Compare with this release, a folder or published, on the same requests and seeds."),
     ] = None,
     against_steps: Annotated[
         int | None, typer.Option(help="Steps of that release; default: as --steps.", min=1, max=1000)
     ] = None,
-    inception: Annotated[
-        Path | None, typer.Option(help="Published Inception weights, for its Fréchet distance.")
-    ] = None,
+    inception: Annotated[Path | None, typer.Option(help="Inception weights for the usual FID and KID.")] = None,
     vgg: Annotated[str | None, typer.Option(help="Published VGG-16 weights for LPIPS: a path or a URL.")] = None,
     lpips: Annotated[str | None, typer.Option(help="Published LPIPS weights: a path or a URL.")] = None,
     clip: Annotated[Path | None, typer.Option(help="The folder of a CLIP model of the transformers library.")] = None,

@@ -39,7 +39,7 @@ def compvis(
     out_dir: Annotated[Path, typer.Argument(help="The folder to write: new or empty.")],
     as_json: AsJson = False,
 ) -> None:
-    """Convert a release to a checkpoint and a configuration of the latent diffusion authors' code.
+    """Convert a release to a CompVis checkpoint and its configuration.
 
     `darkroom import compvis` reads the same weights again. A release that their code cannot express is refused.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = command_group(COMMANDS["import"].help)
 Output = Annotated[Path, typer.Option(help="The release folder to write: new or empty.")]
 Name = Annotated[str | None, typer.Option(help="The name of the release; default: from the file's name.")]
-Publish = Annotated[bool, typer.Option("--publish", help="Publish the release, too.")]
+Publish = Annotated[bool, typer.Option("--publish", help="Also publish the release.")]
 Alias = Annotated[str | None, typer.Option(help="With --publish: point this alias at it, such as production.")]
 Imported = tuple["Release", Mapping[str, int]]  # the release, and each part's number of parameters
 
@@ -43,7 +43,7 @@ def compvis(
         ),
     ] = None,
     token_ids: Annotated[
-        bool, typer.Option("--token-ids", help="Let requests to a text or layout model contain token ids.")
+        bool, typer.Option("--token-ids", help="Accept token ids in requests to a text or layout model.")
     ] = False,
     classes: Annotated[
         int | None, typer.Option(help="The number of labels of a layout model, whose requests have boxes.", min=1)
@@ -55,15 +55,15 @@ def compvis(
         bool,
         typer.Option(
             "--null-trained",
-            help="The model was trained without its condition in a part of the steps, so that it can be guided; the "
-            "last class is the null condition.",
+            help="The model was trained with condition dropout, so it can be guided; the last class is the "
+            "null condition.",
         ),
     ] = False,
     publish: Publish = False,
     alias: Alias = None,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a checkpoint of the latent diffusion authors' code, or of Stable Diffusion's, to a release folder.
+    """Convert a CompVis or Stable Diffusion checkpoint to a release folder.
 
     Every tensor must match; missing and unexpected tensors are listed. License files beside the checkpoint are copied.
     """
@@ -102,7 +102,7 @@ def diffusers(
     alias: Alias = None,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a folder of diffusers to a release folder.
+    """Convert a diffusers folder to a release folder.
 
     Reads AutoencoderKL, VQModel, UNet2DModel and UNet2DConditionModel, alone or in a pipeline of latent diffusion or
     Stable Diffusion 1.x and 2.x. Every tensor must match, and whatever else cannot be read is named.

@@ -79,7 +79,7 @@ def retry(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Retry the images of jobs, given by their ids or a filter, that failed or were not made.
+    """Retry failed and missing images of jobs, given by their ids or a filter.
 
     Finished images are kept.
     """

@@ -17,7 +17,7 @@ def estimate(
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Your jobs of higher priorities run first.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a job would take and when it would end, without making an image.
+    """Estimate the cost and the end of a job, without sampling images.
 
     A dispatcher checks the request, with all its lines and images.
     """

@@ -147,7 +147,7 @@ def summary_row(job: "JobSummary") -> tuple[str, ...]:
 
 @app.command()
 def show(job_id: JobId, as_json: AsJson = False) -> None:
-    """Show a job: its state, its counts, the stages of a chain, and why it was rejected or images failed."""
+    """Show a job: state, counts, stages of a chain, and errors."""
     from services.job_queue import chains
 
     settings, engine = connect("submitter")

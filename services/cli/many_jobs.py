@@ -19,12 +19,12 @@ LONG = 1_000  # jobs from which a command shows its progress
 
 JobIds = Annotated[list[str] | None, typer.Argument(help="The ids of one or more jobs.")]
 States = Annotated[list[str] | None, typer.Option("--state", help="Jobs in this state; may be repeated.")]
-Tags = Annotated[list[str] | None, typer.Option("--tag", help="Jobs with this tag; may be repeated: with all of them.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="Jobs with this tag; repeat it to require several tags.")]
 Model = Annotated[str | None, typer.Option(help="Jobs of this release: a name, or name@alias as it was submitted.")]
 InQueue = Annotated[str | None, typer.Option("--queue", help="Jobs in this queue.")]
 Since = Annotated[str | None, typer.Option(help="Jobs submitted at this time or later, such as 2030-01-31T18:00.")]
 Until = Annotated[str | None, typer.Option(help="Jobs submitted before this time.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many jobs are meant.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the jobs.")]
 
 
 def job_filter(

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from training.data.own_images.inspection import Inspection
 
-app = command_group("Look at pictures before training on them.")
+app = command_group("Inspect images before training.")
 FIRST = 3  # names that are shown of each reason
 
 
 @app.callback()
 def pictures() -> None:
-    """Look at pictures before training on them."""
+    """Inspect images before training."""
 
 
 @app.command()
@@ -33,7 +33,7 @@ def inspect(
     look: Annotated[int, typer.Option(help="The number of pictures to open, evenly spread.", min=1)] = 512,
     as_json: AsJson = False,
 ) -> None:
-    """Say what would be read as what: counts, sizes, classes, captions, splits, and what would be left out.
+    """Show how images would be read: counts, sizes, classes, captions, splits, and what would be left out.
 
     All files are listed and all tables read. Sizes, duplicates and odd pictures are those of the pictures it opens.
     """

@@ -102,16 +102,14 @@ def publish(
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Serve it in fp32 by whatever profile; default: as the worker's profile says."),
+        typer.Option(help="Always serve it in fp32; default: by the worker's profile."),
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=2, help="Serve it with at most so many network rows.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Sample with so many steps where a request gives none.")] = None,
-    solver: Annotated[str | None, typer.Option(help="Sample with this solver where a request gives none.")] = None,
-    spacing: Annotated[str | None, typer.Option(help="Space the steps so where a request does not say.")] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(help="Guide with this scale where a request gives none.")
-    ] = None,
-    decoder: Annotated[str | None, typer.Option(help="Decode with full or light where a request does not say.")] = None,
+    rows: Annotated[int | None, typer.Option(min=2, help="Serve it with at most this many rows.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Default number of steps of requests.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Default solver of requests.")] = None,
+    spacing: Annotated[str | None, typer.Option(help="Default spacing of requests.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Default guidance scale of requests.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Default decoder of requests: full or light.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish a release folder as the next version of its name.
@@ -237,7 +235,7 @@ def retire(
 
 @app.command()
 def history(name: Name, as_json: AsJson = False) -> None:
-    """List every move of a release's aliases: from which version to which, when, and by which login."""
+    """List the moves of a release's aliases: versions, time and login."""
     from services.registry import aliases
 
     engine = connect_database("publisher")

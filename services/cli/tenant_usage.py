@@ -19,7 +19,7 @@ def usage(
     until: Annotated[str | None, typer.Option(help="The last day in UTC; default: today.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what tenants have used by day: images, network evaluations, GPU-seconds and bytes."""
+    """Show the daily usage of tenants: images, network evaluations, GPU-seconds and bytes."""
     today = datetime.now(UTC).date()
     first, last = _parse_day("--since", since) or today - timedelta(days=DAYS), _parse_day("--until", until) or today
     from services.job_queue.tenants import tenant_names

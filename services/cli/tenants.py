@@ -27,11 +27,11 @@ NewName = Annotated[str, typer.Argument(help="A name of a-z, 0-9, _ and -; outpu
 PasswordFile = Annotated[Path, typer.Option(help="A file with the password of the tenant's login.")]
 
 Weight = Annotated[
-    float | None, typer.Option(min=0.001, max=1000, help="Its share of the workers, compared with other tenants'.")
+    float | None, typer.Option(min=0.001, max=1000, help="Its share of the workers, relative to other tenants.")
 ]
 HeadStart = Annotated[
     int | None,
-    typer.Option(min=0, max=1_000_000, help="How far it may be ahead of others' turns, in network evaluations."),
+    typer.Option(min=0, max=1_000_000, help="Network evaluations by which it may overtake other tenants."),
 ]
 MaxOpenJobs = Annotated[
     int | None, typer.Option(min=0, max=LARGEST_INTEGER, help="The limit of jobs that have not ended.")
@@ -41,7 +41,7 @@ MaxOpenBytes = Annotated[
 ]
 MaxJobImages = Annotated[int | None, typer.Option(min=1, max=10_000_000, help="The limit of images in one job.")]
 MaxConnections = Annotated[
-    int | None, typer.Option(min=0, max=100_000, help="The limit of connections that its login has at once.")
+    int | None, typer.Option(min=0, max=100_000, help="The limit of concurrent connections of its login.")
 ]
 RetentionDays = Annotated[
     int | None,

@@ -19,7 +19,7 @@ def tune(
     most: Annotated[int, typer.Option(help="The most rows to try.", min=2, max=1024)] = 256,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a release by rows, and say how many to serve.
+    """Measure a release by number of rows, and recommend one.
 
     Steps, decoding and memory are measured with 2, 4, 8 and so on rows, until the memory ends. The rate is of images
     with the release's default steps and guidance, in a full batch. Nothing else should run on the device meanwhile.

@@ -41,10 +41,10 @@ def add(
     tenant: Tenant,
     url: Url,
     secret_file: Annotated[Path, typer.Option(help="A file with the secret that signs the events.")],
-    private: Annotated[bool, typer.Option("--private", help="Let the address be one of a private network.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Permit an address in a private network.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Permit an address for a tenant: it hears of each job of the tenant that ends."""
+    """Add a webhook: the URL receives an event for each job of the tenant that ends."""
     from services.dispatcher.delivery import DeliveryError, check_url
     from services.job_queue import tenants, webhooks
 
@@ -88,7 +88,7 @@ def events(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many events to list.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List events, newest first, and why those that have not arrived did not."""
+    """List events, newest first, with delivery errors."""
     from services.job_queue import webhooks
 
     if state is not None and state not in STATES:
@@ -107,11 +107,11 @@ def events(
 @app.command()
 def redeliver(
     event_ids: Annotated[list[str] | None, typer.Argument(help="The ids of events.")] = None,
-    dead: Annotated[bool, typer.Option("--dead", help="Every event that is dead.")] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="All dead events.")] = False,
     tenant: Annotated[str | None, typer.Option(help="Only events of this tenant.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send events again, also those that have arrived."""
+    """Send events again, including delivered ones."""
     from services.job_queue import webhooks
 
     if dead == bool(event_ids):

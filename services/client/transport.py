@@ -33,7 +33,7 @@ class Transport:
         self._root = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/api/v1"
         self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         self._patience_s = patience_s
-        self._opener = urllib.request.build_opener(_NoRedirects)  # the token goes to nobody else
+        self._opener = urllib.request.build_opener(_NoRedirects)  # the token is sent to no other host
 
     def call(
         self,

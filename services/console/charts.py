@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 640, 200
-MOST_POINTS = 400  # of a curve: each stands for equally many steps, by their mean
+MOST_POINTS = 400  # of a curve: each is the mean of equally many steps
 TICKS = 4
 
 

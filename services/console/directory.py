@@ -12,13 +12,13 @@ LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Directory:
-    """The tenant of each group, "*" for everybody, and the groups whose members operate the service."""
+    """The tenant of each group, "*" for everybody, and the groups whose members are operators."""
 
     tenants: Mapping[str, str]
     operators: Sequence[str]
 
     def viewer(self, name: str, groups: Sequence[str], tenant: str | None = None) -> Viewer:
-        """Return who somebody is. tenant: theirs, if something else than a group names it.
+        """Return the viewer. tenant: the viewer's, if it does not come from a group.
 
         Raises HTTPException for a person without a tenant. The first group that has one decides.
         """

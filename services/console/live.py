@@ -1,6 +1,6 @@
 """Who waits for news of which jobs. One thread of the process listens to Postgres for all of them.
 
-A subscriber is told which jobs have changed, not how: it reads them when it is ready, so a slow one costs no memory.
+A subscriber receives the ids of changed jobs only and reads them when it is ready, so a slow one needs no buffer.
 Each connection of a browser begins with the present state, and so does the listener's, so that nothing is missed.
 """
 
@@ -99,10 +99,10 @@ class News:
                     if messages:
                         self._tell(_ids(messages))
             except notifications.NotDelivered as error:
-                log.warning("%s; pages look for news every %g s instead", error, POLL_S)
+                log.warning("%s; pages poll every %g s instead", error, POLL_S)
                 return
             except Exception as error:  # Of any kind: subscribers look for themselves meanwhile.
-                log.debug("news: %s", brief(error))
+                log.debug("live updates: %s", brief(error))
             self.hears = False
             pause.wait(RETRY_S)
 

@@ -88,10 +88,10 @@ class Provider:
             if any(name not in claims for name in wanted) and "userinfo_endpoint" in self._client.server_metadata:
                 more = await self._client.userinfo(token=token)
                 if more.get("sub") != claims["sub"]:
-                    raise SignInRefused(f"The userinfo of {self.name} is of somebody else.")
+                    raise SignInRefused(f"The userinfo of {self.name} belongs to another user.")
                 claims = {**more, **claims}
         except OAuthError as error:
-            log.warning("%s refused a code: %s", self.name, _printable(str(error)))
+            log.warning("%s refused the authorization code: %s", self.name, _printable(str(error)))
             raise SignInRefused(f"{self.name} refused the sign-in: {_printable(str(error.error))}.") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             raise self._away(error) from None
@@ -115,7 +115,7 @@ class Provider:
             claims = await self._client.parse_id_token(token, nonce, claims_options=expected, leeway=SKEW_S)
         except (JoseError, ValueError, KeyError, TypeError) as error:
             why = getattr(error, "description", None) or getattr(error, "error", None) or type(error).__name__
-            log.warning("the identity token of %s was refused: %s", self.name, _printable(str(why)))
+            log.warning("the ID token of %s is invalid: %s", self.name, _printable(str(why)))
             raise SignInRefused(f"The identity token of {self.name} was refused: {_printable(str(why))}.") from None
         if claims is None:
             raise SignInRefused(f"{self.name} sent no identity token. Does the client have the scope openid?")
@@ -134,7 +134,11 @@ class Provider:
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             if not client.server_metadata:
                 raise self._away(error) from None
-            log.warning("the discovery document of %s is old: %s", self.name, _printable(str(error)))
+            log.warning(
+                "the discovery document of %s could not be reloaded; the old one is used: %s",
+                self.name,
+                _printable(str(error)),
+            )
             self._read_at = now - FRESH_S + RETRY_S
             return
         # It replaces the keys, too. `_loaded_at` tells Authlib that there is nothing to load.
@@ -168,7 +172,7 @@ class Provider:
 
     def _away(self, error: Exception) -> ProviderAway:
         log.error(
-            "the identity provider %s cannot be used: %s", self.name, _printable(f"{type(error).__name__}: {error}")
+            "the identity provider %s is unavailable: %s", self.name, _printable(f"{type(error).__name__}: {error}")
         )
         return ProviderAway(f"{self.name}, where people sign in, does not answer as it should. The log says why.")
 

@@ -22,7 +22,7 @@ class Slice(Generic[Entry]):
 
 
 def cut(found: Sequence[Entry], limit: int, *, backwards: bool, is_first: bool) -> Slice[Entry]:
-    """Return the page of entries of which one more than `limit` was asked for.
+    """Return the page of entries, of which one more than `limit` was queried.
 
     backwards: the entries precede a key, so the one too many is the first of them. is_first: no key was given.
     """

@@ -17,7 +17,7 @@ LONGEST_PATH = 500
 
 @dataclass(frozen=True)
 class Begun:
-    """What must come back from the provider, the verifier of PKCE, and the path of the page that was asked for."""
+    """What must come back from the provider, the verifier of PKCE, and the path of the requested page."""
 
     state: str
     nonce: str

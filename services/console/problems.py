@@ -68,7 +68,7 @@ class Problem:
 
 
 def describe_problem(request: Request, error: Exception) -> Problem:
-    """Return what to say about an error. One that nobody expected goes to the log under an id that the answer names."""
+    """Return the message for an error. An unexpected one is logged under an id that the response contains."""
     match error:
         case NotSignedIn():
             return Problem(401, f"You are not signed in. {error}")

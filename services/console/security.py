@@ -1,4 +1,4 @@
-"""The headers of every answer: nothing is loaded from elsewhere, no inline script runs, nobody frames a page."""
+"""Security headers of every response: no external resources, no inline scripts, no framing."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -1,4 +1,4 @@
-"""Links that sign in whoever opens them, once: the console of one machine prints one at its start."""
+"""Single-use sign-in links; the local console prints one at its start."""
 
 import hashlib
 import secrets

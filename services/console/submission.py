@@ -1,6 +1,6 @@
 """The form that submits a job: its controls for a release, the request that it makes, and what is wrong with it.
 
-The request is validated as a dispatcher will validate it, so that mistakes are told beside the fields and nothing is
+The request is validated as a dispatcher will validate it, so that errors are shown next to the fields and nothing is
 submitted that would be rejected for its words.
 """
 

@@ -1,7 +1,7 @@
 """Small copies of images, made when they are first looked at and kept in memory up to a size.
 
 The bytes come from S3, where another program may have replaced them: they must have the recorded sha256, and are
-decoded within the limits of files that tenants send. A copy is therefore known by the sha256, whoever looks at it.
+decoded within the limits of files that tenants send. A copy is therefore cached by sha256, for all users.
 """
 
 import hashlib

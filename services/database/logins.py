@@ -1,4 +1,4 @@
-"""Logins of Postgres, each a member of one role, with limits so that one that hangs or is hostile stops nobody else."""
+"""Logins of Postgres, each a member of one role, with time-outs so that a hanging session blocks no other."""
 
 import re
 

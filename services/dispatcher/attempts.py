@@ -35,11 +35,11 @@ THREADS = 6
 TENANT_THREADS = 2
 SILENT_S = 30.0  # without progress, after which an attempt is reported to the watchdog
 SUSPECT_WAIT_S, SUSPECT_PERIOD_S = 10.0, 60.0  # a busy process waits for a suspect so long in each period
-LEAVE_S = 5.0  # for which the end of the process waits for a thread that is told to stop
+LEAVE_S = 5.0  # how long the exiting process waits for a thread to stop
 
 
 class Stopping(Exception):
-    """This process ends, so another one shall go on with the work."""
+    """This process exits, so another one continues the work."""
 
 
 class Attempt:
@@ -150,7 +150,7 @@ class Attempts:
         except Exception as error:
             if not is_fault_of_a_row(error):
                 raise
-            log.warning("a claim failed (%s); work is claimed piece by piece", brief(error))
+            log.warning("a claim failed (%s); work is claimed one by one", brief(error))
         with self.database.begin() as connection:
             ready = claims_by_id.find_ready_planning(connection)
         claimed: list[ClaimedPlanning] = []

@@ -70,7 +70,7 @@ class Dispatcher:
         self.hints.start()
         self.webhooks.start()
         self._listener.start()
-        log.info("dispatcher %s serves", self.heartbeat.id)
+        log.info("dispatcher %s started", self.heartbeat.id)
         while not self._stopping.is_set():
             self._wake.clear()
             try:
@@ -78,7 +78,7 @@ class Dispatcher:
             except Exception as error:
                 if not is_outage(error):
                     raise
-                log.warning("database: %s; trying again", brief(error))
+                log.warning("database: %s; retrying", brief(error))
                 self._stopping.wait(RETRY_INTERVAL_S)
                 continue
             if not is_busy:
@@ -138,7 +138,7 @@ class Dispatcher:
             failures.inc()
             self.watchdog.failed(part, f"{type(error).__name__}: {brief(error)}")
             self._paused_until[part] = time.monotonic() + RETRY_INTERVAL_S
-            log.warning("%s failed (%s: %s); trying again", part, type(error).__name__, brief(error))
+            log.warning("%s failed (%s: %s); retrying", part, type(error).__name__, brief(error))
             return False
         self.watchdog.succeeded(part)
         return result

@@ -13,7 +13,7 @@ from services.job_queue.estimates import Backlog
 from services.job_queue.planning import SubmittedJob
 from services.registry.releases import ReleaseRow
 
-MAX_MISTAKES = 10  # of lines that are told
+MAX_MISTAKES = 10  # in an estimate
 NOT_MEASURED = "this release has made no images in the last 30 days, so its cost is unknown"
 NOT_SERVED = "no worker serves the queue now, so the time is unknown"
 

@@ -95,7 +95,7 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
 def _fail_missing_images(
     database: Database, lease: Lease, job: FinalizingJob, tick: Callable[[], None]
 ) -> FinalizingJob:
-    """Record the images that nobody has settled as failed, unless the job was cancelled. Returns the job."""
+    """Record unsettled images as failed, unless the job was cancelled. Returns the job."""
     with database.begin() as connection:
         requests = stopping.find_stop_requests(connection, [job.id])
     if any(request.cancelled for request in requests):

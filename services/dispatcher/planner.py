@@ -1,7 +1,7 @@
 """Planning: check a submitted job and cut it into shards of images, or reject it with a reason.
 
 Requests are checked, and S3 is read, outside of transactions. Each transaction then records a batch of images, so that
-the first ones are sampled while the others are planned. After a crash, planning goes on at the batch that is missing.
+the first ones are sampled while the others are planned. After a crash, planning continues at the first missing batch.
 """
 
 import time
@@ -39,7 +39,7 @@ from services.registry.releases import RegistryError, ReleaseRow
 from services.storage.layout import input_key
 from services.storage.object_store import ObjectStore
 
-CHECK_S = 1.0  # how often a long reading asks whether it should go on
+CHECK_S = 1.0  # how often a long read checks whether to continue
 
 
 class JobStopped(Exception):

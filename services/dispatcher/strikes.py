@@ -56,7 +56,7 @@ class Strikes(Generic[Row]):
         cause = f"{type(error).__name__}: {storable(brief(error))}"
         self._failures[row] = self._failures.get(row, 0) + 1
         if self._failures[row] < STRIKES:
-            log.warning("%s: %s cannot be handled and is tried again: %s", self.loop, row, cause)
+            log.warning("%s: %s cannot be processed; retrying: %s", self.loop, row, cause)
         else:
             self.end(row, f"set aside by the service: {self.loop} failed {STRIKES} times ({cause})")
 

@@ -50,7 +50,7 @@ class WebhookSender:
                     list(threads.map(self._send, due))
                 except Exception as error:  # Of any kind: what is not recorded is sent again.
                     metrics.LOOP_FAILURES.labels("webhooks").inc()
-                    log.warning("webhooks: %s; trying again", brief(error))
+                    log.warning("webhooks: %s; retrying", brief(error))
                     due = []
                 rounds += 1
                 if not due:
@@ -63,7 +63,7 @@ class WebhookSender:
             with self._database.connect() as connection:
                 is_dead = webhooks.record_failure(connection, event, str(error))
             metrics.WEBHOOKS.labels("dead" if is_dead else "failed").inc()
-            log.warning("event %s of job %s has not arrived: %s", event.id, event.job_id, error)
+            log.warning("event %s of job %s was not delivered: %s", event.id, event.job_id, error)
         else:
             with self._database.connect() as connection:
                 webhooks.record_delivery(connection, event)

@@ -1,4 +1,4 @@
-"""Changes of jobs that their clients have asked for: priority, deadline, tags, pause and resume.
+"""Changes of jobs that clients have requested: priority, deadline, tags, pause and resume.
 
 One call moves up to MAX_SHARDS pieces of a job's waiting work, so its duration does not depend on the size of the job.
 """

@@ -46,7 +46,7 @@ EVERY_JOB = JobFilter()
 
 
 def escape_like(words: str) -> str:
-    """Return a text for LIKE that stands for itself."""
+    """Escape a text for LIKE."""
     return words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 

@@ -12,7 +12,7 @@ from training.errors import DarkroomError
 # Triggers and functions of the migrations notify these channels.
 CHANNEL = "darkroom_work"  # what dispatchers do
 SHARDS = "darkroom_shards"  # what workers do; the message is the queue
-PROGRESS = "darkroom_progress"  # ids of jobs that have changed and that somebody watches
+PROGRESS = "darkroom_progress"  # ids of watched jobs that have changed
 DELIVERY_TIMEOUT_S = 3.0
 
 

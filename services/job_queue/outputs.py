@@ -128,7 +128,7 @@ def settle_jobs(connection: Connection, shards: Sequence[Settling]) -> dict[int,
 
 
 def settle_stages(connection: Connection, shards: Sequence[Settling], *, waits: bool) -> dict[int, Outcome]:
-    """Record images of stages of chains in one statement. A shard whose last ones they are goes on to its next stage.
+    """Record images of stages of chains in one statement. A shard without unfinished images proceeds to its next stage.
 
     waits: for jobs that another transaction holds. Returns as `settle_jobs` does.
     """

@@ -43,7 +43,7 @@ class Sought:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a search goes on: after an item of a job."""
+    """Where a search continues: after an item of a job."""
 
     job_id: uuid.UUID = LARGEST_ID
     item: int = LAST_ITEM
@@ -66,7 +66,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Page:
-    """What a search has found, newest first. next: where it goes on; None if it has looked at everything.
+    """What a search has found, newest first. next: where it continues; None at the end.
 
     looked_to: when the oldest job was submitted that it has looked at.
     """

@@ -1,4 +1,4 @@
-"""Requests that stand for many items: walks between two items, and grids, are expanded when their job is planned."""
+"""Expands walks between two items, and grids, to items when a job is planned."""
 
 import json
 from collections.abc import Mapping, Sequence

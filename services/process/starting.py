@@ -17,7 +17,7 @@ REPORT_INTERVAL_S = 60.0
 def wait_for_connection(database: Database) -> None:
     """Return once the server has a connection for this process.
 
-    While all are taken it waits: whoever restarts it would only do so ever more seldom. Any other error is left to what
+    While all are in use it waits, because a restart would only back off longer. Any other error is left to what
     follows.
     """
     reported_at, began = 0.0, time.monotonic()
@@ -29,8 +29,8 @@ def wait_for_connection(database: Database) -> None:
             if not is_full(error):
                 return
             if not reported_at or time.monotonic() - reported_at >= REPORT_INTERVAL_S:
-                log.warning("%s The start waits.", unreachable(database, error))
+                log.warning("%s Waiting for a free connection.", unreachable(database, error))
                 reported_at = time.monotonic()
         time.sleep(RETRY_INTERVAL_S)
     if reported_at:
-        log.info("Postgres has a connection again, after %.0f s", time.monotonic() - began)
+        log.info("Postgres has a free connection again, after %.0f s", time.monotonic() - began)

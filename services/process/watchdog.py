@@ -25,7 +25,7 @@ class Failing:
 class Watchdog:
     """Ends the process if its loop makes no progress for `limit_s` seconds: a GPU kernel that hangs never returns.
 
-    A loop that goes on may have parts that fail each time, such as one statement. `failed` and `succeeded` record this.
+    A running loop may have parts that fail repeatedly, such as one statement. `failed` and `succeeded` record this.
     A part that has only failed for `limit_s` seconds ends the process as well.
     """
 

@@ -172,7 +172,7 @@ class ReleaseCache:
     def _entries(self) -> list[tuple[float, int, Path]]:
         """Return when each folder was used last, what it needs, and its path; the least recently used first.
 
-        Removes what killed processes have left, which nobody uses.
+        Removes unused files of killed processes.
         """
         found = []
         for folder in self.folder.iterdir():
@@ -213,7 +213,7 @@ class ReleaseCache:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a folder. It is renamed first, so that nobody finds half a release."""
+    """Remove a folder. It is renamed first, so that no process finds a partial release."""
     doomed = folder.with_name(f"removed-{time.time_ns()}")
     folder.rename(doomed)
     shutil.rmtree(doomed)

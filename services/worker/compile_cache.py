@@ -69,7 +69,8 @@ class CompileCache:
                 raise
             metrics.COMPILE_CACHE.labels("not_stored").inc()
             log.warning(
-                "the compile cache cannot be stored, so every worker compiles: this key may not write %s/*", PREFIX
+                "the compile cache is not stored, so each worker compiles: the S3 key has no permission to write %s/*",
+                PREFIX,
             )
             return made
 

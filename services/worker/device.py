@@ -1,4 +1,4 @@
-"""Whether the device that a worker is told to use works on this machine."""
+"""Checks that the configured device of a worker works on this machine."""
 
 import os
 from collections.abc import Mapping

@@ -26,7 +26,7 @@ _seen = 0  # refusals of torch's allocator that ended in an error
 
 
 class OutOfMemory(DarkroomError):
-    """The device has no memory for so many rows. part: of the model, that asked for it."""
+    """The device has no memory for this many rows. part: the part of the model that needed it."""
 
     def __init__(self, message: str, part: Part = "the network") -> None:
         super().__init__(message)

@@ -111,7 +111,9 @@ class EngineCache:
         engine = build(cache=choice.cache)
         if count_compiled(choice) > compiled_before:
             metrics.COMPILE_CACHE.labels("missed").inc()
-            log.warning("release %s: torch did not use the compile cache; it compiled anew", manifest["name"])
+            log.warning(
+                "release %s: torch did not use the compile cache and compiled the networks again", manifest["name"]
+            )
             engine.close()
             engine = build(cache=None)  # a profile that does not claim the kernels of the cache
         return engine
@@ -128,9 +130,9 @@ class EngineCache:
             self._engines.clear()
         elif sizes.halve(error.part):
             metrics.PROFILE_SHRINKS.inc()
-            log.warning("%s; it goes on with %d rows, and %d in the decoder", problem, sizes.rows, sizes.decode)
+            log.warning("%s; continuing with %d rows, and %d in the decoder", problem, sizes.rows, sizes.decode)
         else:
-            log.error("%s; fewer are not possible", problem)
+            log.error("%s; the number of rows cannot be reduced further", problem)
             return False
         gc.collect()
         if torch.cuda.is_available():

@@ -194,7 +194,7 @@ class Pack(Generic[Owner]):
         return [*failed, *developed]
 
     def _test(self) -> None:
-        """Raise UnstableProfile unless rows keep their bits at another place and in other company."""
+        """Raise UnstableProfile if the bits of a row depend on its position or on the other rows."""
         test = self_test.SelfTest(self.model, self.shape, self.profile)
         try:
             test.check_step(self._execution.take_step(), self.embedder.null, self.rows)
@@ -242,7 +242,7 @@ class Pack(Generic[Owner]):
         return [None] * len(runs)
 
     def _due_group(self) -> list[Finished[Owner]]:
-        """Return the latents to decode now: of one decoder, so that its calls have no company but their own."""
+        """Return the latents to decode now, all of one decoder."""
         groups: dict[str, list[Finished[Owner]]] = {}
         for finished in self._finished:
             groups.setdefault(finished.request.spec.decoder, []).append(finished)

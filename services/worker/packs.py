@@ -1,4 +1,4 @@
-"""The packs of an engine: one for images of the release's own size, and one for each other size that is asked for."""
+"""The packs of an engine: one for images of the release's own size, and one for each other requested size."""
 
 from typing import Generic
 

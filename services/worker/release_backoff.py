@@ -8,7 +8,7 @@ from services.observability import metrics
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 30.0
 UNREADY_AFTER = 3  # failures in a row of one release
-FORGOTTEN_AFTER_S = 120.0  # from the end of a pause: nobody has asked for the release since
+FORGOTTEN_AFTER_S = 120.0  # after the end of a pause without a request for the release
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ReleaseBackoff:
         ]
 
     def _current(self) -> dict[str, Failures]:
-        """Return the failures but for those of releases that nobody asks for any more."""
+        """Return the failures, except those of releases that are no longer requested."""
         now = time.monotonic()
         return {
             digest: failures for digest, failures in self._failed.items() if failures.until + FORGOTTEN_AFTER_S > now

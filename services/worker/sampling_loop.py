@@ -114,7 +114,7 @@ class SamplingLoop:
                     log.exception("the sampling loop failed")
                     if failures == MAX_FAILURES:
                         raise
-                log.warning("%s; trying again", describe(error))
+                log.warning("%s; retrying", describe(error))
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
         self._drain()
 

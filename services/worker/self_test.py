@@ -1,4 +1,4 @@
-"""Whether a loaded model gives a row the same bits at any place and in any company."""
+"""Tests that the bits of a row depend neither on its position in the batch nor on the other rows."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

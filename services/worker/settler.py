@@ -38,7 +38,7 @@ class WaitingImages:
     """A job's images that are to be recorded."""
 
     images: list[Image] = field(default_factory=list)
-    due: float = 0.0  # not before: after an error a job waits while others go on
+    due: float = 0.0  # not before: after an error a job waits while others continue
     pause_s: float = FIRST_PAUSE_S
     is_under_way: bool = False
     is_alone: bool = False  # its row was locked, so its next statement waits for that and settles nothing else

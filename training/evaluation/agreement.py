@@ -16,7 +16,7 @@ from training.evaluation.networks import Networks
 from training.metrics import DigitJudge, classifier, conditions, psnr, rms, targets
 from training.model.pixels import to_bytes, to_unit
 
-MOST_CLASSES = 100  # whose shares are told one by one
+MOST_CLASSES = 100  # whose shares are listed
 JUDGE_SEED = 1  # not the network whose features are compared
 
 

@@ -220,7 +220,7 @@ def check(experiment: Experiment) -> None:
         convert_errors("loss", experiment.loss.check)
         return
     if experiment.model.unet.numbers:
-        raise ExperimentError(f"model.unet.numbers: {', '.join(experiment.model.unet.numbers)} are told to distilled "
+        raise ExperimentError(f"model.unet.numbers: {', '.join(experiment.model.unet.numbers)} are inputs of distilled "
                               "models alone; permitted: []")  # fmt: skip
     if experiment.held_out.patience is not None and experiment.held_out.every_steps is None:
         raise ExperimentError(f"held_out.patience: {experiment.held_out.patience} is not allowed without "

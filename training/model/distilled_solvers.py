@@ -65,7 +65,7 @@ def tcd(levels: Sequence[Level], process: Process) -> Trajectory:
 
 
 def shortcut(levels: Sequence[Level], process: Process) -> Trajectory:
-    """Shortcut models (Frans et al. 2024, algorithm 2): straight to the level whose distance the model is told.
+    """Shortcut models (Frans et al. 2024, algorithm 2): straight to the level whose distance is an input of the model.
 
     x_b = alpha_b D(x, a, b) + sigma_b / sigma_a (x - alpha_a D(x, a, b)), D the answer for the whole step from a to b
 
@@ -77,5 +77,5 @@ def shortcut(levels: Sequence[Level], process: Process) -> Trajectory:
     return replace(straight, step=np.array(shares))
 
 
-# For models that are told the step alone, see `number_embedding`; the others are in `solvers.SOLVERS`.
+# For models with the step as an input, see `number_embedding`; the others are in `solvers.SOLVERS`.
 DISTILLED_SOLVERS: dict[str, Callable[[Sequence[Level], Process], Trajectory]] = {"shortcut": shortcut}

@@ -91,7 +91,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def is_told_guidance(self) -> bool:
-        """Whether the network answers with guidance in one row: its scale is a number that it is told."""
+        """Whether the guidance scale is an input of the network, so that a guided prediction takes one row."""
         return "guidance" in self.unet.config.numbers
 
     @property
@@ -117,7 +117,7 @@ class LatentDiffusion(nn.Module):
         return null._replace(maps=conditions.maps) if self.conditioners.keeps_maps_in_null else null
 
     def numbers(self, step: Tensor, guidance: Tensor) -> Tensor | None:
-        """Return what a distilled network is told, of `number_embedding.NUMBERS`: [R] each -> [R, K]; else None."""
+        """Return the numeric inputs of a distilled network (`number_embedding.NUMBERS`), [R] -> [R, K], or None."""
         told = {"step": step, "guidance": guidance}
         names = self.unet.config.numbers
         return torch.stack([told[name] for name in names], dim=1) if names else None

@@ -1,4 +1,4 @@
-"""Numbers that a distilled network is told for each row, besides the timestep."""
+"""Embeds the numeric inputs of a distilled network for each row, in addition to the timestep."""
 
 from collections.abc import Sequence
 

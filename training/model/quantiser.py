@@ -61,7 +61,7 @@ class VectorQuantiser(nn.Module):
 
     def entries(self, indices: Tensor) -> Tensor:
         """Return the entries of indices from `forward`: [R, h, w] -> [R, C, h, w]."""
-        if self.remaps:  # "extra" stands for every entry without a number; read it as the first one
+        if self.remaps:  # "extra" is any entry without a number; read it as the first one
             indices = self.used[torch.where(indices < len(self.used), indices, 0)]
         return torch.as_tensor(self.codebook(indices).permute(0, 3, 1, 2))
 

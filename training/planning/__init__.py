@@ -1,1 +1,1 @@
-"""Chooses how to train on somebody's pictures: the models, their sizes and their steps, for a device and a time."""
+"""Plans a training on a user's images: models, sizes and steps, for a device and a time."""

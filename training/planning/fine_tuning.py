@@ -17,7 +17,7 @@ from training.planning.survey import PlanError, Survey, describe_lack, possible_
 if TYPE_CHECKING:
     from training.planning.plan import Options
 
-PASSES = 100  # over the pictures at most: more would learn a small set by heart
+PASSES = 100  # epochs at most: more would memorize a small set
 LEAST_STEPS, USUAL_STEPS = 50, 200  # the fewest of a training; what a set may have however small it is
 RATE_SHARE, RATE = 0.3, 3e-5  # of the release's learning rate, see docs/training.md; without one, of the usual 1e-4
 CONDITIONS: dict[str, Condition] = {"class": "class", "text": "caption"}  # by the type of a conditioner

@@ -1,4 +1,4 @@
-"""Measures published first stages on somebody's pictures, and says which of them fits."""
+"""Measures published first stages on a user's images, and chooses the best one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ def select(conditions: Conditions, rows: Tensor) -> Conditions:
 
 
 def make_student(teacher: LatentDiffusion) -> LatentDiffusion:
-    """Return a model with the teacher's weights that is told the step and the guidance, and answers v.
+    """Return a model with the teacher's weights that has step and guidance as inputs and predicts v.
 
     v is finite where nothing of the data is left, so that one evaluation of pure noise has an answer (Salimans & Ho
     2022, section 4). Under flow matching the answer stays the flow, which is finite too.

@@ -16,7 +16,7 @@ MOST = 10_000  # images
 
 
 def is_unmeasured(autoencoder: Autoencoder, release: Release) -> bool:
-    """Return whether nobody stated the scale of an imported first stage, which is therefore 1."""
+    """Return whether the scale of an imported first stage is unknown and therefore 1."""
     stated = release.lineage.get("latent_scale", {}).get("from", "not measured")
     imported = release.kind == "autoencoder" and "imported_from" in release.lineage
     return imported and stated == "not measured" and float(autoencoder.latent_scale) == 1.0

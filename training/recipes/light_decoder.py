@@ -26,7 +26,7 @@ class LightDecoderRecipe(LatentRecipe):
         loss = a |x' - x| + b |x' - D(z)| + w LPIPS(x', x)
 
     Both differences are means over pixels. A share of the rows has latents that the diffusion model sampled, whose
-    images are those of D: there D(z) stands for x. The autoencoder is fixed.
+    images are those of D: there D(z) replaces x. The autoencoder is fixed.
     """
 
     def __init__(

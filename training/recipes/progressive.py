@@ -2,7 +2,7 @@
 
 A stage belongs to each grid, and all stages have equal numbers of steps. The targets of stage k are two half steps of
 the student as it was when the stage began, or of the teacher for k = 0. The paper keeps one network for each grid;
-here one network is told the length of its steps, so half of the rows of a stage repeat the earlier grids.
+here the length of the step is an input of one network, so half of the rows of a stage repeat the earlier grids.
 """
 
 import torch

@@ -62,7 +62,7 @@ class Grids:
         return self.t[steps.start].long()
 
     def share(self, steps: Steps) -> Tensor:
-        """Return the share of the schedule that each step spans, float32 [R], as a network is told it."""
+        """Return the share of the schedule that each step spans, float32 [R], as an input of the network."""
         return (self._shares[steps.start] - self._shares[steps.end]).float()
 
     def at(self, level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

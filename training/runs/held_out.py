@@ -20,7 +20,7 @@ from training.runs.progress import ProgressReport, read_table, write_table
 
 MOST = 256  # held-out images that are looked at
 BATCH = 32
-BANDS = 4  # equal parts of the timesteps, whose losses are told apart
+BANDS = 4  # equal parts of the timesteps with separate losses
 TABLE = "held_out.csv"
 COPIES = "copies"  # the column of the share of samples that are copies
 WEIGHTS, VERDICT = "best.", "held_out"  # names of tensors in a checkpoint
@@ -72,7 +72,7 @@ class HeldOutLoss:
 class HeldOutJudge(Callback):
     """Measures every few steps, keeps a copy of the best averaged weights, and ends a run that gets worse.
 
-    Its state is a part of every checkpoint, so a run that died goes on with the same verdict.
+    Its state is a part of every checkpoint, so a resumed run decides the same.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def check(config: Experiment) -> None:
 class Trackers:
     """The loggers of a run. Only the first rank opens them; without `open`, nothing is logged.
 
-    ids: of the runs of MLflow and Weights & Biases to go on with, by logger; checkpoints keep them.
+    ids: of the runs of MLflow and Weights & Biases to continue, by logger; checkpoints keep them.
     A logger that fails later is left out from then on: a training does not end because a server does.
     """
 

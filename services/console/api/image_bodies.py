@@ -37,7 +37,7 @@ class OutputInFull(OutputInList):
 
 
 class NewRating(BaseModel):
-    """What somebody thinks of an image, from 1 to 5; 0 removes a rating."""
+    """A rating of an image, from 1 to 5; 0 removes it."""
 
     model_config = ConfigDict(extra="forbid")
 

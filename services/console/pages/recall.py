@@ -33,7 +33,7 @@ def recall(
     job: uuid.UUID | None = None,
     item: Annotated[int, Query(ge=0, le=LAST_ITEM)] = LAST_ITEM,
 ) -> Response:
-    """Show images that were made before, newest first. until: with that day. job, item: where the search goes on."""
+    """Show images that were made before, newest first. until: with that day. job, item: where the search continues."""
     given = Asked(q, label.strip(), tag.strip(), model.strip(), seed, since, until)
     with page.database() as connection:
         found = find_again(

@@ -1,4 +1,4 @@
-"""The service: its workers, dispatchers and queues for operators, and why jobs wait for everybody."""
+"""The service page: workers, dispatchers and queues for operators, and why jobs wait for all users."""
 
 from typing import Annotated
 

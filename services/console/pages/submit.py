@@ -62,7 +62,7 @@ def show_form(
 
 @router.post("/submit")
 def submit(page: Page, form: Form) -> Response:
-    """Check a request, or submit it if that was asked for and nothing is wrong."""
+    """Check a request, or submit it if it is valid and the user submits it."""
     fields = {**submission.EMPTY, **{name: str(form[name]) for name in submission.TEXTS if name in form}}
     fields["chosen"] = [str(one) for one in form.getlist("chosen")]
     upload = form.get("upload")

@@ -114,7 +114,7 @@ def test_groups_that_the_token_lacks_are_asked_of_the_userinfo_of_the_same_perso
     claims = asyncio.run(sign_in(fake, fake.provider()))
     assert (claims["groups"], claims["iss"]) == (["team-a"], ISSUER)
     fake.userinfo = {"sub": "2", "groups": ["admins"]}
-    with pytest.raises(SignInRefused, match="somebody else"):
+    with pytest.raises(SignInRefused, match="another user"):
         asyncio.run(sign_in(fake, fake.provider()))
 
 

@@ -16,13 +16,13 @@ from training.data.own_images.records import Annotation, parse_annotation
 from training.data.own_images.source import Member, Source
 from training.data.own_images.sources import open_source
 
-FIRST = 5  # names and captions that are told
+FIRST = 5  # names and captions that are shown
 PLANE = "a mask or map of another picture, by its name"
 
 
 @dataclass
 class Inspection:
-    """What a source holds. Sizes, channels, duplicates and odd ones are told of `looks` alone."""
+    """What a source holds. Sizes, channels, duplicates and odd ones are those of `looks` only."""
 
     source: str
     kind: str  # of the source: folder, tars, zips, parquet or idx

@@ -61,7 +61,7 @@ class TensorUnpickler(pickle.Unpickler):
     """An unpickler that finds what is in `ALLOWED`, and a Placeholder for everything else. Raises CodeError."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """Return what a name in a pickle stands for; nothing is imported."""
+        """Return the replacement of a global name in a pickle; nothing is imported."""
         builtin = module_name in ("builtins", "__builtin__")
         if module_name.split(".")[0] in PROGRAM_MODULES or (builtin and global_name in PROGRAM_FUNCTIONS):
             raise CodeError(f"{module_name}.{global_name}")

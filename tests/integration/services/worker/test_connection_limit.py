@@ -60,4 +60,4 @@ def test_what_starts_meanwhile_waits_and_a_command_says_why_it_fails(stack: Stac
         assert "try again later" in done.stderr
         for name, process in processes.items():
             process.wait_for(STARTING[name])
-            assert "The start waits." in process.log.read_text()
+            assert "Waiting for a free connection." in process.log.read_text()

@@ -140,7 +140,7 @@ def test_a_worker_that_runs_out_of_memory_continues_with_fewer_rows(stack: Stack
         assert worker.child.poll() is None
         said = worker.log.read_text()
     assert "with 32 rows (CUDA out of memory" in said
-    assert "it goes on with 8 rows" in said
+    assert "continuing with 8 rows" in said
     assert all("/8+4+1rows#" in output.profile for output in stack.outputs(job_id))
     assert {(work.attempts, work.losses) for work in sampling_work(stack, job_id)} == {(0, 0)}
 

@@ -68,7 +68,7 @@ def test_rows_that_do_not_fit_are_halved_for_their_release_alone(
     assert (first.rows, first.decode_rows) == (4, 4)
     assert metrics.PROFILE_SHRINKS._value.get() == before + 2
     assert "out of memory in the network with 8 rows (CUDA out of memory. Tried to allocate 2.00 GiB.)" in caplog.text
-    assert "it goes on with 4 rows" in caplog.text
+    assert "continuing with 4 rows" in caplog.text
     memory()
     assert engines.get(manifests[1]).rows == 16
     assert engines.get(manifests[0]) is first
@@ -109,7 +109,7 @@ def test_a_release_that_does_not_fit_at_all_is_refused(
     with caplog.at_level(logging.ERROR), pytest.raises(OutOfMemory, match=r"^CUDA out of memory\. Tried .* GiB\.$"):
         engines.get(manifests[0])
     assert "with 2 rows" in caplog.text
-    assert "fewer are not possible" in caplog.text
+    assert "cannot be reduced further" in caplog.text
     assert not engines._engines
 
 
