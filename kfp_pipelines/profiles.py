@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from training.errors import DarkroomError
+from training.errors import DarkroomError, describe_permitted
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGM]i?|[kK]i?|m)?$"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -179,11 +179,10 @@ def _parse(path: Path) -> dict[str, Profile]:
             profiles[name] = Profile.model_validate(body)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            where = ".".join(map(str, problem["loc"]))
-            permitted = (
-                f"; permitted: {', '.join(Profile.model_fields)}" if problem["type"] == "extra_forbidden" else ""
-            )
-            raise ProfileError(
-                f"profiles: {path}: {name}.{where}: {problem['msg']}, got {problem['input']!r}{permitted}"
-            ) from None
+            message = describe_permitted(problem["msg"])
+            if problem["type"] == "extra_forbidden":
+                message = f"there is no such field; permitted: {', '.join(Profile.model_fields)}"
+            elif problem["type"] != "value_error":
+                message = f"{problem['input']!r} is not allowed; {message}"
+            raise ProfileError(f"profiles: {path}: {'.'.join(map(str, (name, *problem['loc'])))}: {message}") from None
     return profiles

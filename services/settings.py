@@ -23,7 +23,7 @@ from services import urls
 from services.errors import quote
 from services.local_stack.logins import Role, local_values
 from services.local_stack.state import read, stack_root
-from training.errors import DarkroomError
+from training.errors import DarkroomError, describe_permitted
 
 Kind = TypeVar("Kind", bound="StoreSettings | DatabaseSettings")
 
@@ -215,13 +215,14 @@ def _describe(error: ValidationError, kind: type[Base], folder: Path) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
-        message = problem["msg"].removeprefix("Value error, ")
-        line = f"{_variable(name)}: {message[0].lower()}{message[1:]}"
+        message = describe_permitted(problem["msg"])
         field = kind.model_fields[name]
+        line = f"{_variable(name)}: "
+        if problem["type"] not in ("missing", "value_error") and "Secret" not in str(field.annotation):
+            line += f"{quote(problem['input'])} is not allowed; "
+        line += f"{message[0].lower()}{message[1:]}"
         if field.description and field.description not in message:
             line += f" ({field.description})"
-        if problem["type"] not in ("missing", "value_error") and "Secret" not in str(field.annotation):
-            line += f"; given: {quote(problem['input'])}"
         lines.append(line)
     if any(problem["type"] == "missing" for problem in error.errors()):
         lines.append(f"There is no local stack in {folder}: start one with `darkroom up`, or set the variables.")

@@ -1,5 +1,6 @@
 """The root of Darkroom's errors, and the report of unexpected ones."""
 
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,11 @@ class DarkroomError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+
+def describe_permitted(message: str) -> str:
+    """Return a message of pydantic in the words of Darkroom's errors, such as `permitted: a valid integer`."""
+    return re.sub(r"^Input should be (.+?)(, unable to .+)?$", r"permitted: \1", message.removeprefix("Value error, "))
 
 
 def report_unexpected(error: BaseException, folder: Path | None = None) -> Path:

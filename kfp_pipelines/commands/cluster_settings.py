@@ -3,6 +3,7 @@
 from pydantic import ValidationError
 
 from kfp_pipelines.running.cluster import ClusterError, ClusterSettings
+from training.errors import describe_permitted
 
 
 def load_cluster() -> ClusterSettings:
@@ -11,4 +12,4 @@ def load_cluster() -> ClusterSettings:
         return ClusterSettings()
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        raise ClusterError(f"DARKROOM_KFP_{str(problem['loc'][0]).upper()}: {problem['msg'].lower()}") from None
+        raise ClusterError(f"DARKROOM_KFP_{str(problem['loc'][0]).upper()}: {describe_permitted(problem['msg'])}") from None

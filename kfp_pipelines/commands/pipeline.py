@@ -217,13 +217,15 @@ def upload(
 def parse_arguments(variant: str, pairs: Sequence[str], devices: Mapping[str, int] | None = None) -> dict[str, Any]:
     """Return the checked arguments of a run with the version of its data. Raises CommandError. devices: see `parse`."""
     from kfp_pipelines.definition.arguments import NO_DEVICES, ArgumentError, parse
+    from kfp_pipelines.definition.pipeline import VARIANTS
     from kfp_pipelines.running.data_version import DataVersionError, find_version
 
     try:
         arguments = parse(variant, pairs, devices or NO_DEVICES)
         version = find_version(arguments.get("data", ""), arguments.get("data_overrides", []), open_store)
     except (ArgumentError, DataVersionError) as error:
-        raise CommandError(f"{error}\nSee: darkroom pipeline parameters {variant}") from None
+        hint = f"\nSee: darkroom pipeline parameters {variant}" if variant in VARIANTS else ""
+        raise CommandError(f"{error}{hint}") from None
     return {"data_version": version, **arguments}
 
 

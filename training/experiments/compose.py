@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from training.errors import first_line, summarise
+from training.errors import describe_permitted, first_line, summarise
 from training.experiments.fields import field_names
 from training.experiments.schema import RECIPES, DataConfig, DataOnly, Experiment, ExperimentError, check
 from training.model.release import MANIFEST
@@ -205,7 +205,7 @@ def describe_mistake(error: ErrorDetails) -> str:
         case "union_tag_invalid":
             permitted = error["ctx"]["expected_tags"].replace("'", "")
             return f"{field}.type: {error['ctx']['tag']!r} is not known; permitted: {permitted}"
-    return f"{field}: {error['input']!r} is not allowed; {error['msg']}"
+    return f"{field}: {error['input']!r} is not allowed; {describe_permitted(error['msg'])}"
 
 
 def format_value(value: Any) -> str:

@@ -150,7 +150,7 @@ def test_the_command_tells_what_it_found(digits: Path, capsys: pytest.CaptureFix
         (["data=images", "data.image_size=32"], "data.root: needed and not set; add data.root=VALUE"),
         (["data=images", "data.rot=x"], "data.rot: there is no such field; did you mean data.root?"),
         (["steps=5"], "'steps=5' is not a data override; permitted: data=NAME and data.FIELD=VALUE"),
-        (["data.image_size=0"], "data.image_size: 0 is not allowed; Input should be greater than 0"),
+        (["data.image_size=0"], "data.image_size: 0 is not allowed; permitted: greater than 0"),
     ],
 )
 def test_the_command_tells_mistakes_in_one_line(

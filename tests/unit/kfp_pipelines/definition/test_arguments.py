@@ -77,7 +77,7 @@ def test_a_mistake_names_what_is_permitted(variant: str, given: str, message: st
     ("given", "message"),
     [
         ("distillation_overrides=loss.finest=4", "loss: finest: 4 is not allowed; permitted: 8, 16, 32"),
-        ("distillation_overrides=loss.method=jump", "loss.method: 'jump' is not allowed; Input should be 'shortcut'"),
+        ("distillation_overrides=loss.method=jump", "loss.method: 'jump' is not allowed; permitted: 'shortcut'"),
         ("gate=frechet_distance <= 2 * student", "either followed by * production or * teacher"),
     ],
 )
