@@ -113,9 +113,14 @@ def is_full(error: BaseException) -> bool:
 
 
 def unreachable(engine: Engine, error: OperationalError) -> str:
-    """Return a line about a database that does not answer, without its password."""
+    """Return a line about a database that does not answer or refuses the connection, without its password."""
     if is_full(error):
         return f"Postgres at {_place(engine.url)} has no connection left ({brief(error)}). {FULL_ADVICE}"
+    _, answered, reason = brief(error).partition("FATAL:")
+    if answered:
+        return (
+            f"Postgres at {_place(engine.url)} refuses the connection: {reason.strip()}. Check DARKROOM_DATABASE_URL."
+        )
     return f"Postgres at {_place(engine.url)} does not answer ({brief(error)}). {advise('DARKROOM_DATABASE_URL')}"
 
 

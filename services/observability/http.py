@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from services.settings import DatabaseSettings
+from services.settings import DatabaseSettings, SettingsError
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -38,6 +38,7 @@ def serve(settings: DatabaseSettings, health: HealthChecks, registry: CollectorR
     """Serve the registry's metrics and the health checks in a thread.
 
     The address is DARKROOM_METRICS_HOST and DARKROOM_METRICS_PORT. Nothing is served if the port is 0.
+    Raises SettingsError if the address cannot be used.
     """
     if not settings.metrics_port:
         return
@@ -56,5 +57,12 @@ def serve(settings: DatabaseSettings, health: HealthChecks, registry: CollectorR
         start_response(status, [("Content-Type", "application/json")])
         return [json.dumps({"ok": not reasons, "reasons": reasons}).encode()]
 
-    server = make_server(settings.metrics_host, settings.metrics_port, app, ThreadingWSGIServer, QuietRequestHandler)
+    host, port = settings.metrics_host, settings.metrics_port
+    try:
+        server = make_server(host, port, app, ThreadingWSGIServer, QuietRequestHandler)
+    except OSError as error:
+        raise SettingsError(
+            f"DARKROOM_METRICS_HOST, DARKROOM_METRICS_PORT: {host}:{port} cannot be used ({error.strerror}); "
+            "permitted: an address of this machine and a free port, or port 0 to serve nothing"
+        ) from None
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()

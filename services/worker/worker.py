@@ -12,6 +12,7 @@ import threading
 from sqlalchemy import Engine as Database
 
 from services.database.connections import autocommit
+from services.job_queue.queues import queue_names
 from services.job_queue.states import ProcessKind
 from services.observability import metrics
 from services.process.health import Health
@@ -33,7 +34,7 @@ class Worker:
 
     def __init__(self, settings: Settings, database: Database, store: ObjectStore) -> None:
         self.settings = settings
-        database = autocommit(database)  # a worker that freezes between two statements holds no lock
+        self._database = database = autocommit(database)  # a worker that freezes between two statements holds no lock
         self._wake = threading.Event()
         shards = HeldShards(database, on_removed=self._wake.set)
         instead = f"hints, and polling every {settings.poll_s:g} s,"
@@ -52,12 +53,25 @@ class Worker:
         for queue in self.settings.queues:
             metrics.SERVES.labels(queue).set(1)
         self.heartbeat.start()
+        self._warn_of_missing_queues()
         log.info("worker %s serves queues %s", self.heartbeat.id, ", ".join(self.settings.queues))
         self._loop.start()
         self._stop_watcher.start()
         self._listener.start()
         if self._cost:
             self._cost.start()
+
+    def _warn_of_missing_queues(self) -> None:
+        """Log the queues that do not exist yet: from a misspelt one no work ever comes."""
+        with self._database.connect() as connection:
+            known = queue_names(connection)
+        for queue in sorted(set(self.settings.queues).difference(known)):
+            log.warning(
+                "DARKROOM_QUEUES: queue %r does not exist; there are: %s. Add it with: darkroom queues add %s",
+                queue,
+                ", ".join(known),
+                queue,
+            )
 
     def wake(self) -> None:
         """Look for work now: a hint or an announcement has arrived."""

@@ -51,7 +51,11 @@ def test_timeouts_in_each_unit(tmp_path: Path, timeout: str, seconds: int) -> No
         ("gpu: {gpus: 1}", [], "gpu.gpus: there is no such field; permitted: nodeSelector, "),
         ("gpu: {timeout: 5}", [], "gpu.timeout: 5 is not allowed; permitted: a valid string"),
         ("gpu: {memory: lots}", [], "gpu.memory: 'lots' is not allowed; String should match pattern"),
-        ("gpu: {tolerations: [{effect: Maybe}]}", [], "gpu.tolerations.0.effect: 'Maybe' is not allowed; permitted: 'NoExecute'"),
+        (
+            "gpu: {tolerations: [{effect: Maybe}]}",
+            [],
+            "gpu.tolerations.0.effect: 'Maybe' is not allowed; permitted: 'NoExecute'",
+        ),
         ("gpu: {shm: 64Gi, memory: 12Gi}", [], "gpu: shm: 64Gi is above memory, 12Gi"),
         ("gpu: {storageClass: fast}", [], "storageClass: fast requires ephemeralStorage"),
         ("gpu: {priorityClassName: batch}", [], "priorityClassName: batch requires trainJob: true"),

@@ -66,7 +66,10 @@ def test_a_command_that_cannot_reach_a_server_names_the_variable(
     state: StackState, darkroom_here: Darkroom, wrong: str
 ) -> None:
     variable, value = WRONG[wrong]
-    check_line(darkroom_here("prune", "--dry-run", **{f"DARKROOM_{variable}": value(state)}), variable)
+    done = darkroom_here("prune", "--dry-run", **{f"DARKROOM_{variable}": value(state)})
+    check_line(done, variable)
+    if wrong in ("login", "database"):  # the server answers
+        assert "refuses the connection: " in done.stderr
 
 
 @pytest.mark.parametrize("wrong", WRONG)
