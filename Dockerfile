@@ -68,7 +68,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # torch.compile needs a C and a C++ compiler, and Python.h.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ gcc libc6-dev python3.12 python3.12-dev python3.12-venv \
+    && apt-get install --yes --no-install-recommends ca-certificates g++ gcc libc6-dev python3.12 python3.12-dev python3.12-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3.12 -m venv /opt/darkroom
 ENV PATH=/opt/darkroom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

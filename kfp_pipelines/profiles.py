@@ -12,14 +12,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from kfp_pipelines.pod_fields import check_node_affinity, find_mistakes
 from training.errors import DarkroomError, describe_permitted
 
-QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGM]i?|[kK]i?|m)?$"
+QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGMK]i|[kMGTPE]|m)?$"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT = "default"
@@ -29,6 +30,14 @@ GPU_STAGES = ("train-", "encode-", "evaluate-", "gate")  # prefixes of the stage
 
 class ProfileError(DarkroomError):
     """A profile is missing or invalid; the message names the field and what is permitted."""
+
+
+def _as_text(value: Any) -> Any:
+    """Return a number as text, because a file may have `cpu: 4`, as a pod may."""
+    return str(value) if type(value) in (int, float) else value
+
+
+Quantity = Annotated[str, BeforeValidator(_as_text)]
 
 
 class Toleration(BaseModel):
@@ -41,6 +50,17 @@ class Toleration(BaseModel):
     value: str | None = None
     effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
     tolerationSeconds: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def check_together(self) -> "Toleration":
+        """Reject fields that Kubernetes does not permit together."""
+        if self.operator == "Exists" and self.value:
+            raise ValueError(f"value: {self.value} and operator Exists are both given; permitted: one")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("key: must be given, or operator: Exists")
+        if self.tolerationSeconds is not None and self.effect != "NoExecute":
+            raise ValueError(f"tolerationSeconds: {self.tolerationSeconds} requires effect: NoExecute")
+        return self
 
 
 class Profile(BaseModel):
@@ -55,14 +75,14 @@ class Profile(BaseModel):
     runtimeClassName: str = Field("", description="only with trainJob")
     imagePullSecrets: list[str] = []
     accelerator: str = Field(
-        "nvidia.com/gpu", pattern=r"^[a-z0-9./-]+$", description="resource name, also of MIG slices"
+        "nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", description="resource name, also of MIG slices"
     )
     count: int = Field(0, ge=0, le=64, description="accelerators per pod")
-    queueName: str = Field("", description="Kueue's local queue")
-    cpu: str = Field("2", pattern=QUANTITY)
-    memory: str = Field("8Gi", pattern=QUANTITY)
-    shm: str = Field("8Gi", pattern=QUANTITY, description="size of /dev/shm, which counts towards memory")
-    ephemeralStorage: str = Field("", pattern=f"^$|{QUANTITY}", description="size of /tmp; empty: the image's own")
+    queueName: str = Field("", pattern=r"^$|^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", description="Kueue's local queue")
+    cpu: Quantity = Field("2", pattern=QUANTITY)
+    memory: Quantity = Field("8Gi", pattern=QUANTITY)
+    shm: Quantity = Field("8Gi", pattern=QUANTITY, description="size of /dev/shm, which counts towards memory")
+    ephemeralStorage: Quantity = Field("", pattern=f"^$|{QUANTITY}", description="size of /tmp; empty: the image's own")
     storageClass: str = Field("", description="of an ephemeral volume for /tmp; empty: the node's disk")
     timeout: str = Field("48h", pattern=r"^[1-9][0-9]*[smhd]$")
     retries: int = Field(3, ge=0, le=100)
@@ -88,6 +108,19 @@ class Profile(BaseModel):
                 )
         if others := self.affinity.keys() - {"nodeAffinity"}:
             raise ValueError(f"affinity: {', '.join(sorted(others))} requires trainJob: true; permitted: nodeAffinity")
+        return self
+
+    @model_validator(mode="after")
+    def check_pod(self) -> "Profile":
+        """Reject fields with which Kubernetes would refuse every pod of the profile."""
+        if "nodeAffinity" in self.affinity:
+            check_node_affinity(self.affinity["nodeAffinity"])
+        taken = {"/dev/shm": "shm"} | ({"/tmp": "ephemeralStorage"} if self.ephemeralStorage else {})
+        mounts = [("pvc", self.pvc), ("configMaps", self.configMaps)]
+        of_secrets = [(f"secrets.{name}", list(keys.values())) for name, keys in self.secrets.items()]
+        variables = [("env", list(self.env)), *of_secrets]
+        if mistake := next(find_mistakes(mounts, taken, variables, named_after=not self.trainJob), None):
+            raise ValueError(mistake)
         return self
 
     @model_validator(mode="after")

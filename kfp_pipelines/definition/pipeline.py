@@ -15,6 +15,7 @@ from typing import Any
 from kfp import compiler, dsl
 
 from kfp_pipelines.definition import components
+from kfp_pipelines.definition.package_text import quoted_for_go
 from kfp_pipelines.definition.parameters import (
     DiffusionParameters,
     DistilParameters,
@@ -208,4 +209,5 @@ VARIANTS = {
 
 def compile_to(path: Path, variant: str = "full", stages: Stages | None = None) -> None:
     """Write the YAML package of a pipeline for a Kubeflow cluster."""
-    compiler.Compiler().compile(VARIANTS[variant].define(stages or Stages()), str(path))
+    with quoted_for_go():
+        compiler.Compiler().compile(VARIANTS[variant].define(stages or Stages()), str(path))

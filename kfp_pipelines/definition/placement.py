@@ -1,5 +1,6 @@
 """Turns component functions into tasks: on the project image, on the nodes of their profiles."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from kfp_pipelines.build import ACCELERATORS_VARIABLE, DEFAULT_IMAGE, IMAGE_VARIABLE, USER
-from kfp_pipelines.profiles import QUEUE_LABEL, Profile, Profiles
+from kfp_pipelines.profiles import QUEUE_LABEL, Profile, Profiles, parse_quantity
 
 STAGES = ("prepare-data", "fetch-autoencoder", "fetch-base", "fetch-teacher", "train-autoencoder",
           "evaluate-autoencoder", "encode-latents", "train-diffusion", "evaluate-diffusion", "train-student",
           "evaluate-student", "gate", "publish-autoencoder", "publish-diffusion", "smoke", "promote", "tell-end",
           "choose")  # fmt: skip
+# The forms of quantities that KFP knows. Kubernetes knows more.
+KFP_CPU, KFP_MEMORY = r"[0-9]+(\.[0-9]+)?|[0-9]+m", r"[0-9]+([EPTGMK]i|[EPTGM])?"
 
 
 class Stages:
@@ -53,8 +56,9 @@ def build_component(function: Callable[..., Any], image: str) -> dsl.base_compon
 
 def place(task: dsl.PipelineTask, profile: Profile) -> None:
     """Set everything that a profile requests on a task."""
-    task.set_cpu_request(profile.cpu).set_cpu_limit(profile.cpu)
-    task.set_memory_request(profile.memory).set_memory_limit(profile.memory)
+    cpu, memory = for_kfp(profile.cpu, KFP_CPU), for_kfp(profile.memory, KFP_MEMORY)
+    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    task.set_memory_request(memory).set_memory_limit(memory)
     if profile.count:
         task.set_accelerator_type(profile.accelerator).set_accelerator_limit(profile.count)
     if profile.count > 1:
@@ -84,6 +88,11 @@ def place(task: dsl.PipelineTask, profile: Profile) -> None:
     add_node_affinity(task, profile.affinity.get("nodeAffinity", {}))
     if profile.queueName:
         kubernetes.add_pod_label(task, QUEUE_LABEL, profile.queueName)
+
+
+def for_kfp(quantity: str, known: str) -> str:
+    """Return a quantity as it is, or as a plain number if KFP does not know its form, such as `1.5Gi`."""
+    return quantity if re.fullmatch(known, quantity) else f"{parse_quantity(quantity):.0f}"
 
 
 def mount_scratch(task: dsl.PipelineTask, profile: Profile) -> None:

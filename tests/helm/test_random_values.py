@@ -1,22 +1,21 @@
 """Values that nobody has tried together: an API server accepts what they render, or the chart says what contradicts."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
-from tests.support.api_server import find_dropped, find_inadmissible, find_repeated, immutable_fields, key_of
-from tests.support.chart import MATRIX, load_objects, pods_of, template
+from tests.support.api_server import immutable_fields, key_of
+from tests.support.chart import MATRIX, load_objects, template
 from tests.support.chart_values import choices, draw, paths
+from tests.support.rendered import find_unconnected, wrong_with, wrong_with_pods
 from tests.support.thoroughness import THOROUGH
 
 DRAWS = 400 if THOROUGH else 24
-CUSTOM = {"ScaledObject", "TriggerAuthentication", "PodMonitor", "PrometheusRule", "HTTPRoute"}
-NOT_RESTRICTED = {"volume releases: hostPath", "volume seed: image"}  # as docs/operations.md says of these values
 FIELD = r"(\w+(\.\w[\w-]*)*(, \w+(\.\w+)*)*)"
 # What the chart says of values that contradict each other: the values, and what is wrong with them.
 REFUSAL = re.compile(rf"^{FIELD}: .{{10,}}$")
@@ -25,7 +24,7 @@ REFUSAL = re.compile(rf"^{FIELD}: .{{10,}}$")
 def render(folder: Path, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     """Return random values, the objects that they render, and the error."""
     values = draw(seed)
-    (folder / f"{seed}.yaml").write_text(yaml.safe_dump(values))
+    (folder / f"{seed}.yaml").write_text(json.dumps(values))  # PyYAML would leave "1e3" without quotes
     done = template([*MATRIX["least"], str(folder / f"{seed}.yaml")], check=False)
     return values, load_objects(done.stdout) if done.returncode == 0 else [], done.stderr
 
@@ -35,30 +34,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any]
     folder = tmp_path_factory.mktemp("values")
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(lambda seed: render(folder, seed), range(DRAWS)))
-
-
-def wrong_with(one: dict[str, Any]) -> list[str]:
-    """Return what an API server would refuse or drop of an object."""
-    if one["kind"] not in CUSTOM:
-        try:
-            kubernetes_validate.validate(one, "1.36", strict=True)
-        except kubernetes_validate.ValidationError as error:
-            return [f"{key_of(one)}: {error}"]
-    return [f"{key_of(one)}{path}" for path in (*find_dropped(one), *find_repeated(one))]
-
-
-def wrong_with_pods(objects: list[dict[str, Any]]) -> list[str]:
-    """Return which pods a namespace that enforces the restricted standard refuses, and which mounts have no volume."""
-    wrong = []
-    for pod in pods_of(objects):
-        wrong += [f"{pod.name}: {reason}" for reason in find_inadmissible(pod.spec) if reason not in NOT_RESTRICTED]
-        volumes = {one["name"] for one in pod.spec["volumes"]}
-        volumes |= {one["metadata"]["name"] for one in pod.owner["spec"].get("volumeClaimTemplates", ())}
-        wrong += [f"{pod.name}: no volume {mount['name']}" for one in pod.containers
-                  for mount in one.get("volumeMounts", ()) if mount["name"] not in volumes]  # fmt: skip
-        names = [one["name"] for one in pod.containers]
-        wrong += [f"{pod.name}: two containers {name}" for name in set(names) if names.count(name) > 1]
-    return wrong
 
 
 def test_every_value_can_be_drawn() -> None:
@@ -72,7 +47,8 @@ def test_random_values_are_rendered_well_or_refused_with_a_reason(
     for values, objects, error in drawn:
         if objects:
             accepted += 1
-            wrong = [line for one in objects for line in wrong_with(one)] + wrong_with_pods(objects)
+            wrong = [line for one in objects for line in wrong_with(one)]
+            wrong += [*wrong_with_pods(objects), *find_unconnected(objects)]
             assert wrong == [], yaml.safe_dump(values)
         else:
             _, _, reasons = error.partition("\n\n")

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,10 @@ OIDC = (
             'objectStore.keys: accessKeyId and secretAccessKey are both "secret-access-key"',
         ),
         ("settings.stepLimitSeconds=2", "stepLimitSeconds: 2 is not allowed; permitted: more than twice pollSeconds"),
-        ("exporter.sidecars[0].name=exporter,exporter.sidecars[0].image=a", "exporter: two containers of a pod have"),
+        (
+            "exporter.sidecars[0].name=exporter,exporter.sidecars[0].image=a",
+            "exporter: two containers of the pod have the name exporter; permitted: one",
+        ),
         ("commonLabels.helm\\.sh/chart=a", "commonLabels: helm.sh/chart has a value of its own in this chart"),
         ("migration.enabled=false,migration.hook=true", "migration.hook: true needs migration.enabled, which is false"),
         # Errors from the schema.
@@ -200,7 +203,11 @@ def find_open(schema: Any, path: str = "") -> Iterator[str]:
         yield from find_open(part, f"{path}.{key}")
 
 
-@pytest.mark.parametrize("path", ["database.keys.worker", "settings.pollSeconds", "metrics", "networkPolicy.database"])
+NEEDED = ("database.keys.worker", "settings.pollSeconds", "metrics", "networkPolicy.database", "commonLabels",
+          "workerDefaults.resources", "workerDefaults.gpu.resource", "networkPolicy.identity.ports")  # fmt: skip
+
+
+@pytest.mark.parametrize("path", NEEDED)
 def test_a_default_that_is_needed_cannot_be_removed(path: str) -> None:
     """With null, which a template would turn into an empty text."""
     done = template(LEAST, "--set", f"{path}=null", check=False)
@@ -338,16 +345,35 @@ def test_dev_passwords_differ_and_are_stable() -> None:
     assert not set(first) & set(other)
 
 
-@pytest.mark.parametrize("name", MATRIX)
-def test_the_notes_list_every_secret_that_pipelines_need(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Helm renders notes only during an installation, so this renders them as an object."""
-    chart = shutil.copytree(CHART, tmp_path / "darkroom")
+    chart = shutil.copytree(CHART, tmp_path_factory.mktemp("chart") / "darkroom")
     shutil.copy(chart / "templates" / "NOTES.txt", chart / "files" / "notes.txt")
     (chart / "templates" / "notes.yaml").write_text('text: {{ tpl (.Files.Get "files/notes.txt") . | toJson }}')
-    chosen = [word for file in MATRIX[name] for word in ("--values", str(CHART / file))]
-    done = helm("template", "pictures", str(chart), "--namespace", NAMESPACE, *chosen,
-                "--set", f"devServices.password={PASSWORD}", "--show-only", "templates/notes.yaml")  # fmt: skip
-    text = yaml.safe_load(done.stdout)["text"]
+
+    def render(name: str, *more: str) -> str:
+        chosen = [word for file in MATRIX[name] for word in ("--values", str(CHART / file))]
+        done = helm("template", "pictures", str(chart), "--namespace", NAMESPACE, *chosen, *more,
+                    "--set", f"devServices.password={PASSWORD}", "--show-only", "templates/notes.yaml")  # fmt: skip
+        return str(yaml.safe_load(done.stdout)["text"])
+
+    return render
+
+
+def test_the_notes_name_only_what_is_there(notes: Callable[..., str]) -> None:
+    less = "test.enabled=false,migration.enabled=false,training.profiles.gpu=null,training.profiles.submitter=null"
+    text = notes("least", "--set", f"{less},workerDefaults.gpu.claimTemplate=a-gpu")
+    for gone in ("helm test", "--profile ", "migration.attempt", "nvidia.com/gpu"):
+        assert gone not in text
+    assert "each with the GPU of a-gpu" in text
+    assert "darkroom-database: publisher\n" in text
+    assert "--profiles profiles.yaml --profile gpu=gpu --profile smoke=submitter\n" in notes("least")
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_the_notes_list_every_secret_that_pipelines_need(name: str, notes: Callable[..., str]) -> None:
+    text = notes(name)
     assert f"is in namespace {NAMESPACE}" in text
     assert "darkroom-database: publisher, submitter" in text
     assert ("https://images.example.com/sign-in/callback" in text) == (name == "hook")

@@ -9,7 +9,7 @@ from tests.support.chart import CHART
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 POOLS = ("default", "second")
-LABELS = {"team": "pictures", "example.com/on": "true"}
+LABELS = {"team": "pictures", "example.com/on": "true", "empty": "", "number": "1e3"}
 CONTAINER = {
     "name": "proxy",
     "image": "r.example.com/proxy:1",
@@ -33,7 +33,7 @@ BY_DEFINITION: dict[str, list[Any]] = {
     ],
     "envFrom": [[{"secretRef": {"name": "more"}}, {"configMapRef": {"name": "more"}, "prefix": "P_"}]],
     "hostAliases": [[{"ip": "10.0.0.7", "hostnames": ["postgres.internal"]}]],
-    "name": ["some-name", ""],
+    "name": ["some-name", "123", ""],
     "peers": [PEERS, []],
     "podSecurityContext": [{"fsGroup": 1000, "supplementalGroups": [7]}, {"runAsUser": 1000, "runAsGroup": 1000}],
     "profile": [
@@ -53,7 +53,9 @@ BY_DEFINITION: dict[str, list[Any]] = {
         {"limits": {"cpu": 2, "memory": "20Gi", "ephemeral-storage": "200Gi"}},
         {},
     ],
-    "strings": [LABELS, {}],
+    "strings": [{"A": "b"}, {}],
+    "labels": [LABELS, {}],
+    "annotations": [{"example.com/on": "true", "a": "1e3", "b": "null", "c": "", "d": "a: b"}, {}],
     "toleration": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute", "tolerationSeconds": 60}],
     "topologySpreadConstraints": [[{"maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule", **SELECTOR}]],
     "volumeMounts": [[]],
@@ -167,7 +169,7 @@ def choices(path: str, definition: str, schema: dict[str, Any]) -> list[Any]:
         case "array" if "pattern" in schema["items"]:
             return [["some-name", "other"]]
         case "string" if "pattern" in schema:
-            return ["some-name"] if not path.endswith("tag") else ["v2", ""]
+            return ["some-name", "true"] if not path.endswith("tag") else ["v2", ""]
     raise LookupError(f"no value of {path} is known; add one to BY_PATH")
 
 

@@ -2,7 +2,7 @@
 {{- define "darkroom.amount" -}}
 {{- $text := toString . -}}
 {{- $unit := regexFind "[A-Za-z]+$" $text -}}
-{{- $factors := dict "" 1000 "m" 1 "k" 1000000 "M" 1000000000 "G" 1000000000000 "T" 1000000000000000 "Ki" 1024000 "Mi" 1048576000 "Gi" 1073741824000 "Ti" 1099511627776000 -}}
+{{- $factors := dict "" 1000 "m" 1 "k" 1000000 "M" 1000000000 "G" 1000000000000 "T" 1000000000000000 "P" 1000000000000000000 "E" 1e21 "Ki" 1024000 "Mi" 1048576000 "Gi" 1073741824000 "Ti" 1099511627776000 "Pi" 1125899906842624000 "Ei" 1152921504606846976e3 -}}
 {{- mulf (trimSuffix $unit $text | float64) (get $factors $unit | default 0) | printf "%.0f" -}}
 {{- end }}
 
@@ -106,6 +106,16 @@ workerPools: {{ quote $pool }} is not allowed; permitted: a-z, 0-9 and -, at mos
 {{- end -}}
 {{- end }}
 
+{{/* What is wrong with the names of objects, a line each: root. */}}
+{{- define "darkroom.check.names" -}}
+{{- $name := include "darkroom.fullname" . -}}
+{{- if not (regexMatch "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" $name) }}
+nameOverride: {{ quote $name }} cannot begin the names of objects; permitted: a-z, 0-9 and -, or fullnameOverride beside it
+{{- else if and (regexMatch "^[0-9]" $name) (or .Values.console.enabled .Values.devServices.enabled) }}
+fullnameOverride: must be given, beginning with a letter, because {{ quote $name }} would begin the name of a Service
+{{- end -}}
+{{- end }}
+
 {{/* What is wrong with the weights of the pools of each queue, a line each: root. */}}
 {{- define "darkroom.check.weights" -}}
 {{- $root := . -}}
@@ -176,6 +186,9 @@ console.oidc.{{ $name }}: needs console.oidc.issuer
 {{ $name }}: must be given with console.enabled{{ if hasPrefix "console.proxy." $name }}, or console.oidc.issuer{{ end }}
 {{- end -}}
 {{- end -}}
+{{- if eq (int64 $.Values.metrics.port) 8520 }}
+metrics.port: 8520 is the port of the console's pages; permitted: another, such as 9464
+{{- end -}}
 {{- if and .ingress.enabled .gateway.parentRefs }}
 console: ingress.enabled and gateway.parentRefs are both given; permitted: one
 {{- end -}}
@@ -187,23 +200,22 @@ console: ingress.enabled and gateway.parentRefs are both given; permitted: one
 {{- $root := . -}}
 {{- $namespace := .Release.Namespace -}}
 {{- if and .Values.checkSecrets (not .Values.devServices.enabled) (lookup "v1" "ServiceAccount" $namespace "default") -}}
-{{- $needed := dict -}}
-{{- $_ := set $needed .Values.database.existingSecret (dict "of" "database.existingSecret" "keys" (include "darkroom.database.keys" . | fromYaml | values | uniq)) -}}
-{{- $_ := set $needed .Values.broker.existingSecret (dict "of" "broker.existingSecret" "keys" (list .Values.broker.key)) -}}
+{{- /* A list, because one Secret may hold several. */ -}}
+{{- $needed := list (dict "secret" .Values.database.existingSecret "of" "database.existingSecret" "keys" (include "darkroom.database.keys" . | fromYaml | values | concat (list .Values.database.scalerKey) | compact | uniq)) -}}
+{{- $needed = append $needed (dict "secret" .Values.broker.existingSecret "of" "broker.existingSecret" "keys" (list .Values.broker.key)) -}}
 {{- if .Values.console.enabled -}}
-{{- $_ := set $needed .Values.console.existingSecret (dict "of" "console.existingSecret" "keys" (list .Values.console.secretKey)) -}}
+{{- $needed = append $needed (dict "secret" .Values.console.existingSecret "of" "console.existingSecret" "keys" (list .Values.console.secretKey)) -}}
 {{- with .Values.console.oidc -}}
 {{- if and .issuer .existingSecret -}}
-{{- $keys := list .secretKey -}}
-{{- if eq .existingSecret $root.Values.console.existingSecret }}{{ $keys = list .secretKey $root.Values.console.secretKey }}{{ end -}}
-{{- $_ := set $needed .existingSecret (dict "of" "console.oidc.existingSecret" "keys" $keys) -}}
+{{- $needed = append $needed (dict "secret" .existingSecret "of" "console.oidc.existingSecret" "keys" (list .secretKey)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- with .Values.objectStore.existingSecret -}}
-{{- $_ := set $needed . (dict "of" "objectStore.existingSecret" "keys" (values $root.Values.objectStore.keys)) -}}
+{{- $needed = append $needed (dict "secret" . "of" "objectStore.existingSecret" "keys" (values $root.Values.objectStore.keys)) -}}
 {{- end -}}
-{{- range $name, $need := $needed -}}
+{{- range $need := $needed -}}
+{{- $name := $need.secret -}}
 {{- $secret := lookup "v1" "Secret" $namespace $name -}}
 {{- if not $secret }}
 {{ $need.of }}: there is no Secret {{ quote $name }} in namespace {{ quote $namespace }}; create it, or set checkSecrets: false if something else will

@@ -3,16 +3,20 @@
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 35 | trimSuffix "-" -}}
-{{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 35 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 35 | trimSuffix "-" -}}
+{{- /* A release may have dots in its name, but a Service may not. */ -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | replace "." "-" | trunc 35 | trimSuffix "-" -}}
 {{- end -}}
 {{- end }}
 
+{{/* A value as text. Helm keeps numbers as floating-point ones, whose text would be 2.0261127e+07. */}}
+{{- define "darkroom.text" -}}
+{{- ternary (printf "%.0f" (float64 .)) (toString .) (kindIs "float64" .) -}}
+{{- end }}
+
 {{- define "darkroom.selector" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Labels and annotations of every object: [root, component]. */}}

@@ -3,7 +3,8 @@ The shape of every pod of the chart. A template gives what is special about a po
 scheduling, CA bundle, proxies, and the fields that podDefaults and a component's values have.
 
 Arguments: root, component, values (of the component), path (of the values, for messages), account, spec (of the pod, as
-an object), tmp (size of /tmp). A container with `full: true` runs the full image, others the slim one.
+an object), tmp (size of /tmp), claims (names of a StatefulSet's volumes). A container with `full: true` runs the full
+image, others the slim one.
 */}}
 {{- define "darkroom.podTemplate" -}}
 {{- $root := .root -}}
@@ -49,11 +50,6 @@ an object), tmp (size of /tmp). A container with `full: true` runs the full imag
 {{- $before = append $before (mergeOverwrite (dict "securityContext" (deepCopy $security)) (deepCopy .)) -}}
 {{- end -}}
 {{- $_ := set $spec "initContainers" (concat $before ($spec.initContainers | default list)) -}}
-{{- $taken := list -}}
-{{- range concat $spec.initContainers $spec.containers -}}
-{{- if has .name $taken }}{{ fail (printf "\n\n%s: two containers of a pod have the name %s; permitted: one\n" $.path .name) }}{{ end -}}
-{{- $taken = append $taken .name -}}
-{{- end -}}
 {{- $tmp := list (dict "name" "tmp" "emptyDir" (dict "sizeLimit" (.tmp | default "100Mi"))) -}}
 {{- $_ := set $spec "volumes" (concat $tmp ($spec.volumes | default list) $trust ($own.extraVolumes | default list)) -}}
 {{- $_ := set $spec "automountServiceAccountToken" false -}}
@@ -68,6 +64,7 @@ an object), tmp (size of /tmp). A container with `full: true` runs the full imag
 {{- range $field := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" "schedulerName" "hostAliases" "dnsPolicy" "dnsConfig" -}}
 {{- if get $own $field }}{{ $_ := set $spec $field (get $own $field) }}{{ end -}}
 {{- end -}}
+{{- with include "darkroom.check.pod" (list .path $spec (.claims | default list)) | trim }}{{ fail (printf "\n\n%s\n" .) }}{{ end -}}
 metadata:
   {{- include "darkroom.pod.metadata" (list $root .component $own) | nindent 2 }}
 spec:
@@ -128,7 +125,8 @@ spec:
 {{- $part := dict "app.kubernetes.io/part-of" "darkroom" -}}
 labels:
   {{- merge $selector ($fields.podLabels | default dict) $root.Values.commonLabels $part | toYaml | nindent 2 }}
-{{- $version := ternary (dict "darkroom/secrets-version" (toString $root.Values.secretsVersion)) dict (ne (toString $root.Values.secretsVersion) "") }}
+{{- $version := include "darkroom.text" $root.Values.secretsVersion }}
+{{- $version = ternary (dict "darkroom/secrets-version" $version) dict (ne $version "") }}
 {{- with merge (deepCopy ($fields.podAnnotations | default dict)) $root.Values.commonAnnotations $version }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -147,7 +145,7 @@ annotations:
 {{- end }}
 {{- if or .Values.caBundle.configMap .Values.caBundle.secret }}
 {{- range list "AWS_CA_BUNDLE" "PGSSLROOTCERT" "REQUESTS_CA_BUNDLE" "SSL_CERT_FILE" }}
-- {name: {{ . }}, value: /etc/darkroom/ca/{{ $.Values.caBundle.key }}}
+- {name: {{ . }}, value: {{ printf "/etc/darkroom/ca/%s" $.Values.caBundle.key | quote }}}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -157,10 +155,10 @@ annotations:
 {{- with .Values.caBundle }}
 {{- if .configMap }}
 - name: ca-bundle
-  configMap: {name: {{ .configMap }}, items: [{key: {{ .key }}, path: {{ .key }}}]}
+  configMap: {name: {{ .configMap | quote }}, items: [{key: {{ .key | quote }}, path: {{ .key | quote }}}]}
 {{- else if .secret }}
 - name: ca-bundle
-  secret: {secretName: {{ .secret }}, items: [{key: {{ .key }}, path: {{ .key }}}]}
+  secret: {secretName: {{ .secret | quote }}, items: [{key: {{ .key | quote }}, path: {{ .key | quote }}}]}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -194,10 +192,4 @@ readinessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 2
-{{- end }}
-
-{{/* Name of a component's service account: [root, component, values]. */}}
-{{- define "darkroom.account" -}}
-{{- $given := ((index . 2).serviceAccount | default dict).name -}}
-{{ $given | default (printf "%s-%s" (include "darkroom.fullname" (index . 0)) (index . 1)) }}
 {{- end }}

@@ -51,21 +51,21 @@
     volumeClaimTemplate:
       spec:
         accessModes: [ReadWriteOnce]
-        storageClassName: {{ .cache.storageClass }}
+        storageClassName: {{ .cache.storageClass | quote }}
         resources: {requests: {storage: {{ $size }}}}
   {{- else }}
   emptyDir: {sizeLimit: {{ $size }}}
   {{- end }}
 {{- if .cache.existingClaim }}
 - name: releases
-  persistentVolumeClaim: {claimName: {{ .cache.existingClaim }}}
+  persistentVolumeClaim: {claimName: {{ .cache.existingClaim | quote }}}
 {{- else if .cache.hostPath }}
 - name: releases
-  hostPath: {path: {{ .cache.hostPath }}, type: Directory}
+  hostPath: {path: {{ .cache.hostPath | quote }}, type: Directory}
 {{- end }}
 {{- with .cache.image.reference }}
 - name: seed
-  image: {reference: {{ . }}, pullPolicy: {{ $.cache.image.pullPolicy }}}
+  image: {reference: {{ . | quote }}, pullPolicy: {{ $.cache.image.pullPolicy | quote }}}
 {{- end }}
 {{- end }}
 

@@ -8,7 +8,7 @@
 {{- $database := (index . 0).Values.database -}}
 - name: DARKROOM_DATABASE_URL
   valueFrom:
-    secretKeyRef: {name: {{ $database.existingSecret }}, key: {{ index $database.keys (index . 1) }}}
+    secretKeyRef: {name: {{ $database.existingSecret | quote }}, key: {{ index $database.keys (index . 1) | quote }}}
 {{- end }}
 
 {{- define "darkroom.env.objectStore" -}}
@@ -21,10 +21,10 @@
 {{- with include "darkroom.objectStore.secret" . }}
 - name: DARKROOM_S3_ACCESS_KEY_ID
   valueFrom:
-    secretKeyRef: {name: {{ . }}, key: {{ $store.keys.accessKeyId }}}
+    secretKeyRef: {name: {{ . | quote }}, key: {{ $store.keys.accessKeyId | quote }}}
 - name: DARKROOM_S3_SECRET_ACCESS_KEY
   valueFrom:
-    secretKeyRef: {name: {{ . }}, key: {{ $store.keys.secretAccessKey }}}
+    secretKeyRef: {name: {{ . | quote }}, key: {{ $store.keys.secretAccessKey | quote }}}
 {{- end }}
 {{- end }}
 
@@ -48,7 +48,7 @@ http://{{ include "darkroom.fullname" . }}-seaweedfs.{{ .Release.Namespace }}:83
 {{- define "darkroom.env.broker" -}}
 - name: DARKROOM_BROKER_URL
   valueFrom:
-    secretKeyRef: {name: {{ .Values.broker.existingSecret }}, key: {{ .Values.broker.key }}}
+    secretKeyRef: {name: {{ .Values.broker.existingSecret | quote }}, key: {{ .Values.broker.key | quote }}}
 {{- end }}
 
 {{/* Variables of long-running processes: metrics, logs and intervals. */}}

@@ -1,6 +1,6 @@
 {{/*
 The profiles. Each gets what every stage needs to pull the image and to reach S3: pull secrets, S3 secrets and variables,
-proxies, and the CA bundle if it is in a ConfigMap. Its own fields take precedence.
+proxies, and the CA bundle if it is in a ConfigMap. The database's URL is that of databaseRole. Own fields take precedence.
 */}}
 {{- define "darkroom.training.profiles" -}}
 {{- $secret := include "darkroom.objectStore.secret" . -}}
@@ -15,11 +15,24 @@ proxies, and the CA bundle if it is in a ConfigMap. Its own fields take preceden
 {{- end -}}
 {{- $profiles := dict -}}
 {{- range $name, $own := .Values.training.profiles -}}
-{{- $profile := deepCopy $own -}}
-{{- $_ := set $profile "env" (merge (deepCopy ($own.env | default dict)) $variables) -}}
-{{- if $secret -}}
-{{- $_ := set $profile "secrets" (merge (deepCopy ($own.secrets | default dict)) (dict $secret $store)) -}}
+{{- $profile := omit (deepCopy $own) "databaseRole" -}}
+{{- $_ := set $profile "env" ($profile.env | default dict) -}}
+{{- $secrets := deepCopy ($own.secrets | default dict) -}}
+{{- $given := $own.env | default dict | keys -}}
+{{- range $secrets }}{{ $given = concat $given (values .) }}{{ end -}}
+{{- $login := dict -}}
+{{- with $own.databaseRole }}{{ $login = dict (get $.Values.database.keys .) "DARKROOM_DATABASE_URL" }}{{ end -}}
+{{- range $pair := list (list $.Values.database.existingSecret $login) (list $secret $store) -}}
+{{- range $key, $variable := ternary (index $pair 1) dict (not (empty (index $pair 0))) -}}
+{{- if not (has $variable $given) -}}
+{{- $secrets = merge $secrets (dict (index $pair 0) (dict $key $variable)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $variable, $value := $variables -}}
+{{- if not (has $variable $given) }}{{ $_ := set ($profile.env) $variable $value }}{{ end -}}
+{{- end -}}
+{{- with $secrets }}{{ $_ := set $profile "secrets" . }}{{ end -}}
 {{- with concat ($own.imagePullSecrets | default list) ($.Values.global.imagePullSecrets | default list) | uniq -}}
 {{- $_ := set $profile "imagePullSecrets" . -}}
 {{- end -}}

@@ -8,6 +8,7 @@ from kfp_pipelines.definition.placement import STAGES
 from kfp_pipelines.profiles import ProfileError, parse_quantity, read_profiles
 
 FILE = Path(__file__).parent / "profiles.yaml"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
 def test_the_narrowest_choice_wins_and_the_rest_use_the_default() -> None:
@@ -36,6 +37,12 @@ def test_shared_memory_is_at_most_the_memory_unless_it_is_given(tmp_path: Path) 
     assert (found["small"].shm, found["large"].shm) == ("2Gi", "8Gi")
 
 
+def test_numbers_are_quantities_too_and_a_train_job_may_mount_any_name(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("a: {cpu: 4, memory: 8000000000, trainJob: true, configMaps: {ca.crt: /a}}")
+    found = read_profiles(tmp_path / "p.yaml", [], STAGES).by_name["a"]
+    assert (found.cpu, found.memory) == ("4", "8000000000")
+
+
 @pytest.mark.parametrize(("timeout", "seconds"), [("90s", 90), ("5m", 300), ("2h", 7200), ("3d", 259200)])
 def test_timeouts_in_each_unit(tmp_path: Path, timeout: str, seconds: int) -> None:
     (tmp_path / "p.yaml").write_text(f"gpu: {{timeout: {timeout}}}")
@@ -61,6 +68,24 @@ def test_timeouts_in_each_unit(tmp_path: Path, timeout: str, seconds: int) -> No
         ("gpu: {priorityClassName: batch}", [], "priorityClassName: batch requires trainJob: true"),
         ("gpu: {runtimeClassName: nvidia}", [], "runtimeClassName: nvidia requires trainJob: true"),
         ("gpu: {affinity: {podAffinity: {}}}", [], "affinity: podAffinity requires trainJob: true"),
+        ("gpu: {memory: 1K}", [], "gpu.memory: '1K' is not allowed; String should match"),
+        ("gpu: {queueName: Bad_Name}", [], "gpu.queueName: 'Bad_Name' is not allowed"),
+        ("gpu: {tolerations: [{key: a, operator: Exists, value: b}]}", [], "value: b and operator Exists are both"),
+        ("gpu: {tolerations: [{effect: NoSchedule}]}", [], "key: must be given, or operator: Exists"),
+        ("gpu: {tolerations: [{key: a, tolerationSeconds: 9}]}", [], "tolerationSeconds: 9 requires effect: NoExecute"),
+        ("gpu: {affinity: {nodeAffinity: {required: {}}}}", [], "nodeAffinity.required: Extra inputs are not"),
+        (
+            f"gpu: {{affinity: {{nodeAffinity: {{{PREFERRED}: [{{preference: {{}}}}]}}}}}}",
+            [],
+            "affinity: nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution.0.weight: Field required",
+        ),
+        ("gpu: {pvc: {a: data}}", [], "pvc: a has the path data; permitted: an absolute path"),
+        ("gpu: {pvc: {a: /dev/shm}}", [], "pvc: a has the path /dev/shm, which shm has; permitted: another"),
+        ("gpu: {pvc: {a: /a}, configMaps: {b: /a}}", [], "configMaps: b has the path /a, which pvc.a has"),
+        ("gpu: {pvc: {a: /a}, configMaps: {a: /b}}", [], "configMaps: a and pvc.a would be two volumes of one name"),
+        ("gpu: {configMaps: {ca.crt: /a}}", [], "configMaps: ca.crt cannot be mounted, because Kubeflow Pipelines"),
+        ("gpu: {env: {A: b}, secrets: {s: {k: A}}}", [], "secrets.s: A is given by env too; permitted: one value"),
+        ("gpu: {env: {A B: b}}", [], "env: 'A B' is not allowed; permitted: the name of an environment variable"),
         ("[gpu]", [], "must map names"),
         ("GPU: {}", [], "must map names"),
         ("a: [", [], "cannot be read"),

@@ -12,7 +12,7 @@ apiVersion: v1
 kind: Service
 metadata:
   name: {{ $name }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ $root.Release.Namespace | quote }}
   {{- include "darkroom.metadata" (list $root $component) | nindent 2 }}
 spec:
   selector:
@@ -26,7 +26,7 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
   name: {{ $name }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ $root.Release.Namespace | quote }}
   {{- include "darkroom.metadata" (list $root $component) | nindent 2 }}
 spec:
   podSelector:
@@ -45,7 +45,7 @@ spec:
         # Pipeline runs.
         - namespaceSelector:
             matchLabels:
-              kubernetes.io/metadata.name: {{ include "darkroom.training.namespace" $root }}
+              kubernetes.io/metadata.name: {{ include "darkroom.training.namespace" $root | quote }}
         {{- end }}
         {{- if eq $component "postgres" }}
         # KEDA reads the outstanding work.

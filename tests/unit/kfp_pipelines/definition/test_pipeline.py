@@ -116,6 +116,22 @@ own-disk: {ephemeralStorage: 80Gi, storageClass: fast}
     assert (disk["mountPath"], disk["size"], disk["storageClassName"]) == ("/tmp", "80Gi", "fast")
 
 
+def test_text_and_quantities_that_only_kubernetes_knows_reach_the_backend(tmp_path: Path) -> None:
+    """The backend reads YAML with a library of Go, for which 1e3 is no text; KFP knows no fractions of memory."""
+    (tmp_path / "profiles.yaml").write_text("""
+default: {cpu: 1k, memory: 1.5Gi, shm: 0.5Gi, nodeSelector: {gpu: "y", id: "1e3", o: "0o17"}, env: {A: "1.5e3", B: N}}
+""")
+    stages = Stages(profiles.read_profiles(tmp_path / "profiles.yaml", [], STAGES), image=IMAGE)
+    compile_to(tmp_path / "diffusion.yaml", "diffusion", stages)
+    package = Package(tmp_path / "diffusion.yaml")
+    for line in ("gpu: 'y'", "id: '1e3'", "o: '0o17'", "value: '1.5e3'", "value: 'N'"):
+        assert f"{line}\n" in package.text
+    container = package.executors[package.tasks["gate"]["executor"]]["container"]
+    assert container["resources"]["resourceMemoryLimit"] == str(3 * 2**29)
+    assert container["resources"]["resourceCpuLimit"] == "1000"
+    assert yaml.dump({"a": "1e3"}) == "a: 1e3\n", "the writer of others is as it was"
+
+
 def test_secrets_come_only_from_kubernetes_secrets(package: Package) -> None:
     for executor in package.executors.values():
         assert [variable["name"] for variable in executor["container"]["env"]] == ["DARKROOM_IMAGE"]
