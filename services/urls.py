@@ -163,6 +163,6 @@ def _canonical(parts: dict[str, str]) -> str:
         password=parts.pop("password", None),
         database=parts.pop("dbname", None),
         query=parts,
-        **address,  # type: ignore[arg-type]
+        **address,  # type: ignore[arg-type]  # names of URL.create
     )
     return url.render_as_string(hide_password=False)

@@ -89,7 +89,7 @@ def _execute(
     for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
         os.dup2(output.fileno(), descriptor)
     output.close()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper
     os.environ.update(variables, _KFP_RUNTIME="true")
     # Lightning starts the processes of further devices with the command of this module.
     sys.modules["__main__"] = executor_main

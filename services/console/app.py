@@ -76,7 +76,7 @@ def answer_problem(request: Request, error: Exception) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
         return JSONResponse(problem.as_json(), problem.status, headers, "application/problem+json")
     templates = request.app.state.parts.templates
-    return templates.TemplateResponse(  # type: ignore[no-any-return]
+    return templates.TemplateResponse(  # type: ignore[no-any-return]  # untyped in starlette
         request, "problem.html", {"problem": problem, "viewer": None}, problem.status, headers
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from services.job_queue.clients import JobSummary
 from services.job_queue.job_filters import EVERY_JOB, JobFilter, conditions_of
 from services.job_queue.outputs import Output
 from services.job_queue.states import JobState
@@ -25,28 +26,9 @@ def set_viewer(connection: Connection, tenant: str, *, is_operator: bool = False
 
 
 @dataclass(frozen=True)
-class JobLine:
+class JobLine(JobSummary):
     """A job in a list. first_images: indices and sha256 of the first images that it has made."""
 
-    id: uuid.UUID
-    model: str
-    queue: str
-    priority: int
-    paused: bool
-    tags: list[str]
-    state: JobState
-    revision: int
-    reason: str | None
-    total: int
-    succeeded: int
-    failed: int
-    manifest_key: str | None
-    run_after: datetime | None
-    deadline: datetime | None
-    cancel_requested_at: datetime | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
     images_per_s: float | None
     expected_end: datetime | None
     waits_because: str | None

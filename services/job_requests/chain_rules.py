@@ -89,7 +89,7 @@ def _plan_entry(entry: Mapping[str, Any], release: ChainRelease, first: ChainRel
     """Return an entry with every default. A condition that no item can have must be given. Raises RequestError."""
     takes, canvas = release.takes, release.canvas
     sampling = sampling_schema({**release.rules, "properties": release.conditions})
-    properties = {**THEN["items"]["properties"], **release.conditions, **sampling, "seed": OWN_SEEDS}  # type: ignore[index]
+    properties = {**THEN["items"]["properties"], **release.conditions, **sampling, "seed": OWN_SEEDS}  # type: ignore[index]  # the nested schema of THEN
     properties |= dict.fromkeys((takes, IMAGE, "mask", "variations"), GIVEN)
     properties["strength"] = STRENGTH if takes == IMAGE else NO_STRENGTH
     needed = [name for name in release.rules.get("required", ()) if name in release.conditions]

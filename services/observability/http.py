@@ -48,7 +48,7 @@ def serve(settings: DatabaseSettings, health: HealthChecks, registry: CollectorR
     def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            return metrics(environ, start_response)  # type: ignore[no-any-return]
+            return metrics(environ, start_response)  # type: ignore[no-any-return]  # untyped in prometheus_client
         if path not in checks:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [f"paths: /metrics, {', '.join(checks)}\n".encode()]

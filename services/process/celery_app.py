@@ -89,11 +89,11 @@ def serve(app: Celery, worker: Service, *, concurrency: int = 1) -> None:
     """
     failures: list[Exception] = []
 
-    @app.task(name=WAKE)  # type: ignore[untyped-decorator]
+    @app.task(name=WAKE)  # type: ignore[untyped-decorator]  # Celery is untyped
     def wake() -> None:
         worker.wake()
 
-    class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
         """Starts `worker` with the Celery worker, and drains it when the Celery worker stops."""
 
         requires = ("celery.worker.components:Pool",)

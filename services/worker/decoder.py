@@ -87,7 +87,7 @@ class Decoder(Generic[Owner]):
         self._model, self._decode, self._shape, self._device = model, decode, tuple(shape), device
         self._stream: Any = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped in torch
         self._groups: deque[Group[Owner]] = deque()
         self._arrived: list[Decoded[Owner]] = []
 
@@ -184,6 +184,6 @@ def copy_to_host(pixels: Tensor, is_finite: Tensor) -> Copy:
         torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
         for tensor in (pixels, is_finite)
     ]
-    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
     event.record()
     return Copy(on_host[0], on_host[1], event)

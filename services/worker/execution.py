@@ -119,7 +119,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def _cudnn() -> int | None:
-    version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # untyped in torch
     return version
 
 

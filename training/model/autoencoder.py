@@ -190,7 +190,7 @@ class Autoencoder(nn.Module):
         if c.regularisation == "vq":
             self.quantiser = VectorQuantiser(c.codebook_size, latent, used=c.codebook_used, unknown=c.codebook_unknown)
         self.register_buffer("latent_scale", torch.ones(()))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub leaves memory_format out
 
     def posterior(self, images: Tensor) -> Posterior:
         """Return the unscaled posterior over latents [R, C, H/f, W/f] of images [R, channels, H, W] in [-1, 1].

@@ -155,7 +155,7 @@ class Batch:
             denoised = self._evaluate(selected, ticket, noise, guider)
             self._move_on(selected)
         if self.device.type == "cuda":
-            self._under_way.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+            self._under_way.append(torch.cuda.Event())  # type: ignore[no-untyped-call]  # untyped in torch
             self._under_way[-1].record()
         return denoised
 

@@ -60,7 +60,7 @@ class LightDecoder(nn.Module):
         super().__init__()
         self.light, self.config = light, light.as_autoencoder(own)
         self.decoder = Decoder(self.config, groups=LIGHT_GROUPS)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub leaves memory_format out
 
     @classmethod
     def build(cls, architecture: Mapping[str, Any]) -> Self:

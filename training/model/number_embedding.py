@@ -37,5 +37,5 @@ class NumberEmbedding(nn.Module):
         for name, values in zip(self.names, numbers.float().unbind(1), strict=True):
             part = self.parts[name]
             waves = sinusoidal_embedding(values * NUMBERS[name], self.channels)
-            embedded.append(part(waves.to(part[0].weight.dtype)))  # type: ignore[index]
+            embedded.append(part(waves.to(part[0].weight.dtype)))  # type: ignore[index]  # a Sequential
         return torch.stack(embedded).sum(dim=0)

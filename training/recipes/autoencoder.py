@@ -117,7 +117,7 @@ class AutoencoderRecipe(Recipe):
             terms |= {"adversarial": zero, "discriminator": zero, "real": zero, "fake": zero}
         if adversary is not None:
             adversarial = -adversary(reconstructions).mean()
-            weight = adaptive_weight(terms["nll"], adversarial, self.autoencoder.decoder.last_layer)  # type: ignore[arg-type]
+            weight = adaptive_weight(terms["nll"], adversarial, self.autoencoder.decoder.last_layer)  # type: ignore[arg-type]  # the weight of a convolution
             terms["adversarial"] = adversarial
             objective = objective + config.adversarial_weight * weight * adversarial
         return {**terms, "objective": objective}, images, reconstructions

@@ -96,7 +96,7 @@ class HeldOutJudge(Callback):
         if step % self.every and step != self.recipe.steps:
             return
         if trainer.is_global_zero:
-            self.judge(step, self.measure(), next(c for c in trainer.callbacks if isinstance(c, ProgressReport)))  # type: ignore[attr-defined]
+            self.judge(step, self.measure(), next(c for c in trainer.callbacks if isinstance(c, ProgressReport)))  # type: ignore[attr-defined]  # of Lightning
         if trainer.strategy.reduce_boolean_decision(self.stopped, all=False):
             trainer.should_stop = True
 

@@ -53,8 +53,8 @@ class SubmittedIds(BaseModel):
     ids: list[uuid.UUID]
 
 
-class JobInList(BaseModel):
-    """A job in a list."""
+class JobFields(BaseModel):
+    """A job, in a list or alone."""
 
     id: uuid.UUID
     model: str
@@ -78,6 +78,10 @@ class JobInList(BaseModel):
     images_per_s: float | None
     expected_end: datetime | None
     waits_because: str | None
+
+
+class JobInList(JobFields):
+    """A job in a list."""
 
     @classmethod
     def of(cls, line: JobLine) -> Self:
@@ -92,31 +96,9 @@ class JobList(BaseModel):
     next: str | None
 
 
-class JobInFull(BaseModel):
+class JobInFull(JobFields):
     """A job with its progress, and what its plan says about all of its images."""
 
-    id: uuid.UUID
-    model: str
-    queue: str
-    priority: int
-    paused: bool
-    tags: list[str]
-    state: JobState
-    revision: int
-    reason: str | None
-    total: int
-    succeeded: int
-    failed: int
-    manifest_key: str | None
-    run_after: datetime | None
-    deadline: datetime | None
-    cancel_requested_at: datetime | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    images_per_s: float | None
-    expected_end: datetime | None
-    waits_because: str | None
     settings: dict[str, Any]
     estimate: dict[str, Any] | None = Field(description="of a dry run that was valid; see docs/sql.md")
 

@@ -42,7 +42,7 @@ class Tars(Source):
         for archive in self.archives:
             stream = self._count(archive.open())
             try:
-                with tarfile.open(mode="r|*", fileobj=stream, tarinfo=CheckedHeader) as tar:  # type: ignore[call-overload]
+                with tarfile.open(mode="r|*", fileobj=stream, tarinfo=CheckedHeader) as tar:  # type: ignore[call-overload]  # not in the stub
                     yield from stream_members(tar, archive, wanted)
             except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
                 raise DataError(
@@ -80,7 +80,7 @@ class CheckedHeader(tarfile.TarInfo):
         """Read the next header. Raises ReadError."""
         try:
             return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the stub leaves it out
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None

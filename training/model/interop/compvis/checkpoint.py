@@ -173,7 +173,7 @@ def diffusion_config(params: Mapping[str, Any]) -> DiffusionConfig:
         if value not in known:
             raise ValueError(f"{name}: {value!r} cannot be read; permitted: {', '.join(known)}")
     return DiffusionConfig(
-        schedule=SCHEDULES[schedule],  # type: ignore[arg-type]
+        schedule=SCHEDULES[schedule],  # type: ignore[arg-type]  # one of the literals
         beta_start=read_number(params, "linear_start", 1e-4),
         beta_end=read_number(params, "linear_end", 2e-2),
         timesteps=int(read_number(params, "timesteps", 1000)),

@@ -51,11 +51,11 @@ def read_schedule(where: str, c: Mapping[str, Any]) -> ReadSchedule:
             raise refused(where, name, c[name], ", ".join(map(repr, permitted)))
     try:
         config = DiffusionConfig(
-            SCHEDULES[c.get("beta_schedule", "linear")],  # type: ignore[arg-type]
+            SCHEDULES[c.get("beta_schedule", "linear")],  # type: ignore[arg-type]  # one of the literals
             float(c.get("beta_start", 1e-4)),
             float(c.get("beta_end", 2e-2)),
             timesteps,
-            PREDICTIONS[c.get("prediction_type", "epsilon")],  # type: ignore[arg-type]
+            PREDICTIONS[c.get("prediction_type", "epsilon")],  # type: ignore[arg-type]  # one of the literals
             bool(c.get("rescale_betas_zero_snr", False)),
         )
     except (TypeError, ValueError) as error:
