@@ -53,6 +53,11 @@ class Making:
         label = self.item.get(CLASS)
         return None if label is None else str(label)
 
+    @property
+    def can_vary(self) -> bool:
+        """Whether variations begin with noise near its own: not if that lies between the noise of two seeds already."""
+        return "seed" not in self.request["items"][0].get("toward", {})
+
 
 @dataclass(frozen=True)
 class Origin:

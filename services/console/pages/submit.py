@@ -55,7 +55,7 @@ def show_form(
         if job is None:
             return _show(page, connection, Target(model, "", key), submission.Draft(submission.EMPTY, {}))
         made = find_making(connection, job, image) or page.missing(f"Image {image} of job {job} with its item")
-        request = request_variations(made.request) if varied else made.request
+        request = request_variations(made.request) if varied and made.can_vary else made.request
         fields = submission.fill_in(request) | {"tags": ", ".join(made.tags)}
         return _show(page, connection, Target(made.model, "", key), submission.Draft(fields, {}))
 

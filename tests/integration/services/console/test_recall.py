@@ -181,6 +181,28 @@ def test_an_image_is_made_again_with_its_seed_release_and_settings(stack: Stack)
     assert console.get(f"/submit?job={uuid.UUID(int=1)}").status_code == 404
 
 
+def test_an_image_between_two_seeds_is_not_varied_and_a_chain_names_its_releases(stack: Stack) -> None:
+    make_tenant(stack, "recall-again")
+    with releases_called(stack, "recall-walk", conditions=NAMED) as (release,):
+        items = [{"class_label": "owl", "seed": 1, "toward": {"seed": 2, "share": share}} for share in (0, 1)]
+        plan = {
+            "items": items,
+            "images_per_item": 1,
+            "seed": 1,
+            "steps": 5,
+            "then": [{"model": "recall-walk@1", "strength": 1}],
+        }
+        job = make_job(stack, 2, tenant="recall-again", items=items, release_id=release.id, model="recall-walk@1",
+                       plan=json.dumps(plan))  # fmt: skip
+        console = open_console(stack, "recall-again")
+        page = console.get(f"/jobs/{job}/images/1").text
+        assert "Make this again" in page
+        assert "With variations" not in page
+        assert "<dd>recall-walk@1, then recall-walk@1</dd>" in page
+        form = console.get(f"/submit?job={job}&image=1&varied=true").text
+        assert "variations" not in fields_of(form)["more"]
+
+
 def fields_of(form: str) -> dict[str, str]:
     """What a browser would send of a form: the values of its text fields, and of lists that are not at their first."""
     inputs = dict(re.findall(r'<input name="([^"]+)"[^>]* value="([^"]*)"', form))
