@@ -161,7 +161,8 @@ class ChainCheck:
         for entry, release in zip(plan["then"], releases[1:], strict=True):
             inherited = {name: rule for name, rule in release.conditions.items() if name not in entry}
             required = [name for name in release.rules.get("required", ()) if name in inherited]
-            schema = {"type": "object", "properties": inherited, "required": required}
+            properties = {**inherited, "toward": {"type": "object", "properties": inherited}}
+            schema = {"type": "object", "properties": properties, "required": required}
             self._validators.append(Draft202012Validator(schema))
 
     def __call__(self, item: Item, where: str = "") -> None:

@@ -71,9 +71,11 @@ class Stage:
     def fields(self, item: Item) -> dict[str, Any]:
         """Return the conditions and sampling fields of an item in a later stage, but for the image that it takes.
 
-        A condition that the entry does not give is that of the item.
+        A condition that the entry does not give is that of the item, also on its way toward another one.
         """
-        return {**{name: value for name, value in item.items() if name not in NOT_INHERITED}, **self._entry}
+        inherited = {name: value for name, value in item.items() if name not in NOT_INHERITED}
+        toward = {name: value for name, value in item.get("toward", {}).items() if name not in {*self._entry, "seed"}}
+        return {**inherited, **({"toward": toward} if len(toward) > 1 else {}), **self._entry}
 
 
 def _as_plan(entry: Mapping[str, Any]) -> Plan:

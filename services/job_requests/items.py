@@ -162,7 +162,7 @@ def parse_line(line: Line) -> Item:
         raise RequestError(f"a line of {size} bytes is not allowed; permitted: at most {MAX_LINE} bytes")
     item = parse_json(line.body)
     if not isinstance(item, dict):
-        raise RequestError("not a JSON object")
+        raise RequestError(f"{quote(item)} is not allowed; permitted: a JSON object")
     return item
 
 

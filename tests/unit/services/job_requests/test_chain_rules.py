@@ -110,6 +110,19 @@ def test_an_item_has_the_conditions_that_stages_take_from_it() -> None:
     assert not {"size", "negative", "seed", "id"} & fields.keys()
 
 
+def test_the_conditions_of_a_walk_go_through_all_stages() -> None:
+    """Every frame of a walk from one class to another became the first class in the second stage."""
+    frame = {"class_label": 3, "toward": {"class_label": 8, "seed": 2, "share": 0.5}}
+    plan = plan_chain({"model": "up"}, FINISH, {**FINISH, "class_label": 4})
+    stages = [Stage(plan, number, {}).fields(frame) for number in (2, 3)]
+    assert stages[0]["toward"] == {"class_label": 8, "share": 0.5}
+    assert "toward" not in stages[1]
+    check = ChainCheck(plan, [BASE, RELEASES["up"], RELEASES["finish"], RELEASES["finish"]])
+    check(frame)
+    with pytest.raises(RequestError, match=r"^toward.class_label: 12 is not allowed; .*, for then\[1\]$"):
+        check({"class_label": 3, "toward": {"class_label": 12, "share": 1}})
+
+
 def test_each_stage_has_noise_of_its_own_and_an_image_keeps_its_seed_and_name() -> None:
     then = [{"model": "up", "steps": 3}, FINISH, FINISH]
     plan = plan_chain(*then, steps=9, images_per_item=2, output={"name": "{class_label}-{k}"})

@@ -68,7 +68,7 @@ def test_lines_can_be_read_from_the_middle() -> None:
             b'{"class_label": 1, "metadata": {"x": "' + b"y" * 16_376 + b'"}}',
             "metadata: 16385 bytes of JSON are not all",
         ),
-        (b"[1]", "not a JSON object"),
+        (b"[1]", "[1] is not allowed; permitted: a JSON object"),
         (b"{}", "class_label: missing; give an integer from 0 to 9"),
         (b'{"class_label": 12}', "class_label: 12 is not allowed; permitted: an integer from 0 to 9"),
         (b'{"class_label": 1, "prompt": "x"}', "prompt: not a known field; permitted: class_label"),
