@@ -17,6 +17,7 @@ from services.console.checking import CheckedRequest, check_request
 from services.errors import quote
 from services.job_requests.items import parse_line, split_lines
 from services.job_requests.messages import JsonSchema
+from services.job_requests.sampling_fields import LIGHT
 from services.job_requests.schema import MAX_ITEMS
 from services.job_requests.strict_json import RequestError, parse_json
 from services.registry.releases import ReleaseRow, request_rules
@@ -26,6 +27,7 @@ SETTINGS = ("images_per_item", "seed", "steps", "guidance_scale", "solver", "for
 OF_THE_JOB = ("tags", "priority")  # beside its request
 TEXTS = ("lines", "file", "more", *OF_THE_JOB, *SETTINGS)
 EMPTY: Mapping[str, Any] = {"chosen": [], **dict.fromkeys(TEXTS, "")}
+MAKES_ITEMS = {"interpolate", "grid"}  # fields of a request that need no items beside them
 MOST_TAGS, LONGEST_TAG = 16, 100  # characters; the database permits no more
 NUMBERS = ("images_per_item", "seed", "steps", "guidance_scale")
 
@@ -80,13 +82,17 @@ def draft(connection: Connection, fields: Mapping[str, Any], release: ReleaseRow
     columns, errors = read_columns(fields)
     request: dict[str, Any] = {}
     try:
-        request["items"] = _read_items(fields, control, rules)
-    except RequestError as error:
-        errors["items"] = str(error).splitlines()
-    try:
-        request |= _read_more(fields["more"])
+        request |= _read_more(fields["more"], rules)
     except RequestError as error:
         errors["more"] = str(error).splitlines()
+    try:
+        items = _read_items(fields, control, rules)
+        if items:
+            request["items"] = items
+        elif not MAKES_ITEMS & request.keys():
+            request["items"] = _read_nothing(rules)
+    except RequestError as error:
+        errors["items"] = str(error).splitlines()
     request |= {name: _number(fields[name]) if name in NUMBERS else fields[name] for name in SETTINGS if fields[name]}
     if errors:
         return Draft(fields, request, columns, errors=errors)
@@ -124,15 +130,17 @@ def read_columns(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, S
     return columns, errors
 
 
-def _read_more(text: str) -> dict[str, Any]:
+def _read_more(text: str, rules: JsonSchema) -> dict[str, Any]:
     if not text.strip():
         return {}
     given = parse_json(text)
-    if not isinstance(given, dict) or (wrong := sorted({"items", "input_uri", *SETTINGS} & set(given))):
-        raise RequestError(
-            f"{wrong[0]}: has a field of its own in this form" if isinstance(given, dict) else
-            'not a JSON object, such as {"eta": 0.5}'
-        )  # fmt: skip
+    if not isinstance(given, dict):
+        raise RequestError('not a JSON object, such as {"eta": 0.5}')
+    if "input_uri" in given:
+        raise RequestError("input_uri: is not allowed in this form; permitted: items. darkroom jobs submit takes it")
+    shown = {"items", *SETTINGS} - (set() if rules.get(LIGHT, False) else {"decoder"})
+    if wrong := sorted(shown & given.keys()):
+        raise RequestError(f"{wrong[0]}: has a field of its own in this form")
     return given
 
 
@@ -140,19 +148,24 @@ def _read_items(fields: Mapping[str, Any], control: Control | None, rules: JsonS
     if fields["file"].strip():
         items = read_table(fields["file"], rules)
     elif control is None:
-        items = [] if rules.get("required") else [{}]
+        items = []
     elif control.classes:
         items = [{control.name: _number(one) if one.isdecimal() else one} for one in fields["chosen"]]
     else:
         items = [{control.name: line.strip()} for line in fields["lines"].splitlines() if line.strip()]
-    if not items:
-        raise RequestError("choose at least one, or give items as JSON Lines or CSV")
     if len(items) > MAX_ITEMS:
         raise RequestError(
             f"{len(items)} items are not allowed; permitted: at most {MAX_ITEMS}. Put a longer list into the bucket "
             "and submit it with input_uri"
         )
     return items
+
+
+def _read_nothing(rules: JsonSchema) -> list[Any]:
+    """Return the items of a form that gives none: one, if it needs no conditions."""
+    if rules.get("required"):
+        raise RequestError("choose at least one, or give items as JSON Lines or CSV")
+    return [{}]
 
 
 def read_table(text: str, rules: JsonSchema) -> list[Any]:

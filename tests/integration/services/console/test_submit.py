@@ -90,6 +90,20 @@ def test_a_form_says_what_each_stage_of_a_chain_takes_and_what_is_wrong_with_it(
         assert jobs_of(stack, "form-chain@1") == []
 
 
+def test_a_form_without_items_submits_a_walk_or_a_grid(stack: Stack) -> None:
+    make_tenant(stack, "form-tenant")
+    with releases_called(stack, "form-walk", conditions=NAMED):
+        console, page = open_console(stack, "form-tenant"), "/submit?model=form-walk@1"
+        walk = {"interpolate": {"from": {"class_label": "owl"}, "to": {"class_label": "<fox>"}, "frames": 5}}
+        for more, images in ((walk, 5), ({"grid": {"class_label": [0, 1], "steps": [1, 2, 3]}}, 6)):
+            checked = send_form(console, page, "/submit", more=json.dumps(more))
+            assert f"<strong>{images} images</strong>" in checked.text
+        refused = send_form(console, page, "/submit", more=json.dumps({"grid": {"steps": [1]}}))
+        assert 'id="error-items-1">items: missing' in refused.text
+        refused = send_form(console, page, "/submit", chosen=["owl"], more='{"input_uri": "a"}')
+        assert 'id="error-more-1">input_uri: is not allowed in this form; permitted: items' in refused.text
+
+
 def test_a_release_with_a_light_decoder_has_a_field_for_it(stack: Stack) -> None:
     make_tenant(stack, "form-tenant")
     with releases_called(stack, "form-own", conditions=NAMED) as [own]:
