@@ -70,7 +70,7 @@ class Dispatcher:
         self.hints.start()
         self.webhooks.start()
         self._listener.start()
-        log.info("dispatcher %s started", self.heartbeat.id)
+        log.info("dispatcher %s serves jobs", self.heartbeat.id)
         while not self._stopping.is_set():
             self._wake.clear()
             try:
