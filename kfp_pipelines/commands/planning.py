@@ -62,7 +62,7 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
         raise CommandError(str(error).replace("data.root:", "PICTURES:", 1)) from None
     earlier = plans.Plan.read(folder)
     if earlier is not None and earlier.fits(options, stamp) and plans.are_written(folder, earlier):
-        typer.echo(f"Going on with the plan in {folder}/. Delete that folder to plan anew.")
+        typer.echo(f"Continuing with the plan in {folder}/. Delete that folder to make a new plan.")
         return earlier
     if earlier is not None and plans.are_edited(folder):
         raise CommandError(

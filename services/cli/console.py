@@ -64,7 +64,7 @@ def _serve(settings: "ConsoleSettings", listener: socket.socket, address: str, o
     app = make_app(settings, engine, store, links)
     http.serve(settings, app.state.parts.health, metrics.COMMON)
     if settings.console_oidc_issuer:
-        typer.echo(f"The console serves at {address}. People sign in at {settings.console_oidc_issuer}.")
+        typer.echo(f"The console serves at {address}. Users sign in at {settings.console_oidc_issuer}.")
     elif settings.console_proxy_user_header:
         typer.echo(f"The console serves at {address}, and trusts {settings.console_proxy_user_header} of its proxy.")
     else:

@@ -58,4 +58,4 @@ def tell_of_light_decoder(folder: Path) -> None:
     from training.model.release import read
 
     if read(folder).has_light_decoder:
-        typer.echo("note: the light decoder is left out; other programs decode with the own one", err=True)
+        typer.echo("note: the light decoder is left out; other programs use the full decoder", err=True)

@@ -129,7 +129,7 @@ def list_jobs(
     if as_json:
         print_json([job_to_json(row) for row in rows])
     elif not rows and which != job_filters.EVERY_JOB:
-        typer.echo("There are no such jobs.")
+        typer.echo("No jobs match the filter.")
     elif not rows:
         typer.echo("There are no jobs. Submit one with: darkroom jobs submit; see its --help")
     else:

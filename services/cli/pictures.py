@@ -37,9 +37,13 @@ def inspect(
 
     All files are listed and all tables read. Sizes, duplicates and odd pictures are those of the pictures it opens.
     """
+    from training.data.image_set import DataError
     from training.data.own_images.inspection import inspect as inspect_source
 
-    found = inspect_source(source, look)
+    try:
+        found = inspect_source(source, look)
+    except DataError as error:
+        raise CommandError(str(error).replace("data.root:", "PICTURES:", 1)) from None
     summary = summarise(found)
     if sheet is not None:
         from training.previews import inspection_sheet

@@ -62,7 +62,7 @@ def test_a_release_is_tuned_compared_and_published(
     assert planned.returncode == 0, planned.stderr
     assert "begin with tiny@1: its first stage, U-Net and 10 classes, 32x32 pixels in grey" in planned.stdout
     assert "200 steps, which see each picture 200 times" in planned.stdout
-    assert "Going on with the plan" in darkroom_here(*command, "--dry-run").stdout
+    assert "Continuing with the plan" in darkroom_here(*command, "--dry-run").stdout
     folder = tmp_path / "experiments" / "tiny-tuned"
     plan = plans.Plan.read(folder)
     assert plan is not None

@@ -54,7 +54,7 @@ def test_a_release_gets_a_light_decoder_and_is_published(
     assert plan["decoder"] == default
     done = darkroom_here("export", "compvis", str(made), str(tmp_path / "theirs"))
     assert done.returncode == 0, done.stderr
-    assert "note: the light decoder is left out; other programs decode with the own one" in done.stderr
+    assert "note: the light decoder is left out; other programs use the full decoder" in done.stderr
     done = darkroom_here("releases", "publish", str(made), "--decoder", "quick")
     assert done.returncode == 1
     assert "decoder: 'quick' is not allowed; permitted: full, light" in done.stderr

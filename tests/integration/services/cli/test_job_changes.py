@@ -67,7 +67,7 @@ def test_jobs_are_found_by_state_tag_model_queue_and_time(stack: Stack, darkroom
         (["--until", "2000-01-01"], []),
     ):
         assert listed(darkroom_here, *filters) == sorted(found), filters
-    assert darkroom_here("jobs", "list", "--tag", "nights").stdout == "There are no such jobs.\n"
+    assert darkroom_here("jobs", "list", "--tag", "nights").stdout == "No jobs match the filter.\n"
 
 
 def test_jobs_are_counted_before_they_are_cancelled_by_a_filter(stack: Stack, darkroom_here: Darkroom) -> None:
