@@ -24,7 +24,7 @@ def test_figures_compare_under_one_fingerprint_and_settings_that_differ_are_list
         page = console.get("/compare", params={"a": "compared@1", "b": "compared@2"}).text
         assert re.search(r"recall</td>.*0\.25.*0\.5.*\+0\.25", page)
         page = console.get("/compare", params={"a": "compared@1", "b": "compared-wide@1"}).text
-        assert "so that no figures compare" in page
+        assert "so their metrics cannot be compared" in page
         assert re.search(r"<code>latent_shape</code></td><td>\[2, 8, 8\]</td><td>\[2, 16, 16\]", page)
         assert console.get("/compare", params={"a": "compared@1", "b": "no-such"}).status_code == 404
 
