@@ -3,6 +3,7 @@
 #   docker build -t darkroom:0.2.0 --provenance=mode=max --build-arg COMMIT=$(git rev-parse HEAD) .
 #   docker build -t darkroom-slim:0.2.0 --target slim --provenance=mode=max --build-arg COMMIT=$(git rev-parse HEAD) .
 # full: workers and pipeline stages. slim: dispatcher, migrations and commands, without torch.
+# The secret `pip.conf` may name a mirror of PyPI, with its password. It is in no layer.
 # CUDA must be the generation of the nvidia-* packages in requirements/full.txt; a test compares them.
 ARG CUDA=13.0.2
 
@@ -16,9 +17,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && python3.12 -m venv /opt/tools
 WORKDIR /opt/build
-ENV PATH=/opt/tools/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PATH=/opt/tools/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONFIG_FILE=/run/secrets/pip.conf
 COPY requirements requirements
-RUN pip install --require-hashes --only-binary :all: -r requirements/build.txt
+RUN --mount=type=secret,id=pip.conf \
+    pip install --require-hashes --only-binary :all: -r requirements/build.txt
 RUN mkdir /opt/dist \
     && for image in slim full; do \
         cyclonedx-py requirements "requirements/$image.txt" --output-format JSON --output-file "/opt/dist/$image.cdx.json"; \
@@ -39,10 +41,11 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3.12 python3.12-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3.12 -m venv /opt/darkroom
-ENV PATH=/opt/darkroom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PATH=/opt/darkroom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONFIG_FILE=/run/secrets/pip.conf
 # Dependencies are large and change rarely. Installing them before the code is copied gives them a layer of their own.
 COPY requirements/slim.txt /opt/requirements/
-RUN pip install --require-hashes --only-binary :all: -r /opt/requirements/slim.txt
+RUN --mount=type=secret,id=pip.conf \
+    pip install --require-hashes --only-binary :all: -r /opt/requirements/slim.txt
 COPY --from=build /opt/dist/*.whl /opt/dist/
 RUN pip install --no-deps /opt/dist/*.whl
 COPY --from=build /opt/dist/slim.cdx.json /usr/share/doc/darkroom/sbom.cdx.json
@@ -71,10 +74,11 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates g++ gcc libc6-dev python3.12 python3.12-dev python3.12-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3.12 -m venv /opt/darkroom
-ENV PATH=/opt/darkroom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PATH=/opt/darkroom/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONFIG_FILE=/run/secrets/pip.conf
 COPY requirements/backend.txt requirements/full.txt /opt/requirements/
 # Two packages are published as source only. In isolation, pip would build them with the newest setuptools.
-RUN pip install --require-hashes -r /opt/requirements/backend.txt \
+RUN --mount=type=secret,id=pip.conf \
+    pip install --require-hashes -r /opt/requirements/backend.txt \
     && pip install --require-hashes --no-build-isolation -r /opt/requirements/full.txt
 COPY --from=build /opt/dist/*.whl /opt/dist/
 RUN pip install --no-deps /opt/dist/*.whl

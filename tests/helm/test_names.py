@@ -91,12 +91,14 @@ def test_a_release_may_have_dots_in_its_name() -> None:
 
 def test_names_that_no_object_could_have_are_refused() -> None:
     files = [f"--values={CHART / file}" for file in MATRIX["least"]]
-    values = ("devServices.enabled=true,console.enabled=true,metrics.port=8520,"
+    values = ("devServices.enabled=true,console.enabled=true,console.hosts={10.0.0.1},console.ingress.enabled=true,"
+        "metrics.port=8520,"
               "dispatcher.serviceAccount.create=false,exporter.serviceAccount.name=a,retention.serviceAccount.name=a,"
               "exporter.serviceAccount.annotations.role=one,retention.serviceAccount.annotations.role=two")  # fmt: skip
     done = helm("template", "2024", str(CHART), *files, "--set", f"{values},{DEV}", check=False)
     for message in (
         'fullnameOverride: must be given, beginning with a letter, because "2024-darkroom" would begin the name',
+        "console.hosts: 10.0.0.1 is an address; permitted with ingress.enabled or gateway.parentRefs: names",
         "metrics.port: 8520 is the port of the console's pages; permitted: another",
         "dispatcher.serviceAccount: create false needs name, the account that the pods use",
         "retention.serviceAccount: annotations.role two differs from one, which another component gives the account a",

@@ -64,6 +64,18 @@ def test_the_images_install_nothing_that_is_not_pinned() -> None:
     assert pinned("backend")["setuptools"] == pinned("full")["setuptools"] == pinned("build")["setuptools"]
 
 
+def test_every_download_of_packages_can_use_a_mirror() -> None:
+    """Its address and password are a secret of the build, which is in no layer."""
+    for command in re.findall(r"^RUN (?:.*\\\n)*.*", DOCKERFILE, re.M):
+        assert ("--require-hashes" in command) == ("--mount=type=secret,id=pip.conf" in command), command
+    for image in ("build", "slim", "full"):
+        assert "PIP_CONFIG_FILE=/run/secrets/pip.conf" in stage(image)
+    cuda = re.findall(r"^ARG CUDA=(\S+)", DOCKERFILE, re.M)[0]
+    bases = {base.replace("${CUDA}", cuda) for base in re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)}
+    documented = re.findall(r"--build-context (\S+)=", (ROOT / "docs/operations.md").read_text())
+    assert set(documented) == bases
+
+
 def test_cuda_is_of_one_generation() -> None:
     """A base of another generation than torch permits drivers on which torch does not work."""
     (base,) = re.findall(r"^ARG CUDA=([0-9]+\.[0-9]+)", DOCKERFILE, re.M)

@@ -189,6 +189,13 @@ console.oidc.{{ $name }}: needs console.oidc.issuer
 {{- if eq (int64 $.Values.metrics.port) 8520 }}
 metrics.port: 8520 is the port of the console's pages; permitted: another, such as 9464
 {{- end -}}
+{{- if or .ingress.enabled .gateway.parentRefs -}}
+{{- range $host := .hosts -}}
+{{- if regexMatch "^([0-9]+[.]){3}[0-9]+$" $host }}
+console.hosts: {{ $host }} is an address; permitted with ingress.enabled or gateway.parentRefs: names
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and .ingress.enabled .gateway.parentRefs }}
 console: ingress.enabled and gateway.parentRefs are both given; permitted: one
 {{- end -}}
