@@ -126,6 +126,13 @@ def describe_pictures(inspection: "Inspection", found: "Survey") -> None:
     if found.classes:
         names = ", ".join(most_frequent(found.classes, CLASSES_SHOWN))
         line("", f"{len(found.classes):,} classes, from {inspection.labels_from}: {names}")
+    for alike in inspection.alike:
+        line("", f"classes that differ in upper case or spaces alone: {', '.join(map(repr, alike))}")
+    if inspection.untrained:
+        untrained = ", ".join(inspection.untrained[:CLASSES_SHOWN])
+        line("", f"never trained on, because all pictures of the class are held out: {untrained}")
+    for name, told in inspection.tables.items():
+        line("", f"table {name}: {told}")
     if inspection.with_text:
         line("", f"{inspection.with_text:,} with a caption, such as: {inspection.texts[0][:60]}")
     if inspection.splits:

@@ -66,6 +66,7 @@ def summarise(found: "Inspection") -> dict[str, Any]:
     """Return an inspection as JSON."""
     from training.data.own_images.looks import near_duplicates, odd_ones
 
+    pairs = near_duplicates(found.looks)
     sides = sorted(min(one.size) for one in found.looks)
 
     def group(names: list[str]) -> dict[str, Any]:
@@ -87,7 +88,10 @@ def summarise(found: "Inspection") -> dict[str, Any]:
         "texts": found.texts,
         "tables": found.tables,
         "left_out": {reason: group(names) for reason, names in found.left_out.items()},
-        "near_duplicates": [list(pair) for pair in near_duplicates(found.looks)],
+        "classes_alike": found.alike,
+        "classes_held_out": found.untrained,
+        "near_duplicates": [list(pair) for pair in pairs],
+        "near_duplicates_held_out": sum((one in found.held_out) != (other in found.held_out) for one, other in pairs),
         "odd": {reason: group(names) for reason, names in odd_ones(found.looks, found.labels, found.classes).items()},
     }
 
@@ -116,6 +120,10 @@ def table(summary: dict[str, Any]) -> "Table":
     listed = ", ".join(f"{name} {count:,}" for name, count in list(classes.items())[:20])
     add("classes", len(classes), f"from {summary['labels_from']}: {listed}" + (", ..." if len(classes) > 20 else "")
         if classes else "no labels")  # fmt: skip
+    for names in summary["classes_alike"]:
+        add("classes alike", len(names), f"{', '.join(map(repr, names))} differ in upper case or spaces alone")
+    if held := summary["classes_held_out"]:
+        add("classes held out", len(held), f"never trained on: {', '.join(held[:FIRST])}")
     add("with a caption", summary["with_text"], " | ".join(text[:60] for text in summary["texts"][:FIRST]))
     splits = summary["splits"]
     add("held out", splits.get("held_out", ""), "by the user's split" if splits else "a share, chosen by name")
@@ -125,5 +133,7 @@ def table(summary: dict[str, Any]) -> "Table":
         for reason, found in groups.items():
             add(f"{title}: {reason}", found["count"], ", ".join(found["first"]))
     pairs = summary["near_duplicates"]
-    add("near duplicates", len(pairs), "; ".join(f"{copy} of {first}" for first, copy in pairs[:FIRST]))
+    leaked = summary["near_duplicates_held_out"]
+    across = f"{leaked:,} of one that is held out and one that is trained on; " if leaked else ""
+    add("near duplicates", len(pairs), across + "; ".join(f"{copy} of {first}" for first, copy in pairs[:FIRST]))
     return rows

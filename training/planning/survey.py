@@ -66,7 +66,7 @@ def survey(found: Inspection) -> Survey:
             f"PICTURES: {found.source} holds {found.images} {noun}; permitted: at least {LEAST}"
             + (f". Left out: {reasons}" if reasons else "")
         )
-    if not found.looks:
+    if not found.looks and not found.bad:
         raise PlanError(f"PICTURES: no picture of {found.source} can be read; see: darkroom pictures inspect")
     looked = len(found.looks) + len(found.bad)
     if len(found.bad) > MOST_BAD * looked:

@@ -1,6 +1,7 @@
 """Draws an inspection: histograms of sizes and classes above a contact sheet of images."""
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +11,26 @@ from training.data.own_images.looks import THUMBNAIL, Look
 
 COLUMNS, ROWS = 12, 6
 CLASSES = 20  # bars, the most frequent
+SPREAD = 10  # pixels that the histogram of sizes shows at least
 
 
 def save(path: Path, found: Inspection) -> None:
     """Write the figure to `path`; its ending says the format, for example .png. Raises OSError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(12, 9.5), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 2, height_ratios=[1, 2.4])
     sides = figure.add_subplot(grid[0, 0])
     shorter = [min(one.size) for one in found.looks] or [0]
-    edges = np.linspace(min(shorter) - 0.5, max(shorter) + 0.5, min(30, max(shorter) - min(shorter) + 1) + 1)
+    low, high = min(shorter), max(shorter)
+    edges = np.linspace(low - 0.5, high + 0.5, min(30, high - low + 1) + 1)
     sides.hist(shorter, bins=edges.tolist(), color="#4878a8")
-    sides.locator_params(integer=True)
+    sides.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if high - low < SPREAD:  # a bar alone would fill the whole width
+        sides.set_xlim((low + high - SPREAD) / 2, (low + high + SPREAD) / 2)
     sides.set(title="shorter side, pixels", ylabel="images looked at")
     bars = figure.add_subplot(grid[0, 1])
     names = [name for name, _ in Counter(found.classes).most_common(CLASSES)]
@@ -41,8 +47,18 @@ def save(path: Path, found: Inspection) -> None:
 
 
 def plain(text: str) -> str:
-    """Return a text that matplotlib draws as it is, and shortened. The drawing font has few scripts."""
-    return "".join(c if ord(c) < 0x250 else "?" for c in text[:40]).replace("$", r"\$")
+    """Return a text that matplotlib draws as it is, shortened, with ? for what its font has not, such as kanji."""
+    known = drawable()
+    return "".join(c if ord(c) in known else "?" for c in text[:40]).replace("$", r"\$")
+
+
+@cache
+def drawable() -> frozenset[int]:
+    """Return the characters of the font that matplotlib draws with."""
+    from matplotlib.font_manager import findfont
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(findfont("DejaVu Sans")).get_charmap())
 
 
 def choose(found: Inspection) -> list[Look]:

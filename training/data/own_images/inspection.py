@@ -12,7 +12,7 @@ from training.data.own_images.layout import folder_labels, folder_splits
 from training.data.own_images.looks import Look, look_closely
 from training.data.own_images.names import CAPTION_ENDINGS, is_image, is_metadata, may_be_image
 from training.data.own_images.planes import find_planes
-from training.data.own_images.records import Annotation, parse_annotation
+from training.data.own_images.records import Annotation, Label, parse_annotation
 from training.data.own_images.source import Member, Source
 from training.data.own_images.sources import open_source
 
@@ -31,6 +31,8 @@ class Inspection:
     labels_from: str = "nothing"
     classes: dict[str, int] = field(default_factory=dict)
     splits: dict[str, int] = field(default_factory=dict)
+    untrained: list[str] = field(default_factory=list)  # classes all of whose images are held out by the user's split
+    held_out: set[str] = field(default_factory=set)  # of the images in `looks`, by the user's split
     with_text: int = 0
     texts: list[str] = field(default_factory=list)
     tables: dict[str, str] = field(default_factory=dict)  # by name: how many rows are read, or why none
@@ -38,6 +40,14 @@ class Inspection:
     looks: list[Look] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)  # of the images in `looks`
     bad: dict[str, str] = field(default_factory=dict)  # of images that were looked at and cannot be used: why
+
+    @property
+    def alike(self) -> list[list[str]]:
+        """Classes whose names differ in upper case and spaces alone, together."""
+        groups: dict[str, list[str]] = {}
+        for name in self.classes:
+            groups.setdefault("".join(name.casefold().split()), []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
 
     @property
     def channels(self) -> int:
@@ -132,9 +142,9 @@ def inspect(url: str, count: int) -> Inspection:
     found.looks = [one for one in seen if one.name in told]
     unreadable = {name: f"cannot be used: {reason}" for name, reason in reader.unreadable.items()}
     found.bad |= {name: reason for name, reason in unreadable.items() if name in used}
-    describe_labels(found, annotations, names, told)
+    labels = describe_labels(found, annotations, names, told)
     describe_texts(found, reader, names, told)
-    describe_splits(found, annotations, names)
+    describe_splits(found, annotations, names, labels)
     found.left_out = left_out(reader, unreadable | found.bad, names, planes)
     if not found.images and not found.left_out:
         raise DataError(f"data.root: {url} is empty")
@@ -165,8 +175,10 @@ def read_annotations(found: Inspection, annotations: Annotations, names: Sequenc
 
 def describe_labels(
     found: Inspection, annotations: Annotations, names: Sequence[str], told: Mapping[str, Annotation]
-) -> None:
+) -> Mapping[str, Label]:
     """Tell the classes: of tables, else of files beside the images that were looked at, else of folders.
+
+    Returns the labels, by the names of the images.
 
     Raises DataError if some are numbers and some are names.
     """
@@ -185,6 +197,7 @@ def describe_labels(
         name: counts[name] for name in class_names({name: [one] for name, one in labels.items()}, "labels")
     }
     found.labels = {one.name: str(labels[one.name]) for one in found.looks if one.name in labels}
+    return labels
 
 
 def describe_texts(found: Inspection, reader: Reader, names: Sequence[str], told: Mapping[str, Annotation]) -> None:
@@ -208,12 +221,17 @@ def describe_texts(found: Inspection, reader: Reader, names: Sequence[str], told
     found.texts = [one.text for one in told.values() if one.text][:FIRST]
 
 
-def describe_splits(found: Inspection, annotations: Annotations, names: Sequence[str]) -> None:
-    """Tell how many images are for training and held out, as far as records or folders say."""
+def describe_splits(
+    found: Inspection, annotations: Annotations, names: Sequence[str], labels: Mapping[str, Label]
+) -> None:
+    """Tell how many images are for training and held out, as far as records or folders say, and of which classes."""
     splits = {n: a.split for n, a in annotations.listed.items() if a.split is not None} or folder_splits(names)[0]
     if "held_out" in splits.values():
-        held = sum(splits.get(name) == "held_out" for name in names)
-        found.splits = {"train": len(names) - held, "held_out": held}
+        held = {name for name in names if splits.get(name) == "held_out"}
+        found.splits = {"train": len(names) - len(held), "held_out": len(held)}
+        trained = {str(label) for name, label in labels.items() if name not in held}
+        found.untrained = [name for name in found.classes if name not in trained]
+        found.held_out = {one.name for one in found.looks if one.name in held}
 
 
 def left_out(

@@ -90,6 +90,10 @@ def test_pictures_of_which_many_cannot_be_used_are_refused_with_the_reasons(tmp_
         "PICTURES: 10 of 40 pictures that were looked at cannot be used (7 truncated, 3 empty; the first: 00.png); "
         "permitted: 20 %. Repair or remove them"
     )
+    for number in range(40):
+        (root / f"{number:02}.txt").write_bytes("ein süßer Hund".encode("cp1252"))
+    with pytest.raises(PlanError, match=r"40 of 40 pictures .* \(.*30 a caption that is not UTF-8"):
+        survey(inspect(str(root), 512))
 
 
 def test_some_unusable_pictures_are_permitted_in_the_experiments(tmp_path):
