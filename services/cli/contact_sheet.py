@@ -6,9 +6,10 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from services.errors import CommandError
+from training.previews.font import load
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -121,7 +122,7 @@ def axis_labels(axes: Sequence[Sequence[Any]], *, rows: int, per_item: int) -> t
 
 def label(sheet: Image.Image, rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
     """Return a sheet with a label left of each row and above each column; those that are too long are cut."""
-    font = ImageFont.load_default(FONT_SIZE)
+    font = load(FONT_SIZE)
     left = min(MOST_LABEL, 2 * GAP + max(int(font.getlength(one)) + 1 for one in rows))
     top = FONT_SIZE + 2 * GAP
     width, height = (sheet.width - GAP) // len(columns), (sheet.height - GAP) // len(rows)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from training.model.pixels import to_bytes
+from training.previews import font
 
 GAP = 2  # pixels of white between images
 LEAST_SIDE = 64  # smaller images are enlarged by a whole factor, without smoothing
@@ -42,30 +43,30 @@ def draw(images: Tensor, *, columns: int, captions: Sequence[str] = (), rows: Se
 
 def draw_row_names(names: Sequence[str], height: int, total: int) -> NDArray[np.uint8]:
     """Draw a name beside the middle of each row of `height` pixels, black on white, [total, width]."""
-    font = ImageFont.load_default(FONT_SIZE)
-    width = min(MOST_NAME, 2 * GAP + max(int(font.getlength(name)) + 1 for name in names))
+    letters = font.load(FONT_SIZE)
+    width = min(MOST_NAME, 2 * GAP + max(int(letters.getlength(name)) + 1 for name in names))
     canvas = Image.new("L", (width, total), 255)
     pen = ImageDraw.Draw(canvas)
     for row, name in enumerate(names):
-        pen.text((GAP, GAP + row * (height + GAP) + (height - FONT_SIZE) // 2), name, fill=0, font=font)
+        pen.text((GAP, GAP + row * (height + GAP) + (height - FONT_SIZE) // 2), name, fill=0, font=letters)
     return np.asarray(canvas)
 
 
 def draw_captions(captions: Sequence[str], width: int, total: int, height: int) -> NDArray[np.uint8]:
     """Draw captions in columns of `width` pixels, black on white, [height, total]."""
     row = np.full((height, total), 255, np.uint8)
-    font = ImageFont.load_default(FONT_SIZE)
+    letters = font.load(FONT_SIZE)
     for column, caption in enumerate(captions):
         canvas = Image.new("L", (width, height), 255)  # cuts off words that are too wide
         pen = ImageDraw.Draw(canvas)
         lines = [""]
         for word in caption.split():
             longer = f"{lines[-1]} {word}".strip()
-            if pen.textlength(longer, font) <= width or not lines[-1]:
+            if pen.textlength(longer, letters) <= width or not lines[-1]:
                 lines[-1] = longer
             else:
                 lines.append(word)
-        pen.multiline_text((0, 0), "\n".join(lines[:LINES]), fill=0, font=font, spacing=1)
+        pen.multiline_text((0, 0), "\n".join(lines[:LINES]), fill=0, font=letters, spacing=1)
         left = GAP + column * (width + GAP)
         row[:, left : left + width] = np.asarray(canvas)
     return row
