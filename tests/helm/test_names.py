@@ -128,14 +128,26 @@ def test_what_a_pod_would_have_twice_is_refused(given: str, message: str) -> Non
 def test_what_kubernetes_never_permits_is_refused_by_the_schema() -> None:
     toleration = "dispatcher.tolerations[0]"
     values = ("nameOverride=a b,commonLabels.a=-,podDefaults.podLabels.b=c d,workerDefaults.shm=1K,"
-              "workerDefaults.rollout.maxSurge=1000000,"
+              "workerDefaults.rollout.maxSurge=1000000,migration.ttlSeconds=3000000000,"
               f"{toleration}.operator=Exists,{toleration}.value=a,exporter.tolerations[0].operator=Equal,"
               "console.tolerations[0].key=a,console.tolerations[0].tolerationSeconds=5")  # fmt: skip
     done = template(MATRIX["least"], "--set", values, "--set-json", "networkPolicy.identity.ports=[]", check=False)
     for path in ("nameOverride", "commonLabels/a", "podDefaults/podLabels/b", "workerDefaults/shm",
-                 "workerDefaults/rollout/maxSurge", "networkPolicy/identity/ports", "dispatcher/tolerations/0/value",
+                 "migration/ttlSeconds", "workerDefaults/rollout/maxSurge", "networkPolicy/identity/ports",
+                 "dispatcher/tolerations/0/value",
                  "exporter/tolerations/0", "console/tolerations/0"):  # fmt: skip
         assert f"at '/{path}'" in done.stderr, done.stderr
+
+
+def test_users_and_dns_can_be_left_to_the_cluster() -> None:
+    """As docs/operations.md says of OpenShift, which gives pods a user of the namespace's range."""
+    ids = {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}}
+    done = template(MATRIX["least"], "--set-json", json.dumps({**ids, "networkPolicy": {"dns": {"ports": [5353]}}}))
+    found = load_objects(done.stdout)
+    assert "65532" not in done.stdout
+    assert all(pod.spec["securityContext"]["runAsNonRoot"] for pod in pods_of(found))
+    policies = [one for one in found if one["kind"] == "NetworkPolicy"]
+    assert all({"port": 5353, "protocol": "UDP"} in one["spec"]["egress"][0]["ports"] for one in policies)
 
 
 def test_large_quantities_are_compared() -> None:
