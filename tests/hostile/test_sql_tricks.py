@@ -93,7 +93,7 @@ def test_a_queue_that_was_not_granted_is_refused_and_not_listed(stack: Stack, at
         ("SELECT submit_jobs('{}')", "jobs: not a JSON array"),
         ("SELECT submit_jobs('[null]')", r"jobs\[0\]: a JSON null is not allowed; permitted: a JSON object"),
         ('SELECT submit_jobs(\'[{"model": "m", "request": {}}, []]\')', r"jobs\[1\]: a JSON array is not allowed"),
-        ("SELECT submit_jobs('[{\"request\": {}}]')", 'null value in column "model"'),
+        ("SELECT submit_jobs('[{\"request\": {}}]')", "model: NULL is not allowed"),
         ('SELECT submit_jobs(\'[{"model": "m", "request": {}, "tenant": "x"}]\')', "tenant is not a known field"),
         ("SELECT cancel_job(NULL)", "job: you have no job"),
         ("SELECT retry_job(NULL)", "job: you have no job"),
