@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from training.lightning import LightningModule
 from training.recipes import optimiser
 from training.recipes.optimiser import OptimiserConfig
 from training.recipes.randomness import StepDraws, seed_dropout

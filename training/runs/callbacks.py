@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
 from training.experiments.schema import CheckpointConfig
+from training.lightning import Callback, LightningModule, Trainer
 from training.recipes.recipe import Recipe
 from training.runs import recipe_state
 from training.runs.checkpoints import Checkpoint, CheckpointError, CheckpointStore

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from training.data.batches import Batches, Read, keep_batch
@@ -19,6 +17,7 @@ from training.data.conditions import Requests
 from training.data.image_set import ImageSet
 from training.data.rows import ImageRows
 from training.experiments.schema import Experiment, ExperimentError, to_plain
+from training.lightning import DDPStrategy, Trainer
 from training.model.interop.sources import open_release
 from training.recipes.recipe import Recipe
 from training.runs import recipe_state

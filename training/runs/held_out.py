@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from training.data.batches import row_generator
@@ -15,6 +14,7 @@ from training.data.conditions import Requests
 from training.data.image_set import ImageSet
 from training.data.rows import ImageRows, spread
 from training.experiments.schema import HeldOutConfig
+from training.lightning import Callback, LightningModule, Trainer
 from training.recipes.diffusion import DiffusionRecipe
 from training.runs.progress import ProgressReport, read_table, write_table
 

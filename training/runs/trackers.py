@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
 from training.errors import summarise
 from training.experiments.schema import Experiment, ExperimentError, to_plain
+from training.lightning import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 EXTRAS = {"mlflow": "mlflow", "wandb": "wandb"}  # the module that each needs, which an extra of the same name installs
 ADDRESS = "MLFLOW_TRACKING_URI"

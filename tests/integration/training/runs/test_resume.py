@@ -246,3 +246,10 @@ def test_two_ranks_share_the_batch_of_one(kind: str, request: pytest.FixtureRequ
     assert len(one) == len(two) == 8
     np.testing.assert_allclose(two, one, rtol=1e-5)
     assert (output / "release").is_dir()
+
+
+def test_training_does_not_import_transformers(tmp_path: Path) -> None:
+    """Lightning would, through torchmetrics, for a second of CPU time at each start."""
+    code = "import sys; sys.exit('lightning' not in sys.modules or 'transformers' in sys.modules)"
+    asked = fork_server.server(fork_server.TRAINING).start(code, [], tmp_path / "log", os.environ)
+    assert asked.wait() == 0
