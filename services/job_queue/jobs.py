@@ -38,7 +38,7 @@ class SamplingJob:
 # A shard needs few of the thousands of items that a plan may have. A plan that is damaged is returned as it is, so that
 # reading it fails the shard. The start is recorded by the first settled image as well: so this need not wait for the
 # disk, and records nothing while another transaction holds the job's row.
-BEGIN_SHARDS = text("""
+BEGIN_SHARDS = """
     WITH given AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:starts AS integer[]), CAST(:stops AS integer[]),
             CAST(:stages AS smallint[])) WITH ORDINALITY AS shard (job_id, start, stop, stage, number)
@@ -52,23 +52,37 @@ BEGIN_SHARDS = text("""
     SELECT CASE WHEN own.first IS NULL THEN plan ELSE plan - 'items' || jsonb_build_object('first_item', own.first,
             'items', jsonb_path_query_array(plan, '$.items[$first to $last]', to_jsonb(own))) END AS plan,
         releases.manifest, jobs.revision,
-        ARRAY(SELECT index FROM outputs WHERE job_id = jobs.id AND index >= given.start AND index < given.stop
-              UNION ALL SELECT index FROM stage_outputs WHERE given.stage IS NOT NULL AND job_id = jobs.id
-                  AND index >= given.start AND index < given.stop AND stage_outputs.stage = given.stage) AS settled,
-        CASE WHEN given.stage > 0 THEN coalesce((
-            SELECT jsonb_object_agg(index, jsonb_build_array(key, sha256)) FROM stage_outputs
-            WHERE job_id = jobs.id AND index >= given.start AND index < given.stop
-                AND stage_outputs.stage = given.stage - 1), '{}') ELSE '{}' END AS inputs,
+        ARRAY(SELECT index FROM outputs WHERE job_id = jobs.id AND index >= given.start AND index < given.stop{settled})
+            AS settled,
+        {inputs} AS inputs,
         CASE WHEN row_number() OVER (PARTITION BY jobs.id ORDER BY number) = 1 THEN begun.waited END AS waited
-    FROM given JOIN jobs ON jobs.id = given.job_id LEFT JOIN job_stages
-        ON given.stage > 0 AND job_stages.job_id = jobs.id AND job_stages.stage = given.stage
-    JOIN releases ON releases.id = coalesce(job_stages.release_id, jobs.release_id)
+    FROM given JOIN jobs ON jobs.id = given.job_id {release}
     LEFT JOIN begun ON begun.id = jobs.id
     CROSS JOIN LATERAL (SELECT
         given.start / jobs.images_per_item AS first, (given.stop - 1) / jobs.images_per_item AS last
         WHERE plan ? 'items' UNION ALL SELECT NULL, NULL LIMIT 1) AS own
     ORDER BY number
-""")
+"""
+BEGIN_SHARDS_OF_JOBS = text(
+    BEGIN_SHARDS.format(
+        settled="", inputs="CAST('{}' AS jsonb)", release="JOIN releases ON releases.id = jobs.release_id"
+    )
+)
+# This one takes a quarter more processor time, so it is for claims with a shard of a chain alone.
+BEGIN_SHARDS_OF_CHAINS = text(
+    BEGIN_SHARDS.format(
+        settled="""
+              UNION ALL SELECT index FROM stage_outputs WHERE given.stage IS NOT NULL AND job_id = jobs.id
+                  AND index >= given.start AND index < given.stop AND stage_outputs.stage = given.stage""",
+        inputs="""CASE WHEN given.stage > 0 THEN coalesce((
+            SELECT jsonb_object_agg(index, jsonb_build_array(key, sha256)) FROM stage_outputs
+            WHERE job_id = jobs.id AND index >= given.start AND index < given.stop
+                AND stage_outputs.stage = given.stage - 1), '{}') ELSE '{}' END""",
+        release="""LEFT JOIN job_stages
+            ON given.stage > 0 AND job_stages.job_id = jobs.id AND job_stages.stage = given.stage
+        JOIN releases ON releases.id = coalesce(job_stages.release_id, jobs.release_id)""",
+    )
+)
 
 
 def begin_shards(connection: Connection, leases: Sequence[Lease]) -> list[SamplingJob]:
@@ -82,7 +96,9 @@ def begin_shards(connection: Connection, leases: Sequence[Lease]) -> list[Sampli
         "stops": [lease.stop for lease in leases],
         "stages": [lease.stage for lease in leases],
     }
-    found = [SamplingJob(**row._mapping) for row in connection.execute(BEGIN_SHARDS, values)]
+    of_chains = any(lease.stage is not None for lease in leases)
+    statement = BEGIN_SHARDS_OF_CHAINS if of_chains else BEGIN_SHARDS_OF_JOBS
+    found = [SamplingJob(**row._mapping) for row in connection.execute(statement, values)]
     if len(found) < len(leases):
         raise NoResultFound("a shard has no job, or its job has no release")
     return found
