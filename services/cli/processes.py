@@ -87,14 +87,14 @@ def _on_stop(stop: Callable[[], object]) -> None:
 
 def _connect(settings: "Settings") -> "tuple[Engine, ObjectStore, Any]":
     """Connect to the database, the bucket and the broker, so that a process that cannot work fails at its start."""
-    from services.database import schema
+    from services.database import connections, schema
     from services.observability import logs
     from services.process import celery_app
     from services.process.starting import wait_for_connection
     from services.storage.object_store import ObjectStore
 
     logs.configure(settings)
-    engine = create_engine(settings)
+    engine = connections.prepare_statements(create_engine(settings))
     wait_for_connection(engine)
     schema.check_schema(engine)
     store = ObjectStore.connect(settings)

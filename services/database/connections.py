@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
 # What Postgres and PgBouncer say to a program that asks for one connection too many. libpq gives no SQLSTATE for it.
 FULL = re.compile(r"too many (clients|connections)|connection slots are reserved|no more connections allowed")
 FULL_ADVICE = "Others use all of them: try again later, end some of them, or raise the limit."
+PREPARE_AFTER = 5  # runs of a statement on a connection
 UNUSED_S = 1.0  # after which a connection of the pool is tried before it is used: each try costs a round trip
 
 
@@ -45,7 +46,7 @@ def connect(url: str) -> Engine:
     """Return an engine for `url`, postgresql://login:password@host:port/database, without connecting.
 
     The URL alone says how to reach the database: variables of libpq have no effect but PGSSLROOTCERT. The engine uses
-    no prepared statements, so that it works through a PgBouncer that pools transactions.
+    no prepared statements, so that it works through a PgBouncer that pools transactions; see `prepare_statements`.
     """
     ignore_variables("PG")
     address = make_url(url).set(drivername="postgresql+psycopg")
@@ -59,6 +60,35 @@ def connect(url: str) -> Engine:
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", partial(_ping_unused, engine.dialect))
     return engine
+
+
+def prepare_statements(engine: Engine) -> Engine:
+    """Let each new connection prepare the statements that it runs often, unless it goes through a pooler.
+
+    Postgres then parses and plans them once and not each time, which takes it longer than most of them take to run.
+    """
+    event.listen(engine, "connect", _prepare_statements)
+    event.listen(engine, "handle_error", _drop_old_plans)
+    return engine
+
+
+def _prepare_statements(connection: "psycopg.Connection[Any]", _: ConnectionPoolEntry) -> None:
+    pooled = is_pooled(connection)
+    connection.rollback()
+    connection.prepare_threshold = None if pooled else PREPARE_AFTER
+
+
+def _drop_old_plans(context: ExceptionContext) -> None:
+    """Replace a connection whose prepared statement returns other types since the schema was upgraded."""
+    diagnosis = getattr(context.original_exception, "diag", None)
+    if diagnosis is not None and diagnosis.source_function == "RevalidateCachedQuery":
+        context.is_disconnect = True
+
+
+def is_pooled(connection: "psycopg.Connection[Any]") -> bool:
+    """Return whether the session has another process than the one that the connection was told of."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is None or row[0] != connection.info.backend_pid
 
 
 def autocommit(engine: Engine) -> Engine:

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import URL
 
-from services.database.connections import connect_directly
+from services.database.connections import connect_directly, is_pooled
 from training.errors import DarkroomError
 
 # Triggers and functions of the migrations notify these channels.
@@ -37,16 +37,10 @@ def hear(url: URL, channel: str, timeout_s: float = 1.0) -> Iterator[list[str]]:
     """
     with connect_directly(url, autocommit=True) as connection:
         connection.execute(f"LISTEN {channel}")
-        if _is_pooled(connection) and not _delivers(connection, url, channel):
+        if is_pooled(connection) and not _delivers(connection, url, channel):
             raise NotDelivered("notifications do not arrive through a pooler in transaction mode")
         while True:
             yield [notification.payload for notification in connection.notifies(timeout=timeout_s, stop_after=1)]
-
-
-def _is_pooled(connection: "psycopg.Connection[Any]") -> bool:
-    """Return whether the session has another process than the one that the connection was told of."""
-    row = connection.execute("SELECT pg_backend_pid()").fetchone()
-    return row is None or row[0] != connection.info.backend_pid
 
 
 def _delivers(connection: "psycopg.Connection[Any]", url: URL, channel: str) -> bool:

@@ -2,16 +2,23 @@
 
 import json
 import math
-from collections.abc import Iterator
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from services.job_queue import claims, processes
 from services.job_queue.states import ProcessKind
 from tests.support.job_queue import REQUEST, empty_queue
 from tests.support.stack import Stack
+
+PARAMETER = r"(?<!:):([a-z_]+)"
+TYPES = {bool: "boolean", int: "integer", float: "float8", str: "unknown", list: "unknown", uuid.UUID: "uuid"}
+CUSTOM_PLANS = 5  # after which Postgres may choose another
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,31 @@ def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from plan_nodes(part)
 
 
+def explain(connection: Connection, statement: str, values: Mapping[str, Any]) -> Any:
+    """Run a statement with these values. Returns how Postgres did that."""
+    return connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"), values).scalar_one()
+
+
+def explain_prepared(connection: Connection, statement: str, values: Mapping[str, Any]) -> Any:
+    """Run a prepared statement once Postgres has chosen whether it plans it for the values of each run."""
+    names = list(dict.fromkeys(re.findall(PARAMETER, statement)))
+    numbered = re.sub(PARAMETER, lambda match: f"${names.index(match[1]) + 1}", statement)
+    types = ", ".join(TYPES[type(values[name])] for name in names)
+    marks, given = ", ".join(["%s"] * len(names)), [values[name] for name in names]
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    with psycopg.ClientCursor(driver) as cursor:
+        cursor.execute(f"PREPARE explained ({types}) AS {numbered}")
+        for _ in range(CUSTOM_PLANS):
+            cursor.execute(f"EXECUTE explained ({marks})", given)
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE explained ({marks})", given)
+        found = cursor.fetchone()
+        cursor.execute("DEALLOCATE explained")
+    assert found is not None
+    return found[0]
+
+
+@pytest.mark.parametrize("explained", [explain, explain_prepared])
 @pytest.mark.parametrize(
     ("statement", "index", "rows"),
     [
@@ -58,16 +90,17 @@ def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         (claims.CLAIM_PLANNING, "work_to_dispatch", 1),
     ],
 )
-def test_a_claim_reads_only_what_it_claims(million: Engine, statement: Any, index: str, rows: int) -> None:
+def test_a_claim_reads_only_what_it_claims(
+    million: Engine, statement: Any, index: str, rows: int, explained: Callable[..., Any]
+) -> None:
     """Among a million shards it reads its index, in the order of the ranks."""
     with million.begin() as connection:
         worker_id = processes.register(connection, ProcessKind.WORKER)
     values = {"queue": "default", "worker": worker_id, "count": 1, "release": "r7", "without": [], "images": 1,
               "lowest_rank": -math.inf, "clock": -math.inf, "each": 4, "is_idle": True, "waits": True}  # fmt: skip
     with million.connect() as connection:
-        found = connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"), values).scalar()
+        found = explained(connection, statement.text, values)
         connection.rollback()
-    assert found is not None
     plan = found[0]["Plan"]
     assert plan["Actual Rows"] == rows
     nodes = list(plan_nodes(plan))
