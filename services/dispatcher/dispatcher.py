@@ -94,19 +94,20 @@ class Dispatcher:
     def _do_round(self) -> bool:
         """Do each part of the loop once. Returns whether there may be more to do at once.
 
-        Planning comes first, because a worker may be idle until it is done. A limited amount of upkeep alternates with
+        Planning comes early, because a worker may be idle until it is done. A limited amount of upkeep alternates with
         it, so that neither waits for all of the other.
         """
-        has_begun = self._do("planning and finalizing", lambda: self.attempts.claim(self.heartbeat.id))
-        if has_begun:
-            self._wake.wait(HEAD_START_S)
         is_due = time.monotonic() - self._reconciled_at >= RECONCILE_INTERVAL_S
         if is_due:
             self._reconciled_at = time.monotonic()
+            self._do("ending sessions of clients", self.upkeep.end_client_sessions)  # they may stop everything below
+        has_begun = self._do("planning and finalizing", lambda: self.attempts.claim(self.heartbeat.id))
+        if has_begun:
+            self._wake.wait(HEAD_START_S)
+        if is_due:
             self._do("waking delayed work", self.upkeep.wake_delayed)
             self._do("rescuing work", self.upkeep.rescue)
             self._do("describing requests", self._make_schemas)
-            self._do("ending old transactions of clients", self.upkeep.end_client_transactions)
             self.hints.wake()
         has_changed = self._do("changing jobs", self.changes.apply)  # a later deadline before it stops the job
         has_stopped = self._do("stopping jobs", self.upkeep.stop_jobs)

@@ -47,6 +47,7 @@ class Upkeep:
         self._has_progress = False
         self._lock_misses = 0
         self._tried_suspects_at = 0.0
+        self._watching: Connection | None = None  # see `end_client_sessions`
 
     # -- jobs to stop ------------------------------------------------------------------------------
 
@@ -173,13 +174,26 @@ class Upkeep:
 
     # -- clients -----------------------------------------------------------------------------------
 
-    def end_client_transactions(self) -> bool:
-        """End sessions of clients whose transaction has been open for too long."""
-        with self.database.begin() as connection:
-            ended = maintenance.end_client_transactions(connection, CLIENT_TRANSACTION_S)
+    def end_client_sessions(self) -> bool:
+        """End sessions of clients whose transaction has been open for too long, or that hold too many locks.
+
+        Once all locks are taken, Postgres lets nobody connect. So this keeps its session, which needs none.
+        """
+        if self._watching is None:
+            self._watching = self._reading.connect()
+        try:
+            ended = maintenance.end_client_sessions(self._watching, CLIENT_TRANSACTION_S)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                self._watching = None
+            raise
+        finally:
+            if self._watching is not None:
+                self._watching.rollback()
         if ended:
             metrics.CLIENT_SESSIONS_ENDED.inc(ended)
-            log.warning("ended %d sessions of clients with a transaction older than %g s", ended, CLIENT_TRANSACTION_S)
+            message = "ended %d sessions of clients with a transaction older than %g s, or with a quarter of all locks"
+            log.warning(message, ended, CLIENT_TRANSACTION_S)
         return False
 
     # -- what cannot be handled --------------------------------------------------------------------

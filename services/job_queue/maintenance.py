@@ -19,10 +19,10 @@ def try_lock(connection: Connection) -> bool:
     return bool(connection.scalar(query))
 
 
-def end_client_transactions(connection: Connection, older_than_s: float) -> int:
-    """End the sessions of clients whose transaction is older. Returns how many.
+def end_client_sessions(connection: Connection, older_than_s: float) -> int:
+    """End the sessions of clients whose transaction is older, or whose login holds a quarter of all locks.
 
-    An open transaction keeps dead rows from being removed, and notifications from being read.
+    An open transaction keeps dead rows from being removed, and notifications from being read. Returns how many ended.
     """
     query = text("SELECT end_long_client_transactions(make_interval(secs => :seconds))")
     return int(connection.scalar(query, {"seconds": older_than_s}) or 0)

@@ -46,12 +46,17 @@ def list_outputs(connection: Connection, job_id: uuid.UUID) -> list[Output]:
 
 
 def read_outputs(connection: Connection, job_id: uuid.UUID, start: int, stop: int) -> list[tuple[int, Output]]:
-    """Return the settled images [start, stop) of a job by index, each with the revision that settled it."""
+    """Return the settled images [start, stop) of a job by index, each with the revision that settled it.
+
+    Those that failed in an earlier revision are not settled.
+    """
     rows = connection.execute(
-        text(f"SELECT revision, {COLUMNS} FROM outputs "
-             "WHERE job_id = :id AND index >= :start AND index < :stop ORDER BY index"),
+        text(f"""
+            SELECT revision, {COLUMNS} FROM outputs WHERE job_id = :id AND index >= :start AND index < :stop
+                AND (error IS NULL OR revision = (SELECT revision FROM jobs WHERE id = :id)) ORDER BY index
+        """),
         {"id": job_id, "start": start, "stop": stop},
-    )  # fmt: skip
+    )
     return [(revision, Output(*values)) for revision, *values in rows]
 
 

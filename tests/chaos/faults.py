@@ -81,6 +81,7 @@ class Chaos:
                 "ALTER TABLE jobs DROP CONSTRAINT deadline_is_in_range, DROP CONSTRAINT run_after_is_in_range"
             )
             owner.execute("ALTER TABLE jobs DISABLE TRIGGER check_times")
+            owner.execute("GRANT EXECUTE ON FUNCTION pg_advisory_lock(bigint) TO tenant_poisoner")
         self.proxies = Proxies(stack)
         self.cache = stack.root / "chaos-cache"
         self.counts: dict[str, int] = {}

@@ -90,8 +90,11 @@ class RecordedJob:
     def state(self, total: int, numbers: Mapping[str, int], stages: int) -> State:
         """Return what the database knows of the job. numbers: of its processes. stages: of a chain."""
         row = self.jobs
+        dropped = {  # planning has not yet deleted the rows of what failed in an earlier revision
+            index for index, image in self.outputs.items() if image["error"] and image["revision"] < row["revision"]
+        }
         images = "".join(
-            MISSING if (image := self.outputs.get(index)) is None
+            MISSING if (image := self.outputs.get(index)) is None or index in dropped
             else FAILED if image["error"] is not None else str(image["revision"]) for index in range(total)
         )  # fmt: skip
         cancel = 2 if row["cancel_requested_at"] else int(self.is_cancel_requested)
@@ -99,7 +102,8 @@ class RecordedJob:
             images, MISSING * total, JobState(row["state"]), row["revision"], row["is_planned"], row["planned_to"],
             row["succeeded"], row["failed"], cancel, has_manifest=row["manifest_key"] is not None,
             made="".join(
-                str(sum((index, stage) in self.stage_outputs for stage in range(stages))) for index in range(total)
+                str(sum((index, stage) in self.stage_outputs for stage in range(stages) if index not in dropped))
+                for index in range(total)
             ) if stages > 1 else "",
         )  # fmt: skip
         pieces = (

@@ -139,9 +139,10 @@ class Rules:
             yield Step(words), state._replace(job=job._replace(cancel=2 if is_open else 0))
         if self.may_retry(job) and job.revision < self.revisions:
             images = job.images.replace(FAILED, MISSING)
+            made = "".join("0" if old == FAILED else n for old, n in zip(job.images, job.made, strict=False))
             again = job._replace(
-                images=images, state=JobState.SUBMITTED, revision=self.next_revision(job), planned_to=0, failed=0,
-                cancel=0, has_deadline=False, is_overdue=False, gave_up=False,
+                images=images, made=made, state=JobState.SUBMITTED, revision=self.next_revision(job), planned_to=0,
+                failed=0, cancel=0, has_deadline=False, is_overdue=False, gave_up=False,
             )  # fmt: skip
             added = Piece(again.revision, WorkKind.PLAN)
             after = state._replace(job=again).with_piece(None, added)

@@ -132,14 +132,17 @@ def test_an_owner_that_is_no_superuser_may_end_old_transactions_of_clients(stack
         with engine.begin() as connection:
             logins.ensure_login(connection, client, group="submitter", password=PASSWORD)
         plain = url.set(drivername="postgresql", username=client).render_as_string(hide_password=False)
-        with psycopg.connect(plain) as idle:
+        own = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(plain) as idle, psycopg.connect(own) as backup:  # which may take hours
             idle.execute("SELECT 1")
+            backup.execute("SELECT 1")
             time.sleep(1.1)
             with engine.connect() as connection:
                 ended = connection.scalar(text("SELECT end_long_client_transactions(interval '1 s')"))
             assert ended == 1
             with pytest.raises(psycopg.OperationalError):
                 idle.execute("SELECT 1")
+            assert backup.execute("SELECT 1").fetchone() == (1,)
     finally:
         engine.dispose()
         with administrator.connect() as connection:

@@ -164,3 +164,26 @@ def test_a_cancelled_chain_ends_and_a_later_revision_uses_what_is_left(
     with engine.begin() as connection:
         found = jobs.begin_shards(connection, [again, kept])
     assert [len(job.settled) for job in found] == [0, 16]
+
+
+def test_a_later_revision_makes_images_that_failed_from_the_first_stage(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID, chain: uuid.UUID
+) -> None:
+    """The image that a stage takes may be what is damaged."""
+    first, second = claim(engine, worker_id)
+    settle_stage(engine, first)
+    with engine.begin() as connection:
+        jobs.end_shard(connection, second, WorkState.FAILED, "the process died")
+    (again,) = claim(engine, worker_id)
+    settle_stage(engine, again, failed=[3])
+    (last,) = claim(engine, worker_id)
+    with engine.begin() as connection:
+        jobs.end_shard(connection, last, WorkState.CANCELLED, None)
+        connection.execute(text("UPDATE jobs SET state = 'failed', finished_at = now() WHERE id = :id"), {"id": chain})
+        connection.execute(text("DELETE FROM work WHERE kind = 'finalize'"))
+    assert call_function(stack, "retry_job", chain) == 2
+    plan(stack, engine, worker_id)
+    with engine.connect() as connection:
+        assert [one.made for one in chains.list_stages(connection, chain)] == [15, 15, 0]
+        query = text("SELECT DISTINCT index FROM stage_outputs WHERE job_id = :id ORDER BY index")
+        assert connection.scalars(query, {"id": chain}).all() == [*range(3), *range(4, 16)]

@@ -114,18 +114,6 @@ def test_no_client_reaches_the_locks_of_the_registry(stack: Stack) -> None:
             connection.execute(text(statement))
 
 
-def test_a_client_that_holds_advisory_locks_delays_no_publisher(stack: Stack, tmp_path: Path) -> None:
-    with stack.engine("submitter").begin() as client:
-        client.execute(text("SELECT pg_advisory_xact_lock(hashtext('darkroom blobs'))"))
-        client.execute(text("SELECT pg_advisory_xact_lock(hashtext('release held'))"))
-        made = make_tiny_release(tmp_path / "held", seed=75, name="held")
-        with stack.engine("publisher").begin() as connection:
-            connection.execute(text("SET LOCAL statement_timeout = '5s'"))
-            assert releases.publish(connection, stack.store(), made) == ("held", 1)
-            aliases.promote(connection, "held@1", "production")
-        assert retention.prune_blobs(stack.engine("pruner"), stack.store(), NOW) is not None
-
-
 def test_the_locks_end_with_their_transaction_and_say_who_waits(stack: Stack) -> None:
     publisher, pruner = stack.engine("publisher"), stack.engine("pruner")
     with publisher.begin() as one, publisher.begin() as two:
