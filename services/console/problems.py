@@ -10,7 +10,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
 from services.console.thumbnails import NotShown
@@ -26,9 +26,10 @@ log = logging.getLogger("darkroom.console")
 # What is answered like any page. Other errors are bugs, and the server logs them, too.
 EXPECTED: tuple[type[Exception], ...] = (
     HTTPException, RequestValidationError, NotSignedIn, SignInRefused, ProviderAway, NotShown, DBAPIError, ClientError,
-    BotoCoreError, DarkroomError,
+    BotoCoreError, DarkroomError, UnicodeEncodeError,
 )  # fmt: skip
 
+NO_TEXT = "text: NUL and lone surrogates are not allowed"
 RETRY = {"Retry-After": "5"}
 # SQLSTATE of errors that functions and triggers raise for clients, with messages for a person
 STATUSES = {
@@ -82,6 +83,8 @@ def describe_problem(request: Request, error: Exception) -> Problem:
             return Problem(error.status_code, error.detail, error.headers or {})
         case NotShown():
             return Problem(404, f"The image cannot be shown: {error}.")
+        case UnicodeEncodeError():
+            return Problem(422, NO_TEXT)
         case DBAPIError():
             return _database_problem(request, error)
         case ClientError() | BotoCoreError():
@@ -93,6 +96,8 @@ def describe_problem(request: Request, error: Exception) -> Problem:
 
 def _database_problem(request: Request, error: DBAPIError) -> Problem:
     state = str(getattr(error.orig, "sqlstate", None) or "")
+    if not state and isinstance(error, DataError):  # the driver refuses a value before it sends it
+        return Problem(422, NO_TEXT)
     if state not in STATUSES and (is_outage(error) or not state):
         return Problem(503, "Postgres does not answer. The page comes back by itself.", RETRY)
     status = STATUSES.get(state) or (422 if state.startswith(CLIENT_ERRORS) else None)

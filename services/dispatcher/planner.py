@@ -76,9 +76,10 @@ def plan_job(
             release = _find_release(connection, job)
         checked = _check(database, store, lease, job, release, progress)
     except (RegistryError, RequestError) as error:
+        reason = leases.printable(str(error))
         with database.begin() as connection:
-            planning.reject_job(connection, lease, str(error))
-        return str(error)
+            planning.reject_job(connection, lease, reason)
+        return reason
     except JobStopped as stopped:
         return str(stopped)
     try:

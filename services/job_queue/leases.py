@@ -110,8 +110,16 @@ def has_attempts(lease: Lease) -> bool:
 
 
 def storable(error: str) -> str:
-    """Return an error as the database can store it: at most MAX_ERROR characters, without NUL and lone surrogates."""
-    return error[:MAX_ERROR].replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    """Return an error as the database can store it: at most MAX_ERROR characters, and printable."""
+    return printable(error[:MAX_ERROR])
+
+
+def printable(text: str) -> str:
+    """Return a text in which each character that is no line break and cannot be printed is replaced.
+
+    These are NUL, lone surrogates, control characters, and those that change the direction of a line.
+    """
+    return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def record_loss(connection: Connection, work_id: int, error: str) -> bool:

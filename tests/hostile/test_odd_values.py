@@ -26,6 +26,7 @@ REJECTED: dict[str, tuple[Any, str]] = {
     "a newline": ({"items": [ONE], "output_prefix": "outputs/attacker/x\n"}, r"output_prefix: 'outputs/attacker/x\n' "),
     "a parent": ({"items": [ONE], "output_prefix": "outputs/attacker/../x"}, "output_prefix: "),
     "an escape": ({"input_uri": "inputs/attacker/%2e%2e/x"}, "input_uri: "),
+    "a key that turns": ({"input_uri": "inputs/attacker/\u202ex"}, "input_uri: s3://darkroom/inputs/attacker/\ufffdx "),
     "a folder": ({"input_uri": "inputs/attacker"}, "input_uri: "),
     "a large seed": ('{"items":[{"class_label":1,"seed":1e308}]}', "items[0].seed: "),
     "309 digits": ('{"items":[{"class_label":1,"metadata":{"n":%s}}]}' % ("9" * 309), "an integer of 309 digits"),

@@ -69,6 +69,17 @@ def test_a_job_is_submitted_shown_listed_and_cancelled(stack: Stack) -> None:
         assert_problem(api.post(f"/api/v1/jobs/{job}/retry"), 409, "only what is partial, failed or cancelled")
 
 
+def test_text_that_postgres_cannot_hold_is_refused(stack: Stack) -> None:
+    """With 503, programs would send it again and again."""
+    api, words = open_api(stack), "text: NUL and lone surrogates are not allowed"
+    for path in ("jobs?q=%00", "jobs?tag=%00", "jobs?model=%00", "releases/%00/1"):
+        assert_problem(api.get(f"/api/v1/{path}"), 422, words)
+    for tag in ("\\u0000", "\\ud800"):
+        body = f'{{"action": "cancel", "tags": ["{tag}"]}}'
+        answer = api.post("/api/v1/jobs/many", content=body, headers={"Content-Type": "application/json"})
+        assert_problem(answer, 422, words)
+
+
 def test_a_key_submits_one_job(stack: Stack) -> None:
     api, key = open_api(stack), uuid.uuid4().hex
     with submitted(stack, api, idempotency_key=key) as job:
