@@ -208,10 +208,8 @@ class Jobs:
         name = stage.name
         try:
             found = self._get("trainjobs", name)
-            if found is not None and end_of(found) == "Failed":
-                self._delete(name)
-                found = None
-            if found is None:
+            if found is None or end_of(found) == "Failed":
+                self._delete(name)  # a job that was refused leaves its runtime, perhaps of another profile
                 self._create("trainingruntimes", runtime(name, stage.image, profile, environment))
                 self._create("trainjobs", train_job(name, stage.image, profile, exchange))
             self._wait(name, profile.seconds)
@@ -260,7 +258,8 @@ class Jobs:
         for kind in ("trainjobs", "trainingruntimes"):
             if self._get(kind, name) is not None:
                 self.api.delete_namespaced_custom_object(GROUP, VERSION, self.namespace, kind, name)
-        while self._get("trainjobs", name) is not None:  # the cluster removes its pods first
+        # The cluster removes the job's pods first, and the runtime after the job.
+        while any(self._get(kind, name) is not None for kind in ("trainjobs", "trainingruntimes")):
             time.sleep(self.poll_s)
 
 

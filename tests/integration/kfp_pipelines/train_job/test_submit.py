@@ -44,6 +44,7 @@ class Cluster:
     environment: dict[str, str] = field(default_factory=dict)
     ranks: int = 2
     refuse: str = ""
+    refused: tuple[str, ...] = ("trainingruntimes", "trainjobs")
     starts: int = 0
     failures: dict[tuple[str, ...], str] = field(default_factory=dict)
 
@@ -96,10 +97,13 @@ def handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if cluster.refuse:
+            kind = self.path.rsplit("/", 1)[-1]
+            if cluster.refuse and kind in cluster.refused:
                 self.answer({"kind": "Status", "message": cluster.refuse}, 403)
                 return
-            kind = self.path.rsplit("/", 1)[-1]
+            if (kind, body["metadata"]["name"]) in cluster.objects:
+                self.answer({"kind": "Status", "message": "already exists"}, 409)
+                return
             cluster.objects[kind, body["metadata"]["name"]] = body
             if kind == "trainjobs":
                 threading.Thread(target=cluster.start, args=[body]).start()
@@ -150,7 +154,7 @@ def test_two_ranks_train_the_same_model_as_one(stack: Stack, cluster: Cluster, s
     np.testing.assert_allclose(losses(tmp_path / "job"), losses(tmp_path / "here"), rtol=1e-4)
     assert "data:image/png;base64," in (tmp_path / "report.html").read_text()
     assert cluster.objects == {}, "the job and its runtime are removed when they are done"
-    assert list(stack.store().keys("train-jobs/")) == []
+    assert list(stack.store().keys("train-jobs/darkroom-")) == []
     assert any(key.endswith("run.json") for key in stack.store().keys("checkpoints/jobs"))
 
 
@@ -177,3 +181,16 @@ def test_a_refusal_of_the_cluster_is_reported(cluster: Cluster, scenes: Path, tm
     stage = submit.Stage("shapes_autoencoder", OVERRIDES, {"data.root": str(scenes)}, "", IMAGE)
     with pytest.raises(TrainJobError, match=r"the cluster refused it \(403\): trainjobs is forbidden"):
         submit.run(stage, PROFILE, tmp_path / "out", load_store())
+
+
+def test_a_job_that_was_refused_is_tried_again_with_the_profile_of_now(
+    cluster: Cluster, scenes: Path, tmp_path: Path
+) -> None:
+    """Its runtime, which describes the pods, was left behind."""
+    cluster.refuse, cluster.refused = "exceeded quota", ("trainjobs",)
+    stage = submit.Stage("shapes_autoencoder", OVERRIDES, {"data.root": str(scenes)}, "", IMAGE)
+    for selected in ("large", "small"):
+        profile = PROFILE.model_copy(update={"nodeSelector": {"gpu": selected}})
+        with pytest.raises(TrainJobError, match="exceeded quota"):
+            submit.run(stage, profile, tmp_path / "out", load_store())
+        assert f'"nodeSelector": {{"gpu": "{selected}"}}' in json.dumps(cluster.objects["trainingruntimes", stage.name])
