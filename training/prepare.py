@@ -45,8 +45,9 @@ def images(config: DataConfig) -> ImageSet:
     for field, configured, actual in (
         ("data.image_size", config.image_size, found.image_size),
         ("data.channels", config.channels, found.channels),
+        ("data.classes", config.classes, found.description.classes),
     ):
-        if configured != actual:
+        if configured is not None and configured != actual:
             raise ExperimentError(f"{field}: {configured}; the prepared images in {root} have {actual}")
     return found
 
@@ -77,6 +78,7 @@ def own_settings(config: DataConfig) -> "Settings":
         background=config.background,
         name=config.name,
         bucket_step=config.bucket_step,
+        classes=config.classes,
     )
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -175,7 +175,7 @@ def describe_stages(plan: "Plan", found: "Survey", published: "Published | Base 
     from training.planning.models import PIXELS
 
     if isinstance(published, Base):
-        return describe(published, plan.second_steps, device(), found.training)
+        return describe(published, plan.second_steps, device(), found)
     stage = "the pixels themselves" if plan.size <= PIXELS else f"{plan.first_steps:,} steps"
     if published is not None:
         stage = f"{published.reference}, which reconstructs the pictures at {published.psnr:.1f} dB"
@@ -188,8 +188,8 @@ def line(title: str, text: str) -> None:
     typer.echo(f"{typer.style(f'{title:7}', bold=True)}{text}")
 
 
-def report_result(plan: "Plan", folder: Path, settings: "Settings", engine: "Engine") -> None:
-    """Print the release with its figures, copy its sheet of samples, and say what to do next."""
+def report_result(plan: "Plan", folder: Path, settings: "Settings", engine: "Engine") -> dict[str, Any]:
+    """Print the release with its figures, copy its sheet of samples, and say what to do next. Returns it as JSON."""
     from services.registry import evaluations, releases
     from services.registry.release_cache import ReleaseCache
     from services.storage.object_store import ObjectStore
@@ -214,3 +214,4 @@ def report_result(plan: "Plan", folder: Path, settings: "Settings", engine: "Eng
     line("Sheet", str(sheet))
     given = {"class": " --class NAME", "caption": ' --caption "WORDS"', "none": ""}[plan.condition]
     line("Next", f"darkroom generate {reference}{given} --count 16")
+    return {"release": f"{row.name}@{row.version}", "alias": reference, "metrics": scores, "sheet": str(sheet)}

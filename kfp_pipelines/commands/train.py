@@ -1,12 +1,17 @@
 """`darkroom train`: from a folder of pictures to a published release, in a given time."""
 
+import sys
 import time
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kfp_pipelines.commands.base import resolve_base
+from services.cli.session import AsJson
+from services.cli.terminal import print_json
 from services.errors import CommandError
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ def train(
         bool, typer.Option("--dry-run", help="Only choose the settings and write the experiment files.")
     ] = False,
     submit: Annotated[bool, typer.Option("--submit", help="Run on Kubeflow instead of this machine.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train or fine-tune a model on pictures, and publish it.
 
@@ -66,17 +72,16 @@ def train(
     options = Options(source, name, minutes, condition, size, alias, keep_aspect, first_stage, base)  # type: ignore[arg-type]  # checked above
     folder = Path("experiments") / name
     has_registry = first_stage not in ("auto", "new") or not (dry_run or submit)
-    plan = prepare_plan(options, folder, began, has_registry=has_registry)
-    if dry_run:
-        return
-    if submit:
-        run_on_cluster(plan, folder)
-    else:
-        run_on_this_machine(plan, folder)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        plan = prepare_plan(options, folder, began, has_registry=has_registry)
+        run = run_on_cluster if submit else run_on_this_machine
+        made = {} if dry_run else run(plan, folder)
+    if as_json:
+        print_json({"folder": str(folder), "plan": asdict(plan), **made})
 
 
-def run_on_this_machine(plan: "Plan", folder: Path) -> None:
-    """Run the pipeline, and say what came of it."""
+def run_on_this_machine(plan: "Plan", folder: Path) -> dict[str, Any]:
+    """Run the pipeline, and say what came of it. Returns it as JSON."""
     from rich.console import Console
 
     from kfp_pipelines.commands.local_run import run_here
@@ -95,16 +100,18 @@ def run_on_this_machine(plan: "Plan", folder: Path) -> None:
         Console(highlight=False, soft_wrap=True),
         expected=plan.seconds,
     )
-    report_result(plan, folder, settings, engine)
+    return report_result(plan, folder, settings, engine)
 
 
-def run_on_cluster(plan: "Plan", folder: Path) -> None:
-    """Submit the pipeline to Kubeflow."""
+def run_on_cluster(plan: "Plan", folder: Path) -> dict[str, Any]:
+    """Submit the pipeline to Kubeflow. Returns the run as JSON."""
     from kfp_pipelines.commands.pipeline import upload
     from training.planning.plan import arguments
 
     target = upload(plan.variant, arguments(plan, folder), None, [])
     run_id = target.cluster.run(target.package, {**target.arguments, "gate": []}, "darkroom")
-    typer.echo(f"{target.package.name} {target.package.version}\n{target.cluster.link(run_id)}")
+    link = target.cluster.link(run_id)
+    typer.echo(f"{target.package.name} {target.package.version}\n{link}")
     typer.echo("The steps were chosen for this machine; edit the files and submit again for another one.")
     typer.echo(f"Follow it with: darkroom pipeline status {run_id}")
+    return {"run": run_id, "link": link}

@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,12 @@ class ImageSet:
     def channels(self) -> int:
         """1 for grey, 3 for colour."""
         return int(self.images.shape[3])
+
+    @cached_property
+    def used_classes(self) -> Sequence[int]:
+        """The numbers of the classes that images have: a set may have pictures of some of a release's classes only."""
+        used = {record["label"] for record in self.records if "label" in record}
+        return sorted(used) or range(len(self.description.classes))
 
     def rows(self, split: str) -> range:
         """Return the rows of the "train" or "held_out" images."""

@@ -110,11 +110,11 @@ def complete_sampling(sampling: Sampling, description: Release) -> Sampling:
 def build_requests(description: Release, images: ImageSet, count: int) -> EvaluationRequests:
     """Return `count` requests."""
     types = types_of(description)
-    classes = len(images.description.classes)
     if not types:
         return EvaluationRequests([{}] * count, None)
     if set(types.values()) == {"class"}:
-        labels = [i * classes // count for i in range(count)]
+        classes = images.used_classes
+        labels = [classes[i * len(classes) // count] for i in range(count)]
         return EvaluationRequests([dict.fromkeys(types, label) for label in labels], None)
     held_out = images.rows("held_out")
     rows = [held_out[i % len(held_out)] for i in range(count)]
@@ -135,7 +135,8 @@ def draw_samples(
         parts = [part[:COLUMNS] for part in (what.conditions, samples, what.originals) if part is not None]
         contact_sheet.save(path, torch.cat(parts), columns=len(parts[0]), captions=what.captions)
         return
-    names = images.description.classes if types_of(description) else ()
+    classes = images.description.classes
+    names = [classes[label] for label in images.used_classes] if classes and types_of(description) else []
     rows = len(names) or 4
     across = max(1, min(COLUMNS, len(samples) // rows))
     order = [-(-row * len(samples) // rows) + i for row in range(rows) for i in range(across)]

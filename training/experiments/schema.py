@@ -52,6 +52,7 @@ class DataConfig:
     channels: Literal[1, 3]
     held_out: Share
     max_bad: Share
+    classes: tuple[str, ...] | None
     background: Annotated[str, Field(pattern=r"^(white|black|grey|#[0-9a-fA-F]{6})$")]
     flip: bool
     crop: Positive | None

@@ -25,8 +25,8 @@ from training.recipes.distillation import DistillationRecipe
 FILE = "distillation.yaml"
 HEADER = "# Chosen by darkroom distil for {key}, which reads this file again.\n"
 DATA_FIELDS = (
-    "name", "image_size", "channels", "held_out", "max_bad", "background", "flip", "crop", "bucket_step", "degradation",
-    "masks",
+    "name", "image_size", "channels", "held_out", "max_bad", "classes", "background", "flip", "crop", "bucket_step",
+    "degradation", "masks",
 )  # fmt: skip
 BATCH = {"cpu": 32, "cuda": 64}
 RATE_SHARE, RATE = 0.4, 1e-4  # of the teacher's learning rate; without one

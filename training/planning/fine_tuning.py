@@ -12,7 +12,7 @@ from training.model.release import Release
 from training.model.unet import UNetConfig
 from training.planning import models
 from training.planning.models import Condition, Device, Fields
-from training.planning.survey import PlanError, Survey, describe_lack, possible_conditions
+from training.planning.survey import MOST, PlanError, Survey, describe_lack, possible_conditions
 
 if TYPE_CHECKING:
     from training.planning.plan import Options
@@ -104,7 +104,8 @@ def check_fit(base: Base, found: Survey, options: "Options") -> None:
     if base.size > 2 * found.small_side:
         raise PlanError(f"PICTURES: many have a shorter side of {found.small_side} pixels, and {reference} makes "
                         f"images of {base.size}; permitted: at least {-(-base.size // 2)}")  # fmt: skip
-    if not possible_conditions(found)[base.condition]:
+    of_one = base.condition == "class" and len(found.classes) == 1 and found.labelled >= MOST
+    if not (possible_conditions(found)[base.condition] or of_one):
         lack = describe_lack(found, base.condition)
         raise PlanError(f"PICTURES: {reference} is sampled by {base.condition}, but {lack}; permitted: pictures with a "
                         f"{base.condition}")  # fmt: skip
@@ -113,19 +114,28 @@ def check_fit(base: Base, found: Survey, options: "Options") -> None:
 
 
 def check_classes(base: Base, found: Survey) -> None:
-    """Raise PlanError unless the pictures have the classes of the release, by name."""
+    """Raise PlanError unless the classes of the pictures are among those of the release, by name."""
     own = base.classes
-    names = class_names({name: [name] for name in found.classes}, "labels")
-    if names == own:
-        return
-    new, missing = [name for name in names if name not in own], [name for name in own if name not in names]
-    told = "; ".join(
-        f"{title}: {', '.join(some[:8])}{', ...' if len(some) > 8 else ''}"
-        for title, some in (("new", new), ("without pictures", missing))
-        if some
-    )
-    raise PlanError(f"PICTURES: classes: they are not those of {base.reference} ({told or 'in another order'}); "
-                    f"permitted: exactly its {len(own)} classes")  # fmt: skip
+    if new := [name for name in found.classes if name not in own]:
+        raise PlanError(f"PICTURES: classes: {list_some(new)} {'is' if len(new) == 1 else 'are'} not among those of "
+                        f"{base.reference}; permitted: {list_some(own)}")  # fmt: skip
+    if other_classes(base, found) and (
+        odd := [name for name in own if set(name) & set('\\$"') or not name.isprintable()]
+    ):
+        raise PlanError(f"PICTURES: classes: without pictures of all classes, none of {base.reference} may have a "
+                        f"backslash, a quote, $ or a line break in its name, as {odd[0]!r} has")  # fmt: skip
+
+
+def other_classes(base: Base, found: Survey) -> list[str] | None:
+    """Return the classes of the release if the pictures would give others: some are missing, or the order differs."""
+    if base.condition != "class" or class_names({name: [name] for name in found.classes}, "labels") == base.classes:
+        return None
+    return list(base.classes)
+
+
+def list_some(names: Sequence[str]) -> str:
+    """Return the first names in words."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
 
 
 def second_stage(base: Base, device: Device) -> Fields:
@@ -161,16 +171,20 @@ def most_steps(device: Device, training: int) -> int:
     return max(USUAL_STEPS, PASSES * training // batch_size(device, training))
 
 
-def describe(base: Base, steps: int, device: Device, training: int) -> Sequence[str]:
-    """Return what comes from the release, and how it is changed, in lines. training: pictures that are trained on."""
+def describe(base: Base, steps: int, device: Device, found: Survey) -> Sequence[str]:
+    """Return what comes from the release, and how it is changed, in lines."""
+    training = found.training
     has = {"class": f"{len(base.classes)} classes", "caption": "captions", "none": "no condition"}[base.condition]
     colour = "grey" if base.release.image_shape[0] == 1 else "colour"
     passes = max(1, round(steps * batch_size(device, training) / training))
     share = "that of the release" if base.is_tuned else f"{RATE_SHARE:g} of the release's"
     if base.own_rate is None:
         share = "the release states none"
+    missing = [name for name in base.classes if name not in found.classes]
+    lack = (f"no pictures of {list_some(missing)}: the release keeps these classes, but may draw them worse",)
     return (
         f"begin with {base.reference}: its first stage, U-Net and {has}, {base.size}x{base.size} pixels in {colour}",
         f"second stage: {steps:,} steps, which see each picture {passes} times; learning rate "
         f"{base.learning_rate:.2g}, {share}",
+        *(lack if missing else ()),
     )

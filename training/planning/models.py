@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from torch import nn
+
 from training.planning.survey import MOST, PlanError, Survey
 
 Device = Literal["cpu", "cuda"]
@@ -133,3 +135,8 @@ def with_steps(fields: Mapping[str, Any], steps: int, *, previews: int, rate: fl
         "ema_decay": 0.995 if steps < 3000 else 0.999 if steps < 30_000 else 0.9999,
         "optimiser": {"learning_rate": rate or (1.0e-3 if steps < 3000 else 5.0e-4), **warm_up},
     }
+
+
+def count_weights(*networks: nn.Module) -> int:
+    """Return the number of weights of networks."""
+    return sum(weights.numel() for network in networks for weights in network.parameters())

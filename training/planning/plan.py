@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import yaml
-from torch import nn
 
 from training.data.own_images.inspection import Inspection
 from training.experiments import compose
@@ -66,6 +65,7 @@ class Plan:
     """A plan. stamp: of the listing of the pictures. seconds: what each stage should take, by the name of its task.
 
     max_bad: the share of pictures that may be unusable. bucket_step: of data.bucket_step, where aspect ratios are kept.
+    classes: those of the release to begin with, if the pictures have only some of them or others would be their order.
     first_stage: a published one, which is not trained. base: the release to begin with, NAME@VERSION or a folder.
     """
 
@@ -84,6 +84,7 @@ class Plan:
     bucket_step: int | None = None
     first_stage: str | None = None
     base: str | None = None
+    classes: list[str] | None = None
 
     @property
     def variant(self) -> str:
@@ -144,6 +145,7 @@ def make(
         budget.samples, draft.weights, budget.seconds, found.max_bad,
         draft.second["data"].get("bucket_step"),
         published.reference if isinstance(published, Published) else None, None if base is None else base.reference,
+        draft.second["data"].get("classes"),
     )  # fmt: skip
     rate = None if base is None else base.learning_rate
     second = {DIFFUSION: models.with_steps(draft.second, budget.second_steps, previews=PREVIEWS, rate=rate)}
@@ -162,7 +164,7 @@ def choose_size(
     sizes = [base.size] if base is not None else models.candidate_sizes(found, device, options.size)
     if isinstance(published, Published):
         sizes = [size for size in sizes if why_not(published.autoencoder, size, found.channels) is None]
-    classes = list(found.classes) if condition == "class" else []
+    classes = [] if condition != "class" else list(found.classes) if base is None else list(base.classes)
     refusal: PlanError | None = None
     draft: Draft | None = None
     while sizes:
@@ -185,7 +187,7 @@ def choose_size(
             sizes = [smaller for smaller in sizes if smaller <= size / 2] or sizes[-1:]
             continue
         autoencoder = Autoencoder(loaded[0].model) if published is None else published.autoencoder
-        draft = Draft(size, first, second, budget, count_weights(autoencoder, UNet(loaded[1].model.unet)))
+        draft = Draft(size, first, second, budget, models.count_weights(autoencoder, UNet(loaded[1].model.unet)))
         if budget.is_good:
             return draft
         affordable = SKIPPED * size**2 * budget.second_steps / GOOD_SECOND  # pixels
@@ -210,6 +212,8 @@ def draft_experiments(
     else:
         second = models.second_stage(size, channels, factor, condition, device)
     data = models.data_fields(found, size, options.source)
+    if isinstance(published, Base) and (classes := fine_tuning.other_classes(published, found)):
+        data["classes"] = classes
     if options.keep_aspect:
         data["bucket_step"] = factor * 2 ** (len(second["model"]["unet"]["multipliers"]) - 1)
     for one in (first, second):
@@ -236,11 +240,6 @@ def load(fields: Fields) -> Experiment:
         path = Path(folder) / "experiment.yaml"
         path.write_text(yaml.safe_dump(fields, sort_keys=False))
         return compose.load(str(path), ["autoencoder=x"] if "ema_decay" in fields else [])
-
-
-def count_weights(*networks: nn.Module) -> int:
-    """Return the number of weights of networks."""
-    return sum(weights.numel() for network in networks for weights in network.parameters())
 
 
 def write(folder: Path, plan: Plan, experiments: dict[str, Fields]) -> None:
@@ -276,12 +275,18 @@ def check_disk(folder: Path, plan: Plan, images: int) -> None:
         )
 
 
+def quoted(names: Sequence[str]) -> str:
+    """Return names as the value of an override."""
+    return f"[{','.join(json.dumps(name, ensure_ascii=False) for name in names)}]"
+
+
 def arguments(plan: Plan, folder: Path) -> list[str]:
     """Return the arguments of the pipeline `plan.variant`, as `darkroom pipeline run` takes them."""
     data: Sequence[tuple[str, Any]] = (
         ("root", plan.options.source), ("image_size", plan.size), ("channels", plan.channels),
         ("held_out", plan.held_out), ("max_bad", plan.max_bad),
         *([("bucket_step", plan.bucket_step)] if plan.bucket_step else []),
+        *([("classes", quoted(plan.classes))] if plan.classes else []),
     )  # fmt: skip
     first = f"autoencoder_experiment={folder / AUTOENCODER}"
     if plan.base is not None:

@@ -73,7 +73,7 @@ def preview_requests(images: ImageSet, requests: Requests) -> PreviewRequests:
     """Return one request per class if the class is the only condition, else the requests of held-out images."""
     if set(requests.types.values()) == {"class"}:
         names = images.description.classes
-        labels = range(min(len(names), COLUMNS))
+        labels = images.used_classes[:COLUMNS]
         found = [dict.fromkeys(requests.types, label) for label in labels]
         return PreviewRequests(found, None, [names[label] for label in labels], None)
     if not requests.types:

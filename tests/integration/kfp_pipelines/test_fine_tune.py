@@ -1,5 +1,6 @@
 """`darkroom train --from`: the release that it opens, and the stages of the pipeline `fine-tune`.
 
+The pictures are of nine of the ten classes of the release.
 The stages are called as their components call them; the training is of two steps.
 """
 
@@ -56,13 +57,18 @@ def test_a_release_is_tuned_compared_and_published(
     def at(name: str) -> str:
         return str(tmp_path / name)
 
+    (pictures / "9" / "9.png").rename(pictures / "8" / "9.png")
+    (pictures / "9" / "19.png").rename(pictures / "8" / "19.png")
     monkeypatch.setattr(planning, "measure_start", lambda: Start(1.0, 0.1))
     command = ("train", str(pictures), "--name", "tiny-tuned", "--from", "tiny@production", "--minutes", "600")
     planned = darkroom_here(*command, "--dry-run")
     assert planned.returncode == 0, planned.stderr
     assert "begin with tiny@1: its first stage, U-Net and 10 classes, 32x32 pixels in grey" in planned.stdout
     assert "200 steps, which see each picture 200 times" in planned.stdout
-    assert "Continuing with the plan" in darkroom_here(*command, "--dry-run").stdout
+    assert "no pictures of 9: the release keeps these classes, but may draw them worse" in planned.stdout
+    again = darkroom_here(*command, "--dry-run", "--json")
+    assert "Continuing with the plan" in again.stderr
+    assert json.loads(again.stdout)["plan"]["base"] == "tiny@1"
     folder = tmp_path / "experiments" / "tiny-tuned"
     plan = plans.Plan.read(folder)
     assert plan is not None
@@ -91,6 +97,7 @@ def test_a_release_is_tuned_compared_and_published(
         made = releases.find(connection, reference)
         (recorded,) = evaluations.list_evaluations(connection, made.id)
     assert reference == "tiny-tuned@1"
+    assert made.manifest["conditions"] == base.conditions
     assert made.manifest["lineage"]["initial"] == base.digest
     assert made.manifest["lineage"]["autoencoder"] == first.digest
     defaults = {"steps": 7, "solver": "ddim"}

@@ -159,12 +159,22 @@ def find_plane(kind: str, name: str | None, image: StoredImage, gathered: Gather
     return plane
 
 
-def assemble(gathered: Gathered, usable: dict[str, Usable], held_out: float) -> Content:
-    """Return the content of the set. Raises DataError if labels mix numbers and names."""
+def assemble(
+    gathered: Gathered, usable: dict[str, Usable], held_out: float, classes: tuple[str, ...] | None = None
+) -> Content:
+    """Return the content of the set. classes: their names, of which the images may have only some.
+
+    Raises DataError if labels mix numbers and names, or are none of the classes.
+    """
     usable = add_folder_splits(add_folder_labels(gathered, usable))
     label_names = class_names(
         {name: [one.annotation.label] for name, one in usable.items() if one.annotation.label is not None}, "labels"
     )
+    if classes is not None:
+        if unknown := [name for name in label_names if name not in classes]:
+            raise DataError(f"data.classes: {', '.join(unknown[:8])} {'is' if len(unknown) == 1 else 'are'} not among "
+                            "them, and images have such a label")  # fmt: skip
+        label_names = classes
     box_names = class_names({name: [label for label, _ in one.boxes or ()] for name, one in usable.items()},
                             "the boxes' labels")  # fmt: skip
     held = choose_held_out({name: one.annotation.split for name, one in usable.items()}, held_out)

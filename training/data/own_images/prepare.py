@@ -47,8 +47,9 @@ class Settings:
     image_size: side of the set's square images, in pixels. channels: 1 for grey, 3 for colour.
     held_out: share of the images that are held out, in [0, 1), unless records say which.
     max_bad: largest permitted share of unusable images, in [0, 1). background: the colour under transparent pixels.
-    name: of the set. bucket_step: whole images are kept too, in shapes whose sides are multiples of this number of
-    pixels; None keeps squares alone.
+    name: of the set. classes: the names of its classes, in their order; None: those that the images have.
+    bucket_step: whole images are kept too, in shapes whose sides are multiples of this number of pixels; None keeps
+    squares alone.
     """
 
     image_size: int
@@ -58,6 +59,7 @@ class Settings:
     background: str = "white"
     name: str = "images"
     bucket_step: int | None = None
+    classes: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON, without those that are not used, so that sets of earlier versions are found."""
@@ -111,7 +113,7 @@ def prepare(source: str, root: Path, settings: Settings, *, console: Console | N
         if len(selection.bad) > settings.max_bad * selection.found:
             write_json(refused, build_report(selection, None, others, unread))
             raise DataError(describe_refusal(selection, settings.max_bad, refused))
-        content = assemble(gathered, selection.usable, settings.held_out)
+        content = assemble(gathered, selection.usable, settings.held_out, settings.classes)
         document = build_report(selection, content, others, unread)
         (root / STAMP).unlink(missing_ok=True)
         made = write(root, settings.name, content, gathered)

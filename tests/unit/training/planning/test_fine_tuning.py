@@ -102,7 +102,7 @@ def test_the_loss_is_that_of_the_release(base):
 
 
 def test_the_plan_says_what_comes_from_the_release(base, found):
-    begin, steps = fine_tuning.describe(base, 200, "cpu", found.training)
+    begin, steps = fine_tuning.describe(base, 200, "cpu", found)
     assert begin == "begin with tiny@4: its first stage, U-Net and 10 classes, 32x32 pixels in grey"
     assert steps == (
         "second stage: 200 steps, which see each picture 200 times; learning rate 3e-05, the release states none"
@@ -145,8 +145,7 @@ def test_options_that_contradict_the_release_are_refused(changed, told, base, fo
         ),
         (
             {"classes": dict.fromkeys(["0", "1", "boot"], 7)},
-            "PICTURES: classes: they are not those of tiny@4 (new: boot; without pictures: 2, 3, 4, 5, 6, 7, 8, 9); "
-            "permitted: exactly its 10 classes",
+            "PICTURES: classes: boot is not among those of tiny@4; permitted: 0, 1, 2, 3, 4, 5, 6, 7 and 2 more",
         ),
     ],
 )
@@ -154,6 +153,39 @@ def test_pictures_that_do_not_fit_the_release_are_refused(changed, told, base, f
     with pytest.raises(PlanError) as error:
         check_fit(base, replace(found, **changed), options_of())
     assert str(error.value) == told
+
+
+@pytest.mark.parametrize("names", [["7"], ["3", "2", "8"]])
+def test_pictures_of_some_classes_keep_the_classes_of_the_release(names, base, found, inspection, tmp_path):
+    some = replace(found, classes=dict.fromkeys(names, 20 // len(names)))
+    options = Options(inspection.source, "tuned", 200, base="tiny@production")
+    plan, experiments = plans.make(some, inspection, options, "stamp", "cpu", 0.001, START, lambda: 0.0, base)
+    assert plan.classes == list(TEN)
+    plans.write(tmp_path, plan, experiments)
+    assert Plan.read(tmp_path) == plan
+    config = compose.load(str(tmp_path / "diffusion.yaml"), ["autoencoder=x"])
+    overrides = [one.removeprefix("data_overrides=") for one in plans.arguments(plan, tmp_path)[1:] if "data." in one]
+    assert config.data.classes == compose.data(["data=images", *overrides]).classes == TEN
+    told = fine_tuning.describe(base, 200, "cpu", some)[-1]
+    assert told.startswith("no pictures of 0, 1, ")
+    assert told.endswith(": the release keeps these classes, but may draw them worse")
+
+
+def test_names_that_an_override_cannot_hold_need_pictures_of_all_classes(base, found):
+    conditions = {"properties": {"class_label": {"anyOf": [{"enum": ["Große Füße, 猫", 'a "cat"', "dog"]}]}}}
+    named_otherwise = replace(base, release=replace(base.release, conditions=conditions))
+    check_fit(named_otherwise, replace(found, classes=dict.fromkeys(named_otherwise.classes, 7)), options_of())
+    with pytest.raises(PlanError, match=r"may have a backslash, a quote, \$ or a line break in its name"):
+        check_fit(named_otherwise, replace(found, classes={"dog": 20}), options_of())
+    assert compose.data(
+        [
+            "data=images",
+            "data.root=x",
+            "data.image_size=8",
+            "data.channels=1",
+            f"data.classes={plans.quoted(['Große, 猫', '1', 'null'])}",
+        ]
+    ).classes == ("Große, 猫", "1", "null")
 
 
 def test_grey_pictures_fit_a_release_in_colour(base, found):
