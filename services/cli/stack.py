@@ -100,11 +100,18 @@ def start_if_local() -> None:
 
 def start_processes_if_local() -> None:
     """Start a dispatcher and a worker beside the local stack, unless DARKROOM_DATABASE_URL names another database."""
+    from services.local_stack import processes
     from services.local_stack.background import start_background
 
-    if "DARKROOM_DATABASE_URL" not in os.environ:
-        for name in PROCESSES:
-            start_background(stack_root(), name)
+    if "DARKROOM_DATABASE_URL" in os.environ:
+        return
+    missing = [name for name in PROCESSES if processes.find(stack_root(), name) is None]
+    if missing:
+        them = "it" if len(missing) == 1 else "them"
+        told = f"Starting a {' and a '.join(missing)}, which takes some seconds. Stop {them} with: darkroom down"
+        typer.echo(told, err=True)
+    for name in missing:
+        start_background(stack_root(), name)
 
 
 def down(as_json: AsJson = False) -> None:
