@@ -12,6 +12,6 @@ def load_cluster() -> ClusterSettings:
         return ClusterSettings()
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        raise ClusterError(
-            f"DARKROOM_KFP_{str(problem['loc'][0]).upper()}: {describe_permitted(problem['msg'])}"
-        ) from None
+        message = describe_permitted(problem["msg"])
+        variable = f"DARKROOM_KFP_{str(problem['loc'][0]).upper()}"
+        raise ClusterError(f"{variable}: {message[0].lower()}{message[1:]}") from None
