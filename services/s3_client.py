@@ -65,7 +65,19 @@ def make_client(
             "and DARKROOM_S3_SECRET_ACCESS_KEY."
         ) from None
     client.meta.events.register("before-call.s3.DeleteObjects", _send_content_md5)
+    for operation in ("GetObject", "HeadObject", "PutObject", "UploadPart"):
+        client.meta.events.register(f"after-call.s3.{operation}", _require_etag)
     return client
+
+
+def _require_etag(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+    """Refuse what a proxy or a portal has answered in place of the store. The same request may succeed later."""
+    from botocore.exceptions import HTTPClientError
+
+    if http_response.status_code < 300 and "ETag" not in parsed:
+        if "Body" in parsed:
+            parsed["Body"].close()
+        raise HTTPClientError(error=f"the answer to {model.name} has no ETag, so it is not from an object store")
 
 
 def _session(*, isolated: bool) -> "Session":

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from services.storage.content import PART_BYTES, Content
 from services.storage.listing import find_kept
@@ -36,6 +36,17 @@ def test_an_object_with_its_own_sha256_stays_however_the_name_is_written(stack: 
     store = stack.store()
     put_raw(store, f"named/{name}", b"of another profile", **{name: stored(b"of another profile").sha256})
     assert store.put_if_absent(f"named/{name}", BODY) == stored(b"of another profile")
+
+
+def test_an_answer_that_is_not_from_the_store_passes(stack: Stack) -> None:
+    """A proxy or a portal answers with 200, and nothing that the store would say."""
+    stack.store().put("kept/object", BODY, content_type="image/png")
+    foreign = S3Proxy(rename=lambda name: "X-Other" if name.lower() == "etag" else name)
+    with s3_proxy(stack.settings("worker"), foreign) as store:
+        for act in (lambda: store.get("kept/object"), lambda: store.put_if_absent("kept/object", BODY)):
+            with pytest.raises(BotoCoreError, match="is not from an object store") as error:
+                act()
+            assert is_transient(error.value)
 
 
 def test_a_store_that_capitalises_metadata(stack: Stack) -> None:
