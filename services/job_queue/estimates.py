@@ -81,10 +81,10 @@ MEASURED = text(f"""
         WHERE coalesce(job_stages.release_id, latest.release_id) = :release AND total >= {FULL_JOB}
         ORDER BY latest.id DESC LIMIT {MEASURED_JOBS}
     ) AS part CROSS JOIN LATERAL (
-        (SELECT evaluations, gpu_seconds, profile FROM outputs
+        (SELECT gpu_seconds, evaluations, profile FROM outputs
          WHERE part.is_last AND job_id = part.id AND gpu_seconds > 0 ORDER BY index LIMIT {MEASURED_IMAGES})
         UNION ALL
-        (SELECT evaluations, gpu_seconds, profile FROM stage_outputs AS made
+        (SELECT gpu_seconds, evaluations, profile FROM stage_outputs AS made
          WHERE NOT part.is_last AND job_id = part.id AND made.stage = part.stage AND gpu_seconds > 0
          ORDER BY index LIMIT {MEASURED_IMAGES})
     ) AS image WHERE profile = ANY(:profiles)
