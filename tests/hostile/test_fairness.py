@@ -10,13 +10,42 @@ from tests.support.tenants import QUICK, Tenant, administrator, end_open_jobs
 
 IMAGE = {"items": [{"class_label": 1}], "steps": 4, "guidance_scale": 1.0}
 IMAGES = 6_000
-MAX_PASSED = 3  # two shards, and one that is claimed while the image is planned
-# Claims and plannings take their tokens from one sequence, so tokens tell how many shards were claimed in between.
-PASSED = """
-    SELECT count(*) FROM work AS other JOIN work AS own ON own.job_id = %(job)s AND own.kind = 'sample'
-    JOIN work AS plan ON plan.job_id = own.job_id AND plan.kind = 'plan'
-    WHERE other.kind = 'sample' AND other.job_id <> own.job_id AND other.token BETWEEN plan.token AND own.token
+MAX_PASSED = 3  # two shards, and one that is claimed before the plan is committed
+NOTED = """
+    CREATE TABLE noted (place bigserial PRIMARY KEY, work_id bigint NOT NULL, is_claim boolean NOT NULL);
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        INSERT INTO public.noted (work_id, is_claim) VALUES (new.id, tg_op = 'UPDATE');
+        RETURN new;
+    END $$;
+    CREATE TRIGGER note_claim BEFORE UPDATE ON work FOR EACH ROW
+        WHEN (new.state = 'leased' AND old.state <> 'leased') EXECUTE FUNCTION note();
+    CREATE TRIGGER note_shard AFTER INSERT ON work FOR EACH ROW
+        WHEN (new.kind = 'sample') EXECUTE FUNCTION note();
 """
+FORGOTTEN = """
+    DROP TRIGGER IF EXISTS note_claim ON work;
+    DROP TRIGGER IF EXISTS note_shard ON work;
+    DROP FUNCTION IF EXISTS note();
+    DROP TABLE IF EXISTS noted;
+"""
+PASSED = """
+    WITH own AS (SELECT min(place) AS ready, max(place) AS claimed FROM noted JOIN work ON id = work_id
+                 WHERE job_id = %(job)s AND kind = 'sample')
+    SELECT count(*) FROM own, noted JOIN work ON id = work_id
+    WHERE is_claim AND kind = 'sample' AND job_id <> %(job)s AND place BETWEEN ready AND claimed
+"""
+
+
+@pytest.fixture(autouse=True)
+def noted(stack: Stack) -> Iterator[None]:
+    """Postgres notes when shards become ready and are claimed, so that those in between can be counted."""
+    with administrator(stack) as owner:
+        owner.execute(FORGOTTEN)
+        owner.execute(NOTED)
+    yield
+    with administrator(stack) as owner:
+        owner.execute(FORGOTTEN)
 
 
 @pytest.fixture
@@ -30,6 +59,7 @@ def backlog(stack: Stack, attacker: Tenant, service: tuple[Process, Process]) ->
 
 
 def count_passed(stack: Stack, job: uuid.UUID) -> int:
+    """Return how many shards of others were claimed while the one of this job was ready."""
     with administrator(stack) as owner:
         row = owner.execute(PASSED, {"job": job}).fetchone()
     assert row is not None
