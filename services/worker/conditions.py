@@ -69,6 +69,9 @@ class ConditionReader:
         Raises ValueError naming the condition that cannot be used.
         """
         size = as_size(item.get("size", self._canvas.size))
+        missing = [name for name in self._properties if name not in item]
+        if missing:  # every item had it when its job was planned
+            raise ValueError(f"{missing[0]}: is missing; the job's input has changed since the job was planned")
         conditions = self._read_values({name: item[name] for name in self._properties}, size)
         if "negative" in item:
             try:

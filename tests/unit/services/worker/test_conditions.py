@@ -42,6 +42,11 @@ def run(engine: Engine[object]) -> dict[int, bytes]:
     return done
 
 
+def test_an_item_that_lost_a_field_after_planning_is_refused_by_its_name(engine: Engine[object]) -> None:
+    with pytest.raises(ValueError, match=r"^low_resolution: is missing; the job's input has changed"):
+        engine.read_conditions({"seed": 3})
+
+
 def test_a_large_image_is_resized_before_the_engine_sees_it(engine: Engine[object]) -> None:
     """It took 27 seconds of the engine's thread: it was resized for each of the rows."""
     read = engine.read_conditions({"low_resolution": LARGE})
