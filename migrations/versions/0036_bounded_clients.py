@@ -107,7 +107,7 @@ BEGIN
 END $$;
 """
 OLD_SESSIONS = import_module("migrations.versions.0007_isolation").SESSIONS
-# Advisory locks and messages in the log of Postgres count in no quota either, and no part of the service has any.
+# Advisory locks and messages in the log of Postgres count in no quota either. Code up to head 0005 takes such locks.
 BUILT_IN_FUNCTIONS = """
 DO $$
 DECLARE
@@ -118,11 +118,15 @@ BEGIN
             SELECT oid::regprocedure AS signature FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace
                 AND proname ~ '^pg_(try_)?advisory_|^pg_logical_emit_message$'
         LOOP
-            EXECUTE format('{verb} EXECUTE ON FUNCTION %s {preposition} PUBLIC', built_in.signature);
+            EXECUTE format('{public} EXECUTE ON FUNCTION %s {from_public} PUBLIC', built_in.signature);
+            EXECUTE format('{service} EXECUTE ON FUNCTION %s {to_service} darkroom_dispatcher, darkroom_worker, '
+                'darkroom_publisher', built_in.signature);
         END LOOP;
     END IF;
 END $$;
 """
+DENYING = BUILT_IN_FUNCTIONS.format(public="REVOKE", from_public="FROM", service="GRANT", to_service="TO")
+PERMITTING = BUILT_IN_FUNCTIONS.format(public="GRANT", from_public="TO", service="REVOKE", to_service="FROM")
 
 
 def upgrade() -> None:
@@ -133,7 +137,7 @@ def upgrade() -> None:
     redefine("plan_batch", PLAN_BATCH, *STAGE_OF_SHARDS, *DROPPING)
     redefine("fail_images", FAIL_IMAGES, DROPPING_FIRST)
     op.execute(SESSIONS)
-    op.execute(BUILT_IN_FUNCTIONS.format(verb="REVOKE", preposition="FROM"))
+    op.execute(DENYING)
     op.execute("INSERT INTO schema_revisions VALUES ('0036', '0005')")
 
 
@@ -143,7 +147,7 @@ def downgrade() -> None:
     redefine("plan_batch", PLAN_BATCH, *STAGE_OF_SHARDS)
     redefine("fail_images", FAIL_IMAGES)
     redefine("end_long_client_transactions", OLD_SESSIONS)
-    op.execute(BUILT_IN_FUNCTIONS.format(verb="GRANT", preposition="TO"))
+    op.execute(PERMITTING)
     op.execute(OWN_OUTPUTS.format(and_not_old=""))
     op.execute("""
         DELETE FROM outputs USING jobs

@@ -2,6 +2,7 @@
 
 import time
 from itertools import count
+from typing import Any
 
 import psycopg
 
@@ -22,6 +23,16 @@ def take_all_locks(client: psycopg.Connection[tuple[object, ...]]) -> None:
             continue
 
 
+def wait_for_a_look(owner: psycopg.Connection[Any]) -> None:
+    """Wait until the dispatcher has looked at the sessions, and knows the logins."""
+    (now,) = owner.execute("SELECT clock_timestamp()").fetchall()[0]
+    looked = "SELECT FROM pg_stat_activity WHERE query ~ 'end_long_client' AND state = 'idle' AND query_start > %s"
+    deadline = time.monotonic() + 120
+    while not owner.execute(looked, (now,)).fetchall():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def is_open(client: psycopg.Connection[tuple[object, ...]]) -> bool:
     """Return whether a session has not been ended."""
     try:
@@ -35,8 +46,8 @@ def test_a_client_that_takes_all_locks_loses_its_sessions(
     stack: Stack, service: tuple[Process, Process], attacker: Tenant, neighbour: Tenant
 ) -> None:
     """As on a server where nobody could deny it advisory locks."""
-    neighbour.assert_served()  # so the dispatcher has looked at the logins
     with administrator(stack) as owner, attacker.connect() as client:
+        wait_for_a_look(owner)
         owner.execute("GRANT EXECUTE ON FUNCTION pg_advisory_lock(integer, integer) TO tenant_attacker")
         take_all_locks(client)
         deadline = time.monotonic() + 120

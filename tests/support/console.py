@@ -103,10 +103,17 @@ def make_job(
     return job_id
 
 
+REFERENCES = text("""
+    SELECT CAST(conrelid AS regclass), attname FROM pg_constraint
+    JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
+    WHERE confrelid = CAST('jobs' AS regclass)
+""")  # without triggers, rows of other tables are not deleted with their job
+
+
 def remove_jobs(stack: Stack) -> None:
     """Remove what `make_job` has made."""
     with stack.engine("migrator").begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
-        for table, column in (("outputs", "job_id"), ("jobs", "id")):
+        for table, column in [*connection.execute(REFERENCES).all(), ("outputs", "job_id"), ("jobs", "id")]:
             connection.execute(text(f"DELETE FROM {table} WHERE {column} = ANY(:ids)"), {"ids": MADE})
     MADE.clear()

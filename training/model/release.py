@@ -230,7 +230,7 @@ def write(folder: Path, release: Release) -> Release:
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != MANIFEST
     }
-    complete = Release(**{**release.__dict__, "files": files})
+    complete = replace(release, files=files)
     (folder / MANIFEST).write_text(json.dumps(complete.to_json(), indent=2) + "\n")
     return complete
 

@@ -93,7 +93,7 @@ def test_every_command_has_help_for_itself_and_its_options(name: str, command: A
 
 
 # These run until they are stopped, or show the progress of minutes.
-WITHOUT_JSON = {"worker", "dispatcher", "exporter", "console", "demo", "pipeline run", "train"}
+WITHOUT_JSON = {"worker", "dispatcher", "exporter", "console", "demo", "pipeline run"}
 
 
 @every_command
