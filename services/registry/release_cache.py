@@ -121,7 +121,8 @@ class ReleaseCache:
                 workplace, lock = self._reserve(release.name, size, evict)
                 blobs.download(self.store, release, workplace)
                 (workplace / release_format.MANIFEST).write_text(document)
-                workplace.rename(self.folder / release.digest)
+                with self._changing():  # else a process that counts the folders would miss it under both names
+                    workplace.rename(self.folder / release.digest)
                 return lock
             except BaseException as error:
                 if workplace is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.registry import releases
+from services.registry import blobs, releases
 from services.registry.release_cache import GIB, CacheError, ReleaseCache
 from services.storage import layout
 from tests.support.releases import make_tiny_release
@@ -245,6 +245,35 @@ def test_a_blob_that_is_missing_or_damaged_is_named(
     assert publish("blobless", 35) == manifest
     assert store.get(key) == before, "publishing it again mends it"
     fetch(cache, manifest)
+
+
+def test_a_fetched_release_takes_its_name_while_nobody_counts(stack: Stack, tmp_path: Path, publish: Publish) -> None:
+    """A process that makes room would miss it under both names, and let the cache grow past its limit."""
+    manifest, other = publish("renamed", 50), ReleaseCache(stack.store(), tmp_path / "cache", 1.0)
+    other.folder.mkdir(parents=True)
+    fetched, held = threading.Event(), threading.Event()
+
+    def fetch_slowly(*given: Any) -> None:
+        download(*given)
+        fetched.set()
+        held.wait(120)
+
+    def fetch() -> None:
+        with ReleaseCache(stack.store(), tmp_path / "cache", 1.0).hold(manifest):
+            pass
+
+    download = blobs.download
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blobs, "download", fetch_slowly)
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        assert fetched.wait(120)
+        with other._changing():
+            held.set()
+            thread.join(0.5)
+            assert not (other.folder / manifest["digest"]).exists()
+        thread.join()
+    assert (other.folder / manifest["digest"]).is_dir()
 
 
 def test_processes_that_share_a_cache_keep_to_its_limit(stack: Stack, tmp_path: Path, publish: Publish) -> None:
