@@ -50,12 +50,12 @@ def fetch(cache: ReleaseCache, manifest: Manifest) -> Path:
         return folder
 
 
-def files_in(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+def files_in(folder: Path) -> dict[Path, os.stat_result]:
+    return {path: path.stat() for path in folder.rglob("*") if path.is_file()}
 
 
 def bytes_in(folder: Path) -> int:
-    return sum(files_in(folder).values())
+    return sum(file.st_size for file in files_in(folder).values())
 
 
 def test_a_fetched_release_is_the_published_one(stack: Stack, tmp_path: Path, publish: Publish) -> None:
