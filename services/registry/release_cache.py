@@ -180,12 +180,14 @@ class ReleaseCache:
             is_release = re.fullmatch("[0-9a-f]{64}", folder.name)
             if not is_release and self._remove(folder):
                 continue
+            reserved = re.match("fetch-([0-9]+)-", folder.name)
             try:
                 needed = sum(file.stat().st_size for file in folder.iterdir())
                 used = folder.stat().st_mtime
-            except OSError:  # another process has renamed it
-                continue
-            reserved = re.match("fetch-([0-9]+)-", folder.name)
+            except OSError:  # a file of a fetch was given its name, or another process has removed the folder
+                if reserved is None:
+                    continue
+                needed, used = 0, time.time()
             found.append((used, max(needed, int(reserved[1])) if reserved else needed, folder))
         return sorted(found)
 
