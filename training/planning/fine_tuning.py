@@ -1,5 +1,6 @@
 """Plans a training that begins with the weights of a release: what fits it, and the experiment that follows from it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,11 @@ def other_classes(base: Base, found: Survey) -> list[str] | None:
     if base.condition != "class" or class_names({name: [name] for name in found.classes}, "labels") == base.classes:
         return None
     return list(base.classes)
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Return names as the value of an override."""
+    return f"[{','.join(json.dumps(name, ensure_ascii=False) for name in names)}]"
 
 
 def list_some(names: Sequence[str]) -> str:

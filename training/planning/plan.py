@@ -275,18 +275,13 @@ def check_disk(folder: Path, plan: Plan, images: int) -> None:
         )
 
 
-def quoted(names: Sequence[str]) -> str:
-    """Return names as the value of an override."""
-    return f"[{','.join(json.dumps(name, ensure_ascii=False) for name in names)}]"
-
-
 def arguments(plan: Plan, folder: Path) -> list[str]:
     """Return the arguments of the pipeline `plan.variant`, as `darkroom pipeline run` takes them."""
     data: Sequence[tuple[str, Any]] = (
         ("root", plan.options.source), ("image_size", plan.size), ("channels", plan.channels),
         ("held_out", plan.held_out), ("max_bad", plan.max_bad),
         *([("bucket_step", plan.bucket_step)] if plan.bucket_step else []),
-        *([("classes", quoted(plan.classes))] if plan.classes else []),
+        *([("classes", fine_tuning.quoted(plan.classes))] if plan.classes else []),
     )  # fmt: skip
     first = f"autoencoder_experiment={folder / AUTOENCODER}"
     if plan.base is not None:

@@ -183,7 +183,7 @@ def test_names_that_an_override_cannot_hold_need_pictures_of_all_classes(base, f
             "data.root=x",
             "data.image_size=8",
             "data.channels=1",
-            f"data.classes={plans.quoted(['Große, 猫', '1', 'null'])}",
+            f"data.classes={fine_tuning.quoted(['Große, 猫', '1', 'null'])}",
         ]
     ).classes == ("Große, 猫", "1", "null")
 
