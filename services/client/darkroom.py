@@ -70,7 +70,7 @@ class Darkroom:
         deadline: datetime | None = None,
         tags: Sequence[str] = (),
     ) -> Job:
-        """Submit a job. docs/sql.md lists the fields of a request and what is permitted.
+        """Submit a job. docs/requests.md lists the fields of a request and what is permitted.
 
         model: name, name@alias or name@version. A key submitted before returns the job of that key; without one, the
         client makes one up, so that a lost connection leaves one job and not two. run_after, deadline: times without

@@ -1,4 +1,4 @@
-"""The SQL of docs/sql.md, and the Python of docs/model.md and the README, run as shown."""
+"""The SQL of docs/sql.md and docs/requests.md, and the Python of docs/model.md and the README, run as shown."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,11 @@ import pytest
 from tests.support.job_queue import empty_queue
 from tests.support.stack import Process, Stack
 
-SQL = re.findall(r"```sql\n(.*?)```", Path("docs/sql.md").read_text(), re.DOTALL)
+SQL = [
+    statement
+    for page in ("docs/sql.md", "docs/requests.md")
+    for statement in re.findall(r"```sql\n(.*?)```", Path(page).read_text(), re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("statement", SQL, ids=lambda s: s.split("\n")[0][:40])

@@ -20,7 +20,7 @@ class NewJob(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str = Field(description="name, name@alias or name@version of a release", examples=["digits@production"])
-    request: dict[str, Any] = Field(description="what to sample, as docs/sql.md describes it")
+    request: dict[str, Any] = Field(description="what to sample, as docs/requests.md describes it")
     queue: str | None = None
     priority: int | None = None
     idempotency_key: str | None = Field(None, description="or the header Idempotency-Key: one job for each key")
