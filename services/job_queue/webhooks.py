@@ -1,19 +1,21 @@
 """Webhooks: the addresses that hear of a tenant's ended jobs, and the outbox of events for them."""
 
+import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-EACH = 4  # events of one tenant that are claimed together
-TOGETHER = 32  # events that are claimed together
+EACH = 4  # events of one tenant that a process sends at the same time
+TOGETHER = 32  # events that a process sends at the same time
 LEASE_S = 120  # after which an event whose sender has died is sent again
 MAX_ATTEMPTS = 12  # over about half a day
 LONGEST_PAUSE_S = 3 * 3600
-KEPT_DAYS = 7  # for which delivered events are kept
+KEPT_DAYS = 7  # for which events are kept that have arrived or are dead
+CLEANED = 1_000  # events that are deleted together
 
 
 @dataclass(frozen=True)
@@ -110,28 +112,35 @@ def redeliver(connection: Connection, event_ids: Sequence[uuid.UUID] | None, ten
 # -- sending -----------------------------------------------------------------------------------
 
 
-def claim_events(connection: Connection) -> list[Event]:
+def claim_events(
+    connection: Connection, limit: int = TOGETHER, under_way: Mapping[str, int] | None = None
+) -> list[Event]:
     """Claim events that are due, a few of each tenant, in random order: no tenant's events are always the last.
 
-    One whose sender dies is due again after LEASE_S seconds.
+    under_way: how many events of each tenant are being sent, which count towards EACH. An event whose sender dies is
+    due again after LEASE_S seconds. One whose webhook was removed while its job ended is dead.
     """
     rows = connection.execute(
         text(f"""
             WITH due AS (
-                SELECT next.id FROM (SELECT DISTINCT tenant FROM webhooks) AS tenants CROSS JOIN LATERAL (
-                    SELECT id FROM webhook_events WHERE tenant = tenants.tenant AND state = 'waiting'
-                        AND due_at <= now() ORDER BY due_at LIMIT {EACH} FOR UPDATE SKIP LOCKED
-                ) AS next ORDER BY random() LIMIT {TOGETHER}
+                SELECT next.* FROM (SELECT DISTINCT tenant FROM webhooks) AS tenants CROSS JOIN LATERAL (
+                    SELECT id, tenant, url FROM webhook_events WHERE tenant = tenants.tenant AND state = 'waiting'
+                        AND due_at <= now() ORDER BY due_at
+                        LIMIT greatest({EACH} - coalesce((CAST(:under_way AS jsonb) ->> tenants.tenant)::integer, 0), 0)
+                    FOR UPDATE SKIP LOCKED
+                ) AS next ORDER BY random() LIMIT :limit
             )
             UPDATE webhook_events AS event SET attempts = attempts + 1,
-                due_at = now() + make_interval(secs => {LEASE_S})
-            FROM due, webhooks
-            WHERE event.id = due.id AND (webhooks.tenant, webhooks.url) = (event.tenant, event.url)
+                due_at = now() + make_interval(secs => {LEASE_S}),
+                state = CASE WHEN webhooks.url IS NULL THEN 'dead' ELSE 'waiting' END,
+                error = CASE WHEN webhooks.url IS NULL THEN 'its webhook was removed' ELSE error END
+            FROM due LEFT JOIN webhooks USING (tenant, url) WHERE event.id = due.id
             RETURNING event.id, event.tenant, event.url, job_id, data, attempts, event.created_at, may_be_private,
                 secret
-        """)
+        """),
+        {"limit": limit, "under_way": json.dumps(dict(under_way or {}))},
     )
-    return [Event(**row._mapping) for row in rows]
+    return [Event(**row._mapping) for row in rows if row.secret is not None]
 
 
 def record_delivery(connection: Connection, event: Event) -> None:
@@ -161,13 +170,15 @@ def record_failure(connection: Connection, event: Event, error: str) -> bool:
     return is_dead
 
 
-def delete_delivered(connection: Connection, limit: int = 1_000) -> None:
-    """Delete up to `limit` events that arrived more than KEPT_DAYS ago."""
-    connection.execute(
+def delete_old(connection: Connection) -> bool:
+    """Delete up to CLEANED events that have arrived or are dead, and are KEPT_DAYS old. Returns whether more may be."""
+    deleted = connection.execute(
         text(f"""
+            WITH begin AS (SELECT extract(epoch FROM now() - interval '{KEPT_DAYS} days') * 1000 AS milliseconds)
             DELETE FROM webhook_events WHERE id IN (
-                SELECT id FROM webhook_events WHERE state = 'delivered'
-                    AND delivered_at < now() - interval '{KEPT_DAYS} days' LIMIT :limit FOR UPDATE SKIP LOCKED)
-        """),
-        {"limit": limit},
-    )
+                SELECT id FROM webhook_events WHERE state <> 'waiting'  -- an id begins with its time
+                    AND id < (SELECT rpad(lpad(to_hex(milliseconds::bigint), 12, '0'), 32, '0')::uuid FROM begin)
+                ORDER BY id LIMIT {CLEANED} FOR UPDATE SKIP LOCKED)
+        """)
+    ).rowcount
+    return deleted == CLEANED

@@ -1,5 +1,6 @@
 """A receiver of webhooks on this machine."""
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ class Receiver:
 
 
 @contextmanager
-def receiver() -> Iterator[Receiver]:
-    """Run a receiver until the context ends."""
+def receiver(context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
+    """Run a receiver until the context ends, over TLS if a context is given."""
     heard = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,7 +35,9 @@ def receiver() -> Iterator[Receiver]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    heard.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    heard.url = f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
