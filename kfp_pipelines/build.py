@@ -1,4 +1,4 @@
-"""Which code made a release: the git commit, and the image that stages run."""
+"""The code that made a release: the git commit, and the image that stages run."""
 
 import os
 import subprocess

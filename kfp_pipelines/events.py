@@ -1,4 +1,4 @@
-"""What a running pipeline reports: events, one JSON object per line of output.
+"""The events that a running pipeline reports, one JSON object per line of output.
 
     {"darkroom": "event", "kind": "message", "text": "published digits@1 as candidate"}
 

@@ -1,4 +1,4 @@
-"""What Kubernetes permits in the pods of a profile, so that a mistake is found before anything is submitted."""
+"""The fields that Kubernetes permits in the pods of a profile, so that a mistake is found before submission."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The settings of the console: where it serves, and who signs in how."""
+"""The settings of the console: its address, and how users sign in."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The environment of this process: what libraries read of it by themselves, and whether it is a pod."""
+"""The environment of this process: variables that libraries read by themselves, and whether it is a pod."""
 
 import os
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from training import prepare
 from training.commands import run_command
+from training.disk import is_disk_full
 from training.experiments import compose
 from training.experiments.schema import (
     AutoencoderExperiment,
@@ -22,7 +23,7 @@ from training.experiments.schema import (
     LightDecoderExperiment,
     to_plain,
 )
-from training.runs.checkpoints import CheckpointFolder, CheckpointLocation, is_disk_full
+from training.runs.checkpoints import CheckpointFolder, CheckpointLocation
 from training.runs.errors import DiskFullError
 
 IN_OUTPUT = CheckpointFolder()

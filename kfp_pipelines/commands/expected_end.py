@@ -1,4 +1,4 @@
-"""When a run will end: from what its tasks were expected to take, and what they take."""
+"""Estimates when a run will end, from the expected and the measured durations of its tasks."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What `darkroom train` does before and after the pipeline: look, plan, tell; and show what came of it."""
+"""The steps of `darkroom train` around the pipeline: survey the pictures, print the plan, and show the result."""
 
 import subprocess
 import sys

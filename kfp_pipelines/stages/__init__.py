@@ -1,1 +1,1 @@
-"""What each stage does. `entry` reads the environment; the other modules take paths, settings and stores."""
+"""The stages of the pipelines. `entry` reads the environment; the other modules take paths, settings and stores."""

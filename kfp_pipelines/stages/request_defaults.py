@@ -1,4 +1,4 @@
-"""The parameter `request_defaults`: what requests to the published release get for the fields that they leave out."""
+"""The parameter `request_defaults`: the defaults of requests to the published release."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What each rank of a TrainJob runs: `torchrun -m kfp_pipelines.stages.train_node s3://BUCKET/PREFIX`.
+"""The process of each rank of a TrainJob: `torchrun -m kfp_pipelines.stages.train_node s3://BUCKET/PREFIX`.
 
 The ranks of a node share its disk, so one of them fetches the inputs. Rank 0 of all uploads the result.
 """

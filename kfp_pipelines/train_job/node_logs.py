@@ -1,4 +1,4 @@
-"""What the nodes of a TrainJob print, kept in S3: their pods, and the logs in them, are gone soon after a failure.
+"""Keeps the output of a TrainJob's nodes in S3: their pods, with the logs in them, are gone soon after a failure.
 
 Each rank copies the end of its output to an object of its own, from time to time and when it ends. So the log of a node
 that was killed lacks its last INTERVAL_S seconds at most.

@@ -1,4 +1,4 @@
-"""What all tables share."""
+"""The base class of all tables."""
 
 import uuid
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Processes of the service, and what they agree on."""
+"""Processes of the service, and the state that they share."""
 
 import uuid
 from datetime import datetime

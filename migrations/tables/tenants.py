@@ -1,4 +1,4 @@
-"""Tenants, their queues, limits and usage, and whom the service tells of their jobs."""
+"""Tenants, their queues, limits, usage, tokens and webhooks."""
 
 import uuid
 from datetime import date, datetime

@@ -1,4 +1,4 @@
-"""`darkroom check`: what the service depends on, checked with a dispatcher's rights."""
+"""`darkroom check`: checks what the service depends on, with a dispatcher's rights."""
 
 import uuid
 from typing import TYPE_CHECKING, Any

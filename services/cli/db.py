@@ -12,6 +12,7 @@ from services.cli.session import AsJson, connect_database, open_database
 from services.cli.tenants import NewName, PasswordFile, print_unset
 from services.cli.tenants import add as tenants_add
 from services.cli.terminal import print_json, print_renamed
+from services.cli.text_files import read_text
 from services.errors import CommandError
 from services.local_stack.logins import Role
 
@@ -130,7 +131,7 @@ def _read_url(path: Path) -> "URL":
     from services.urls import DATABASE_FORM, parse_database_url
 
     try:
-        url = make_url(parse_database_url(path.read_text().strip()))
+        url = make_url(parse_database_url(read_text(LOGINS_VARIABLE, path).strip()))
     except ValueError as error:
         raise CommandError(f"{path}: not a database URL: {error}") from None
     if not url.username or not url.password:

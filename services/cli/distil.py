@@ -1,4 +1,4 @@
-"""`darkroom distil`: from a diffusion release to one that needs a few evaluations of one row each."""
+"""`darkroom distil`: distils a diffusion release into one that needs a few evaluations of one row each."""
 
 import sys
 from contextlib import nullcontext, redirect_stdout

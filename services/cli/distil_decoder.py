@@ -1,4 +1,4 @@
-"""`darkroom distil-decoder`: from a release to one with a light decoder beside its own."""
+"""`darkroom distil-decoder`: adds a light decoder to a release, distilled from its own."""
 
 import sys
 from contextlib import nullcontext, redirect_stdout

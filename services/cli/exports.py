@@ -1,4 +1,4 @@
-"""`darkroom export`: releases for other programs."""
+"""`darkroom export`: writes releases in the formats of other programs."""
 
 from pathlib import Path
 from typing import Annotated

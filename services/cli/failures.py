@@ -1,4 +1,4 @@
-"""How a command fails: one message, and an exit code."""
+"""Turns errors of commands into one message and an exit code."""
 
 import signal
 import sys

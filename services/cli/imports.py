@@ -1,4 +1,4 @@
-"""`darkroom import`: releases from the models of other programs."""
+"""`darkroom import`: makes releases from models in the formats of other programs."""
 
 import math
 import re

@@ -1,6 +1,5 @@
-"""Find the job that a command names, and wait for its end."""
+"""Finds the job that a command names, and waits for its end."""
 
-import json
 import math
 import sys
 import time
@@ -49,10 +48,12 @@ def parse_job_id(job_id: str) -> uuid.UUID:
 
 def parse_request(text: str) -> dict[str, Any]:
     """Return a request that is given as JSON, or in standard input if the text is "-". Raises CommandError."""
+    from services.job_requests.strict_json import RequestError, parse_json
+
     try:
-        parsed = json.loads(sys.stdin.read() if text == "-" else text)
-    except json.JSONDecodeError as error:
-        raise CommandError(f"--request: not JSON ({error}); an example: {REQUEST_EXAMPLE}") from None
+        parsed = parse_json(sys.stdin.buffer.read() if text == "-" else text)
+    except RequestError as error:
+        raise CommandError(f"--request: {error}; an example: {REQUEST_EXAMPLE}") from None
     if not isinstance(parsed, dict):
         raise CommandError(f"--request: not a JSON object; an example: {REQUEST_EXAMPLE}")
     return parsed

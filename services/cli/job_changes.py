@@ -1,4 +1,4 @@
-"""`darkroom jobs cancel`, `retry`, `set`, `pause` and `resume`: change jobs after they were submitted."""
+"""`darkroom jobs cancel`, `retry`, `set`, `pause` and `resume`: change submitted jobs."""
 
 import uuid
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""`darkroom jobs estimate`: what a job would take."""
+"""`darkroom jobs estimate`: estimates the cost and the times of a job without sampling it."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""The objects of a job, on this machine: its images, its manifest and its listings."""
+"""Downloads or links the images, manifest and listings of a job."""
 
 import json
 import re

@@ -22,6 +22,7 @@ from services.cli.job_estimate import estimate
 from services.cli.many_jobs import InQueue, Model, Since, States, Tags, Until, job_filter
 from services.cli.session import AsJson, connect, connect_database
 from services.cli.terminal import print_json, print_table
+from services.cli.text_files import read_text
 from services.errors import EXIT_NOT_SUCCEEDED, CommandError
 
 if TYPE_CHECKING:
@@ -90,14 +91,7 @@ def submit_many(
     """Submit many jobs in one transaction, all or none, and print their ids."""
     from services.job_queue import clients
 
-    if not file.is_file():
-        raise CommandError(f"{file} does not exist")
-    jobs = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        try:
-            jobs.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise CommandError(f"{file}, line {number}: not JSON ({error}); nothing was submitted") from None
+    jobs = read_jobs(file)
     engine = connect_database("submitter")
     with engine.begin() as connection:
         ids = [str(job_id) for job_id in clients.submit_jobs(connection, jobs)]
@@ -106,6 +100,20 @@ def submit_many(
     else:
         for job_id in ids:
             typer.echo(job_id)
+
+
+def read_jobs(file: Path) -> list[Any]:
+    """Return the jobs in a file of JSON Lines. Raises CommandError, which names the line, if one is not JSON."""
+    from services.job_requests.strict_json import RequestError, parse_json
+
+    jobs: list[Any] = []
+    text = read_text("FILE", file).removesuffix("\n")
+    for number, line in enumerate(text.split("\n") if text else (), 1):
+        try:
+            jobs.append(parse_json(line))
+        except RequestError as error:
+            raise CommandError(f"FILE: {file}, line {number}: {error}; nothing was submitted") from None
+    return jobs
 
 
 @app.command("list")

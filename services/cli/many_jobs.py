@@ -1,4 +1,4 @@
-"""Do the same with many jobs, in sets that are committed one by one."""
+"""Applies a change to many jobs, in sets that are committed one by one."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence

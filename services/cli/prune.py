@@ -1,4 +1,4 @@
-"""`darkroom prune`: delete what is past its retention. Run it once a day."""
+"""`darkroom prune`: deletes what is past its retention. Run it once a day."""
 
 from datetime import timedelta
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Release folders into the registry and out of it, for the commands that do so."""
+"""Publishes release folders to the registry and fetches them, for several commands."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""`darkroom queues`: queues, which an operator can pause."""
+"""`darkroom queues`: lists, adds, pauses and resumes queues."""
 
 from dataclasses import asdict
 from typing import Annotated

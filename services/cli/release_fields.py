@@ -1,4 +1,4 @@
-"""What `darkroom releases show` prints."""
+"""The fields that `darkroom releases show` prints."""
 
 import json
 from collections.abc import Iterator

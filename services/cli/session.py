@@ -1,4 +1,4 @@
-"""How a command connects: settings of its role, and a database whose schema this version works with."""
+"""Connections of commands: the settings of a role, and a database whose schema this version supports."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -1,4 +1,4 @@
-"""`darkroom tenants tokens`: what programs of a tenant use the HTTP API with."""
+"""`darkroom tenants tokens`: the tokens with which a tenant's programs use the HTTP API."""
 
 import uuid
 from dataclasses import asdict

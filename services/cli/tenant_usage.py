@@ -1,4 +1,4 @@
-"""`darkroom tenants usage`: what tenants have used, by day."""
+"""`darkroom tenants usage`: usage of tenants by day."""
 
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta

@@ -1,4 +1,4 @@
-"""`darkroom tenants`: who may submit jobs, and their limits."""
+"""`darkroom tenants`: tenants, their logins and their limits."""
 
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,6 +11,7 @@ from services.cli.commands import COMMANDS, command_group
 from services.cli.session import AsJson, connect_database
 from services.cli.tenant_usage import usage
 from services.cli.terminal import print_json, print_table
+from services.cli.text_files import read_secret
 from services.errors import CommandError, quote
 
 if TYPE_CHECKING:
@@ -115,13 +116,7 @@ def add(
     from services.database.logins import ensure_login
     from services.job_queue.tenants import ensure_tenant
 
-    if not password_file.is_file():
-        raise CommandError(f"--password-file: {password_file} does not exist")
-    password = password_file.read_text().strip()
-    if len(password) < SHORTEST_PASSWORD:
-        raise CommandError(
-            f"--password-file: the password is too short; permitted: {SHORTEST_PASSWORD} characters or more"
-        )
+    password = read_secret("--password-file", password_file, shortest=SHORTEST_PASSWORD)
     engine = connect_database("migrator")
     with engine.begin() as connection:
         login = f"tenant_{name}"

@@ -1,4 +1,4 @@
-"""`darkroom tune`: how many rows a release should be served with on this device."""
+"""`darkroom tune`: measures with how many rows a release should be served on this device."""
 
 from typing import Annotated, Literal
 

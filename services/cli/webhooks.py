@@ -1,4 +1,4 @@
-"""`darkroom webhooks`: the addresses that hear of ended jobs, and the events for them."""
+"""`darkroom webhooks`: the addresses that receive an event when a job ends, and these events."""
 
 import uuid
 from dataclasses import asdict
@@ -10,6 +10,7 @@ import typer
 from services.cli.commands import COMMANDS, command_group
 from services.cli.session import AsJson, connect_database
 from services.cli.terminal import print_json, print_table
+from services.cli.text_files import read_secret
 from services.errors import CommandError, quote
 
 app = command_group(COMMANDS["webhooks"].help)
@@ -52,11 +53,7 @@ def add(
         check_url(url)
     except DeliveryError as error:
         raise CommandError(str(error)) from None
-    if not secret_file.is_file():
-        raise CommandError(f"--secret-file: {secret_file} does not exist")
-    secret = secret_file.read_text().strip()
-    if len(secret) < SHORTEST_SECRET:
-        raise CommandError(f"--secret-file: the secret is too short; permitted: {SHORTEST_SECRET} characters or more")
+    secret = read_secret("--secret-file", secret_file, shortest=SHORTEST_SECRET)
     with connect_database("migrator").begin() as connection:
         if tenant not in (names := tenants.tenant_names(connection)):
             raise CommandError(f"tenant: {quote(tenant)} does not exist; permitted: {', '.join(names)}")

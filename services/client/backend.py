@@ -1,4 +1,4 @@
-"""What the client asks of the service, by whatever way it reaches it: SQL and S3, or the HTTP API."""
+"""The interface between the client and the service, implemented over SQL and S3 and over the HTTP API."""
 
 import uuid
 from collections.abc import Mapping, Sequence

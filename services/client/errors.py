@@ -1,4 +1,4 @@
-"""The errors of the client, and how it waits while Postgres or S3 is away."""
+"""The errors of the client, and its retries while Postgres or S3 is unavailable."""
 
 import time
 from collections.abc import Callable

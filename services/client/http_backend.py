@@ -1,4 +1,4 @@
-"""The service by the HTTP API, with a token of the tenant."""
+"""The backend that uses the HTTP API, with a token of the tenant."""
 
 import uuid
 from collections.abc import Mapping, Sequence

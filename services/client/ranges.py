@@ -1,4 +1,4 @@
-"""Which images a reader has not seen yet, as ranges of indices: few, however many images there are."""
+"""The images that a reader has not seen yet, as ranges of indices: few, however many images there are."""
 
 from collections.abc import Iterable
 

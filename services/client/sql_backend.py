@@ -1,4 +1,4 @@
-"""The service by SQL and S3, with the tenant's own login and credentials."""
+"""The backend that uses SQL and S3, with the tenant's own login and credentials."""
 
 import json
 import uuid

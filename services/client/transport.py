@@ -1,4 +1,4 @@
-"""Requests to the HTTP API: a token, JSON, and waiting while the service is away or asks to come back later."""
+"""HTTP requests to the API: a token, JSON, and retries while the service is unavailable or limits the rate."""
 
 import json
 import shutil

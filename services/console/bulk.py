@@ -1,4 +1,4 @@
-"""What people do to jobs, to one or to all that meet a filter."""
+"""Actions on jobs: on one, or on all that match a filter."""
 
 import uuid
 from collections.abc import Callable, Sequence

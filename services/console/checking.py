@@ -1,4 +1,4 @@
-"""What a dispatcher would make of a request: its plan, its mistakes, and what each of its stages takes."""
+"""Validates a request as a dispatcher would: its plan, its mistakes, and the cost of each stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the claims of an identity token say about a person."""
+"""Reads the claims of an identity token: the user's name, tenant and groups."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Image sets in the folder of training runs: what they hold, what was left out, and a contact sheet."""
+"""Image sets in the folder of training runs: their content, the images left out, and a contact sheet."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Which tenant a person has, and whether they operate the service: by the groups that a proxy or a provider names."""
+"""The tenant of a user, and whether the user is an operator, by the groups that a proxy or a provider names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

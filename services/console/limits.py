@@ -1,4 +1,4 @@
-"""Limits of a body: how large it may be, and how long it may take. `server` limits the rest of a connection."""
+"""Limits of the size and the duration of a request body. `server` limits the rest of a connection."""
 
 import asyncio
 import time

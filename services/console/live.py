@@ -1,4 +1,4 @@
-"""Who waits for news of which jobs. One thread of the process listens to Postgres for all of them.
+"""The subscribers to news of jobs. One thread of the process listens to Postgres for all of them.
 
 A subscriber receives the ids of changed jobs only and reads them when it is ready, so a slow one needs no buffer.
 Each connection of a browser begins with the present state, and so does the listener's, so that nothing is missed.

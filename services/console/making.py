@@ -1,4 +1,4 @@
-"""What made an image: its item, its release and the request that makes it again."""
+"""How an image was made: its item, its release and the request that makes it again."""
 
 import uuid
 from collections.abc import Sequence

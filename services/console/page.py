@@ -1,4 +1,4 @@
-"""One request for a page: who looks, the database as they may see it, and the template that answers."""
+"""The context of a request for a page: its viewer, the database with the viewer's rights, and the templates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What the handlers of the console share."""
+"""The parts of the console that its handlers share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

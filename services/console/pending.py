@@ -1,4 +1,4 @@
-"""Sign-ins that have begun at a provider and not ended: a cookie for each, so that several tabs may sign in at once."""
+"""Sign-ins that a provider has not confirmed yet: a cookie for each, so that several tabs can sign in at once."""
 
 import hmac
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What a page says when something is wrong: one sentence, what to do, and never a stack trace."""
+"""Error pages: one sentence, what to do, and never a stack trace."""
 
 import logging
 import uuid

@@ -1,4 +1,4 @@
-"""Viewers that a trusted proxy names in headers: oauth2-proxy, or an ingress with single sign-on.
+"""Sign-in by a trusted proxy that names the user in headers, such as oauth2-proxy or an ingress with single sign-on.
 
 A header proves nothing unless it comes from the proxy, so it counts only from stated addresses, and only if an operator
 has named it. Sessions of links and proxies do not mix: where a proxy is named, no link signs in.

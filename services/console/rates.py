@@ -1,4 +1,4 @@
-"""How many requests a token may make: so many a second on average, and so many at once."""
+"""The rate limit of a token: requests per second on average, and a burst."""
 
 import threading
 import time

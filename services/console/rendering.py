@@ -1,4 +1,4 @@
-"""The templates, and how they show times, sizes and numbers."""
+"""The templates, and the formats of times, sizes and numbers."""
 
 import hashlib
 import json

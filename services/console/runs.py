@@ -1,4 +1,4 @@
-"""Training runs as their folders tell of them: the losses of every step, and sample sheets of some."""
+"""Reads the folders of training runs: the losses of every step, and sample sheets of some."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""What a viewer or a program asks for when it looks for images that were made before."""
+"""The parameters of a search for images, from a page or the API."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta

@@ -1,4 +1,4 @@
-"""The HTTP server of the console: how many connections it holds, and how long a silent one may stay."""
+"""The HTTP server of the console, with limits of connections and of their idle time."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Who looks at a page. The session cookie says so, which the console signs; a request cannot choose another tenant."""
+"""The viewer of a page, from a session cookie that the console signs; a request cannot choose another tenant."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Self

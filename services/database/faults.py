@@ -1,4 +1,4 @@
-"""What an error of the database says: the server is away, a statement cannot work, or a row is at fault."""
+"""Classifies errors of Postgres: the server is unavailable, a statement cannot work, or a row is at fault."""
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 

@@ -1,4 +1,4 @@
-"""What to say to a person about an error of Postgres."""
+"""Error messages for people about Postgres."""
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 

@@ -1,4 +1,4 @@
-"""What a job would take, and when it would start and end, from what its release has cost and what waits before it."""
+"""Estimates the cost of a job from its release's earlier jobs, and its start and end from the backlog of its queue."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Finalizing: write what a job stores in S3 next to its images, the manifest last, and end the job.
+"""Finalizing: writes listings, archives and last the manifest of a job to S3, and ends the job.
 
 {prefix}/{job_id}/images/00000000.png
 {prefix}/{job_id}/outputs-00000.jsonl    one line for each stored image

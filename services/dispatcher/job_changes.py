@@ -1,4 +1,4 @@
-"""Applies what clients have asked to change of their jobs, a limited amount in each round."""
+"""Applies changes of jobs that clients have requested, a limited number in each round."""
 
 import uuid
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Planning: check a submitted job and cut it into shards of images, or reject it with a reason.
+"""Planning: checks a submitted job and cuts it into shards of images, or rejects it with a reason.
 
 Requests are checked, and S3 is read, outside of transactions. Each transaction then records a batch of images, so that
 the first ones are sampled while the others are planned. After a crash, planning continues at the first missing batch.

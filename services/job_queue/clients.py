@@ -1,4 +1,4 @@
-"""What a client's login does: submit, follow, change, cancel and retry jobs. It sees the jobs of its tenant alone."""
+"""The statements of a client's login: submit, follow, change, cancel and retry the jobs of its tenant."""
 
 import json
 import uuid

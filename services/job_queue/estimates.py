@@ -1,4 +1,4 @@
-"""What an estimate is made of: what a release has cost, what waits in a queue, and who serves it."""
+"""The figures behind an estimate: past costs of a release, and the backlog and workers of a queue."""
 
 import json
 from collections.abc import Mapping

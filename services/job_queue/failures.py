@@ -1,4 +1,4 @@
-"""Why images of a job failed: messages that differ in their numbers and quoted values alone are one reason."""
+"""The reasons why images of a job failed. Messages that differ only in numbers and quoted values are one reason."""
 
 import uuid
 from dataclasses import dataclass

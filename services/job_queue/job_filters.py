@@ -1,4 +1,4 @@
-"""Which of a tenant's jobs are meant: by state, tags, model, queue and time of submission."""
+"""Filters of a tenant's jobs: by state, tags, model, queue and time of submission."""
 
 import uuid
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What an operator sees of the service: its processes and queues, and jobs that wait."""
+"""The operator's view of the service: processes, queues and waiting jobs."""
 
 import uuid
 from dataclasses import dataclass

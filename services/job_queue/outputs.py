@@ -1,4 +1,4 @@
-"""Images of jobs: which are settled, where they are stored, why they failed."""
+"""Images of jobs: which are settled, where they are stored, and why they failed."""
 
 import json
 import uuid

@@ -1,4 +1,4 @@
-"""What a client may expect of a job before submitting it: where it may wait, and how fast jobs like it were made."""
+"""The queues that a viewer may use, and the pace of the tenant's earlier jobs of a model."""
 
 from sqlalchemy import Connection, text
 

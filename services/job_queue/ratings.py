@@ -1,4 +1,4 @@
-"""What people think of images of their tenant, from 1 to 5; the best ones become a set of images."""
+"""Ratings of images by their tenant, from 1 to 5. The best images become an image set."""
 
 import uuid
 from dataclasses import dataclass

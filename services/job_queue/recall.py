@@ -1,4 +1,4 @@
-"""What was made before: a viewer's images by the words of their items, class, tag, seed, release and time.
+"""Searches the images of a viewer's tenant by words of their items, class, tag, seed, release and time.
 
 No index knows the words of requests: it would slow every submission down, and a request of megabytes has no place in
 one. So a search looks at the newest jobs first, a few at a time, until a page is full or its time is used up. What it

@@ -1,4 +1,4 @@
-"""Which releases the jobs that have not ended use."""
+"""The releases that jobs in progress use."""
 
 from sqlalchemy import Connection, text
 

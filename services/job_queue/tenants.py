@@ -1,4 +1,4 @@
-"""Tenants: who submits jobs, and what they may do."""
+"""Tenants and their limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""Tokens of the HTTP API: who may use it for which tenant, until when. Only their hashes are stored."""
+"""Tokens of the HTTP API: their tenant, scopes and expiry. Only their hashes are stored."""
 
 import hashlib
 import secrets

@@ -1,4 +1,4 @@
-"""What tenants have used, by day. The images' own transactions count it, so each image counts once."""
+"""Usage of tenants by day. The images' own transactions count it, so each image counts once."""
 
 from dataclasses import dataclass
 from datetime import date

@@ -1,4 +1,4 @@
-"""What a viewer of the console sees: the jobs of one tenant, a page at a time.
+"""The jobs of a tenant as the console shows them, a page at a time.
 
 Pages are cut by keys, never by offsets, so that the last page of a job of a million images costs what the first does.
 """

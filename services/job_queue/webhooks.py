@@ -1,4 +1,4 @@
-"""Webhooks: the addresses that hear of a tenant's ended jobs, and the outbox of events for them."""
+"""Webhooks of tenants, and the outbox of events for them."""
 
 import json
 import uuid

@@ -1,4 +1,4 @@
-"""What a worker remembers between its claims of shards: where to read on, which queue is next, for how long to stay.
+"""The state of a worker between its claims of shards: where to read on, which queue is next, and until when to stay.
 
 Three rules, each with a bound:
 

@@ -1,4 +1,4 @@
-"""What the stages of a chain may ask, and whether each fits the one before it."""
+"""The rules of a chain's stages: what each may request, and whether it fits the one before it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

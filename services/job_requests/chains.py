@@ -1,4 +1,4 @@
-"""Chains: the images of one release are what the next one begins with, or its condition.
+"""Chains: the images of one release are the start images of the next one, or its condition.
 
 A plan of a chain has a stage for each entry of `then`, after stage 0, which is the rest of the plan. This module says
 what a stage makes of an image; `chain_rules` checks that stages fit each other.

@@ -1,4 +1,4 @@
-"""What may be requested of a release that was distilled to few steps: the samplings that it was trained for."""
+"""The requests that a distilled release permits: the samplings that it was trained for."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Expands walks between two items, and grids, to items when a job is planned."""
+"""Expands interpolations between two items, and grids, to items when a job is planned."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a release accepts as an image in a condition, derived from its conditioners.
+"""The images that a release accepts in a condition, derived from its conditioners.
 
 The JSON Schema of a condition says only that a value is an image. `add_image_rules` adds under IMAGE_RULE what
 shape and colours the conditioner needs, so that a process without torch can convert an image or refuse it.

@@ -1,4 +1,4 @@
-"""One image of a plan: everything that it depends on besides the release and its conditions, and what it costs."""
+"""One image of a plan: all inputs except the release and its conditions, and its cost."""
 
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""How images are stored: format, quality, names from fields of items, thumbnails, embedded metadata and archives."""
+"""The options of stored images: format, quality, names, thumbnails, embedded metadata and archives."""
 
 import re
 from collections.abc import Mapping

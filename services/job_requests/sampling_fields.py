@@ -1,4 +1,4 @@
-"""The fields that say how images are sampled. A job gives them for all of its items; an item may give its own."""
+"""The sampling fields of a job, which each item can override."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args

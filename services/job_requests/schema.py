@@ -1,4 +1,4 @@
-"""What a client may request: one JSON Schema a release, the tenant's limits, and errors that say what is permitted.
+"""The JSON Schema of requests to a release, the tenant's limits, and errors that say what is permitted.
 
 A request is validated as a whole, so that its author sees every mistake at once. A valid request becomes a plan: with
 every default filled in and the seed drawn, the plan alone reproduces each image.

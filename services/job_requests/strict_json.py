@@ -1,4 +1,4 @@
-"""JSON from clients: what a double, a text in Postgres, and every other program's JSON can hold, and nothing else."""
+"""Parses JSON from clients, and refuses what a double, Postgres's text or other programs' JSON cannot hold."""
 
 import json
 import math

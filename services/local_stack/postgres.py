@@ -14,7 +14,8 @@ from services.environment import ignore_variables
 from services.local_stack import processes
 from services.local_stack.accounts import Account, account_for
 from services.local_stack.part import PROBE_TIMEOUT_S, Part, installed_program
-from services.local_stack.state import HOST, StackError, StackState, sync_directory
+from services.local_stack.state import HOST, StackError, StackState
+from training.disk import sync_to_disk
 
 if TYPE_CHECKING:
     import psycopg
@@ -120,7 +121,7 @@ class Postgres(Part):
                     f"{processes.last_log_lines(self.root, self.name)}"
                 )
             (workplace / "data").rename(self.data)
-            sync_directory(self.directory)
+            sync_to_disk(self.directory)
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What the local stack remembers between runs: its ports and passwords."""
+"""The stored state of the local stack: its ports and passwords."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from training.disk import sync_to_disk
 from training.errors import DarkroomError
 
 ROOT_VARIABLE = "DARKROOM_ROOT"
@@ -155,16 +156,7 @@ def write(root: Path, state: StackState) -> None:
     except BaseException:
         os.unlink(name)
         raise
-    sync_directory(root)
-
-
-def sync_directory(path: Path) -> None:
-    """Make a rename inside `path` survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_to_disk(root)
 
 
 def choose_ports(kept: Mapping[str, int], requested: Mapping[str, int], running: Collection[str]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Log lines, as text or JSON: one line an event, with fields that say what it is about, and without secrets.
+"""Log lines, as text or JSON: one line per event, with fields and without secrets.
 
 The trace id of a job is its UUID without dashes: 32 hexadecimal digits, as W3C Trace Context defines them. A job's id
 therefore finds its lines in the logs of every process, and processes need not pass a trace id to each other.

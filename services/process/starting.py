@@ -1,4 +1,4 @@
-"""What a process waits for before it starts."""
+"""Waits until Postgres has a connection for a process that starts."""
 
 import logging
 import time

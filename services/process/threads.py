@@ -1,4 +1,4 @@
-"""Threads without which a process is of no use."""
+"""Threads whose end ends the process."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What determines a release, for a comparison with another one."""
+"""The inputs that determine a release, for a comparison with another one."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The image sets that the releases a viewer may see were trained on, as their lineage tells of them."""
+"""The image sets that the releases a viewer may see were trained on, from their lineage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

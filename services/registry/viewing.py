@@ -1,4 +1,4 @@
-"""What a viewer of the console sees of the registry: the releases that the tenant may use, and all for operators."""
+"""The registry as the console shows it: the releases that the tenant may use, and all for operators."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What an object should contain, and whether S3's answers show that it does."""
+"""The expected content of an object, and whether S3's answers show that it is stored."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Links to objects that expire."""
+"""Presigned URLs of objects."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Whether a bucket holds what was written to it: of many objects, by few requests."""
+"""Checks by listings that a bucket holds what was written to it: many objects in few requests."""
 
 from collections.abc import Mapping
 

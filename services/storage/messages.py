@@ -1,4 +1,4 @@
-"""What to say to a person about an error of S3."""
+"""Error messages for people about S3."""
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 

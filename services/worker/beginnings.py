@@ -1,4 +1,4 @@
-"""Sampling that begins with an image: from its latent with noise, or in a hole while the rest is kept."""
+"""Sampling that starts from an image: from its latent with noise, or in a masked area while the rest is kept."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""What torch compiled for a release, kept in S3, so that one worker compiles and all workers of a profile run the same.
+"""The compile cache of a release in S3: one worker compiles, and all workers of a profile run the same code.
 
 Compiling takes a minute or more, and torch chooses some kernels by their time, so that two processes that compile the
 same networks may give other last digits. An entry, under `compiled/entries/`, says for what its cache was made; the

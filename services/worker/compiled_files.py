@@ -1,4 +1,4 @@
-"""The content of a compile cache: what torch saves, and the libraries that it does not, as a ZIP archive.
+"""The content of a compile cache as a ZIP archive: what torch saves, and the libraries that it does not.
 
 On a CPU torch saves only the C++ of its loops, so that every process would call the compiler again.
 """

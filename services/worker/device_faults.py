@@ -1,4 +1,4 @@
-"""What can go wrong with a device, in the worker's terms."""
+"""Classifies errors of a device: out of memory, or broken."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""How a worker runs the networks: the device, the precision, and whether steps are compiled.
+"""The execution of networks in a worker: the device, the precision, and whether steps are compiled.
 
 Together with the number of rows this decides the last digit of every image. It is therefore chosen once, by settings,
 and named with each image.

@@ -1,4 +1,4 @@
-"""Releases that this worker cannot load because of its own disk: it leaves them to other workers for a while."""
+"""Releases that this worker cannot load because of its own disk; it leaves them to other workers for a while."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a release takes on the device at hand, by the number of rows."""
+"""Measures the time and memory that a release needs on this device, by the number of rows."""
 
 import gc
 import resource

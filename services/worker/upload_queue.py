@@ -1,4 +1,4 @@
-"""Which image is uploaded next: each tenant in turn, and none that waits after an error occupies a thread."""
+"""The order of uploads: each tenant in turn. An image that waits after an error occupies no thread."""
 
 import threading
 import time

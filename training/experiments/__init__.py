@@ -1,1 +1,1 @@
-"""What an experiment says: its schema, how Hydra composes it, and the conditioners it builds."""
+"""Experiments: their schema, how Hydra composes them, and the conditioners they build."""

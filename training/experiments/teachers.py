@@ -1,4 +1,4 @@
-"""Which releases can be distilled, and with which images."""
+"""The releases that can be distilled, and the images for it."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What pictures offer a training: how many there are, how large, and what they can be conditioned on."""
+"""Surveys pictures for a training: their number, their sizes, and what they can be conditioned on."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

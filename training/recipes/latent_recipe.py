@@ -1,4 +1,4 @@
-"""What the recipes of networks in a latent space share: the parts of a step, the moving average, the latents' shape."""
+"""The base of recipes of networks in a latent space: the parts of a step, the moving average, the latents' shape."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence

@@ -33,13 +33,18 @@ def measure_if_needed(autoencoder: Autoencoder, release: Release, images: ImageS
         return None
     device = autoencoder.latent_scale.device
     autoencoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    rows = list(images.rows("train"))[rank:MOST:ranks]
-    parts = (images.pixels(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
-    scale = measure_latent_scale(autoencoder, parts, seed=0)
+    scale = measure_on_training_images(autoencoder, images, seed=0)
     autoencoder.to(device)
     print(f"The first stage {release.name!r} has no latent scale; on these images it is {scale:.5g}.")
     return scale
+
+
+def measure_on_training_images(autoencoder: Autoencoder, images: ImageSet, *, seed: int) -> float:
+    """Set and return `latent_scale`, measured on the first MOST training images, a share of them on each rank."""
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rows = list(images.rows("train"))[rank:MOST:ranks]
+    parts = (images.pixels(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
+    return measure_latent_scale(autoencoder, parts, seed=seed)
 
 
 @torch.no_grad()

@@ -16,16 +16,13 @@ from training.model.latent_diffusion import save_autoencoder
 from training.previews import samples
 from training.recipes.autoencoder import AutoencoderRecipe
 from training.recipes.discriminator import SMALLEST_IMAGE
-from training.recipes.latent_scale import measure_latent_scale
+from training.recipes.latent_scale import measure_on_training_images
 from training.runs import card
 from training.runs.callbacks import Previews
 from training.runs.checkpoints import CheckpointLocation
 from training.runs.fit import build_batches, fit, image_rows
 from training.runs.identity import Run, lineage_of, parents
 from training.runs.progress import ProgressReport
-
-MEASURE_BATCH = 32  # images in a batch when the latent scale is measured
-MOST_MEASURED = 10_000  # images
 
 
 def train_autoencoder(
@@ -37,12 +34,9 @@ def train_autoencoder(
     if config.model.regularisation != "identity":  # the identity has nothing to train, only a scale to measure
         report = train_model(model, config, images, checkpoints)
         loss = None if report is None else report.loss()
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     model.eval().to("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
-    rows = list(images.rows("train"))[rank:MOST_MEASURED:ranks]
-    parts = (images.pixels(rows[start : start + MEASURE_BATCH]) for start in range(0, len(rows), MEASURE_BATCH))
-    measure_latent_scale(model, parts, seed=config.seed)
-    if rank > 0:
+    measure_on_training_images(model, images, seed=config.seed)
+    if dist.is_initialized() and dist.get_rank() > 0:
         return False
     shutil.rmtree(release, ignore_errors=True)
     release.mkdir()

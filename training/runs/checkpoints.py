@@ -8,9 +8,7 @@ A checkpoint is a folder of two files. It is complete once the folder has its fi
 It holds no state of random generators: data order, noise and dropout are functions of (seed, step).
 """
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from training.disk import is_disk_full, sync_to_disk
 from training.errors import DarkroomError, summarise
 from training.runs.identity import Run
 
@@ -135,22 +134,6 @@ def output_checkpoints(run: Run) -> Path:
 def step_of(folder: Path) -> int:
     """Return the step of a checkpoint's folder."""
     return int(folder.name.removeprefix("step-"))
-
-
-def is_disk_full(error: Exception) -> bool:
-    """Return whether writing failed for lack of room. The safetensors library says so only in its message."""
-    number = getattr(error, "errno", None)
-    words = ("No space left", "quota exceeded")
-    return number in (errno.ENOSPC, errno.EDQUOT) or any(part in str(error) for part in words)
-
-
-def sync_to_disk(path: Path) -> None:
-    """Flush a file or folder to disk, so that it survives a crash of the machine."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def damage_error(folder: Path, error: Exception) -> CheckpointError:

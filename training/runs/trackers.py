@@ -1,4 +1,4 @@
-"""Where the figures of a run go besides its folder: TensorBoard, MLflow, Weights & Biases, by Lightning's loggers.
+"""The loggers of a run besides its folder: TensorBoard, MLflow, Weights & Biases, through Lightning.
 
 MLflow and Weights & Biases read their address and their key from the environment (MLFLOW_TRACKING_URI, WANDB_API_KEY
 and others), so that neither is in an experiment, a command or a log.

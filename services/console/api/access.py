@@ -1,4 +1,4 @@
-"""Who calls the API: the token of a request, what it permits, and how many requests it may make."""
+"""Access to the API: the token of a request, its scopes and its rate limit."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

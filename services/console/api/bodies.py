@@ -1,4 +1,4 @@
-"""What the API accepts and answers. The columns are those of docs/sql.md."""
+"""The request and response bodies of the API. The columns are those of docs/sql.md."""
 
 import uuid
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What a request would be, before it is submitted, and the queues that it may use."""
+"""Endpoints that validate a request before it is submitted and list the queues that it may use."""
 
 from fastapi import APIRouter
 

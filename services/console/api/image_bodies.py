@@ -1,4 +1,4 @@
-"""What the API answers about images."""
+"""The response bodies of the API that describe images."""
 
 import uuid
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Images of a job: the list, their files, how they were made and what people think of them."""
+"""Endpoints for the images of a job: the list, files, settings and ratings."""
 
 import uuid
 from typing import Annotated

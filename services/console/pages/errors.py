@@ -1,4 +1,4 @@
-"""Why images of a job failed, and what can be done about a job: cancel, retry, pause, resume and its priority."""
+"""The errors of a job's images by reason, and actions on the job: cancel, retry, pause, resume and priority."""
 
 import uuid
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Many jobs at once: what would be done is counted first, then done to the jobs that were counted."""
+"""Actions on many jobs: a page counts the jobs first, then the action applies to exactly these."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any

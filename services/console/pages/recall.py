@@ -1,4 +1,4 @@
-"""Recall: what the viewer's tenant has made before, by caption, class, tag, seed, release and date."""
+"""The search page: the images of the viewer's tenant, by caption, class, tag, seed, release and date."""
 
 import uuid
 from datetime import date

@@ -1,4 +1,4 @@
-"""Says what would be read as what, without preparing: lists all files, reads all tables, and looks at some images."""
+"""Inspects a source without preparing it: lists all files, reads all tables, and looks at some images."""
 
 import posixpath
 from collections import Counter

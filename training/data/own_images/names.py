@@ -1,4 +1,4 @@
-"""What the name of a file tells: its role, and whether a folder or an archive is a split."""
+"""The meaning of file names: the role of a file, and whether a folder or an archive is a split."""
 
 import os
 import posixpath

@@ -1,4 +1,4 @@
-"""Finds pictures that are not pictures of the set but masks or maps of others, as their names tell."""
+"""Finds files that are not images of the set but masks or maps of others, by their names."""
 
 import posixpath
 import re

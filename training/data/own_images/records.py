@@ -1,4 +1,4 @@
-"""Reads a record: what a line of metadata, a row of a table or a sidecar says of one image."""
+"""Reads a record: a line of metadata, a row of a table or a sidecar about one image."""
 
 import codecs
 import json

@@ -1,4 +1,4 @@
-"""Weights to begin from: release folders, and folders of diffusers, which are read as releases."""
+"""Releases to start from: release folders, and folders of diffusers, which are read as releases."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

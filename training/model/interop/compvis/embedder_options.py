@@ -1,4 +1,4 @@
-"""What the reader of an embedder needs beyond its parameters: a tokenizer, labels, or the null class."""
+"""Options of an embedder's reader besides its parameters: a tokenizer, labels, or the null class."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which of their models were trained to do without their condition, so that classifier-free guidance works."""
+"""Tells which of their models were trained with condition dropout, so that classifier-free guidance works."""
 
 from collections.abc import Mapping
 from typing import Any

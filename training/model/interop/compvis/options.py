@@ -1,4 +1,4 @@
-"""What a person may say about a checkpoint that its files do not."""
+"""Options of an import that the files of a checkpoint do not state."""
 
 from dataclasses import dataclass
 from pathlib import Path

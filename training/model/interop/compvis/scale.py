@@ -1,4 +1,4 @@
-"""Where the latent scale of a model comes from."""
+"""The latent scale of an imported model, and its source."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.interop.huggingface.first_stage import first_stage_names
-from training.model.interop.huggingface.reading.folders import read_fields, refused
+from training.model.interop.huggingface.reading.folders import check_blocks, read_fields, refused
 from training.model.interop.huggingface.reading.tensors import fill, modern_names
 
 SHARED = {
@@ -76,12 +76,7 @@ def multipliers(where: str, widths: Sequence[int]) -> tuple[int, ...]:
 def attention_levels(where: str, down: Sequence[str], up: Sequence[str]) -> tuple[int, ...]:
     """Return the levels with attention, 0 the finest. Raises DiffusersError for other kinds of blocks."""
     known = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
-    for name in down:
-        if name not in known:
-            raise refused(where, "down_block_types", name, ", ".join(known))
-    mirrored = [name.replace("DownEncoder", "UpDecoder") for name in reversed(down)]
-    if list(up) != mirrored:
-        raise refused(where, "up_block_types", list(up), f"{mirrored}, as down_block_types")
+    check_blocks(where, down, up, known, ("DownEncoder", "UpDecoder"))
     return tuple(level for level, name in enumerate(down) if known[name])
 
 

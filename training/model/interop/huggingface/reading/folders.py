@@ -1,7 +1,7 @@
 """The files of a folder of diffusers or transformers: a JSON configuration, and weights in one file or several."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,22 @@ def read_fields(
 def refused(where: str, name: str, value: object, permitted: str) -> DiffusersError:
     """Return the error for a field whose value cannot be read."""
     return DiffusersError(f"{where}.{name}: {value!r} cannot be read; permitted: {permitted}")
+
+
+def check_blocks(
+    where: str, down: Sequence[str], up: Sequence[str], known: Iterable[str], mirror: tuple[str, str]
+) -> None:
+    """Raise DiffusersError unless the kinds of blocks on the way down are known and those on the way up mirror them.
+
+    mirror: what the name of a block has on the way down, and what on the way up.
+    """
+    permitted = list(known)
+    for name in down:
+        if name not in permitted:
+            raise refused(where, "down_block_types", name, ", ".join(permitted))
+    mirrored = [name.replace(*mirror) for name in reversed(down)]
+    if list(up) != mirrored:
+        raise refused(where, "up_block_types", list(up), f"{mirrored}, as down_block_types")
 
 
 def one_value(where: str, name: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is not a latent diffusion model of this kind, by the names of its classes."""
+"""Folders that are no latent diffusion model of this kind, by the names of their classes."""
 
 import re
 

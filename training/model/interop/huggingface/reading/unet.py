@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from training.model.interop.huggingface.reading.first_stage import multipliers
-from training.model.interop.huggingface.reading.folders import DiffusersError, one_value, read_fields, refused
+from training.model.interop.huggingface.reading.folders import (
+    DiffusersError,
+    check_blocks,
+    one_value,
+    read_fields,
+    refused,
+)
 from training.model.interop.huggingface.reading.tensors import fill, modern_names
 from training.model.interop.huggingface.unet import unet_names
 from training.model.timestep_embedding import renumber_timesteps
@@ -150,14 +156,9 @@ def unet_config(where: str, c: Mapping[str, Any], conditional: bool) -> UNetConf
 
 def blocks(where: str, c: Mapping[str, Any], conditional: bool) -> tuple[list[bool], bool]:
     """Return at which levels the U-Net attends, and whether residual blocks resample. Raises DiffusersError."""
-    down, up = c["down_block_types"], c["up_block_types"]
-    permitted = [name for name in BLOCKS if name != ("AttnDownBlock2D" if conditional else "CrossAttnDownBlock2D")]
-    for name in down:
-        if name not in permitted:
-            raise refused(where, "down_block_types", name, ", ".join(permitted))
-    mirrored = [name.replace("Down", "Up") for name in reversed(down)]
-    if list(up) != mirrored:
-        raise refused(where, "up_block_types", list(up), f"{mirrored}, as down_block_types")
+    down = c["down_block_types"]
+    permitted = (name for name in BLOCKS if name != ("AttnDownBlock2D" if conditional else "CrossAttnDownBlock2D"))
+    check_blocks(where, down, c["up_block_types"], permitted, ("Down", "Up"))
     if len(down) != len(c["block_out_channels"]):
         raise refused(where, "down_block_types", list(down), "one for each of block_out_channels")
     own = not conditional and c["downsample_type"] == "resnet"
