@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import islice, product
 from math import prod
 from typing import Any
 
 from services.job_queue.plan import Item
-from services.job_requests.messages import JsonSchema
+from services.job_requests.messages import MAX_MESSAGES, JsonSchema
 from services.job_requests.strict_json import RequestError
 
 MAX_FRAMES = 1_000
@@ -52,6 +52,20 @@ def complete_grid(request: Any, conditions: JsonSchema) -> tuple[Any, JsonSchema
     if not missing and not any(name in request for name in ("items", "input_uri", "interpolate")):
         request = {**request, "items": [{}]}
     return request, {**conditions, "required": missing}
+
+
+def grid_mistakes(request: Mapping[str, Any]) -> list[str]:
+    """Return a line for each of the first fields that both an item and the grid of a valid request give."""
+    items = {f"items[{number}]": item for number, item in enumerate(request.get("items", ()))}
+    if "interpolate" in request:
+        items = {"interpolate.from": request["interpolate"]["from"]}
+    found = (
+        f"{where}.{name}: given together with grid.{name}; give only one of them"
+        for where, item in items.items()
+        for name in request.get("grid", ())
+        if name in item
+    )
+    return list(islice(found, MAX_MESSAGES))
 
 
 def count_cells(grid: Mapping[str, Any]) -> int:

@@ -57,6 +57,11 @@ def output_mistakes(request: Mapping[str, Any]) -> list[str]:
     return mistakes
 
 
+def plan_output(output: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a valid request with whole numbers as integers: JSON Schema takes 80.0 for one."""
+    return {name: int(value) if isinstance(value, float) else value for name, value in output.items()}
+
+
 def image_name(plan: Plan, item: Item, index: int, seed: int) -> str | None:
     """Return the name of image `index`, without a suffix, or None if the plan names images by their index alone.
 
@@ -93,6 +98,8 @@ def _value(item: Item, place: str) -> str:
     value: Any = item
     for part in place.split("."):
         value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         permitted = f"{', '.join(OWN_PLACES)}, item, or a field of every item that is a text or an integer"
         raise RequestError(f"output.name: {{{place}}} is not a field of this item; permitted: {permitted}")

@@ -127,25 +127,29 @@ def sampling_mistakes(plan: Plan, item: Item, canvas: Canvas | None, where: str 
     """
     fields = merge(plan, item)
 
-    def line(name: str, permitted: str) -> str:
-        return f"{where if name in item else ''}{name}: {quote(fields[name])} is not allowed; permitted: {permitted}"
+    def line(name: str, permitted: str, *others: str) -> str:
+        """others: fields that the mistake depends on."""
+        place = where if any(one in item for one in (name, *others)) else ""
+        return f"{place}{name}: {quote(fields[name])} is not allowed; permitted: {permitted}"
 
     mistakes = []
     low, high = fields["guidance_interval"]
     if low > high:
         mistakes.append(line("guidance_interval", "the lower number first"))
     if fields.get("eta") and fields["solver"] != STOCHASTIC:
-        mistakes.append(line("eta", f"0 with the solver {fields['solver']}, or the solver {STOCHASTIC}"))
+        mistakes.append(line("eta", f"0 with the solver {fields['solver']}, or the solver {STOCHASTIC}", "solver"))
     if canvas is not None and "size" in fields and not canvas.fits(size := as_size(fields["size"])):
         width, height = canvas.nearest(size)
         sides = f"multiples of {canvas.unit} up to {MAX_SIDE}, and at most {canvas.most_pixels} pixels in all"
         mistakes.append(line("size", f"{sides}; the nearest is [{width}, {height}]"))
+    if item.get("toward", {}).keys() == {"share"}:
+        mistakes.append(line("toward", "with a seed or conditions that it leads to"))
     if "toward" in item and "variations" in fields:
         mistakes.append(line("variations", "without toward and interpolate, which choose the noise themselves"))
     for name in ("strength", "mask"):
         if name in fields and "image" not in fields:
             mistakes.append(line(name, "with an image to begin with, in the field image"))
     if "image" in fields and "strength" not in fields and "mask" not in fields:
-        place = where if "image" in item else ""
-        mistakes.append(f"{place}strength: missing; give a number from 0.01 to 1 for the image, or a mask")
+        place, whose = (where, "") if "image" in item else ("", ", for the job or for each item")
+        mistakes.append(f"{place}strength: missing; give a number from 0.01 to 1 for the image, or a mask{whose}")
     return mistakes

@@ -22,7 +22,7 @@ from services.job_requests.chains import THEN
 from services.job_requests.distilled_rules import choose_defaults, read_distilled
 from services.job_requests.image_rules import IMAGE_RULE, KEPT_IN_NULL
 from services.job_requests.messages import MAX_MESSAGES, JsonSchema, validation_messages
-from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes
+from services.job_requests.output_options import FORMATS, OUTPUT, ImageNames, check_named, output_mistakes, plan_output
 from services.job_requests.sampling_fields import (
     DECODER,
     LIGHT,
@@ -186,10 +186,12 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     if "grid" in request and "input_uri" in request:
         mistakes.insert(0, "grid: given together with input_uri; permitted: with items or interpolate")
     if not mistakes:
-        mistakes = output_mistakes(request)
+        mistakes = [*output_mistakes(request), *expansion.grid_mistakes(request)]
     if mistakes:
         raise RequestError("\n".join(mistakes))
     plan = cast(Plan, {"output_prefix": limits.write_prefixes[0], **defaults_of(conditions), **request})
+    if "output" in plan:
+        plan["output"] = plan_output(plan["output"])
     plan["format"] = plan.get("output", {}).get("format", plan["format"])
     plan["images_per_item"] = int(plan["images_per_item"])  # 2.0 is a valid integer of JSON Schema
     if "seed" not in plan:

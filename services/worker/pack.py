@@ -61,7 +61,7 @@ class Pack(Generic[Owner]):
         own, device = release.latent_shape, execution.device.type
 
         def share(rows: int) -> int:
-            return min(rows, rows * own[1] * own[2] // (shape[1] * shape[2]))
+            return rows if shape == own else even_rows(min(rows, rows * own[1] * own[2] // (shape[1] * shape[2])))
 
         if shape != own:  # a compiled network has one shape
             execution = replace(execution, compiled=False)
@@ -276,6 +276,14 @@ class Pack(Generic[Owner]):
     def _fail(self, run: Run, error: str) -> None:
         owner, request = self._images.pop(run)
         self._failed.append(_failure(owner, request.spec, "conditions", error))
+
+
+def even_rows(rows: int) -> int:
+    """Return so many rows or fewer: a multiple of 8, else a power of two.
+
+    The matrix products of a CPU give the remaining rows of other numbers other bits.
+    """
+    return rows - rows % 8 if rows >= 8 else 1 << max(rows, 1).bit_length() - 1
 
 
 def rows_of_parts(rows: int, decode: int, device: str) -> tuple[int, int, int]:

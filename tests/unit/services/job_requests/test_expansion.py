@@ -141,6 +141,18 @@ def test_a_grid_of_a_billion_is_refused_before_it_is_made() -> None:
             "items[0].toward.share: missing; give a number from 0 to 1",
         ),
         (
+            {"items": [{**ITEM, "toward": {"share": 0.5}}]},
+            "items[0].toward: {'share': 0.5} is not allowed; permitted: with a seed or conditions",
+        ),
+        (
+            {"items": [ITEM, {**ITEM, "steps": 9}], "grid": {"steps": [2, 4], "seed": [1]}},
+            "items[1].steps: given together with grid.steps; give only one of them",
+        ),
+        (
+            {"interpolate": {"from": ITEM, "to": {"seed": 1}, "frames": 3}, "grid": {"class_label": [1, 2]}},
+            "interpolate.from.class_label: given together with grid.class_label; give only one of them",
+        ),
+        (
             {"items": [{**ITEM, "toward": {"seed": 1, "share": 0.5}}], "variations": 0.5},
             "variations: 0.5 is not allowed; permitted: without toward and interpolate",
         ),

@@ -46,6 +46,14 @@ def test_names_are_made_of_fields(template: str, found: list[str]) -> None:
     assert names(planned({"name": template}, images_per_item=2)) == found
 
 
+def test_whole_numbers_may_be_written_with_a_point() -> None:
+    """JSON Schema takes 80.0 for an integer, and Pillow does not."""
+    output = {"format": "jpeg", "quality": 80.0, "thumbnail": 32.0, "name": "{class_label}{index}"}
+    plan = planned(output, items=[{"class_label": 3.0}])
+    assert [type(plan["output"][name]) for name in ("quality", "thumbnail")] == [int, int]
+    assert names(plan) == ["300000000"]
+
+
 def test_without_a_template_an_image_has_no_name_of_its_own() -> None:
     plan = planned({"format": "webp", "quality": 40})
     assert (names(plan), plan["format"]) == ([None, None], "webp")

@@ -63,6 +63,14 @@ def refusal(request: dict[str, Any], conditions: dict[str, Any] = CONDITIONS) ->
             "items[0].mask: 'AA' is not allowed; permitted: with an image to begin with, in the field image",
         ),
         (
+            {"items": [ITEM, {**ITEM, "solver": "heun"}], "solver": "ddim", "eta": 0.5},
+            "items[1].eta: 0.5 is not allowed; permitted: 0 with the solver heun, or the solver ddim",
+        ),
+        (
+            {"items": [{**ITEM, "mask": "AA"}, ITEM], "image": "AA"},
+            "strength: missing; give a number from 0.01 to 1 for the image, or a mask, for the job or for each item",
+        ),
+        (
             {"items": [{**ITEM, "image": "AA"}]},
             "items[0].strength: missing; give a number from 0.01 to 1 for the image, or a mask",
         ),

@@ -83,6 +83,15 @@ def test_a_size_has_rows_for_about_the_area_of_the_others(engine: Engine[object]
     assert rows == {(8, 8): 8, (8, 16): 4, (6, 4): 8, (16, 8): 4, (8, 32): 2}
 
 
+def test_rows_of_another_size_are_of_a_number_that_matrix_products_divide_evenly(tiny_release: Path) -> None:
+    """The products of a CPU treat the last ones of 10 rows otherwise: with 2 threads the self-test refused 96 x 32."""
+    engine = Engine[object](tiny_release, rows=32, device="cpu")
+    for seed, size in enumerate([(96, 32), (40, 32), (64, 48), (96, 64)]):
+        add(engine, spec(seed, size))
+    engine.step()
+    assert [pack.rows for pack in engine._packs._open.values()] == [32, 8, 24, 8, 4]
+
+
 def test_five_sizes_keep_the_rows_full(engine: Engine[object], monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as there is work of each size, which a worker claims ahead: 90 % of the rows are used."""
     shares: list[float] = []
