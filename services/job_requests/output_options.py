@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from services.errors import quote
-from services.job_queue.plan import Item, Plan
+from services.job_queue.plan import Item, OutputOptions, Plan
 from services.job_requests.seen_ids import SeenIds
 from services.job_requests.strict_json import RequestError
 
@@ -57,9 +57,11 @@ def output_mistakes(request: Mapping[str, Any]) -> list[str]:
     return mistakes
 
 
-def plan_output(output: Mapping[str, Any]) -> dict[str, Any]:
+def plan_output(output: Mapping[str, Any]) -> OutputOptions:
     """Return the options of a valid request with whole numbers as integers: JSON Schema takes 80.0 for one."""
-    return {name: int(value) if isinstance(value, float) else value for name, value in output.items()}
+    return cast(
+        OutputOptions, {name: int(value) if isinstance(value, float) else value for name, value in output.items()}
+    )
 
 
 def image_name(plan: Plan, item: Item, index: int, seed: int) -> str | None:
