@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from services.job_queue.job_filters import escape_like
 from services.job_queue.outputs import Output
+from services.job_queue.seeds import find_ranges_of_seed
 from services.job_queue.viewing import IMAGE_COLUMNS
 
 RANGES = 500  # of one statement
@@ -41,12 +42,13 @@ class ImageFilter:
 
 EVERY_IMAGE = ImageFilter()
 
+ANY_FAILED = "(SELECT failed > 0 FROM jobs WHERE id = :job)"  # else each image of the job would be looked at
 # `seed` of a rated image is that of `outputs`, whose key is a part of the key of `ratings`.
 LIST_IMAGES = """
     SELECT {columns} FROM unnest(CAST(:starts AS integer[]), CAST(:stops AS integer[])) AS ranges (start, stop)
     CROSS JOIN LATERAL (
         SELECT {columns} FROM {images} WHERE job_id = :job AND index >= start AND index < stop
-            AND (CAST(:failed AS boolean) IS NULL OR (error IS NOT NULL) = :failed)
+            AND (CAST(:failed AS boolean) IS NULL OR (error IS NOT NULL) = :failed) {if_any_failed}
             AND (CAST(:seed AS bigint) IS NULL OR seed = :seed) {rated}
         ORDER BY index {direction} LIMIT :limit) AS found
     ORDER BY index {direction} LIMIT :limit
@@ -68,6 +70,7 @@ def list_images(
         columns=IMAGE_COLUMNS,
         images="ratings JOIN outputs USING (job_id, index)" if are_rated else "outputs",
         rated="AND rating >= :rating" if are_rated else "",
+        if_any_failed=f"AND {ANY_FAILED}" if chosen.failed else "",
         direction="DESC" if backwards else "ASC",
     )
     start, stop = (0, before) if before is not None else (after + 1, MOST_INDEX)
@@ -89,7 +92,14 @@ def _in_parts(ranges: Sequence[Range], *, backwards: bool) -> Iterator[Sequence[
 
 
 def _ranges(connection: Connection, job_id: uuid.UUID, chosen: ImageFilter, start: int, stop: int) -> list[Range]:
-    """Return the ranges of indices that a filter by items leaves of [start, stop), in order."""
+    """Return the ranges of indices that a filter by items and seed leaves of [start, stop), in order."""
+    ranges = _ranges_of_items(connection, job_id, chosen, start, stop)
+    return ranges if chosen.seed is None else intersect(ranges, find_ranges_of_seed(connection, job_id, chosen.seed))
+
+
+def _ranges_of_items(
+    connection: Connection, job_id: uuid.UUID, chosen: ImageFilter, start: int, stop: int
+) -> list[Range]:
     if chosen.item is None and not chosen.words and not chosen.labels:
         return [(start, stop)]
     per_item = images_per_item(connection, job_id)
@@ -111,6 +121,12 @@ def merge_ranges(ranges: Iterator[Range]) -> list[Range]:
         else:
             merged.append((start, stop))
     return merged
+
+
+def intersect(some: Sequence[Range], others: Sequence[Range]) -> list[Range]:
+    """Return what is in a range of `some` and in one of the few `others`, in order."""
+    parts = ((max(a[0], b[0]), min(a[1], b[1])) for b in others for a in some)
+    return sorted(part for part in parts if part[0] < part[1])
 
 
 def images_per_item(connection: Connection, job_id: uuid.UUID) -> int:

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from services.job_queue.gallery import ITEMS, item_conditions
 from services.job_queue.job_filters import EVERY_JOB, JobFilter, conditions_of
+from services.job_queue.seeds import PLANNED, RANGES_OF_SEED
 
-LOOKED_AT = 5_000  # jobs of one page
+LOOKED_AT, FIRST_LOOKED_AT = 5_000, 500  # jobs of one page; most searches end among the first ones
 TIME_S = 0.2  # after which a page looks at no further jobs
 # Of one statement: jobs, bytes of their requests and plans as they are stored, and images that are looked at for a seed
 JOBS, BYTES, IMAGES = 200, 2**18, 50_000
-ITEMS_AT_ONCE = 200  # whose images are looked for
+ITEMS_AT_ONCE = 100  # whose images are looked for, or as many as a page has left
 SLACK = timedelta(hours=1)  # between the time in a job's id and `created_at`, which may be of a longer transaction
 LAST_ITEM = 2**31 - 1
 LARGEST_ID = uuid.UUID(int=2**128 - 1)
@@ -76,10 +77,16 @@ class Page:
     looked_to: datetime | None
 
 
+# Jobs that may have such images, and the last one that was looked at. number: among those that were looked at.
 LOOK = """
-    SELECT id, total, pg_column_size(request) + coalesce(pg_column_size(plan), 0) AS bytes, created_at,
-        coalesce(succeeded > 0 AND {where}, false) AS is_meant
-    FROM jobs WHERE id <= :from AND (id < :from OR :is_within) AND id >= :oldest ORDER BY id DESC LIMIT :jobs
+    SELECT id, total, bytes, created_at, is_meant, number FROM (
+        SELECT id, total, pg_column_size(request) + coalesce(pg_column_size(plan), 0) AS bytes, created_at,
+            coalesce(succeeded > 0 AND {where}, false) AS is_meant, row_number() OVER newest AS number,
+            lead(id) OVER newest IS NULL AS is_last
+        FROM (SELECT * FROM jobs WHERE id <= :from AND (id < :from OR :is_within) AND id >= :oldest
+            ORDER BY id DESC LIMIT :jobs) AS jobs
+        WINDOW newest AS (ORDER BY id DESC)
+    ) AS looked_at WHERE is_meant OR is_last ORDER BY id DESC
 """
 ITEMS_OF_JOBS = f"""
     SELECT jobs.id AS job_id, CAST(place - 1 AS integer) AS item, item AS fields, model, tags, jobs.created_at,
@@ -100,15 +107,17 @@ FIRST_IMAGES = """
         ORDER BY index LIMIT 1) AS made
 """
 # Every image with the seed, of jobs with items of their own or in an object.
-BY_SEED = """
+BY_SEED = f"""
     SELECT job_id, number AS item, fields, index, seed, sha256, model, tags, created_at FROM (
-        SELECT jobs.id AS job_id, outputs.item AS number,
-            coalesce(coalesce(plan, request) -> 'items' -> outputs.item, '{{}}') AS fields,
-            index, seed, sha256, model, tags, jobs.created_at
-        FROM jobs JOIN outputs ON job_id = jobs.id WHERE jobs.id = ANY(:ids) AND seed = :seed AND key IS NOT NULL
-            AND (jobs.id, -outputs.item) < (:from, -CAST(:item AS bigint))
+        SELECT planned.id AS job_id, outputs.item AS number,
+            coalesce(document -> 'items' -> outputs.item, '{{{{}}}}') AS fields,
+            index, seed, sha256, model, tags, planned.created_at
+        FROM ({PLANNED}, id, model, tags, created_at FROM jobs WHERE id = ANY(:ids)) AS planned
+        CROSS JOIN LATERAL ({RANGES_OF_SEED}) AS ranges
+        JOIN outputs ON job_id = planned.id AND index >= start AND index < stop AND seed = :seed AND key IS NOT NULL
+            AND (planned.id, -outputs.item) < (:from, -CAST(:item AS bigint))
     ) AS images CROSS JOIN LATERAL (SELECT fields) AS of_image (item)
-    WHERE CASE WHEN {where} THEN true END ORDER BY job_id DESC, number, index LIMIT :limit
+    WHERE CASE WHEN {{where}} THEN true END ORDER BY job_id DESC, number, index LIMIT :limit
 """
 
 
@@ -118,26 +127,38 @@ def find_again(connection: Connection, sought: Sought, limit: int, *, after: Pla
     where, values = conditions_of(sought.which)
     if sought.release_id is not None:
         where, values = f"{where} AND release_id = :release", {**values, "release": sought.release_id}
-    values |= {
-        "from": place.job_id, "is_within": place.item < LAST_ITEM, "oldest": _first_id(sought.which.since),
-        "jobs": LOOKED_AT,
-    }  # fmt: skip
+    values |= {"from": place.job_id, "is_within": place.item < LAST_ITEM, "oldest": _first_id(sought.which.since)}
     if sought.which.until is not None and after is None:
         values["from"] = _first_id(sought.which.until + 2 * SLACK)
-    latest = connection.execute(text(LOOK.format(where=where)), values).all()
     deadline = time.monotonic() + TIME_S
     look = _look_at_items if sought.seed is None else _look_at_seeds
     found: list[Found] = []
-    for jobs in _in_parts(latest, by_seed=sought.seed is not None):
-        ids = [job.id for job in jobs if job.is_meant]
-        more, stop = look(connection, sought, ids, place, limit - len(found), deadline) if ids else ([], None)
-        found += more
-        if stop is None and time.monotonic() > deadline and jobs[-1].id != latest[-1].id:
-            stop = Place(jobs[-1].id)
-        if stop is not None:
-            return Page(found, stop, jobs[-1].created_at)
-    has_more = len(latest) == LOOKED_AT
-    return Page(found, Place(latest[-1].id) if has_more else None, latest[-1].created_at if latest else None)
+    looked_to: datetime | None = None
+    following: Place | None = None
+    for chunk, is_end in _newest(connection, text(LOOK.format(where=where)), values):
+        for jobs in _in_parts(chunk, by_seed=sought.seed is not None):
+            ids = [job.id for job in jobs if job.is_meant]
+            more, stop = look(connection, sought, ids, place, limit - len(found), deadline) if ids else ([], None)
+            found, looked_to = found + more, jobs[-1].created_at
+            if stop is None and time.monotonic() > deadline and not (is_end and jobs[-1].id == chunk[-1].id):
+                stop = Place(jobs[-1].id)
+            if stop is not None:
+                return Page(found, stop, looked_to)
+        following = None if is_end else Place(chunk[-1].id)
+    return Page(found, following, looked_to)
+
+
+def _newest(connection: Connection, query: TextClause, values: dict[str, Any]) -> Iterator[tuple[list[Row[Any]], bool]]:
+    """Yield LOOKED_AT jobs in two chunks, newest first, and whether there are no older ones."""
+    for size in (min(FIRST_LOOKED_AT, LOOKED_AT), LOOKED_AT - FIRST_LOOKED_AT):
+        if size <= 0:
+            return
+        chunk = list(connection.execute(query, {**values, "jobs": size}))
+        is_end = not chunk or chunk[-1].number < size
+        yield chunk, is_end
+        if is_end:
+            return
+        values = {**values, "from": chunk[-1].id, "is_within": False}
 
 
 def _look_at_items(
@@ -147,7 +168,8 @@ def _look_at_items(
     where, values = item_conditions(sought.words, sought.labels)
     query, found = text(ITEMS_OF_JOBS.format(where=where)), list[Found]()
     while True:
-        values |= {"ids": ids, "from": place.job_id, "item": place.item, "limit": ITEMS_AT_ONCE}
+        at_once = max(ITEMS_AT_ONCE, limit - len(found))
+        values |= {"ids": ids, "from": place.job_id, "item": place.item, "limit": at_once}
         items = connection.execute(query, values).all()
         wanted = {"jobs": [one.job_id for one in items], "items": [one.item for one in items],
                   "per_item": [one.per_item for one in items]}  # fmt: skip
@@ -159,7 +181,7 @@ def _look_at_items(
             found.append(Found(**{name: known[name] for name in Found.__dataclass_fields__}))
             if len(found) == limit:
                 return found, Place(item.job_id, item.item)
-        if len(items) < ITEMS_AT_ONCE:
+        if len(items) < at_once:
             return found, None
         place = Place(items[-1].job_id, items[-1].item)
         if time.monotonic() > deadline:

@@ -57,16 +57,18 @@ def make_job(
     failures: Sequence[int] = (),
     pictures: int = 16,
     size: int = 64,
+    files: Sequence[bytes] = (),
     **columns: Any,
 ) -> uuid.UUID:
     """Insert an ended job of `count` images as the service would leave it. Its images are `pictures` different files.
 
-    No worker runs for it, so that a hundred thousand images take seconds. columns: further columns of the job.
+    No worker runs for it, so that a hundred thousand images take seconds. files: PNG files to use instead. columns:
+    further columns of the job.
     """
     with stack.engine("migrator").begin() as connection:
         job_id = uuid.UUID(str(connection.scalar(text("SELECT uuidv7()"))))
         prefix = f"outputs/{tenant}/{job_id}/images"
-        files = [picture(number, size) for number in range(min(pictures, count))]
+        files = files or [picture(number, size) for number in range(min(pictures, count))]
         for number, body in enumerate(files):
             stack.store().put(f"{prefix}/{number:08d}.png", body, content_type="image/png")
         per_item = -(-count // len(items))

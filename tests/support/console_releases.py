@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,16 +18,19 @@ from training.model.release import FileRecord, Release
 
 
 @contextmanager
-def releases_called(stack: Stack, name: str, versions: int = 1, **manifest: Any) -> Iterator[list[ReleaseRow]]:
+def releases_called(
+    stack: Stack, name: str, versions: int = 1, *, sheets: Sequence[bytes] = (), **manifest: Any
+) -> Iterator[list[ReleaseRow]]:
     """Versions of a name that differ from the tiny release in their sheets; they are removed at the end.
 
-    manifest: fields that the manifests have instead.
+    sheets: PNG files, one for each version. manifest: fields that the manifests have instead.
     """
     with stack.engine("publisher").begin() as connection:
         like = find(connection, "tiny@production").manifest
     with stack.engine("migrator").begin() as connection:
         for version in range(1, versions + 1):
-            _insert(connection, stack, name, version, {**like, **manifest, "name": name})
+            sheet = sheets[version - 1] if sheets else picture(version)
+            _insert(connection, stack, version, sheet, {**like, **manifest, "name": name})
         rows = [find(connection, f"{name}@{version}") for version in range(1, versions + 1)]
     try:
         yield rows
@@ -41,8 +44,8 @@ def releases_called(stack: Stack, name: str, versions: int = 1, **manifest: Any)
             connection.execute(text("DELETE FROM releases WHERE name = :name"), {"name": name})
 
 
-def _insert(connection: Any, stack: Stack, name: str, version: int, manifest: Mapping[str, Any]) -> None:
-    sheet = picture(version)
+def _insert(connection: Any, stack: Stack, version: int, sheet: bytes, manifest: Mapping[str, Any]) -> None:
+    name = manifest["name"]
     sha256 = hashlib.sha256(sheet).hexdigest()
     stack.store().put(blob_key(sha256), sheet, content_type="image/png")
     files = {**manifest["files"], "samples.png": {"sha256": sha256, "bytes": len(sheet)}}

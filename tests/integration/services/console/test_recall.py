@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from services.job_queue import recall
+from services.job_queue.seeds import find_ranges_of_seed
+from services.job_requests.image_spec import image_spec
 from tests.support.console import make_job, open_console
 from tests.support.console_releases import releases_called, send_form
 from tests.support.stack import Stack
@@ -19,6 +21,7 @@ ANIMALS: list[dict[str, Any]] = [
     {"class_label": 1, "caption": 'a "quick" fox', "id": "f-1"}, {"class_label": 2, "caption": "an owl at 100% speed"},
     {"class_label": "owl", "caption": "a slow FOX"}, {"class_label": 12},
 ]  # fmt: skip
+FIELDS: Any = {"guidance_interval": [0, 1], "spacing": "trailing", "guidance_rescale": 0}  # of a plan
 NAMED = {
     "type": "object",
     "properties": {
@@ -147,6 +150,27 @@ def test_a_search_is_bounded_and_goes_on(stack: Stack, monkeypatch: pytest.Monke
             following = re.search(r'<a rel="next" href="([^"]+)"', page)
             address = following[1].replace("&amp;", "&") if following else ""
     assert seen == every
+
+
+def test_the_images_of_a_seed_are_looked_up_by_what_the_plan_says(stack: Stack) -> None:
+    make_tenant(stack, "recall-seeds")
+    items = [{"class_label": 1, "seed": 100}, {"class_label": 2}, {"class_label": 3, "seed": 8}]
+    job = make_job(stack, 9, tenant="recall-seeds", items=items)
+    with stack.engine("migrator").begin() as connection:
+        plan: Any = connection.execute(text("SELECT plan FROM jobs WHERE id = :id"), {"id": job}).scalar_one()
+        specs = [image_spec(FIELDS | plan, items[index // 3], index) for index in range(9)]
+        connection.execute(
+            text("UPDATE outputs SET seed = :seed WHERE job_id = :job AND index = :index"),
+            [{"job": job, "seed": spec.seed, "index": spec.index} for spec in specs],
+        )
+        ranges = {seed: find_ranges_of_seed(connection, job, seed) for seed in (10, 100, 2**62)}
+    assert ranges == {10: [(3, 4), (8, 9)], 100: [(0, 1)], 2**62: []}  # not the job's nine
+    console = open_console(stack, "recall-seeds")
+    for seed in range(6, 13):
+        expected = [spec.index for spec in specs if spec.seed == seed]
+        assert shown(console.get(f"/jobs/{job}?seed={seed}").text) == expected
+        assert found(console.get(f"/recall?seed={seed}").text) == [(str(job), index) for index in expected]
+    assert shown(console.get(f"/jobs/{job}?seed=10&item=2").text) == [8]
 
 
 def submitted(stack: Stack, tenant: str) -> Any:
