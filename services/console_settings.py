@@ -96,7 +96,9 @@ class ConsoleSettings(StoreSettings, DatabaseSettings):
     @classmethod
     def _is_narrow(cls, networks: list[IPvAnyNetwork], info: ValidationInfo) -> list[IPvAnyNetwork]:
         if info.data.get("console_proxy_user_header") and not networks:
-            raise ValueError("goes with DARKROOM_CONSOLE_PROXY_USER_HEADER, which anyone could send otherwise")
+            raise ValueError(
+                "required with DARKROOM_CONSOLE_PROXY_USER_HEADER, because anyone could send that header otherwise"
+            )
         if any(network.prefixlen == 0 for network in networks):
             raise ValueError("a network of all addresses is not allowed, because anyone could name a viewer")
         return networks
@@ -108,7 +110,9 @@ class ConsoleSettings(StoreSettings, DatabaseSettings):
         given = info.data
         if issuer is None:
             if given.get("console_oidc_client_id") or given.get("console_oidc_client_secret"):
-                raise ValueError("goes with DARKROOM_CONSOLE_OIDC_CLIENT_ID and DARKROOM_CONSOLE_OIDC_CLIENT_SECRET")
+                raise ValueError(
+                    "required with DARKROOM_CONSOLE_OIDC_CLIENT_ID and DARKROOM_CONSOLE_OIDC_CLIENT_SECRET"
+                )
             return None
         if given.get("console_proxy_user_header"):
             raise ValueError("cannot be given with DARKROOM_CONSOLE_PROXY_USER_HEADER; permitted: one of them")

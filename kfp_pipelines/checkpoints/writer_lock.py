@@ -69,8 +69,8 @@ class WriterLock:
                 waiting = True
             if time.monotonic() > deadline:
                 raise CheckpointError(
-                    f"{self.store.uri(self.key)}: another process trains the same (settings, images and code are "
-                    "equal). Wait for it, stop it, or change the seed"
+                    f"{self.store.uri(self.key)}: another process is training this run (the same settings, images "
+                    "and code). Wait for it, stop it, or change the seed"
                 )
             time.sleep(self.lease_s / 20)
 

@@ -54,7 +54,7 @@ def fetch(registry: Registry, reference: str, kind: str, folder: Path) -> str:
         row = releases.find(connection, reference)
         if row.kind != kind:
             if kind != "autoencoder":
-                raise releases.RegistryError(f"release: {reference} is of kind {row.kind}; wanted: {kind}")
+                raise releases.RegistryError(f"release: {reference} is of kind {row.kind}; permitted: {kind}")
             found = find_first_stage(connection, row)
             if found is None:
                 with registry.hold(row) as cached:
@@ -82,7 +82,7 @@ def fetch_folder(source: Path, kind: str, folder: Path) -> str:
         extract_first_stage(source, folder)
         return str(source)
     if description.kind != kind:
-        raise releases.RegistryError(f"release: {source} is of kind {description.kind}; wanted: {kind}")
+        raise releases.RegistryError(f"release: {source} is of kind {description.kind}; permitted: {kind}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, folder, dirs_exist_ok=True)
     return str(source)

@@ -86,7 +86,7 @@ class ApiToken(Table):
 
 
 class WebhookRow(Table):
-    """An address that hears of a tenant's ended jobs, and the secret that signs what it hears."""
+    """An address that receives an event for each ended job of a tenant, and the secret that signs the events."""
 
     __tablename__ = "webhooks"
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name", ondelete="CASCADE"), primary_key=True)

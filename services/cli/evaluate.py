@@ -41,7 +41,7 @@ def evaluate(
     Writes metrics.json, a sheet of samples, and a sheet of the training images nearest to them. Without Inception
     weights, the sets are compared by a small network that is trained on the set's own images.
 
-    With --against, says of each figure whether the release is better, worse, or cannot be told from the other one.
+    With --against, each metric is reported as better, worse, or not significantly different.
     """
     from training.evaluate import run, run_against, table, table_against
     from training.evaluation.networks import Weights

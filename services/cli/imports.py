@@ -37,8 +37,8 @@ def compvis(
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="The tokenizer of a text model: a tokenizer.json, CLIP's vocab.json beside its merges.txt, BERT's "
-            "vocab.txt or OpenCLIP's bpe_simple_vocab_16e6.txt.gz, or their folder; default: the one beside the "
+            help="The tokenizer of a text model: a tokenizer.json, CLIP's vocab.json next to its merges.txt, BERT's "
+            "vocab.txt or OpenCLIP's bpe_simple_vocab_16e6.txt.gz, or their folder; default: the one next to the "
             "checkpoint."
         ),
     ] = None,
@@ -65,7 +65,7 @@ def compvis(
 ) -> None:
     """Convert a CompVis or Stable Diffusion checkpoint to a release folder.
 
-    Every tensor must match; missing and unexpected tensors are listed. License files beside the checkpoint are copied.
+    Every tensor must match; missing and unexpected tensors are listed. License files next to the checkpoint are copied.
     """
     if latent_scale is not None and not (math.isfinite(latent_scale) and latent_scale > 0):
         raise CommandError(f"--latent-scale: {latent_scale} is not allowed; permitted: a positive number")

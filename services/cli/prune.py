@@ -19,9 +19,9 @@ def prune(
     """Delete expired jobs, unused blobs and unfinished uploads.
 
     A job expires after its tenant's retention (darkroom tenants set NAME --retention-days). Jobs are deleted with
-    their images. Uploads that killed processes left unfinished are aborted at the age of --blobs-older-than-hours.
-    So are the images of earlier stages of chains that have ended, unless their request keeps them.
-    Entries of processes that ended more than a week ago are deleted as well.
+    their images. The images of earlier stages of ended chains are deleted, unless the request keeps them. Uploads that
+    killed processes left unfinished are aborted at the age of --blobs-older-than-hours. Entries of processes that ended
+    more than a week ago are deleted.
     """
     from services import retention
     from services.storage.object_store import ObjectStore

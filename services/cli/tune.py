@@ -21,8 +21,8 @@ def tune(
 ) -> None:
     """Measure a release by number of rows, and recommend one.
 
-    Steps, decoding and memory are measured with 2, 4, 8 and so on rows, until the memory ends. The rate is of images
-    with the release's default steps and guidance, in a full batch. Nothing else should run on the device meanwhile.
+    Steps, decoding and memory are measured with 2, 4, 8 and so on rows, until memory is used up. The rate is for
+    images with the release's default steps and guidance, in a full batch. Nothing else should use the device.
     """
     from services.job_requests.image_spec import ImageSpec, image_cost
     from services.job_requests.schema import defaults_of
@@ -42,7 +42,7 @@ def tune(
         rows_an_image = image_cost(image) / steps
         usages = list(measure(folder, device=device, profile=profile, most=most))
     if not usages:
-        raise CommandError(f"{release}: the memory does not suffice for 2 rows; use a device with more")
+        raise CommandError(f"{release}: the device has no memory for 2 rows; use one with more memory")
     best = best_of(usages, steps, rows_an_image)
     values = {"rows": best.rows, "profile": profile, "device": best.profile.partition("/")[0]}
     if as_json:

@@ -1,4 +1,4 @@
-"""`darkroom webhooks`: the addresses that receive an event when a job ends, and these events."""
+"""`darkroom webhooks`: addresses that receive an event when a job ends, and the delivery of events."""
 
 import uuid
 from dataclasses import asdict
@@ -61,7 +61,7 @@ def add(
     if as_json:
         print_json({"tenant": tenant, "url": url})
     else:
-        typer.echo(f"{url} hears of the jobs of tenant {tenant}.")
+        typer.echo(f"{url} receives an event for each job of tenant {tenant} that ends.")
 
 
 @app.command()

@@ -217,7 +217,7 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
             if check_stages is not None:
                 check_stages(item)
             if not is_new:
-                raise RequestError(f"the id {name!r} is that of an earlier line")
+                raise RequestError(f"id: {name!r} is not unique; permitted: a different id in each line")
             names.check(item, line.number)
             cost = item_cost(plan, item)
         except RequestError as problem:

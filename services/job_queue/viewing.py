@@ -83,7 +83,7 @@ def find_image(connection: Connection, job_id: uuid.UUID, index: int) -> Output 
 
 
 def find_items(connection: Connection, job_id: uuid.UUID, numbers: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Return items of a job by number, those of walks and grids too; none of an object of S3."""
+    """Return items of a job by number, those of interpolations and grids too; none of an object of S3."""
     rows = connection.execute(
         text("""
             SELECT number, items -> number AS item FROM unnest(CAST(:numbers AS integer[])) AS number CROSS JOIN (

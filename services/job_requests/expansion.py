@@ -16,12 +16,12 @@ MAX_VALUES = 1_000  # of an axis
 MAX_EXPANDED = 4 * 2**20  # bytes of JSON, as of a whole request
 
 
-def expand_walk(walk: Mapping[str, Any], seed: int) -> list[Item]:
-    """Return the items of a walk: frame i of n is its first item, i / (n - 1) of the way toward its last.
+def expand_interpolation(interpolation: Mapping[str, Any], seed: int) -> list[Item]:
+    """Return the items of an interpolation: frame i of n is its first item, i / (n - 1) of the way toward its last.
 
     seed: of the first item if it has none. An id is numbered. Raises RequestError if the items have too many bytes.
     """
-    first, last, frames = walk["from"], walk["to"], int(walk["frames"])
+    first, last, frames = interpolation["from"], interpolation["to"], int(interpolation["frames"])
     check_size("interpolate", [first, last], frames)
     return [
         {

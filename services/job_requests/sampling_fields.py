@@ -80,7 +80,7 @@ def negative_schema(conditions: JsonSchema) -> dict[str, Any]:
 
 
 def toward_schema(conditions: JsonSchema, **more: Any) -> dict[str, Any]:
-    """Return the JSON Schema of where a walk leads: any conditions that have no images, and `more` fields."""
+    """Return the JSON Schema of the end of an interpolation: any conditions that have no images, and `more` fields."""
     properties = {name: rule for name, rule in conditions.get("properties", {}).items() if not has_images(rule)}
     return {"type": "object", "properties": {**properties, **more}, "minProperties": 1, "additionalProperties": False}
 

@@ -123,7 +123,7 @@ def grid_schema(conditions: JsonSchema) -> dict[str, Any]:
 
 
 def walk_schema(conditions: JsonSchema) -> dict[str, Any]:
-    """Return the JSON Schema of a walk between two items; see `expand_walk`."""
+    """Return the JSON Schema of an interpolation between two items; see `expand_interpolation`."""
     item = item_schema(conditions)
     first = {**item, "properties": {name: rule for name, rule in item["properties"].items() if name != "toward"}}
     frames = {"type": "integer", "minimum": 2, "maximum": expansion.MAX_FRAMES}
@@ -198,7 +198,7 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
         plan["seed"] = secrets.randbelow(2**32)
     if "interpolate" in plan:
         check_count(int(plan["interpolate"]["frames"]) * plan["images_per_item"], limits)
-        plan["items"] = expansion.expand_walk(plan.pop("interpolate"), int(plan["seed"]))
+        plan["items"] = expansion.expand_interpolation(plan.pop("interpolate"), int(plan["seed"]))
     if "grid" in plan:
         check_cells(plan, limits)
         grid = dict(sorted(plan.pop("grid").items(), key=lambda axis: (len(axis[0]), axis[0])))  # the order of jsonb

@@ -81,7 +81,9 @@ class ReleaseCache:
             finally:
                 unlock(lock)
             return
-        raise CacheError(f"{folder} cannot be locked: another process is removing it and does not get on; end that one")
+        raise CacheError(
+            f"{folder} cannot be locked: another process has begun to remove it and hangs; end that process"
+        )
 
     def load(self, manifest: Mapping[str, Any], build: Callable[[Path], Loaded]) -> Loaded:
         """Return what `build` makes of the folder of a release. A damaged folder is removed and fetched once more.
@@ -97,7 +99,9 @@ class ReleaseCache:
                         raise
                     problem = f"the copy of release {manifest['name']!r} in {folder} is damaged ({first_line(error)})"
                     if is_again:
-                        raise CacheError(f"{problem}, also when fetched anew; check the disk of this worker") from None
+                        raise CacheError(
+                            f"{problem}, also after it was fetched again; check the disk of this worker"
+                        ) from None
                     log.warning("%s; it is fetched again", problem)
                     _discard(folder)
         raise AssertionError("unreachable")

@@ -58,4 +58,4 @@ def _parse(cursor: str) -> Place:
         assert match is not None
         return Place(uuid.UUID(match["job"]), int(match["item"]))
     except (AssertionError, ValueError):
-        raise HTTPException(422, "cursor: is not one that an answer had as `next`") from None
+        raise HTTPException(422, "cursor: not allowed; permitted: the `next` of an earlier response") from None

@@ -130,7 +130,7 @@ def test_a_folder_is_read_where_it_is(tmp_path: Path) -> None:
     assert entry.fetch_release(str(folder), "diffusion", str(tmp_path / "base")) == str(folder)
     assert entry.fetch_release(str(folder), "autoencoder", str(tmp_path / "first")) == str(folder)
     assert read(tmp_path / "first" / "release").kind == "autoencoder"
-    with pytest.raises(RegistryError, match="is of kind autoencoder; wanted: diffusion"):
+    with pytest.raises(RegistryError, match="is of kind autoencoder; permitted: diffusion"):
         entry.fetch_release(str(tmp_path / "first" / "release"), "diffusion", str(tmp_path / "again"))
     with pytest.raises(PlanError, match="it is a first stage alone"):
         open_base(str(tmp_path / "first" / "release"))

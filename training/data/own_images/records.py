@@ -178,11 +178,13 @@ def join_name(folder: str, name: str, where: str) -> str:
 
 
 def check_unicode(text: str, where: str) -> str:
-    """Return the text. Raises DataError for half a surrogate pair, which JSON can hold and a file cannot."""
+    """Return the text. Raises DataError for an unpaired surrogate, which JSON can contain and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError(f"data.root: {where} holds half a surrogate pair, which is not a character") from None
+        raise DataError(
+            f"data.root: {where} contains an unpaired surrogate, which is not a character; correct the text"
+        ) from None
     return text
 
 

@@ -167,6 +167,6 @@ def test_a_second_run_of_the_same_settings_does_not_wait_for_ever(stack: Stack) 
     store = stack.store()
     with (
         WriterLock(store, "locks/twice", lease_s=2),
-        pytest.raises(CheckpointError, match="another process trains the same"),
+        pytest.raises(CheckpointError, match="another process is training this run"),
     ):
         WriterLock(store, "locks/twice", lease_s=2, timeout_s=1).__enter__()

@@ -132,7 +132,7 @@ def test_an_interrupted_planning_of_lines_keeps_their_errors_and_ids(
     bad = [*range(0, 50, 7), 50]
     rows = stack.outputs(lease.job_id)
     assert [(row.index, row.item) for row in rows] == [(3 * item + k, item) for item in bad for k in range(3)]
-    assert rows[-1].error == "line 51: the id 'line-1' is that of an earlier line"
+    assert rows[-1].error == "line 51: id: 'line-1' is not unique; permitted: a different id in each line"
     missing = set(range(153)) - set(planned_images(engine, lease.job_id))
     assert missing <= {row.index for row in rows}
     assert stack.job(lease.job_id).failed == len(rows)

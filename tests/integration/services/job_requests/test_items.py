@@ -59,7 +59,7 @@ def test_valid_lines_are_sampled_and_invalid_ones_are_listed_by_number(
     assert reasons[3].startswith("line 4: not JSON")
     assert reasons[17] == "line 18: class_label: 99 is not allowed; permitted: an integer from 0 to 9"
     assert reasons[40].startswith("line 41: not JSON")
-    assert reasons[41] == "line 42: the id 'item-0' is that of an earlier line"
+    assert reasons[41] == "line 42: id: 'item-0' is not unique; permitted: a different id in each line"
 
 
 def test_lines_and_inline_items_give_the_same_images(stack: Stack, dispatcher: Process, worker: Process) -> None:

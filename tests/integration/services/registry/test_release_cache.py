@@ -210,7 +210,7 @@ def test_a_disk_that_damages_what_it_holds_is_named(stack: Stack, tmp_path: Path
         return release_format.read(folder)
 
     with pytest.raises(
-        CacheError, match=r"'decaying' .* is damaged .*, also when fetched anew; check the disk of this"
+        CacheError, match=r"'decaying' .* is damaged .*, also after it was fetched again; check the disk of this"
     ):
         cache.load(manifest, damage_then_read)
 

@@ -231,7 +231,7 @@ def test_roles() -> None:
         (line(boxes=[{"label": "dog", "box": [0, 0, 1, "2"]}]), "boxes has"),
         (line(boxes=[{"box": [0, 0, 1, 2]}]), "boxes has"),
         (line(map=3), "map is 3; it must be a string"),
-        (line(text="\ud83d"), "half a surrogate pair"),
+        (line(text="\ud83d"), "an unpaired surrogate"),
         (f"{line()}\n{line()}", "metadata.jsonl:2 lists a.png a second time, after x.tar: metadata.jsonl:1"),
     ],
 )
