@@ -51,7 +51,7 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
     from training.data.own_images.inspection import inspect
     from training.data.own_images.prepare import Settings, source_stamp
     from training.planning import plan as plans
-    from training.planning.budget import check_start
+    from training.planning.budget import Machine, check_start
     from training.planning.fine_tuning import check_fit
     from training.planning.models import PIXELS, candidate_sizes
     from training.planning.survey import choose_condition, survey
@@ -89,9 +89,8 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
     if options.base is None and has_registry and size > PIXELS:
         start_if_local()
         published = choose_published(options.first_stage, inspection, size)
-    made, experiments = plans.make(
-        found, inspection, options, stamp, device(), read, start, lambda: time.monotonic() - began, published
-    )
+    machine = Machine(device(), read, start, lambda: time.monotonic() - began)
+    made, experiments = plans.make(found, inspection, options, stamp, machine, published)
     folder.mkdir(parents=True, exist_ok=True)
     plans.check_disk(folder, made, found.images)
     plans.write(folder, made, experiments)

@@ -1,12 +1,13 @@
 """Divides the time of a training among its stages, and chooses numbers of steps."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from training.metrics import copies
 from training.metrics.classifier import STEPS as CLASSIFIER_STEPS
-from training.planning.models import MEASUREMENTS
+from training.planning.models import MEASUREMENTS, Device
 from training.planning.survey import PlanError
 from training.planning.timing import Timings
 
@@ -30,6 +31,16 @@ class Start:
 
     imports: float
     stage: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine of a training. read: seconds to read a picture. spent: returns seconds since the command began."""
+
+    device: Device
+    read: float
+    start: Start
+    spent: Callable[[], float]
 
 
 @dataclass(frozen=True)

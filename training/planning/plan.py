@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from training.planning.budget import (
     MOST_SECOND,
     PREVIEWS,
     Budget,
-    Start,
+    Machine,
     Work,
     check_start,
     divide,
@@ -124,21 +124,19 @@ class Draft:
 
 
 def make(
-    found: Survey, inspection: Inspection, options: Options, stamp: str, device: Device, read: float, start: Start,
-    spent: Callable[[], float], published: Published | Base | None = None,
+    found: Survey, inspection: Inspection, options: Options, stamp: str, machine: Machine,
+    published: Published | Base | None = None,
 ) -> tuple[Plan, dict[str, Fields]]:  # fmt: skip
     """Return the plan, and the fields of its experiments by file name.
 
-    read: seconds to read a picture. start: of stages. spent: returns the seconds since the command
-    began. published: the first stage, instead of a new one, or the release to begin with. Raises PlanError if nothing
-    fits.
+    published: the first stage, instead of a new one, or the release to begin with. Raises PlanError if nothing fits.
     """
     base = published if isinstance(published, Base) else None
     if base is not None:
         fine_tuning.check_fit(base, found, options)
         found = replace(found, channels=base.release.image_shape[0])
     condition = choose_condition(found, options.condition) if base is None else base.condition
-    draft = choose_size(found, inspection, options, condition, device, read, start, spent, published)
+    draft = choose_size(found, inspection, options, condition, machine, published)
     budget = draft.budget
     plan = Plan(
         options, stamp, draft.size, found.channels, condition, found.held_out, budget.first_steps, budget.second_steps,
@@ -155,13 +153,13 @@ def make(
 
 
 def choose_size(
-    found: Survey, inspection: Inspection, options: Options, condition: Condition, device: Device, read: float,
-    start: Start, spent: Callable[[], float], published: Published | Base | None = None,
+    found: Survey, inspection: Inspection, options: Options, condition: Condition, machine: Machine,
+    published: Published | Base | None = None,
 ) -> Draft:  # fmt: skip
     """Return the experiments at the largest size at which the time suffices for good steps, else at the smallest."""
-    check_start(start, options.minutes, spent())
+    check_start(machine.start, options.minutes, machine.spent())
     base = published if isinstance(published, Base) else None
-    sizes = [base.size] if base is not None else models.candidate_sizes(found, device, options.size)
+    sizes = [base.size] if base is not None else models.candidate_sizes(found, machine.device, options.size)
     if isinstance(published, Published):
         sizes = [size for size in sizes if why_not(published.autoencoder, size, found.channels) is None]
     classes = [] if condition != "class" else list(found.classes) if base is None else list(base.classes)
@@ -169,19 +167,19 @@ def choose_size(
     draft: Draft | None = None
     while sizes:
         size = sizes.pop(0)
-        first, second = draft_experiments(found, options, condition, size, device, published)
+        first, second = draft_experiments(found, options, condition, size, machine.device, published)
         loaded = load_both(first, second)
         timings = measure(*loaded, classes, inspection.texts, None if published is None else published.autoencoder)
         trained = published is None and loaded[0].model.regularisation != "identity"
         least, most = LEAST_SECOND, MOST_SECOND
         if base is not None:
-            least, most = fine_tuning.LEAST_STEPS, fine_tuning.most_steps(device, found.training)
+            least, most = fine_tuning.LEAST_STEPS, fine_tuning.most_steps(machine.device, found.training)
         work = Work(
-            found.images, int(found.held_out * found.images) + 1, read, start, trained, published is not None,
-            base is not None, least, most,
+            found.images, int(found.held_out * found.images) + 1, machine.read, machine.start, trained,
+            published is not None, base is not None, least, most,
         )  # fmt: skip
         try:
-            budget = divide(work, timings, options.minutes, spent())
+            budget = divide(work, timings, options.minutes, machine.spent())
         except PlanError as error:
             refusal = error
             sizes = [smaller for smaller in sizes if smaller <= size / 2] or sizes[-1:]

@@ -16,13 +16,13 @@ from training.model.latent_diffusion import load_autoencoder
 from training.model.release import Distilled, Release
 from training.planning import fine_tuning
 from training.planning import plan as plans
-from training.planning.budget import Start
+from training.planning.budget import Machine, Start
 from training.planning.fine_tuning import Base, check_fit, check_release
 from training.planning.plan import Options, Plan
 from training.planning.survey import PlanError, Survey, survey
 
 TEN = tuple(map(str, range(10)))
-START = Start(0.1, 0.2)
+MACHINE = Machine("cpu", 0.001, Start(0.1, 0.2), lambda: 0.0)
 
 
 def draw_pictures(root: Path, *, side: int = 32) -> Inspection:
@@ -53,7 +53,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.fixture(scope="module")
 def made(base: Base, inspection: Inspection, found: Survey) -> tuple[Plan, dict[str, Any]]:
     options = Options(inspection.source, "tuned", 200, base="tiny@production")
-    return plans.make(found, inspection, options, "stamp", "cpu", 0.001, START, lambda: 0.0, base)
+    return plans.make(found, inspection, options, "stamp", MACHINE, base)
 
 
 def options_of(**changed: Any) -> Options:
@@ -159,7 +159,7 @@ def test_pictures_that_do_not_fit_the_release_are_refused(changed, told, base, f
 def test_pictures_of_some_classes_keep_the_classes_of_the_release(names, base, found, inspection, tmp_path):
     some = replace(found, classes=dict.fromkeys(names, 20 // len(names)))
     options = Options(inspection.source, "tuned", 200, base="tiny@production")
-    plan, experiments = plans.make(some, inspection, options, "stamp", "cpu", 0.001, START, lambda: 0.0, base)
+    plan, experiments = plans.make(some, inspection, options, "stamp", MACHINE, base)
     assert plan.classes == list(TEN)
     plans.write(tmp_path, plan, experiments)
     assert Plan.read(tmp_path) == plan

@@ -12,12 +12,12 @@ from training.experiments import compose
 from training.experiments.schema import DiffusionExperiment
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.planning import plan as plans
-from training.planning.budget import Start
+from training.planning.budget import Machine, Start
 from training.planning.first_stages import Published
 from training.planning.plan import Options, Plan
 from training.planning.survey import PlanError, survey
 
-START = Start(0.1, 0.2)
+MACHINE = Machine("cpu", 0.001, Start(0.1, 0.2), lambda: 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(pictures: Path) -> tuple[Plan, dict]:
     inspection = inspect(str(pictures), 512)
     options = Options(str(pictures), "shoes", 200)
-    return plans.make(survey(inspection), inspection, options, "stamp", "cpu", 0.001, START, lambda: 0.0)
+    return plans.make(survey(inspection), inspection, options, "stamp", MACHINE)
 
 
 def test_a_plan_is_written_as_experiments_that_run_by_hand(made, tmp_path):
@@ -73,7 +73,7 @@ def test_a_time_that_is_too_short_is_refused_with_the_least(pictures):
     inspection = inspect(str(pictures), 512)
     options = Options(str(pictures), "shoes", 0.1)
     with pytest.raises(PlanError, match=r"--minutes: 0\.1 is not allowed; permitted .* at least \d+"):
-        plans.make(survey(inspection), inspection, options, "stamp", "cpu", 0.001, START, lambda: 0.0)
+        plans.make(survey(inspection), inspection, options, "stamp", MACHINE)
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(made, tmp_path):
@@ -88,9 +88,7 @@ def test_a_published_first_stage_leaves_its_time_to_the_second(pictures, made, t
     options = Options(str(pictures), "shoes", 200, size=16)
     autoencoder = Autoencoder(AutoencoderConfig(image_channels=1, latent_channels=3, channels=32, multipliers=(1, 1)))
     published = Published("first@3", autoencoder, 31.0)
-    plan, experiments = plans.make(
-        survey(inspection), inspection, options, "stamp", "cpu", 0.001, START, lambda: 0.0, published
-    )
+    plan, experiments = plans.make(survey(inspection), inspection, options, "stamp", MACHINE, published)
     assert (plan.first_stage, plan.variant, made[0].variant) == ("first@3", "diffusion", "full")
     assert set(experiments) == {"diffusion.yaml"}
     assert experiments["diffusion.yaml"]["model"]["unet"]["in_channels"] == 3
