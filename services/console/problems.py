@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from services.console.thumbnails import NotShown
 from services.console.viewer import NotSignedIn, ProviderAway, SignInRefused
@@ -31,6 +32,8 @@ EXPECTED: tuple[type[Exception], ...] = (
 
 NO_TEXT = "text: NUL and lone surrogates are not allowed"
 RETRY = {"Retry-After": "5"}
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+UNREADABLE = "There was an error parsing the body"  # of FastAPI
 # SQLSTATE of errors that functions and triggers raise for clients, with messages for a person
 STATUSES = {
     "02000": 404,  # no_data
@@ -78,9 +81,9 @@ def describe_problem(request: Request, error: Exception) -> Problem:
         case ProviderAway():
             return Problem(503, str(error), RETRY)
         case RequestValidationError():
-            return Problem(422, "; ".join(map(_complaint, error.errors())))
+            return _refused_values(request, error)
         case HTTPException():
-            return Problem(error.status_code, error.detail, error.headers or {})
+            return _refused_request(request, error)
         case NotShown():
             return Problem(404, f"The image cannot be shown: {error}.")
         case UnicodeEncodeError():
@@ -92,6 +95,42 @@ def describe_problem(request: Request, error: Exception) -> Problem:
         case DarkroomError():
             return Problem(422, str(error))
     return _unexpected(request, error)
+
+
+def _refused_request(request: Request, error: HTTPException) -> Problem:
+    """Return a problem in words where the framework has none: an address, a method or a body that it refuses."""
+    coding = request.headers.get("content-encoding", "identity")
+    if error.detail == HTTPStatus(error.status_code).phrase:
+        if error.status_code == 404:
+            return Problem(404, f"{quote(request.url.path)}: there is nothing at this address.")
+        if error.status_code == 405:
+            permitted = ", ".join(_methods(request))
+            return Problem(405, f"{request.method}: not allowed here; permitted: {permitted}.", {"Allow": permitted})
+    if error.status_code == 400 and coding != "identity":
+        identity = {"Accept-Encoding": "identity"}
+        return Problem(415, f"Content-Encoding: {quote(coding)} is not allowed; permitted: none.", identity)
+    if error.status_code == 400 and error.detail == UNREADABLE:
+        return Problem(400, "body: cannot be read; permitted: JSON in UTF-8, or a form.")
+    return Problem(error.status_code, error.detail, error.headers or {})
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods that the address of a request permits."""
+    return [
+        method for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]  # fmt: skip
+
+
+def _refused_values(request: Request, error: RequestValidationError) -> Problem:
+    problems = error.errors()
+    if isinstance(problems[0].get("input"), bytes):  # the framework has not read the body
+        given = quote(request.headers.get("content-type", ""))
+        return Problem(415, f"Content-Type: {given} is not allowed; permitted: application/json.")
+    if problems[0]["type"] == "json_invalid":
+        place, what = problems[0]["loc"][-1], problems[0]["ctx"]["error"]
+        return Problem(422, f"body: not JSON: {what[0].lower()}{what[1:]} at character {place}.")
+    return Problem(422, "; ".join(map(_complaint, problems)))
 
 
 def _database_problem(request: Request, error: DBAPIError) -> Problem:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from services.console.parts import Parts
 from services.console.viewer import Viewer
+from services.errors import quote_name
 from services.job_queue.tokens import TokenUser, use_token
 
 bearer = HTTPBearer(auto_error=False, description="A token that `darkroom tenants tokens add` has printed")
@@ -48,9 +49,19 @@ def permits(scope: str) -> Callable[..., ApiCall]:
         if scope not in token.scopes:
             raise HTTPException(403, f"This token has the scopes {', '.join(token.scopes)}; this needs {scope!r}.")
         parts.rates.count(token.id)
+        _refuse_unknown_parameters(request)
         return ApiCall(parts, token)
 
     return check
+
+
+def _refuse_unknown_parameters(request: Request) -> None:
+    """Raise HTTPException for a parameter that the address does not have: a filter that is misspelt would be none."""
+    known = {one.alias for one in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            permitted = ", ".join(sorted(known)) or "none"
+            raise HTTPException(422, f"{quote_name(name)}: not a parameter of this address; permitted: {permitted}.")
 
 
 Reading: Any = Annotated[ApiCall, Depends(permits("read"))]

@@ -4,8 +4,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.middleware import Middleware
 
 from services.console.api import checks, jobs, outputs, pairs, recall, releases
+from services.console.api.heads import Heads
 from services.console.parts import Parts
 from services.console.problems import EXPECTED, describe_problem
 
@@ -41,7 +43,9 @@ def make_api(parts: Parts, version: str) -> FastAPI:
         description=DESCRIPTION,
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
-        responses={status: PROBLEM for status in (400, 401, 403, 404, 409, 413, 422, 429, 503)},
+        redirect_slashes=False,  # behind a proxy, the address would begin with http
+        middleware=[Middleware(Heads)],
+        responses={status: PROBLEM for status in (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)},
     )
     api.state.parts = parts
     for router in (jobs.router, outputs.router, pairs.router, recall.router, checks.router, releases.router):

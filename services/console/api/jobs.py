@@ -54,8 +54,10 @@ def submit_job(call: Submitting, job: NewJob, response: Response, idempotency_ke
 
 
 @router.post("/batch", status_code=201)
-def submit_jobs(call: Submitting, jobs: NewJobs) -> SubmittedIds:
-    """Submit up to 1,000 jobs, all or none."""
+def submit_jobs(call: Submitting, jobs: NewJobs, idempotency_key: Key = None) -> SubmittedIds:
+    """Submit up to 1,000 jobs, all or none. Each job has an idempotency key of its own."""
+    if idempotency_key is not None:
+        raise HTTPException(422, "Idempotency-Key: not for many jobs; give each its own as jobs[n].idempotency_key.")
     with call.database() as connection:
         return SubmittedIds(ids=list(clients.submit_jobs(connection, [job.columns() for job in jobs.jobs])))
 

@@ -3,7 +3,7 @@
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from services.console.api.access import Reading, Submitting
@@ -76,8 +76,8 @@ def read_thumbnail(call: Reading, job_id: uuid.UUID, index: Index, size: int) ->
 
 
 @router.get("/{index}/file", response_class=Response, responses={200: {"content": {"image/*": {}}}})
-def read_file(call: Reading, job_id: uuid.UUID, index: Index) -> Response:
-    """Read an image as it was stored. Its bytes have the recorded sha256."""
+def read_file(call: Reading, request: Request, job_id: uuid.UUID, index: Index) -> Response:
+    """Read an image as it was stored. Its bytes have the recorded sha256, which is its ETag."""
     with call.database() as connection:
         image = viewing.find_image(connection, job_id, index) or call.missing(f"Image {index} of job {job_id}")
-    return send_image(call.parts.store, job_id, image)
+    return send_image(request, call.parts.store, job_id, image)

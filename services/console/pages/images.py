@@ -34,7 +34,7 @@ def show_image(page: Page, job_id: uuid.UUID, index: Index) -> Response:
 @router.get("/jobs/{job_id}/images/{index}/file")
 def send_file(page: Page, job_id: uuid.UUID, index: Index) -> Response:
     """Send an image as it was stored."""
-    return send_image(page.parts.store, job_id, _find(page, job_id, index))
+    return send_image(page.request, page.parts.store, job_id, _find(page, job_id, index))
 
 
 @router.get("/jobs/{job_id}/images/{index}/{size}.webp")
