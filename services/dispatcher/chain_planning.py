@@ -5,13 +5,13 @@ from typing import cast
 
 from sqlalchemy import Connection
 
-from services.dispatcher.estimating import StageWork
+from services.dispatcher.estimating import Extent, StageWork
 from services.job_queue import chains
 from services.job_queue.chains import PlannedStage
 from services.job_queue.plan import Plan
 from services.job_queue.planning import SubmittedJob
-from services.job_requests.chains import costs_of
-from services.job_requests.image_spec import image_cost, image_spec
+from services.job_requests.chains import costs_of, entry_spec
+from services.job_requests.image_spec import evaluations_in_turn, image_cost, image_spec
 from services.job_requests.sampling_fields import DECODER
 from services.registry import releases
 from services.registry.releases import RegistryError, ReleaseRow
@@ -38,17 +38,20 @@ def find_chain(connection: Connection, job: SubmittedJob, plan: Plan, first: Rel
     return found
 
 
-def stage_work(plan: Plan, first: ReleaseRow, stages: Sequence[ReleaseRow], images: int, total: int) -> list[StageWork]:
+def stage_work(
+    plan: Plan, first: ReleaseRow, stages: Sequence[ReleaseRow], images: int, total: int, extent: Extent
+) -> list[StageWork]:
     """Return what each stage of a job does for so many images; one stage if it is no chain.
 
-    stages: as `find_chain` returns them. total: evaluations of all stages.
+    stages: as `find_chain` returns them. total: evaluations of all stages. extent: of the first one.
     """
-    later = [
-        StageWork(one, images * cost, entry.get("decoder", DECODER))
-        for one, cost, entry in zip(stages[1:], costs_of(plan), plan.get("then", ()), strict=True)
-    ]
-    own = total - sum(one.evaluations for one in later)
-    return [StageWork(first, own, plan.get("decoder", DECODER)), *later]
+    later = []
+    for release, entry in zip(stages[1:], plan.get("then", ()), strict=True):
+        spec = entry_spec(entry)
+        own = Extent(images * spec.growth, evaluations_in_turn(spec))
+        later.append(StageWork(release, images * image_cost(spec), spec.decoder, own))
+    rest = total - sum(one.evaluations for one in later)
+    return [StageWork(first, rest, plan.get("decoder", DECODER), extent), *later]
 
 
 def planned_stages(plan: Plan, stages: Sequence[ReleaseRow]) -> list[PlannedStage]:

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from services.dispatcher.sharding import PlannedItem
+from services.dispatcher.sharding import SHARD_IMAGES, PlannedItem
 from services.job_queue import estimates
-from services.job_queue.estimates import Backlog
+from services.job_queue.estimates import Backlog, Cost
 from services.job_queue.planning import SubmittedJob
 from services.registry.releases import ReleaseRow
 
@@ -19,31 +19,51 @@ NOT_SERVED = "no worker serves the queue now, so the time is unknown"
 
 
 @dataclass(frozen=True)
+class Extent:
+    """The images of a stage. area: the sum of theirs, in areas of the release's own size.
+
+    depth: the most evaluations that one of them takes, one after the other.
+    """
+
+    area: float
+    depth: int
+
+
+@dataclass(frozen=True)
 class StageWork:
     """What a stage of a job does. evaluations: of all of its images."""
 
     release: ReleaseRow
     evaluations: int
     decoder: str
+    extent: Extent
+
+    def seconds(self, cost: Cost) -> float:
+        """Return the device's seconds of all of its images, in full batches."""
+        return self.evaluations * cost.seconds + self.extent.area * cost.image_seconds
 
 
-def sum_items(items: Iterable[PlannedItem], per_item: int) -> dict[str, Any]:
+def sum_items(items: Iterable[PlannedItem], per_item: int) -> tuple[dict[str, Any], Extent]:
     """Return the images and evaluations of items, how many of them are not valid, and the first mistakes."""
-    valid = invalid = evaluations = 0
+    valid = invalid = evaluations = depth = 0
+    area = 0.0
     mistakes: list[str] = []
     for item in items:
         if item.error is None:
             valid += 1
             evaluations += item.cost * per_item
+            area += item.area * per_item
+            depth = max(depth, item.depth)
         else:
             invalid += 1
             mistakes += [item.error] if len(mistakes) < MAX_MISTAKES else []
-    return {
+    found = {
         "images": valid * per_item,
         "evaluations": evaluations,
         "invalid_items": invalid,
         "mistakes": mistakes,
     }
+    return found, Extent(area, depth)
 
 
 def estimate(
@@ -63,39 +83,39 @@ def estimate(
     costs = [cost for cost in read if cost is not None]
     if len(costs) < len(stages):
         return {**answer, "unknown": NOT_MEASURED}
-    seconds = sum(
-        stage.evaluations * cost.seconds + found["images"] * cost.image_seconds
-        for stage, cost in zip(stages, costs, strict=True)
-    )
+    seconds = sum(stage.seconds(cost) for stage, cost in zip(stages, costs, strict=True))
     if costs[-1].bytes is not None:
-        answer["bytes"] = round(found["images"] * costs[-1].bytes) * copies
+        answer["bytes"] = round(stages[-1].extent.area * costs[-1].bytes) * copies
     answer["gpu_seconds"] = seconds
-    workers = estimates.count_workers(connection, job.queue)
+    workers = estimates.read_workers(connection, job.queue)
     if not workers:
         return {**answer, "unknown": NOT_SERVED}
-    backlogs = estimates.read_backlogs(connection, job.queue, job.priority)
-    own = backlogs.pop(job.tenant, Backlog(job.weight, 0, 0))
-    rate = workers / (seconds / found["evaluations"] if seconds else costs[0].seconds)
-    starts = finish_time(replace(own, evaluations=own.before), backlogs.values(), rate)
-    ends = finish_time(replace(own, evaluations=own.before + found["evaluations"]), backlogs.values(), rate)
+    usual = seconds / found["evaluations"] if seconds else costs[0].seconds
+    backlogs = estimates.read_backlogs(connection, job.queue, job.priority, usual)
+    own = backlogs.pop(job.tenant, Backlog(job.weight, 0.0, 0.0))
+    starts = finish_time(replace(own, seconds=own.before), backlogs.values(), len(workers))
+    ends = finish_time(replace(own, seconds=own.before + seconds), backlogs.values(), len(workers))
+    in_turn = sum(stage.extent.depth * cost.seconds for stage, cost in zip(stages, costs, strict=True))
+    used = min(len(workers), -(-found["images"] // SHARD_IMAGES))
+    shortest = max(min(workers) * in_turn, seconds / max(used, 1))
     return {
         **answer,
         "starts_at": (now + timedelta(seconds=starts)).isoformat(timespec="seconds"),
-        "ends_at": (now + timedelta(seconds=ends)).isoformat(timespec="seconds"),
+        "ends_at": (now + timedelta(seconds=max(ends, starts + shortest))).isoformat(timespec="seconds"),
     }
 
 
 def finish_time(own: Backlog, others: Iterable[Backlog], rate: float) -> float:
-    """Return after how many seconds a tenant's backlog is done if all share `rate` evaluations a second by weight.
+    """Return after how many seconds a tenant's backlog is done if all share `rate` workers by weight.
 
     A tenant that is done leaves its share to the rest: generalised processor sharing (Parekh and Gallager, 1993).
     """
-    waiting = sorted(others, key=lambda other: other.evaluations / other.weight)
-    seconds, served = 0.0, 0.0  # served: evaluations of each unit of weight
+    waiting = sorted(others, key=lambda other: other.seconds / other.weight)
+    seconds, served = 0.0, 0.0  # served: seconds of work of each unit of weight
     weight = own.weight + sum(other.weight for other in waiting)
-    target = own.evaluations / own.weight
+    target = own.seconds / own.weight
     for other in waiting:
-        level = min(other.evaluations / other.weight, target)
+        level = min(other.seconds / other.weight, target)
         seconds += (level - served) * weight / rate
         served = level
         weight -= other.weight

@@ -26,6 +26,7 @@ from services.job_queue.plan import Plan
 from services.job_queue.planning import SubmittedJob
 from services.job_queue.states import JobState
 from services.job_queue.stopping import StopRequest
+from services.job_requests.chains import costs_of
 from services.job_requests.condition_images import check_items
 from services.job_requests.items import ItemReader, parse_line
 from services.job_requests.output_options import ImageNames, check_named
@@ -151,11 +152,11 @@ def _end_dry_run(
 ) -> None:
     """End a dry run with what the job would take. Raises JobStopped and LeaseLost."""
     items = request_items(checked.plan) if checked.source is None else _read_lines(checked, 0, progress)
-    found = sum_items(items, int(checked.plan["images_per_item"]))
+    found, extent = sum_items(items, int(checked.plan["images_per_item"]))
     copies = 2 if "archive" in checked.plan.get("output", {}) else 1
     with database.begin() as connection:
         stages = chain_planning.stage_work(
-            checked.plan, checked.release, checked.stages, found["images"], found["evaluations"]
+            checked.plan, checked.release, checked.stages, found["images"], found["evaluations"], extent
         )
         answer = estimate(connection, job, stages, found, datetime.now(UTC), copies)
         end_dry_run(connection, lease, answer)
@@ -201,10 +202,10 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
     reader = ItemReader(releases.request_rules(checked.release.manifest), checked.limits, plan)
     check_stages = check_of(plan, checked.stages)
     ids, names = SeenIds(checked.total // plan["images_per_item"]), ImageNames(plan, checked.total)
-    first_line = planned_to // plan["images_per_item"]
+    first_line, later = planned_to // plan["images_per_item"], sum(costs_of(plan))
     for line in checked.source.lines():
         progress()
-        cost, error = 0, None
+        cost, area, depth, error = 0, 0.0, 0, None
         try:
             item = parse_line(line)
             name = item.get("id")
@@ -219,10 +220,10 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
             if not is_new:
                 raise RequestError(f"id: {name!r} is not unique; permitted: a different id in each line")
             names.check(item, line.number)
-            cost = item_cost(plan, item)
+            cost, area, depth = item_cost(plan, item, later)
         except RequestError as problem:
             error = f"{checked.line_names(line.number)}: {problem}"
-        yield PlannedItem(line.number, cost, error, (line.start, line.stop))
+        yield PlannedItem(line.number, cost, error, (line.start, line.stop), area, depth)
 
 
 def _stop_if_requested(connection: Connection, lease: Lease) -> StopRequest | None:

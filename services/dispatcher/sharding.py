@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.job_queue.plan import Item, Plan
 from services.job_queue.planning import Batch, Shard
 from services.job_requests.chains import costs_of
-from services.job_requests.image_spec import image_cost, image_spec
+from services.job_requests.image_spec import evaluations_in_turn, image_cost, image_spec
 
 SHARD_IMAGES = 16  # small enough that a lost process loses little, large enough to fill a batch
 BATCH_IMAGES = 16_000  # of one transaction: about a thousand shards
@@ -17,7 +18,7 @@ BATCH_ERRORS = 2**20  # characters of errors in one transaction
 class PlannedItem:
     """An item to plan: what one of its images costs, or why it cannot be used.
 
-    cost: network evaluations of an image, at least 1 if it can be used, else 0.
+    cost, area, depth: see `ItemCost`; 0 if it cannot be used.
     bytes: [start, stop) of its line, if it is the line of an object.
     """
 
@@ -25,16 +26,34 @@ class PlannedItem:
     cost: int = 0
     error: str | None = None
     bytes: tuple[int, int] | None = None
+    area: float = 0.0
+    depth: int = 0
 
 
 def request_items(plan: Plan) -> Iterator[PlannedItem]:
     """Yield the items that a request lists."""
-    return (PlannedItem(number, item_cost(plan, item)) for number, item in enumerate(plan["items"]))
+    later = sum(costs_of(plan))
+    for number, item in enumerate(plan["items"]):
+        cost, area, depth = item_cost(plan, item, later)
+        yield PlannedItem(number, cost, area=area, depth=depth)
 
 
-def item_cost(plan: Plan, item: Item) -> int:
-    """Return the network evaluations of each image of an item, in all stages of a chain."""
-    return image_cost(image_spec(plan, item, 0)) + sum(costs_of(plan))
+class ItemCost(NamedTuple):
+    """What each image of an item costs.
+
+    evaluations: of the network, in all stages of a chain, at least 1. area: of the image of the first stage, in areas
+    of the release's own size. depth: evaluations of the first stage, one after the other.
+    """
+
+    evaluations: int
+    area: float
+    depth: int
+
+
+def item_cost(plan: Plan, item: Item, later: int) -> ItemCost:
+    """Return what each image of an item costs. later: the sum of `costs_of` the plan."""
+    spec = image_spec(plan, item, 0)
+    return ItemCost(image_cost(spec) + later, spec.growth, evaluations_in_turn(spec))
 
 
 def cut_batches(items: Iterable[PlannedItem], per_item: int, planned_to: int = 0) -> Iterator[Batch]:

@@ -29,11 +29,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Backlog:
-    """Evaluations of a tenant that wait in a queue, and those among them that a new job of a priority comes after."""
+    """A tenant's work that waits in a queue, in seconds of a worker, and that of it before a new job of a priority."""
 
     weight: float
-    evaluations: int
-    before: int
+    seconds: float
+    before: float
 
 
 def read_cost(connection: Connection, release_id: int, queue: str, decoder: str = "full") -> Cost | None:
@@ -53,14 +53,15 @@ def read_cost(connection: Connection, release_id: int, queue: str, decoder: str 
     return Cost(seconds, line.seconds - seconds * line.evaluations, counted.bytes)
 
 
-# The profile of an image is that of its worker, but for the name of a light decoder and the hash of both.
-USED = text(f"""
-    WITH served AS (
+SERVED = f"""served AS (
         SELECT regexp_replace(profile, '#.*$', '') AS profile FROM workers
         WHERE kind = 'worker' AND stopped_at IS NULL AND heartbeat_at > now() - interval '{ALIVE_S} seconds'
-            AND (queues IS NULL OR :queue = ANY(queues))
-    ), counted AS (
-        SELECT *, 2 * (regexp_replace(profile, '(/light-decoder)?(#.*)?$', '') IN (SELECT profile FROM served))::integer
+            AND (queues IS NULL OR :queue = ANY(queues)))"""
+# The profile of an image is that of its worker, but for the name of a light decoder and the hash of both.
+IS_SERVED = "regexp_replace(profile, '(/light-decoder)?(#.*)?$', '') IN (SELECT profile FROM served)"
+USED = text(f"""
+    WITH {SERVED}, counted AS (
+        SELECT *, 2 * ({IS_SERVED})::integer
             + ((profile LIKE '%/light-decoder#%') = (:decoder = 'light'))::integer AS nearness
         FROM usage_counts WHERE release_id = :release AND gpu_seconds > 0
             AND day > CAST(now() AT TIME ZONE 'UTC' AS date) - {DAYS}
@@ -91,30 +92,49 @@ MEASURED = text(f"""
 """)
 
 
-def read_backlogs(connection: Connection, queue: str, priority: int) -> dict[str, Backlog]:
-    """Return what waits in a queue by tenant; that of paused jobs is left out. priority: of the job that would come."""
+def read_backlogs(connection: Connection, queue: str, priority: int, usual: float) -> dict[str, Backlog]:
+    """Return what waits in a queue by tenant; that of paused jobs is left out.
+
+    priority: of the job that would come. usual: seconds of an evaluation of a release that has made no images.
+    """
     rows = connection.execute(
-        text("""
-            SELECT tenant, weight, CAST(sum(cost) AS bigint) AS evaluations,
-                CAST(coalesce(sum(cost) FILTER (WHERE priority >= :priority), 0) AS bigint) AS before
-            FROM work JOIN tenants ON tenants.name = tenant
-            WHERE queue = :queue AND kind = 'sample' AND state IN ('ready', 'leased', 'delayed')
-                AND run_after IS DISTINCT FROM 'infinity'
+        text(f"""
+            WITH {SERVED}, waiting AS (
+                SELECT work.tenant, jobs.release_id, sum(cost) AS evaluations,
+                    coalesce(sum(cost) FILTER (WHERE work.priority >= :priority), 0) AS before
+                FROM work JOIN jobs ON jobs.id = work.job_id
+                WHERE work.queue = :queue AND kind = 'sample' AND work.state IN ('ready', 'leased', 'delayed')
+                    AND work.run_after IS DISTINCT FROM 'infinity'
+                GROUP BY work.tenant, jobs.release_id
+            ), counted AS (
+                SELECT release_id, {IS_SERVED} AS is_served, sum(gpu_seconds) AS seconds,
+                    nullif(sum(evaluations), 0)::float8 AS evaluations
+                FROM usage_counts WHERE release_id IN (SELECT release_id FROM waiting) AND gpu_seconds > 0
+                    AND day > CAST(now() AT TIME ZONE 'UTC' AS date) - {DAYS}
+                GROUP BY release_id, is_served
+            ), used AS (
+                SELECT DISTINCT ON (release_id) release_id, seconds / evaluations AS seconds FROM counted
+                ORDER BY release_id, is_served DESC
+            )
+            SELECT tenant, weight, CAST(sum(evaluations * coalesce(seconds, :usual)) AS float8) AS seconds,
+                CAST(sum(before * coalesce(seconds, :usual)) AS float8) AS before
+            FROM waiting JOIN tenants ON tenants.name = tenant LEFT JOIN used USING (release_id)
             GROUP BY tenant, weight
         """),
-        {"queue": queue, "priority": priority},
+        {"queue": queue, "priority": priority, "usual": usual},
     )
-    return {row.tenant: Backlog(row.weight, row.evaluations, row.before) for row in rows}
+    return {row.tenant: Backlog(row.weight, row.seconds, row.before) for row in rows}
 
 
-def count_workers(connection: Connection, queue: str) -> int:
-    """Return how many workers serve a queue now; 0 if it is paused."""
+def read_workers(connection: Connection, queue: str) -> list[int]:
+    """Return the rows of the network of each worker that serves a queue now, 1 if unknown; none if it is paused."""
     query = text(f"""
-        SELECT count(*) FROM workers WHERE kind = 'worker' AND stopped_at IS NULL
+        SELECT coalesce(CAST(substring(profile FROM '/([0-9]+)(?:[+][0-9]+)*rows') AS integer), 1) FROM workers
+        WHERE kind = 'worker' AND stopped_at IS NULL
             AND heartbeat_at > now() - interval '{ALIVE_S} seconds' AND (queues IS NULL OR :queue = ANY(queues))
             AND NOT (SELECT paused FROM queues WHERE name = :queue)
     """)
-    return int(connection.execute(query, {"queue": queue}).scalar_one())
+    return list(connection.scalars(query, {"queue": queue}))
 
 
 def end_dry_run(connection: Connection, lease: Lease, estimate: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ class Stage:
         first = image_spec(self.plan, item, index)
         if self.number == 0:
             return first
-        own = image_spec(_as_plan(self._entry), {}, 0)
+        own = entry_spec(self._entry)
         return replace(own, index=index, item=first.item, seed=first.seed, name=first.name, stage=self.number)
 
     def read_input(self, store: ObjectStore, index: int) -> bytes:
@@ -82,14 +82,14 @@ def _as_plan(entry: Mapping[str, Any]) -> Plan:
     return cast(Plan, {**entry, "images_per_item": 1, "seed": 0})
 
 
-def entry_cost(entry: Mapping[str, Any]) -> int:
-    """Return the network evaluations of each image of a planned entry."""
-    return image_cost(image_spec(_as_plan(entry), {}, 0))
+def entry_spec(entry: Mapping[str, Any]) -> ImageSpec:
+    """Return what each image of a planned entry is, but for its index, item, seed and name."""
+    return image_spec(_as_plan(entry), {}, 0)
 
 
 def costs_of(plan: Plan) -> list[int]:
     """Return the network evaluations of each image in the stages after the first one."""
-    return [entry_cost(entry) for entry in plan.get("then", ())]
+    return [image_cost(entry_spec(entry)) for entry in plan.get("then", ())]
 
 
 def request_entry(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,13 +86,18 @@ def image_cost(spec: ImageSpec) -> int:
     A row of another size counts as many rows of the release's own size as its area has, and at least one in all.
     Evaluations are taken as evenly spread over the guidance interval. A schedule that ends in pure noise may save one.
     """
-    whole = spec.strength == 1
-    steps = count_steps(spec.spacing, spec.steps) if whole else steps_taken(spec.steps, spec.strength)
-    count = _count_evaluations(spec.solver, spec.spacing, steps)
+    count = evaluations_in_turn(spec)
     low, high = (min(bound, spec.strength) for bound in spec.guidance_interval)
     has_null = spec.guidance_scale != 1.0 and spec.solver not in DISTILLED_SOLVERS
     rows = count + (round(count * (high - low) / spec.strength) if has_null else 0)
     return ceil(rows * spec.growth)
+
+
+def evaluations_in_turn(spec: ImageSpec) -> int:
+    """Return how often the network is evaluated for an image, one time after the other."""
+    whole = spec.strength == 1
+    steps = count_steps(spec.spacing, spec.steps) if whole else steps_taken(spec.steps, spec.strength)
+    return _count_evaluations(spec.solver, spec.spacing, steps)
 
 
 @lru_cache(maxsize=1024)  # planning asks for every image of a job, of which there may be a million

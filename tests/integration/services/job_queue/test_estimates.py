@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +17,13 @@ from services.registry.releases import find
 from tests.support.commands import Darkroom
 from tests.support.console import make_job, remove_jobs
 from tests.support.job_queue import empty_queue
-from tests.support.stack import Stack
+from tests.support.releases import make_tiny_release
+from tests.support.stack import Stack, publish
 from tests.support.tenants import Tenant, make_tenant
 
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 50, "steps": 10, "guidance_scale": 1.0}
 PROFILE = "cpu/of-this-test"
+WITH_ROWS = f"{PROFILE}/32+4+1rows"
 
 
 @pytest.fixture
@@ -106,6 +109,42 @@ def test_what_an_image_takes_besides_its_evaluations_is_told_apart(
     finally:
         remove_jobs(stack)
     assert (found["evaluations"], found["gpu_seconds"]) == (50, pytest.approx(50 * 2.25))
+
+
+@pytest.mark.usefixtures("dispatcher", "measured")
+def test_the_end_counts_steps_one_after_the_other_and_other_work_by_its_own_cost(
+    stack: Stack, tenant: Tenant, engine: Engine, tmp_path: Path
+) -> None:
+    """A step computes all rows, however few images there are; and another release may be ten times as slow."""
+    slow = f"slow-{uuid.uuid4().hex[:8]}"
+    publish(stack, make_tiny_release(tmp_path / "slow", name=slow))
+    with engine.begin() as connection:
+        for table in ("workers", "usage_counts"):
+            connection.execute(
+                text(f"UPDATE {table} SET profile = :profile WHERE profile = :old"),
+                {"profile": WITH_ROWS, "old": PROFILE},
+            )
+        connection.execute(
+            text("INSERT INTO usage_counts SELECT day, tenant, :slow, profile, 0, 100, 1000, 5000, 40000 FROM "
+                 "usage_counts WHERE tenant = 'nobody' AND profile = :profile"),
+            {"profile": WITH_ROWS, "slow": find(connection, slow).id},
+        )  # fmt: skip
+    one = {"items": [{"class_label": 1}], "steps": 10, "guidance_scale": 1.0}
+    alone = estimate(tenant, one).estimate
+    assert alone["gpu_seconds"] == 5
+    assert seconds_between(alone) == 160  # ten steps of 32 rows
+    large = estimate(tenant, {**one, "images_per_item": 20, "size": [64, 64]}).estimate
+    assert (large["evaluations"], large["bytes"], large["gpu_seconds"]) == (800, 32_000, 400)
+    busy = make_tenant(stack, f"t{uuid.uuid4().hex[:8]}")
+    busy.wait(busy.submit(REQUEST, slow), "planned")
+    beside = estimate(tenant, REQUEST).estimate
+    assert seconds_between(beside) == 500  # shared with 2500 s of the other release
+
+
+def seconds_between(found: Any) -> float:
+    """Return how long an estimate says that a job takes."""
+    began, ended = (datetime.fromisoformat(found[name]) for name in ("starts_at", "ends_at"))
+    return (ended - began).total_seconds()
 
 
 @pytest.mark.usefixtures("measured")

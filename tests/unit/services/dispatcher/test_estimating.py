@@ -7,8 +7,8 @@ from services.dispatcher.sharding import PlannedItem
 from services.job_queue.estimates import Backlog
 
 
-def backlog(evaluations: int, weight: float = 1.0) -> Backlog:
-    return Backlog(weight, evaluations, 0)
+def backlog(seconds: float, weight: float = 1.0) -> Backlog:
+    return Backlog(weight, seconds, 0)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,12 @@ def test_tenants_share_the_rate_by_weight(own: Backlog, others: list[Backlog], s
 
 
 def test_lines_that_are_not_valid_are_counted_and_the_first_are_told() -> None:
-    lines = [PlannedItem(number, 4, f"line {number}: bad" if number % 2 else None) for number in range(40)]
-    found = sum_items(lines, per_item=3)
+    lines = [
+        PlannedItem(number, 4, f"line {number}: bad" if number % 2 else None, area=1.5, depth=number)
+        for number in range(40)
+    ]
+    found, extent = sum_items(lines, per_item=3)
+    assert (extent.area, extent.depth) == (90.0, 38)
     assert (found["images"], found["evaluations"], found["invalid_items"]) == (60, 240, 20)
     assert found["mistakes"][0] == "line 1: bad"
     assert len(found["mistakes"]) == 10
