@@ -29,6 +29,11 @@ Checked = TypeVar("Checked")
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = ("data", "recipe", "experiment")  # folders of CONFIGS
 PACKAGE = "# @package _global_"  # first line of an experiment file: its fields are at the top level
+# Hydra reads these files of its own for its launcher, sweeper and logging, which a composition has no use for.
+UNUSED = tuple(
+    f"~hydra/{group}"
+    for group in ("output", "launcher", "sweeper", "help", "hydra_help", "hydra_logging", "job_logging", "env")
+)
 OPTIONAL_PATHS = ("data.prepared", "data.latents", "initial")
 PATHS = ("data.root", "autoencoder", "teacher", "output", *OPTIONAL_PATHS)  # fields whose values are paths
 UNION_MEMBERS = ("str", "int", "float", "bool", "none")  # as pydantic names them in the location of an error
@@ -112,7 +117,7 @@ def compose_fields(overrides: Sequence[str], first: Sequence[str] = ()) -> DictC
         complete.append(f"++{override}" if is_field else override)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", complete)
+            config = compose("train", [*UNUSED, *complete])
         for field, path in paths.items():
             OmegaConf.update(config, field, path, force_add=True)
         fill_channels(config)

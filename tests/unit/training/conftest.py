@@ -18,6 +18,17 @@ from training.model.unet import UNet, UNetConfig
 CLASSES, SIZE = 3, 16
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_curves() -> Iterator[None]:
+    """Write an empty `loss.png`: each of a hundred runs would draw for longer than it trains, and no test looks at it.
+
+    The drawing has a test of its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.runs.progress.draw", lambda rows, path: path.write_bytes(b""))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     """Run torch on one thread: tensors are small, and the rounding of sums depends on the number of threads."""

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from training.experiments import compose
 from training.experiments.schema import (
+    RECIPES,
     AutoencoderExperiment,
     DataConfig,
     DiffusionExperiment,
@@ -32,10 +33,11 @@ FIRST, SECOND = "digits_autoencoder", "digits_diffusion"
 @cache
 def filled(name: str) -> Experiment:
     """An experiment with something for every field that it needs a person to set."""
-    needed = sorted(OmegaConf.missing_keys(compose.compose_fields([f"experiment={name}"])))
+    config = compose.compose_fields([f"experiment={name}"])
+    needed = sorted(OmegaConf.missing_keys(config))
     if needed:
         with pytest.raises(ExperimentError, match=f"^{needed[0]}: needed and not set; add {needed[0]}=VALUE$"):
-            compose.load(name)
+            compose.validate(RECIPES[config["recipe"]], config)
     return compose.load(name, [f"{field}={32 if field.endswith('_size') else 'somewhere'}" for field in needed])
 
 

@@ -8,11 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.random import Generator
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -29,8 +31,9 @@ from training.recipes.latent_scale import measure_latent_scale
 from training.recipes.losses import AutoencoderLossConfig, adaptive_weight, r1_penalty
 from training.recipes.optimiser import OptimiserConfig, build, factor, set_rate
 from training.recipes.randomness import StepDraws, seed_dropout
+from training.runs import progress
 from training.runs.errors import Diverged
-from training.runs.progress import ProgressReport
+from training.runs.progress import ProgressReport, draw
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 OPTIMISER = OptimiserConfig(learning_rate=2e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup_steps=2, clip_norm=1.0)
@@ -170,10 +173,11 @@ def test_r1_is_half_the_squared_gradient_at_real_images() -> None:
 def test_the_log_variance_is_trained_towards_the_log_of_the_error(
     learned: bool, bars: ImageSet, autoencoder: Autoencoder, tmp_path: Path
 ) -> None:
-    recipe = autoencoder_recipe(autoencoder, 40, learned_logvar=learned, kl_weight=0.0)
+    steps = 40 if learned else 4
+    recipe = autoencoder_recipe(autoencoder, steps, batch_size=4, learned_logvar=learned, kl_weight=0.0)
     with torch.no_grad():
         recipe.reconstruction_loss.logvar.fill_(2.0)
-    losses = fit(recipe, of_images(bars), 40, tmp_path)
+    losses = fit(recipe, of_images(bars, 4), steps, tmp_path)
     now = float(recipe.reconstruction_loss.logvar.detach())
     assert now == 2.0 if not learned else math.log(losses[-1]) < now < 1.7
 
@@ -201,8 +205,8 @@ def test_equivariance_turns_some_batches(bars: ImageSet, autoencoder: Autoencode
 
 
 def test_a_few_steps_lower_the_diffusion_loss(latent_diffusion: LatentDiffusion, tmp_path: Path) -> None:
-    recipe = diffusion_recipe(latent_diffusion, 60)
-    losses = fit(recipe, of_latents(), 60, tmp_path)
+    recipe = diffusion_recipe(latent_diffusion, 40)
+    losses = fit(recipe, of_latents(), 40, tmp_path)
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
@@ -366,12 +370,19 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path: Pat
 
 
 def test_a_log_gets_plain_lines_that_end_with_the_last_step(
-    autoencoder: Autoencoder, bars: ImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    autoencoder: Autoencoder,
+    bars: ImageSet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(progress, "draw", draw)
     fit(autoencoder_recipe(autoencoder, 3), of_images(bars), 3, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("step 3/3  loss ")
     assert not Console().is_terminal
     assert len((tmp_path / "losses.csv").read_text().splitlines()) == 4
-    assert (tmp_path / "loss.png").is_file()
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.size == (700, 500)
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20, "curves are drawn"
     assert list((tmp_path / "tensorboard").iterdir())
