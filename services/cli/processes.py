@@ -29,11 +29,13 @@ def worker(
     """
     from services.observability import http, metrics
     from services.process import celery_app
+    from services.registry.release_cache import ReleaseCache
     from services.settings import load
 
     changes = {name: value for name, value in {"queues": queue, "rows": rows}.items() if value}
     settings = load("worker").model_copy(update=changes)
     engine, store, app = _connect(settings)
+    ReleaseCache(store, settings.cache_dir, settings.cache_gb, settings.cache_seed).check()
     from services.worker.device import check_device
     from services.worker.worker import Worker  # loads torch, which takes seconds: what is missing is reported before
 

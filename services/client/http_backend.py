@@ -1,10 +1,10 @@
 """The backend that uses the HTTP API, with a token of the tenant."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -15,6 +15,8 @@ from services.job_queue.clients import JobSummary, Progress
 from services.job_queue.job_filters import JobFilter
 from services.job_queue.outputs import Output
 from services.job_queue.pairs import Pair
+
+Answer = TypeVar("Answer")
 
 TOGETHER = 1_000  # jobs or images of one request
 SUMMARY, PROGRESS, OUTPUT = TypeAdapter(JobSummary), TypeAdapter(Progress), TypeAdapter(Output)
@@ -31,42 +33,44 @@ class HttpBackend:
         if len(jobs) > TOGETHER:
             raise ClientError(f"jobs: {len(jobs)} are not allowed; permitted: at most {TOGETHER} at once over HTTP")
         given = [{name: value for name, value in job.items() if value is not None} for job in jobs]
-        return [uuid.UUID(one) for one in self._api.call("POST", "/jobs/batch", {"jobs": given})["ids"]] if jobs else []
+        if not jobs:
+            return []
+        return self._api.call(
+            "POST", "/jobs/batch", {"jobs": given}, read=lambda answer: [*map(uuid.UUID, answer["ids"])]
+        )
 
     def find_summary(self, job_id: uuid.UUID) -> JobSummary | None:
         """See `Backend`."""
-        found = self._find(job_id)
-        return None if found is None else SUMMARY.validate_python(found)
+        return self._find(job_id, SUMMARY.validate_python)
 
     def find_progress(self, job_id: uuid.UUID) -> Progress | None:
         """See `Backend`."""
-        found = self._find(job_id)
-        if found is None:
-            return None
-        return PROGRESS.validate_python({**found, "settled": found["succeeded"] + found["failed"]})
+
+        def read(job: dict[str, Any]) -> Progress:
+            return PROGRESS.validate_python({**job, "settled": job["succeeded"] + job["failed"]})
+
+        return self._find(job_id, read)
 
     def find_estimate(self, job_id: uuid.UUID) -> dict[str, Any] | None:
         """See `Backend`."""
-        found = self._find(job_id)
-        return None if found is None else found["estimate"]
+        return self._find(job_id, lambda job: job["estimate"])
 
-    def _find(self, job_id: uuid.UUID) -> dict[str, Any] | None:
+    def _find(self, job_id: uuid.UUID, read: Callable[[Any], Answer]) -> Answer | None:
         try:
-            found: dict[str, Any] = self._api.call("GET", f"/jobs/{job_id}")
+            return self._api.call("GET", f"/jobs/{job_id}", read=read)
         except JobNotFound:
             return None
-        return found
 
     def list_jobs(self, limit: int, which: JobFilter) -> list[JobSummary]:
         """See `Backend`."""
         found: list[JobSummary] = []
         query = {"state": list(which.states), "tag": list(which.tags), "q": which.words, **_conditions(which)}
         while len(found) < limit:
-            page = self._api.call("GET", "/jobs", query={**query, "limit": min(limit - len(found), TOGETHER)})
-            found += [SUMMARY.validate_python(job) for job in page["jobs"]]
-            if page["next"] is None:
+            asked = {**query, "limit": min(limit - len(found), TOGETHER)}
+            jobs, query["cursor"] = self._api.call("GET", "/jobs", query=asked, read=_read_jobs)
+            found += jobs
+            if query["cursor"] is None or not jobs:
                 break
-            query["cursor"] = page["next"]
         return found
 
     def count_open(self, which: JobFilter) -> int:
@@ -83,19 +87,21 @@ class HttpBackend:
 
     def _act(self, action: str, which: JobFilter, **more: Any) -> int:
         bulk = {"action": action, "states": list(which.states), "tags": list(which.tags), "q": which.words, **more}
-        return int(self._api.call("POST", "/jobs/many", {**bulk, **_conditions(which)})["jobs"])
+        asked = {**bulk, **_conditions(which)}
+        return self._api.call("POST", "/jobs/many", asked, read=lambda answer: int(answer["jobs"]))
 
     def cancel(self, job_id: uuid.UUID) -> None:
         """See `Backend`."""
-        self._api.call("POST", f"/jobs/{job_id}/cancel")
+        self._api.call("POST", f"/jobs/{job_id}/cancel", read=_ignore)
 
     def change(self, job_id: uuid.UUID, changes: Mapping[str, Any]) -> None:
         """See `Backend`."""
-        self._api.call("PATCH", f"/jobs/{job_id}", dict(changes))
+        self._api.call("PATCH", f"/jobs/{job_id}", dict(changes), read=_ignore)
 
     def retry(self, job_id: uuid.UUID) -> int:
         """See `Backend`. A second call would be refused, as the first one may have arrived."""
-        return int(self._api.call("POST", f"/jobs/{job_id}/retry", patience_s=0)["revision"])
+        path = f"/jobs/{job_id}/retry"
+        return self._api.call("POST", path, patience_s=0, read=lambda answer: int(answer["revision"]))
 
     def read_ranges(self, job_id: uuid.UUID, ranges: Sequence[Range], limit: int) -> list[Output]:
         """See `Backend`."""
@@ -105,10 +111,11 @@ class HttpBackend:
             seen = max(seen, start - 1)
             while seen < stop - 1 and len(found) < limit:
                 query = {"cursor": seen, "limit": min(limit - len(found), TOGETHER)}
-                page = self._api.call("GET", f"/jobs/{job_id}/outputs", query=query)
-                images = [OUTPUT.validate_python(one) for one in page["outputs"]]
+                images, following = self._api.call("GET", f"/jobs/{job_id}/outputs", query=query, read=_read_outputs)
+                if not images or images[-1].index <= seen:
+                    return found
                 found += [one for one in images if start <= one.index < stop]
-                if page["next"] is None and (not images or images[-1].index < stop):
+                if following is None and images[-1].index < stop:
                     return found
                 seen = images[-1].index
         return found
@@ -116,12 +123,12 @@ class HttpBackend:
     def list_pairs(self, job_id: uuid.UUID, other: uuid.UUID, after: int, limit: int) -> list[Pair]:
         """See `Backend`."""
         query = {"other": str(other), "cursor": after, "limit": min(limit, TOGETHER)}
-        page = self._api.call("GET", f"/jobs/{job_id}/pairs", query=query)
-        return [Pair(**pair) for pair in page["pairs"]]
+        path = f"/jobs/{job_id}/pairs"
+        return self._api.call("GET", path, query=query, read=lambda page: [Pair(**pair) for pair in page["pairs"]])
 
     def rate(self, job_id: uuid.UUID, index: int, rating: int) -> None:
         """See `Backend`."""
-        self._api.call("PUT", f"/jobs/{job_id}/outputs/{index}/rating", {"rating": rating})
+        self._api.call("PUT", f"/jobs/{job_id}/outputs/{index}/rating", {"rating": rating}, read=_ignore)
 
     def save_picks(self, job_id: uuid.UUID, rating: int, file: Path) -> None:
         """See `Backend`."""
@@ -141,11 +148,22 @@ class HttpBackend:
 
     def read_manifest(self, job_id: uuid.UUID, key: str) -> dict[str, Any]:
         """See `Backend`."""
-        manifest: dict[str, Any] = self._api.call("GET", f"/jobs/{job_id}/manifest")
-        return manifest
+        return self._api.call("GET", f"/jobs/{job_id}/manifest", read=lambda manifest: dict(manifest))
 
     def close(self) -> None:
         """See `Backend`."""
+
+
+def _read_jobs(page: dict[str, Any]) -> tuple[list[JobSummary], str | None]:
+    return [SUMMARY.validate_python(job) for job in page["jobs"]], page["next"]
+
+
+def _read_outputs(page: dict[str, Any]) -> tuple[list[Output], int | None]:
+    return [OUTPUT.validate_python(one) for one in page["outputs"]], page["next"]
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 def _conditions(which: JobFilter) -> dict[str, Any]:

@@ -7,12 +7,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from services.client.errors import FIRST_PAUSE_S, LONGEST_PAUSE_S, ClientError, JobNotFound
 from services.errors import quote
+
+Answer = TypeVar("Answer")
 
 TIMEOUT_S = 60.0
 AGAIN = (429, 502, 503, 504)
@@ -43,13 +45,22 @@ class Transport:
         *,
         query: Mapping[str, Any] | None = None,
         patience_s: float | None = None,
-    ) -> Any:
-        """Return the JSON of an answer, which must be safe to ask for again. Raises ClientError and JobNotFound."""
+        read: Callable[[Any], Answer],
+    ) -> Answer:
+        """Return what `read` makes of the JSON of an answer, which must be safe to ask for again.
+
+        Raises ClientError, also if `read` cannot read the answer, and JobNotFound.
+        """
         document = None if body is None else json.dumps(body).encode()
         given = {name: value for name, value in (query or {}).items() if value not in ("", None, [])}
         address = f"{path}?{urllib.parse.urlencode(given, doseq=True)}" if given else path
         answer = self._persist(verb, address, document, self._patience_s if patience_s is None else patience_s)
-        return json.loads(answer) if answer else None
+        try:
+            return read(json.loads(answer) if answer else None)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ClientError(
+                f"url: {self._root} is not that of a console, or of another version: {verb} {path} has another answer"
+            ) from None
 
     def read(self, path: str) -> bytes:
         """Return the bytes of an answer. Raises ClientError and JobNotFound."""
@@ -58,12 +69,18 @@ class Transport:
     def download(self, path: str, file: Path) -> None:
         """Write the bytes of an answer of any size to a file. Raises ClientError and JobNotFound."""
 
+        part = file.with_name(f"{file.name}.part")
+
         def take(answer: HTTPResponse) -> bytes:
-            with file.open("wb") as target:
+            with part.open("wb") as target:
                 shutil.copyfileobj(answer, target)
             return b""
 
-        self._persist("GET", path, None, self._patience_s, take)
+        try:
+            self._persist("GET", path, None, self._patience_s, take)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
 
     def _persist(
         self,
@@ -94,7 +111,10 @@ class Transport:
         headers = {**self._headers, **({"Content-Type": "application/json"} if body is not None else {})}
         request = urllib.request.Request(f"{self._root}{path}", body, headers, method=verb)
         with self._opener.open(request, timeout=TIMEOUT_S) as answer:
-            return take(answer)
+            taken = take(answer)
+            if answer.length:  # the connection was lost: read(amount) does not say so
+                raise IncompleteRead(b"", answer.length)
+            return taken
 
 
 def _read_small(answer: HTTPResponse) -> bytes:

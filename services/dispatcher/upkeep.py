@@ -219,7 +219,7 @@ class Upkeep:
 
 
 def _fail(connection: Connection, lease: Lease) -> None:
-    error = "every process that worked on it alone was lost"
+    error = "every process that worked on it alone was lost; most often such a process runs out of memory"
     if lease.kind == WorkKind.SAMPLE:
         jobs.fail_shard(connection, lease, error)
     else:

@@ -34,6 +34,7 @@ RETRY_INTERVAL_S = 0.1
 LOCK_TIMEOUT_S = 10.0  # for making room, in which no process waits for S3
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 GIB = 2**30
+RELEASE = re.compile("[0-9a-f]{64}")  # the name of its folder
 
 Loaded = TypeVar("Loaded")
 
@@ -49,6 +50,23 @@ class ReleaseCache:
         """Cache releases in `cache_dir`. seed: the cache_dir of another cache that is only read and never changes."""
         self.store, self.folder, self.limit = store, cache_dir / "releases", int(limit_gb * GIB)
         self.seed = None if seed is None else seed / "releases"
+
+    def check(self) -> None:
+        """Log that the folder cannot be written. Raises CacheError if it never could be and there is no release."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            made = tempfile.mkdtemp(prefix="check-", dir=self.folder)
+            with suppress(FileNotFoundError):  # another process has removed it to make room
+                os.rmdir(made)
+        except OSError as error:
+            problem = f"DARKROOM_CACHE_DIR: {self.folder} cannot be written ({error.strerror})"
+            if error.errno not in DISK_IS_FULL and not self._has_releases():
+                raise CacheError(f"{problem}; set it to a folder that can be") from None
+            log.warning("%s; only releases that are there can be served", problem)
+
+    def _has_releases(self) -> bool:
+        folders = [folder for folder in (self.folder, self.seed) if folder is not None and folder.is_dir()]
+        return any(RELEASE.fullmatch(entry.name) for folder in folders for entry in folder.iterdir())
 
     def holds(self, digest: str) -> bool:
         """Whether a release is here already."""
@@ -181,7 +199,7 @@ class ReleaseCache:
         """
         found = []
         for folder in self.folder.iterdir():
-            is_release = re.fullmatch("[0-9a-f]{64}", folder.name)
+            is_release = RELEASE.fullmatch(folder.name)
             if not is_release and self._remove(folder):
                 continue
             reserved = re.match("fetch-([0-9]+)-", folder.name)

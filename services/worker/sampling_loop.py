@@ -292,6 +292,7 @@ class SamplingLoop:
     def _exit(self, engine: Engine[HeldShard], error: DeviceFault) -> NoReturn:
         """End the process after recording the losses, so that no other process waits for its heartbeat to go stale."""
         log.critical("the device failed: %s; this process exits", error)
+        self._claimer.stop()  # a claim under way could take what is returned now
         for shard in engine.owners():
             self.shards.record_loss(shard, f"the device failed: {error}")
         self._uploader.stop(self.settings.drain_s)

@@ -31,6 +31,7 @@ DENIED = ("42501", "0A000", "25P02", "55000")
         "SELECT pg_advisory_lock(1)",
         "SELECT pg_try_advisory_xact_lock_shared(1, 2)",
         "SELECT pg_logical_emit_message(false, 'x', 'y')",
+        "BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'x'",
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
         "SELECT pg_read_file('/etc/passwd')",
         "COPY (SELECT 1) TO '/tmp/x'",
@@ -98,6 +99,8 @@ def test_a_queue_that_was_not_granted_is_refused_and_not_listed(stack: Stack, at
         ('SELECT submit_jobs(\'[{"model": "m", "request": {}}, []]\')', r"jobs\[1\]: a JSON array is not allowed"),
         ("SELECT submit_jobs('[{\"request\": {}}]')", "model: NULL is not allowed"),
         ('SELECT submit_jobs(\'[{"model": "m", "request": {}, "tenant": "x"}]\')', "tenant is not a known field"),
+        ('SELECT submit_job(\'{"model": "m", "request": {}, "tags": [["a"]]}\')', r'tags: \[\["a"\]\] is not allowed'),
+        ('SELECT submit_jobs(\'[{"model": "m", "request": {}, "tags": ["a", []]}]\')', r'tags: \["a", \[\]\] is not'),
         ("SELECT cancel_job(NULL)", "job: you have no job"),
         ("SELECT retry_job(NULL)", "job: you have no job"),
         ("SELECT * FROM cancel_jobs(ARRAY[NULL]::uuid[])", "job: you have no job"),
@@ -146,3 +149,20 @@ def test_names_of_clients_forge_no_line_of_a_log(attacker: Tenant, service: tupl
         assert attacker.wait(job_id).state == "rejected"
     for process in service:
         assert not [line for line in process.log.read_text().splitlines() if line.startswith(forged[:30])]
+
+
+def test_the_settings_and_arrays_of_a_client_change_nothing(attacker: Tenant, neighbour: Tenant) -> None:
+    """Settings that the console's login makes have no effect for a tenant. Dimensions of an array are none of tags."""
+    neighbour.submit(model="nobody")
+    with attacker.connect() as connection:
+        for setting in ("darkroom.operator = 'on'", "darkroom.tenant = 'neighbour'", "search_path = pg_temp, public"):
+            connection.execute(f"SET {setting}")
+        assert connection.execute("SELECT count(*) FROM jobs WHERE tenant <> 'attacker'").fetchone() == (0,)
+        assert connection.execute("SELECT current_tenant()").fetchone() == ("attacker",)
+        connection.execute("SET row_security = off")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT count(*) FROM jobs")
+        connection.execute("SET row_security = on")
+        for array in ("{{b,a},{a,c}}", "[5:7]={c,b,a}"):
+            insert = "INSERT INTO jobs (model, request, tags) VALUES ('nobody', '{}', %s) RETURNING tags"
+            assert connection.execute(insert, (array,)).fetchone() == (["a", "b", "c"],)

@@ -61,6 +61,13 @@ def test_a_process_that_cannot_start_names_the_variable(
     check_line(darkroom(name, **{f"DARKROOM_{variable}": value(state)}), variable)
 
 
+def test_a_worker_that_can_write_no_release_names_the_variable(
+    stack: Stack, darkroom_here: Darkroom, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    check_line(darkroom_here("worker", DARKROOM_CACHE_DIR=str(tmp_path / "file")), "CACHE_DIR")
+
+
 @pytest.mark.parametrize("wrong", [name for name, (variable, _) in WRONG.items() if variable != "BROKER_URL"])
 def test_a_command_that_cannot_reach_a_server_names_the_variable(
     state: StackState, darkroom_here: Darkroom, wrong: str

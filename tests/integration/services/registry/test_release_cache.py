@@ -313,3 +313,27 @@ def test_processes_that_share_a_cache_keep_to_its_limit(stack: Stack, tmp_path: 
     assert errors == []
     assert busy < 15
     assert 0 < largest <= limit
+
+
+def test_a_folder_that_cannot_be_written_is_named_at_the_start(
+    stack: Stack, tmp_path: Path, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a release there is nothing to serve. A full disk can be emptied."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError) as error:
+        ReleaseCache(stack.store(), tmp_path / "file", 1).check()
+    problem = f"DARKROOM_CACHE_DIR: {tmp_path}/file/releases cannot be written (Not a directory)"
+    assert str(error.value) == f"{problem}; set it to a folder that can be"
+    manifest = publish("held", 60)
+    with small_disk(tmp_path / "disk", 2 * size_of(manifest)) as disk:
+        cache = ReleaseCache(stack.store(), disk, 1)
+        cache.check()
+        assert names(cache) == set()
+        assert caplog.messages == []
+        fetch(cache, manifest)
+        remount(disk, "ro")
+        cache.check()
+        ReleaseCache(stack.store(), tmp_path / "file", 1, seed=disk).check()
+    for message in caplog.messages[-2:]:
+        assert "cannot be written" in message
+        assert "; only releases that are there can be served" in message
