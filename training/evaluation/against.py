@@ -1,7 +1,7 @@
 """Compares two diffusion releases by images of the same requests and seeds: `--against`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from training.evaluation.second_stage import (
     complete_sampling,
     generate,
 )
-from training.metrics import conditions, paired
+from training.metrics import conditions, paired, targets
 from training.metrics.paired import Difference
 from training.model.latent_diffusion import load_diffusion
 from training.model.release import Release
@@ -71,7 +71,7 @@ def compare(
         features.append(networks.features.features(samples))
         obedience.append(torch.as_tensor(obeys(samples)).double() if obeys else None)
         shown.append(samples[spread(range(len(samples)), COLUMNS)])
-    rows = spread(images.rows("train"), MOST_REAL)
+    rows = spread(_known(descriptions[0], images), MOST_REAL)
     found = paired.compare(
         features[0],
         features[1],
@@ -119,8 +119,8 @@ def judge(description: Release, images: ImageSet, requested: EvaluationRequests)
         if kind == "class" and has_shapes:
             return "class_accuracy", partial(conditions.match_classes, labels=values)
         if kind == "class":
-            predict, _ = find_judge(images)
-            return "class_accuracy", partial(_are_classes, predict, torch.tensor(values))
+            found = find_judge(images)
+            return "class_accuracy", found and partial(_are_classes, found[0], torch.tensor(values))
         if kind in ("text", "frozen_text") and has_shapes:
             return "caption_accuracy", partial(conditions.match_captions, captions=values)
     return "", None
@@ -135,7 +135,17 @@ def _conditions(
 ) -> tuple[Tensor, Tensor] | None:
     """Return the class of each request and of each real image, or None for other conditions."""
     fields = types_of(description)
-    if set(fields.values()) != {"class"}:
+    if not _is_of_classes(description):
         return None
     (field, *_) = fields
     return torch.tensor([request[field] for request in requested.requests]), torch.as_tensor(images.labels(rows))
+
+
+def _known(description: Release, images: ImageSet) -> Sequence[int]:
+    """Return the rows of training images, those with a label alone if figures are those within a class."""
+    rows = images.rows("train")
+    return targets.labelled(images, rows) if _is_of_classes(description) else rows
+
+
+def _is_of_classes(description: Release) -> bool:
+    return set(types_of(description).values()) == {"class"}

@@ -13,7 +13,7 @@ from training.data import degradations, shapes
 from training.data.image_set import ImageSet
 from training.evaluation.fidelity import Fidelity
 from training.evaluation.networks import Networks
-from training.metrics import DigitJudge, classifier, conditions, psnr, rms, targets
+from training.metrics import DigitJudge, classifier, conditions, mean_psnr, rms, targets
 from training.model.pixels import to_bytes, to_unit
 
 MOST_CLASSES = 100  # whose shares are listed
@@ -39,12 +39,18 @@ class Answer:
 
 
 def of_class(answer: Answer) -> dict[str, Any]:
-    """Return the share of samples of the requested class, read back or seen by a classifier of real images."""
+    """Return the share of samples of the requested class, read back or seen by a classifier of real images.
+
+    Nothing where the images have a single class.
+    """
     if answer.has_shapes:
         return share_by_class(answer, torch.tensor(conditions.match_classes(answer.samples, answer.values)))
     images, requested = answer.images, torch.tensor(answer.values)
-    held_out = images.rows("held_out")
-    predict, name = find_judge(images)
+    found = find_judge(images)
+    if found is None:
+        return {}
+    predict, name = found
+    held_out = targets.labelled(images, images.rows("held_out"))
     real = predict(images.pixels(held_out)) == images.labels(held_out)
     return {
         **share_by_class(answer, predict(answer.samples) == requested),
@@ -66,15 +72,19 @@ def share_by_class(answer: Answer, right: Tensor) -> dict[str, Any]:
     return found
 
 
-def find_judge(images: ImageSet) -> tuple[Callable[[Tensor], Tensor], str]:
+def find_judge(images: ImageSet) -> tuple[Callable[[Tensor], Tensor], str] | None:
     """Return what tells the class of images [R, C, H, W] in [-1, 1] as [R] int64, trained on real ones; and its name.
 
-    It is not the network whose features are compared.
+    It is not the network whose features are compared. None where the images have no two classes to tell apart, or no
+    held-out image has a label.
     """
     if images.description.name == "digits":
         train = images.rows("train")
         return DigitJudge(images.pixels(train), images.labels(train)).predict, "support vector machine"
-    network = classifier.train(images, targets.of_labels(images), seed=JUDGE_SEED)
+    wanted = targets.of_labels(images, partly=True)
+    if wanted is None or not targets.labelled(images, images.rows("held_out")):
+        return None
+    network = classifier.train(images, wanted, seed=JUDGE_SEED)
     return network.predict, f"{images.description.name} CNN, seed {JUDGE_SEED}"
 
 
@@ -136,7 +146,7 @@ def of_masked_image(answer: Answer) -> dict[str, Any]:
 
 def distances(answer: Answer, images: Tensor, originals: Tensor, prefix: str) -> dict[str, float]:
     """Return PSNR and the distance of features to the originals, and LPIPS if its weights are given."""
-    found = {f"{prefix}psnr": float(psnr(images, originals).clamp(max=100).mean())}
+    found = {f"{prefix}psnr": mean_psnr(images, originals)}
     network = answer.networks.features
     apart = (network.features(images) - network.features(originals)).norm(dim=1)
     found[f"{prefix}feature_distance"] = float(apart.mean())

@@ -12,8 +12,9 @@ from training.data import shapes
 from training.data.image_set import ImageSet
 from training.evaluation.fidelity import LEAST
 from training.evaluation.networks import Networks, compute_features
-from training.metrics import conditions, psnr, ssim
+from training.metrics import conditions, mean_psnr, psnr, ssim
 from training.metrics.distributions import frechet_distance
+from training.metrics.pixels import MOST
 from training.model.autoencoder import Autoencoder
 from training.previews import contact_sheet
 
@@ -45,8 +46,10 @@ def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Ne
 
 def measure(reconstructed: Tensor, held_out: Tensor, images: ImageSet, networks: Networks) -> dict[str, Any]:
     """Return how far the reconstructions of all held-out images are from them, both [R, C, H, W] in [-1, 1]."""
-    ratio = psnr(reconstructed, held_out)
-    scores: dict[str, Any] = {"psnr": float(ratio.mean()), "psnr_worst": float(ratio.min()), "images": len(held_out)}
+    worst = float(psnr(reconstructed, held_out).clamp(max=MOST).min())
+    scores: dict[str, Any] = {
+        "psnr": mean_psnr(reconstructed, held_out), "psnr_worst": worst, "images": len(held_out),
+    }  # fmt: skip
     if images.image_size >= SMALLEST:
         scores["ssim"] = float(ssim(reconstructed, held_out).mean())
     if networks.perceptual is not None:

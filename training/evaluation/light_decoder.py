@@ -9,7 +9,7 @@ from torch import Tensor
 from training.data.image_set import ImageSet
 from training.evaluation.first_stage import BATCH, SMALLEST, measure
 from training.evaluation.networks import Networks
-from training.metrics import psnr, ssim
+from training.metrics import mean_psnr, ssim
 from training.model.autoencoder import Autoencoder
 from training.model.light_decoder import LatentDecoder, LightDecoder, count_operations
 from training.previews import contact_sheet
@@ -40,7 +40,7 @@ def score(
         scores[name] = {"operations": operations, **measure(made[name], held_out, images, networks)}
     scores["operations_ratio"] = scores["full"]["operations"] / scores["light"]["operations"]
     scores["psnr_loss"] = scores["full"]["psnr"] - scores["light"]["psnr"]
-    between = {"psnr": float(psnr(made["light"], made["full"]).mean())}
+    between = {"psnr": mean_psnr(made["light"], made["full"])}
     if images.image_size >= SMALLEST:
         between["ssim"] = float(ssim(made["light"], made["full"]).mean())
     scores["light_to_full"] = between

@@ -1,5 +1,6 @@
 """Evaluates a diffusion model on its samples: fidelity, copies of training images, and agreement with conditions."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ class Sampling:
     """How a diffusion release is sampled; the defaults are the service's.
 
     For a release that was distilled to few steps the default solver and steps stand for its own.
-    Two evaluations are comparable only if these are equal.
+    Two evaluations are comparable only if these are equal. Raises ValueError naming the invalid field.
     """
 
     images: int = 1000
@@ -43,6 +44,13 @@ class Sampling:
     steps: int = 20
     guidance: float = 0.0  # 0: GUIDANCE, or 1 (none) for a release trained without condition dropout
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field, least in (("images", 1), ("seed", 0)):
+            if (value := getattr(self, field)) < least:
+                raise ValueError(f"{field}: {value} is not allowed; permitted: at least {least}")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance: {self.guidance} is not allowed; permitted: a finite number")
 
 
 @dataclass(frozen=True)
@@ -136,8 +144,9 @@ def draw_samples(
         contact_sheet.save(path, torch.cat(parts), columns=len(parts[0]), captions=what.captions)
         return
     classes = images.description.classes
-    names = [classes[label] for label in images.used_classes] if classes and types_of(description) else []
-    rows = len(names) or 4
+    labels = dict.fromkeys(label for request in requested.requests for label in request.values())
+    names = [classes[label] for label in labels] if classes else []
+    rows = len(names) or min(4, len(samples))
     across = max(1, min(COLUMNS, len(samples) // rows))
     order = [-(-row * len(samples) // rows) + i for row in range(rows) for i in range(across)]
     contact_sheet.save(path, samples[order], columns=across, rows=names)

@@ -6,6 +6,6 @@ space of a network: `inception`, or a `classifier` of the set's own images.
 """
 
 from training.metrics.judge import DigitJudge, condition_accuracy
-from training.metrics.pixels import distinct_share, psnr, rms, ssim
+from training.metrics.pixels import distinct_share, mean_psnr, psnr, rms, ssim
 
-__all__ = ["DigitJudge", "condition_accuracy", "distinct_share", "psnr", "rms", "ssim"]
+__all__ = ["DigitJudge", "condition_accuracy", "distinct_share", "mean_psnr", "psnr", "rms", "ssim"]

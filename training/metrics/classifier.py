@@ -110,14 +110,14 @@ class Classifier(nn.Module):
 def train(images: ImageSet, wanted: Targets | None = None, *, seed: int = 0, steps: int = STEPS) -> Classifier:
     """Train a classifier on the set's training images. Deterministic for a seed, a machine and a number of threads.
 
-    wanted: the targets; None chooses them by `targets.choose`. Raises DataError if no image is held out to measure the
-    accuracy.
+    wanted: the targets; None chooses them by `targets.choose`. Images without a label do not count for labels. Raises
+    DataError if no image is held out to measure the accuracy.
     """
-    held_out = torch.tensor(images.rows("held_out"))
-    if not len(held_out):
+    if not images.rows("held_out"):
         raise DataError("data.root: no image is held out; prepare the set with data.held_out above 0")
     name, fingerprint = images.description.name, images.description.fingerprint
     wanted = targets.choose(images) if wanted is None else wanted
+    known, held_out = (torch.tensor(wanted.rows(images, split)) for split in ("train", "held_out"))
     about = About(name, fingerprint, images.channels, images.image_size, wanted, seed, steps, 0.0, 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -127,7 +127,7 @@ def train(images: ImageSet, wanted: Targets | None = None, *, seed: int = 0, ste
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min((step + 1) / WARM_UP, (1 + cos(pi * step / steps)) / 2)
-        rows = torch.randint(len(images.rows("train")), (BATCH,), generator=draws)
+        rows = known[torch.randint(len(known), (BATCH,), generator=draws)]
         pixels, answers = targets.examples(wanted, images, rows, draws)
         loss = wanted.loss(classifier(augment(pixels, draws)), answers)
         optimiser.zero_grad()

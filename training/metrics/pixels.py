@@ -7,11 +7,17 @@ from torch import Tensor
 from training.model.pixels import to_bytes
 
 PEAK = 2.0  # the range of [-1, 1]
+MOST = 100.0  # dB, which stand for the infinite ratio of equal images in a mean
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image, 10 log10(peak^2 / MSE): [R], in dB, inf for equal images."""
     return 10 * torch.log10(PEAK**2 / squared_error(images, references))
+
+
+def mean_psnr(images: Tensor, references: Tensor) -> float:
+    """Return the mean of `psnr` over images, each at most MOST: in dB, and finite, as JSON needs it."""
+    return float(psnr(images, references).clamp(max=MOST).mean())
 
 
 def rms(images: Tensor, references: Tensor) -> Tensor:

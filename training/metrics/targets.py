@@ -6,6 +6,7 @@ rotated, which needs no annotation (Gidaris et al. 2018).
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,10 @@ class Targets:
             return F.binary_cross_entropy_with_logits(outputs, wanted)
         return F.cross_entropy(outputs, wanted)
 
+    def rows(self, images: ImageSet, split: str) -> Sequence[int]:
+        """Return the rows of a split of which the answers are known."""
+        return labelled(images, images.rows(split)) if self.kind == "label" else images.rows(split)
+
     def accuracy(self, outputs: Tensor, wanted: Tensor) -> float:
         """Return the share of correct labels or turns; for words, the share of correct yes and no answers."""
         found = (outputs > 0).to(wanted) if self.kind == "words" else outputs.argmax(1)
@@ -52,10 +57,20 @@ def choose(images: ImageSet) -> Targets:
     return max(known, key=lambda found: len(found.names), default=Targets("turn", TURNS))
 
 
-def of_labels(images: ImageSet) -> Targets | None:
-    """Return the classes if every image has a label, all labels have names, and there are at least two."""
+def of_labels(images: ImageSet, *, partly: bool = False) -> Targets | None:
+    """Return the classes if every image has a label, all labels have names, and there are at least two.
+
+    partly: some images may have no label.
+    """
     labels, names = {record.get("label", -1) for record in images.records}, images.description.classes
+    if partly:
+        labels -= {-1}
     return Targets("label", names) if len(labels) > 1 and labels <= set(range(len(names))) else None
+
+
+def labelled(images: ImageSet, rows: Sequence[int]) -> list[int]:
+    """Return those of the rows whose images have a label."""
+    return [row for row in rows if "label" in images.records[row]]
 
 
 def of_words(images: ImageSet) -> Targets | None:

@@ -148,5 +148,7 @@ def take_guided_step(guider: ImageGuider, slots: Sequence[int], *given: Any) -> 
         estimates = denoise(model, x, conditions, Ticket.of(ticket), (t, alpha, sigma, step), rescales=rescales)
         likelihood = guider.log_likelihood(model.autoencoder, estimates[list(slots)])
         (gradient,) = torch.autograd.grad(likelihood.sum(), x)
-    estimates = (estimates + sigma.square() / alpha * gradient).detach()
+    # pure noise, with alpha 0, says nothing of the image, so there is no likelihood to follow
+    push = torch.where(alpha > 0, sigma.square() / alpha.clamp(min=torch.finfo(alpha.dtype).tiny) * gradient, 0.0)
+    estimates = (estimates + push).detach()
     return advance(state, estimates, noise, A), estimates

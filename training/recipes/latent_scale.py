@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from training.data.image_set import ImageSet
+from training.data.rows import spread
 from training.model.autoencoder import Autoencoder
 from training.model.release import Release
 from training.recipes.randomness import StepDraws, mix_seeds
@@ -40,11 +41,18 @@ def measure_if_needed(autoencoder: Autoencoder, release: Release, images: ImageS
 
 
 def measure_on_training_images(autoencoder: Autoencoder, images: ImageSet, *, seed: int) -> float:
-    """Set and return `latent_scale`, measured on the first MOST training images, a share of them on each rank."""
+    """Set and return `latent_scale`, measured on training images; see `training_batches`."""
+    return measure_latent_scale(autoencoder, training_batches(images), seed=seed)
+
+
+def training_batches(images: ImageSet) -> Iterator[Tensor]:
+    """Return this rank's part of the training images on which a scale is measured: batches [R, C, H, W] in [-1, 1].
+
+    All ranks have at most MOST together, spread over the set: its images are sorted by name, and so mostly by class.
+    """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    rows = list(images.rows("train"))[rank:MOST:ranks]
-    parts = (images.pixels(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
-    return measure_latent_scale(autoencoder, parts, seed=seed)
+    rows = spread(images.rows("train"), MOST)[rank::ranks]
+    return (images.pixels(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
 
 
 @torch.no_grad()

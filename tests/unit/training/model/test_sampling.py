@@ -9,6 +9,7 @@ from torch import Tensor
 
 from training.model import sampling
 from training.model.batch import Batch, Run
+from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.guidance import Guidance, ImageGuider, guide
 from training.model.latent_diffusion import LatentDiffusion, Prepared
 from training.model.noise import seeded_noise, slerp
@@ -260,6 +261,15 @@ def test_the_image_guider_brings_samples_closer_to_its_target(latent_diffusion: 
         return float((torch.nn.functional.adaptive_avg_pool2d(image, 4) - target).square().mean())
 
     assert distance(0.3) < distance(0.0)
+
+
+def test_the_image_guider_leaves_pure_noise_alone(latent_diffusion: LatentDiffusion) -> None:
+    """There alpha is 0, and the guided estimate of z_0 would be infinite."""
+    model = unconditional(latent_diffusion)
+    model.diffusion = Diffusion(DiffusionConfig(schedule="flow", parameterisation="flow"))
+    guider = ImageGuider(torch.full((1, 1, 4, 4), 0.3), 0.1)
+    image = generate(model, [{}], [3], latent_shape=SHAPE, sampler=Sampler(steps=4), guider=guider)
+    assert bool(image.isfinite().all())
 
 
 def test_on_step_is_called_after_every_evaluation(latent_diffusion: LatentDiffusion) -> None:

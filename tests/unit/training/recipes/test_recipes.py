@@ -27,7 +27,7 @@ from training.model.latent_diffusion import LatentDiffusion
 from training.recipes.autoencoder import AutoencoderRecipe, perplexity
 from training.recipes.diffusion import DiffusionRecipe
 from training.recipes.latent_recipe import update_average
-from training.recipes.latent_scale import measure_latent_scale
+from training.recipes.latent_scale import measure_latent_scale, training_batches
 from training.recipes.losses import AutoencoderLossConfig, adaptive_weight, r1_penalty
 from training.recipes.optimiser import OptimiserConfig, build, factor, set_rate
 from training.recipes.randomness import StepDraws, seed_dropout
@@ -192,6 +192,16 @@ def test_the_latent_scale_brings_posterior_samples_to_unit_deviation(bars: Image
     assert scale == pytest.approx(1 / float(draws.std()), rel=0.02)
     assert float(autoencoder.latent_scale) == scale
     assert measure_latent_scale(autoencoder, iter(images.split(5)), seed=0) == scale, "the scale before does not matter"
+
+
+def test_the_latent_scale_is_measured_on_images_from_all_over_the_set(
+    bars: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set is sorted by name, so its first images may all be of one class."""
+    monkeypatch.setattr("training.recipes.latent_scale.MOST", 3)
+    monkeypatch.setattr("training.recipes.latent_scale.BATCH", 2)
+    measured = torch.cat(list(training_batches(bars)))
+    torch.testing.assert_close(measured, bars.pixels([0, 12, 24]))
 
 
 def test_equivariance_turns_some_batches(bars: ImageSet, autoencoder: Autoencoder, tmp_path: Path) -> None:
