@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Self
 
@@ -150,7 +150,7 @@ def _settling_values(shards: Sequence[Settling]) -> dict[str, Any]:
         "shards": [one.lease.id for one in shards],
         "tokens": [one.lease.token for one in shards],
         "are_last": [one.is_last for one in shards],
-        "images": json.dumps([{"shard": one.lease.id, **asdict(output)} for one in shards for output in one.outputs]),
+        "images": json.dumps([{"shard": one.lease.id, **vars(output)} for one in shards for output in one.outputs]),
     }
 
 

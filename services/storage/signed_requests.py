@@ -1,4 +1,4 @@
-"""Writes small objects and lists folders by requests that are made here, for which boto3 takes several times as long.
+"""Small objects and folders by requests that are made here: boto3 takes several times as long for the same ones.
 
 Such a request is tried once. Whatever it is answered, unless it is done, is left to boto3: it repeats the request, as
 often as the client is configured to, and tells what is wrong.
@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from botocore.exceptions import BotoCoreError
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
 
 from services.storage.signature import EMPTY_SHA256, sign
 
@@ -49,12 +50,19 @@ class SignedRequests:
             f"encoding-type=url&list-type=2&max-keys={most}&prefix={quote(prefix, safe='~')}"
             f"&start-after={quote(start_after, safe='~')}"
         )
-        body = self._send("GET", self._path.rstrip("/") or "/", query, {})
-        if body is not None:
-            return parse_listing(body)
+        answer = self._send("GET", self._path.rstrip("/") or "/", query, {})
+        if answer is not None:
+            return parse_listing(answer.data)
         page = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, StartAfter=start_after, MaxKeys=most)
         found = {each["Key"]: (int(each["Size"]), str(each["ETag"])) for each in page.get("Contents", ())}
         return found, bool(page.get("IsTruncated"))
+
+    def head(self, key: str) -> dict[str, Any] | None:
+        """Return the ContentLength and the ETag of boto3's `head_object`, or None, after which boto3 may tell more."""
+        answer = self._send("HEAD", self._path + quote(key, safe="/~"), "", {})
+        if answer is None or "Content-Length" not in answer.headers or "ETag" not in answer.headers:
+            return None
+        return {"ContentLength": int(answer.headers["Content-Length"]), "ETag": answer.headers["ETag"]}
 
     def _put(self, key: str, body: bytes, **arguments: Any) -> bool:
         """Return whether the object is written."""
@@ -88,8 +96,10 @@ class SignedRequests:
         session._setup_ssl_cert(pool, self._address, session._verify)
         return pool
 
-    def _send(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes = b"") -> bytes | None:
-        """Return the body of the answer 200, or None for any other end."""
+    def _send(
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes = b""
+    ) -> BaseHTTPResponse | None:
+        """Return the answer 200, or None for any other end."""
         try:
             signer = self.client._request_signer
             credentials = signer._credentials.get_frozen_credentials() if signer._credentials else None
@@ -105,7 +115,7 @@ class SignedRequests:
             )
         except (BotoCoreError, HTTPError, HTTPException, OSError):
             return None
-        return answer.data if answer.status == 200 else None
+        return answer if answer.status == 200 else None
 
 
 def parse_listing(body: bytes) -> Listing:

@@ -192,6 +192,9 @@ def test_what_a_store_keeps_is_found_by_listings(stack: Stack) -> None:
         assert find_kept(store, contents) == set(keys) - {keys[1], keys[2], keys[6]}
         assert len(seen.requests) == 2
         assert find_kept(store, {keys[1]: contents[keys[1]], keys[0]: contents[keys[0]]}) == {keys[0]}
+        assert len(seen.requests) == 4
+        assert store.signed.head(keys[0]) == {name: store.head(keys[0])[name] for name in ("ContentLength", "ETag")}
+        assert not store.holds(keys[6], contents[keys[6]])
 
 
 def test_a_listing_goes_on_where_the_store_has_ended_it(stack: Stack) -> None:
