@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, make_url, text
@@ -91,6 +91,7 @@ def is_pooled(connection: "psycopg.Connection[Any]") -> bool:
     return row is None or row[0] != connection.info.backend_pid
 
 
+@lru_cache(maxsize=16)  # making it takes as long as a statement
 def autocommit(engine: Engine) -> Engine:
     """Return the same connections, on which each statement is a transaction of its own.
 

@@ -193,7 +193,9 @@ def test_what_a_store_keeps_is_found_by_listings(stack: Stack) -> None:
         assert len(seen.requests) == 2
         assert find_kept(store, {keys[1]: contents[keys[1]], keys[0]: contents[keys[0]]}) == {keys[0]}
         assert len(seen.requests) == 4
-        assert store.signed.head(keys[0]) == {name: store.head(keys[0])[name] for name in ("ContentLength", "ETag")}
+        head = store.signed.head(keys[0])
+        assert head is not None
+        assert head.items() <= (store.head(keys[0]) or {}).items()
         assert not store.holds(keys[6], contents[keys[6]])
 
 
