@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 640, 200
 MOST_POINTS = 400  # of a curve: each is the mean of equally many steps
-TICKS = 4
+TICKS = 5
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,26 @@ def draw_curve(name: str, points: Sequence[tuple[float, float]]) -> Chart | None
         return round(HEIGHT - (scale(value) - low) / up * HEIGHT, 1)
 
     path = "M" + "L".join(f"{x_of(x)} {y_of(y)}" for x, y in shown)
-    heights = [low + up * part / TICKS for part in range(TICKS + 1)] if high > low else [low]
-    rows = [Tick(y_of(value), value) for value in (10**height if is_log else height for height in heights)]
-    columns = [Tick(x_of(step), step) for step in (left + across * part / TICKS for part in range(TICKS + 1))]
+    rows = [Tick(y_of(value), value) for value in (log_ticks if is_log else ticks)(min(values), max(values))]
+    columns = [Tick(x_of(step), step) for step in ticks(left, right) if step == round(step)]
     return Chart(name, path, rows, columns, points[-1][1], is_log)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Return multiples of 1, 2 or 5 times a power of ten from `low` to `high`: two to six, or `low` if it is `high`."""
+    if low == high:
+        return [low]
+    exponent = math.floor(math.log10((high - low) / TICKS))
+    step = next(one for one in (10.0**exponent * m for m in (1, 2, 5, 10)) if one >= (high - low) / TICKS)
+    return [step * part for part in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 times powers of ten from `low` to `high`, or powers alone if these are too many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = [m * 10.0**power for power in powers for m in (1, 2, 5)]
+    shown = [value for value in every if low <= value <= high]
+    if len(shown) <= 2 * TICKS:
+        return shown
+    whole = [10.0**power for power in powers if low <= 10.0**power <= high]
+    return whole[:: -(-len(whole) // (2 * TICKS))]

@@ -58,7 +58,7 @@ class SetFolder:
         if not chosen or images is None or chosen[-1] >= len(images):
             return None
         size = min(images.shape[1], LARGEST)
-        sheet = Image.new("RGB", (min(len(chosen), COLUMNS) * size, -(-len(chosen) // COLUMNS) * size))
+        sheet = Image.new("RGBA", (min(len(chosen), COLUMNS) * size, -(-len(chosen) // COLUMNS) * size))
         for place, row in enumerate(chosen):
             pixels = np.asarray(images[row])
             picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")

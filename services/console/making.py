@@ -15,6 +15,7 @@ from services.job_requests.again import request_again
 from services.registry.viewing import find_by_id, find_class_names
 
 MOST_WORDS = 8  # of a search
+NOT_AGAIN = ("dry_run", "output_prefix")  # of a request
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,26 @@ def find_origin(connection: Connection, image: Output, job: JobSummary) -> Origi
     settings = viewing.find_settings(connection, job.id)
     if image.seed is None or item is None or "images_per_item" not in settings:
         return Origin(item, settings, None)
-    release_id = viewing.find_release_id(connection, job.id)
-    release = None if release_id is None else find_by_id(connection, release_id)
-    model = job.model if release is None else f"{release.name}@{release.version}"
+    model = find_model(connection, job)
     request = request_again(settings, item, image.index, image.seed)
     return Origin(item, settings, Making(item, model, request, job.tags))
+
+
+def find_model(connection: Connection, job: JobSummary) -> str:
+    """Return the release of a job as name@version, or as it was submitted if it has none that is visible."""
+    release_id = viewing.find_release_id(connection, job.id)
+    release = None if release_id is None else find_by_id(connection, release_id)
+    return job.model if release is None else f"{release.name}@{release.version}"
+
+
+def find_making_of_all(connection: Connection, job_id: uuid.UUID) -> Making | None:
+    """Return how all images of a job were made, or None if there is no job, or its items are in S3."""
+    job, request = clients.find_summary(connection, job_id), viewing.find_request(connection, job_id)
+    if job is None or request is None or "input_uri" in request:
+        return None
+    drawn = {name: value for name, value in viewing.find_settings(connection, job_id).items() if name == "seed"}
+    kept = {name: value for name, value in request.items() if name not in NOT_AGAIN}
+    return Making({}, find_model(connection, job), {**kept, **drawn}, job.tags)
 
 
 def find_making(connection: Connection, job_id: uuid.UUID, index: int) -> Making | None:

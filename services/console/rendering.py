@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -18,6 +19,8 @@ from starlette.types import Scope
 
 STATIC = Path(__file__).parent / "static"
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+TEXTS = ("caption", "text", "prompt")  # fields of an item
+TIME = re.compile(r"\b(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)?\+00\b")  # in the session's zone, UTC
 LONGEST_TEXT = 200  # characters of a value in a summary
 
 
@@ -33,6 +36,7 @@ def make_templates() -> Jinja2Templates:
     environment.filters |= {
         "age": show_age, "time": show_time, "number": show_number, "duration": show_duration, "size": show_size,
         "pretty": show_json, "summary": summarise_value,
+        "told": tell_item, "shape": show_shape, "in_seconds": cut_times,
     }  # fmt: skip
     environment.globals |= {"query": make_query, "static": static_path}
     return Jinja2Templates(env=environment)
@@ -73,6 +77,11 @@ def show_time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def cut_times(words: str) -> str:
+    """Return a text of the database with its times in UTC, in whole seconds."""
+    return TIME.sub(r"\1 UTC", words)
+
+
 def show_age(moment: datetime) -> str:
     """Return how long ago, or in how long, a time is: 5 min ago."""
     seconds = (datetime.now(UTC) - moment).total_seconds()
@@ -108,6 +117,19 @@ def summarise_value(value: Any) -> str:
         return ", ".join(f"{name}: {summarise_value(one)}" for name, one in value.items())
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+def tell_item(item: Mapping[str, Any]) -> str:
+    """Return the fields of an item in one short line, its caption first and without its name."""
+    texts = [summarise_value(item[name]) for name in TEXTS if item.get(name)]
+    others = {name: value for name, value in item.items() if name not in TEXTS or not value}
+    return " · ".join([*texts, *([summarise_value(others)] if others else [])])
+
+
+def show_shape(shape: Sequence[int]) -> str:
+    """Return the shape [C, H, W] of images, such as 32 \u00d7 48 pixels, colour."""
+    channels, height, width = shape
+    return f"{width} \u00d7 {height} pixels, {'grey' if channels == 1 else 'colour'}"
 
 
 def make_query(values: Mapping[str, Any], **changes: Any) -> str:

@@ -103,8 +103,8 @@ def draft(connection: Connection, fields: Mapping[str, Any], release: ReleaseRow
 
 
 def fill_in(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a form that make a request with items."""
-    lines = "\n".join(json.dumps(item, ensure_ascii=False) for item in request["items"])
+    """Return the fields of a form that make a request."""
+    lines = "\n".join(json.dumps(item, ensure_ascii=False) for item in request.get("items", ()))
     shown = {name: str(request[name]) for name in SETTINGS if name in request}
     more = {name: value for name, value in request.items() if name not in (*SETTINGS, "items")}
     return {**EMPTY, **shown, "file": lines, "more": json.dumps(more, ensure_ascii=False) if more else ""}

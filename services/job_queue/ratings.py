@@ -37,10 +37,10 @@ def find_ratings(connection: Connection, job_id: uuid.UUID, first: int, last: in
     return {index: int(rating) for index, rating in rows}
 
 
-def count_ratings(connection: Connection, job_id: uuid.UUID) -> int:
-    """Return how many images of a job are rated."""
-    query = text("SELECT count(*) FROM ratings WHERE job_id = :job")
-    return int(connection.execute(query, {"job": job_id}).scalar_one())
+def count_ratings(connection: Connection, job_id: uuid.UUID, least: int = 1) -> int:
+    """Return how many images of a job are rated `least` or better."""
+    query = text("SELECT count(*) FROM ratings WHERE job_id = :job AND rating >= :least")
+    return int(connection.execute(query, {"job": job_id, "least": least}).scalar_one())
 
 
 @dataclass(frozen=True)

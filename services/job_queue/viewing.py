@@ -102,6 +102,12 @@ def find_settings(connection: Connection, job_id: uuid.UUID) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def find_request(connection: Connection, job_id: uuid.UUID) -> dict[str, Any] | None:
+    """Return the request of a job as it was submitted, or None if there is none, or it is no object."""
+    found = connection.scalar(text("SELECT request FROM jobs WHERE id = :job"), {"job": job_id})
+    return found if isinstance(found, dict) else None
+
+
 def find_release_id(connection: Connection, job_id: uuid.UUID) -> int | None:
     """Return the id of the release that a planned job is pinned to."""
     found: int | None = connection.scalar(text("SELECT release_id FROM jobs WHERE id = :job"), {"job": job_id})

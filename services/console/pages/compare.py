@@ -6,14 +6,17 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query
 from fastapi.responses import Response
 from pydantic import Field
+from sqlalchemy import Connection
 
 from services.console import submission
 from services.console.forms import Form
-from services.console.page import EMPTY_IS_NONE, Page
+from services.console.making import find_model
+from services.console.page import EMPTY_IS_NONE, Page, PageRequest
 from services.console.paging import Slice, cut
 from services.errors import quote
 from services.job_queue import clients, pairs
 from services.job_queue import viewing as jobs
+from services.job_queue.job_filters import list_jobs
 from services.registry import viewing
 from services.registry.comparison import comparable_fields
 from services.registry.releases import request_rules
@@ -24,6 +27,7 @@ router = APIRouter()
 Reference = Annotated[str, Query(max_length=200)]
 Number = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 PAIRS_PER_PAGE = 60
+LOOKED_AT = 500  # jobs that one is compared with
 SEED, IMAGES_PER_ITEM = "0", "4"  # of the images that are made to compare
 
 
@@ -67,12 +71,14 @@ def sample_both(page: Page, form: Form) -> Response:
 def compare_jobs(
     page: Page,
     a: uuid.UUID,
-    b: uuid.UUID,
+    b: uuid.UUID | None = None,
     after: Annotated[Number | None, EMPTY_IS_NONE] = None,
     before: Number | None = None,
 ) -> Response:
-    """Show the images of two jobs that have the same index, item and seed."""
+    """Show the images of two jobs that have the same index, item and seed, or first which job to compare with."""
     with page.database() as connection:
+        if b is None:
+            return _choose(page, connection, a)
         both = [clients.find_summary(connection, one) or page.missing(f"Job {one}") for one in (a, b)]
         start = -1 if after is None else after
         found = pairs.list_pairs(connection, a, b, PAIRS_PER_PAGE + 1, after=start, before=before)
@@ -82,6 +88,16 @@ def compare_jobs(
         items = jobs.find_items(connection, a, (pair.item for pair in shown.entries))
         same_items = pairs.have_same_items(connection, a, b)
         settings = [jobs.find_settings(connection, one) for one in (a, b)]
+        models = [find_model(connection, one) for one in both]
     return page.render(
-        "pairs.html", jobs=both, pairs=shown, items=items, same_items=same_items, changes=differences(*settings)
-    )
+        "pairs.html", jobs=both, models=models, pairs=shown, items=items, same_items=same_items,
+        changes=differences(*settings),
+    )  # fmt: skip
+
+
+def _choose(page: PageRequest, connection: Connection, a: uuid.UUID) -> Response:
+    """Show which jobs may have the same images: the newest ones of as many images."""
+    job = clients.find_summary(connection, a) or page.missing(f"Job {a}")
+    others = [one for one in list_jobs(connection, LOOKED_AT) if one.total == job.total and one.id != a]
+    shown = [(one, find_model(connection, one)) for one in others[:PAIRS_PER_PAGE]]
+    return page.render("pair_with.html", job=job, model=find_model(connection, job), others=shown)

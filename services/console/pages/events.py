@@ -49,7 +49,7 @@ async def _events(page: PageRequest, subscriber: Subscriber) -> AsyncIterator[st
                 if sent.get(counts.id) != counts:
                     sent[counts.id] = counts
                     yield f"event: job\ndata: {json.dumps({**asdict(counts), 'id': str(counts.id)})}\n\n"
-            yield ": still here\n\n"
+            yield "event: still-here\ndata: -\n\n"  # a browser notices a connection that has died
             await asyncio.sleep(LEAST_PAUSE_S)
     finally:
         news.leave(subscriber)

@@ -75,7 +75,7 @@ def show_gallery(
         images = cut(found, IMAGES_PER_PAGE, backwards=before is not None, is_first=after in (None, -1))
         items = viewing.find_items(connection, job_id, (image.item for image in images.entries))
         stars = ratings.find_ratings(connection, job_id, *images.span("index"))
-        picks = ratings.count_ratings(connection, job_id)
+        picks = ratings.count_ratings(connection, job_id, rating or 1)
         has_items = gallery.has_items(connection, job_id)
         stages = chains.list_stages(connection, job_id)
     filters = {"failed": failed, "item": item, "seed": seed, "rating": rating, "q": q, "label": label}

@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from services.console import submission
 from services.console.checking import expect_seconds
 from services.console.forms import Form
-from services.console.making import find_making
+from services.console.making import find_making, find_making_of_all
 from services.console.page import Page, PageRequest
 from services.errors import quote
 from services.job_queue import clients
@@ -43,19 +43,24 @@ def show_form(
     page: Page,
     model: Annotated[str, Query(max_length=200)] = "",
     job: uuid.UUID | None = None,
-    image: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    image: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
     varied: bool = False,
 ) -> Response:
     """Show the form of a release, or first which releases there are.
 
-    job, image: the form is filled in with what makes this image again. varied: with variations of it.
+    job, image: the form is filled in with what makes this image again, or all of the job's. varied: with variations of
+    the image.
     """
     key = str(uuid.uuid4())
     with page.database() as connection:
         if job is None:
             return _show(page, connection, Target(model, "", key), submission.Draft(submission.EMPTY, {}))
-        made = find_making(connection, job, image) or page.missing(f"Image {image} of job {job} with its item")
-        request = request_variations(made.request) if varied and made.can_vary else made.request
+        if image is None:
+            made = find_making_of_all(connection, job) or page.missing(f"Job {job} with its items")
+        else:
+            made = find_making(connection, job, image) or page.missing(f"Image {image} of job {job} with its item")
+        is_varied = varied and image is not None and made.can_vary
+        request = request_variations(made.request) if is_varied else made.request
         fields = submission.fill_in(request) | {"tags": ", ".join(made.tags)}
         return _show(page, connection, Target(made.model, "", key), submission.Draft(fields, {}))
 

@@ -2,9 +2,20 @@
 
 const typing = (element) => element.closest("input, select, textarea, [contenteditable]") !== null;
 
+// Keys that are a character can be turned off: speech input and shaking hands press them unintended (WCAG 2.1.4).
+const keys = document.querySelector(".keys");
+const isOff = (key) => key.length === 1 && localStorage.getItem("keys") === "off";
+if (keys) {
+  const choice = keys.querySelector("input");
+  keys.hidden = false;
+  choice.checked = !isOff("/");
+  choice.addEventListener("change", () => localStorage.setItem("keys", choice.checked ? "on" : "off"));
+  document.addEventListener("click", ({ target }) => { if (!keys.contains(target)) keys.open = false; });
+}
+
 // An element with data-key="ArrowLeft" is activated, or focused if it is an input, by that key.
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || isOff(event.key)) return;
   const target = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
   if (target) {
     event.preventDefault();

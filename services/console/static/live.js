@@ -1,33 +1,68 @@
 // Numbers and images as they are made: an event says that a job has changed, and the parts of the page that show it are
-// asked for again. EventSource reconnects by itself, and begins with the present state, so nothing is missed.
+// asked for again. Each connection begins with the present state, so nothing is missed. Only a tab that is seen has one:
+// a browser opens six to a host, and further tabs would wait for ever.
 
-const jobs = [...new Set([...document.querySelectorAll("[data-live]")].map((part) => part.dataset.live))].slice(0, 64);
-const PAUSE_MS = 700;
-let waiting = false;
+const PAUSE_MS = 700, RETRY_MS = 5_000, REOPEN_MS = 30_000;
+const SILENT_MS = 60_000; // the server says something every 15 s; less means a connection that died, as in a sleep
+const known = new Map([...document.querySelectorAll("[data-shown]")].map((part) => [part.dataset.live, part.dataset.shown]));
+const notice = document.querySelector("#notice");
+let news, heardAt, waiting = false;
 
 async function refresh() {
   waiting = false;
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-  if (!answer.ok) return;
+  if (!answer.ok) throw new Error(answer.statusText);
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of document.querySelectorAll("[data-live][id]")) {
     const replacement = fresh.getElementById(part.id);
     if (replacement && !part.contains(document.activeElement)) part.replaceWith(replacement);
   }
   document.dispatchEvent(new CustomEvent("fresh", { detail: fresh }));
+  if (!watched().length) close();
 }
 
-if (jobs.length) {
-  const news = new EventSource(`/events?${new URLSearchParams(jobs.map((id) => ["job", id]))}`);
-  const known = new Map([...document.querySelectorAll("[data-shown]")].map((part) => [part.dataset.live, part.dataset.shown]));
+function refreshIn(wait) {
+  if (waiting) return;
+  waiting = true;
+  setTimeout(() => refresh().catch(() => refreshIn(RETRY_MS)), wait);
+}
+
+const watched = () => [...new Set([...document.querySelectorAll("[data-live]")].map((part) => part.dataset.live))].slice(0, 64);
+
+function hear() {
+  heardAt = Date.now();
+  notice.textContent = "";
+}
+
+function close() {
+  news?.close();
+  news = undefined;
+}
+
+function open() {
+  close();
+  const jobs = watched();
+  if (!jobs.length || document.visibilityState === "hidden") return;
+  heardAt = Date.now();
+  news = new EventSource(`/events?${new URLSearchParams(jobs.map((id) => ["job", id]))}`);
+  news.addEventListener("open", hear);
+  news.addEventListener("still-here", hear);
   news.addEventListener("job", ({ data }) => {
+    hear();
     const { id, state, revision, total, succeeded, failed } = JSON.parse(data);
     const told = [state, revision, total, succeeded, failed].join(" ");
     const isNew = known.get(id) !== told; // the first may be, too: of a change since the page was made
     known.set(id, told);
-    if (!isNew || waiting) return;
-    waiting = true;
-    setTimeout(() => refresh().catch(() => {}), PAUSE_MS);
+    if (isNew) refreshIn(PAUSE_MS);
   });
-  addEventListener("pagehide", () => news.close());
+  news.addEventListener("error", ({ target }) => {
+    notice.textContent = "Live updates are interrupted. Trying again.";
+    if (target.readyState === EventSource.CLOSED) setTimeout(() => target === news && open(), REOPEN_MS);
+  });
 }
+
+document.addEventListener("visibilitychange", open);
+addEventListener("pageshow", ({ persisted }) => persisted && open());
+addEventListener("pagehide", close);
+setInterval(() => news && Date.now() - heardAt > SILENT_MS && open(), SILENT_MS / 4);
+open();

@@ -5,6 +5,7 @@ const gallery = document.querySelector(".gallery");
 document.addEventListener("keydown", async (event) => {
   const link = document.activeElement;
   if (!gallery?.contains(link) || !/^[0-5]$/.test(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (localStorage.getItem("keys") === "off") return;
   const label = link.querySelector(".stars-label");
   if (!label) return;
   event.preventDefault();

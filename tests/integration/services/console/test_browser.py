@@ -127,7 +127,11 @@ def test_numbers_and_images_appear_as_they_are_made(stack: Stack, page: Any) -> 
 COUNTING = """
     window.told = window.loads = 0;
     window.EventSource = class extends EventSource {
-        constructor(address) { super(address); this.addEventListener("job", () => { window.told += 1; }); }
+        constructor(address) {
+            super(address);
+            window.last = this;
+            this.addEventListener("job", () => { window.told += 1; });
+        }
     };
     const later = window.setTimeout;
     window.setTimeout = (call, wait) => { window.loads += wait === 700; return later(call, wait); };  // of live.js
@@ -144,6 +148,25 @@ def test_a_page_that_shows_the_present_state_is_not_loaded_again(stack: Stack, p
         with stack.engine("migrator").begin() as connection:
             connection.execute(text("UPDATE jobs SET succeeded = :n WHERE id = :id"), {"n": number, "id": job})
         page.wait_for_function("() => window.loads === 1")
+
+
+SEEN = """seen => {
+    Object.defineProperty(document, "visibilityState", { value: seen ? "visible" : "hidden", configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_tab_that_is_not_seen_holds_no_connection_and_catches_up(stack: Stack, page: Any) -> None:
+    job = make_job(stack, 6, tenant=TENANT, pictures=6, state="running", succeeded=2, finished_at=None)
+    page.add_init_script(COUNTING)
+    page.goto(f"/jobs/{job}")
+    page.wait_for_function("() => window.told === 1")
+    page.evaluate(SEEN, False)
+    assert page.evaluate("() => window.last.readyState") == 2
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text("UPDATE jobs SET succeeded = 4 WHERE id = :id"), {"id": job})
+    page.evaluate(SEEN, True)
+    page.wait_for_selector("#head >> text=4 of 6")
 
 
 def test_an_image_is_found_and_made_again_by_keyboard(stack: Stack, page: Any) -> None:
@@ -170,6 +193,20 @@ def test_an_image_is_found_and_made_again_by_keyboard(stack: Stack, page: Any) -
     assert page.query_selector("#image-1") is None
 
 
+def test_keys_that_are_characters_can_be_turned_off(stack: Stack, page: Any) -> None:
+    page.goto("/recall")
+    page.click("text=Keys")
+    page.uncheck("text=Letters and numbers are keys")
+    page.goto("/jobs")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.name") is None
+    page.click("text=Keys")
+    page.check("text=Letters and numbers are keys")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.name") == "q"
+
+
 def test_a_page_comes_back_after_an_outage(stack: Stack, page: Any) -> None:
     with no_postgres(stack):
         page.goto("/jobs")
@@ -190,7 +227,8 @@ def test_a_hostile_caption_stays_text(stack: Stack, page: Any) -> None:
 @pytest.mark.parametrize("page", [{"viewport": {"width": 360, "height": 640}, "color_scheme": "dark"}], indirect=True)
 def test_pages_fit_a_telephone(stack: Stack, page: Any) -> None:
     job = make_job(stack, 9, tenant=TENANT, items=[{"caption": "long " * 400}], reason="word " * 100)
-    for path in ("/jobs", f"/jobs/{job}", f"/jobs/{job}/images/0", "/recall", f"/submit?job={job}", "/nowhere"):
+    for path in ("/jobs", f"/jobs/{job}", f"/jobs/{job}/images/0", "/recall", f"/submit?job={job}", "/nowhere",
+                 f"/compare/jobs?a={job}"):  # fmt: skip
         page.goto(path)
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 360, (path, width)

@@ -71,3 +71,20 @@ def test_pairs_have_the_same_index_item_and_seed(stack: Stack) -> None:
     assert open_api(stack, "compares-not").get(with_it, params={"other": str(left)}).status_code == 404
     guest = open_console(stack, "compares-not")
     assert guest.get("/compare/jobs", params={"a": str(left), "b": str(right)}).status_code == 404
+
+
+def test_a_job_to_compare_with_is_chosen_among_those_of_as_many_images(stack: Stack) -> None:
+    make_tenant(stack, "compares-which")
+    with releases_called(stack, "compared-with", 2) as releases:
+        jobs = [make_job(stack, count, tenant="compares-which", pictures=1, release_id=one.id)
+                for count, one in ((3, releases[0]), (3, releases[1]), (4, releases[1]))]  # fmt: skip
+        console = open_console(stack, "compares-which")
+        address = f"/compare/jobs?a={jobs[0]}"
+        assert f'href="{address}"' in console.get(f"/jobs/{jobs[0]}").text
+        page = console.get(address).text
+        links = [one.replace("&amp;", "&") for one in re.findall(r'href="(/compare/jobs[?][^"]*b=[^"]*)"', page)]
+        assert links == [f"{address}&b={jobs[1]}"]
+        assert "compared-with@2" in page
+        both = console.get(links[0]).text
+        assert re.findall(r"compared-with@[12](?=</a></strong>)", both) == ["compared-with@1", "compared-with@2"]
+        assert both.count(">identical<") == 3

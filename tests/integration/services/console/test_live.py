@@ -42,8 +42,11 @@ def settle(stack: Stack, job: uuid.UUID, count: int) -> None:
 
 
 def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    kind = ""
     for line in answer.iter_lines():
-        if line.startswith("data: "):
+        if line.startswith("event: "):
+            kind = line.removeprefix("event: ")
+        if line.startswith("data: ") and kind == "job":
             yield json.loads(line.removeprefix("data: "))
 
 

@@ -83,6 +83,7 @@ def test_items_of_an_object_have_no_words(stack: Stack) -> None:
     assert found(console.get("/recall?q=inputs").text) == []
     assert "/submit" not in console.get(f"/jobs/{job}/images/1").text.split("<main")[1]
     assert console.get(f"/submit?job={job}&image=1").status_code == 404
+    assert console.get(f"/submit?job={job}").status_code == 404
 
 
 def test_what_was_made_is_found_by_words_tag_class_seed_release_and_date(stack: Stack) -> None:
@@ -203,6 +204,23 @@ def test_an_image_is_made_again_with_its_seed_release_and_settings(stack: Stack)
     stranger = open_console(stack, "recall-words")
     assert stranger.get(f"/submit?job={job}&image=6").status_code == 404
     assert console.get(f"/submit?job={uuid.UUID(int=1)}").status_code == 404
+
+
+def test_all_images_of_a_job_are_made_again_with_one_thing_changed(stack: Stack) -> None:
+    make_tenant(stack, "recall-again")
+    with releases_called(stack, "recall-all-again", conditions=NAMED) as (release,):
+        items = [{"class_label": "owl", "id": "x"}, {"class_label": "fox"}]
+        job = make_job(stack, 4, tenant="recall-again", items=items, release_id=release.id, tags=["a"],
+                       model="recall-all-again@production")  # fmt: skip
+        console, link = open_console(stack, "recall-again"), f"/submit?job={job}"
+        assert f'href="{link}"' in console.get(f"/jobs/{job}").text
+        form = fields_of(console.get(link).text)
+        assert (form["seed"], form["steps"], form["tags"]) == ("7", "30", "a")
+        send_form(console, link, "/submit", submit="1", **form | {"steps": "40"})
+        row = submitted(stack, "recall-again")
+        assert (row.model, row.request) == (
+            "recall-all-again@1", {"items": items, "images_per_item": 2, "seed": 7, "steps": 40}
+        )  # fmt: skip
 
 
 def test_an_image_between_two_seeds_is_not_varied_and_a_chain_names_its_releases(stack: Stack) -> None:

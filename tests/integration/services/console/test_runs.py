@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.console.charts import draw_curve, thin
+from services.console.charts import draw_curve, log_ticks, thin, ticks
 from services.console.runs import Run, find_run, find_runs
 from tests.support.console import open_console, picture
 from tests.support.stack import Stack
@@ -77,3 +77,11 @@ def test_curves_are_thinned_by_means_and_leave_out_what_is_not_finite() -> None:
     falling = draw_curve("loss", [(1, 100.0), (2, 1.0)])
     assert falling is not None
     assert (falling.is_log, falling.path) == (True, "M0.0 0.0L640.0 200.0")
+
+
+def test_axes_have_round_numbers() -> None:
+    assert ticks(100, 20_000) == [5_000, 10_000, 15_000, 20_000]
+    assert ticks(0.41, 1.01) == pytest.approx([0.6, 0.8, 1.0])
+    assert ticks(3, 3) == [3]
+    assert log_ticks(0.05, 0.92) == pytest.approx([0.05, 0.1, 0.2, 0.5])
+    assert log_ticks(1e-7, 2) == pytest.approx([10.0**power for power in range(-7, 1)])
