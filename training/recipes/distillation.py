@@ -123,6 +123,14 @@ class DistillationRecipe(LatentRecipe):
         }
         return self.step_on(batch, drawn)
 
+    def rate_share(self) -> float:
+        """Return the learning rate of the next step as a share of its peak; with stages it falls in each of them."""
+        if self.config.method == "shortcut":
+            return super().rate_share()
+        count = self.grids.count
+        stage = progressive.steps_of_stage(progressive.stage_at(self.step, self.steps, count), self.steps, count)
+        return optimiser.factor(self.optimiser_config, self.step, stage.stop, stage.start)
+
     def begin_step(self) -> Tensor:
         """Return the grid of each row of a step, int64 [batch_size]. The first step of a stage fixes its targets."""
         if self.config.method == "shortcut":

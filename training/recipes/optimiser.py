@@ -28,16 +28,16 @@ def build(parameters: Iterable[Parameter], config: OptimiserConfig, rate: float 
     return AdamW(parameters, lr=rate, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
-def factor(config: OptimiserConfig, step: int, steps: int) -> float:
+def factor(config: OptimiserConfig, step: int, steps: int, first: int = 0) -> float:
     """Return the learning rate after `step` of `steps` steps as a share of its peak, in (0, 1].
 
     It is a function of the step without state, so a resumed run has nothing to restore, and the discriminator, which
-    starts later, ends with the autoencoder.
+    starts later, ends with the autoencoder. first: the step at which the cosine begins; the warm-up begins at 0.
     """
     warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
     if config.schedule == "constant":
         return warm
-    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - first) / (steps - first))))
 
 
 def set_rate(optimiser: Optimizer, share: float) -> None:

@@ -60,7 +60,7 @@ class Recipe(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Terms:
         """Take one step and return the terms of the loss and the learning rate, means over the whole batch."""
-        share = optimiser.factor(self.optimiser_config, self.step, self.steps)
+        share = self.rate_share()
         for one in self.optimiser_list():
             optimiser.set_rate(one, share)
         terms = self.take_step(batch, StepDraws(self.seed, self.step, self.batch_size, self.device))
@@ -71,6 +71,10 @@ class Recipe(LightningModule):
             means /= dist.get_world_size()
         rate = torch.full((), self.optimiser_config.learning_rate * share, device=means.device)
         return {**dict(zip(terms, means.unbind(), strict=True)), "learning_rate": rate}
+
+    def rate_share(self) -> float:
+        """Return the learning rate of the next step as a share of its peak."""
+        return optimiser.factor(self.optimiser_config, self.step, self.steps)
 
     def optimiser_list(self) -> list[Optimizer]:
         """Return the optimisers as a list; Lightning returns a single one without a list."""

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -218,6 +219,21 @@ def test_scales_are_drawn_from_the_range(teacher: LatentDiffusion, monkeypatch: 
     assert 0.5 <= float(drawn.min()) < 0.6
     assert 2.9 < float(drawn.max()) <= 3.0
     assert torch.cat(grids).bincount().tolist() == [120] * 4
+
+
+@pytest.mark.parametrize(("method", "stages"), [("shortcut", 1), ("progressive", 4)])
+def test_the_learning_rate_falls_once_in_each_stage(method: str, stages: int, teacher: LatentDiffusion) -> None:
+    """A stage is a training of its own in Salimans & Ho 2022; the warm-up is at the beginning alone."""
+    recipe, length = distillation(teacher, 40, method=method), 40 // stages
+    shares = []
+    for step in range(40):
+        recipe.step = step
+        shares.append(recipe.rate_share())
+    for first in range(0, 40, length):
+        falls = [0.5 * (1 + math.cos(math.pi * step / length)) for step in range(length)]
+        if first == 0:
+            falls[:2] = [falls[0] / 3, falls[1] * 2 / 3]
+        assert shares[first : first + length] == pytest.approx(falls)
 
 
 def test_a_student_begins_with_its_teacher_s_answers(teacher: LatentDiffusion) -> None:

@@ -47,6 +47,8 @@ def test_stages_have_equal_numbers_of_steps() -> None:
     assert torch.tensor(stages).bincount().tolist() == [5, 5, 4, 5, 4]
     firsts = [step for step in range(23) if progressive.begins_stage(step, 23, 5)]
     assert firsts == [0, 5, 10, 14, 19]
+    assert [progressive.steps_of_stage(stages[step], 23, 5).start for step in firsts] == firsts
+    assert progressive.steps_of_stage(4, 23, 5).stop == 23
     assert progressive.stage_at(30, 23, 5) == 4  # a training that is given more steps than it was planned for
 
 
