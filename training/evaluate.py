@@ -36,8 +36,7 @@ def run(
     """
     images = image_set.read(data)
     description = read_release(release)
-    images = crop_centres(images, min(images.image_size, description.image_shape[1]))
-    check_images(images, description)
+    images = fit_images(images, description)
     output.mkdir(parents=True, exist_ok=True)
     judges = networks.load(weights or Weights(), images, data, output)
     if description.kind == "autoencoder":
@@ -68,8 +67,7 @@ def run_decoders(release: Path, data: Path, output: Path, weights: Weights | Non
     light = light_release.load(release, description)
     if light is None:
         raise ReleaseError(f"{release}: has no light decoder; make one with darkroom distil-decoder")
-    images = crop_centres(images, min(images.image_size, description.image_shape[1]))
-    check_images(images, description)
+    images = fit_images(images, description)
     output.mkdir(parents=True, exist_ok=True)
     judges = networks.load(weights or Weights(), images, data, output)
     about = {"data": images.description.name, "data_fingerprint": images.description.fingerprint}
@@ -95,8 +93,7 @@ def run_against(
     images = image_set.read(data)
     descriptions = read_release(release), read_release(other)
     against.check_comparable(*descriptions)
-    images = crop_centres(images, min(images.image_size, descriptions[0].image_shape[1]))
-    check_images(images, descriptions[0])
+    images = fit_images(images, descriptions[0])
     output.mkdir(parents=True, exist_ok=True)
     judges = networks.load(weights or Weights(), images, data, output)
     first = sampling or Sampling()
@@ -109,13 +106,18 @@ def fingerprint(scores: Mapping[str, Any]) -> str:
     return hashlib.sha256(settings.encode()).hexdigest()
 
 
-def check_images(images: ImageSet, description: Release) -> None:
-    """Raise DataError unless the images have the release's shape and some are held out."""
+def fit_images(images: ImageSet, description: Release) -> ImageSet:
+    """Return the set with its images cropped to the size of the release's.
+
+    Raises DataError unless they then have the release's shape, and some are held out.
+    """
+    images = crop_centres(images, min(images.image_size, description.image_shape[1]))
     channels, size = images.channels, images.image_size
     if (channels, size, size) != description.image_shape:
         raise DataError(f"data.root: images of {channels}x{size}x{size}; the release makes {description.image_shape}")
     if not images.rows("held_out"):
         raise DataError("data.root: no image is held out; prepare the set with data.held_out above 0")
+    return images
 
 
 def table(scores: Mapping[str, Any]) -> Table:

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.evaluate import run, run_against
+from training.data.image_set import DataError, ImageSet
+from training.evaluate import fit_images, run, run_against
+from training.evaluation.against import comparable_rows
+from training.evaluation.fidelity import LEAST
 from training.evaluation.second_stage import Sampling
 from training.model.distilled_solvers import DISTILLED_SOLVERS
-from training.model.release import ReleaseError, read, write_best
+from training.model.release import Release, ReleaseError, read, write_best
 
 DISTANCE = "frechet_distance"
 SHEETS = ("samples.png", "nearest.png")
@@ -24,6 +27,14 @@ class StudentScores:
     distances: dict[int, float]  # Fréchet distances by the number of evaluations
     metrics: dict[str, Any]  # of the best number; `teacher` has those of the teacher
     comparison: dict[str, Any]  # with the teacher; see `evaluation.against`
+
+
+def check(teacher: Release, images: ImageSet) -> None:
+    """Raise DataError unless a student of the teacher can be measured on the images, before it is trained."""
+    count = len(comparable_rows(teacher, fit_images(images, teacher)))
+    if count < LEAST:
+        raise DataError(f"data.root: {count} training images; permitted: at least {LEAST}, with which the samples of "
+                        "the student and of its teacher are compared")  # fmt: skip
 
 
 def run_student(

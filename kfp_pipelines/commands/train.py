@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kfp_pipelines.commands.base import resolve_base
-from services.cli.session import AsJson
+from services.cli.session import AsJson, finite
 from services.cli.terminal import print_json
 from services.errors import CommandError
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def train(
     source: Annotated[str, typer.Argument(metavar="PICTURES", help="A folder, an archive or s3://bucket/prefix/.")],
     name: Annotated[str, typer.Option(help="The name of the release.")],
-    minutes: Annotated[float, typer.Option(help="Time limit for all stages, in minutes.", min=0)] = 40.0,
+    minutes: Annotated[
+        float, typer.Option(help="Time limit for all stages, in minutes.", min=0, callback=finite)
+    ] = 40.0,
     condition: Annotated[str, typer.Option(help="auto, class, caption or none.")] = "auto",
     size: Annotated[
         int | None, typer.Option(help="Image size in pixels; default: chosen from the images and the time.")

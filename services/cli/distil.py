@@ -4,18 +4,19 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from services.cli.evaluate import open_release
-from services.cli.session import AsJson, ReleaseArgument, connect
+from services.cli.session import AsJson, ReleaseArgument, connect, finite
 from services.cli.terminal import print_json
 from services.errors import CommandError
 
 if TYPE_CHECKING:
     from training.experiments.schema import DistillationExperiment
     from training.model.release import Release
+    from training.recipes.distillation_loss import DistillationMethod
 
 DISTANCE = "frechet_distance"
 DataOption = Annotated[
@@ -26,7 +27,13 @@ DataOption = Annotated[
 def distil(
     release: ReleaseArgument,
     data: DataOption = None,
-    minutes: Annotated[float, typer.Option(help="How long to train; the evaluation follows.", min=0)] = 20.0,
+    minutes: Annotated[
+        float, typer.Option(help="How long to train; the evaluation follows.", min=0, callback=finite)
+    ] = 20.0,
+    method: Annotated[
+        Literal["shortcut", "progressive"],
+        typer.Option(help="Learn all numbers of evaluations at once, or one after another, most first."),
+    ] = "shortcut",
     name: Annotated[str | None, typer.Option(help="The name of the new release; default: NAME-distilled.")] = None,
     alias: Annotated[str, typer.Option(help="The alias to point at the new release.")] = "candidate",
     images: Annotated[int, typer.Option(help="Images to sample for the evaluation.", min=32)] = 1000,
@@ -52,7 +59,7 @@ def distil(
         teacher = read(folder)
         check_teacher(teacher)
         student = check_published_name(name or f"{teacher.name}-distilled", alias)
-        config, root = _prepare(teacher, folder, data, minutes, student, quiet=as_json)
+        config, root = _prepare(teacher, folder, data, minutes, student, method, quiet=as_json)
         say(f"Training  {config.steps:,} steps of {config.batch_size} images, into {config.output}/", as_json)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             made = train(config)
@@ -86,22 +93,23 @@ def check_published_name(name: str, alias: str) -> str:
 
 
 def _prepare(
-    teacher: "Release", folder: Path, data: str | None, minutes: float, name: str, *, quiet: bool
-) -> "tuple[DistillationExperiment, Path]":
+    teacher: "Release", folder: Path, data: str | None, minutes: float, name: str, method: "DistillationMethod", *,
+    quiet: bool,
+) -> "tuple[DistillationExperiment, Path]":  # fmt: skip
     """Return the experiment, and the folder of its image set."""
-    from training import prepare
+    from training import evaluate_student, prepare
     from training.experiments.teachers import check_images
     from training.planning import distillation as plans
 
     path = Path("experiments") / name / plans.FILE
     key = f"{teacher.name} ({teacher.digest[:12]}), {minutes:g} minutes, {data or 'its own images'}"
+    key += "" if method == "shortcut" else f", {method}"
     is_planned = plans.is_written(path, key)
-    fields = plans.draft(teacher, folder, plans.find_images(teacher, data), name)
-    if not is_planned:
-        plans.write(path, fields, key)
-    config = plans.load(path)
+    fields = plans.draft(teacher, folder, plans.find_images(teacher, data), name, method)
+    config = plans.load(path) if is_planned else plans.load_draft(fields)
     found = prepare.images(config.data)
     check_images(config.data, teacher, found)
+    evaluate_student.check(teacher, found)
     taught = teacher.lineage.get("data", {}).get("fingerprint")
     if taught is not None and taught != found.description.fingerprint:
         say(f"note: these are not the images that {teacher.name} was trained on", quiet)

@@ -70,11 +70,12 @@ def _prepare(
 ) -> "tuple[LightDecoderExperiment, Path]":
     """Return the experiment, and the folder of its image set."""
     from training import prepare
+    from training.evaluate import fit_images
     from training.planning import light_decoder as plans
     from training.planning.distillation import find_images
 
     config = plans.plan(teacher, folder, find_images(teacher, data), name, steps)
-    prepare.images(config.data)
+    fit_images(prepare.images(config.data), teacher)
     return config, prepare.set_folder(config.data)
 
 

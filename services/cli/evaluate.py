@@ -48,9 +48,9 @@ def evaluate(
     from training.evaluation.second_stage import Sampling
 
     written = output or Path("evaluations") / release.rstrip("/").replace("/", "-").lstrip("-")
-    sampling = Sampling(images, solver, steps, guidance, seed)
     weights = Weights(inception, vgg, lpips, clip)
     try:
+        sampling = Sampling(images, solver, steps, guidance, seed)
         with open_release(release) as folder, nullcontext() if against is None else open_release(against) as other:
             if other is None:
                 scores, answer = run(folder, data, written, sampling, weights), "metrics.json"

@@ -1,5 +1,6 @@
 """Connections of commands: the settings of a role, and a database whose schema this version supports."""
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON."
 ReleaseArgument = Annotated[
     str, typer.Argument(help="A release folder, or a published name, name@alias or name@version.")
 ]
+
+
+def finite(value: float) -> float:
+    """Return the value of an option. Raises BadParameter for infinity, which no minimum refuses."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not allowed; permitted: a finite number")
+    return value
 
 
 def connect(role: Role) -> "tuple[Settings, Engine]":

@@ -256,7 +256,8 @@ class SamplingLoop:
         try:
             images = engine.step()
         except OutOfMemory as error:
-            return self._recover(engine, error)
+            self._recover(engine, error)
+            return
         except DeviceFault as error:
             self._exit(engine, error)
         except Exception as error:  # a failing step counts against the shards in it, never against the process

@@ -71,7 +71,7 @@ def compare(
         features.append(networks.features.features(samples))
         obedience.append(torch.as_tensor(obeys(samples)).double() if obeys else None)
         shown.append(samples[spread(range(len(samples)), COLUMNS)])
-    rows = spread(_known(descriptions[0], images), MOST_REAL)
+    rows = spread(comparable_rows(descriptions[0], images), MOST_REAL)
     found = paired.compare(
         features[0],
         features[1],
@@ -141,7 +141,7 @@ def _conditions(
     return torch.tensor([request[field] for request in requested.requests]), torch.as_tensor(images.labels(rows))
 
 
-def _known(description: Release, images: ImageSet) -> Sequence[int]:
+def comparable_rows(description: Release, images: ImageSet) -> Sequence[int]:
     """Return the rows of training images, those with a label alone if figures are those within a class."""
     rows = images.rows("train")
     return targets.labelled(images, rows) if _is_of_classes(description) else rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from training.planning.models import Fields
 from training.planning.survey import PlanError
 from training.planning.timing import time_steps
 from training.recipes.distillation import DistillationRecipe
+from training.recipes.distillation_loss import DistillationLossConfig, DistillationMethod
 
 FILE = "distillation.yaml"
 HEADER = "# Chosen by darkroom distil for {key}, which reads this file again.\n"
@@ -59,7 +61,9 @@ def find_images(teacher: Release, given: str | None, folders: Path = Path("data"
     )
 
 
-def draft(teacher: Release, folder: Path, root: str, name: str) -> Fields:
+def draft(
+    teacher: Release, folder: Path, root: str, name: str, method: DistillationMethod = DistillationLossConfig.method
+) -> Fields:
     """Return the fields of an experiment without its steps. folder: of the teacher. root: of the images."""
     taught = teacher.lineage.get("experiment", {})
     data: dict[str, Any] = {key: value for key, value in taught.get("data", {}).items() if key in DATA_FIELDS}
@@ -76,6 +80,7 @@ def draft(teacher: Release, folder: Path, root: str, name: str) -> Fields:
         "encode_each_step": data.get("crop") is not None,
         "data": data,
         "optimiser": {"learning_rate": RATE if rate is None else RATE_SHARE * rate},
+        **({} if method == DistillationLossConfig.method else {"loss": {"method": method}}),
     }
 
 
@@ -102,6 +107,14 @@ def load(path: Path) -> DistillationExperiment:
     found = compose.load(str(path))
     assert isinstance(found, DistillationExperiment)
     return found
+
+
+def load_draft(fields: Fields) -> DistillationExperiment:
+    """Return the experiment of fields. They are not kept: a file is read again as the whole plan. Raises as `load`."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / FILE
+        write(path, fields, "a draft")
+        return load(path)
 
 
 def choose_steps(config: DistillationExperiment, images: ImageSet, seconds: float) -> tuple[int, float]:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+DistillationMethod = Literal["shortcut", "progressive"]
 SERVED = (1, 2, 4, 8)  # evaluations that a distilled release permits
 
 
@@ -12,7 +13,7 @@ SERVED = (1, 2, 4, 8)  # evaluations that a distilled release permits
 class DistillationLossConfig:
     """See `configs/recipe/distillation.yaml`, and `distillation` for the objective."""
 
-    method: Literal["shortcut", "progressive"] = "shortcut"
+    method: DistillationMethod = "shortcut"
     finest: Annotated[int, Field(gt=0)] = 16
     guidance_low: Annotated[float, Field(ge=0)] = 1.0
     guidance_high: Annotated[float, Field(ge=0)] = 4.0

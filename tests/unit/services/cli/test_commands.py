@@ -56,6 +56,14 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (done.exit_code, done.stdout) == (0, f"darkroom {version('darkroom')}\n")
 
 
+@pytest.mark.parametrize("arguments", [["distil", "x"], ["train", "x", "--name", "x"]], ids=["distil", "train"])
+@pytest.mark.parametrize("minutes", ["inf", "nan"])
+def test_times_that_are_not_finite_are_usage_errors(arguments: list[str], minutes: str) -> None:
+    done = typer.testing.CliRunner().invoke(app, [*arguments, "--minutes", minutes])
+    assert done.exit_code == 2
+    assert "Invalid value for '--minutes'" in done.stderr
+
+
 def test_a_misspelt_command_is_a_usage_error_with_a_suggestion() -> None:
     done = typer.testing.CliRunner().invoke(app, ["jobz"])
     assert done.exit_code == 2

@@ -1,15 +1,16 @@
 """Evaluations of few samples, of sets in which some images lack a label, and of sets with one class."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training import evaluate
+from training import evaluate, evaluate_student
 from training.data import image_set
-from training.data.image_set import ImageSet
+from training.data.image_set import DataError, ImageSet
 from training.evaluation import second_stage
 from training.evaluation.agreement import find_judge
 from training.evaluation.networks import CLASSIFIER
@@ -87,3 +88,14 @@ def test_equal_reconstructions_have_a_finite_psnr(tmp_path: Path) -> None:
     found = evaluate.run(tmp_path / "release", root, tmp_path / "out")
     assert json.dumps(found, allow_nan=False)
     assert found["psnr"] == found["psnr_worst"] == 100.0
+
+
+def test_images_on_which_no_student_can_be_measured_are_told_before_it_is_trained(
+    tiny_release: Path, partly: Path, tmp_path: Path
+) -> None:
+    teacher, images = read(tiny_release), image_set.read(partly)
+    evaluate_student.check(teacher, images)
+    for count, told in ((80, "no image is held out"), (32, "31 training images; permitted: at least 32")):
+        few = replace(images, description=replace(images.description, train_count=count))
+        with pytest.raises(DataError, match=told):
+            evaluate_student.check(teacher, few)
