@@ -201,8 +201,8 @@ def _narrowness(choice: str) -> int:
 
 def _parse(path: Path) -> dict[str, Profile]:
     try:
-        document: Any = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise ProfileError(f"profiles: {path} cannot be read: {error}") from None
     if not isinstance(document, dict) or not all(re.fullmatch(r"[a-z][a-z0-9-]{0,62}", str(name)) for name in document):
         raise ProfileError(f"profiles: {path} must map names (a-z, 0-9 and -, at most 63 characters) to profiles")

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from training.disk import describe_file_error
 from training.errors import EXIT_UNEXPECTED, DarkroomError, report_unexpected, summarise
 
 EXIT_MISTAKE = 2  # as argparse exits
@@ -23,8 +24,8 @@ def run_command(
     """Run a command and return its exit code.
 
     A DarkroomError is a single line on standard error; the code is the error's own, or 2 if it has none. So are the
-    other exceptions in `mistakes`. Any other exception is a bug: its traceback is written to a file in the folder
-    that `logs` returns, or in the temporary folder, and the code is 4.
+    other exceptions in `mistakes`, a full disk and a path that cannot be used. Any other exception is a bug: its
+    traceback is written to a file in the folder that `logs` returns, or in the temporary folder, and the code is 4.
     """
     try:
         command()
@@ -35,6 +36,9 @@ def run_command(
         print(error, file=sys.stderr)
         return EXIT_MISTAKE
     except Exception as error:
+        if message := describe_file_error(error):
+            print(message, file=sys.stderr)
+            return EXIT_MISTAKE
         path = report_unexpected(error, logs())
         print(f"unexpected {type(error).__name__}: {summarise(error)}. This is a bug; the traceback is in {path}",
               file=sys.stderr)  # fmt: skip

@@ -4,6 +4,12 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
+PYDANTIC = (
+    (r"^Value error, ", ""),
+    (r"^Input should be (.+?)(, unable to .+)?$", r"permitted: \1"),
+    (r"^String should match pattern '(.+)'$", r"permitted: a string that matches \1"),
+    (r"^\w+ should have (.+?)( after validation)?(, not .+)?$", r"permitted: \1"),
+)
 EXIT_UNEXPECTED = 4  # a bug; docs/commands.md lists all exit codes
 
 
@@ -18,7 +24,9 @@ class DarkroomError(Exception):
 
 def describe_permitted(message: str) -> str:
     """Return a message of pydantic in the words of Darkroom's errors, such as `permitted: a valid integer`."""
-    return re.sub(r"^Input should be (.+?)(, unable to .+)?$", r"permitted: \1", message.removeprefix("Value error, "))
+    for pattern, words in PYDANTIC:
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def report_unexpected(error: BaseException, folder: Path | None = None) -> Path:

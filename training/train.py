@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from training import prepare
 from training.commands import run_command
-from training.disk import is_disk_full
+from training.disk import describe_file_error, is_disk_full
 from training.experiments import compose
 from training.experiments.schema import (
     AutoencoderExperiment,
@@ -54,7 +54,7 @@ def train(config: Experiment, checkpoints: CheckpointLocation = IN_OUTPUT) -> Pa
     except (OSError, SafetensorError) as error:
         if not is_disk_full(error):
             raise
-        raise DiskFullError(f"the disk is full ({error}); make room and run the same command again") from None
+        raise DiskFullError(describe_file_error(error)) from None
 
 
 def _train(config: Experiment, checkpoints: CheckpointLocation) -> Path:

@@ -73,6 +73,8 @@ def compile_pipeline(
     path = output or Path(f"{variant}.yaml")
     if variant not in VARIANTS:
         raise CommandError(f"variant: {variant!r} is not known; permitted: {', '.join(VARIANTS)}")
+    if path.suffix != ".yaml":
+        raise CommandError(f"--output: {str(path)!r} is not allowed; permitted: a path that ends in .yaml")
     if not path.parent.is_dir():
         raise CommandError(f"--output: the folder {path.parent} does not exist")
     compile_to(path, variant, Stages(read_profiles(profiles, profile or [], STAGES), image=build.image()))

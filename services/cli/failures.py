@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 from services.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR
+from training.disk import describe_file_error
 from training.errors import EXIT_UNEXPECTED, DarkroomError, report_unexpected, summarise
 
 
@@ -21,7 +22,8 @@ def exit_on_sigterm() -> None:
 def exit_on_error() -> Iterator[None]:
     """Turn every exception into a message on standard error and an exit code.
 
-    A DarkroomError has its own code. Any other exception is a bug: its traceback goes to a file that the message names.
+    A DarkroomError has its own code, and errors of Postgres, S3 and files have 1. Any other exception is a bug: its
+    traceback goes to a file that the message names.
     """
     try:
         yield
@@ -30,7 +32,7 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        if message := _database_message(error) or _store_message(error):
+        if message := _database_message(error) or _store_message(error) or describe_file_error(error):
             fail(message)
         _fail_unexpectedly(error)
 

@@ -77,11 +77,18 @@ def compose_file(path: Path, overrides: Sequence[str]) -> DictConfig:
     """
     try:
         content = path.read_text(encoding="utf-8")
-        yaml.safe_load(content)
+        fields = yaml.safe_load(content) or {}
     except OSError as error:
         raise ExperimentError(f"experiment: {path} cannot be read ({error.strerror})") from None
     except (UnicodeError, yaml.YAMLError) as error:
         raise ExperimentError(f"experiment: {path} is not YAML ({summarise(error, 1000)})") from None
+    if not isinstance(fields, dict):
+        raise ExperimentError(f"experiment: {path} is not a mapping of fields to values")
+    if not isinstance(defaults := fields.get("defaults", []), list):
+        raise ExperimentError(
+            f"experiment: {path}: defaults: {format_value(defaults)} is not allowed; permitted: a list, such as "
+            "[emoji_text, _self_]"
+        )
     with TemporaryDirectory() as folder:
         (Path(folder) / "experiment").mkdir()
         (Path(folder) / "experiment" / "own.yaml").write_text(f"{PACKAGE}\n{content}", encoding="utf-8")

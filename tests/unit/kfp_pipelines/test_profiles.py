@@ -57,7 +57,7 @@ def test_timeouts_in_each_unit(tmp_path: Path, timeout: str, seconds: int) -> No
         ("gpu: {count: -1}", [], "gpu.count: -1 is not allowed; permitted: greater than or equal to 0"),
         ("gpu: {gpus: 1}", [], "gpu.gpus: there is no such field; permitted: nodeSelector, "),
         ("gpu: {timeout: 5}", [], "gpu.timeout: 5 is not allowed; permitted: a valid string"),
-        ("gpu: {memory: lots}", [], "gpu.memory: 'lots' is not allowed; String should match pattern"),
+        ("gpu: {memory: lots}", [], "gpu.memory: 'lots' is not allowed; permitted: a string that matches"),
         (
             "gpu: {tolerations: [{effect: Maybe}]}",
             [],
@@ -68,7 +68,7 @@ def test_timeouts_in_each_unit(tmp_path: Path, timeout: str, seconds: int) -> No
         ("gpu: {priorityClassName: batch}", [], "priorityClassName: batch requires trainJob: true"),
         ("gpu: {runtimeClassName: nvidia}", [], "runtimeClassName: nvidia requires trainJob: true"),
         ("gpu: {affinity: {podAffinity: {}}}", [], "affinity: podAffinity requires trainJob: true"),
-        ("gpu: {memory: 1K}", [], "gpu.memory: '1K' is not allowed; String should match"),
+        ("gpu: {memory: 1K}", [], "gpu.memory: '1K' is not allowed; permitted: a string that matches"),
         ("gpu: {queueName: Bad_Name}", [], "gpu.queueName: 'Bad_Name' is not allowed"),
         ("gpu: {tolerations: [{key: a, operator: Exists, value: b}]}", [], "value: b and operator Exists are both"),
         ("gpu: {tolerations: [{effect: NoSchedule}]}", [], "key: must be given, or operator: Exists"),
@@ -89,10 +89,11 @@ def test_timeouts_in_each_unit(tmp_path: Path, timeout: str, seconds: int) -> No
         ("[gpu]", [], "must map names"),
         ("GPU: {}", [], "must map names"),
         ("a: [", [], "cannot be read"),
+        ("a: \xff", [], "cannot be read"),  # in Latin-1
     ],
 )
 def test_a_mistake_names_its_field(tmp_path: Path, text: str, choices: list[str], message: str) -> None:
-    (tmp_path / "profiles.yaml").write_text(text)
+    (tmp_path / "profiles.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(ProfileError) as error:
         read_profiles(tmp_path / "profiles.yaml", choices, STAGES)
     assert message in str(error.value)

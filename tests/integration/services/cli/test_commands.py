@@ -182,6 +182,10 @@ def test_a_rejected_job_exits_3_and_says_why(stack: Stack, darkroom: Darkroom, d
         ),
         (["db", "logins"], ["renamed to `darkroom db set-logins`", "DARKROOM_LOGINS_DIR: '.' is not a folder"]),
         (["pipeline", "compile", "--output", "/nowhere/p.yaml"], ["/nowhere does not exist"]),
+        (
+            ["pipeline", "compile", "--output", "package"],
+            ["--output: 'package' is not allowed; permitted: a path that"],
+        ),
     ],
 )
 def test_a_mistake_is_one_message(stack: Stack, darkroom_here: Darkroom, command: list[str], words: list[str]) -> None:

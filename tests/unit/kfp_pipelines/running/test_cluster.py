@@ -134,7 +134,7 @@ def test_a_refusal_of_the_api_is_explained(server: FakeKubeflow, status: int, me
     ("name", "value", "arguments", "message"),
     [
         ("DARKROOM_KFP_HOST", "http://127.0.0.1:9", PARAMETERS, "Kubeflow at http://127.0.0.1:9 does not answer"),
-        ("DARKROOM_KFP_HOST", "kubeflow.example", PARAMETERS, "DARKROOM_KFP_HOST: string should match"),
+        ("DARKROOM_KFP_HOST", "kubeflow.example", PARAMETERS, "DARKROOM_KFP_HOST: permitted: a string that matches"),
         ("DARKROOM_PROFILES", "/none.yaml", PARAMETERS, "profiles: /none.yaml cannot be read"),
         (
             "X",

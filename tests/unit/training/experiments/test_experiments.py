@@ -224,7 +224,7 @@ FLOW = ["model.diffusion.schedule=flow", "model.diffusion.parameterisation=flow"
         (
             SECOND,
             ["+model.conditioners.Caption={type: class, width: 64}"],
-            "model.conditioners.Caption: 'Caption' is not allowed; String should match pattern",
+            "model.conditioners.Caption: 'Caption' is not allowed; permitted: a string that matches",
         ),
         ("text_ldm8", ["autoencoder=x", "data.root=x"], "model.conditioners.caption.tokenizer: needed and not set; a"),
         (FIRST, ["data=null"], "data: null is not known; permitted: digits, images, shapes"),
@@ -282,6 +282,9 @@ def test_a_file_of_one_s_own_may_begin_from_an_experiment(tmp_path: Path) -> Non
     [
         (None, r"cannot be read \(No such file or directory\)"),
         ("name: [mine", r"is not YAML \(while parsing .* line 1.*\)"),
+        ("3", r"mine.yaml is not a mapping of fields to values$"),
+        ("- 1", r"mine.yaml is not a mapping of fields to values$"),
+        ("defaults: 3", r"mine.yaml: defaults: 3 is not allowed; permitted: a list, such as \[emoji_text, _self_\]$"),
         ("defaults: [shapes_texts]", r".*Could not load 'experiment/shapes_texts'.*"),
         ("steps: 5", r"^recipe: null is not known; permitted: autoencoder, diffusion, distillation, light_decoder$"),
         ("defaults: [shapes_text, _self_]\nstepz: 6", r"^stepz: there is no such field; did you mean steps\?$"),
