@@ -8,7 +8,7 @@ import typer
 from services.cli.commands import COMMANDS, command_group
 from services.cli.session import AsJson, connect_database
 from services.cli.terminal import print_json, print_table
-from services.errors import CommandError
+from services.errors import CommandError, quote
 
 app = command_group(COMMANDS["queues"].help)
 Name = Annotated[str, typer.Argument(help="The name of the queue.")]
@@ -38,7 +38,12 @@ def add(
     Jobs name their queue; workers serve a queue with `darkroom worker --queue NAME`. A queue that exists is unchanged.
     """
     from services.job_queue import queues
+    from services.settings import QUEUE_NAME
 
+    if wrong := [name for name in names if not QUEUE_NAME.fullmatch(name)]:
+        raise CommandError(
+            f"queue: {quote(wrong[0])} is not allowed; permitted: a letter a-z, then a-z, 0-9, _ and -, at most 63"
+        )
     engine = connect_database("migrator")
     with engine.begin() as connection:
         queues.add_queues(connection, names)

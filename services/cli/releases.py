@@ -156,6 +156,8 @@ def warm(
     from services.registry.release_cache import ReleaseCache
     from services.storage.object_store import ObjectStore
 
+    if not references and alias is None:
+        raise CommandError("nothing to fetch: give at least one release, or --alias")
     settings, engine = connect("worker")
     with engine.connect() as connection:
         rows = [releases.find(connection, reference) for reference in references or ()]

@@ -172,6 +172,8 @@ def test_a_rejected_job_exits_3_and_says_why(stack: Stack, darkroom: Darkroom, d
         (["queues", "pause", "nowhere"], ["queue: 'nowhere' does not exist; permitted: default"]),
         (["tenants", "set", "nobody", "--weight", "2"], ["tenant: 'nobody' does not exist; permitted: ", "default"]),
         (["tenants", "set", "default"], ["nothing to change"]),
+        (["queues", "add", "night", "Day"], ["queue: 'Day' is not allowed; permitted: a letter a-z, then a-z, 0-9"]),
+        (["releases", "warm"], ["nothing to fetch: give at least one release, or --alias"]),
         (["releases", "show", "nobody"], ["no release is called 'nobody'"]),
         (["releases", "promote", "tiny@77"], ["'tiny' has no version 77; there are: 1"]),
         (["releases", "promote", "tiny@1", "--alias", "No!"], ["alias: 'No!' is not allowed"]),
