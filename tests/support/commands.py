@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,13 +28,24 @@ def run_darkroom(root: Path, *arguments: str, timeout: float = 120, **environmen
     )
 
 
-def fork_darkroom(root: Path, *arguments: str, timeout: float = 120, **environment: str) -> Completed:
-    """Run `darkroom ARGUMENTS` as a process that is forked from one that has made its imports."""
+def start_darkroom(
+    root: Path, arguments: Sequence[str], output: Path, errors: Path, first: str = "", **environment: str
+) -> fork_server.Forked:
+    """Start `darkroom ARGUMENTS` as a process that is forked from one that has made its imports.
+
+    first: Python code to run before, for a command that trains.
+    """
     variables = {**os.environ, "DARKROOM_ROOT": str(root), "COLUMNS": "200", **environment}
-    code = "import sys; sys.argv[0] = 'darkroom'; from services import cli; cli.main()"
+    code = f"{first}\nimport sys; sys.argv[0] = 'darkroom'; from services import cli; cli.main()"
+    server = fork_server.server(fork_server.TRAINING if first else fork_server.SERVICES)
+    return server.start(code, arguments, output, variables, errors)
+
+
+def fork_darkroom(root: Path, *arguments: str, timeout: float = 120, first: str = "", **environment: str) -> Completed:
+    """Run `darkroom ARGUMENTS`; see `start_darkroom`."""
     with tempfile.TemporaryDirectory(prefix="darkroom-output-") as folder:
         output, errors = Path(folder, "output"), Path(folder, "errors")
-        child = fork_server.server(fork_server.SERVICES).start(code, arguments, output, variables, errors)
+        child = start_darkroom(root, arguments, output, errors, first, **environment)
         try:
             status = child.wait(timeout)
         except subprocess.TimeoutExpired:

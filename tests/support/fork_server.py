@@ -43,11 +43,24 @@ SERVICES = (
     "sqlalchemy.dialects.postgresql",
 )
 TRAINING = (
-    "training.prepare",
+    "kfp.dsl.executor_main",
+    "kfp.local",
+    "kfp_pipelines.commands.pipeline",
+    "kfp_pipelines.definition.pipeline",
+    "kfp_pipelines.running.local",
+    "kfp_pipelines.running.stage_processes",
+    "kfp_pipelines.stages.entry",
+    "services.storage.object_store",
+    "torch.distributed.run",
+    "training.evaluation.networks",
     "training.experiments.compose",
+    "training.prepare",
     "training.runs.autoencoder",
     "training.runs.diffusion",
+    "training.runs.distillation",
 )
+# Code for a process that is forked: what it starts of this Python is forked too, if its imports are long.
+FORKS = "from tests.support import forked_python; forked_python.install()\n"
 
 
 class Forked:
@@ -138,6 +151,10 @@ def serve(file: int, modules: Sequence[str]) -> str | None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the tests end the processes
     for module in modules:
         importlib.import_module(module)
+    from services.s3_client import make_client
+
+    # A client reads botocore's definitions, which later ones share.
+    make_client(endpoint_url="http://127.0.0.1:9", region="us-east-1", access_key_id="-", secret_access_key="-")
     assert threading.active_count() == 1, "a fork copies no other thread, and whatever lock that one holds"
     gc.collect()
     gc.freeze()

@@ -1,5 +1,6 @@
 """A running local stack with the logins of every role, and `darkroom` processes that use it."""
 
+import atexit
 import fcntl
 import json
 import os
@@ -32,18 +33,54 @@ def start_stack(root: Path) -> "Stack":
 
     One stack starts at a time, because two that choose free ports at once may choose the same ones.
     """
-    from services.cli import stack
-
-    with (
-        Path(tempfile.gettempdir(), "darkroom-tests.lock").open("w") as file,
-        pytest.MonkeyPatch.context() as patch,
-    ):
+    with Path(tempfile.gettempdir(), "darkroom-tests.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        patch.setenv("DARKROOM_ROOT", str(root))
-        stack.start()
+        copy_database(root)
+        up(root)
     running = Stack(root)
     publish_tiny(running)
     return running
+
+
+def up(root: Path) -> None:
+    from services.cli import stack
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DARKROOM_ROOT", str(root))
+        stack.start()
+
+
+def copy_database(root: Path) -> None:
+    """Begin a stack with a copy of a database that is up to date: to create one takes seconds, most of them of CPU.
+
+    The processes of a run share the original. Each copy has ports of its own, so that no other stack takes one of them
+    while a test has stopped a server.
+    """
+    from services.local_stack import state
+
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
+    original = Path(tempfile.gettempdir(), f"darkroom-database-{run}")
+    if not original.exists():
+        make_database(original)
+    subprocess.run(["cp", "-a", str(original / "stack"), str(root)], check=True)
+    copied = state.read(root)
+    assert copied is not None
+    state.write(root, copied.with_ports(state.choose_ports({}, {}, set())))
+
+
+def make_database(folder: Path) -> None:
+    """Create the database of a stack, without the other servers, in a folder that is removed when this process ends."""
+    from services.local_stack import lifecycle
+    from services.local_stack.postgres import Postgres
+
+    new = Path(tempfile.mkdtemp(prefix="darkroom-"))
+    new.chmod(0o711)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lifecycle, "all_parts", lambda root: (Postgres(root),))
+        up(new / "stack")
+        lifecycle.stop(new / "stack")
+    new.rename(folder)
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from botocore.exceptions import EndpointConnectionError
 from kfp_pipelines.checkpoints.durable import DurableCheckpoints, DurableLocation
 from kfp_pipelines.checkpoints.writer_lock import WriterLock
 from services.storage.object_store import ObjectStore
+from tests.support import fork_server
 from tests.support.stack import Stack
 from training import train
 from training.data import image_set
@@ -25,9 +24,9 @@ from training.runs.checkpoints import CheckpointError, LocalCheckpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 
-STEPS = 16
-OVERRIDES = ["batch_size=8", "device=cpu", f"steps={STEPS}", "checkpoint.every_steps=3", "data=images",
-             "data.image_size=32", "pictures_every=100", "optimiser.warmup_steps=3", "model.channels=32",
+STEPS = 12
+OVERRIDES = ["batch_size=4", "device=cpu", f"steps={STEPS}", "checkpoint.every_steps=3", "data=images",
+             "data.image_size=24", "pictures_every=100", "optimiser.warmup_steps=3", "model.channels=32",
              "model.multipliers=[1,1]", "model.res_blocks=1", "model.middle_attention=false",
              "loss.adversarial_start=5", "loss.adversarial_weight=0.5"]  # fmt: skip
 IN_A_POD = """
@@ -55,7 +54,7 @@ def _one_thread() -> Iterator[None]:
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("scenes")
     rng = np.random.default_rng(0)
-    images = np.repeat(np.repeat(rng.integers(0, 255, (48, 4, 4, 3)), 8, axis=1), 8, axis=2).astype(np.uint8)
+    images = np.repeat(np.repeat(rng.integers(0, 255, (48, 4, 4, 3)), 6, axis=1), 6, axis=2).astype(np.uint8)
     records = [{"name": f"{i}", "label": 0} for i in range(48)]
     image_set.write(root, name="scenes", images=images, records=records, train_count=40)
     return [*OVERRIDES, f"data.root={root}"]
@@ -67,14 +66,16 @@ def test_a_killed_run_resumes_on_another_machine(stack: Stack, overrides: list[s
     prefix, killed = "checkpoints/killed", tmp_path / "killed"
     # The checkpoint of step 3 is in S3 once that of step 6 is saved.
     step = int(np.random.default_rng().integers(7, STEPS - 2))
-    command = [sys.executable, "-c", IN_A_POD, str(killed), prefix, *overrides]
     environment = {**os.environ, "DARKROOM_ROOT": str(stack.root), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as pod:
-        table = killed / "losses.csv"
-        while not table.is_file() or len(table.read_text().splitlines()) <= step:
-            assert pod.poll() is None
-            time.sleep(0.01)
-        pod.send_signal(signal.SIGKILL)
+    log = tmp_path / "pod.log"
+    arguments = [str(killed), prefix, *overrides]
+    pod = fork_server.server(fork_server.TRAINING).start(IN_A_POD, arguments, log, environment)
+    table = killed / "losses.csv"
+    while not table.is_file() or len(table.read_text().splitlines()) <= step:
+        assert pod.poll() is None, log.read_text()
+        time.sleep(0.01)
+    pod.send_signal(signal.SIGKILL)
+    assert pod.wait() == -signal.SIGKILL
     store = stack.store()
     assert any(key.endswith("run.json") for key in store.keys(prefix)), f"killed at {step}"
     (lock,) = (key for key in store.keys(prefix) if key.endswith("/lock"))

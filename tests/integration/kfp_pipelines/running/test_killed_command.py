@@ -1,8 +1,7 @@
 """A pipeline on this machine ends with the command that runs it, and the same command goes on with it."""
 
 import json
-import subprocess
-import sys
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+
+from tests.support import fork_server
 
 COMMAND = """
 import json, os, sys
@@ -35,10 +36,10 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def run_and_kill(command: list[str], output: Path, reached: Callable[[], bool]) -> None:
+def run_and_kill(arguments: list[str], output: Path, reached: Callable[[], bool]) -> None:
     """Run a command, kill it when `reached` holds, and wait until every process that it started has ended."""
-    with output.open("w") as file:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+    server = fork_server.server(fork_server.TRAINING)
+    process = server.start(fork_server.FORKS + COMMAND, arguments, output, os.environ)
     children: list[psutil.Process] = []
     try:
         end = time.monotonic() + DEADLINE_S
@@ -70,7 +71,7 @@ def test_a_killed_command_leaves_no_process_and_resumes(pictures: Path, tmp_path
         "data": "images", "data_overrides": data, "autoencoder_experiment": "digits_autoencoder",
         "autoencoder_overrides": OVERRIDES, "checkpoints": str(checkpoints),
     }  # fmt: skip
-    command = [sys.executable, "-c", COMMAND, str(tmp_path / "root"), json.dumps(arguments)]
+    command = [str(tmp_path / "root"), json.dumps(arguments)]
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     run_and_kill(command, first, lambda: any(losses.stat().st_size for losses in tmp_path.glob("root/**/losses.csv")))
     (step,) = saved_steps(checkpoints)  # it was told to stop: nothing else saves in the first thousand minutes

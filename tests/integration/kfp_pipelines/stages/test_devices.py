@@ -1,12 +1,11 @@
 """A pod with several accelerators trains on all of them: Lightning starts a process for each."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from tests.support import fork_server
 from tests.support.stack import Stack
 from training.data import image_set
 from training.model import release
@@ -36,11 +35,13 @@ def test_two_accelerators_of_a_pod_train_together_and_one_reports(stack: Stack, 
     image_set.write(tmp_path / "scenes", name="scenes", images=images, records=records, train_count=12)
     program = tmp_path / "stage.py"
     program.write_text(PROGRAM.replace("BUCKET", stack.store().bucket))
+    log = tmp_path / "stage.log"
     environment = {**os.environ, "DARKROOM_ROOT": str(stack.root), "DARKROOM_ACCELERATORS": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(program), str(tmp_path / "out"), str(tmp_path / "scenes"), *OVERRIDES]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "waiting for another process of this run" not in done.stdout
+    code = "import runpy, sys; sys.argv[:] = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    arguments = [str(program), str(tmp_path / "out"), str(tmp_path / "scenes"), *OVERRIDES]
+    stage = fork_server.server(fork_server.TRAINING).start(code, arguments, log, environment)
+    assert stage.wait(240) == 0, log.read_text()[-2000:]
+    assert "waiting for another process of this run" not in log.read_text()
     assert release.read(tmp_path / "out" / "release").kind == "autoencoder"
     assert (tmp_path / "out.ends").read_text() == "0\n"
     assert "devices: 2" in (tmp_path / "out" / "config.yaml").read_text()

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from kfp_pipelines.stages import entry
 from kfp_pipelines.train_job import submit
 from kfp_pipelines.train_job.submit import TrainJobError
 from services.settings import load_store
+from tests.support import fork_server
 from tests.support.stack import Stack
 from training.data import image_set
 from training.model import release
@@ -29,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:F
 OVERRIDES = ["batch_size=8", "device=cpu", "steps=6", "data=images", "data.image_size=32", "pictures_every=100",
              "model.channels=32", "model.multipliers=[1,1]", "model.res_blocks=1", "model.middle_attention=false",
              "loss.adversarial_weight=0", "optimiser.learning_rate=1e-5"]  # fmt: skip
+TORCHRUN = f"{fork_server.FORKS}from torch.distributed.run import main; main()"
 IMAGE = "images.example/darkroom"
 PROFILE = Profile.model_validate({"trainJob": True, "count": 0, "timeout": "5m"})
 
@@ -52,15 +52,14 @@ class Cluster:
         self.starts += 1
         trainer = job["spec"]["trainer"]
         torchrun, *rest = trainer["command"]
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}"]
         assert torchrun == "torchrun"
-        command += [*rest, *trainer["args"]]
-        if tuple(command) not in self.failures:
+        arguments = ["--standalone", f"--nproc-per-node={self.ranks}", *rest, *trainer["args"]]
+        if tuple(arguments) not in self.failures:
+            log = Path(self.environment["TMPDIR"], f"torchrun-{self.starts}.log")
             environment = {**os.environ, **self.environment}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if done.returncode:
-                self.failures[tuple(command)] = done.stderr[:2000]
-        failure = self.failures.get(tuple(command))
+            if fork_server.server(fork_server.TRAINING).start(TORCHRUN, arguments, log, environment).wait():
+                self.failures[tuple(arguments)] = log.read_text()[:2000]
+        failure = self.failures.get(tuple(arguments))
         kind = "Failed" if failure else "Complete"
         job["status"] = {"conditions": [{"type": kind, "status": "True", "message": failure or "done"}]}
 

@@ -79,3 +79,9 @@ def test_a_profile_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AWS_PROFILE", "work")
     with pytest.raises(CredentialsError, match=r"\(work\).*AWS_PROFILE"):
         make_client(endpoint_url=None, region="us-east-1", access_key_id=None, secret_access_key=None)
+
+
+def test_clients_of_a_process_read_the_definition_of_s3_once() -> None:
+    keys = {"access_key_id": "mine", "secret_access_key": "mine"}
+    first, second = (make_client(endpoint_url=f"http://{NOWHERE}", region="us-east-1", **keys) for _ in range(2))  # type: ignore[arg-type]
+    assert first._loader is second._loader

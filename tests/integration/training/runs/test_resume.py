@@ -23,7 +23,7 @@ from training.model import release
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
 
-STEPS, EVERY = 16, 4
+STEPS, EVERY = 12, 3
 MAIN = "import runpy; runpy.run_module('training.train', run_name='__main__', alter_sys=True)"
 
 # After a step, wait for a file: a process that is told to stop is to have steps left, however fast it is.
@@ -53,9 +53,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-COMMON = ["batch_size=8", "device=cpu", f"steps={STEPS}", f"checkpoint.every_steps={EVERY}", "data=images",
-          "data.image_size=24", "data.flip=true", "pictures_every=12", "optimiser.warmup_steps=3"]  # fmt: skip
-FIRST = ["model.channels=32", "model.multipliers=[1,1,1]", "model.res_blocks=1", "model.middle_attention=false",
+COMMON = ["batch_size=4", "device=cpu", f"steps={STEPS}", f"checkpoint.every_steps={EVERY}", "data=images",
+          "data.image_size=24", "data.flip=true", "pictures_every=9", "optimiser.warmup_steps=3"]  # fmt: skip
+FIRST = ["model.channels=32", "model.multipliers=[1,1]", "model.res_blocks=1", "model.middle_attention=false",
          "model.dropout=0.1", "loss.adversarial_weight=0.5", "loss.adversarial_start=6", "loss.equivariance=0.5",
          "loss.r1_weight=0.1"]  # fmt: skip
 SECOND = ["model.unet.channels=32", "model.unet.multipliers=[1]", "model.unet.res_blocks=1",
@@ -239,7 +239,10 @@ def test_two_ranks_share_the_batch_of_one(kind: str, request: pytest.FixtureRequ
         more += ["model.unet.dropout=0.0"]  # it differs from rank to rank
     output = tmp_path / "two"
     stage.run(tmp_path / "one", *more)
-    two_ranks = [stage.start(output, *more, "devices=2")] if kind == "second" else stage.start_ranks(output, *more)
+    if kind == "second":
+        two_ranks = [stage.start(output, *more, "devices=2", first=fork_server.FORKS)]
+    else:
+        two_ranks = stage.start_ranks(output, *more)
     for rank in two_ranks:
         assert rank.wait() == 0, log_of(output).read_text()
     one, two = (np.array(losses(folder)) for folder in (tmp_path / "one", output))
