@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from sqlalchemy import Connection
@@ -12,7 +13,7 @@ from sqlalchemy import Engine as Database
 from services.database.connections import autocommit, brief
 from services.dispatcher.delivery import DeliveryError, deliver
 from services.job_queue import webhooks
-from services.job_queue.webhooks import TOGETHER, Event
+from services.job_queue.webhooks import TOGETHER, Address, Event
 from services.observability import metrics
 from services.process.threads import start_thread
 
@@ -20,6 +21,29 @@ log = logging.getLogger("darkroom.dispatcher")
 
 POLL_S = 1.0
 CLEANING_S = 600.0
+LONGEST_PAUSE_S = 30.0  # of an address that fails; the first is of a second
+
+
+class FailingAddresses:
+    """Addresses whose last attempts failed: they are tried one event at a time, after growing pauses.
+
+    All events of a receiver that is away would otherwise be tried as fast as they fail.
+    """
+
+    def __init__(self) -> None:
+        self._failed: dict[Address, tuple[int, float]] = {}  # attempts in a row, and when to try again
+
+    def add(self, address: Address, *, has_failed: bool) -> None:
+        """Record an attempt."""
+        attempts, _ = self._failed.pop(address, (0, 0.0))
+        if has_failed:
+            pause = min(2.0 ** min(attempts, 9), LONGEST_PAUSE_S)
+            self._failed[address] = attempts + 1, time.monotonic() + pause
+
+    def paused(self, under_way: Collection[Address]) -> list[Address]:
+        """Return the addresses that are not tried now. under_way: those that are being tried."""
+        now = time.monotonic()
+        return [one for one, (_, until) in self._failed.items() if until > now or one in under_way]
 
 
 class WebhookSender:
@@ -30,6 +54,7 @@ class WebhookSender:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._clean_at = 0.0
+        self._failing = FailingAddresses()
 
     def start(self) -> None:
         """Start the threads."""
@@ -63,14 +88,17 @@ class WebhookSender:
         """Record what has been sent, and return what is to be sent in the places that are free."""
         with self._database.connect() as connection:
             for sent in [future for future in under_way if future.done()]:
-                _record(connection, under_way.pop(sent), sent.result())
+                event, failure = under_way.pop(sent), sent.result()
+                self._failing.add((event.tenant, event.url), has_failed=failure is not None)
+                _record(connection, event, failure)
             if time.monotonic() >= self._clean_at:
                 may_be_more = webhooks.delete_old(connection)
                 self._clean_at = time.monotonic() + (0 if may_be_more else CLEANING_S)
             if len(under_way) == TOGETHER:
                 return []
             tenants = Counter(event.tenant for event in under_way.values())
-            return webhooks.claim_events(connection, TOGETHER - len(under_way), tenants)
+            paused = self._failing.paused({(event.tenant, event.url) for event in under_way.values()})
+            return webhooks.claim_events(connection, TOGETHER - len(under_way), tenants, paused)
 
     def _record_rest(self, under_way: dict[Future[str | None], Event]) -> None:
         try:

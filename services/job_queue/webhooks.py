@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,8 +14,10 @@ TOGETHER = 32  # events that a process sends at the same time
 LEASE_S = 120  # after which an event whose sender has died is sent again
 MAX_ATTEMPTS = 12  # over about half a day
 LONGEST_PAUSE_S = 3 * 3600
-KEPT_DAYS = 7  # for which events are kept that have arrived or are dead
+KEPT_DAYS = 7  # for which events are kept
 CLEANED = 1_000  # events that are deleted together
+
+Address = tuple[str, str]  # a webhook: its tenant and its URL
 
 
 @dataclass(frozen=True)
@@ -113,34 +115,37 @@ def redeliver(connection: Connection, event_ids: Sequence[uuid.UUID] | None, ten
 
 
 def claim_events(
-    connection: Connection, limit: int = TOGETHER, under_way: Mapping[str, int] | None = None
+    connection: Connection,
+    limit: int = TOGETHER,
+    under_way: Mapping[str, int] | None = None,
+    without: Collection[Address] = (),
 ) -> list[Event]:
     """Claim events that are due, a few of each tenant, in random order: no tenant's events are always the last.
 
-    under_way: how many events of each tenant are being sent, which count towards EACH. An event whose sender dies is
-    due again after LEASE_S seconds. One whose webhook was removed while its job ended is dead.
+    under_way: how many events of each tenant are being sent, which count towards EACH. without: webhooks of which none
+    is claimed. An event whose sender dies is due again after LEASE_S seconds.
     """
     rows = connection.execute(
         text(f"""
             WITH due AS (
-                SELECT next.* FROM (SELECT DISTINCT tenant FROM webhooks) AS tenants CROSS JOIN LATERAL (
-                    SELECT id, tenant, url FROM webhook_events WHERE tenant = tenants.tenant AND state = 'waiting'
-                        AND due_at <= now() ORDER BY due_at
-                        LIMIT greatest({EACH} - coalesce((CAST(:under_way AS jsonb) ->> tenants.tenant)::integer, 0), 0)
-                    FOR UPDATE SKIP LOCKED
-                ) AS next ORDER BY random() LIMIT :limit
-            )
+                SELECT id, row_number() OVER (PARTITION BY tenant ORDER BY random())
+                    + coalesce((CAST(:under_way AS jsonb) ->> tenant)::integer, 0) AS place
+                FROM webhooks CROSS JOIN LATERAL (
+                    SELECT id FROM webhook_events AS event WHERE state = 'waiting' AND due_at <= now()
+                        AND (event.tenant, event.url) = (webhooks.tenant, webhooks.url)
+                    ORDER BY due_at LIMIT {EACH} FOR UPDATE SKIP LOCKED
+                ) AS event WHERE NOT CAST(:without AS jsonb) @> jsonb_build_array(jsonb_build_array(tenant, url))
+            ), chosen AS (SELECT id FROM due WHERE place <= {EACH} ORDER BY random() LIMIT :limit)
             UPDATE webhook_events AS event SET attempts = attempts + 1,
-                due_at = now() + make_interval(secs => {LEASE_S}),
-                state = CASE WHEN webhooks.url IS NULL THEN 'dead' ELSE 'waiting' END,
-                error = CASE WHEN webhooks.url IS NULL THEN 'its webhook was removed' ELSE error END
-            FROM due LEFT JOIN webhooks USING (tenant, url) WHERE event.id = due.id
+                due_at = now() + make_interval(secs => {LEASE_S})
+            FROM chosen, webhooks
+            WHERE event.id = chosen.id AND (webhooks.tenant, webhooks.url) = (event.tenant, event.url)
             RETURNING event.id, event.tenant, event.url, job_id, data, attempts, event.created_at, may_be_private,
                 secret
         """),
-        {"limit": limit, "under_way": json.dumps(dict(under_way or {}))},
+        {"limit": limit, "under_way": json.dumps(dict(under_way or {})), "without": json.dumps(list(without))},
     )
-    return [Event(**row._mapping) for row in rows if row.secret is not None]
+    return [Event(**row._mapping) for row in rows]
 
 
 def record_delivery(connection: Connection, event: Event) -> None:
@@ -171,13 +176,13 @@ def record_failure(connection: Connection, event: Event, error: str) -> bool:
 
 
 def delete_old(connection: Connection) -> bool:
-    """Delete up to CLEANED events that have arrived or are dead, and are KEPT_DAYS old. Returns whether more may be."""
+    """Delete up to CLEANED events of jobs that ended KEPT_DAYS ago. Returns whether there may be more."""
     deleted = connection.execute(
         text(f"""
             WITH begin AS (SELECT extract(epoch FROM now() - interval '{KEPT_DAYS} days') * 1000 AS milliseconds)
             DELETE FROM webhook_events WHERE id IN (
-                SELECT id FROM webhook_events WHERE state <> 'waiting'  -- an id begins with its time
-                    AND id < (SELECT rpad(lpad(to_hex(milliseconds::bigint), 12, '0'), 32, '0')::uuid FROM begin)
+                SELECT id FROM webhook_events  -- an id begins with its time
+                WHERE id < (SELECT rpad(lpad(to_hex(milliseconds::bigint), 12, '0'), 32, '0')::uuid FROM begin)
                 ORDER BY id LIMIT {CLEANED} FOR UPDATE SKIP LOCKED)
         """)
     ).rowcount
