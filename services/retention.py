@@ -21,7 +21,7 @@ from services.storage.layout import BLOBS, STAGES, SUFFIXES, blob_key, job_prefi
 from services.storage.object_store import ObjectStore
 
 # The names of the objects that a job writes next to its images.
-LISTING = re.compile(r"(outputs|errors)[-.\w]*\.jsonl|archive-[-\w]*\.tar|manifest\.json", re.ASCII)
+LISTING = re.compile(r"(outputs|errors)[-.\w]*\.jsonl|archive-[-\w]*\.(tar|parquet)|manifest\.json", re.ASCII)
 STAGE_IMAGE = re.compile(r"(-r[0-9]+)?/[0-9]/[0-9]{8,}\.png", re.ASCII)
 UNPACKED = re.compile(r"input-[0-9]+\.jsonl?", re.ASCII)
 BLOBS_TOGETHER = 1_000  # deleted while no release may be published

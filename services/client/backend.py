@@ -78,4 +78,4 @@ class Backend(Files, Protocol):
         """Return the manifest of an ended job."""
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. Calls of other threads raise ClientError, and so does every later one."""

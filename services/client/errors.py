@@ -1,10 +1,9 @@
 """The errors of the client, and its retries while Postgres or S3 is unavailable."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
-
-from sqlalchemy import Connection, Engine
 
 from services.database.messages import describe_database_error
 from services.storage.messages import describe_store_error
@@ -24,23 +23,20 @@ class JobNotFound(ClientError):
     """The tenant has no job of this id."""
 
 
-def ask(engine: Engine, query: Callable[[Connection], Answer], patience_s: float) -> Answer:
-    """Return what a query returns, in a transaction. See `persist`."""
-
-    def call() -> Answer:
-        with engine.begin() as connection:
-            return query(connection)
-
-    return persist(call, patience_s)
+def check_open(closed: threading.Event) -> None:
+    """Raise ClientError if the client is closed."""
+    if closed.is_set():
+        raise ClientError("the client is closed; use it within its `with` block, or make another one")
 
 
-def persist(call: Callable[[], Answer], patience_s: float) -> Answer:
+def persist(call: Callable[[], Answer], patience_s: float, closed: threading.Event) -> Answer:
     """Return what `call` returns. It is repeated while Postgres or S3 is away, so it must be safe to repeat.
 
-    Raises ClientError if the service refuses it, or is still away after `patience_s` seconds.
+    Raises ClientError if the service refuses it, is still away after `patience_s` seconds, or the client is `closed`.
     """
     deadline, pause = time.monotonic() + patience_s, FIRST_PAUSE_S
     while True:
+        check_open(closed)
         try:
             return call()
         except Exception as error:
@@ -49,5 +45,5 @@ def persist(call: Callable[[], Answer], patience_s: float) -> Answer:
                 raise
             if not is_transient(error) or time.monotonic() + pause > deadline:
                 raise ClientError(message) from error
-        time.sleep(pause)
+        closed.wait(pause)
         pause = min(2 * pause, LONGEST_PAUSE_S)

@@ -152,6 +152,7 @@ class HttpBackend:
 
     def close(self) -> None:
         """See `Backend`."""
+        self._api.close()
 
 
 def _read_jobs(page: dict[str, Any]) -> tuple[list[JobSummary], str | None]:

@@ -1,8 +1,10 @@
 """The backend that uses SQL and S3, with the tenant's own login and credentials."""
 
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from services.client.errors import Answer, ClientError, ask, persist
+from services.client.errors import Answer, ClientError, check_open, persist
 from services.client.ranges import Range
 from services.database import connections
 from services.job_queue import clients, job_filters, outputs, pairs, viewing
@@ -30,10 +32,43 @@ class StoredFiles:
 
     def __init__(self, store: ObjectStore, patience_s: float) -> None:
         self._store, self._patience_s = store, patience_s
+        self._closed = threading.Event()
+        self._lock, self._calls = threading.Lock(), 0  # calls under way, of all threads
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """Use the connections. After `close`, the last call under way closes them: they are never opened again."""
+        with self._lock:
+            check_open(self._closed)
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls -= 1
+                if self._closed.is_set() and not self._calls:
+                    self._disconnect()
+
+    def _persist(self, call: Callable[[], Answer], patience_s: float | None = None) -> Answer:
+        def once() -> Answer:
+            with self._call():
+                return call()
+
+        return persist(once, self._patience_s if patience_s is None else patience_s, self._closed)
+
+    def _disconnect(self) -> None:
+        self._store.client.close()
+
+    def close(self) -> None:
+        """See `Backend`."""
+        with self._lock:
+            self._closed.set()
+            if not self._calls:
+                self._disconnect()
 
     def read_image(self, job_id: uuid.UUID, index: int, key: str) -> bytes:
         """See `Files`."""
-        return persist(lambda: self._store.get(key), self._patience_s)
+        return self._persist(lambda: self._store.get(key))
 
     def uri_of(self, key: str) -> str:
         """See `Files`."""
@@ -51,8 +86,16 @@ class SqlBackend(StoredFiles):
         super().__init__(ObjectStore.connect(settings), patience_s)
         self._engine = connections.connect(settings.database_url.get_secret_value())
 
-    def _ask(self, query: Callable[[Connection], Answer]) -> Answer:
-        return ask(self._engine, query, self._patience_s)
+    def _ask(self, query: Callable[[Connection], Answer], patience_s: float | None = None) -> Answer:
+        def call() -> Answer:
+            with self._engine.begin() as connection:
+                return query(connection)
+
+        return self._persist(call, patience_s)
+
+    def _disconnect(self) -> None:
+        super()._disconnect()
+        self._engine.dispose()
 
     def submit(self, jobs: Sequence[Mapping[str, Any]]) -> list[uuid.UUID]:
         """See `Backend`."""
@@ -109,7 +152,7 @@ class SqlBackend(StoredFiles):
 
     def retry(self, job_id: uuid.UUID) -> int:
         """See `Backend`. A second call would be refused, as the first one may have arrived."""
-        return ask(self._engine, lambda connection: clients.retry_job(connection, job_id), patience_s=0)
+        return self._ask(lambda connection: clients.retry_job(connection, job_id), patience_s=0)
 
     def read_ranges(self, job_id: uuid.UUID, ranges: Sequence[Range], limit: int) -> list[Output]:
         """See `Backend`."""
@@ -129,10 +172,5 @@ class SqlBackend(StoredFiles):
 
     def read_manifest(self, job_id: uuid.UUID, key: str) -> dict[str, Any]:
         """See `Backend`."""
-        manifest: dict[str, Any] = json.loads(persist(lambda: self._store.get(key), self._patience_s))
+        manifest: dict[str, Any] = json.loads(self._persist(lambda: self._store.get(key)))
         return manifest
-
-    def close(self) -> None:
-        """See `Backend`."""
-        self._engine.dispose()
-        self._store.client.close()

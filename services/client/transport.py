@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -11,7 +12,7 @@ from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any, TypeVar
 
-from services.client.errors import FIRST_PAUSE_S, LONGEST_PAUSE_S, ClientError, JobNotFound
+from services.client.errors import FIRST_PAUSE_S, LONGEST_PAUSE_S, ClientError, JobNotFound, check_open
 from services.errors import quote
 
 Answer = TypeVar("Answer")
@@ -35,7 +36,12 @@ class Transport:
         self._root = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/api/v1"
         self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         self._patience_s = patience_s
+        self._closed = threading.Event()
         self._opener = urllib.request.build_opener(_NoRedirects)  # the token is sent to no other host
+
+    def close(self) -> None:
+        """Let this call and every later one raise ClientError."""
+        self._closed.set()
 
     def call(
         self,
@@ -92,6 +98,7 @@ class Transport:
     ) -> bytes:
         deadline, pause = time.monotonic() + patience_s, FIRST_PAUSE_S
         while True:
+            check_open(self._closed)
             try:
                 return self._send(verb, path, body, take or _read_small)
             except urllib.error.HTTPError as error:
@@ -104,7 +111,7 @@ class Transport:
                 if time.monotonic() + pause > deadline:
                     reason = getattr(error, "reason", error)
                     raise ClientError(f"{self._root} does not answer ({reason})") from None
-            time.sleep(pause)
+            self._closed.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _send(self, verb: str, path: str, body: bytes | None, take: Callable[[HTTPResponse], bytes]) -> bytes:

@@ -1,41 +1,48 @@
-"""Archives of a job's images: tars of bounded size, as WebDataset reads them, beside the images and their listings.
+"""Archives of a job's images: files of bounded size, beside the images and their listings.
 
-{prefix}/{job_id}/archive-00000.tar    00000000.png, 00000000.json, 00000001.png, ...
+{prefix}/{job_id}/archive-00000.tar        00000000.png, 00000000.json, 00000001.png, ...
+{prefix}/{job_id}/archive-00000.parquet    a row for each image
 
 Where one archive ends follows from what the database knows of its images. So an attempt that was interrupted is resumed
 at the archive that is missing, and no attempt holds more than a few images and the rows of one archive.
 """
 
 import hashlib
-import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from services.dispatcher.archive_formats import FORMATS, image_line, sample_size
 from services.job_queue.outputs import Output
 from services.job_queue.plan import Item, Plan
 from services.job_requests.items import EchoReader, archived_fields
-from services.job_requests.output_options import ARCHIVE_MIB
+from services.job_requests.output_options import ARCHIVE_MIB, ARCHIVES
 from services.storage.object_store import ObjectStore
-from services.storage.streaming import StreamedObject, is_marked
-from services.storage.tar import END, member_bytes, padded_size
+from services.storage.streaming import StreamedObject, marked_size
+from services.storage.tar import END
 
 MAX_IMAGES = 10_000  # of an archive: their rows are held
 READS = 8  # images that are read at the same time
 READ_BYTES = 32 * 2**20  # of images that are read ahead; one that is larger is read alone
-CONTENT_TYPE = "application/x-tar"
-ARCHIVE = re.compile(r"/archive-(?:r(?P<revision>[0-9]+)-)?[0-9]+\.tar$")
+ARCHIVE = re.compile(r"/archive-(?:r(?P<revision>[0-9]+)-)?[0-9]+\.(?:tar|parquet)$")
+
+ReadItem = Callable[[int], Item]  # returns the fields of an item; called with numbers in ascending order
+
+
+class ImageGone(Exception):
+    """An image was removed or replaced before its archive was written."""
 
 
 @dataclass
 class Archive:
-    """An archive to write: its images in their order, its bytes, and the digest of what is in it."""
+    """An archive to write: its images in their order, the bytes of their tar, and the digest of what is in it."""
 
     number: int
     images: list[Output] = field(default_factory=list)
@@ -65,23 +72,8 @@ def archive_revision(key: str) -> int:
     return int(match["revision"] or 1) if match else 0
 
 
-def sample_size(image: Output, line: bytes) -> int:
-    """Return the bytes of an image and its JSON in an archive."""
-    assert image.bytes is not None
-    return padded_size(image.bytes) + padded_size(len(line))
-
-
-def image_line(image: Output, item: Item) -> bytes:
-    """Return the JSON beside an image in an archive: its line of the listing, and the short fields of its item."""
-    own = {"index": image.index, "item": image.item, "seed": image.seed, "key": image.key}
-    return json.dumps({**item, **own, "sha256": image.sha256, "profile": image.profile}).encode()
-
-
-def cut_archives(images: Iterable[Output], read_item: Callable[[int], Item], limit: int) -> Iterator[Archive]:
-    """Yield archives of at most `limit` bytes and MAX_IMAGES images; one image alone may be larger.
-
-    read_item: returns the fields of an item. It is called with numbers in ascending order.
-    """
+def cut_archives(images: Iterable[Output], read_item: ReadItem, limit: int) -> Iterator[Archive]:
+    """Yield archives of at most `limit` bytes and MAX_IMAGES images; one image alone may be larger."""
     archive = Archive(0)
     for image in images:
         line = image_line(image, read_item(image.item))
@@ -98,45 +90,63 @@ def write_archives(
     store: ObjectStore, plan: Plan, prefix: str, images: Iterable[Output], tick: Callable[[], None]
 ) -> Iterator[StoredArchive]:
     """Write images of a job, by index, to archives. Yields each archive when it is stored; see `ArchiveWriter`."""
-    limit = int(plan.get("output", {}).get("archive_mib", ARCHIVE_MIB)) * 2**20
-    writer = ArchiveWriter(store, prefix, EchoReader(store, plan, archived_fields), tick)
-    for archive in cut_archives(images, EchoReader(store, plan, archived_fields), limit):
+    options = plan.get("output", {})
+    limit = int(options.get("archive_mib", ARCHIVE_MIB)) * 2**20
+    open_items = partial(EchoReader, store, plan, archived_fields)
+    writer = ArchiveWriter(store, prefix, options.get("archive", ARCHIVES[0]), open_items, tick)
+    for archive in cut_archives(images, open_items(), limit):
         yield writer.write(archive)
 
 
 class ArchiveWriter:
     """Writes the archives of one revision of a job.
 
-    prefix: of their keys, such as PREFIX/JOB/archive-. read_item: as for `cut_archives`, but another reader, since that
-    one has read further. tick: called for each image; may raise to end the attempt.
+    prefix: of their keys, such as PREFIX/JOB/archive-. suffix: "tar" or "parquet". open_items: begins to read the
+    items. tick: called for each image; may raise to end the attempt.
     """
 
     def __init__(
-        self, store: ObjectStore, prefix: str, read_item: Callable[[int], Item], tick: Callable[[], None]
+        self,
+        store: ObjectStore,
+        prefix: str,
+        suffix: str,
+        open_items: Callable[[], ReadItem],
+        tick: Callable[[], None],
     ) -> None:
-        self._store, self._prefix, self._read_item, self._tick = store, prefix, read_item, tick
+        self._store, self._prefix, self._suffix, self._tick = store, prefix, suffix, tick
+        self._open_items, self._read_item = open_items, open_items()
 
     def write(self, archive: Archive) -> StoredArchive:
         """Write an archive, unless an earlier attempt has stored it whole."""
-        key, contents = f"{self._prefix}{archive.number:05d}.tar", archive.digest.hexdigest()
-        if is_marked(self._store, key, contents, archive.size):
-            return StoredArchive(key, len(archive.images), archive.size)
-        missing, size = 0, len(END)
-        with StreamedObject(self._store, key, content_type=CONTENT_TYPE, mark=contents) as tar:
-            for image, body in self._read(archive.images):
-                self._tick()
-                if body is None:
-                    missing += 1
-                    continue
-                assert image.key is not None
-                line = image_line(image, self._read_item(image.item))
-                tar.write(member_bytes(f"{image.index:08d}.{image.key.rsplit('.', 1)[1]}", body))
-                tar.write(member_bytes(f"{image.index:08d}.json", line))
-                size += sample_size(image, line)
-            tar.write(END)
-        return StoredArchive(key, len(archive.images) - missing, size, missing)
+        key, contents = f"{self._prefix}{archive.number:05d}.{self._suffix}", archive.digest.hexdigest()
+        size = marked_size(self._store, key, contents)
+        if size is not None:
+            return StoredArchive(key, len(archive.images), size)
+        try:
+            return self._write(key, archive.images, self._read_item, mark=contents)
+        except ImageGone:  # an archive that lacks images has no mark, so that each attempt counts them
+            return self._write(key, archive.images, self._open_items(), mark=None)
 
-    def _read(self, images: Sequence[Output]) -> Iterator[tuple[Output, bytes | None]]:
+    def _write(self, key: str, images: Sequence[Output], read_item: ReadItem, *, mark: str | None) -> StoredArchive:
+        """Write an archive. With a mark, raises ImageGone if an image cannot be in it."""
+        missing, made = 0, FORMATS[self._suffix]
+        with (
+            StreamedObject(self._store, key, content_type=made.content_type, mark=mark) as stored,
+            closing(self._read(images)) as read,
+        ):
+            archive = made(stored.write)
+            for image, body in read:
+                self._tick()
+                if body is not None:
+                    archive.add(image, body, read_item(image.item))
+                elif mark is None:
+                    missing += 1
+                else:
+                    raise ImageGone
+            archive.close()
+        return StoredArchive(key, len(images) - missing, stored.size, missing)
+
+    def _read(self, images: Sequence[Output]) -> Generator[tuple[Output, bytes | None]]:
         """Yield the images with their files in their order, and read the next ones meanwhile."""
         with ThreadPoolExecutor(READS, thread_name_prefix="archive") as threads:
             ahead: deque[tuple[Output, Future[bytes | None]]] = deque()

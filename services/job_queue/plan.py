@@ -25,7 +25,7 @@ class OutputOptions(TypedDict):
     name: NotRequired[str]  # a template with fields in braces
     thumbnail: NotRequired[int]  # pixels of the longer side
     metadata: NotRequired[bool]  # whether a file says of which job it is
-    archive: NotRequired[str]  # tar: the images are also stored in archives
+    archive: NotRequired[str]  # tar or parquet: the images are also stored in archives
     archive_mib: NotRequired[int]  # of an archive, at most
 
 

@@ -11,7 +11,7 @@ from services.job_requests.strict_json import RequestError
 
 FORMATS = ("png", "jpeg", "webp")
 LOSSY = ("jpeg", "webp")
-ARCHIVES = ("tar",)
+ARCHIVES = ("tar", "parquet")
 SMALLEST_ARCHIVE, LARGEST_ARCHIVE, ARCHIVE_MIB = 1, 4096, 256  # MiB of an archive; the last is the default
 MAX_TEMPLATE, MAX_NAME = 200, 200  # characters
 MAX_NAMED = 100_000  # images of a job whose names must be compared: half a second of one processor

@@ -16,7 +16,7 @@ class StreamedObject:
     """An object that is written piece by piece, and exists once the `with` block has ended without an error.
 
     Content that fits one part is written by one request, more by a multipart upload, which an error aborts.
-    mark: a text that tells what the object has, for `is_marked`.
+    mark: a text that tells what the object has, for `marked_size`.
     """
 
     def __init__(self, store: ObjectStore, key: str, *, content_type: str, mark: str | None = None) -> None:
@@ -24,14 +24,14 @@ class StreamedObject:
         self._store, self._type = store, content_type
         self._metadata = {} if mark is None else {MARK: mark}
         self._buffer = bytearray()
-        self._size = 0
+        self.size = 0  # bytes that were written
         self._upload: str | None = None
         self._parts: list[dict[str, Any]] = []
 
     def write(self, content: bytes) -> None:
         """Append to the object."""
         self._buffer += content
-        self._size += len(content)
+        self.size += len(content)
         while len(self._buffer) > PART_BYTES:
             self._upload_part(bytes(memoryview(self._buffer)[:PART_BYTES]))
             del self._buffer[:PART_BYTES]
@@ -55,7 +55,7 @@ class StreamedObject:
             except BaseException:
                 self._abort()
                 raise
-            self._store.check_size(self.key, self._size)
+            self._store.check_size(self.key, self.size)
 
     def _place(self) -> dict[str, str]:
         return {"Bucket": self._store.bucket, "Key": self.key}
@@ -78,9 +78,9 @@ class StreamedObject:
                 log.warning("%s: the parts of a failed upload could not be removed: %s", self.key, error)
 
 
-def is_marked(store: ObjectStore, key: str, mark: str, size: int) -> bool:
-    """Return whether the key holds an object of this size that its writer has marked so."""
+def marked_size(store: ObjectStore, key: str, mark: str) -> int | None:
+    """Return the bytes of the object of a key if its writer has marked it so, else None."""
     head = store.head(key)
-    if head is None or head["ContentLength"] != size:
-        return False
-    return {name.lower(): value for name, value in head.get("Metadata", {}).items()}.get(MARK) == mark
+    if head is None or {name.lower(): text for name, text in head.get("Metadata", {}).items()}.get(MARK) != mark:
+        return None
+    return int(head["ContentLength"])

@@ -256,8 +256,7 @@ class SamplingLoop:
         try:
             images = engine.step()
         except OutOfMemory as error:
-            self._recover(engine, error)
-            return
+            return self._recover(engine, error)
         except DeviceFault as error:
             self._exit(engine, error)
         except Exception as error:  # a failing step counts against the shards in it, never against the process

@@ -110,6 +110,7 @@ def test_archives_and_unpacked_inputs_are_deleted_too(
         "00000000.png", "archive-N.tar", "errors.jsonl", "input-N.json", "input-N.jsonl", "manifest.json",
         "outputs-N.jsonl",
     ]  # fmt: skip
+    store.put(f"outputs/default/{job_id}/archive-r2-00000.parquet", b"PAR1", content_type="application/octet-stream")
     store.put(f"outputs/default/{rejected}/input-12.jsonl", b"{}\n", content_type="text/plain")
     store.put(other := f"outputs/default/{job_id}/notes.txt", b"mine", content_type="text/plain")
     for each in (job_id, plain, rejected):

@@ -87,6 +87,29 @@ def test_a_program_that_waits_outlives_a_failover(
     assert ended == ["succeeded"]
 
 
+def test_a_client_that_is_closed_ends_the_waits_of_its_threads(stack: Stack) -> None:
+    """It opens no connection again."""
+    client, said = Darkroom(), []
+    job = client.submit("tiny", REQUEST, run_after=datetime.now(UTC) + timedelta(days=1))
+
+    def wait() -> None:
+        try:
+            job.wait(120)
+        except ClientError as error:
+            said.append(str(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    client.close()
+    waiting.join(60)
+    assert said == ["the client is closed; use it within its `with` block, or make another one"]
+    for call in (job.status, job.retry, lambda: list(job.images()), lambda: client.submit("tiny", REQUEST)):
+        with pytest.raises(ClientError, match="the client is closed"):
+            call()
+    with Darkroom() as another:
+        another.job(job.id).cancel()
+
+
 def test_an_image_that_was_replaced_is_refused(
     stack: Stack, client: Darkroom, dispatcher: Process, worker: Process
 ) -> None:

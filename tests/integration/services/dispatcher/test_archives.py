@@ -18,7 +18,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from services.dispatcher import archives, finalizer, planner
 from services.job_queue import jobs
 from services.job_queue.leases import Lease
-from services.job_queue.outputs import Output
+from services.job_queue.outputs import Output, list_outputs
 from services.job_queue.states import WorkState
 from services.storage import streaming
 from tests.support.freezing import freeze_in
@@ -26,6 +26,7 @@ from tests.support.job_queue import call_function, claim, settle
 from tests.support.s3_proxy import S3Proxy, s3_proxy
 from tests.support.stack import Stack
 from tests.support.tenants import QUICK
+from training.data.own_images.parquet import read_rows
 
 REST = text("SELECT CAST(extract(epoch FROM lease_until - now()) AS float8) FROM work WHERE id = :id")
 SHORTEN = text("UPDATE work SET lease_until = now() + interval '60 seconds' WHERE id = :id")
@@ -155,6 +156,35 @@ def test_images_that_are_gone_or_replaced_are_left_out_and_counted(
     assert names_of(archive) == [index for index in range(40) if index not in (3, 20, 39)]
     assert stack.job(job_id).reason == "its archives lack 3 images that were removed or replaced before it ended"
     assert manifest_of(stack, job_id)["archives"][0]["missing"] == 3
+
+
+def test_a_parquet_archive_is_written_once_unless_images_are_gone(
+    stack: Stack, engine: Engine, worker_id: uuid.UUID, tmp_path: Path
+) -> None:
+    """What it lacks is counted again by an attempt that finds the file of an earlier one."""
+    job_id, store = submit(stack, engine, worker_id, archive="parquet"), stack.store()
+    finalize = make_all(stack, engine, worker_id)
+    with engine.begin() as connection:
+        plan, images = json.loads(jobs.find_finalizing_job(connection, job_id).plan), list_outputs(connection, job_id)
+    prefix = f"outputs/default/{job_id}/archive-"
+    first, again = (list(archives.write_archives(store, plan, prefix, images, lambda: None)) for _ in range(2))
+    assert first == again
+    assert [one.missing for one in first] == [0]
+    store.delete([images[3].key, first[0].key])
+    for _ in range(2):
+        (found,) = archives.write_archives(store, plan, prefix, images, lambda: None)
+        assert (found.images, found.missing, found.bytes) == (39, 1, store.head(found.key)["ContentLength"])
+    assert finalizer.finalize(engine, store, finalize) == "succeeded"
+    assert stack.job(job_id).reason == "its archives lack 1 images that were removed or replaced before it ended"
+    (named,) = manifest_of(stack, job_id)["archives"]
+    store.download(named["key"], tmp_path / "a.parquet")
+    rows = list(read_rows(tmp_path / "a.parquet"))
+    assert len(rows) == named["images"] == 39
+    body, ending, record = rows[3]
+    assert (body, ending) == (store.get(images[4].key), ".png")
+    assert {name: record[name] for name in ("index", "item", "seed", "id", "class_label", "sha256")} == {
+        "index": 4, "item": 4, "seed": 9, "id": "i4", "class_label": "1", "sha256": images[4].sha256,
+    }  # fmt: skip
 
 
 def test_images_that_may_not_be_read_now_are_not_taken_for_gone(

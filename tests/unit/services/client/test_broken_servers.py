@@ -94,3 +94,12 @@ def test_pages_without_an_end_are_not_read_for_ever() -> None:
         images = HttpBackend(url, "token", 0).read_ranges(JOB, [(0, 2**31 - 1)], 1_000)
         assert [image.index for image in images] == [0]
         assert len(asked) == 2
+
+
+def test_a_client_that_is_closed_asks_nothing() -> None:
+    with server(document({})) as (url, asked):
+        with Darkroom(url=url, token="token") as client:
+            pass
+        with pytest.raises(ClientError, match="the client is closed"):
+            client.jobs()
+        assert asked == []
