@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 GAP = 2  # pixels between images
 FONT_SIZE = 11
 MOST_LABEL = 240  # pixels left of a sheet
+MOST_LINES = 4  # above a column
 MOST_LETTERS = 60  # of a value in a label, which may be a file
 
 
@@ -121,20 +122,39 @@ def axis_labels(axes: Sequence[Sequence[Any]], *, rows: int, per_item: int) -> t
 
 
 def label(sheet: Image.Image, rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
-    """Return a sheet with a label left of each row and above each column; those that are too long are cut."""
+    """Return a sheet with a label left of each row and above each column.
+
+    Those above columns have up to MOST_LINES lines. Labels that are too long are cut.
+    """
     font = load(FONT_SIZE)
     left = min(MOST_LABEL, 2 * GAP + max(int(font.getlength(one)) + 1 for one in rows))
-    top = FONT_SIZE + 2 * GAP
     width, height = (sheet.width - GAP) // len(columns), (sheet.height - GAP) // len(rows)
+    starts = [number for number, text in enumerate(columns) if text]
+    above = {
+        number: wrap(columns[number], (end - number) * width, font)
+        for number, end in zip(starts, [*starts, len(columns)][1:], strict=True)
+    }
+    top = GAP + (FONT_SIZE + GAP) * max(map(len, above.values()), default=1)
     labelled = Image.new("RGB", (left + sheet.width, top + sheet.height), "white")
     labelled.paste(sheet, (left, top))
     pen = ImageDraw.Draw(labelled)
-    starts = [number for number, text in enumerate(columns) if text]
-    for number, end in zip(starts, [*starts, len(columns)][1:], strict=True):
-        pen.text((left + GAP + number * width, GAP), fit(columns[number], (end - number) * width, font), "black", font)
+    for number, lines in above.items():
+        for line, text in enumerate(lines):
+            pen.text((left + GAP + number * width, GAP + line * (FONT_SIZE + GAP)), text, "black", font)
     for number, text in enumerate(rows):
         pen.text((GAP, top + GAP + number * height), fit(text, left - GAP, font), "black", font)
     return labelled
+
+
+def wrap(text: str, width: int, font: Any) -> list[str]:
+    """Return the beginning of a text in up to MOST_LINES lines, broken at spaces, of at most so many pixels."""
+    lines: list[str] = []
+    while text and len(lines) < MOST_LINES and (line := fit(text, width, font)):
+        if len(line) < len(text) and " " in line.rstrip():
+            line = line.rsplit(" ", 1)[0]
+        lines.append(line)
+        text = text[len(line) :].lstrip()
+    return lines
 
 
 def fit(text: str, width: int, font: Any) -> str:

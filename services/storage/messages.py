@@ -18,6 +18,9 @@ def describe_store_error(error: BaseException) -> str | None:
         return f"S3 does not answer ({summarise(error)}). {advise('DARKROOM_S3_ENDPOINT_URL')}"
     if not isinstance(error, ClientError):
         return None
+    if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+        key = error.response["Error"].get("Key", "of this key")
+        return f"S3 has no object {key}: it was removed, or was never stored."
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     check = CHECKS.get(status or 0, "DARKROOM_S3_ENDPOINT_URL and DARKROOM_S3_REGION")
     return f"S3 refuses a request ({summarise(error)}). Check {check}."

@@ -46,7 +46,7 @@ def test_jobs_stand_side_by_side_on_a_sheet(stack: Stack, darkroom_here: Darkroo
         assert done.returncode == 0, done.stderr
         with Image.open(path) as sheet:
             assert sheet.width > 4 * 34 + 2  # two images of an item and job, and the labels left of them
-            assert sheet.height == 3 * 34 + 2 + 15
+            assert sheet.height >= 3 * 34 + 2 + 15
         wrong = darkroom_here("jobs", "sheet", first, other)
         assert wrong.returncode == 1
         assert f"job: {other} has 2 items of 2 images; permitted: 3 items of 2 images, as in {first}" in wrong.stderr

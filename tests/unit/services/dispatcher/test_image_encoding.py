@@ -11,6 +11,7 @@ from PIL import Image
 from services.cli import contact_sheet
 from services.storage import layout
 from services.worker import encoding
+from training.previews.font import load
 
 JOB = uuid.UUID("01a20623-9eb0-7e43-a7ba-68359c45a3dd")
 
@@ -77,6 +78,20 @@ def test_a_sheet_of_a_grid_names_its_rows_and_columns() -> None:
     assert dark[top:, :left].any()
     assert dark[:top, left:].any()
     assert not dark[top:, left:].any()
+
+
+def test_a_label_that_is_wider_than_its_column_goes_on_in_another_line() -> None:
+    """Two releases whose names begin alike would otherwise have one label."""
+    font = load(contact_sheet.FONT_SIZE)
+    lines = contact_sheet.wrap("release digits-shortcut@1", 64, font)
+    assert (lines[0], len(lines) <= contact_sheet.MOST_LINES) == ("release", True)
+    assert "".join(lines).replace(" ", "") == "releasedigits-shortcut@1"
+    assert all(font.getlength(line) <= 64 for line in lines)
+    assert contact_sheet.wrap("steps 5", 64, font) == ["steps 5"]
+    assert contact_sheet.wrap("steps 5", 0, font) == []
+    plain = Image.new("RGB", (66, 66), "white")
+    one, several = (contact_sheet.label(plain, ["a"], [text]) for text in ("steps 5", "release digits-shortcut@1"))
+    assert several.height - one.height == (len(lines) - 1) * (contact_sheet.FONT_SIZE + contact_sheet.GAP)
 
 
 def test_rows_may_have_labels_where_columns_have_none() -> None:
