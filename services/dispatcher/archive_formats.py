@@ -76,7 +76,7 @@ class ParquetArchive:
     content_type = "application/vnd.apache.parquet"
 
     def __init__(self, write: Write) -> None:
-        import pyarrow as pa  # takes 50 MiB, which a dispatcher without such a job need not have
+        import pyarrow as pa  # takes 30 MiB, which a dispatcher without such a job does not need
         import pyarrow.parquet as pq
 
         integers, texts = ("index", "item", "seed"), (*TEXTS, "sha256", "json")
