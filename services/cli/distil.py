@@ -123,7 +123,7 @@ def _prepare(
 
 
 def _check_gate(comparison: dict[str, Any], within: float, folder: Path) -> None:
-    """Raise CommandError if the student is too far from the real images, beside its teacher."""
+    """Raise CommandError if the student is too far from the real images, compared with its teacher."""
     figure = comparison["figures"].get(DISTANCE) or comparison["figures"]["sliced_wasserstein_distance"]
     ratio = figure["release"] / figure["against"]
     if within and ratio > within:

@@ -37,7 +37,7 @@ def parse_lifetime(option: str, text: str) -> timedelta:
 def download_outputs(
     store: ObjectStore, job: Job, outputs: Sequence[Output], folder: Path, *, show_progress: bool
 ) -> None:
-    """Write the images of a job to a folder, and beside them its manifest and listings if it has ended.
+    """Write the images of a job to a folder, and its manifest and listings if it has ended.
 
     Raises ClientError if an object is gone or was changed.
     """

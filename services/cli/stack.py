@@ -99,7 +99,7 @@ def start_if_local() -> None:
 
 
 def start_processes_if_local() -> None:
-    """Start a dispatcher and a worker beside the local stack, unless DARKROOM_DATABASE_URL names another database."""
+    """Start a dispatcher and a worker for the local stack, unless DARKROOM_DATABASE_URL names another database."""
     from services.local_stack import processes
     from services.local_stack.background import start_background
 

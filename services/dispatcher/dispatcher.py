@@ -36,7 +36,7 @@ RETRY_INTERVAL_S = 2.0  # after an error of the database, and for a part of the 
 
 
 class Dispatcher:
-    """A dispatcher process. `run` returns after `stop`, once the work at hand is completed."""
+    """A dispatcher process. `run` returns after `stop`, once the current work is completed."""
 
     def __init__(self, settings: Settings, database: Database, store: ObjectStore, app: Celery) -> None:
         self.settings, self.database = settings, database
@@ -58,7 +58,7 @@ class Dispatcher:
         self._paused_until: dict[str, float] = {}  # parts of the loop that have failed
 
     def stop(self) -> None:
-        """Stop after the work at hand. Safe to call from a signal handler."""
+        """Stop after the current work. Safe to call from a signal handler."""
         self.health.draining = True
         self._stopping.set()
         self._wake.set()

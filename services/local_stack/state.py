@@ -117,6 +117,8 @@ def read(root: Path) -> StackState | None:
         return _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise StackError(f"{ROOT_VARIABLE}: {root} is not a folder; give a folder for the local stack") from None
     except OSError as error:
         raise StackError(f"{path} cannot be read ({error.strerror}). Run as the user who started the stack.") from None
     except (ValueError, TypeError) as error:

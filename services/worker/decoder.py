@@ -1,4 +1,4 @@
-"""Decodes finished latents to images, beside the steps of other images."""
+"""Decodes finished latents to images while other images take their steps."""
 
 import time
 from collections import deque

@@ -162,7 +162,7 @@ class Release:
 
     @property
     def has_light_decoder(self) -> bool:
-        """Whether there is a light decoder beside the own one. Versions that do not know it decode with the own one."""
+        """Whether there is a light decoder too. Versions that do not know it decode with the own one."""
         return LIGHT_DECODER in self.architecture
 
     def with_default_decoder(self) -> "Release":

@@ -27,7 +27,7 @@ LEAST_SAMPLES, MOST_SAMPLES = 64, 1000  # of the evaluation
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds until a stage starts. imports: of all stages, which are made once. stage: of each stage beside them."""
+    """Seconds until a stage starts. imports: of all stages, which are made once. stage: of each stage in addition."""
 
     imports: float
     stage: float
@@ -120,7 +120,7 @@ def check_start(start: Start, minutes: float, spent: float) -> None:
 
 
 def too_short(minutes: float, least: float, spent: float, *, training: float = 0.0, steps: int = 0) -> PlanError:
-    """Return the error of a time that is too short. least: seconds that are needed at least, beside those spent.
+    """Return the error of a time that is too short. least: seconds that are needed at least, besides those spent.
 
     training: those of the fewest steps, `steps`.
     """

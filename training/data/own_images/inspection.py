@@ -176,7 +176,7 @@ def read_annotations(found: Inspection, annotations: Annotations, names: Sequenc
 def describe_labels(
     found: Inspection, annotations: Annotations, names: Sequence[str], told: Mapping[str, Annotation]
 ) -> Mapping[str, Label]:
-    """Tell the classes: of tables, else of files beside the images that were looked at, else of folders.
+    """Tell the classes: of tables, else of files next to the images that were looked at, else of folders.
 
     Returns the labels, by the names of the images.
 

@@ -30,7 +30,7 @@ class CodeError(pickle.UnpicklingError):
 
 
 class Placeholder:
-    """Stands for any object beside the weights: an OmegaConf, a Namespace, a Path, a callback. It does nothing."""
+    """Stands for any object that is not a weight: an OmegaConf, a Namespace, a Path, a callback. It does nothing."""
 
     dump_patches = False  # `torch.load` asks this of a module in the old format
 

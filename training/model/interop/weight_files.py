@@ -44,7 +44,7 @@ class WeightsError(DarkroomError):
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file by name: of safetensors, or of a file of `torch.save`, whose code never runs.
 
-    Objects beside the weights are passed over, and prefixes that wrappers of a module add are taken off. For one part
+    Other objects than weights are ignored, and prefixes that wrappers of a module add are taken off. For one part
     of a model in several files, or their index, all parts are read. Raises WeightsError.
     """
     parts = find_parts(path)

@@ -78,6 +78,12 @@ def test_state_with_an_unusable_value_is_refused(kept_root: Path, field: str, va
         kept_state.read(kept_root)
 
 
+def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "root").touch()
+    with pytest.raises(kept_state.StackError, match=r"^DARKROOM_ROOT: .*/root is not a folder; give a folder for the"):
+        kept_state.read(tmp_path / "root")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00", '{"postgres_port": 1}'])
 def test_damaged_state_says_what_to_do_and_is_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / "stack.json"

@@ -31,7 +31,7 @@ def import_release(
 ) -> tuple[Release, dict[str, int]]:
     """Write a checkpoint as a release to `folder`, and load it again as a check.
 
-    License files beside the checkpoint are copied. Returns the release and each part's number of parameters. Raises
+    License files next to the checkpoint are copied. Returns the release and each part's number of parameters. Raises
     CompVisError, or OSError for the folder.
     """
     block, state = read_config(config), read_state(checkpoint)
