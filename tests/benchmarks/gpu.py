@@ -25,10 +25,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tests.benchmarks.gpu_timing import PREPARES, SHARED
-
+PREPARES = "DARKROOM_GPU_PREPARES"  # set where a part only compiles what it will measure, beside other parts
+SHARED = "DARKROOM_GPU_SHARED"  # a folder for what a part prepares
 TOTAL_S = 410  # of all parts together
 PREPARED_S = 200  # for the parts that run at once
 MARK = "measured: "  # begins a line with a number in the output of a part
@@ -73,6 +71,8 @@ PARTS = {
 
 def device_name() -> str:
     """Name the device and the versions that matter."""
+    import torch
+
     libraries = f"torch {torch.__version__}, Python {sys.version.split()[0]}"
     if not torch.cuda.is_available():
         return f"no GPU, {libraries}"
@@ -112,6 +112,8 @@ def run_part(name: str, limit_s: float, smallest: bool, **environment: str) -> d
 
 def run_all(names: Sequence[str], smallest: bool, keep: Callable[[str, dict[str, Any]], None]) -> None:
     """Run parts: those without times at once, while the others compile, and then the others one by one."""
+    import torch
+
     end = time.monotonic() + TOTAL_S
     compiles = torch.cuda.is_available()
     with tempfile.TemporaryDirectory(prefix="darkroom-gpu-", ignore_cleanup_errors=True) as folder:
@@ -173,6 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.part:
         PARTS[options.part].load()(options.smallest, report)
         return
+    import torch
+
     if not torch.cuda.is_available() and not options.smallest:
         print("There is no GPU here, so nothing is measured. --smallest rehearses all parts on the CPU.")
         return

@@ -21,8 +21,9 @@ from services.worker.execution import Execution
 from services.worker.images import Developed
 from services.worker.pack import DECODE_ROWS
 from services.worker.precompile import Choice, count_compiled, load
+from tests.benchmarks.gpu import SHARED
 from tests.benchmarks.gpu_parts import LDM4, develop
-from tests.benchmarks.gpu_timing import DEVICE, PROFILE, SHARED, Report, median_seconds, prepares, synchronise
+from tests.benchmarks.gpu_timing import DEVICE, PROFILE, Report, median_seconds, prepares, synchronise
 from tests.support.releases import make_tiny_release
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.latent_diffusion import LatentDiffusion, as_json, save_diffusion

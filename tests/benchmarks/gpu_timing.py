@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import torch
 
+from tests.benchmarks.gpu import PREPARES
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PROFILE = "bf16-compiled" if DEVICE.type == "cuda" else "bf16"
-PREPARES = "DARKROOM_GPU_PREPARES"  # set where a part only compiles what it will measure, beside other parts
-SHARED = "DARKROOM_GPU_SHARED"  # a folder for what a part prepares
+REHEARSED = DEVICE.type == "cpu"  # where no number counts
 
 Report = Callable[[str, float], None]  # takes what was measured, and its value
 
@@ -21,14 +22,18 @@ def prepares() -> bool:
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 10) -> float:
-    """Return the median time of `work` on the device after two rounds of warm-up; of one round where it `prepares`."""
+    """Return the median time of `work` on the device after two rounds of warm-up.
+
+    Where it `prepares`, and on a CPU, of one round.
+    """
     taken = []
-    for round_ in range(1 if prepares() else repeats + 2):
+    rounds, warm_up = (1, 0) if prepares() or REHEARSED else (repeats + 2, 2)
+    for round_ in range(rounds):
         synchronise()
         begun = time.perf_counter()
         work()
         synchronise()
-        if round_ >= 2 or prepares():
+        if round_ >= warm_up:
             taken.append(time.perf_counter() - begun)
     return statistics.median(taken)
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from tests.benchmarks import gpu
-from tests.benchmarks.gpu import PARTS
-from tests.benchmarks.gpu_timing import SHARED
+from tests.benchmarks.gpu import PARTS, SHARED
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # in diffusers

@@ -15,6 +15,7 @@ from torch._inductor import config as inductor
 from services.worker.device_faults import UnstableProfile
 from services.worker.engine import Engine
 from services.worker.execution import Execution
+from tests.support.compiling import QUICK
 from tests.support.releases import make_small_release
 from tests.support.thoroughness import THOROUGH
 from tests.unit.services.worker.test_engine import ODD, Image, develop, image
@@ -40,7 +41,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled(release: Path) -> Iterator[Engine[object]]:
     """An engine that has taken its first steps."""
     torch._dynamo.reset()
-    with inductor.patch(compile_threads=1):  # another process takes longer to start than it saves
+    with inductor.patch(QUICK):
         engine = Engine[object](release, rows=4, device="cpu", profile="fp32-compiled")
         develop(engine, [MIX[0]])
         yield engine
@@ -80,7 +81,7 @@ def test_images_are_those_of_eager_fp32(compiled: Engine[object], release: Path)
 
 
 @needs_compiler
-@inductor.patch(compile_threads=1)
+@inductor.patch(QUICK)
 @pytest.mark.skipif(not THOROUGH, reason="compiling a second profile takes a minute; make chaos does")
 def test_bf16_keeps_its_bytes_alone_in_company_and_once_compiled_anew(
     release: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -25,6 +25,7 @@ from services.worker.device_faults import OutOfMemory, UnstableProfile
 from services.worker.engine import Engine
 from services.worker.execution import Execution
 from services.worker.precompile import Choice, Precompiler, count_compiled
+from tests.support.compiling import QUICK
 from tests.support.releases import make_small_release
 from tests.support.thoroughness import THOROUGH
 from training.model.release import read
@@ -158,7 +159,7 @@ def test_what_ends_compiling_is_told(said: str, error: type[Exception], monkeypa
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler
-@inductor.patch(compile_threads=1)  # monkeypatch would hide the option afterwards
+@inductor.patch(QUICK)  # monkeypatch would hide the options afterwards
 def test_torch_compiles_nothing_that_is_in_a_loaded_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, compiled, libraries = None, [], {}
     for name in ("made", "loaded"):

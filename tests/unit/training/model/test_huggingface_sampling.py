@@ -36,7 +36,7 @@ from training.model.unet import UNet, UNetConfig
 diffusers = pytest.importorskip("diffusers")
 
 CLASSES, STEPS, SCALE = 5, 4, 2.0  # SCALE is that of the README
-SIZE, LATENT = 32, 16
+SIZE, LATENT = 16, 8
 UNREAD = ("ids", "low_resolution", "semantic_map", "layout_map")  # their folders do not say what the inputs mean
 GUIDED = (
     "class",
@@ -283,7 +283,7 @@ def test_the_readme_s_example_samples_our_images(
     posterior = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
     monkeypatch.setattr(posterior, "sample", lambda self, generator=None: self.mean)
     program: dict[str, Any] = {}
-    torch.manual_seed(1)
+    torch.manual_seed(2)  # no latent is as near to two entries of a codebook
     exec(example(folder), program)
 
     if loads == "StableDiffusionInpaintPipeline":
