@@ -30,6 +30,17 @@ def hanging_receiver() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/"
 
 
+@contextmanager
+def sending(owner: Engine) -> Iterator[None]:
+    """Send what is due until the context ends."""
+    sender = WebhookSender(owner)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.stop()
+
+
 def add(owner: Engine, tenant: Tenant, url: str, events: int) -> None:
     with owner.begin() as connection:
         webhooks.add_webhook(connection, tenant.name, url, "secret", may_be_private=True)
@@ -68,19 +79,15 @@ def test_receivers_that_hang_delay_no_other_tenant(
 ) -> None:
     monkeypatch.setattr(delivery, "TIMEOUT_S", 600.0)
     monkeypatch.setattr(delivery, "TOTAL_S", 600.0)
-    sender = WebhookSender(owner)
-    with receiver() as heard:
-        with hanging_receiver() as hanging:
-            add(owner, attacker, hanging, 3_000)
-            add(owner, neighbour, heard.url, 4 * EACH)
-            sender.start()
-            deadline = time.monotonic() + 120
-            while count(owner, neighbour, "state = 'delivered'") < 4 * EACH:
-                assert time.monotonic() < deadline, "the neighbour waits for the attacker's receiver"
-                time.sleep(0.05)
-            assert count(owner, attacker, "attempts > 0") == EACH
-            assert count(owner, attacker, "state <> 'waiting'") == 0
-        sender.stop()  # the connections are reset
+    with receiver() as heard, sending(owner), hanging_receiver() as hanging:
+        add(owner, attacker, hanging, 3_000)
+        add(owner, neighbour, heard.url, 4 * EACH)
+        deadline = time.monotonic() + 120
+        while count(owner, neighbour, "state = 'delivered'") < 4 * EACH:
+            assert time.monotonic() < deadline, "the neighbour waits for the attacker's receiver"
+            time.sleep(0.05)
+        assert count(owner, attacker, "attempts > 0") == EACH
+        assert count(owner, attacker, "state <> 'waiting'") == 0
     assert len(heard.arrived) == 4 * EACH
 
 
@@ -98,16 +105,13 @@ def test_events_of_a_webhook_that_was_removed_meanwhile_keep_no_others_back(owne
 
 def test_a_receiver_that_is_away_is_tried_seldom_and_holds_up_no_other_one(owner: Engine, attacker: Tenant) -> None:
     """Not as often as it refuses a connection, though thousands of events are due for it."""
-    sender = WebhookSender(owner)
-    with receiver() as heard:
+    with receiver() as heard, sending(owner):
         add(owner, attacker, "http://127.0.0.1:1/", 3_000)
         add(owner, attacker, heard.url, 50)
-        sender.start()
         deadline = time.monotonic() + 120
         while count(owner, attacker, "state = 'delivered'") < 50:
             assert time.monotonic() < deadline, "it waits for the receiver that is away"
             time.sleep(0.05)
-        sender.stop()
     # At most EACH of the first claim, and one after each pause.
     assert 1 <= count(owner, attacker, "url = 'http://127.0.0.1:1/' AND attempts > 0") < 30
 
