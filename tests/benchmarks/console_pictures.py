@@ -37,7 +37,20 @@ from training.data.own_images.prepare import Settings, prepare
 from training.data.shapes import CLASSES, Scene, caption, draw_scene, render
 
 SIZE, SHEET = 128, (10, 4)  # pixels of an image; columns and rows of a sheet
-HEIGHTS = {"jobs": 560, "gallery": 620}  # pixels; others: 760
+DOCUMENTED = (
+    "jobs",
+    "gallery",
+    "ratings",
+    "recall",
+    "release",
+    "data-set",
+    "compare",
+    "submit",
+    "many",
+    "service",
+    "run",
+)
+HEIGHTS = {"jobs": 560, "gallery": 620, "errors": 420, "runs": 300}  # pixels; others: 760
 CONDITIONS = {
     "type": "object",
     "properties": {
@@ -56,7 +69,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("docs/results"))
     parser.add_argument("--width", type=int, default=1100)
     parser.add_argument("--scheme", choices=("light", "dark"), help="default: dark for the gallery, else light")
-    parser.add_argument("--only", help="the name of one picture")
+    parser.add_argument("--only", help="the name of one page, or `every`; default: those of the document")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -66,7 +79,7 @@ def main() -> None:
         serve(stack, Path(runs)) as link,
         open_browser() as browser,
     ):
-        for name in [options.only] if options.only else pages:
+        for name in pages if options.only == "every" else [options.only] if options.only else DOCUMENTED:
             scheme = options.scheme or ("dark" if name == "gallery" else "light")
             size = {"width": options.width, "height": HEIGHTS.get(name, 760)}
             context = browser.new_context(viewport=size, color_scheme=scheme)
@@ -91,6 +104,8 @@ def take(context: Any, link: str, path: str, file: Path, *, whole: bool = False)
     tab.wait_for_timeout(700)
     tab.screenshot(path=file, full_page=whole)
     context.close()
+    with Image.open(file) as taken:
+        taken.convert("RGB").quantize(256).save(file, optimize=True)
 
 
 # -- example data ------------------------------------------------------------------------------
@@ -103,7 +118,8 @@ def example_pages(stack: Stack, runs: Path) -> Iterator[Mapping[str, str]]:
     make_run(runs / "shapes-2")
     with ExitStack() as releases:
         lineage = {"data": data, "experiment": {"optimizer": {"rate": 2e-4}, "steps": 20_000, "seed": 0}}
-        manifest = {"conditions": CONDITIONS, "lineage": lineage}
+        shapes = {"image_shape": [3, SIZE, SIZE], "latent_shape": [4, SIZE // 8, SIZE // 8]}
+        manifest = {"conditions": CONDITIONS, "lineage": lineage, **shapes}
         sheets = [sheet(first) for first in (0, 40)]
         rows = releases.enter_context(releases_called(stack, "shapes", 2, sheets=sheets, **manifest))
         with stack.engine("publisher").begin() as connection:

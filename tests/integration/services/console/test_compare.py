@@ -88,3 +88,9 @@ def test_a_job_to_compare_with_is_chosen_among_those_of_as_many_images(stack: St
         both = console.get(links[0]).text
         assert re.findall(r"compared-with@[12](?=</a></strong>)", both) == ["compared-with@1", "compared-with@2"]
         assert both.count(">identical<") == 3
+        assert "data-live" not in both
+        with stack.engine("migrator").begin() as connection:
+            connection.execute(text("UPDATE jobs SET finished_at = NULL WHERE id = :id"), {"id": jobs[1]})
+        assert re.findall(r'id="([^"]+)" data-live="([^"]+)"', console.get(links[0]).text) == [
+            ("job-2", str(jobs[1])), ("pairs", str(jobs[1]))
+        ]  # fmt: skip
