@@ -29,7 +29,7 @@ from pgqueuer.db import PsycopgDriver
 from pgqueuer.types import QueueExecutionMode
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from services.dispatcher import planner
 from services.job_queue import claims, jobs, outputs, processes
@@ -106,14 +106,20 @@ def add_shards(connection: Connection, job_id: Any, count: int, *, images: int) 
     )
 
 
+def connect_worker(stack: Stack) -> Engine:
+    """Connect as a worker does: each statement commits, and those that run often are prepared."""
+    from services.database import connections
+
+    url = stack.settings("worker").database_url.get_secret_value()
+    return connections.autocommit(connections.prepare_statements(connections.connect(url)))
+
+
 def work(stack: Stack) -> None:
     """Claim ten shards, record an image of each and finish them, until nothing is ready: as a worker does.
 
     Each claim and each end is a statement and a transaction of its own.
     """
-    from services.database import connections
-
-    engine = connections.autocommit(connections.connect(stack.settings("worker").database_url.get_secret_value()))
+    engine = connect_worker(stack)
     with engine.connect() as connection:
         process = processes.register(connection, ProcessKind.WORKER)
         while found := claims.claim_sampling(connection, process, queues=["default"], count=UNDER_WAY):
@@ -126,9 +132,7 @@ def work(stack: Stack) -> None:
 
 def measure_settling(stack: Stack, count: int) -> Seconds:
     """Measure how long it takes to record `count` images of one job, in shards of 16."""
-    from services.database import connections
-
-    engine = connections.autocommit(connections.connect(stack.settings("worker").database_url.get_secret_value()))
+    engine = connect_worker(stack)
     with engine.connect() as connection:
         process = processes.register(connection, ProcessKind.WORKER)
 

@@ -25,7 +25,7 @@ DENIED = ("42501", "0A000", "25P02", "55000")
         "SELECT 1 INTO TEMP mine",
         "DO $$ BEGIN PERFORM submitting_tenant(); PERFORM count_endings(); END $$",
         "SELECT announce('darkroom_work', '')",
-        "SELECT count_submissions('neighbour', 100000, 0)",
+        "SELECT count_submissions('neighbour', 'default', 100000, 0, 0, NULL)",
         "SELECT lo_from_bytea(0, 'x')",
         "SELECT lo_creat(-1)",
         "SELECT pg_advisory_lock(1)",

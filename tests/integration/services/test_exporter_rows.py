@@ -28,8 +28,7 @@ def owner(stack: Stack) -> Iterator[Engine]:
 def test_a_row_out_of_range_silences_nothing(stack: Stack, owner: Engine) -> None:
     """Infinite times, costs and counts whose sums no integer holds."""
     with owner.begin() as connection:
-        connection.execute(text("ALTER TABLE jobs DROP CONSTRAINT run_after_is_in_range"))
-        connection.execute(text("ALTER TABLE jobs DISABLE TRIGGER check_times"))
+        connection.execute(text("ALTER TABLE jobs DISABLE TRIGGER check_columns"))
     try:
         stack.submit({"items": []}, run_after="infinity")
         stack.submit({"items": []}, run_after="-infinity")
@@ -58,11 +57,7 @@ def test_a_row_out_of_range_silences_nothing(stack: Stack, owner: Engine) -> Non
     finally:
         empty_queue(owner)
         with owner.begin() as connection:
-            connection.execute(text("ALTER TABLE jobs ENABLE TRIGGER check_times"))
-            connection.execute(
-                text("ALTER TABLE jobs ADD CONSTRAINT run_after_is_in_range "
-                     "CHECK (run_after BETWEEN '2000-01-01 00:00Z' AND '9998-12-31 00:00Z')")
-            )  # fmt: skip
+            connection.execute(text("ALTER TABLE jobs ENABLE TRIGGER check_columns"))
 
 
 def test_a_reading_that_fails_silences_no_other(stack: Stack, owner: Engine) -> None:

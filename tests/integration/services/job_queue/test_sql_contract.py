@@ -9,6 +9,7 @@ import pytest
 from services.database import logins
 from tests.support.job_queue import fetch_value
 from tests.support.stack import Stack
+from tests.support.tenants import administrator
 
 REQUEST = '{"items":[{"class_label":3}],"images_per_item":16,"steps":30,"guidance_scale":2.0,"seed":7}'
 
@@ -63,7 +64,7 @@ def test_the_group_role_submits_for_the_default_tenant(stack: Stack) -> None:
         "SELECT * FROM releases",
         "SELECT * FROM workers",
         "SELECT accept_jobs()",
-        "SELECT count_submissions('other', -1, 0)",
+        "SELECT count_submissions('other', 'default', -1, 0, 0, NULL)",
         "SELECT * FROM tenant_submissions",
         "SELECT * FROM service_locks",
         "SELECT * FROM cancel_requests",
@@ -145,6 +146,15 @@ def test_the_insert_refuses_malformed_jobs(
         client.execute(f"INSERT INTO jobs ({columns}) VALUES ({values})")
 
 
+@pytest.mark.parametrize("change", ["priority = 101", "deadline = 'infinity'", "model = ''"])
+def test_no_role_gives_a_job_a_malformed_column(stack: Stack, client: psycopg.Connection, change: str) -> None:
+    job_id = fetch_value(client, "INSERT INTO jobs (model, request) VALUES ('nobody', '{}') RETURNING id")
+    name = change.split()[0]
+    refused = pytest.raises(psycopg.errors.CheckViolation, match=f"{name}: .* is not allowed; permitted: ")
+    with administrator(stack) as owner, refused:
+        owner.execute(f"UPDATE jobs SET {change} WHERE id = '{job_id}'")
+
+
 def test_submit_job_inserts_and_returns_the_same_job_for_the_same_key(client: psycopg.Connection) -> None:
     job = '{"model": "nobody", "request": {"items": []}, "priority": 3, "idempotency_key": "function"}'
     first = fetch_value(client, "SELECT submit_job(%s)", (job,))
@@ -209,6 +219,31 @@ def test_a_quota_limits_the_open_jobs_of_a_tenant(stack: Stack, other_tenant: ps
         other_tenant.execute(insert, (1,))
     finally:
         allow(100_000)
+
+
+def test_one_statement_is_held_to_each_queue_and_to_the_whole_quota(
+    stack: Stack, other_tenant: psycopg.Connection
+) -> None:
+    insert = "INSERT INTO jobs (model, request, queue) SELECT 'nobody', '{}', unnest(%s::text[])"
+    with pytest.raises(psycopg.errors.ForeignKeyViolation, match='queue: "nowhere" does not exist') as error:
+        other_tenant.execute(insert, (["default", "nowhere"],))
+    assert error.value.diag.message_hint == "Permitted: default"
+    open_jobs = fetch_value(other_tenant, "SELECT count(*) FROM jobs WHERE finished_at IS NULL")
+    with administrator(stack) as owner:
+        owner.execute("INSERT INTO queues (name) VALUES ('second')")
+        owner.execute(
+            f"UPDATE tenants SET permitted_queues = '{{*}}', max_open_jobs = {open_jobs + 3} WHERE name = 'other'"
+        )
+        try:
+            with pytest.raises(psycopg.errors.InsufficientResources, match='tenant "other" would have more than its'):
+                other_tenant.execute(insert, (["default", "second"] * 2,))
+            other_tenant.execute(insert, (["default", "second", "default"],))
+        finally:
+            owner.execute(
+                "UPDATE tenants SET permitted_queues = '{default}', max_open_jobs = 100000 WHERE name = 'other'"
+            )
+            owner.execute("DELETE FROM jobs WHERE queue = 'second'")
+            owner.execute("DELETE FROM queues WHERE name = 'second'")
 
 
 def test_an_idempotency_key_names_one_job(client: psycopg.Connection) -> None:
