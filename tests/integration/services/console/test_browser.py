@@ -228,7 +228,7 @@ def test_a_hostile_caption_stays_text(stack: Stack, page: Any) -> None:
 def test_pages_fit_a_telephone(stack: Stack, page: Any) -> None:
     job = make_job(stack, 9, tenant=TENANT, items=[{"caption": "long " * 400}], reason="word " * 100)
     for path in ("/jobs", f"/jobs/{job}", f"/jobs/{job}/images/0", "/recall", f"/submit?job={job}", "/nowhere",
-                 f"/compare/jobs?a={job}"):  # fmt: skip
+                 f"/compare/jobs?a={job}", "/service"):  # fmt: skip
         page.goto(path)
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 360, (path, width)
