@@ -36,6 +36,8 @@ class Level(NamedTuple):
     @property
     def half_log_snr(self) -> float:
         """lambda = log(alpha / sigma): +inf at the data, -inf in pure noise."""
+        if self.alpha > 0 and self.sigma > 0:  # whose logarithms need no care, which takes longer than they do
+            return float(np.log(self.alpha) - np.log(self.sigma))
         with np.errstate(divide="ignore"):
             return float(np.log(self.alpha) - np.log(self.sigma))
 

@@ -1,5 +1,6 @@
 """A vocabulary is a function of the captions, and every text has pieces in it."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -88,18 +89,16 @@ def test_every_process_learns_the_same() -> None:
         "print(hashlib.sha256(content).hexdigest())"
     )
     many = [f"{first}{second} {second}{first}" for first in "abcdefgh" for second in "ijklmnop"]  # all as frequent
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, repr(many)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in ("0", "1")
-    ]
-    digests = {process.communicate()[0].strip() for process in running}
-    assert len(digests) == 1
-    assert len(digests.pop()) == 64
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"  # another than that of this process
+    done = subprocess.run(
+        [sys.executable, "-c", program, repr(many)],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    content = vocabulary.learn(many, 70)["tokenizer.json"]
+    assert done.stdout.strip() == hashlib.sha256(content).hexdigest()
 
 
 def test_a_conditioner_is_built_of_them() -> None:
