@@ -1,6 +1,6 @@
 """The whole demo, on fewer steps: every part is real, only the training is short.
 
-Later pipelines are started within this process, which spares the imports of a command; their stages are processes.
+Its processes are forked from one that has made their imports.
 """
 
 import io
@@ -9,12 +9,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,16 @@ from PIL import Image
 
 from services.settings import load_store
 from services.storage.object_store import ObjectStore
-from tests.support.commands import Completed, Darkroom, call_darkroom, run_darkroom
+from tests.support import fork_server
+from tests.support.commands import Completed, Darkroom, call_darkroom, fork_darkroom, start_darkroom
 
 STEPS = 48  # of the diffusion model: enough for a kill in the midst of them
 NARROW = "model.unet.channels=32"
+# The classifier for evaluations is trained for a moment too.
+FIRST = f"""{fork_server.FORKS}
+from training.metrics import classifier
+classifier.train.__kwdefaults__["steps"] = 20
+"""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,7 @@ def _no_settings() -> Iterator[None]:
 
 
 def darkroom(root: Path, *arguments: str) -> Completed:
-    return run_darkroom(root, *arguments, timeout=500)
+    return fork_darkroom(root, *arguments, timeout=600, first=FIRST)
 
 
 @pytest.fixture
@@ -120,7 +125,8 @@ def test_after_sigkill_of_everything_nothing_is_lost(demo: str, root: Path, read
     for service in services:
         process = psutil.Process(service["pid"])
         for child in [process, *process.children(recursive=True)]:
-            child.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # what Postgres has forked ends with it
+                child.send_signal(signal.SIGKILL)
     (before,) = re.findall(r"jobs show (\S+)", demo)
     assert darkroom(root, "status").returncode == 1
     up = darkroom(root, "up", "--parts", "none")
@@ -145,11 +151,9 @@ def run_again(*parameters: str, images: int = 40) -> list[str]:
 
 
 def stage_of(pipeline: int) -> psutil.Process:
-    """The process of the stage that runs: a child of multiprocessing's fork server."""
-    (stage,) = (
-        child for child in psutil.Process(pipeline).children(recursive=True)
-        if any("multiprocessing.forkserver" in argument for argument in child.parent().cmdline())
-    )  # fmt: skip
+    """The process of the stage that runs: a child of multiprocessing's fork server, which is one of KFP's process."""
+    children = psutil.Process(pipeline).children(recursive=True)
+    (stage,) = (child for child in children if child.parent().parent().ppid() == pipeline)
     return stage
 
 
@@ -168,17 +172,15 @@ def test_a_stage_that_is_killed_goes_on_when_the_pipeline_is_run_again(
     monkeypatch.setenv("DARKROOM_ROOT", str(root))
     store, prefix = checkpoints
     command = run_again(f"checkpoints=s3://{store.bucket}/{prefix}")
-    pipeline = subprocess.Popen(
-        [sys.executable, "-m", "services.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    log, errors = root / "killed.log", root / "killed-errors.log"
+    pipeline = start_darkroom(root, command, log, errors, FIRST)
     while not any(key.endswith("run.json") for key in store.keys(prefix)):
-        assert pipeline.poll() is None, pipeline.communicate()
+        assert pipeline.poll() is None, errors.read_text()
         time.sleep(0.02)
     stage_of(pipeline.pid).kill()
-    output, error = pipeline.communicate()
-    assert pipeline.returncode == 1, output + error
-    assert "train-diffusion: " in error
-    assert "Traceback" not in output + error
+    assert pipeline.wait() == 1, log.read_text()
+    assert "train-diffusion: " in errors.read_text()
+    assert "Traceback" not in log.read_text() + errors.read_text()
     (lock,) = (key for key in store.keys(prefix) if key.endswith("/lock"))
     store.delete([lock])  # as if its lease had passed
     again = darkroom(root, *command)
@@ -189,13 +191,13 @@ def test_a_stage_that_is_killed_goes_on_when_the_pipeline_is_run_again(
 
 
 def test_a_worse_model_is_refused_and_nothing_moves(
-    demo: str, darkroom_here: Darkroom, checkpoints: tuple[ObjectStore, str], read_json: Callable[..., Any]
+    demo: str, root: Path, checkpoints: tuple[ObjectStore, str], read_json: Callable[..., Any]
 ) -> None:
     """The rules are of 50 images, and what is in production was judged by 40: it is judged again."""
     before = read_json("releases", "list")
     store, prefix = checkpoints  # the last one of the test before, if that ran, spares the training
     rules = ["gate=class_accuracy >= 1", "gate=frechet_distance <= 1.01 * production"]
-    done = darkroom_here(*run_again(*rules, f"checkpoints=s3://{store.bucket}/{prefix}", images=50))
+    done = darkroom(root, *run_again(*rules, f"checkpoints=s3://{store.bucket}/{prefix}", images=50))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "gate: refused, compared with digits@1" in done.stdout
     assert re.search(r"gate: class_accuracy >= 1: 0\.\d+ is not >= 1", done.stdout)
@@ -207,10 +209,10 @@ def test_a_worse_model_is_refused_and_nothing_moves(
 
 
 def test_a_failing_stage_is_named_with_its_own_words_and_nothing_is_promoted(
-    demo: str, darkroom_here: Darkroom, read_json: Callable[..., Any]
+    demo: str, root: Path, read_json: Callable[..., Any]
 ) -> None:
     before = read_json("releases", "list")
-    done = darkroom_here(*run_again("diffusion_overrides=model.unet.in_channels=3"))
+    done = darkroom(root, *run_again("diffusion_overrides=model.unet.in_channels=3"))
     assert done.returncode == 1
     assert "train-diffusion: " in done.stderr
     assert "model.unet" in done.stderr
@@ -228,9 +230,9 @@ def test_a_failing_stage_is_named_with_its_own_words_and_nothing_is_promoted(
     ],
 )  # fmt: skip
 def test_what_a_stage_would_miss_is_missed_before_anything_runs(
-    demo: str, darkroom_here: Darkroom, parameters: list[str], message: str
+    demo: str, root: Path, parameters: list[str], message: str
 ) -> None:
-    done = darkroom_here("pipeline", "run", *parameters)
+    done = darkroom(root, "pipeline", "run", *parameters)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -128,5 +128,6 @@ def run(words: list[str]) -> int:
         status = 1
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the end of a Python does
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    if not sys.stdout.closed:
+        sys.stdout.flush()
     return status
