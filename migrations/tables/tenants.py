@@ -27,15 +27,21 @@ class Tenant(Table):
     permitted_queues: Mapped[list[str]]
     head_start: Mapped[int]
     max_open_bytes: Mapped[int] = mapped_column(BigInteger)
+    max_daily_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class TenantSubmissions(Table):
-    """Jobs that a tenant has opened since counting began, and the bytes of their requests."""
+    """Jobs that a tenant has opened since counting began, and the bytes of their requests.
+
+    daily_bytes: what it has stored on `day`, the last day on which it submitted.
+    """
 
     __tablename__ = "tenant_submissions"
     tenant: Mapped[str] = mapped_column(primary_key=True)
     jobs: Mapped[int] = mapped_column(BigInteger)
     bytes: Mapped[int] = mapped_column(BigInteger)
+    day: Mapped[date]
+    daily_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class TenantEndings(Table):

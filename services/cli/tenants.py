@@ -40,6 +40,10 @@ MaxOpenJobs = Annotated[
 MaxOpenBytes = Annotated[
     int | None, typer.Option(min=0, max=2**63 - 1, help="The limit of bytes of requests in jobs that have not ended.")
 ]
+MaxDailyBytes = Annotated[
+    int | None,
+    typer.Option(min=0, max=2**63 - 1, help="The limit of bytes that its new jobs take in Postgres in a day (UTC)."),
+]
 MaxJobImages = Annotated[int | None, typer.Option(min=1, max=10_000_000, help="The limit of images in one job.")]
 MaxConnections = Annotated[
     int | None, typer.Option(min=0, max=100_000, help="The limit of concurrent connections of its login.")
@@ -99,6 +103,7 @@ def add(
     head_start: HeadStart = None,
     max_open_jobs: MaxOpenJobs = None,
     max_open_bytes: MaxOpenBytes = None,
+    max_daily_bytes: MaxDailyBytes = None,
     max_job_images: MaxJobImages = None,
     max_connections: MaxConnections = None,
     retention_days: RetentionDays = None,
@@ -136,6 +141,7 @@ def set_tenant(
     head_start: HeadStart = None,
     max_open_jobs: MaxOpenJobs = None,
     max_open_bytes: MaxOpenBytes = None,
+    max_daily_bytes: MaxDailyBytes = None,
     max_job_images: MaxJobImages = None,
     max_connections: MaxConnections = None,
     retention_days: RetentionDays = None,

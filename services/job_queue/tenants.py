@@ -15,6 +15,7 @@ class Tenant:
     """A tenant with its share, quotas, retention and the queues, releases and key prefixes that it may use.
 
     head_start: how far it may be ahead of others' turns, in network evaluations. max_open_bytes: of requests.
+    max_daily_bytes: of requests and, for each job, 1 KiB more; None before schema 0040, which has no such limit.
     """
 
     name: str
@@ -29,14 +30,14 @@ class Tenant:
     permitted_releases: list[str]
     read_prefixes: list[str]
     write_prefixes: list[str]
-
-
-COLUMNS = ", ".join(field.name for field in fields(Tenant))
+    max_daily_bytes: int | None = None
 
 
 def list_tenants(connection: Connection) -> list[Tenant]:
     """Return every tenant, by name."""
-    return [Tenant(**row._mapping) for row in connection.execute(text(f"SELECT {COLUMNS} FROM tenants ORDER BY name"))]
+    names = {field.name for field in fields(Tenant)}
+    rows = connection.execute(text("SELECT * FROM tenants ORDER BY name")).mappings()
+    return [Tenant(**{name: row[name] for name in names & row.keys()}) for row in rows]
 
 
 def tenant_names(connection: Connection) -> list[str]:

@@ -70,6 +70,24 @@ def test_bytes_of_requests_are_counted(limited: Tenant) -> None:
         connection.execute(INSERT, (1,))  # a small one still fits
 
 
+def test_bytes_of_a_day_are_counted_whatever_becomes_of_the_jobs(
+    stack: Stack, service: tuple[Process, Process]
+) -> None:
+    tenant = make_tenant(stack, "daily", max_daily_bytes=3 * 1_100)
+    for _ in range(3):
+        assert tenant.wait(tenant.submit({"items": [{"class_label": 99}]})).state == "rejected"
+    with pytest.raises(psycopg.errors.InsufficientResources) as refusal:
+        tenant.submit()
+    assert 'tenant "daily" would have stored more than its 3300 bytes of jobs today' in str(refusal.value)
+    assert "after midnight UTC" in str(refusal.value)
+    with administrator(stack) as owner:
+        for jobs in (1, -1):  # a retry, which has no new queue, stores nothing
+            owner.execute("SELECT count_submissions('daily', NULL, %s, 100, 0, NULL)", (jobs,))
+        # A day later.
+        owner.execute("UPDATE tenant_submissions SET day = day - 1 WHERE tenant = 'daily'")
+    tenant.wait(tenant.submit())
+
+
 def test_the_counters_follow_ends_cancels_retries_and_deletions(
     stack: Stack, limited: Tenant, service: tuple[Process, Process]
 ) -> None:
