@@ -17,6 +17,7 @@ from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.light_decoder import LatentDecoder, LightDecoder
 from training.model.release import AUTOENCODER_FILE
 from training.model.unet import LATER_FIELDS, UNet, UNetConfig
+from training.model.uninitialised import Uninitialised
 
 UNET_FILE = "unet.safetensors"
 CONDITIONERS_FILE = "conditioners.safetensors"
@@ -248,9 +249,13 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def build_model(folder: Path, build: Callable[[], Model]) -> Model:
-    """Return `build()`. Raises ReleaseError if this version cannot build the architecture of the release."""
+    """Return `build()`, without weights: the caller loads them.
+
+    Raises ReleaseError if this version cannot build the architecture of the release.
+    """
     try:
-        return build()
+        with Uninitialised():
+            return build()
     except (KeyError, TypeError, ValueError) as error:
         raise release.ReleaseError(f"{folder / release.MANIFEST}: architecture: cannot be built ({error})") from None
 

@@ -48,6 +48,13 @@ def test_a_saved_release_is_loaded_unchanged(folder: Path, latent_diffusion: Lat
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
+def test_loading_draws_no_random_weights(folder: Path) -> None:
+    state = torch.get_rng_state()
+    load_diffusion(folder)
+    load_autoencoder(folder)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_autoencoder_has_the_same_bytes_in_both_kinds_of_release(
     folder: Path, latent_diffusion: LatentDiffusion, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
