@@ -17,6 +17,7 @@ from services.local_stack.accounts import Account
 
 LOG_LIMIT_BYTES = 10_000_000
 KILL_TIMEOUT_S = 10.0
+POLL_S = 0.1
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -64,6 +65,8 @@ def clean_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
 def find(root: Path, name: str) -> psutil.Process | None:
     """Return the running process that was noted for `name`, or None if it has ended.
 
+    A zombie has ended. It stays where process 1 reaps no other's children, as in containers without an init process.
+
     A pid is reused after its process has ended. The boot and the tick at which a process started tell processes with
     the same pid apart. Unlike psutil's time of creation, they do not change when the system clock is set. Where the
     system has no /proc, the command line must be the noted one.
@@ -71,6 +74,8 @@ def find(root: Path, name: str) -> psutil.Process | None:
     try:
         note = json.loads(_note_path(root, name).read_text())
         process = psutil.Process(note["pid"])
+        if _is_zombie(process):
+            return None
         if note.get("started") is not None:
             return process if _start_id(process.pid) == note["started"] else None
         return process if process.cmdline() == note["command"] else None
@@ -93,15 +98,33 @@ def stop(root: Path, stops: Sequence[Stop]) -> list[str]:
             stopping.append((one, process))
     began = time.monotonic()
     for one, process in stopping:
-        try:
-            process.wait(max(0.0, began + one.timeout_s - time.monotonic()))
-        except psutil.TimeoutExpired:
+        if not _wait(process, began + one.timeout_s - time.monotonic()):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-            process.wait(KILL_TIMEOUT_S)
+            _wait(process, KILL_TIMEOUT_S)
     for one in stops:
         _note_path(root, one.name).unlink(missing_ok=True)
     return [one.name for one, _ in stopping]
+
+
+def _wait(process: psutil.Process, timeout_s: float) -> bool:
+    """Return whether a process ends within so many seconds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with suppress(psutil.TimeoutExpired):
+            process.wait(POLL_S)
+            return True
+        if _is_zombie(process):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def was_started(root: Path, name: str) -> bool:

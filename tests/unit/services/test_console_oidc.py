@@ -233,7 +233,7 @@ def test_a_sign_in_leads_back_into_the_console_alone(path: str, kept: bool) -> N
         ({"ISSUER": "http://sso.example.com"}, "OIDC_ISSUER: .*is not allowed"),
         ({"ISSUER": "https://a:b@sso.example.com"}, "is not allowed"),
         ({"ISSUER": "https://sso.example.com?a=b"}, "is not allowed"),
-        ({"ISSUER": None}, "OIDC_ISSUER: goes with"),
+        ({"ISSUER": None}, "OIDC_ISSUER: required with"),
         ({"CLIENT_ID": None}, "needs DARKROOM_CONSOLE_OIDC_CLIENT_ID"),
         ({"CLIENT_SECRET": " "}, "OIDC_CLIENT_SECRET: it is empty"),
         ({"TENANT_CLAIM": "org"}, "are both given"),

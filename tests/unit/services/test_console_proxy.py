@@ -65,7 +65,7 @@ def test_a_person_without_a_tenant_is_told_whom_to_ask() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "DARKROOM_CONSOLE_PROXY_NETWORKS: goes with"),
+        ({}, "DARKROOM_CONSOLE_PROXY_NETWORKS: required with"),
         ({"DARKROOM_CONSOLE_PROXY_NETWORKS": "0.0.0.0/0"}, "DARKROOM_CONSOLE_PROXY_NETWORKS: a network of all"),
         ({"DARKROOM_CONSOLE_PROXY_NETWORKS": "everywhere"}, "DARKROOM_CONSOLE_PROXY_NETWORKS"),
         ({"DARKROOM_CONSOLE_PROXY_NETWORKS": "10.0.0.0/8", "DARKROOM_CONSOLE_TENANTS": "a"}, "TENANTS: not JSON"),

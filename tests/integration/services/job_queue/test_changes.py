@@ -56,7 +56,7 @@ def change(stack: Stack, engine: Engine, job_id: uuid.UUID, **changes: Any) -> A
 def turns(engine: Engine) -> list[tuple[int, float, float]]:
     """The turns of the default tenant, by priority: (priority, virtual time, deferred)."""
     with engine.connect() as connection:
-        query = "SELECT priority, virtual_time, deferred FROM turns WHERE tenant = 'default' ORDER BY priority"
+        query = "SELECT priority, virtual_time, deferred FROM turns WHERE tenant = 'default' ORDER BY priority, queue"
         return [(row.priority, row.virtual_time, row.deferred) for row in connection.execute(text(query))]
 
 

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from services.local_stack import accounts, lifecycle, part, processes
 from services.local_stack import state as kept_state
+from services.local_stack.processes import Stop
 
 
 @pytest.fixture
@@ -215,6 +217,24 @@ def test_process_is_found_only_by_the_start_or_the_command_that_was_noted(
         process.kill()
         process.wait(10)
     assert processes.find(tmp_path, "broker") is None
+
+
+def test_a_process_that_nobody_reaps_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    # A parent that reaps no child, as process 1 of a container without an init process.
+    parent = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; exec sleep 60"], stdout=subprocess.PIPE)
+    try:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        note = {"pid": pid, "started": processes._start_id(pid), "command": ["sleep", "60"]}
+        (tmp_path / "run" / "broker.pid").write_text(json.dumps(note))
+        assert processes.stop(tmp_path, [Stop("broker")]) == ["broker"]
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        (tmp_path / "run" / "broker.pid").write_text(json.dumps(note))
+        assert processes.find(tmp_path, "broker") is None
+    finally:
+        parent.kill()
+        parent.communicate()
 
 
 def test_server_gets_nothing_from_the_shell_it_is_started_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
