@@ -1,5 +1,6 @@
 # make demo           run the whole chain on this machine: stack, training pipeline, one job and its images
-# make test           run all tests against real Postgres, Valkey, S3 and processes
+# make test           run the tests against real Postgres, Valkey, S3 and processes
+# make test-long      run the other tests: the demo, whole trainings, killed and frozen processes, large sizes
 # make chaos          inject two hundred random faults, and run all tests of hostile clients, requests and deaths; takes an hour
 # make gpu            check and measure what a GPU does with Darkroom, in at most seven minutes; without a GPU it does nothing
 # make model          look at a million states of the model of the queue; takes minutes
@@ -11,13 +12,16 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test chaos gpu model check licenses requirements chart-readme install clean
+.PHONY: demo test test-long chaos gpu model check licenses requirements chart-readme install clean
 
 demo: install
 	$(BIN)/darkroom demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not long"
+
+test-long: install
+	$(BIN)/pytest -m long
 
 chaos: install
 	DARKROOM_CHAOS_FAULTS=$${DARKROOM_CHAOS_FAULTS:-200} $(BIN)/pytest -s --numprocesses=0 tests/chaos tests/hostile \

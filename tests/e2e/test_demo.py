@@ -27,6 +27,8 @@ from services.storage.object_store import ObjectStore
 from tests.support import fork_server
 from tests.support.commands import Completed, Darkroom, call_darkroom, fork_darkroom, start_darkroom
 
+pytestmark = pytest.mark.long
+
 STEPS = 48  # of the diffusion model: enough for a kill in the midst of them
 NARROW = "model.unet.channels=32"
 # The classifier for evaluations is trained for a moment too.

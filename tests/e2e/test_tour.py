@@ -23,7 +23,10 @@ from tests.support.stack import Stack
 from training.metrics import classifier
 from training.model.noise import seeded_noise
 
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # in Lightning
+]
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 RUN = ("python -m training.", "darkroom releases ", "darkroom jobs ", "darkroom import ", "darkroom export ")

@@ -3,12 +3,16 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from services.local_stack import processes
 from services.process.watchdog import EXIT_HUNG
 from tests.support.http import HealthClient, free_port, scrape_metrics
 from tests.support.processes import Supervised
 from tests.support.stack import Stack
 from tests.support.tenants import QUICK, Tenant, administrator, end_open_jobs
+
+pytestmark = pytest.mark.long
 
 
 def test_a_blocked_part_is_named_and_in_the_end_the_process_exits(

@@ -14,6 +14,8 @@ from tests.support.stack import Process, Stack
 from tests.support.tenants import QUICK, SMALL, Tenant, administrator, end_open_jobs
 from tests.support.thoroughness import THOROUGH
 
+pytestmark = pytest.mark.long
+
 BURST = 100_000 if THOROUGH else 2_000  # 100,000 is what a tenant may have open unless an administrator says otherwise
 LARGE = 1_000_000 if THOROUGH else 48_000
 SINGLE = 1_000 if THOROUGH else 40

@@ -17,6 +17,8 @@ from tests.support.releases import RESOLUTION_MODEL, make_resolution_release
 from tests.support.stack import Process, Stack, publish
 from tests.support.tenants import Tenant, end_open_jobs
 
+pytestmark = pytest.mark.long
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 SMALL = as_base64(image_file(PIXELS))
 SAME = "the same image as PIXELS"

@@ -8,6 +8,8 @@ import pytest
 from tests.support.stack import Process, Stack
 from tests.support.tenants import QUICK, Tenant, administrator, end_open_jobs
 
+pytestmark = pytest.mark.long
+
 IMAGE = {"items": [{"class_label": 1}], "steps": 4, "guidance_scale": 1.0}
 IMAGES = 6_000
 MAX_PASSED = 3  # two shards, and one that is claimed before the plan is committed

@@ -10,6 +10,8 @@ from tests.support.stack import Process, Stack
 from tests.support.tenants import QUICK, Tenant, administrator, end_open_jobs
 from tests.support.thoroughness import THOROUGH
 
+pytestmark = pytest.mark.long
+
 BOUNDARIES = ["maintenance.rescue", "stopping.stop_jobs"]
 if THOROUGH:
     BOUNDARIES += [

@@ -15,6 +15,8 @@ from tests.support.stack import Process, Stack
 from tests.support.tenants import QUICK, Tenant, end_open_jobs
 from tests.support.thoroughness import THOROUGH
 
+pytestmark = pytest.mark.long
+
 LARGE = {"items": [{"class_label": 1}], "images_per_item": 48, "steps": 4, "guidance_scale": 1.0, "seed": 5}
 
 # A module, a function that sends a statement or a request, and whether the worker freezes before it.

@@ -12,6 +12,8 @@ from tests.support.stack import Process, Stack
 from tests.support.tenants import QUICK, Tenant, administrator, end_open_jobs
 from tests.support.thoroughness import THOROUGH
 
+pytestmark = pytest.mark.long
+
 IMAGES = 1_000_000 if THOROUGH else 200_000
 PLAN = {"images_per_item": 1000, "items": []}
 

@@ -1,4 +1,4 @@
-"""Whether tests take their time: `make test` tries a part of what `make chaos` tries."""
+"""Whether tests take their time: `make test` and `make test-long` try a part of what `make chaos` tries."""
 
 import os
 

@@ -11,6 +11,8 @@ import torch
 from tests.benchmarks import gpu
 from tests.benchmarks.gpu import PARTS, SHARED
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # in diffusers
 @pytest.mark.parametrize("name", sorted(set(PARTS) - {"tests"}))

@@ -17,7 +17,10 @@ from training.metrics import classifier
 from training.model.release import parse
 from training.runs import distillation
 
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # in Lightning
+]
 SMALL = ["name=tiny-piped", "steps=2", "batch_size=8", "loss.finest=8", "loss.method=progressive"]
 
 

@@ -29,7 +29,10 @@ from training.planning import plan as plans
 from training.planning.budget import Start
 from training.planning.survey import PlanError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # in Lightning
+]
 SHORT = ["steps=2", "pictures_every=1", "held_out.every_steps=null", "held_out.patience=null",
          "optimiser.warmup_steps=1"]  # fmt: skip
 

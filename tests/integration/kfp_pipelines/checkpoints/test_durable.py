@@ -22,7 +22,10 @@ from training.data import image_set
 from training.model import release
 from training.runs.checkpoints import CheckpointError, LocalCheckpoints
 
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # in Lightning
+]
 
 STEPS = 12
 OVERRIDES = ["batch_size=4", "device=cpu", f"steps={STEPS}", "checkpoint.every_steps=3", "data=images",

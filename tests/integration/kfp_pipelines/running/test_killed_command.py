@@ -13,6 +13,8 @@ from PIL import Image
 
 from tests.support import fork_server
 
+pytestmark = pytest.mark.long
+
 COMMAND = """
 import json, os, sys
 from pathlib import Path

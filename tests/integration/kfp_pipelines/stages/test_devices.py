@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.support import fork_server
 from tests.support.stack import Stack
 from training.data import image_set
 from training.model import release
+
+pytestmark = pytest.mark.long
 
 OVERRIDES = ["batch_size=8", "device=cpu", "steps=2", "data=images", "data.image_size=32", "pictures_every=100",
              "model.channels=32", "model.multipliers=[1,1]", "model.res_blocks=1", "model.middle_attention=false",

@@ -23,7 +23,10 @@ from tests.support.stack import Stack
 from training.data import image_set
 from training.model import release
 
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # in Lightning
+]
 
 OVERRIDES = ["batch_size=8", "device=cpu", "steps=6", "data=images", "data.image_size=32", "pictures_every=100",
              "model.channels=32", "model.multipliers=[1,1]", "model.res_blocks=1", "model.middle_attention=false",

@@ -20,7 +20,10 @@ from training.metrics import classifier
 from training.planning import distillation as plans
 from training.runs import distillation
 
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # in Lightning
+]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,10 @@ from training.evaluation.networks import CLASSIFIER
 from training.metrics import classifier
 from training.model import release
 
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # in Lightning
+]
 
 
 @pytest.fixture

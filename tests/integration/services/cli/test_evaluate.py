@@ -11,6 +11,8 @@ from training.data import digits
 from training.evaluation.networks import CLASSIFIER
 from training.metrics import classifier
 
+pytestmark = pytest.mark.long
+
 FEW = ("--images", "40", "--steps", "1")
 
 

@@ -5,6 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
 from services.database import connections
@@ -12,6 +13,8 @@ from services.local_stack.part import installed_program
 from services.registry import releases
 from tests.support.releases import make_tiny_release
 from tests.support.stack import Stack, fresh_stack
+
+pytestmark = pytest.mark.long
 
 REQUEST = {"items": [{"class_label": 3}], "images_per_item": 60, "steps": 20, "guidance_scale": 2.0}
 QUICK = {"DARKROOM_STALE_S": "5", "DARKROOM_HEARTBEAT_S": "1"}

@@ -20,6 +20,8 @@ from services.database.schema import OLDEST_SCHEMA as OLDEST
 from tests.support.commands import Darkroom
 from tests.support.stack import Stack, fresh_stack
 
+pytestmark = pytest.mark.long
+
 BEFORE = "46cb30a3ccb15b57fc71b18dd2498dcea9b29704"  # the last commit whose schema was 0005
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 3, "steps": 4, "guidance_scale": 1.0}
 ROWS = 1_000_000

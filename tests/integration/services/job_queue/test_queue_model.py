@@ -33,6 +33,8 @@ from tests.support.stack import Stack
 from tests.support.tenants import administrator
 from tests.support.thoroughness import THOROUGH
 
+pytestmark = pytest.mark.long
+
 WORKERS = 3
 PICK = st.integers(0, 7)  # counted from the latest
 ENDS = ("store_all", "store_some", "store_all_but_one", "fail_an_attempt", "release", "isolate", "look_around")

@@ -16,6 +16,8 @@ from sqlalchemy import text
 from tests.support.stack import Process, Stack, fresh_stack
 from tests.support.thoroughness import THOROUGH
 
+pytestmark = pytest.mark.long
+
 REQUESTS, LINES, GOOD = (1_200, 1_000, 20) if THOROUGH else (300, 250, 5)
 
 ODD: tuple[Any, ...] = (

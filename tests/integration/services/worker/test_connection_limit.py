@@ -11,6 +11,8 @@ from sqlalchemy import text
 from tests.support.commands import Darkroom
 from tests.support.stack import Process, Stack
 
+pytestmark = pytest.mark.long
+
 REQUEST = {"items": [{"class_label": 1}], "images_per_item": 40, "steps": 2, "seed": 5}
 STARTING = {"dispatcher": "serves", "worker": "serves queues", "console": "The console serves at"}
 

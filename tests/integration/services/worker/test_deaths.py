@@ -13,6 +13,8 @@ from sqlalchemy import text
 from tests.support.processes import Supervised
 from tests.support.stack import Process, Stack
 
+pytestmark = pytest.mark.long
+
 QUICK = {"DARKROOM_STALE_S": "2", "DARKROOM_HEARTBEAT_S": "0.5"}
 
 

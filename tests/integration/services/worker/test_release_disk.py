@@ -18,6 +18,8 @@ from tests.support.small_disk import remount, small_disk
 from tests.support.stack import Process, Stack
 from training.model import release as release_format
 
+pytestmark = pytest.mark.long
+
 REQUEST = {"items": [{"class_label": 1}], "steps": 1}
 
 

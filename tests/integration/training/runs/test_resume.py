@@ -21,7 +21,10 @@ from training.data import image_set
 from training.experiments.schema import ExperimentError
 from training.model import release
 
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # in Lightning
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # in Lightning
+]
 
 STEPS, EVERY = 12, 3
 MAIN = "import runpy; runpy.run_module('training.train', run_name='__main__', alter_sys=True)"

@@ -20,7 +20,10 @@ from tests.support.releases import make_small_release
 from tests.support.thoroughness import THOROUGH
 from tests.unit.services.worker.test_engine import ODD, Image, develop, image
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # in the compiler
+]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 MIX = [
     image(1),

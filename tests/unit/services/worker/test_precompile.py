@@ -30,6 +30,8 @@ from tests.support.releases import make_small_release
 from tests.support.thoroughness import THOROUGH
 from training.model.release import read
 
+pytestmark = pytest.mark.long
+
 SECOND = """
 import sys
 from pathlib import Path
