@@ -65,8 +65,6 @@ def clean_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
 def find(root: Path, name: str) -> psutil.Process | None:
     """Return the running process that was noted for `name`, or None if it has ended.
 
-    A zombie has ended. It stays where process 1 reaps no other's children, as in containers without an init process.
-
     A pid is reused after its process has ended. The boot and the tick at which a process started tell processes with
     the same pid apart. Unlike psutil's time of creation, they do not change when the system clock is set. Where the
     system has no /proc, the command line must be the noted one.
@@ -74,8 +72,6 @@ def find(root: Path, name: str) -> psutil.Process | None:
     try:
         note = json.loads(_note_path(root, name).read_text())
         process = psutil.Process(note["pid"])
-        if _is_zombie(process):
-            return None
         if note.get("started") is not None:
             return process if _start_id(process.pid) == note["started"] else None
         return process if process.cmdline() == note["command"] else None
@@ -108,7 +104,10 @@ def stop(root: Path, stops: Sequence[Stop]) -> list[str]:
 
 
 def _wait(process: psutil.Process, timeout_s: float) -> bool:
-    """Return whether a process ends within so many seconds."""
+    """Return whether a process ends within so many seconds.
+
+    A zombie has ended. It stays where process 1 reaps no other's children, as in containers without an init process.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         with suppress(psutil.TimeoutExpired):
