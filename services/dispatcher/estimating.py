@@ -51,9 +51,9 @@ def sum_items(items: Iterable[PlannedItem], per_item: int) -> tuple[dict[str, An
     for item in items:
         if item.error is None:
             valid += 1
-            evaluations += item.cost * per_item
-            area += item.area * per_item
-            depth = max(depth, item.depth)
+            evaluations += item.cost.evaluations * per_item
+            area += item.cost.area * per_item
+            depth = max(depth, item.cost.depth)
         else:
             invalid += 1
             mistakes += [item.error] if len(mistakes) < MAX_MISTAKES else []

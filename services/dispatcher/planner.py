@@ -18,7 +18,7 @@ from services.database.connections import autocommit
 from services.dispatcher import chain_planning
 from services.dispatcher.estimating import estimate, sum_items
 from services.dispatcher.inputs import LineSource, open_input, reopen_input
-from services.dispatcher.sharding import PlannedItem, cut_batches, item_cost, request_items
+from services.dispatcher.sharding import NO_COST, PlannedItem, cut_batches, item_cost, request_items
 from services.job_queue import chains, leases, planning, stopping
 from services.job_queue.estimates import end_dry_run
 from services.job_queue.leases import Lease
@@ -205,7 +205,7 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
     first_line, later = planned_to // plan["images_per_item"], sum(costs_of(plan))
     for line in checked.source.lines():
         progress()
-        cost, area, depth, error = 0, 0.0, 0, None
+        cost, error = NO_COST, None
         try:
             item = parse_line(line)
             name = item.get("id")
@@ -220,10 +220,10 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
             if not is_new:
                 raise RequestError(f"id: {name!r} is not unique; permitted: a different id in each line")
             names.check(item, line.number)
-            cost, area, depth = item_cost(plan, item, later)
+            cost = item_cost(plan, item, later)
         except RequestError as problem:
             error = f"{checked.line_names(line.number)}: {problem}"
-        yield PlannedItem(line.number, cost, error, (line.start, line.stop), area, depth)
+        yield PlannedItem(line.number, cost, error, (line.start, line.stop))
 
 
 def _stop_if_requested(connection: Connection, lease: Lease) -> StopRequest | None:

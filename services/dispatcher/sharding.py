@@ -14,40 +14,38 @@ BATCH_IMAGES = 16_000  # of one transaction: about a thousand shards
 BATCH_ERRORS = 2**20  # characters of errors in one transaction
 
 
-@dataclass(frozen=True)
-class PlannedItem:
-    """An item to plan: what one of its images costs, or why it cannot be used.
-
-    cost, area, depth: see `ItemCost`; 0 if it cannot be used.
-    bytes: [start, stop) of its line, if it is the line of an object.
-    """
-
-    number: int
-    cost: int = 0
-    error: str | None = None
-    bytes: tuple[int, int] | None = None
-    area: float = 0.0
-    depth: int = 0
-
-
-def request_items(plan: Plan) -> Iterator[PlannedItem]:
-    """Yield the items that a request lists."""
-    later = sum(costs_of(plan))
-    for number, item in enumerate(plan["items"]):
-        cost, area, depth = item_cost(plan, item, later)
-        yield PlannedItem(number, cost, area=area, depth=depth)
-
-
 class ItemCost(NamedTuple):
-    """What each image of an item costs.
+    """What each image of an item costs; nothing if the item cannot be used.
 
     evaluations: of the network, in all stages of a chain, at least 1. area: of the image of the first stage, in areas
     of the release's own size. depth: evaluations of the first stage, one after the other.
     """
 
-    evaluations: int
-    area: float
-    depth: int
+    evaluations: int = 0
+    area: float = 0.0
+    depth: int = 0
+
+
+NO_COST = ItemCost()
+
+
+@dataclass(frozen=True)
+class PlannedItem:
+    """An item to plan: what one of its images costs, or why it cannot be used.
+
+    bytes: [start, stop) of its line, if it is the line of an object.
+    """
+
+    number: int
+    cost: ItemCost = NO_COST
+    error: str | None = None
+    bytes: tuple[int, int] | None = None
+
+
+def request_items(plan: Plan) -> Iterator[PlannedItem]:
+    """Yield the items that a request lists."""
+    later = sum(costs_of(plan))
+    return (PlannedItem(number, item_cost(plan, item, later)) for number, item in enumerate(plan["items"]))
 
 
 def item_cost(plan: Plan, item: Item, later: int) -> ItemCost:
@@ -105,7 +103,7 @@ class _OpenBatch:
         while self.stop < end:
             shard = self._open = self._open or _OpenShard(self.stop, item, item, self.stop)
             count = min(end - self.stop, shard.start + SHARD_IMAGES - self.stop)
-            shard.cost += item.cost * count
+            shard.cost += item.cost.evaluations * count
             shard.last = item
             shard.stop = self.stop = self.stop + count
             if shard.stop - shard.start == SHARD_IMAGES:

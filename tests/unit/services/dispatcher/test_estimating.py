@@ -3,7 +3,7 @@
 import pytest
 
 from services.dispatcher.estimating import finish_time, sum_items
-from services.dispatcher.sharding import PlannedItem
+from services.dispatcher.sharding import ItemCost, PlannedItem
 from services.job_queue.estimates import Backlog
 
 
@@ -28,7 +28,7 @@ def test_tenants_share_the_rate_by_weight(own: Backlog, others: list[Backlog], s
 
 def test_lines_that_are_not_valid_are_counted_and_the_first_are_told() -> None:
     lines = [
-        PlannedItem(number, 4, f"line {number}: bad" if number % 2 else None, area=1.5, depth=number)
+        PlannedItem(number, ItemCost(4, 1.5, number), f"line {number}: bad" if number % 2 else None)
         for number in range(40)
     ]
     found, extent = sum_items(lines, per_item=3)
