@@ -53,10 +53,9 @@ def read_cost(connection: Connection, release_id: int, queue: str, decoder: str 
     return Cost(seconds, line.seconds - seconds * line.evaluations, counted.bytes)
 
 
-SERVED = f"""served AS (
-        SELECT regexp_replace(profile, '#.*$', '') AS profile FROM workers
-        WHERE kind = 'worker' AND stopped_at IS NULL AND heartbeat_at > now() - interval '{ALIVE_S} seconds'
-            AND (queues IS NULL OR :queue = ANY(queues)))"""
+SERVING = f"""kind = 'worker' AND stopped_at IS NULL AND heartbeat_at > now() - interval '{ALIVE_S} seconds'
+            AND (queues IS NULL OR :queue = ANY(queues))"""
+SERVED = f"served AS (SELECT regexp_replace(profile, '#.*$', '') AS profile FROM workers WHERE {SERVING})"
 # The profile of an image is that of its worker, but for the name of a light decoder and the hash of both.
 IS_SERVED = "regexp_replace(profile, '(/light-decoder)?(#.*)?$', '') IN (SELECT profile FROM served)"
 USED = text(f"""
@@ -130,9 +129,7 @@ def read_workers(connection: Connection, queue: str) -> list[int]:
     """Return the rows of the network of each worker that serves a queue now, 1 if unknown; none if it is paused."""
     query = text(f"""
         SELECT coalesce(CAST(substring(profile FROM '/([0-9]+)(?:[+][0-9]+)*rows') AS integer), 1) FROM workers
-        WHERE kind = 'worker' AND stopped_at IS NULL
-            AND heartbeat_at > now() - interval '{ALIVE_S} seconds' AND (queues IS NULL OR :queue = ANY(queues))
-            AND NOT (SELECT paused FROM queues WHERE name = :queue)
+        WHERE {SERVING} AND NOT (SELECT paused FROM queues WHERE name = :queue)
     """)
     return list(connection.scalars(query, {"queue": queue}))
 
