@@ -11,6 +11,7 @@ import typer
 
 from services.cli.session import create_engine
 from services.errors import CommandError
+from services.observability.listening import find_family
 
 if TYPE_CHECKING:
     from services.console_settings import ConsoleSettings
@@ -78,8 +79,8 @@ def _listen(settings: "ConsoleSettings") -> socket.socket:
     """Return a socket that listens. Raises CommandError."""
     host, port = settings.console_host, settings.console_port
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        address, family = find_family(host)
+        return socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::")
     except OSError as error:
         raise CommandError(
             f"DARKROOM_CONSOLE_HOST, DARKROOM_CONSOLE_PORT: {host}:{port} cannot be used "

@@ -40,6 +40,7 @@ class Proxy:
             address = ip_address(host)
         except ValueError:
             return False
+        address = getattr(address, "ipv4_mapped", None) or address  # of IPv4, on a socket for both versions
         return any(address in network for network in self.networks if network.version == address.version)
 
     def _groups(self, request: Request) -> list[str]:

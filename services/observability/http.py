@@ -1,6 +1,7 @@
 """The HTTP endpoints of a process: /metrics, /healthz, /readyz, /startupz."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from services.observability.listening import find_family
 from services.settings import DatabaseSettings, SettingsError
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -32,6 +34,21 @@ class QuietRequestHandler(WSGIRequestHandler):
 
     def log_message(self, *arguments: Any) -> None:
         """Log nothing."""
+
+
+class Server(ThreadingWSGIServer):
+    """Serves on an address of IPv4 or IPv6, or on all of both: "::"."""
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        """Bind the address. Raises OSError if it cannot be used."""
+        host, self.address_family = find_family(address[0])
+        super().__init__((host, address[1]), handler)
+
+    def server_bind(self) -> None:
+        """Bind, also for IPv4 if the address is "::", whatever the machine's default is."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.server_address[0] != "::")
+        super().server_bind()
 
 
 def serve(settings: DatabaseSettings, health: HealthChecks, registry: CollectorRegistry) -> None:
@@ -59,7 +76,7 @@ def serve(settings: DatabaseSettings, health: HealthChecks, registry: CollectorR
 
     host, port = settings.metrics_host, settings.metrics_port
     try:
-        server = make_server(host, port, app, ThreadingWSGIServer, QuietRequestHandler)
+        server = make_server(host, port, app, Server, QuietRequestHandler)
     except OSError as error:
         raise SettingsError(
             f"DARKROOM_METRICS_HOST, DARKROOM_METRICS_PORT: {host}:{port} cannot be used ({error.strerror}); "

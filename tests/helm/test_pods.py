@@ -156,6 +156,15 @@ def test_settings_exist_in_the_code_and_accept_the_values(name: str) -> None:
 
 
 @every
+def test_processes_serve_where_the_cluster_reaches_them(name: str) -> None:
+    """Also if a pod has only an address of IPv6."""
+    served = [(one["name"], one["value"]) for pod in pods(name) for container in pod.containers
+              for one in container.get("env", ()) if one["name"].endswith("_HOST")]  # fmt: skip
+    assert served
+    assert {value for _, value in served} == {"::"}
+
+
+@every
 def test_each_command_has_the_settings_it_needs_and_no_other_secret(name: str) -> None:
     store = {"DARKROOM_S3_BUCKET", "DARKROOM_S3_REGION", "DARKROOM_S3_ENDPOINT_URL",
              "DARKROOM_S3_ACCESS_KEY_ID", "DARKROOM_S3_SECRET_ACCESS_KEY"}  # fmt: skip

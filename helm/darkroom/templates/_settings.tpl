@@ -54,7 +54,7 @@ http://{{ include "darkroom.fullname" . }}-seaweedfs.{{ .Release.Namespace }}:83
 {{/* Variables of long-running processes: metrics, logs and intervals. */}}
 {{- define "darkroom.env.serving" -}}
 {{- $settings := .Values.settings -}}
-- {name: DARKROOM_METRICS_HOST, value: "0.0.0.0"}  # of the pod; the network policy restricts access
+- {name: DARKROOM_METRICS_HOST, value: "::"}  # all of the pod, IPv4 and IPv6; the network policy restricts access
 - {name: DARKROOM_METRICS_PORT, value: {{ .Values.metrics.port | int64 | quote }}}
 - {name: DARKROOM_HEARTBEAT_S, value: {{ $settings.heartbeatSeconds | quote }}}
 - {name: DARKROOM_STALE_S, value: {{ $settings.staleSeconds | quote }}}

@@ -41,10 +41,16 @@ def test_groups_choose_the_tenant_and_the_rights() -> None:
     assert PROXY.viewer_of(admin) == Viewer("ada", "press", True)
 
 
+def test_an_address_of_ipv4_is_the_same_on_a_socket_for_both_versions() -> None:
+    """There it appears inside an address of IPv6."""
+    assert PROXY.viewer_of(request(ADA, TEAM_A, host="::ffff:10.1.2.3")) == Viewer("ada", "shop", False)
+
+
 @pytest.mark.parametrize(
     "forged",
     [
         request(ADA, TEAM_A, host="192.168.0.1"),
+        request(ADA, TEAM_A, host="::ffff:192.168.0.1"),
         request(ADA, TEAM_A, host="testclient"),
         request(TEAM_A),
         request(("X-Forwarded-User", " "), TEAM_A),
