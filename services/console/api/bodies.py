@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.console.api.values import Flag, Moment, Whole
 from services.console.bulk import Action
 from services.job_queue.clients import JobSummary, Progress
 from services.job_queue.states import JobState
@@ -22,10 +23,10 @@ class NewJob(BaseModel):
     model: str = Field(description="name, name@alias or name@version of a release", examples=["digits@production"])
     request: dict[str, Any] = Field(description="what to sample, as docs/requests.md describes it")
     queue: str | None = None
-    priority: int | None = None
+    priority: Whole | None = None
     idempotency_key: str | None = Field(None, description="or the header Idempotency-Key: one job for each key")
-    run_after: datetime | None = None
-    deadline: datetime | None = None
+    run_after: Moment | None = None
+    deadline: Moment | None = None
     tags: list[str] | None = Field(None, description="words to find the job by")
 
     def columns(self) -> dict[str, Any]:
@@ -128,15 +129,14 @@ class Changes(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    priority: int | None = None
-    paused: bool | None = None
+    priority: Whole | None = None
+    paused: Flag | None = None
     tags: list[str] | None = None
-    deadline: datetime | None = Field(None, description="null takes it away")
+    deadline: Moment | None = Field(None, description="null takes it away")
 
     def given(self) -> dict[str, Any]:
-        """Return the fields that `change_job` gets."""
-        known = self.model_dump(mode="json", exclude_unset=True)
-        return {name: value for name, value in known.items() if value is not None or name == "deadline"}
+        """Return the fields that `change_job` gets, which refuses null for the others."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Changed(BaseModel):
@@ -151,15 +151,15 @@ class Bulk(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     action: Action
-    priority: int | None = Field(None, description="with the action `priority`")
+    priority: Whole | None = Field(None, description="with the action `priority`")
     states: list[JobState] = []
     tags: list[str] = Field([], description="a job must have all of them", max_length=16)
     model: str | None = Field(None, description="as it was submitted, or its name alone")
     queue: str | None = None
     q: str = Field("", description="a part of the model, the idempotency key or the id", max_length=200)
-    since: datetime | None = None
-    until: datetime | None = None
-    count_only: bool = Field(False, description="whether nothing is done, and the jobs are only counted")
+    since: Moment | None = None
+    until: Moment | None = None
+    count_only: Flag = Field(False, description="whether nothing is done, and the jobs are only counted")
 
 
 class BulkDone(BaseModel):

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.console.api.values import Whole
+
 
 class OutputInList(BaseModel):
     """An image that was stored, or failed."""
@@ -41,7 +43,7 @@ class NewRating(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    rating: int = Field(ge=0, le=5)
+    rating: Whole = Field(ge=0, le=5)
 
 
 class FoundImage(BaseModel):

@@ -28,6 +28,7 @@ from services.console.api.bodies import (
     Revisions,
     SubmittedIds,
 )
+from services.console.api.values import Moment
 from services.console.bulk import MEANT, act_in_sets
 from services.job_queue import clients, failures, viewing
 from services.job_queue.job_filters import JobFilter, count_jobs, find_jobs
@@ -70,13 +71,13 @@ def list_jobs(
     q: Annotated[str, Query(max_length=200, description="a part of the model, the idempotency key or the id")] = "",
     model: Annotated[str | None, Query(max_length=200, description="as submitted, or its name alone")] = None,
     queue: Annotated[str | None, Query(max_length=63)] = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
     limit: Annotated[int, Query(ge=1, le=MOST_TOGETHER)] = 100,
     cursor: Annotated[uuid.UUID | None, Query(description="`next` of the answer before")] = None,
 ) -> JobList:
     """List jobs, newest first."""
-    which = JobFilter(state, tag, model, queue, since and _aware(since), until and _aware(until), q)
+    which = JobFilter(state, tag, model, queue, since, until, q)
     with call.database() as connection:
         found = viewing.list_job_lines(connection, limit + 1, before=cursor, which=which, images=0)
     jobs = [JobInList.of(line) for line in found[:limit]]
@@ -111,9 +112,8 @@ def retry_jobs(call: Submitting, jobs: JobIds) -> Revisions:
 @router.post("/many")
 def act_on_many(call: Submitting, bulk: Bulk) -> BulkDone:
     """Do one thing to all jobs that meet a filter and were submitted before the request, or count them."""
-    until = min(datetime.now(UTC), _aware(bulk.until)) if bulk.until else datetime.now(UTC)
-    since = bulk.since and _aware(bulk.since)
-    which = JobFilter(bulk.states, bulk.tags, bulk.model, bulk.queue, since, until, bulk.q)
+    until = min(datetime.now(UTC), bulk.until) if bulk.until else datetime.now(UTC)
+    which = JobFilter(bulk.states, bulk.tags, bulk.model, bulk.queue, bulk.since, until, bulk.q)
     if bulk.count_only:
         with call.database() as connection:
             return BulkDone(jobs=count_jobs(connection, which, MEANT[bulk.action]))
@@ -166,8 +166,3 @@ def retry_job(call: Submitting, job_id: uuid.UUID) -> Revision:
     """Make the images of an ended job that failed or were never made."""
     with call.database() as connection:
         return Revision(revision=clients.retry_job(connection, job_id))
-
-
-def _aware(moment: datetime) -> datetime:
-    """Return a time, in UTC unless it says otherwise."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -2,7 +2,6 @@
 
 import re
 import uuid
-from datetime import date
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query
@@ -11,6 +10,7 @@ from fastapi.responses import Response
 from services.console.api.access import Reading
 from services.console.api.bodies import MOST_TOGETHER
 from services.console.api.image_bodies import FoundImage, FoundList
+from services.console.api.values import Day
 from services.console.picks import send_set
 from services.console.searching import Asked
 from services.job_queue import clients
@@ -30,8 +30,8 @@ def find_images(
     tag: Annotated[str, Query(max_length=100)] = "",
     model: Word = "",
     seed: Annotated[int | None, Query(ge=-(2**63), le=2**63 - 1)] = None,
-    since: date | None = None,
-    until: date | None = None,
+    since: Day | None = None,
+    until: Day | None = None,
     limit: Annotated[int, Query(ge=1, le=MOST_TOGETHER)] = 100,
     cursor: Annotated[str | None, Query(max_length=50, description="`next` of the answer before")] = None,
 ) -> FoundList:

@@ -60,3 +60,37 @@ def test_a_key_is_not_for_many_jobs(api: TestClient) -> None:
     answer = api.post("/api/v1/jobs/batch", json=body, headers={"Idempotency-Key": "night"})
     assert_problem(answer, 422, "Idempotency-Key", "jobs[n].idempotency_key")
     assert api.get("/api/v1/jobs").json()["jobs"][0]["total"] == 1  # only the job of the images
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "1700000000", "1.5", " 7 "])
+def test_a_number_is_not_a_time(api: TestClient, value: str) -> None:
+    """It would be seconds since 1970, or milliseconds if it is large, and a filter that finds all jobs or none."""
+    for path in ("jobs", "images"):
+        for name in ("since", "until"):
+            answer = api.get(f"/api/v1/{path}", params={name: value})
+            assert_problem(answer, 422, f"{name}: not allowed; permitted: a", "2026-01-31", f"given: {value!r}")
+    assert api.get("/api/v1/jobs", params={"since": "2026-01-31T18:00"}).status_code == 200
+    assert api.get("/api/v1/images", params={"since": "2026-01-31"}).status_code == 200
+    assert api.get("/api/v1/jobs", params={"since": "yesterday"}).status_code == 422
+
+
+def test_values_of_a_body_are_as_strict_as_those_of_sql(api: TestClient) -> None:
+    job = {"model": "tiny@production", "request": {"items": [{"class_label": 1}]}}
+    for field, value in (("priority", True), ("priority", "5"), ("deadline", 4102444800), ("run_after", "4102444800")):
+        for answer in (
+            api.post("/api/v1/jobs", json={**job, field: value}),
+            api.post("/api/v1/jobs/batch", json={"jobs": [{**job, field: value}]}),
+        ):
+            assert_problem(answer, 422, f"{field}: not allowed; permitted: a")
+    existing = api.get("/api/v1/jobs").json()["jobs"][0]["id"]
+    for changes, words in (
+        ({"paused": "yes"}, "paused: input should be a valid boolean"),
+        ({"paused": 1}, "paused: input should be a valid boolean"),
+        ({"priority": True}, "priority: not allowed; permitted: an integer"),
+        ({"deadline": 4102444800}, "deadline: not allowed; permitted: a time"),
+        ({"paused": None, "tags": ["a"]}, "paused: null is not allowed; permitted: true or false"),
+        ({"priority": None, "tags": ["a"]}, "priority: null is not allowed; permitted: an integer from -100 to 100"),
+    ):
+        assert_problem(api.patch(f"/api/v1/jobs/{existing}", json=changes), 422, words)
+    rated = api.put(f"/api/v1/jobs/{existing}/outputs/0/rating", json={"rating": True})
+    assert_problem(rated, 422, "rating: not allowed; permitted: an integer")
