@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from services.console.api.access import Reading
+from services.console.api.access import Reading, TokenRoute
 from services.console.api.bodies import Answer, Question, QueueInList, QueueList, StageInAnswer
 from services.console.checking import check_request as check
 from services.console.checking import expect_seconds
@@ -11,7 +11,7 @@ from services.job_queue.prospects import list_visible_queues
 from services.registry import viewing
 from services.registry.releases import ReleaseRow
 
-router = APIRouter(tags=["requests"])
+router = APIRouter(tags=["requests"], route_class=TokenRoute)
 
 
 @router.post("/checks")

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Query, Response
 from pydantic import Field
 
-from services.console.api.access import Reading, Submitting
+from services.console.api.access import Reading, Submitting, TokenRoute
 from services.console.api.bodies import (
     MOST_TOGETHER,
     Bulk,
@@ -34,7 +34,7 @@ from services.job_queue import clients, failures, viewing
 from services.job_queue.job_filters import JobFilter, count_jobs, find_jobs
 from services.job_queue.states import JobState
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=TokenRoute)
 
 MOST_REASONS = 100
 LONGEST_MANIFEST = 2**24  # bytes

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from services.console.api.access import Reading, Submitting
+from services.console.api.access import Reading, Submitting, TokenRoute
 from services.console.api.bodies import MOST_TOGETHER
 from services.console.api.image_bodies import NewRating, OutputInFull, OutputInList, OutputList
 from services.console.files import CACHED, Index, send_image
@@ -16,7 +16,7 @@ from services.job_queue import clients, viewing
 from services.job_queue.gallery import ImageFilter, list_images
 from services.job_queue.ratings import find_ratings, rate
 
-router = APIRouter(prefix="/jobs/{job_id}/outputs", tags=["outputs"])
+router = APIRouter(prefix="/jobs/{job_id}/outputs", tags=["outputs"], route_class=TokenRoute)
 
 
 @router.get("")

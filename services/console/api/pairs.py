@@ -5,13 +5,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from services.console.api.access import Reading
+from services.console.api.access import Reading, TokenRoute
 from services.console.api.bodies import MOST_TOGETHER
 from services.console.api.image_bodies import PairList, PairOfImages, SettingThatDiffers
 from services.job_queue import clients, pairs, viewing
 from training.experiments.fields import differences
 
-router = APIRouter(tags=["images"])
+router = APIRouter(tags=["images"], route_class=TokenRoute)
 
 
 @router.get("/jobs/{job_id}/pairs")

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query
 from fastapi.responses import Response
 
-from services.console.api.access import Reading
+from services.console.api.access import Reading, TokenRoute
 from services.console.api.bodies import MOST_TOGETHER
 from services.console.api.image_bodies import FoundImage, FoundList
 from services.console.api.values import Day
@@ -16,7 +16,7 @@ from services.console.searching import Asked
 from services.job_queue import clients
 from services.job_queue.recall import Place, find_again
 
-router = APIRouter(tags=["images"])
+router = APIRouter(tags=["images"], route_class=TokenRoute)
 
 CURSOR = re.compile(r"(?P<job>[0-9a-f-]{36})\.(?P<item>[0-9]{1,10})")
 Word = Annotated[str, Query(max_length=200)]

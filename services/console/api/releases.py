@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from services.console.api.access import Reading
+from services.console.api.access import Reading, TokenRoute
 from services.console.api.bodies import MOST_TOGETHER, ReleaseInFull, ReleaseInList, ReleaseList
 from services.registry import viewing, visible_releases
 
-router = APIRouter(prefix="/releases", tags=["releases"])
+router = APIRouter(prefix="/releases", tags=["releases"], route_class=TokenRoute)
 
 
 @router.get("")

@@ -1,7 +1,9 @@
 """Clients that hold connections: a hundred that never send, never end a request, or never read, delay nobody."""
 
+import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -9,12 +11,15 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from services.console.limits import Limits
+from services.console.pages import PAGES
 from tests.support.browser import served
 from tests.support.console import make_job, open_console
 from tests.support.stack import Stack
@@ -70,6 +75,27 @@ def test_connections_without_a_request_are_closed(stack: Stack) -> None:
         for sent in (b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-More: "):
             with connections(address, sent, 2) as sockets:
                 assert all(map(is_closed, sockets))
+
+
+def test_no_body_is_read_before_the_client_is_known(stack: Stack) -> None:
+    """Each request only announces its body, and is answered nevertheless."""
+    app: Any = open_console(stack).app
+    forms = [(route.path, method) for router in PAGES for route in router.routes if isinstance(route, APIRoute)
+             for method in (route.methods or set()) - {"GET"}]  # fmt: skip
+    paths = TestClient(app, base_url="http://127.0.0.1").get("/api/v1/openapi.json").json()["paths"]
+    bodies = [(f"/api/v1{path}", method.upper()) for path, verbs in paths.items() for method, operation in verbs.items()
+              if "requestBody" in operation]  # fmt: skip
+    assert len(forms) > 5
+    assert len(bodies) > 5
+    head = "Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+    with served(app) as address:
+        for path, method in (*forms, *bodies):
+            target = re.sub(r"{[^}]*}", str(uuid.uuid4()), path)
+            for more in ("", "Authorization: Bearer darkroom_unknown\r\n"):
+                with connections(address, f"{method} {target} HTTP/1.1\r\n{head}{more}\r\n".encode(), 1) as (one,):
+                    one.settimeout(20)
+                    status = one.recv(65536)[9:12]
+                assert status == b"401" or (status == b"403" and path == "/sign-out"), (method, path, status)
 
 
 def limited(**limits: float) -> Any:
