@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from services.job_queue.gallery import ANY_FAILED
-
 LOOKED_AT = 20_000  # failed images of a job
 EXAMPLES = 12  # images of a reason
 
@@ -24,10 +22,10 @@ class Reason:
 def list_reasons(connection: Connection, job_id: uuid.UUID, limit: int) -> list[Reason]:
     """Return up to `limit` reasons of the first LOOKED_AT failed images of a job, the most frequent first."""
     rows = connection.execute(
-        text(f"""
+        text("""
             SELECT min(error) AS example, count(*) AS images, count(DISTINCT item) AS items,
                 (array_agg(jsonb_build_array(index, item) ORDER BY index))[1:CAST(:examples AS integer)] AS first
-            FROM (SELECT index, item, error FROM outputs WHERE job_id = :job AND error IS NOT NULL AND {ANY_FAILED}
+            FROM (SELECT index, item, error FROM outputs WHERE job_id = :job AND error IS NOT NULL
                   ORDER BY index LIMIT :looked_at) AS failed
             GROUP BY regexp_replace(error, '"[^"]*"|''[^'']*''|[0-9]+', '', 'g')
             ORDER BY images DESC, example LIMIT :limit

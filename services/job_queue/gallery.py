@@ -42,13 +42,12 @@ class ImageFilter:
 
 EVERY_IMAGE = ImageFilter()
 
-ANY_FAILED = "(SELECT failed > 0 FROM jobs WHERE id = :job)"  # else each image of the job would be looked at
+FATES = {None: "", True: "AND error IS NOT NULL", False: "AND error IS NULL"}  # of images, by `ImageFilter.failed`
 # `seed` of a rated image is that of `outputs`, whose key is a part of the key of `ratings`.
 LIST_IMAGES = """
     SELECT {columns} FROM unnest(CAST(:starts AS integer[]), CAST(:stops AS integer[])) AS ranges (start, stop)
     CROSS JOIN LATERAL (
-        SELECT {columns} FROM {images} WHERE job_id = :job AND index >= start AND index < stop
-            AND (CAST(:failed AS boolean) IS NULL OR (error IS NOT NULL) = :failed) {if_any_failed}
+        SELECT {columns} FROM {images} WHERE job_id = :job AND index >= start AND index < stop {fate}
             AND (CAST(:seed AS bigint) IS NULL OR seed = :seed) {rated}
         ORDER BY index {direction} LIMIT :limit) AS found
     ORDER BY index {direction} LIMIT :limit
@@ -70,14 +69,14 @@ def list_images(
         columns=IMAGE_COLUMNS,
         images="ratings JOIN outputs USING (job_id, index)" if are_rated else "outputs",
         rated="AND rating >= :rating" if are_rated else "",
-        if_any_failed=f"AND {ANY_FAILED}" if chosen.failed else "",
+        fate=FATES[chosen.failed],
         direction="DESC" if backwards else "ASC",
     )
     start, stop = (0, before) if before is not None else (after + 1, MOST_INDEX)
     found: list[Output] = []
     for ranges in _in_parts(_ranges(connection, job_id, chosen, start, stop), backwards=backwards):
         values = {
-            "job": job_id, "failed": chosen.failed, "seed": chosen.seed, "rating": chosen.rating,
+            "job": job_id, "seed": chosen.seed, "rating": chosen.rating,
             "limit": limit - len(found), "starts": [one[0] for one in ranges], "stops": [one[1] for one in ranges],
         }  # fmt: skip
         found += [Output(**row._mapping) for row in connection.execute(text(statement), values)]
