@@ -88,7 +88,10 @@ def _on_stop(stop: Callable[[], object]) -> None:
 
 
 def _connect(settings: "Settings") -> "tuple[Engine, ObjectStore, Any]":
-    """Connect to the database, the bucket and the broker, so that a process that cannot work fails at its start."""
+    """Connect to the database, the bucket and the broker, so that a process that cannot work fails at its start.
+
+    It can work while the broker does not answer.
+    """
     from services.database import connections, schema
     from services.observability import logs
     from services.process import celery_app
@@ -102,5 +105,5 @@ def _connect(settings: "Settings") -> "tuple[Engine, ObjectStore, Any]":
     store = ObjectStore.connect(settings)
     store.check()
     app = celery_app.make_app(settings)
-    celery_app.check_broker(app)
+    celery_app.look_for_broker(app)
     return engine, store, app

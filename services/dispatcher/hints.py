@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from contextlib import suppress
 
 from celery import Celery
 from sqlalchemy import Engine as Database
@@ -27,7 +28,7 @@ class HintSender:
 
     def __init__(self, database: Database, app: Celery) -> None:
         self.database, self.app = database, app
-        self._broker_is_silent = False
+        self._broker_answers: bool | None = None  # not known yet
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._send, name="hints", daemon=True)
 
@@ -52,15 +53,28 @@ class HintSender:
                 continue
             for queue in queues:
                 self._send_hint(queue)
+            if not queues and not self._broker_answers:
+                self._look()
 
     def _send_hint(self, queue: str) -> None:
         try:
             celery_app.send_hint(self.app, queue)
         except Exception as error:  # Of any kind: nothing of the service depends on a hint.
-            if not self._broker_is_silent:
+            if self._broker_answers is not False:
                 log.warning("the broker does not answer (%s); workers find work by polling", brief(error))
-            self._broker_is_silent = True
+            self._broker_answers = False
             metrics.BROKER_UP.set(0)
         else:
-            self._broker_is_silent = False
-            metrics.BROKER_UP.set(1)
+            self._record_answer()
+
+    def _look(self) -> None:
+        """Look whether the broker answers: without work no hint would tell."""
+        with suppress(Exception):  # As above.
+            celery_app.check_broker(self.app)
+            self._record_answer()
+
+    def _record_answer(self) -> None:
+        if not self._broker_answers:
+            log.info("the broker answers")
+        self._broker_answers = True
+        metrics.BROKER_UP.set(1)

@@ -91,7 +91,6 @@ JOBS_FINISHED = Counter(
 )
 RESCUES = Counter("darkroom_rescues", "Work recovered from lost processes.", registry=DISPATCHER)
 WEBHOOKS = Counter("darkroom_webhooks", "Attempts at sending an event to a webhook.", ["outcome"], registry=DISPATCHER)
-BROKER_UP = Gauge("darkroom_broker_up", "Whether the last hint could be sent.", registry=DISPATCHER)
 SET_ASIDE = Counter(
     "darkroom_set_aside", "Rows that could not be handled and were set aside.", ["loop"], registry=DISPATCHER
 )
@@ -109,6 +108,12 @@ CLIENT_SESSIONS_ENDED = Counter(
     "Sessions of clients that were ended because their transaction was too old.",
     registry=DISPATCHER,
 )
+
+# -- workers and dispatchers ---------------------------------------------------------------------
+
+BROKER_UP = Gauge("darkroom_broker_up", "Whether the broker answered when it was last used.", registry=None)
+WORKER.register(BROKER_UP)
+DISPATCHER.register(BROKER_UP)
 
 # -- all -----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The Celery app. Its messages are hints: Postgres is the truth.
 
 A hint says that a queue has work. The worker acknowledges it at once. A duplicate finds nothing to claim, and a lost
-hint is sent again, so the broker may be wiped at any moment.
+hint is sent again, so the broker may be wiped at any moment, and be away when a process starts.
 """
 
 import logging
@@ -14,11 +14,15 @@ from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
+from redis import exceptions as redis
 
 from services.environment import advise, ignore_variables
 from services.errors import CommandError
+from services.observability import metrics
 from services.settings import Settings
 from training.errors import first_line
+
+log = logging.getLogger("darkroom.broker")
 
 WAKE = "darkroom.wake"
 HINT_EXPIRES_S = 60
@@ -111,7 +115,20 @@ def serve(app: Celery, worker: Service, *, concurrency: int = 1) -> None:
         # On the second signal as well: released leases are claimed at once, abandoned ones only when they are stale.
         terminate = stop
 
+    class BrokerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
+        """Starts whenever the broker answers, and stops whenever the connection to it is lost."""
+
+        requires = ("celery.worker.consumer.connection:Connection",)
+
+        def start(self, parent: Any) -> None:
+            metrics.BROKER_UP.set(1)
+            log.info("the broker answers")
+
+        def stop(self, parent: Any) -> None:
+            metrics.BROKER_UP.set(0)
+
     app.steps["worker"].add(EngineStep)
+    app.steps["consumer"].add(BrokerStep)
     signals.setup_logging.connect(_leave_logging, weak=False)
     # Celery prints its shutdown without logging; the worker logs it.
     celery_worker.safe_say = lambda *_: None
@@ -136,13 +153,38 @@ def _leave_logging(**_: Any) -> None:
     """Keep Celery from configuring logging: it does so only if nothing is connected to this signal."""
 
 
+class BrokerAway(CommandError):
+    """The broker does not answer, which nobody has to mend in the settings of a process."""
+
+
 def check_broker(app: Celery) -> None:
-    """Raise CommandError if the broker does not answer at the start. Later it may be unavailable at times."""
+    """Raise CommandError if the broker refuses this process, and BrokerAway if it does not answer."""
     try:
         with app.connection_for_write(connect_timeout=3) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=3)
     except (OperationalError, OSError) as error:
         address = app.connection_for_write().as_uri()
-        raise CommandError(
+        raise (BrokerAway if _is_away(error) else CommandError)(
             f"The broker at {address} does not answer ({first_line(error)}). {advise('DARKROOM_BROKER_URL')}"
         ) from None
+
+
+def look_for_broker(app: Celery) -> None:
+    """Check the broker when a process starts, which goes on without it. Raises CommandError if it is refused."""
+    try:
+        check_broker(app)
+    except BrokerAway as away:
+        log.warning("%s Work is found by polling until it answers.", away)
+    else:
+        metrics.BROKER_UP.set(1)
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Return whether the server cannot be reached yet, instead of refusing a login, a database or a protocol."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return not isinstance(error, ssl.SSLError)
+        if isinstance(error, redis.BusyLoadingError | redis.TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -14,21 +14,21 @@ DELAY_S = 0.4
 
 
 class Proxy:
-    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target`, and injects one fault at a time.
+    """Forwards 127.0.0.1:`port`, by default a free one, to 127.0.0.1:`target`, and injects one fault at a time.
 
     pass: no fault. reset: open and new connections are cut. silent: no data passes, and the connections are cut when
     the fault ends, as half-open connections are. slow: every piece of data is delayed by DELAY_S. unavailable and
     broken: HTTP requests are answered with 503 and 500.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, port: int = 0) -> None:
         self.target = target
         self.fault: NetworkFault = "pass"
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", port))
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def set(self, fault: NetworkFault) -> None:

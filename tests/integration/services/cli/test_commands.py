@@ -61,12 +61,6 @@ def test_without_a_database(stack: Stack, darkroom: Darkroom, darkroom_here: Dar
 
 
 @pytest.mark.parametrize("command", ["worker", "dispatcher"])
-def test_without_a_broker(stack: Stack, darkroom: Darkroom, command: str) -> None:
-    done = darkroom(command, DARKROOM_BROKER_URL="redis://:a-secret-password@127.0.0.1:1/0")
-    refused(done, "The broker at redis://", "does not answer", "darkroom up", "DARKROOM_BROKER_URL")
-
-
-@pytest.mark.parametrize("command", ["worker", "dispatcher"])
 def test_with_a_bucket_that_is_missing(stack: Stack, darkroom: Darkroom, command: str) -> None:
     refused(darkroom(command, DARKROOM_S3_BUCKET="nowhere"), "bucket 'nowhere' does not exist", "DARKROOM_S3_BUCKET")
 

@@ -45,14 +45,15 @@ def test_a_job_is_seen_in_the_metrics_of_its_processes(stack: Stack) -> None:
     assert planned["darkroom_jobs_planned_total,outcome=planned"] == 1
     assert planned["darkroom_jobs_planned_total,outcome=rejected"] == 1
     assert planned["darkroom_jobs_finished_total,state=succeeded"] == 1
-    assert planned["darkroom_broker_up"] == 1
+    assert planned["darkroom_broker_up"] == seen["darkroom_broker_up"] == 1
+    assert unplanned["darkroom_broker_up"] == 1, "no hint has been sent yet"
     assert not any(name.startswith("darkroom_object_store_errors_total") for name in planned)  # none has failed
     assert seen["darkroom_serves,queue=default"] == 1
     for name in ("images_total,outcome=failed", "images_total,outcome=stored", "shards_ended_total,end=done"):
         assert before[f"darkroom_{name}"] == 0, "an increase is only seen of what there was before"
     for loop in ("claiming", "ending an attempt", "accepting a cancel request", "stopping", "waking", "rescuing"):
         assert unplanned[f"darkroom_set_aside_total,loop={loop}"] == 0
-    for name in ("darkroom_broker_up", "darkroom_rescues_total", "darkroom_silent_attempts"):
+    for name in ("darkroom_rescues_total", "darkroom_silent_attempts"):
         assert name in unplanned, name
         assert name not in seen, f"a worker has no {name}"
     for name in ("darkroom_rows", "darkroom_leases_held", "darkroom_images_under_way"):
