@@ -1,5 +1,6 @@
 """Evaluates an autoencoder on its reconstructions of held-out images."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from training.data import shapes
 from training.data.image_set import ImageSet
 from training.evaluation.fidelity import LEAST
 from training.evaluation.networks import Networks, compute_features
-from training.metrics import conditions, mean_psnr, psnr, ssim
+from training.metrics import conditions, psnr, ssim
 from training.metrics.distributions import frechet_distance
 from training.metrics.pixels import MOST
 from training.model.autoencoder import Autoencoder
@@ -32,35 +33,57 @@ def score(autoencoder: Autoencoder, images: ImageSet, output: Path, networks: Ne
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = autoencoder.to(device)
     rows = images.rows("held_out")
-    held_out = images.pixels(rows)
-    reconstructed = torch.cat([reconstruct(autoencoder, part.to(device)) for part in torch.split(held_out, BATCH)])
-    pairs_sheet = torch.cat([held_out[:PAIRS], reconstructed[:PAIRS]])
-    contact_sheet.save(output / "reconstructions.png", pairs_sheet, columns=min(PAIRS, len(held_out)))
-    scores = measure(reconstructed, held_out, images, networks)
-    if images.description.box_classes == shapes.CLASSES:
-        scores |= condition_accuracy(images, rows, reconstructed)
+    drawn = images.description.box_classes == shapes.CLASSES
+    figures = Reconstructions(images, networks)
+    shown: list[Tensor] = []
+    kept: list[Tensor] = []
+    for start in range(0, len(rows), BATCH):
+        held_out = images.pixels(rows[start : start + BATCH])
+        reconstructed = reconstruct(autoencoder, held_out.to(device))
+        figures.add(reconstructed, held_out)
+        shown = shown or [held_out[:PAIRS], reconstructed[:PAIRS]]
+        kept += [reconstructed] if drawn else []  # the built-in set is small
+    contact_sheet.save(output / "reconstructions.png", torch.cat(shown), columns=len(shown[0]))
+    scores = figures.scores()
+    if drawn:
+        scores |= condition_accuracy(images, rows, torch.cat(kept))
     if autoencoder.config.regularisation == "vq":
         scores |= codebook_use(autoencoder, images)
     return scores
 
 
-def measure(reconstructed: Tensor, held_out: Tensor, images: ImageSet, networks: Networks) -> dict[str, Any]:
-    """Return how far the reconstructions of all held-out images are from them, both [R, C, H, W] in [-1, 1]."""
-    worst = float(psnr(reconstructed, held_out).clamp(max=MOST).min())
-    scores: dict[str, Any] = {
-        "psnr": mean_psnr(reconstructed, held_out), "psnr_worst": worst, "images": len(held_out),
-    }  # fmt: skip
-    if images.image_size >= SMALLEST:
-        scores["ssim"] = float(ssim(reconstructed, held_out).mean())
-    if networks.perceptual is not None:
-        pairs = zip(torch.split(held_out, BATCH), torch.split(reconstructed, BATCH), strict=True)
-        scores["lpips"] = float(torch.cat([networks.perceptual(a, b) for a, b in pairs]).mean())
-    if len(held_out) >= LEAST:
-        network = networks.features
-        scores |= {"features": network.name, "features_digest": network.digest}
-        real = compute_features(network, images, images.rows("held_out"))
-        scores["reconstruction_frechet_distance"] = frechet_distance(real, network.features(reconstructed))
-    return scores
+class Reconstructions:
+    """Collects how far reconstructions of held-out images are from them, batch by batch: it keeps no pixels."""
+
+    def __init__(self, images: ImageSet, networks: Networks) -> None:
+        self.images, self.networks = images, networks
+        self.measured: dict[str, list[Tensor]] = defaultdict(list)  # a value or a row of features of each image
+
+    def add(self, reconstructed: Tensor, held_out: Tensor) -> None:
+        """Measure some of the held-out images, in their order. Both are [R, C, H, W] in [-1, 1]."""
+        self.measured["psnr"].append(psnr(reconstructed, held_out).clamp(max=MOST))
+        if self.images.image_size >= SMALLEST:
+            self.measured["ssim"].append(ssim(reconstructed, held_out))
+        if self.networks.perceptual is not None:
+            self.measured["lpips"].append(self.networks.perceptual(held_out, reconstructed))
+        if len(self.images.rows("held_out")) >= LEAST:
+            self.measured["features"].append(self.networks.features.features(reconstructed))
+
+    def scores(self) -> dict[str, Any]:
+        """Return the figures of all held-out images."""
+        measured = {name: torch.cat(values) for name, values in self.measured.items()}
+        features = measured.pop("features", None)
+        scores: dict[str, Any] = {
+            "psnr": float(measured["psnr"].mean()), "psnr_worst": float(measured["psnr"].min()),
+            "images": len(measured["psnr"]),
+        }  # fmt: skip
+        scores |= {name: float(values.mean()) for name, values in measured.items() if name != "psnr"}
+        if features is not None:
+            network = self.networks.features
+            scores |= {"features": network.name, "features_digest": network.digest}
+            real = compute_features(network, self.images, self.images.rows("held_out"))
+            scores["reconstruction_frechet_distance"] = frechet_distance(real, features)
+        return scores
 
 
 def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Tensor:

@@ -1,23 +1,28 @@
 """Evaluations of few samples, of sets in which some images lack a label, and of sets with one class."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from training import evaluate, evaluate_student
 from training.data import image_set
 from training.data.image_set import DataError, ImageSet
-from training.evaluation import second_stage
+from training.evaluation import first_stage, light_decoder, networks, second_stage
 from training.evaluation.agreement import find_judge
-from training.evaluation.networks import CLASSIFIER
+from training.evaluation.networks import CLASSIFIER, Networks
 from training.evaluation.second_stage import Sampling
-from training.metrics import classifier, targets
+from training.metrics import classifier, mean_psnr, ssim, targets
+from training.metrics.distributions import frechet_distance
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.latent_diffusion import save_autoencoder
+from training.model.light_decoder import LightDecoder, LightDecoderConfig
 from training.model.release import read
 
 CLASSES = tuple("abcdefghij")
@@ -88,6 +93,44 @@ def test_equal_reconstructions_have_a_finite_psnr(tmp_path: Path) -> None:
     found = evaluate.run(tmp_path / "release", root, tmp_path / "out")
     assert json.dumps(found, allow_nan=False)
     assert found["psnr"] == found["psnr_worst"] == 100.0
+
+
+class CountedSet(ImageSet):
+    """An image set that notes the most images that were read at once."""
+
+    most: ClassVar[int] = 0
+
+    def pixels(self, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor:
+        CountedSet.most = max(CountedSet.most, len(rows))
+        return super().pixels(rows)
+
+
+def test_a_first_stage_and_a_light_decoder_are_measured_in_parts(tmp_path: Path) -> None:
+    """Memory does not grow with the number of held-out images, and the figures are those of all."""
+    held_out = networks.BATCH + 50
+    written = write_set(tmp_path, [i % 10 for i in range(60 + held_out)])
+    whole = CountedSet(written.images, written.records, written.description)
+    judges = Networks(classifier.load(tmp_path / CLASSIFIER))
+    torch.manual_seed(0)
+    config = AutoencoderConfig(
+        image_channels=1, latent_channels=2, channels=32, multipliers=(1, 1), res_blocks=1, middle_attention=False
+    )
+    autoencoder = Autoencoder(config).eval()
+    light = LightDecoder(LightDecoderConfig(8, config.multipliers), config).eval()
+    found = first_stage.score(autoencoder, whole, tmp_path, judges)
+    both = light_decoder.score(autoencoder, light, whole, tmp_path, judges)
+    assert CountedSet.most <= networks.BATCH
+    assert found["images"] == both["light"]["images"] == held_out
+    pixels = written.pixels(written.rows("held_out"))
+    with torch.inference_mode():
+        latents = autoencoder.encode(pixels)
+        decoded = [one.decode(latents).clamp(-1, 1) for one in (autoencoder, light)]
+    assert found["psnr"] == both["full"]["psnr"] == pytest.approx(mean_psnr(decoded[0], pixels), rel=1e-5)
+    assert both["light"]["psnr"] == pytest.approx(mean_psnr(decoded[1], pixels), rel=1e-5)
+    assert found["ssim"] == pytest.approx(float(ssim(decoded[0], pixels).mean()), rel=1e-4)
+    assert both["light_to_full"]["psnr"] == pytest.approx(mean_psnr(decoded[1], decoded[0]), rel=1e-5)
+    distance = frechet_distance(judges.features.features(pixels), judges.features.features(decoded[0]))
+    assert found["reconstruction_frechet_distance"] == pytest.approx(distance, rel=1e-3)
 
 
 def test_images_on_which_no_student_can_be_measured_are_told_before_it_is_trained(
