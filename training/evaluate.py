@@ -14,6 +14,7 @@ from rich.table import Table
 
 from training.commands import run_command
 from training.data import image_set
+from training.data.conditions import other_classes, types_of
 from training.data.image_set import DataError, ImageSet
 from training.data.rows import crop_centres
 from training.evaluation import against, first_stage, light_decoder, networks, second_stage
@@ -109,12 +110,17 @@ def fingerprint(scores: Mapping[str, Any]) -> str:
 def fit_images(images: ImageSet, description: Release) -> ImageSet:
     """Return the set with its images cropped to the size of the release's.
 
-    Raises DataError unless they then have the release's shape, and some are held out.
+    Raises DataError unless they then have the release's shape and classes, and some are held out.
     """
     images = crop_centres(images, min(images.image_size, description.image_shape[1]))
     channels, size = images.channels, images.image_size
     if (channels, size, size) != description.image_shape:
         raise DataError(f"data.root: images of {channels}x{size}x{size}; the release makes {description.image_shape}")
+    if description.kind == "diffusion":
+        for field, kind in types_of(description).items():
+            other = other_classes(description, field, description.name, images.description)
+            if kind == "class" and other is not None:
+                raise DataError(f"data.root: {field}: {other}")
     if not images.rows("held_out"):
         raise DataError("data.root: no image is held out; prepare the set with data.held_out above 0")
     return images
@@ -166,7 +172,8 @@ def format_figure(value: Any) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of sampling and of network weights."""
     for field, value in asdict(Sampling()).items():
-        parser.add_argument(f"--{field}", type=type(value), default=value, help=f"default {value}")
+        usual = "the service's" if value is None else value
+        parser.add_argument(f"--{field}", type=Sampling.parsers()[field], default=value, help=f"default: {usual}")
     parser.add_argument(
         "--inception", type=Path, metavar="FILE", help="published Inception weights for the Fréchet distance"
     )
@@ -195,7 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given["against"] is None:
             Console(width=110).print(table(run(given["release"], *folders, sampling, weights)))
             return
-        other = replace(sampling, steps=given["against_steps"] or sampling.steps)
+        steps = sampling.steps if given["against_steps"] is None else given["against_steps"]
+        other = replace(sampling, steps=steps)
         scores = run_against(given["release"], given["against"], *folders, sampling, other, weights)
         Console(width=140).print(table_against(scores))
 

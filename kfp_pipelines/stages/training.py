@@ -180,18 +180,16 @@ def numbers(scores: Mapping[str, Any]) -> dict[str, float]:
 
 def parse_sampling(pairs: Sequence[str]) -> "Sampling":
     """Parse how a diffusion model is sampled, such as steps=30. Raises ValueError naming the field and its type."""
-    from dataclasses import asdict
-
     from training.evaluation.second_stage import Sampling
 
-    defaults = asdict(Sampling())
+    parsers = Sampling.parsers()
     values = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
-        if name not in defaults:
-            raise ValueError(f"sampling: {pair!r} is not allowed; permitted: {', '.join(f'{f}=' for f in defaults)}")
+        if name not in parsers:
+            raise ValueError(f"sampling: {pair!r} is not allowed; permitted: {', '.join(f'{f}=' for f in parsers)}")
         try:
-            values[name] = type(defaults[name])(value)
+            values[name] = parsers[name](value)
         except ValueError:
-            raise ValueError(f"sampling: {name} must be {type(defaults[name]).__name__}, got {value!r}") from None
+            raise ValueError(f"sampling: {name} must be {parsers[name].__name__}, got {value!r}") from None
     return Sampling(**values)

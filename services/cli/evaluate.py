@@ -20,8 +20,9 @@ def evaluate(
     solver: Annotated[str, typer.Option(help="The solver to sample with.")] = "dpm_solver_2m",
     steps: Annotated[int, typer.Option(help="Steps of the solver.", min=1, max=1000)] = 20,
     guidance: Annotated[
-        float, typer.Option(help="The guidance scale; 0: the default, 1.5, or 1 for a release that cannot be guided.")
-    ] = 0.0,
+        float | None,
+        typer.Option(help="The guidance scale; default: the service's, 1.5, or 1 for a release that cannot be guided."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The seed of the first image.", min=0)] = 0,
     against: Annotated[
         str | None,

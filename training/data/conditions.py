@@ -9,7 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from training.data import degradations, masks
-from training.data.image_set import ImageSet, Record
+from training.data.image_set import Description, ImageSet, Record
 from training.model.conditioners.text_tokenizer import MAX_CHARACTERS
 from training.model.release import Release
 
@@ -123,6 +123,30 @@ def count_missing(images: ImageSet, kind: str, *, given_masks: bool = False) -> 
 def types_of(description: Release) -> dict[str, str]:
     """The type of each conditioner, by its request field."""
     return {name: config["type"] for name, config in description.architecture["conditioners"].items()}
+
+
+def other_classes(description: Release, field: str, whose: str, about: Description) -> str | None:
+    """Return how the classes of an image set differ from those of a condition of a release; None if they do not.
+
+    Their order counts, because a label is a number. Names are compared if both sides have names and not just numbers.
+    whose: what the message calls the release.
+    """
+    condition = description.architecture["conditioners"][field]
+    by_type = {
+        "class": about.classes, "layout": about.box_classes, "layout_map": about.box_classes,
+        "semantic_map": about.map_classes,
+    }  # fmt: skip
+    if condition["type"] not in by_type:
+        return None
+    found, own, count = by_type[condition["type"]], description.class_names(field), condition.get("classes")
+    cure = f"; prepare the images with data.classes, the classes of {whose} in their order" if own else ""
+    cure = cure if set(found) <= set(own) else ""
+    if len(found) != count:
+        return f"the images have {len(found)} classes; {whose} has {count}{cure}"
+    if not own or found == own or found == tuple(map(str, range(len(found)))):
+        return None
+    number = next(i for i, (one, other) in enumerate(zip(found, own, strict=True)) if one != other)
+    return f"class {number} of the images is {found[number]!r}; of {whose}, {own[number]!r}{cure}"
 
 
 def request_maker(description: Release) -> Requests:

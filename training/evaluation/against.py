@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ def check_comparable(release: Release, other: Release) -> None:
     ):
         if first != second:
             raise ComparisonError(f"against: {other.name} has another {field}, {second}; {release.name} has {first}")
+    for field, kind in types_of(release).items():
+        names = [one.class_names(field) for one in (release, other)]
+        if kind == "class" and all(names) and names[0] != names[1]:
+            pairs = zip_longest(*names)
+            number, (mine, theirs) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+            raise ComparisonError(f"against: {other.name} has other classes in {field}: class {number} is "
+                                  f"{theirs!r}; of {release.name}, {mine!r}")  # fmt: skip
 
 
 def compare(

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.progress import track
@@ -42,15 +42,21 @@ class Sampling:
     images: int = 1000
     solver: str = "dpm_solver_2m"
     steps: int = 20
-    guidance: float = 0.0  # 0: GUIDANCE, or 1 (none) for a release trained without condition dropout
+    guidance: float | None = None  # None: GUIDANCE, or 1 (none) for a release trained without condition dropout
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field, least in (("images", 1), ("seed", 0)):
+        for field, least in (("images", 1), ("steps", 1), ("seed", 0)):
             if (value := getattr(self, field)) < least:
                 raise ValueError(f"{field}: {value} is not allowed; permitted: at least {least}")
-        if not math.isfinite(self.guidance):
-            raise ValueError(f"guidance: {self.guidance} is not allowed; permitted: a finite number")
+        if self.guidance is not None and not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance: {self.guidance:g} is not allowed; permitted: a number from 0, the null "
+                             "condition alone; 1 is no guidance")  # fmt: skip
+
+    @classmethod
+    def parsers(cls) -> dict[str, type]:
+        """Return the type of each field."""
+        return {one.name: float if one.default is None else type(one.default) for one in fields(cls)}
 
 
 @dataclass(frozen=True)
@@ -97,11 +103,12 @@ def complete_sampling(sampling: Sampling, description: Release) -> Sampling:
     """Return the sampling with what its defaults stand for. Raises ValueError for what a distilled release forbids."""
     distilled = description.distilled
     if distilled is None:
-        return replace(sampling, guidance=sampling.guidance or (GUIDANCE if description.guided else 1.0))
+        usual = GUIDANCE if description.guided else 1.0
+        return replace(sampling, guidance=usual if sampling.guidance is None else sampling.guidance)
     (solver,) = DISTILLED_SOLVERS
     if sampling.solver not in (solver, Sampling.solver):
         raise ValueError(f"solver: {sampling.solver!r} is not allowed for {description.name}; permitted: {solver}")
-    steps, guidance = sampling.steps, sampling.guidance or distilled.best_guidance
+    steps, guidance = sampling.steps, distilled.best_guidance if sampling.guidance is None else sampling.guidance
     if steps not in distilled.steps:
         if steps != Sampling.steps:
             permitted = ", ".join(map(str, distilled.steps))
@@ -160,7 +167,8 @@ def generate(
     Calls the `generate` that the service uses.
     """
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    sampler, guidance = Sampler(sampling.solver, sampling.steps), Guidance(sampling.guidance)
+    sampling = complete_sampling(sampling, description)
+    sampler, guidance = Sampler(sampling.solver, sampling.steps), Guidance(cast(float, sampling.guidance))
     parts = []
     for start in track(range(0, len(requests), BATCH), "sampling", transient=True):
         batch = requests[start : start + BATCH]

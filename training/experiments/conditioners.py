@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data import masks, vocabulary
-from training.data.conditions import Requests, count_missing
+from training.data.conditions import Requests, count_missing, other_classes, types_of
 from training.data.image_set import ImageSet
 from training.data.rows import spread
 from training.experiments.conditions import (
@@ -39,6 +39,7 @@ MOST_COUNTED = 10_000  # captions that are looked at to count those that are cut
 def build(config: DiffusionExperiment, images: ImageSet, first_stage: AutoencoderConfig) -> Conditioners:
     """Return the conditioners with initial weights. Raises ExperimentError naming the field that is wrong."""
     found = Conditioners()
+    check_initial(config, images)
     kept = read_vocabularies(config)
     for field, one in config.model.conditioners.items():
         where = f"model.conditioners.{field}"
@@ -66,6 +67,22 @@ def count_cut_captions(built: Conditioners, images: ImageSet) -> dict[str, tuple
             if cut:
                 found[field] = cut, one.tokenizer.length
     return found
+
+
+def check_initial(config: DiffusionExperiment, images: ImageSet) -> None:
+    """Raise ExperimentError unless the images have the classes of the release `initial`, which its weights know."""
+    if config.initial is None:
+        return
+    with open_release(Path(config.initial)) as folder:
+        description = release.read(folder)
+    if description.kind != "diffusion":
+        return
+    for field, kind in types_of(description).items():
+        one = config.model.conditioners.get(field)
+        if kind == "class" and one is not None and one.type == kind:
+            other = other_classes(description, field, f"the release {description.name}", images.description)
+            if other is not None:
+                raise ExperimentError(f"initial: {field}: {other}")
 
 
 def read_vocabularies(config: DiffusionExperiment) -> dict[str, dict[str, bytes]]:

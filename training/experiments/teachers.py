@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from training.data import masks
-from training.data.conditions import count_missing, types_of
+from training.data.conditions import count_missing, other_classes, types_of
 from training.data.image_set import DataError, ImageSet
 from training.experiments.schema import DataConfig, ExperimentError
 from training.model.conditioners import ClassConditioner
@@ -26,8 +26,7 @@ def load_teacher(folder: Path) -> tuple[LatentDiffusion, Release]:
             )
     for field, one in model.conditioners.by_field().items():
         if isinstance(one, ClassConditioner):  # their names are a part of the schema alone
-            rule = description.conditions["properties"][field]
-            one.names = tuple(next((part["enum"] for part in rule.get("anyOf", ()) if "enum" in part), ()))
+            one.names = description.class_names(field)
     return model, description
 
 
@@ -61,16 +60,11 @@ def check_decoder(teacher: Release) -> None:
 
 def check_images(data: DataConfig, teacher: Release, images: ImageSet) -> None:
     """Raise DataError unless the images have the classes of the teacher, and values for its conditions."""
-    about, count = images.description, len(images.rows("train"))
-    classes = {"class": about.classes, "layout": about.box_classes, "layout_map": about.box_classes,
-               "semantic_map": about.map_classes}  # fmt: skip
+    count = len(images.rows("train"))
     for field, kind in types_of(teacher).items():
         where = f"data.root: {field}"
-        taught = teacher.architecture["conditioners"][field].get("classes")
-        if kind in classes and len(classes[kind]) != taught:
-            raise DataError(
-                f"{where}: the images have {len(classes[kind])} classes; the teacher {teacher.name} has {taught}"
-            )
+        if other := other_classes(teacher, field, f"the teacher {teacher.name}", images.description):
+            raise DataError(f"{where}: {other}")
         missing = count_missing(images, kind, given_masks=data.masks == "given")
         if missing == count or missing > data.max_bad * count:
             raise DataError(f"{where}: {missing} of {count} training images have no value for it; "

@@ -114,6 +114,11 @@ class Release:
         dropout: float = self.lineage.get("experiment", {}).get("loss", {}).get("condition_dropout", 1.0)
         return dropout > 0
 
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """Return the names of the classes of a condition, in their order; none if its classes have only numbers."""
+        rule = self.conditions.get("properties", {}).get(field, {})
+        return tuple(next((part["enum"] for part in rule.get("anyOf", ()) if "enum" in part), ()))
+
     @property
     def distilled(self) -> Distilled | None:
         """How the release may be sampled if it was distilled to few steps; None for others. Raises ReleaseError.

@@ -48,9 +48,7 @@ class Base:
         """The names of its classes, in their order; none if it is not sampled by class."""
         for field, one in self.release.architecture["conditioners"].items():
             if one["type"] == "class":
-                rule = self.release.conditions["properties"][field]
-                named = next((part["enum"] for part in rule.get("anyOf", ()) if "enum" in part), ())
-                return tuple(named) or tuple(map(str, range(one["classes"])))
+                return self.release.class_names(field) or tuple(map(str, range(one["classes"])))
         return ()
 
     @property

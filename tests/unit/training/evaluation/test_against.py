@@ -1,19 +1,22 @@
 """Two releases are compared by images of the same requests and seeds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from training import evaluate
-from training.data import digits
-from training.data.image_set import ImageSet
+from training.data import digits, image_set
+from training.data.image_set import DataError, ImageSet
 from training.evaluation.against import ComparisonError
 from training.evaluation.networks import CLASSIFIER
 from training.evaluation.second_stage import Sampling
 from training.metrics import classifier
+from training.model.conditioners import ClassConditioner
 from training.model.latent_diffusion import load_diffusion, save_autoencoder, save_diffusion
+from training.model.release import read
 
 FEW = Sampling(images=40, steps=1)
 
@@ -69,5 +72,27 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_sampled(
         with pytest.raises(ComparisonError, match=told):
             evaluate.run_against(release, other, root, tmp_path / "out", FEW)
     assert not (tmp_path / "out").exists()
+
+
+def test_releases_of_other_classes_are_not_compared(tiny_release: Path, root: Path, tmp_path: Path) -> None:
+    def named(name: str, *words: str) -> Path:
+        model, _ = load_diffusion(tiny_release)
+        (field,) = model.conditioners.by_field().values()
+        assert isinstance(field, ClassConditioner)
+        field.names = words
+        save_diffusion(tmp_path / name, model, name=name, image_size=32)
+        return tmp_path / name
+
+    first, other = named("first", *"abcdefghij"), named("other", *"abcdefghji")
+    message = "against: other has other classes in class_label: class 8 is 'j'; of first, 'i'"
+    with pytest.raises(ComparisonError, match=f"^{message}$"):
+        evaluate.run_against(first, other, root, tmp_path / "out", FEW)
+    images = image_set.read(root)
+    others = replace(images, description=replace(images.description, classes=tuple("abcdefghik")))
+    with pytest.raises(DataError, match=r"class_label: class 9 of the images is 'k'; of first, 'j'$"):
+        evaluate.fit_images(others, read(first))
+
+
+def test_few_images_are_not_compared(tiny_release: Path, root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 32"):
         evaluate.run_against(tiny_release, tiny_release, root, tmp_path / "few", Sampling(images=8, steps=1))

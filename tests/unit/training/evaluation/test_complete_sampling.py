@@ -1,5 +1,6 @@
 """How a release is sampled for an evaluation: as asked, else as the service samples it."""
 
+import math
 from typing import Any
 
 import pytest
@@ -15,9 +16,19 @@ DISTILLED = Release(
 )  # fmt: skip
 
 
-def test_a_guidance_of_0_is_that_of_the_service() -> None:
+def test_without_a_guidance_it_is_that_of_the_service() -> None:
     assert complete_sampling(Sampling(), PLAIN) == Sampling(guidance=GUIDANCE)
     assert complete_sampling(Sampling(guidance=3.0, steps=7), PLAIN) == Sampling(guidance=3.0, steps=7)
+
+
+def test_a_guidance_of_0_is_the_null_condition_alone() -> None:
+    assert complete_sampling(Sampling(guidance=0), PLAIN) == Sampling(guidance=0)
+
+
+@pytest.mark.parametrize("guidance", [-1.0, math.inf, math.nan])
+def test_a_guidance_that_no_request_may_have_is_refused(guidance: float) -> None:
+    with pytest.raises(ValueError, match=f"guidance: {guidance:g} is not allowed; permitted: a number from 0"):
+        Sampling(guidance=guidance)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +50,7 @@ def test_a_distilled_release_is_sampled_at_its_best_unless_asked_otherwise(given
         (Sampling(steps=3), "steps: 3 is not allowed for few; permitted: 1, 2, 4, 8"),
         (Sampling(guidance=4.5), "guidance: 4.5 is not allowed for few; permitted: 1 to 4"),
         (Sampling(guidance=0.5), "guidance: 0.5 is not allowed for few; permitted: 1 to 4"),
+        (Sampling(guidance=0), "guidance: 0 is not allowed for few; permitted: 1 to 4"),
     ],
 )
 def test_what_a_distilled_release_does_not_permit_is_told(given: Sampling, message: str) -> None:

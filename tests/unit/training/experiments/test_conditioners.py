@@ -132,6 +132,25 @@ def test_captions_keep_the_vocabulary_of_the_release_whose_weights_are_loaded(
     assert vocabularies[0] == vocabularies[1] != vocabularies[2]
 
 
+def test_the_release_whose_weights_are_loaded_has_the_classes_of_the_images(
+    images: ImageSet, configured: Configured, tmp_path: Path
+) -> None:
+    def of(*classes: str) -> ImageSet:
+        return replace(images, description=replace(images.description, classes=classes))
+
+    config = configured({"field": CONDITIONS["class"]})
+    first = conditioners.build(config, of("cat", "dog"), FIRST_STAGE)
+    unet = UNetConfig(in_channels=LATENT, out_channels=LATENT, channels=32, multipliers=(1,), context_width=16)
+    model = LatentDiffusion(Autoencoder(FIRST_STAGE), UNet(unet), first, Diffusion(DiffusionConfig()))
+    save_diffusion(tmp_path / "release", model, name="base", image_size=SIDE)
+    tuned = replace(config, initial=str(tmp_path / "release"))
+    conditioners.build(tuned, of("cat", "dog"), FIRST_STAGE)
+    with refused("initial: field: class 0 of the images is 'ant'; of the release base, 'cat'"):
+        conditioners.build(tuned, of("ant", "cat"), FIRST_STAGE)
+    with refused("initial: field: the images have 3 classes; the release base has 2"):
+        conditioners.build(tuned, of("cat", "dog", "emu"), FIRST_STAGE)
+
+
 @pytest.mark.parametrize("kind", CONDITIONS)
 def test_each_type_is_built_and_reads_what_the_set_has(kind: str, images: ImageSet, configured: Configured) -> None:
     config = configured({"field": CONDITIONS[kind]}, masks="given")

@@ -152,6 +152,31 @@ def test_images_of_other_classes_are_refused(teacher: Path, bars: ImageSet) -> N
         check_images(data, description, bars)
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (
+            ("high", "low", "middle"),
+            "class_label: class 0 of the images is 'high'; of the teacher bars, 'low'; prepare the images with "
+            "data.classes, the classes of the teacher bars in their order",
+        ),
+        (("low", "middle", "top"), "class_label: class 2 of the images is 'top'; of the teacher bars, 'high'"),
+        (
+            ("high", "low"),
+            "class_label: the images have 2 classes; the teacher bars has 3; prepare the images with data.classes, "
+            "the classes of the teacher bars in their order",
+        ),
+    ],
+)
+def test_as_many_classes_of_other_names_or_in_another_order_are_refused(
+    classes: tuple[str, ...], message: str, teacher: Path, bars: ImageSet
+) -> None:
+    data = compose.data(["data=images", "data.root=x", "data.image_size=16", "data.channels=1"])
+    with pytest.raises(DataError) as error:
+        check_images(data, release.read(teacher), replace(bars, description=replace(bars.description, classes=classes)))
+    assert str(error.value) == f"data.root: {message}"
+
+
 def test_a_distilled_release_is_not_distilled_again(teacher: Path) -> None:
     description = release.read(teacher)
     field = Distilled((1,), (1, 2), 1, 1).to_json()
