@@ -37,6 +37,7 @@ from training.data.own_images.records import (
     Annotation,
     Label,
     decode_text,
+    has_split,
     is_number,
     join_name,
     merge,
@@ -58,6 +59,7 @@ class Annotations:
         self.listed: dict[str, Annotation] = {}
         self.where: dict[str, str] = {}  # the row that lists an image
         self.complete = False  # whether a metadata file lists the images, so that others are left out
+        self.unlabelled = False  # whether a dataset.json says that images have no labels
         self.tables: dict[str, list[str]] = {}  # the images of each table that lists some
         self.notes: dict[str, str] = {}  # what of a table is not used
         self.unread: dict[str, str] = {}  # tables that name no images, with the reason
@@ -65,6 +67,11 @@ class Annotations:
         self.too_long: list[str] = []  # sidecars that describe more than an image
         self.boxes_beside: set[str] = set()  # images with boxes as YOLO's programs write them, which are not read
         self.planes: dict[str, Role] = {}  # the maps and masks that metadata names
+
+    @property
+    def labels_by_folder(self) -> bool:
+        """Whether folders may be labels, if no file has labels."""
+        return not (self.complete or self.unlabelled)
 
     def role(self, name: str) -> Role:
         """Return the role of a file of this name, as far as the metadata read so far tells."""
@@ -106,6 +113,7 @@ class Annotations:
         notes += [f"not used: {', '.join(unused)}"] if unused else []
         self.notes |= {name: "; ".join(notes)} if notes else {}
         self.complete = self.complete or (is_metadata(name) and bool(of_file))
+        self.unlabelled = self.unlabelled or (posixpath.basename(name) == "dataset.json" and not of_file)
 
     def _add_row(self, name: str, where: str, raw: Mapping[str, Any], of_file: dict[str, str]) -> bool:
         """Add a row. Returns whether an earlier one lists its image, which metadata must not. Raises DataError."""
@@ -115,7 +123,7 @@ class Annotations:
             raise DataError(f"data.root: {where} lists {image} a second time, after {of_file[image]}")
         repeated = of_file.setdefault(image, where) != where
         annotation = parse_annotation(raw, where, folder)
-        if annotation.split is None and not is_metadata(name):
+        if annotation.split is None and not is_metadata(name) and not has_split(raw):
             annotation = merge(annotation, Annotation(split=split_of_file(name)))
         self.add_record(image, annotation, where)
         return repeated

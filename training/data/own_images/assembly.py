@@ -187,7 +187,8 @@ def assemble(
 
 def add_folder_labels(gathered: Gathered, usable: dict[str, Usable]) -> dict[str, Usable]:
     """Label the images by their folders if there are no other labels."""
-    if gathered.annotations.complete or any(one.annotation.label is not None for one in usable.values()):
+    labelled = any(one.annotation.label is not None for one in usable.values())
+    if labelled or not gathered.annotations.labels_by_folder:
         return usable
     labels = folder_labels(usable)
     return {

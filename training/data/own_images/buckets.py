@@ -43,7 +43,9 @@ def open_bucket(url: str, open_archives: OpenArchives) -> Source:
         if not any(one["Key"] == key for one in found.values()):
             raise DataError(f"data.root: {url} does not exist")
         return Downloads(url, client, bucket, found, open_archives)
-    if any(map(is_tar, found)):
+    if tar := next(filter(is_tar, found), None):
+        if (loose := next(filter(is_image, found), None)) is not None:
+            raise DataError(f"data.root: {url} holds both tars ({tar}) and images ({loose}); keep them apart")
         return bucket_tars(url)
     if any(map(is_image, found)):
         return Objects(url, client, bucket, found)

@@ -26,6 +26,7 @@ MAGIC = re.compile(
     re.DOTALL,
 )  # the first bytes of these formats
 HEIC = re.compile(rb"....ftyp(heic|heix|mif1|msf1)", re.DOTALL)
+PAGE = re.compile(rb"\s*<(!doctype html|html)\b", re.IGNORECASE)
 MAX_PIXELS = 178_000_000  # a file of a few kilobytes can claim more and exhaust memory
 KEPT_AREA = 0.25  # share of an object's area that must be in the crop to keep it
 TOLERANCE = 1.0  # pixels that a box may extend beyond its image, because labelling tools round
@@ -210,6 +211,10 @@ def open_image(data: bytes, permitted: tuple[str, ...], kind: str | None = None)
             raise BadImageError(
                 kind or "unsupported", "is HEIC, which needs pillow-heif: pip install pillow-heif"
             ) from None
+        if data.startswith(b"version https://git-lfs"):
+            raise BadImageError(kind or "a pointer of Git LFS", "is a pointer of Git LFS: run git lfs pull") from None
+        if PAGE.match(data):
+            raise BadImageError(kind or "a web page", "is a web page, perhaps of an error: download it again") from None
         raise BadImageError(kind or "not a picture", f"is none of {', '.join(permitted)}") from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
         reason = str(error) or type(error).__name__

@@ -22,6 +22,7 @@ from training.data.own_images.records import parse_annotation
 from training.data.own_images.scratch import Scratch
 from training.data.own_images.source import Member, Source
 
+UNIQUE = "names must be unique; of archives, unpack each into a folder of its own, which may be the label"
 AHEAD = 4  # files of each thread that wait in memory
 
 Decoder = Callable[[bytes], DecodedImage | DecodedPlane]
@@ -131,7 +132,7 @@ class Gathered:
         if member.name in self.origins:
             raise DataError(
                 f"data.root: two files are called {member.name}: {self.origins[member.name]} and {member.origin}; "
-                "names must be unique"
+                f"{UNIQUE}"
             )
         self.origins[member.name] = member.origin
 

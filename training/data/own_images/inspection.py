@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 from training.data.image_set import DataError
 from training.data.own_images import decoding
+from training.data.own_images.advice import advise
 from training.data.own_images.annotations import Annotations, class_names, sidecar_stems
+from training.data.own_images.gathering import UNIQUE
 from training.data.own_images.layout import folder_labels, folder_splits
 from training.data.own_images.looks import Look, look_closely
 from training.data.own_images.names import CAPTION_ENDINGS, is_image, is_metadata, may_be_image
 from training.data.own_images.planes import find_planes
-from training.data.own_images.records import Annotation, Label, parse_annotation
+from training.data.own_images.records import Annotation, Label, parse_annotation, unused_fields
 from training.data.own_images.source import Member, Source
 from training.data.own_images.sources import open_source
 
@@ -63,6 +65,7 @@ class Reader:
         self.annotations = Annotations()
         self.names: dict[str, None] = {}
         self.others: dict[str, str] = {}
+        self.unused: dict[str, None] = {}  # fields of records, of a source whose images are rows
         self.beside: set[str] = set()  # the names of files that describe an image
         self.looks: list[Look] = []
         self.unreadable: dict[str, str] = {}
@@ -88,10 +91,10 @@ class Reader:
                 role = "image"
             if role == "image":
                 if name in self.names:
-                    raise DataError(f"data.root: two files are called {name}, the second in {member.origin}; names "
-                                    "must be unique")  # fmt: skip
+                    raise DataError(f"data.root: two files are called {name}, the second in {member.origin}; {UNIQUE}")
                 self.names[name] = None
                 if member.record is not None:
+                    self.unused |= dict.fromkeys(unused_fields(member.record))
                     annotation = parse_annotation(member.record, member.origin, posixpath.dirname(name))
                     self.annotations.add_record(name, annotation, member.origin)
                     self.annotations.complete = True
@@ -136,6 +139,8 @@ def inspect(url: str, count: int) -> Inspection:
     names = [name for name in reader.names if name in listed or not (annotations.complete or name in planes)]
     found = Inspection(url, type(source).__name__.lower(), len(names), complete)
     found.tables = {**describe_tables(annotations, reader.names, complete), **annotations.unread}
+    if reader.unused:
+        found.tables["rows"] = f"not used: {', '.join(reader.unused)}"
     used = set(names)
     seen = [one for one in reader.looks if one.name in used]
     told = read_annotations(found, annotations, [one.name for one in seen])
@@ -146,7 +151,7 @@ def inspect(url: str, count: int) -> Inspection:
     describe_texts(found, reader, names, told)
     describe_splits(found, annotations, names, labels)
     found.left_out = left_out(reader, unreadable | found.bad, names, planes)
-    if not found.images and not found.left_out:
+    if not (found.images or found.left_out or found.tables):
         raise DataError(f"data.root: {url} is empty")
     return found
 
@@ -188,7 +193,7 @@ def describe_labels(
     if not labels:
         found.labels_from = f"files beside the {len(found.looks):,} images looked at"
         labels = {name: one.label for name, one in told.items() if one.label is not None}
-    if not labels and not annotations.complete:
+    if not labels and annotations.labels_by_folder:
         found.labels_from = "folders"
         labels = dict(folder_labels(names))
     found.labels_from = found.labels_from if labels else "nothing"
@@ -242,7 +247,8 @@ def left_out(
     for name, reason in bad.items():
         reasons.setdefault(reason, []).append(name)
     for name, ending in reader.others.items():
-        reasons.setdefault(f"not read: {ending}", []).append(name)
+        advice = advise(name)
+        reasons.setdefault(f"not read: {ending}" + (f" ({advice})" if advice else ""), []).append(name)
     reasons[PLANE] = sorted(planes)
     if reader.annotations.complete:
         used = {*names, *planes}

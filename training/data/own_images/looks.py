@@ -18,6 +18,7 @@ THUMBNAIL = 96  # pixels
 BANDS = 8  # parts of a hash; two images with fewer different bits than parts share a part
 ASPECT = 3.0  # of the sides; from here on an image is odd
 ALIKE = 12.0  # mean difference of pixels, of 255, below which two images with like hashes are the same
+DARK = 24  # of 255; an image whose brightest pixel is darker is odd
 FLAT = 2.0  # standard deviation of pixels, of 255; below it an image is odd
 
 
@@ -95,6 +96,9 @@ def odd_ones(looks: Sequence[Look], labels: Mapping[str, str], classes: Mapping[
         "much smaller than the others": [one.name for one in looks if 4 * min(one.size) < middle],
         f"one side is {ASPECT:g} times the other": [
             one.name for one in looks if max(one.size) >= ASPECT * min(one.size)
+        ],
+        "nearly black, like 12 bits stored as 16": [
+            one.name for one in looks if one.deviation >= FLAT and one.thumbnail.max() < DARK
         ],
         "of one colour": [one.name for one in looks if one.deviation < FLAT],
         "grey among colour": [one.name for one in looks if one.grey] if 0 < 10 * grey < len(looks) else [],

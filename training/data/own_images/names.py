@@ -24,7 +24,7 @@ LINE_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 TABLE_ENDINGS = (*LINE_TABLES, ".json", ".parquet")
 JSON_TABLE = re.compile(
     r"metadata|labels|captions|annotations|dataset|train|val|validation|test|_annotations\.coco"
-    r"|(captions|instances)_(train|val|test)\d*"
+    r"|(captions|instances)_(train|val|test)\d*|meta_(cap|clean|lat|tag)"
 )
 
 TEXT_TABLE = re.compile(r"(labels|captions|annotations)\.txt")
@@ -43,7 +43,7 @@ SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})[-_. ]?(images?|imgs?|pi
 SPLIT_IN_FILE = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])")
 HIDDEN = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"),
-    *("$recycle.bin", "system volume information", "lost+found", "@eadir"),
+    *("$recycle.bin", "system volume information", "lost+found", "@eadir", "#recycle", "@recycle", "#snapshot"),
 }  # in lower case
 
 

@@ -69,7 +69,7 @@ def read_rows(path: Path) -> Iterator[tuple[bytes, str, dict[str, Any]]]:
                 cell = row.pop(column)
                 image = cell.get("bytes") if isinstance(cell, Mapping) else cell
                 hint = str(cell.get("path") or "") if isinstance(cell, Mapping) else ""
-                fields = {name: value for name, value in row.items() if not isinstance(value, bytes | Mapping)}
+                fields = {name: None if isinstance(value, bytes | Mapping) else value for name, value in row.items()}
                 yield image or b"", posixpath.splitext(hint)[1].lower(), name_classes(fields, classes)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"data.root: {path} is damaged ({' '.join(str(error).split())[:200]}); copy it again") from None
@@ -115,5 +115,5 @@ def name_classes(row: dict[str, Any], classes: Mapping[str, Sequence[str]]) -> d
         if isinstance(number, int):  # the Hub stores -1 where a label is unknown
             row[field] = names[number] if 0 <= number < len(names) else None
     if classes and not any(field in row for field in LABEL_FIELDS):
-        row["label"] = row[next(iter(classes))]
+        row["label"] = row.pop(next(iter(classes)), None)
     return row

@@ -26,6 +26,7 @@ from training.data import image_set
 from training.data.array_files import COPY_BYTES
 from training.data.image_set import DataError, ImageSet
 from training.data.locks import lock_folder
+from training.data.own_images.advice import advise
 from training.data.own_images.annotations import Role
 from training.data.own_images.assembly import Content, Selection, assemble, select_usable
 from training.data.own_images.folder import Folder
@@ -36,7 +37,7 @@ from training.data.own_images.source import Source
 from training.data.own_images.sources import open_source
 
 REPORT, STAMP = "report.json", "source.json"
-VERSION = 3  # to be raised when the same images would make another set
+VERSION = 4  # to be raised when the same images would make another set
 UNWRITABLE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST")}
 
 
@@ -109,7 +110,11 @@ def prepare(source: str, root: Path, settings: Settings, *, console: Console | N
         unread = gathered.annotations.unread
         if not selection.found:
             endings = ", ".join(f"{others.count(ending)} {ending}" for ending in sorted(set(others))) or "nothing else"
-            raise DataError(f"data.root: {source} holds no images ({', '.join(IMAGE_ENDINGS)}); it holds {endings}")
+            advice = next(filter(None, map(advise, sorted(gathered.others))), None)
+            raise DataError(
+                f"data.root: {source} holds no images ({', '.join(IMAGE_ENDINGS)}); it holds {endings}"
+                + (f" ({advice})" if advice else "")
+            )
         if len(selection.bad) > settings.max_bad * selection.found:
             write_json(refused, build_report(selection, None, others, unread))
             raise DataError(describe_refusal(selection, settings.max_bad, refused))

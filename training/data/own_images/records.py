@@ -15,12 +15,14 @@ FILE_FIELDS = (
     *("file_name", "filename", "file", "image", "img", "path", "image_path", "file_path", "filepath", "image_file"),
     *("image_name", "filepaths", "filenames", "image_id", "id"),
 )
-TEXT_FIELDS = ("text", "caption", "prompt", "description", "captions", "alt_text", "sentence", "comment")
+TEXT_FIELDS = ("text", "caption", "prompt", "description", "captions", "alt_text", "sentence", "comment", "tags")
 LABEL_FIELDS = (
     *("label", "class", "class_name", "label_name", "category", "class_label", "labels"),
     *("target", "species", "breed"),
 )
 SPLIT_FIELDS = ("split", "data_set", "subset", "partition")
+LABEL_WORDS = ("class_name", "label_name")  # of a label that another field has as a number
+PARTITIONS = {"0": "train", "1": "validation", "2": "test"}  # of a field called partition, as CelebA has it
 OTHER_FIELDS = ("boxes", "map", "mask")
 BOX_LINES = re.compile(r"(\d+([ \t]+-?\d*\.?\d+(e-?\d+)?){4,}\s*)+", re.IGNORECASE)  # as YOLO's programs write
 MARKS = (  # the longer first
@@ -95,7 +97,8 @@ def rename_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with its text, label and split under these names.
 
     Others write them as caption, class or Label, for example. Of those only words count, whole numbers as labels, and
-    words for splits as splits. Of several captions in a list the first counts.
+    words for splits as splits. Of several captions in a list the first counts; tags are joined. The name of a class
+    takes precedence over its number.
     """
     plain = {plain_name(key): value for key, value in raw.items()}
     found: dict[str, Any] = {**plain, **raw}
@@ -105,13 +108,21 @@ def rename_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
             continue
         for name in names:
             value = plain.get(name)
-            if isinstance(value, list) and value and isinstance(value[0], str):
+            if isinstance(value, list) and value and isinstance(value[0], str | int):
                 value = value[0] if names is TEXT_FIELDS or len(value) == 1 else value
+            if name == "tags" and isinstance(plain.get(name), list):
+                value = ", ".join(tag for tag in plain[name] if isinstance(tag, str))
+            if name == "partition":
+                value = PARTITIONS.get(str(value).strip(), value)
             if names is SPLIT_FIELDS and not (isinstance(value, str) and split_of_word(value)):
                 continue
             if (isinstance(value, str) and value.strip()) or (names is LABEL_FIELDS and type(value) is int):
                 found[names[0]] = value
                 break
+    label = found.get("label")
+    if type(label) is int or (isinstance(label, str) and is_number(label.strip())):
+        words = (value for name in LABEL_WORDS if isinstance(value := plain.get(name), str) and value.strip())
+        found["label"] = next(words, label)
     return found
 
 
@@ -120,10 +131,20 @@ def plain_name(field: str) -> str:
     return re.sub(r"[\s-]+", "_", field.strip().lower())
 
 
-def unused_fields(fields: Iterable[str]) -> list[str]:
-    """Return the fields of a table of which nothing is read."""
+def unused_fields(row: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a row of which nothing is read, also those with several labels."""
     used = {*FILE_FIELDS, *TEXT_FIELDS, *LABEL_FIELDS, *SPLIT_FIELDS, *OTHER_FIELDS, ""}
-    return [field for field in fields if plain_name(field) not in used]
+    several = {
+        field for field, value in row.items() if isinstance(value, list) and len(value) > 1
+        and plain_name(field) in LABEL_FIELDS
+    }  # fmt: skip
+    unused = (field for field in row if field in several or plain_name(field) not in used)
+    return [f"{field} (several labels)" if field in several else field for field in unused]
+
+
+def has_split(row: Mapping[str, Any]) -> bool:
+    """Return whether a row says something of a split, in whatever words."""
+    return any(str(value or "").strip() for field, value in row.items() if plain_name(field) in SPLIT_FIELDS)
 
 
 def file_field(fields: Iterable[str]) -> str | None:

@@ -12,7 +12,7 @@ from training.data.image_set import DataError
 from training.data.own_images.buckets import open_bucket
 from training.data.own_images.folder import Folder
 from training.data.own_images.idx import Idx, is_idx
-from training.data.own_images.names import IMAGE_ENDINGS, TAR_ENDINGS, is_hidden, is_image, is_tar
+from training.data.own_images.names import TAR_ENDINGS, is_hidden, is_image, is_tar
 from training.data.own_images.parquet import Parquet, is_parquet
 from training.data.own_images.source import Source
 from training.data.own_images.tars import disk_tars
@@ -49,9 +49,9 @@ def open_folder(source: str, path: Path) -> Source:
     """Open a folder; see the module."""
     inner = sorted(file for file in path.iterdir() if is_tar(file.name) and not is_hidden(file.name))
     if inner:
-        if loose := [file.name for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS]:
+        if (loose := next(filter(is_image, Folder(path).names), None)) is not None:
             raise DataError(
-                f"data.root: {path} holds both tars ({inner[0].name}) and images ({min(loose)}); keep them apart"
+                f"data.root: {path} holds both tars ({inner[0].name}) and images ({loose}); keep them apart"
             )
         return disk_tars(source, inner)
     folder = Folder(path)

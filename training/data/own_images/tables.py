@@ -23,6 +23,7 @@ from training.data.own_images.records import FILE_FIELDS, decode_text, file_fiel
 
 Row = tuple[str, Mapping[str, Any]]  # the place, for messages, and the fields; the image is in "file_name"
 SEPARATORS = ",;\t|"
+COLUMNS_SHOWN = 12
 FIELD_LIMIT = 1 << 24  # characters of a CSV's field
 
 
@@ -55,7 +56,8 @@ def name_images(rows: Iterable[Row], needed: bool) -> Iterator[Row]:
         elif needed:
             raise DataError(f"data.root: {where} has no file_name; each line names its image")
         elif number == 0:
-            columns = ", ".join(map(str, row)) or "nothing"
+            columns = ", ".join(map(str, list(row)[:COLUMNS_SHOWN])) or "nothing"
+            columns += f" and {len(row) - COLUMNS_SHOWN:,} more" if len(row) > COLUMNS_SHOWN else ""
             raise NoImagesError(
                 f"has the columns {columns}; one that names images is {', '.join(FILE_FIELDS[:4])}, ..."
             )

@@ -210,7 +210,7 @@ def test_a_truncated_file_is_an_error(format: str, share: float) -> None:
 
 def test_what_is_no_picture_is_an_error() -> None:
     assert problem(b"") == ("empty", "the file has 0 bytes")
-    assert problem(b"<html>not found</html>")[0] == "not a picture"
+    assert problem(b"not found")[0] == "not a picture"
     assert problem(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")[0] == "not a picture"
     data = bytearray(stored(noise(64, 64)))
     data[60:200] = bytes(140)

@@ -27,7 +27,10 @@ def test_folders_of_splits_and_classes(tmp_path: Path) -> None:
     assert (found.labels_from, found.classes) == ("folders", {"a": 6, "b": 6})
     assert found.splits == {"train": 6, "held_out": 6}
     assert (found.with_text, found.texts) == (1, ["first"])
-    assert found.left_out == {"beside no picture: .txt": ["train/a/9.txt"], "not read: .mp4": ["x.mp4"]}
+    assert found.left_out == {
+        "beside no picture: .txt": ["train/a/9.txt"],
+        "not read: .mp4 (a video: write its frames, ffmpeg -i VIDEO -r 1 %06d.png)": ["x.mp4"],
+    }
 
 
 def test_tables_and_what_they_leave_out(tmp_path: Path) -> None:
