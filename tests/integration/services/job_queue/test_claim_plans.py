@@ -1,4 +1,4 @@
-"""A claim reads a few rows of an index, however much work is ready."""
+"""A claim reads a few rows of an index, however much work is ready, and Postgres keeps its plans."""
 
 import json
 import math
@@ -11,9 +11,10 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from services.job_queue import claims, processes
+from services.database import connections
+from services.job_queue import claims, jobs, processes
 from services.job_queue.states import ProcessKind
-from tests.support.job_queue import REQUEST, empty_queue
+from tests.support.job_queue import REQUEST, claim, empty_queue, submit_planned
 from tests.support.stack import Stack
 
 PARAMETER = r"(?<!:):([a-z_]+)"
@@ -108,3 +109,23 @@ def test_a_claim_reads_only_what_it_claims(
     assert not any(node["Node Type"] == "Seq Scan" and node["Relation Name"] == "work" for node in nodes)
     assert sum(node.get("Rows Removed by Filter", 0) for node in nodes) < 10
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 200
+
+
+def test_beginning_a_shard_is_planned_once(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
+    """Among a thousand jobs; to plan it takes Postgres longer than to do it."""
+    submit_planned(stack, engine, worker_id)
+    (lease, *_) = claim(engine, worker_id)
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO jobs (tenant, model, request, run_after) "
+                 "SELECT 'default', 'tiny', '{}', '2100-01-01' FROM generate_series(1, 1000)")
+        )  # fmt: skip
+        connection.execute(text("ANALYZE jobs"))
+    url = engine.url.render_as_string(hide_password=False)
+    prepared = connections.autocommit(connections.prepare_statements(connections.connect(url)))
+    with prepared.connect() as connection:
+        for _ in range(connections.PREPARE_AFTER + CUSTOM_PLANS + 2):
+            jobs.begin_shards(connection, [lease])
+        query = "SELECT generic_plans FROM pg_prepared_statements WHERE statement LIKE '%begun%'"
+        assert connection.scalar(text(query))
+    prepared.dispose()
