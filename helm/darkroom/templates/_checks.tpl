@@ -6,30 +6,33 @@
 {{- mulf (trimSuffix $unit $text | float64) (get $factors $unit | default 0) | printf "%.0f" -}}
 {{- end }}
 
-{{/* What is wrong with requests and limits, a line each: [path, resources]. */}}
-{{- define "darkroom.check.resources" -}}
+{{/* What is wrong with a cron schedule, a line: [path, schedule]. */}}
+{{- define "darkroom.check.schedule" -}}
 {{- $path := index . 0 -}}
-{{- $limits := (index . 1).limits | default dict -}}
-{{- range $name, $request := (index . 1).requests -}}
-{{- $limit := get $limits $name -}}
-{{- if and $limit (gt (include "darkroom.amount" $request | float64) (include "darkroom.amount" $limit | float64)) }}
-{{ $path }}.resources: requests.{{ $name }} {{ $request }} is above limits.{{ $name }} {{ $limit }}
+{{- $schedule := index . 1 -}}
+{{- if not (hasPrefix "@" $schedule) -}}
+{{- $names := list "minute" "hour" "day" "month" "weekday" -}}
+{{- $units := list "[0-5]?[0-9]" "[01]?[0-9]|2[0-3]" "0?[1-9]|[12][0-9]|3[01]" "0?[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec" "[0-6]|sun|mon|tue|wed|thu|fri|sat" -}}
+{{- range $i, $field := regexSplit " +" $schedule -1 -}}
+{{- $one := printf "([*?]|(%s)(-(%s))?)(/[1-9][0-9]*)?" (index $units $i) (index $units $i) -}}
+{{- if not (regexMatch (printf "(?i)^%s(,%s)*$" $one $one) $field) }}
+{{ $path }}: {{ quote $schedule }} is not a cron schedule, because {{ quote $field }} is no {{ index $names $i }}; permitted: minute, hour, day, month and weekday, such as "17 3 * * *"
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
 
-{{/* What is wrong with security contexts, a line each: [root, path, values of a component]. A container would never start. */}}
-{{- define "darkroom.check.security" -}}
-{{- $path := index . 1 -}}
-{{- $own := index . 2 -}}
-{{- $pod := mergeOverwrite (deepCopy (index . 0).Values.podSecurityContext) (deepCopy ($own.podSecurityContext | default dict)) -}}
-{{- $container := mergeOverwrite (deepCopy (index . 0).Values.containerSecurityContext) (deepCopy ($own.containerSecurityContext | default dict)) -}}
-{{- $both := mergeOverwrite (deepCopy $pod) $container -}}
-{{- if and $both.runAsNonRoot (eq (toString $both.runAsUser) "0") }}
-{{ $path }}: runAsUser 0 and runAsNonRoot true are both given; permitted: one
+{{/* What is wrong with the keys of the database's Secret, a line: root. */}}
+{{- define "darkroom.check.database" -}}
+{{- $taken := dict -}}
+{{- range $role, $key := include "darkroom.database.keys" . | fromYaml -}}
+{{- $other := get $taken $key -}}
+{{- if and $other $.Values.devServices.enabled }}
+database.keys: {{ $other }} and {{ $role }} are both {{ quote $key }}; permitted with devServices.enabled: a key for each role
+{{- else if and $.Values.migration.enabled $.Values.migration.logins (ne $role "migrator") (eq $key $.Values.database.keys.migrator) }}
+database.keys: migrator and {{ $role }} are both {{ quote $key }}, and migration.logins true would limit the migrator's own login; permitted: a login of its own, or migration.logins: false
 {{- end -}}
-{{- if and $container.privileged (not $container.allowPrivilegeEscalation) }}
-{{ $path }}.containerSecurityContext: privileged true needs allowPrivilegeEscalation true, which is false
+{{- $_ := set $taken $key $role -}}
 {{- end -}}
 {{- end }}
 
@@ -81,6 +84,7 @@ workerPools: {{ quote $pool }} is not allowed; permitted: a-z, 0-9 and -, at mos
 {{- if and $disk (gt (mulf $own 1073741824000) (include "darkroom.amount" $disk | float64)) }}
 {{ $path }}: cache.sizeGb {{ $values.cache.sizeGb }} and 7 Gi for kernels and /tmp are above resources.limits.ephemeral-storage {{ $disk }}; a pod that uses them would be evicted
 {{- end -}}
+{{- include "darkroom.check.schedule" (list (printf "%s.cache.warm.schedule" $path) $values.cache.warm.schedule) -}}
 {{- if and $values.cache.warm.alias (not $values.cache.existingClaim) }}
 {{ $path }}.cache: warm.alias {{ $values.cache.warm.alias }} needs existingClaim, which is empty: only a claim can be filled before the pods exist
 {{- end -}}

@@ -24,7 +24,7 @@ image, others the slim one.
 {{- $names := list -}}
 {{- range $env }}{{ $names = append $names .name }}{{ end -}}
 {{- range $own.extraEnv -}}
-{{- if has .name $names }}{{ fail (printf "\n\n%s.extraEnv: %s has a value of its own in this chart\n" $.path .name) }}{{ end -}}
+{{- if has .name $names }}{{ fail (printf "\n\n%s.extraEnv: %s has a value of its own in this chart\n" (ternary "podDefaults" $.path (has . $root.Values.podDefaults.extraEnv)) .name) }}{{ end -}}
 {{- end -}}
 {{- $mounts := concat (list (dict "name" "tmp" "mountPath" "/tmp")) ($container.volumeMounts | default list) -}}
 {{- if $trust }}{{ $mounts = append $mounts (dict "name" "ca-bundle" "mountPath" "/etc/darkroom/ca" "readOnly" true) }}{{ end -}}
@@ -64,7 +64,13 @@ image, others the slim one.
 {{- range $field := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" "schedulerName" "hostAliases" "dnsPolicy" "dnsConfig" -}}
 {{- if get $own $field }}{{ $_ := set $spec $field (get $own $field) }}{{ end -}}
 {{- end -}}
-{{- with include "darkroom.check.pod" (list .path $spec (.claims | default list)) | trim }}{{ fail (printf "\n\n%s\n" .) }}{{ end -}}
+{{- $selector := merge (dict "app.kubernetes.io/component" .component) (include "darkroom.selector" $root | fromYaml) (pick (.values.podLabels | default dict) "darkroom/pool") -}}
+{{- range $spec.topologySpreadConstraints -}}
+{{- /* A constraint without a selector would count no pod. */ -}}
+{{- if not .labelSelector }}{{ $_ := set . "labelSelector" (dict "matchLabels" $selector) }}{{ end -}}
+{{- end -}}
+{{- $ownFields := pick .values "extraEnv" "extraEnvFrom" "extraVolumes" "extraVolumeMounts" "extraInitContainers" "sidecars" "hostAliases" "dnsPolicy" "dnsConfig" -}}
+{{- with include "darkroom.check.pod" (list (ternary "podDefaults" .path (empty $ownFields)) $spec (.claims | default list)) | trim }}{{ fail (printf "\n\n%s\n" .) }}{{ end -}}
 metadata:
   {{- include "darkroom.pod.metadata" (list $root .component $own) | nindent 2 }}
 spec:

@@ -60,7 +60,7 @@ spec:
 {{- define "darkroom.dev.image" -}}
 {{- $registry := (index . 0).Values.global.imageRegistry -}}
 {{- if $registry -}}
-{{ $registry }}/{{ regexReplaceAll "^[^/]+\\.[^/]+/" (index . 1) "" }}
+{{ $registry }}/{{ regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" (index . 1) "" }}
 {{- else -}}
 {{ index . 1 }}
 {{- end -}}
