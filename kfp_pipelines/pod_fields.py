@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,6 +10,13 @@ from training.errors import describe_permitted
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # of DNS, as in RFC 1123
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]  # of an object, as in RFC 1123
+OptionalName = Annotated[str, Field(pattern=r"^$|^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]  # of a Secret
+LabelKey = Annotated[
+    str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
+]
+LabelValue = Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
 class _Strict(BaseModel):
@@ -76,8 +83,8 @@ def find_mistakes(
     paths, volumes = dict(taken), {field: field for field in ("shm", "tmp")}
     for field, objects in mounts:
         for name, path in objects.items():
-            if not path.startswith("/"):
-                yield f"{field}: {name} has the path {path}; permitted: an absolute path"
+            if not path.strip("/") or ":" in path or not path.startswith("/"):
+                yield f"{field}: {name} has the path {path}; permitted: an absolute path of a folder, without a colon"
             if other := paths.get(path):
                 yield f"{field}: {name} has the path {path}, which {other} has; permitted: another"
             paths[path] = f"{field}.{name}"

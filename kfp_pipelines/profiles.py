@@ -17,12 +17,22 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from kfp_pipelines.pod_fields import check_node_affinity, find_mistakes
+from kfp_pipelines.pod_fields import (
+    Key,
+    LabelKey,
+    LabelValue,
+    Name,
+    OptionalName,
+    check_node_affinity,
+    find_mistakes,
+)
 from training.errors import DarkroomError, describe_permitted
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGMK]i|[kMGTPE]|m)?$"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_CORES = 10_000
+MAX_SECONDS = 2**31 - 1  # of a pod's activeDeadlineSeconds
 DEFAULT = "default"
 GPU = "gpu"
 GPU_STAGES = ("train-", "encode-", "evaluate-", "gate")  # prefixes of the stages that use an accelerator
@@ -45,9 +55,9 @@ class Toleration(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    key: str | None = None
+    key: LabelKey | None = None
     operator: Literal["Equal", "Exists"] = "Equal"
-    value: str | None = None
+    value: LabelValue | None = None
     effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
     tolerationSeconds: int | None = Field(None, ge=0)
 
@@ -68,12 +78,12 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    nodeSelector: dict[str, str] = {}
+    nodeSelector: dict[LabelKey, LabelValue] = {}
     tolerations: list[Toleration] = []
     affinity: dict[str, Any] = Field({}, description="as in a pod; other than nodeAffinity only with trainJob")
-    priorityClassName: str = Field("", description="only with trainJob")
-    runtimeClassName: str = Field("", description="only with trainJob")
-    imagePullSecrets: list[str] = []
+    priorityClassName: OptionalName = Field("", description="only with trainJob")
+    runtimeClassName: OptionalName = Field("", description="only with trainJob")
+    imagePullSecrets: list[Name] = []
     accelerator: str = Field(
         "nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", description="resource name, also of MIG slices"
     )
@@ -83,13 +93,13 @@ class Profile(BaseModel):
     memory: Quantity = Field("8Gi", pattern=QUANTITY)
     shm: Quantity = Field("8Gi", pattern=QUANTITY, description="size of /dev/shm, which counts towards memory")
     ephemeralStorage: Quantity = Field("", pattern=f"^$|{QUANTITY}", description="size of /tmp; empty: the image's own")
-    storageClass: str = Field("", description="of an ephemeral volume for /tmp; empty: the node's disk")
+    storageClass: OptionalName = Field("", description="of an ephemeral volume for /tmp; empty: the node's disk")
     timeout: str = Field("48h", pattern=r"^[1-9][0-9]*[smhd]$")
     retries: int = Field(3, ge=0, le=100)
-    secrets: dict[str, dict[str, str]] = Field({}, description="secret: {key: environment variable}")
+    secrets: dict[Name, dict[Key, str]] = Field({}, description="secret: {key: environment variable}")
     env: dict[str, str] = Field({}, description="environment variables without secrets")
-    pvc: dict[str, str] = Field({}, description="claim: mount path")
-    configMaps: dict[str, str] = Field({}, description="ConfigMap: mount path, such as a CA bundle's")
+    pvc: dict[Name, str] = Field({}, description="claim: mount path")
+    configMaps: dict[Name, str] = Field({}, description="ConfigMap: mount path, such as a CA bundle's")
     trainJob: bool = Field(False, description="train as a Kubeflow TrainJob")
     nodes: int = Field(1, ge=1, le=1024, description="nodes of the TrainJob")
 
@@ -125,7 +135,14 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def check_sizes(self) -> "Profile":
-        """Reject a shared memory that the pod's memory cannot hold, and a volume without a size."""
+        """Reject sizes with which no pod could start, and a volume without a size."""
+        for name in ("memory", "shm", "ephemeralStorage"):
+            if (size := getattr(self, name)) and parse_quantity(size) < 2**20:
+                raise ValueError(f"{name}: {size} is less than 1Mi; permitted: bytes, with a unit such as Mi or Gi")
+        if not 0 < parse_quantity(self.cpu) <= MAX_CORES:
+            raise ValueError(f"cpu: {self.cpu} is not allowed; permitted: 1m to {MAX_CORES}, in cores")
+        if self.seconds > MAX_SECONDS:
+            raise ValueError(f"timeout: {self.timeout} is too long; permitted: at most {MAX_SECONDS // 86400}d")
         if "shm" not in self.model_fields_set and parse_quantity(self.shm) > parse_quantity(self.memory):
             self.shm = self.memory
         if parse_quantity(self.shm) > parse_quantity(self.memory):

@@ -1,6 +1,8 @@
 """The arguments of a pipeline on the command line: `name=value`, under the names of its parameters in the KFP UI."""
 
 import json
+import re
+import shlex
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from typing import Any
 from kfp_pipelines.definition.parameters import signature
 from kfp_pipelines.definition.pipeline import VARIANTS
 from kfp_pipelines.stages import gate, request_defaults, training
+from services.registry.aliases import check_alias
+from services.registry.releases import REFERENCE, RegistryError
 from training.errors import DarkroomError
 
 EXPERIMENTS = {
@@ -100,6 +104,35 @@ def parse(variant: str, pairs: Sequence[str], devices: Mapping[str, int] = NO_DE
     return inline_experiments(arguments)
 
 
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raise ArgumentError for a release, an alias, a place or a number that a stage would refuse hours later.
+
+    given: the values of all parameters of a variant, by name.
+    """
+    for name in ("autoencoder", "base", "teacher"):
+        if name in given and not REFERENCE.fullmatch(given[name]):
+            raise ArgumentError(f"{name}: {given[name]!r} is not allowed; permitted: NAME, NAME@ALIAS or NAME@VERSION")
+    checkpoints = given["checkpoints"]
+    if "://" in checkpoints and not re.fullmatch("s3://[^/]+(/.*)?", checkpoints):
+        raise ArgumentError(f"checkpoints: {checkpoints!r} is not allowed; permitted: s3://BUCKET/PREFIX, or a folder")
+    if given.get("smoke_images", 0) < 0:
+        raise ArgumentError(f"smoke_images: {given['smoke_images']} is not allowed; permitted: 0 for none, or more")
+    if "alias" in given:
+        check_alias(given["alias"])
+
+
+def check_sweep(entries: Sequence[Mapping[str, str]], of_data: Sequence[str]) -> None:
+    """Raise ArgumentError or ExperimentError for an entry of a sweep that its stage would refuse."""
+    from training.experiments import compose
+
+    for entry in entries:
+        if "experiment" not in entry or entry.keys() - {"experiment", "overrides"}:
+            raise ArgumentError(
+                f"autoencoders: {json.dumps(dict(entry))} is not allowed; permitted: experiment, and overrides"
+            )
+        compose.load(entry["experiment"], [*of_data, "data.root=x", *shlex.split(entry.get("overrides", ""))])
+
+
 def check(known: Mapping[str, Parameter], arguments: Mapping[str, Any], devices: Mapping[str, int]) -> None:
     """Raise ArgumentError for an experiment, override, rule or sampling that a stage would refuse hours later."""
     from training.experiments import compose
@@ -109,6 +142,7 @@ def check(known: Mapping[str, Parameter], arguments: Mapping[str, Any], devices:
         return arguments.get(name, known[name].default)
 
     try:
+        check_names({name: value(name) for name in known})
         if "gate" in known:
             gate.parse_rules(value("gate"))
         training.parse_sampling(value("sampling"))
@@ -121,7 +155,9 @@ def check(known: Mapping[str, Parameter], arguments: Mapping[str, Any], devices:
             if name in known:
                 together = [f"devices={devices[name]}"] if name in devices else []
                 compose.load(value(name), [*together, *of_data, *PLACEHOLDERS[name], *value(overrides)])
-    except (gate.GateError, ValueError, ExperimentError) as error:
+        if "autoencoders" in known:
+            check_sweep(value("autoencoders"), of_data)
+    except (gate.GateError, RegistryError, ValueError, ExperimentError) as error:
         raise ArgumentError(str(error)) from None
 
 
