@@ -16,7 +16,7 @@ from services.observability.listening import find_family
 if TYPE_CHECKING:
     from services.console_settings import ConsoleSettings
 
-SCHEMA = "0031"  # the oldest that the console works with
+SCHEMA = "0042"  # the oldest that the console works with
 BACKLOG = 512
 
 

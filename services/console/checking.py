@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from services.errors import quote
 from services.job_queue.plan import Plan
-from services.job_queue.prospects import find_pace
+from services.job_queue.prospects import find_limits, find_pace
 from services.job_requests.chains import costs_of
 from services.job_requests.condition_images import check_items
 from services.job_requests.image_spec import image_cost, image_spec
@@ -51,21 +51,23 @@ class CheckedRequest:
 
 
 def check_request(
-    connection: Connection, release: ReleaseRow, request: Mapping[str, Any], tenant: str
+    connection: Connection, release: ReleaseRow, request: Mapping[str, Any], bucket: str
 ) -> CheckedRequest:
     """Check a request as planning will. Objects of the bucket are not read. Raises RequestError for each mistake.
 
-    connection: of a viewer of the console. An input_uri is refused, since its lines are not read.
+    connection: of a viewer of the console. bucket: of the service. An input_uri is refused, since its lines are not
+    read.
     """
     if "input_uri" in request:
         raise RequestError("input_uri: its lines are not read here; submit the request with dry_run instead")
     rules = request_rules(release.manifest)
-    plan = plan_request(request, rules, Limits((f"outputs/{tenant}",)))
+    limits = Limits(**vars(find_limits(connection)), bucket=bucket)
+    plan = plan_request(request, rules, limits)
     releases = [release]
     if "then" in plan:
         releases += [_find_stage(connection, number, entry) for number, entry in enumerate(plan["then"])]
         plan_chain(plan, releases).check_items()
-    check_items(plan["items"], rules, None, job=plan)
+    check_items(plan["items"], rules, limits, job=plan)
     return CheckedRequest(plan, _stage_costs(plan, releases))
 
 

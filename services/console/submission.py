@@ -71,11 +71,11 @@ def find_control(rules: JsonSchema) -> Control | None:
     return None
 
 
-def draft(connection: Connection, fields: Mapping[str, Any], release: ReleaseRow, tenant: str) -> Draft:
+def draft(connection: Connection, fields: Mapping[str, Any], release: ReleaseRow, bucket: str) -> Draft:
     """Make and check the request of a form.
 
     fields: `chosen` (a list), `lines` and `file`, of which the last that is not empty gives the items, SETTINGS, `more`
-    settings as a JSON object, and those of OF_THE_JOB. connection: of the viewer.
+    settings as a JSON object, and those of OF_THE_JOB. connection: of the viewer. bucket: of the service.
     """
     rules = request_rules(release.manifest)
     control = find_control(rules)
@@ -97,7 +97,7 @@ def draft(connection: Connection, fields: Mapping[str, Any], release: ReleaseRow
     if errors:
         return Draft(fields, request, columns, errors=errors)
     try:
-        return Draft(fields, request, columns, check_request(connection, release, request, tenant))
+        return Draft(fields, request, columns, check_request(connection, release, request, bucket))
     except RequestError as error:
         return Draft(fields, request, columns, errors=_by_field(str(error).splitlines()))
 

@@ -1,8 +1,25 @@
-"""The queues that a viewer may use, and the pace of the tenant's earlier jobs of a model."""
+"""The queues that a viewer may use, the tenant's limits, and the pace of its earlier jobs of a model."""
+
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
 LOOKED_AT = 200  # jobs of the tenant, newest first
+
+
+@dataclass(frozen=True)
+class TenantLimits:
+    """What requests of a tenant may read, write and make. max_images: of a job."""
+
+    write_prefixes: list[str]
+    read_prefixes: list[str]
+    max_images: int
+
+
+def find_limits(connection: Connection) -> TenantLimits:
+    """Return the limits of the tenant of the console's viewer."""
+    query = text("SELECT write_prefixes, read_prefixes, max_job_images AS max_images FROM visible_limits")
+    return TenantLimits(**connection.execute(query).one()._mapping)
 
 
 def list_permitted_queues(connection: Connection) -> list[str]:

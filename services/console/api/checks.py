@@ -21,7 +21,7 @@ def check_request(call: Reading, question: Question) -> Answer:
         release: ReleaseRow = viewing.find_reference(connection, question.model) or call.missing(
             f"Release {quote(question.model)}"
         )
-        checked = check(connection, release, question.request, call.token.tenant)
+        checked = check(connection, release, question.request, call.parts.store.bucket)
         seconds = expect_seconds(connection, question.model, checked)
     return Answer(
         release=f"{release.name}@{release.version}", items=checked.items, images=checked.images,

@@ -59,7 +59,7 @@ def sample_both(page: Page, form: Form) -> Response:
     with page.database() as connection:
         for name in names:
             release = viewing.find_reference(connection, name) or page.missing(f"Release {quote(name)}")
-            draft = submission.draft(connection, fields, release, page.viewer.tenant)
+            draft = submission.draft(connection, fields, release, page.parts.store.bucket)
             if draft.checked is None:
                 mistakes = "; ".join(line for lines in draft.errors.values() for line in lines)
                 raise HTTPException(422, f"{name}: {mistakes}")

@@ -76,7 +76,7 @@ def submit(page: Page, form: Form) -> Response:
     target = Target(*(str(form.get(name, "")) for name in ("model", "queue", "key")))
     with page.database() as connection:
         release = viewing.find_reference(connection, target.model) or page.missing(f"Release {quote(target.model)}")
-        draft = submission.draft(connection, fields, release, page.viewer.tenant)
+        draft = submission.draft(connection, fields, release, page.parts.store.bucket)
         if draft.checked is None or "submit" not in form:
             return _show(page, connection, target, draft)
         job = {"model": target.model, "queue": target.queue, "idempotency_key": target.key, "request": draft.request}

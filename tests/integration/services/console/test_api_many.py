@@ -152,3 +152,23 @@ def test_a_manifest_is_that_of_an_ended_job(stack: Stack) -> None:
     stack.store().put(key, b'{"archives": []}', content_type="application/json")
     assert api.get(f"/api/v1/jobs/{job}/manifest").json() == {"archives": []}
     assert_problem(api.get(f"/api/v1/jobs/{make_job(stack, 1)}/manifest"), 409, "no manifest")
+
+
+def test_a_check_knows_what_the_tenant_may_read_write_and_make(stack: Stack) -> None:
+    """Planning rejects the same requests with the same words."""
+    make_tenant(stack, "api-limited", max_job_images=10, write_prefixes=["outputs/api-limited", "prints"])
+    api = open_api(stack, "api-limited")
+
+    def check(**fields: Any) -> Any:
+        return api.post("/api/v1/checks", json={"model": "tiny@production", "request": {**REQUEST, **fields}})
+
+    bucket = stack.store().bucket
+    assert_problem(check(images_per_item=11), 422, "images are not allowed; permitted: at most 10")
+    assert check(output_prefix="prints/today").status_code == 200
+    assert_problem(check(output_prefix="outputs/default"), 422, "permitted: under outputs/api-limited, prints")
+    for image, words in (
+        (f"s3://{bucket}/inputs/default/one.png", "permitted: under inputs/api-limited"),
+        ("s3://elsewhere/inputs/api-limited/one.png", f"permitted: {bucket}"),
+    ):
+        assert_problem(check(image=image, strength=0.5), 422, "image: ", words)
+    assert check(image=f"s3://{bucket}/inputs/api-limited/one.png", strength=0.5).status_code == 200

@@ -56,6 +56,31 @@ def test_each_reason_to_wait_is_told(stack: Stack, engine: Engine) -> None:
     forget_processes(engine)
 
 
+def test_work_whose_attempts_fail_says_why_and_when_it_is_repeated(stack: Stack, engine: Engine) -> None:
+    forget_processes(engine)
+    register(engine, ProcessKind.DISPATCHER)
+    register(engine, ProcessKind.WORKER)
+    job = stack.submit(REQUEST)
+    delayed = text("""
+        UPDATE work SET state = 'delayed', run_after = now() + interval '1 hour', error = E'S3 does not answer\\nat all'
+        WHERE job_id = :id RETURNING date_trunc('second', run_after)
+    """)
+    with engine.begin() as connection:
+        connection.execute(delayed, {"id": job})
+    reason = str(progress(stack, job).waits_because)
+    assert reason.startswith("an attempt failed, and is repeated at 20"), reason
+    assert reason.endswith(": S3 does not answer")
+    with engine.begin() as connection:  # other work of the job is ready
+        copied = "INSERT INTO work (job_id, kind, start, stop, queue, tenant, priority, rank, cost, state)"
+        chosen = "SELECT job_id, 'sample', 0, 1, queue, tenant, priority, rank, 1, 'ready' FROM work WHERE job_id = :id"
+        connection.execute(text(f"{copied} {chosen}"), {"id": job})
+    assert progress(stack, job).waits_because == "it will be planned"
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM work WHERE job_id = :id"), {"id": job})
+        connection.execute(text("DELETE FROM jobs WHERE id = :id"), {"id": job})
+    forget_processes(engine)
+
+
 def test_other_tenants_jobs_are_not_explained(stack: Stack, engine: Engine) -> None:
     theirs = make_tenant(stack, f"t{uuid.uuid4().hex[:8]}").submit(run_after=datetime.now(UTC) + timedelta(days=1))
     with stack.engine("submitter").connect() as connection:
@@ -64,6 +89,9 @@ def test_other_tenants_jobs_are_not_explained(stack: Stack, engine: Engine) -> N
 
 
 def test_the_rate_and_the_end_of_a_job(stack: Stack, engine: Engine) -> None:
+    forget_processes(engine)
+    register(engine, ProcessKind.DISPATCHER)
+    register(engine, ProcessKind.WORKER)
     job = stack.submit(REQUEST)
     assert progress(stack, job).images_per_s is None
     with engine.begin() as connection:
@@ -80,6 +108,19 @@ def test_the_rate_and_the_end_of_a_job(stack: Stack, engine: Engine) -> None:
     assert 0.4 < found.images_per_s <= 0.5
     assert found.expected_end is not None
     assert 55 < (found.expected_end - datetime.now(UTC)).total_seconds() < 75
+    for stop, go in (
+        ("UPDATE jobs SET paused = true WHERE id = :id", "UPDATE jobs SET paused = false WHERE id = :id"),
+        ("UPDATE queues SET paused = true", "UPDATE queues SET paused = false"),
+    ):
+        with engine.begin() as connection:
+            connection.execute(text(stop), {"id": job})
+        assert progress(stack, job).expected_end is None
+        with engine.begin() as connection:
+            connection.execute(text(go), {"id": job})
+        assert progress(stack, job).expected_end is not None
+    forget_processes(engine)
+    stopped = progress(stack, job)
+    assert (stopped.expected_end, stopped.waits_because) == (None, 'no worker serves queue "default"')
     with engine.begin() as connection:
         connection.execute(text("UPDATE jobs SET revision = 2 WHERE id = :id"), {"id": job})
     assert progress(stack, job).expected_end is None
