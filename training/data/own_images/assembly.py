@@ -197,12 +197,13 @@ def add_folder_labels(gathered: Gathered, usable: dict[str, Usable]) -> dict[str
 
 
 def add_folder_splits(usable: dict[str, Usable]) -> dict[str, Usable]:
-    """Split the images by folders such as train and test if records say nothing of splits."""
-    if any(one.annotation.split is not None for one in usable.values()):
+    """Split the images by folders such as train and test if records hold out none; train.csv often stands alone."""
+    if any(one.annotation.split == "held_out" for one in usable.values()):
         return usable
     splits, _ = folder_splits(usable)
     return {
-        name: replace(one, annotation=replace(one.annotation, split=splits.get(name))) for name, one in usable.items()
+        name: replace(one, annotation=replace(one.annotation, split=one.annotation.split or splits.get(name)))
+        for name, one in usable.items()
     }
 
 

@@ -49,8 +49,11 @@ def open_bucket(url: str, open_archives: OpenArchives) -> Source:
         return bucket_tars(url)
     if any(map(is_image, found)):
         return Objects(url, client, bucket, found)
-    if archives := {name: one for name, one in found.items() if is_archive(name) or "idx1-ubyte" in name}:
-        return Downloads(url, client, bucket, archives, open_archives)
+    if any(map(is_archive, found)):
+        needed = {
+            name: one for name, one in found.items() if is_archive(name) or is_table(name) or "idx1-ubyte" in name
+        }
+        return Downloads(url, client, bucket, needed, open_archives)
     raise DataError(f"data.root: there are no images under s3://{bucket}/{prefix}, nor a tar, zip, parquet or IDX file")
 
 

@@ -230,7 +230,9 @@ def describe_splits(
     found: Inspection, annotations: Annotations, names: Sequence[str], labels: Mapping[str, Label]
 ) -> None:
     """Tell how many images are for training and held out, as far as records or folders say, and of which classes."""
-    splits = {n: a.split for n, a in annotations.listed.items() if a.split is not None} or folder_splits(names)[0]
+    splits = {name: one.split for name, one in annotations.listed.items() if one.split is not None}
+    if "held_out" not in splits.values():
+        splits = folder_splits(names)[0] | splits
     if "held_out" in splits.values():
         held = {name for name in names if splits.get(name) == "held_out"}
         found.splits = {"train": len(names) - len(held), "held_out": len(held)}

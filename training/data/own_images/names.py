@@ -24,7 +24,7 @@ LINE_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 TABLE_ENDINGS = (*LINE_TABLES, ".json", ".parquet")
 JSON_TABLE = re.compile(
     r"metadata|labels|captions|annotations|dataset|train|val|validation|test|_annotations\.coco"
-    r"|(captions|instances)_(train|val|test)\d*|meta_(cap|clean|lat|tag)"
+    r"|(captions|instances)_(train|val|test|default)\d*|meta_(cap|clean|lat|tag)"
 )
 
 TEXT_TABLE = re.compile(r"(labels|captions|annotations)\.txt")

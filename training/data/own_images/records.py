@@ -18,7 +18,7 @@ FILE_FIELDS = (
 TEXT_FIELDS = ("text", "caption", "prompt", "description", "captions", "alt_text", "sentence", "comment", "tags")
 LABEL_FIELDS = (
     *("label", "class", "class_name", "label_name", "category", "class_label", "labels"),
-    *("target", "species", "breed"),
+    *("target", "species", "breed", "class_id", "classid"),
 )
 SPLIT_FIELDS = ("split", "data_set", "subset", "partition")
 LABEL_WORDS = ("class_name", "label_name")  # of a label that another field has as a number

@@ -1,7 +1,7 @@
 """Opens a source of the user's own images by what is there.
 
 A folder is read as its tars if it has any; else as its images and tables; else as the tars, zips, parquet files or IDX
-files that lie anywhere below it. The same holds for a prefix in S3.
+files that lie anywhere below it. The same holds for a prefix in S3. Tables next to tars and zips are read too.
 """
 
 import glob
@@ -12,7 +12,7 @@ from training.data.image_set import DataError
 from training.data.own_images.buckets import open_bucket
 from training.data.own_images.folder import Folder
 from training.data.own_images.idx import Idx, is_idx
-from training.data.own_images.names import TAR_ENDINGS, is_hidden, is_image, is_tar
+from training.data.own_images.names import TAR_ENDINGS, is_hidden, is_image, is_table, is_tar
 from training.data.own_images.parquet import Parquet, is_parquet
 from training.data.own_images.source import Source
 from training.data.own_images.tars import disk_tars
@@ -38,7 +38,7 @@ def open_source(source: str) -> Source:
         return found
     if glob.has_magic(source):
         paths = sorted(Path(file) for file in glob.glob(str(path), recursive=True))
-        found = open_archives(source, paths, Path(glob.escape(source).partition("[")[0]).parent)
+        found = open_archives(source, paths, Path(glob.escape(str(path)).partition("[")[0]).parent)
         if found is None:
             raise DataError(f"data.root: no tar matches {source}, nor a zip, parquet or IDX file")
         return found
@@ -53,7 +53,7 @@ def open_folder(source: str, path: Path) -> Source:
             raise DataError(
                 f"data.root: {path} holds both tars ({inner[0].name}) and images ({loose}); keep them apart"
             )
-        return disk_tars(source, inner)
+        return disk_tars(source, inner, [file for file in path.iterdir() if is_table(file.name)])
     folder = Folder(path)
     if any(map(is_image, folder.names)):
         return folder
@@ -76,7 +76,7 @@ def open_archives(source: str, paths: Sequence[Path], root: Path) -> Source | No
         case "tar", found:
             return disk_tars(source, found)
         case "zip", found:
-            return Zips(source, found)
+            return Zips(source, found, {str(path.relative_to(root)): path for path in paths if is_table(path.name)})
         case "parquet", found:
             return Parquet(source, found, root)
         case "IDX", found:

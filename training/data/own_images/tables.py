@@ -99,10 +99,14 @@ def read_csv(data: bytes, origin: str) -> Iterator[Row]:
 
 def read_json(name: str, data: bytes, origin: str) -> Iterator[Row]:
     """Yield the rows of a JSON file in one of the forms above."""
+    text = decode_text(data, origin)
     try:
-        document = json.loads(decode_text(data, origin))
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"data.root: {origin} is not JSON ({error})") from None
+        try:  # JSON Lines of another name
+            document = [json.loads(line) for line in text.split("\n") if line.strip()]
+        except (ValueError, RecursionError):
+            raise DataError(f"data.root: {origin} is not JSON ({error})") from None
     if isinstance(document, dict) and isinstance(document.get("images"), list) and "annotations" in document:
         return coco_rows(document, origin)
     if isinstance(document, dict) and "labels" in document and len(document) <= 2:

@@ -100,10 +100,11 @@ def stream_members(tar: tarfile.TarFile, archive: Archive, wanted: Wanted) -> It
         yield Member(name, body, f"{archive.url}: {name}", link=info.islnk() or info.issym())
 
 
-def disk_tars(url: str, paths: Sequence[Path]) -> Tars:
-    """Return the source of tars on disk and of the metadata next to them."""
+def disk_tars(url: str, paths: Sequence[Path], tables: Sequence[Path] = ()) -> Tars:
+    """Return the source of tars on disk, of the metadata next to them and of other tables."""
     folders = sorted({path.parent for path in paths})
-    metadata = [file for folder in folders for file in sorted(folder.iterdir()) if is_metadata(file.name)]
+    beside = [file for folder in folders for file in folder.iterdir() if is_metadata(file.name)]
+    metadata = sorted({*beside, *tables})
     entries = [
         Entry(str(path), status.st_size, str(status.st_mtime_ns))
         for path in (*metadata, *paths)

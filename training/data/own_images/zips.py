@@ -1,8 +1,9 @@
-"""Reads zips on disk."""
+"""Reads zips on disk, and the tables next to them."""
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from training.data.image_set import DataError
@@ -13,13 +14,18 @@ LARGEST = 1 << 30  # bytes of a member; a zip of megabytes can claim more and ex
 
 
 class Zips(Source):
-    """The members of zips, the tables first. The names of a zip that is one of several splits begin with its split."""
+    """The members of zips, the tables first. The names of a zip that is one of several splits begin with its split.
+
+    tables: those next to the zips, by their names.
+    """
 
     complete_metadata = True
 
-    def __init__(self, url: str, paths: Sequence[Path]) -> None:
+    def __init__(self, url: str, paths: Sequence[Path], tables: Mapping[str, Path]) -> None:
+        self.tables = tables
         self.listing: list[tuple[str, Path, zipfile.ZipInfo]] = []
-        entries = []
+        statuses = [(path, path.stat()) for path in tables.values()]
+        entries = [Entry(str(path), status.st_size, str(status.st_mtime_ns)) for path, status in statuses]
         for path, split in zip(paths, splits_of_files(list(map(str, paths))), strict=True):
             status = path.stat()
             entries.append(Entry(str(path), status.st_size, str(status.st_mtime_ns)))
@@ -36,10 +42,12 @@ class Zips(Source):
     @property
     def names(self) -> Iterator[str]:
         """See Source."""
-        return (name for name, _, _ in self.listing)
+        return chain(self.tables, (name for name, _, _ in self.listing))
 
     def members(self, wanted: Wanted) -> Iterator[Member]:
         """See Source."""
+        for name, path in self.tables.items():
+            yield Member(name, path, str(path))
         current: tuple[Path, zipfile.ZipFile] | None = None
         try:
             for name, path, info in self.listing:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,3 +150,49 @@ def test_twelve_bits_that_are_stored_as_sixteen_are_odd(tmp_path: Path) -> None:
 def test_recycle_bins_of_network_disks_are_not_read(tmp_path: Path) -> None:
     files = {f"{kind}/0.png": noise_png(n) for n, kind in enumerate(("a", "b", "#recycle", "@Recycle"))}
     assert inspected(tmp_path, files).classes == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("archive", ["zip", "tar"])
+def test_a_table_beside_archives_is_read(archive: str, tmp_path: Path, make: Callable[..., ImageSet]) -> None:
+    """As the competitions of Kaggle are downloaded: train.zip, test.zip and train.csv."""
+    for split, numbers in (("train", (0, 1)), ("test", (2, 3))):
+        pictures = {f"{split}/{n}.png": noise_png(n) for n in numbers}
+        if archive == "tar":
+            Path(write_tars(tmp_path / "scratch", pictures), "000.tar").rename(tmp_path / f"{split}.tar")
+            (tmp_path / "scratch").rmdir()
+        else:
+            with zipfile.ZipFile(tmp_path / f"{split}.zip", "w") as file:
+                for name, data in pictures.items():
+                    file.writestr(name, data)
+    (tmp_path / "train.csv").write_text("id,label\n0,cat\n1,dog\n")
+    found = inspect(str(tmp_path), 100)
+    assert (found.images, found.classes, found.splits) == (4, {"cat": 1, "dog": 1}, {"train": 2, "held_out": 2})
+    assert found.tables == {"train.csv": "2 rows"}
+    made = make(str(tmp_path))
+    assert made.description.classes == ("cat", "dog")
+    assert made.description.train_count == 2
+    assert "label" not in made.records[2]
+
+
+def test_a_pattern_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a stack trace."""
+    write_folder(tmp_path, {"sets/labels.csv": b"image,label\n0.png,cat\n"})
+    for name in ("a", "b"):
+        with zipfile.ZipFile(tmp_path / f"sets/{name}.zip", "w") as file:
+            file.writestr(f"{name}/{'01'[name == 'b']}.png", noise_png(0))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = inspect("~/sets/*", 100)
+    assert (found.images, found.classes, list(found.tables)) == (2, {"cat": 1}, ["sets/labels.csv"])
+
+
+def test_json_lines_may_be_called_json(make: Callable[..., ImageSet]) -> None:
+    made = make(PICTURES | {"metadata.json": json_lines({"file_name": "0.png", "text": "a"}, {"file_name": "1.png"})})
+    assert [record.get("text") for record in made.records] == ["a", None]
+
+
+def test_a_test_folder_is_held_out_where_a_table_speaks_of_training_alone(make: Callable[..., ImageSet]) -> None:
+    """Its pictures were trained on: train.csv means a split, and was taken for the only one."""
+    files = {f"train/{n}.png": noise_png(n) for n in (0, 1)} | {f"test/{n}.png": noise_png(n) for n in (2, 3)}
+    made = make(files | {"train.csv": b"id,label\n0,cat\n1,dog\n"})
+    assert [record["name"] for record in made.records] == ["train/0.png", "train/1.png", "test/2.png", "test/3.png"]
+    assert made.description.train_count == 2
