@@ -2,6 +2,7 @@
 
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from services.job_requests.image_spec import ImageSpec
 from services.worker.engine import Engine
 from services.worker.images import Developed
-from tests.benchmarks.gpu_timing import DEVICE, PROFILE, Report, median_seconds, prepares
+from tests.benchmarks.gpu_timing import (
+    DEVICE,
+    PROFILE,
+    Report,
+    kernel_seconds,
+    kind_of,
+    median_seconds,
+    prepares,
+)
 from tests.support.releases import make_digits_release, make_tiny_release
+from training.model.attention_layers import join_projections
 from training.model.interop.huggingface.unet import unet_component
 from training.model.unet import UNet, UNetConfig
 
 LDM4 = UNetConfig(3, 3, 192, (1, 2, 3, 5), 2, (8, 4, 2), heads=1, head_width=None, context_width=512)  # 401M
 SMALLEST = UNetConfig(3, 3, 32, (1, 2), 1, (2,), heads=1, head_width=None, context_width=32)
+
+SLOWEST = 12  # kernels that are named
 
 
 def limits(smallest: bool, report: Report) -> None:
@@ -48,22 +60,39 @@ def networks(smallest: bool, report: Report) -> None:
     theirs.load_state_dict(component.tensors)
     with torch.inference_mode():
         expected = ours(x[:2], t[:2], context[:2])
+    with FlopCounterMode(display=False) as counter:  # with gradients, for which no product is left out
+        ours(x[:2], t[:2], context[:2])
+    operations = counter.get_total_flops() * rows // 2
+    join_projections(ours)
     ours, theirs = ours.to(torch.bfloat16), theirs.to(torch.bfloat16, memory_format=torch.channels_last)
     x, context = x.bfloat16(), context.bfloat16()
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            ours(x, t, context)
         runs: dict[str, tuple[Any, Callable[[Any], Tensor]]] = {
             "Darkroom": (ours, lambda answer: answer),
             "diffusers": (theirs, lambda answer: answer.sample),
         }
+        compiled: dict[str, Any] = {}
         for name, (model, read) in runs.items():
-            network = torch.compile(model) if DEVICE.type == "cuda" else model
+            network = torch.compile(model, dynamic=False) if DEVICE.type == "cuda" else model
+            compiled[name] = network
             seconds = median_seconds(lambda: network(x, t, context))  # noqa: B023
             error = (read(network(x, t, context))[:2].float() - expected).norm() / expected.norm()
             report(f"{name}, {rows} rows, ms", seconds * 1e3)
-            report(f"{name}, TFLOP/s", counter.get_total_flops() / seconds / 1e12)
+            report(f"{name}, TFLOP/s", operations / seconds / 1e12)
             report(f"{name}, relative difference to float32", float(error))
+        if not prepares():
+            report_kernels(lambda: compiled["Darkroom"](x, t, context), report)
+
+
+def report_kernels(work: Callable[[], object], report: Report) -> None:
+    """Report how long each kind of kernel takes, and the slowest ones."""
+    seconds, kinds = kernel_seconds(work), Counter[str]()
+    for name, taken in seconds.items():
+        kinds[kind_of(name)] += taken
+    for kind, taken in kinds.most_common():
+        report(f"Darkroom, {kind}, ms", taken * 1e3)
+    for name, taken in seconds.most_common(SLOWEST):
+        report(f"Darkroom, of these {name[:80]}, ms", taken * 1e3)
 
 
 def engine_of(

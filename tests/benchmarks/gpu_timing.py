@@ -3,6 +3,7 @@
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,13 @@ from tests.benchmarks.gpu import PREPARES
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PROFILE = "bf16-compiled" if DEVICE.type == "cuda" else "bf16"
+KINDS = {  # of kernels, by words in their names; the first that fits
+    "triton reductions": ("triton_red", "triton_per"),
+    "triton passes": ("triton_poi", "triton_tem", "triton_"),
+    "convolutions": ("fprop", "dgrad", "wgrad", "conv"),
+    "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "gemv", "splitk"),
+    "copies": ("memcpy", "memset", "copy", "nchwtonhwc", "nhwctonchw"),
+}
 REHEARSED = DEVICE.type == "cpu"  # where no number counts
 
 Report = Callable[[str, float], None]  # takes what was measured, and its value
@@ -35,7 +43,30 @@ def median_seconds(work: Callable[[], object], repeats: int = 10) -> float:
         synchronise()
         if round_ >= warm_up:
             taken.append(time.perf_counter() - begun)
+    if prepares() and DEVICE.type == "cuda":
+        torch.cuda.empty_cache()  # the parts beside this one need memory too
     return statistics.median(taken)
+
+
+def kernel_seconds(work: Callable[[], object]) -> Counter[str]:
+    """Return the seconds that each kernel takes in one round of `work`; on a CPU each operator."""
+    activity = torch.profiler.ProfilerActivity.CUDA if DEVICE.type == "cuda" else torch.profiler.ProfilerActivity.CPU
+    work()
+    synchronise()
+    with torch.profiler.profile(activities=[activity]) as profile:
+        work()
+        synchronise()
+    found: Counter[str] = Counter()
+    for event in profile.key_averages():
+        found[event.key] += (
+            event.self_device_time_total / 1e6 if DEVICE.type == "cuda" else event.self_cpu_time_total / 1e6
+        )
+    return found
+
+
+def kind_of(kernel: str) -> str:
+    """Return what a kernel of a GPU is for, by its name."""
+    return next((kind for kind, words in KINDS.items() if any(word in kernel.lower() for word in words)), "others")
 
 
 def synchronise() -> None:

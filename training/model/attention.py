@@ -25,7 +25,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return the attention of q [R, heads, N, d] to k and v [R, heads, M, d], with the softmax in float32."""
-    scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)
+    scores = q @ k.transpose(2, 3)
+    scores *= 1 / math.sqrt(q.shape[3])  # compiled, this is part of the softmax's pass
     return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 

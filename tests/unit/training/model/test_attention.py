@@ -5,6 +5,7 @@ from torch import Tensor
 
 from training.model import attention
 from training.model.attention import NarrowAttention, attend, attend_by_products
+from training.model.attention_layers import CrossAttention
 
 
 def inputs(n: int, m: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,3 +60,26 @@ def test_two_products_are_the_attention_of_heads_that_no_fused_kernel_takes(
     assert found.dtype == dtype
     expected = F.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_two_products_have_the_gradients_of_attention_also_under_autocast() -> None:
+    q, k, v = inputs(64, 48, 384)
+    upstream = torch.randn(q.shape, generator=torch.Generator().manual_seed(1))
+    expected = torch.autograd.grad(F.scaled_dot_product_attention(q, k, v), (q, k, v), upstream)
+    exact = torch.autograd.grad(attend_by_products(q, k, v), (q, k, v), upstream)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = torch.autograd.grad(attend_by_products(q, k, v).float(), (q, k, v), upstream)
+    for one, other, right in zip(exact, rounded, expected, strict=True):
+        torch.testing.assert_close(one, right, rtol=1e-4, atol=1e-5)
+        assert (other - right).norm() < 0.02 * right.norm()
+
+
+def test_one_key_is_attended_without_its_query() -> None:
+    """Class conditions are one token, and the softmax over one key is 1."""
+    torch.manual_seed(0)
+    layer = CrossAttention(64, heads=2, context_width=16)
+    x, keys_values = torch.randn(3, 32, 64), torch.randn(3, 1, 128)
+    expected = layer(x, keys_values)
+    with torch.no_grad():
+        found = layer(torch.full_like(x, float("nan")), keys_values)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

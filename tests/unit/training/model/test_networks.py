@@ -159,3 +159,33 @@ def test_an_embedding_is_added_to_that_of_the_timestep() -> None:
 
 def test_config_factor_is_image_over_latent() -> None:
     assert AutoencoderConfig(multipliers=(1, 2, 4, 4)).factor == 8
+
+
+@pytest.mark.parametrize("mean", [0.0, 20.0])
+def test_group_norm_by_channels_is_group_norm(mean: float) -> None:
+    """A GPU computes it so, compiled."""
+    torch.manual_seed(0)
+    norm = group_norm(96, 1e-6)
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    x = (torch.randn(3, 96, 16, 16) + mean).to(memory_format=torch.channels_last).requires_grad_()
+    upstream = torch.randn(x.shape)
+    inputs = (x, norm.weight, norm.bias)
+    exact, found = norm(x), norm.by_channels(x)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=2e-3 if mean else 1e-5)
+    pairs = zip(torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(exact, inputs, upstream), strict=True)
+    for ours, theirs in pairs:
+        assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+    rounded = norm.by_channels(x.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - norm(x.bfloat16().float())).norm() < 5e-3 * exact.norm()
+
+
+def test_group_norm_keeps_maps_channels_last_where_that_of_torch_does_not() -> None:
+    """As on a GPU: every convolution would copy its input."""
+    norm, x = group_norm(64, 1e-6).to("meta"), torch.empty(2, 64, 8, 8, device="meta")
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert not torch.nn.GroupNorm.forward(norm, x).is_contiguous(memory_format=torch.channels_last)
+    assert norm(x).is_contiguous(memory_format=torch.channels_last)
