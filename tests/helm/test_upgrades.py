@@ -1,5 +1,6 @@
 """What is installed can be upgraded, and what the cluster already has is taken into account."""
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -162,6 +163,22 @@ def test_missing_secrets_and_keys_are_refused_by_name(cluster: Cluster) -> None:
     cluster.add(secret("darkroom-database", *ROLES))
     cluster.add(secret("darkroom-broker", "url"))
     cluster.template(upgrade=False)
+
+
+def test_a_url_that_keda_cannot_read_is_refused(cluster: Cluster) -> None:
+    """A file that an editor wrote ends with a line feed, which Darkroom removes and KEDA does not."""
+    cluster.add({"kind": "ServiceAccount", "metadata": {"name": "default"}})
+    cluster.add(secret("darkroom-broker", "url"))
+    of_database = secret("darkroom-database", *ROLES)
+    of_database["data"]["observer"] = base64.b64encode(b"postgresql://a:b@c/d\n").decode()
+    cluster.add(of_database)
+    cluster.template(upgrade=False)
+    scaled = ("--set", "workerDefaults.autoscaling.enabled=true")
+    done = cluster.template(*scaled, upgrade=False, check=False)
+    assert done.returncode != 0
+    assert 'key "observer" of Secret "darkroom-database" begins or ends with a space or a line feed' in done.stderr
+    of_database["data"]["keda"] = "YQ=="
+    cluster.template(*scaled, "--set", "database.scalerKey=keda", upgrade=False)
 
 
 def test_what_cannot_change_after_the_installation_is_refused(cluster: Cluster) -> None:

@@ -211,8 +211,12 @@ console: ingress.enabled and gateway.parentRefs are both given; permitted: one
 {{- $root := . -}}
 {{- $namespace := .Release.Namespace -}}
 {{- if and .Values.checkSecrets (not .Values.devServices.enabled) (lookup "v1" "ServiceAccount" $namespace "default") -}}
+{{- $scaler := "" -}}
+{{- range $pool, $_ := .Values.workerPools -}}
+{{- if (include "darkroom.pool" (list $root $pool) | fromYaml).autoscaling.enabled }}{{ $scaler = $root.Values.database.scalerKey | default $root.Values.database.keys.observer }}{{ end -}}
+{{- end -}}
 {{- /* A list, because one Secret may hold several. */ -}}
-{{- $needed := list (dict "secret" .Values.database.existingSecret "of" "database.existingSecret" "keys" (include "darkroom.database.keys" . | fromYaml | values | concat (list .Values.database.scalerKey) | compact | uniq)) -}}
+{{- $needed := list (dict "scaler" $scaler "secret" .Values.database.existingSecret "of" "database.existingSecret" "keys" (include "darkroom.database.keys" . | fromYaml | values | concat (list .Values.database.scalerKey) | compact | uniq)) -}}
 {{- $needed = append $needed (dict "secret" .Values.broker.existingSecret "of" "broker.existingSecret" "keys" (list .Values.broker.key)) -}}
 {{- if .Values.console.enabled -}}
 {{- $needed = append $needed (dict "secret" .Values.console.existingSecret "of" "console.existingSecret" "keys" (list .Values.console.secretKey)) -}}
@@ -234,6 +238,8 @@ console: ingress.enabled and gateway.parentRefs are both given; permitted: one
 {{- range $key := sortAlpha $need.keys -}}
 {{- if not (hasKey ($secret.data | default dict) $key) }}
 {{ $need.of }}: Secret {{ quote $name }} has no key {{ quote $key }}; it has {{ keys ($secret.data | default dict) | sortAlpha | join ", " | default "none" }}
+{{- else if and $need.scaler (eq $key $need.scaler) (regexMatch "^\\s|\\s$" (get $secret.data $key | b64dec)) }}
+{{ $need.of }}: key {{ quote $key }} of Secret {{ quote $name }} begins or ends with a space or a line feed, with which KEDA cannot connect; permitted: the URL alone
 {{- end -}}
 {{- end -}}
 {{- end -}}
