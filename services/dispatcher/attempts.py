@@ -14,7 +14,7 @@ from functools import partial
 
 from sqlalchemy import Engine as Database
 
-from services.database.connections import autocommit, brief
+from services.database.connections import brief
 from services.database.faults import is_fault_of_a_row
 from services.dispatcher import finalizer, planner
 from services.dispatcher.parsing_memory import ParsingMemory
@@ -137,7 +137,7 @@ class Attempts:
         """Claim as much as the threads can begin. tenants: how many threads each tenant has."""
         is_idle = not tenants
         try:
-            with autocommit(self.database).connect() as connection:  # BEGIN and COMMIT would delay each job
+            with self.database.begin() as connection:  # a row that cannot be read must not stay leased
                 return claims.claim_planning(
                     connection,
                     process,
