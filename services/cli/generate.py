@@ -89,6 +89,9 @@ def build_request(release: "ReleaseRow", labels: Sequence[str], captions: Sequen
         if given and field is None:
             permitted = ", ".join({by_class: "--class", by_text: "--caption"}[name] for name in fields) or "neither"
             raise CommandError(f"{option}: {release.name} is sampled without it; permitted: {permitted}")
+    if (wanted := max(1, len(labels)) * max(1, len(captions))) > count:
+        raise CommandError(f"--count: {count} is not allowed; permitted: at least {wanted}, one of each class and "
+                           "caption that is given")  # fmt: skip
     if by_text in required and not captions:
         raise CommandError(f"--caption: {release.name} is sampled by caption; give one, such as --caption 'a red boot'")
     values: list[dict[str, Any]] = [{}]
