@@ -74,6 +74,8 @@ class Problem:
 def describe_problem(request: Request, error: Exception) -> Problem:
     """Return the message for an error. An unexpected one is logged under an id that the response contains."""
     match error:
+        case NotSignedIn() if getattr(request.app.state.parts, "oidc", None):
+            return Problem(401, "You are not signed in, or your session has ended.", may_begin=True)
         case NotSignedIn():
             return Problem(401, f"You are not signed in. {error}")
         case SignInRefused():

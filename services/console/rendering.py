@@ -21,7 +21,7 @@ STATIC = Path(__file__).parent / "static"
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 TEXTS = ("caption", "text", "prompt")  # fields of an item
 TIME = re.compile(r"\b(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)?\+00\b")  # in the session's zone, UTC
-LONGEST_TEXT = 200  # characters of a value in a summary
+LONGEST_TEXT, LONGEST_CAPTION = 200, 10_000  # characters of a value in a summary, and of a caption in full
 
 
 def make_templates() -> Jinja2Templates:
@@ -35,7 +35,7 @@ def make_templates() -> Jinja2Templates:
     )
     environment.filters |= {
         "age": show_age, "time": show_time, "number": show_number, "duration": show_duration, "size": show_size,
-        "pretty": show_json, "summary": summarise_value,
+        "pretty": show_json, "summary": summarise_value, "field": show_field,
         "told": tell_item, "shape": show_shape, "in_seconds": cut_times,
     }  # fmt: skip
     environment.globals |= {"query": make_query, "static": static_path}
@@ -111,12 +111,17 @@ def show_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def summarise_value(value: Any) -> str:
+def show_field(value: Any, name: str) -> str:
+    """Return a field of an item: a caption in full, anything else in one short line."""
+    return summarise_value(value, LONGEST_CAPTION if name in TEXTS else LONGEST_TEXT)
+
+
+def summarise_value(value: Any, longest: int = LONGEST_TEXT) -> str:
     """Return a value in one short line: text as it is, anything else as JSON. Images in base64 are cut."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {summarise_value(one)}" for name, one in value.items())
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def tell_item(item: Mapping[str, Any]) -> str:

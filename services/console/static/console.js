@@ -51,6 +51,16 @@ function nextLink(links, here, key) {
   });
 }
 
+// What a script has asked for in vain, and asking again does not help.
+const REFUSED = {
+  401: "Your session has ended. Reload this page to sign in again.",
+  403: "This page belongs to another session. Reload it.",
+  404: "This no longer exists. It may have been deleted.",
+};
+document.addEventListener("refused", ({ detail }) => {
+  document.querySelector("#notice").textContent = REFUSED[detail] ?? "The console does not answer. Try again.";
+});
+
 // S3 may be away for a while: an image that does not arrive is asked for again, a few times.
 document.addEventListener("error", (event) => {
   const image = event.target;

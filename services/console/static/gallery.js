@@ -6,8 +6,14 @@ const gallery = document.querySelector(".gallery");
 
 async function load(address) {
   const answer = await fetch(address, { headers: { Accept: "text/html" } });
-  if (!answer.ok) throw new Error(answer.statusText);
+  if (!answer.ok) throw answer;
   return new DOMParser().parseFromString(await answer.text(), "text/html");
+}
+
+// After an outage; not where the session has ended, or the job is gone.
+function later(answer, again) {
+  if (answer.status === 401 || answer.status === 404) document.dispatchEvent(new CustomEvent("refused", { detail: answer.status }));
+  else setTimeout(again, 2000);
 }
 
 const nextLink = (page) => page.querySelector('main a[rel="next"]')?.closest("nav");
@@ -28,8 +34,8 @@ const end = new IntersectionObserver(async ([entry]) => {
       link.replaceWith(following);
       end.observe(following);
     } else link.remove();
-  } catch {
-    setTimeout(() => end.observe(link), 2000);
+  } catch (answer) {
+    later(answer, () => end.observe(link));
   }
 }, { rootMargin: NEAR });
 
@@ -51,8 +57,8 @@ async function fill(grid) {
     const page = await load(grid.dataset.page);
     grid.replaceChildren(...page.querySelector(".grid").children);
     grid.style.minHeight = "";
-  } catch {
-    setTimeout(() => fill(grid), 2000);
+  } catch (answer) {
+    later(answer, () => fill(grid));
   }
 }
 
@@ -60,8 +66,8 @@ async function fill(grid) {
 
 document.addEventListener("fresh", async () => {
   const last = [...gallery.querySelectorAll(".grid")].at(-1);
-  const page = await load(last.dataset.page);
-  if (!page.querySelector(".grid li")) return;
+  const page = await load(last.dataset.page).catch(() => undefined); // the next event tries again
+  if (!page?.querySelector(".grid li")) return;
   document.querySelector(".empty")?.remove();
   for (const image of [...page.querySelectorAll(".grid li")]) {
     if (document.getElementById(image.id)) continue;

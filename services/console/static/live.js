@@ -6,11 +6,11 @@ const PAUSE_MS = 700, RETRY_MS = 5_000, REOPEN_MS = 30_000;
 const SILENT_MS = 60_000; // the server says something every 15 s; less means a connection that died, as in a sleep
 const known = new Map([...document.querySelectorAll("[data-shown]")].map((part) => [part.dataset.live, part.dataset.shown]));
 const notice = document.querySelector("#notice");
-let news, heardAt, waiting = false;
+let news, heardAt, isStale = false, isWaiting = false, hasEnded = false;
 
 async function refresh() {
-  waiting = false;
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  if (answer.status === 401 || answer.status === 404) return end(answer.status);
   if (!answer.ok) throw new Error(answer.statusText);
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of document.querySelectorAll("[data-live][id]")) {
@@ -21,10 +21,24 @@ async function refresh() {
   if (!watched().length) close();
 }
 
-function refreshIn(wait) {
-  if (waiting) return;
-  waiting = true;
-  setTimeout(() => refresh().catch(() => refreshIn(RETRY_MS)), wait);
+// One at a time: a slow server is not asked again before it has answered.
+async function refreshIn(wait) {
+  isStale = true;
+  if (isWaiting) return;
+  isWaiting = true;
+  while (isStale && !hasEnded) {
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    isStale = false;
+    wait = PAUSE_MS;
+    await refresh().catch(() => { isStale = true; wait = RETRY_MS; });
+  }
+  isWaiting = false;
+}
+
+function end(status) {
+  hasEnded = true;
+  close();
+  document.dispatchEvent(new CustomEvent("refused", { detail: status }));
 }
 
 const watched = () => [...new Set([...document.querySelectorAll("[data-live]")].map((part) => part.dataset.live))].slice(0, 64);
@@ -42,7 +56,7 @@ function close() {
 function open() {
   close();
   const jobs = watched();
-  if (!jobs.length || document.visibilityState === "hidden") return;
+  if (!jobs.length || hasEnded || document.visibilityState === "hidden") return;
   heardAt = Date.now();
   news = new EventSource(`/events?${new URLSearchParams(jobs.map((id) => ["job", id]))}`);
   news.addEventListener("open", hear);
@@ -57,7 +71,9 @@ function open() {
   });
   news.addEventListener("error", ({ target }) => {
     notice.textContent = "Live updates are interrupted. Trying again.";
-    if (target.readyState === EventSource.CLOSED) setTimeout(() => target === news && open(), REOPEN_MS);
+    if (target.readyState !== EventSource.CLOSED) return;
+    refreshIn(0); // which says why: there may be too many pages, or no session
+    setTimeout(() => target === news && open(), REOPEN_MS);
   });
 }
 

@@ -16,8 +16,9 @@ document.addEventListener("keydown", async (event) => {
   const fields = new URLSearchParams({ csrf: gallery.dataset.csrf, rating: event.key });
   try {
     const answer = await fetch(`${link.pathname}/rating`, { method: "POST", body: fields, headers: { Accept: "application/json" } });
-    if (!answer.ok) throw new Error(answer.statusText);
-  } catch {
+    if (!answer.ok) throw answer;
+  } catch (answer) {
+    document.dispatchEvent(new CustomEvent("refused", { detail: answer.status }));
     label.textContent = before;
     link.focus();
   }

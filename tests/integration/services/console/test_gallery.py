@@ -72,8 +72,10 @@ def test_a_gallery_is_paged_by_index(stack: Stack) -> None:
 
 
 def test_an_image_shows_what_made_it(stack: Stack) -> None:
-    job = make_job(stack, 4, items=[{"class_label": 3, "id": "a-4711"}])
+    caption = "a lighthouse " * 150 + "at dusk"
+    job = make_job(stack, 4, items=[{"class_label": 3, "id": "a-4711", "caption": caption}])
     page = open_console(stack).get(f"/jobs/{job}/images/2").text
+    assert f'<dd dir="auto">{caption}</dd>' in page
     for words in ("a-4711", "class_label", "dpm_solver_2m", "<code>9</code>", f"/jobs/{job}/images/1", "images/3"):
         assert words in page
     assert open_console(stack).get(f"/jobs/{job}/images/4").status_code == 404

@@ -117,6 +117,9 @@ def test_links_sign_nobody_in_where_there_is_a_provider(stack: Stack, issuer: st
 def test_scripts_and_programs_are_not_led_away(console: TestClient) -> None:
     for headers in ({"Sec-Fetch-Mode": "cors"}, {"Accept": "application/json"}):
         assert console.get("/jobs", headers=headers).status_code == 401
+    form = console.post("/submit", data={"csrf": "x"})
+    assert (form.status_code, 'href="/sign-in/begin"' in form.text) == (401, True)
+    assert "darkroom console" not in form.text  # prints no links
     assert console.get("/sign-in/begin", headers={"Sec-Fetch-Mode": "cors"}).status_code == 204
     assert console.get("/api/v1/jobs").status_code == 401
 

@@ -115,7 +115,11 @@ def test_what_was_made_is_found_by_words_tag_class_seed_release_and_date(stack: 
             assert (page.status_code, found(page.text)) == (200, [(str(job), index) for job, index in expected]), query
         assert console.get("/recall?since=yesterday").status_code == 422
     make_tenant(stack, "recall-other")
-    assert found(open_console(stack, "recall-other").get("/recall").text) == []
+    empty = open_console(stack, "recall-other")
+    for path, words in (("/recall", "no images yet"), ("/jobs", "no jobs yet"), ("/recall?q=fox", "Nothing was found")):
+        body = empty.get(path).text
+        assert (found(body), words in body) == ([], True), path
+        assert ('<a href="/submit">Submit' in body) is ("yet" in words)
 
 
 def test_a_search_is_bounded_and_goes_on(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,131 @@
+"""Pages that stay open: on a slow server, after the end of their session, and while a form is filled in."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from services.console.app import make_app
+from services.console.sign_in import SignInLinks
+from services.console.viewer import Viewer
+from tests.support.browser import open_browser, served
+from tests.support.console import console_settings, make_job
+from tests.support.stack import Stack
+from tests.support.tenants import make_tenant
+
+TENANT = "staying"
+SLOW_MS = 60_000
+# Counts how often the page at this address is asked for, and how often at once. Each answer takes 1.5 s.
+SLOWLY = """
+    const asked = window.fetch;
+    window.asked = window.now = window.most = 0;
+    window.fetch = async (...given) => {
+        window.asked += 1;
+        window.now += 1;
+        window.most = Math.max(window.most, window.now);
+        await new Promise((resolve) => setTimeout(resolve, 1500));
+        try { return await asked(...given); } finally { window.now -= 1; }
+    };
+"""
+
+
+@pytest.fixture(scope="module")
+def console(stack: Stack) -> Iterator[tuple[str, SignInLinks]]:
+    make_tenant(stack, TENANT)
+    links = SignInLinks()
+    app = make_app(console_settings(stack), stack.engine("console"), stack.store(), links)
+    with served(app) as address:
+        yield address, links
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Any, console: Any) -> Iterator[Any]:
+    context = browser.new_context(base_url=console[0])
+    context.set_default_timeout(SLOW_MS)
+    tab = context.new_page()
+    sign_in(tab, console)
+    yield tab
+    context.close()
+
+
+def sign_in(tab: Any, console: tuple[str, SignInLinks], name: str = "ada") -> None:
+    tab.goto("/sign-in?token=" + console[1].issue(Viewer(name, TENANT)))
+
+
+def settle(stack: Stack, job: Any, succeeded: int) -> None:
+    with stack.engine("migrator").begin() as connection:
+        connection.execute(text("UPDATE jobs SET succeeded = :n WHERE id = :id"), {"n": succeeded, "id": job})
+
+
+def test_a_slow_server_is_asked_for_a_page_once_at_a_time(stack: Stack, page: Any) -> None:
+    job = make_job(stack, 9, tenant=TENANT, pictures=1, state="running", succeeded=1, finished_at=None)
+    page.add_init_script(SLOWLY)
+    page.goto(f"/jobs?q={job}")
+    for succeeded in range(2, 6):
+        settle(stack, job, succeeded)
+        page.wait_for_timeout(800)
+    page.wait_for_selector("text=5 of 9")
+    assert page.evaluate("window.most") == 1
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_an_open_page_says_that_its_session_has_ended_and_asks_no_more(
+    stack: Stack, page: Any, is_running: bool
+) -> None:
+    ending: dict[str, Any] = {"state": "running", "succeeded": 1, "finished_at": None} if is_running else {}
+    job = make_job(stack, 3_000, tenant=TENANT, pictures=1, **ending)
+    page.goto(f"/jobs/{job}")
+    page.wait_for_selector("#image-119", state="attached")
+    page.context.clear_cookies()
+    if is_running:
+        settle(stack, job, 2)
+    else:
+        page.evaluate("setInterval(() => scrollTo(0, document.documentElement.scrollHeight), 200)")
+    page.wait_for_selector("#notice:has-text('Your session has ended')")
+    asked = list[str]()
+    page.on("request", lambda request: asked.append(request.url))
+    settle(stack, job, 3)
+    page.wait_for_timeout(3_000)
+    assert [one for one in asked if ".webp" not in one] == []
+
+
+def test_a_form_is_not_lost_with_its_session(page: Any, console: Any) -> None:
+    page.goto("/submit?model=tiny@production")
+    item = json.dumps({"class_label": 1, "id": "typed for an hour"})
+    page.click("text=Items from JSON Lines or CSV")
+    page.fill("textarea[name=file]", item)
+    page.context.clear_cookies()
+    page.click("text=Check >> nth=0")
+    page.wait_for_selector("#notice:has-text('Sign in in another tab')")
+    assert page.input_value("textarea[name=file]") == item
+    sign_in(page.context.new_page(), console)
+    page.click("text=Check >> nth=0")
+    page.wait_for_selector(".estimate:has-text('1 image')")
+
+
+def test_long_names_fit_a_telephone(stack: Stack, page: Any, console: Any) -> None:
+    name = "n" * 150
+    job = make_job(stack, 2, tenant=TENANT, pictures=1, model=name, failures=[1])
+    page.set_viewport_size({"width": 360, "height": 640})
+    sign_in(page, console, name)
+    for path in ("/jobs", f"/jobs/{job}", f"/jobs/{job}/images/0", f"/jobs/{job}/errors", f"/compare/jobs?a={job}"):
+        page.goto(path)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 360, (path, width)
+
+
+def test_a_page_is_printed_without_its_controls(stack: Stack, page: Any) -> None:
+    job = make_job(stack, 2, tenant=TENANT, pictures=1, failures=[1])
+    page.emulate_media(media="print")
+    page.goto(f"/jobs/{job}")
+    page.wait_for_selector("h1")
+    controls = "[...document.querySelectorAll('nav, form, button')]"
+    assert page.evaluate(f"{controls}.filter(one => one.checkVisibility()).length") == 0
