@@ -5,16 +5,16 @@ often as the client is configured to, and tells what is wrong.
 """
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
-from http.client import HTTPException
-from typing import Any
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 
 from botocore.exceptions import BotoCoreError
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
-from urllib3.response import BaseHTTPResponse
 
 from services.storage.signature import EMPTY_SHA256, sign
 
@@ -28,6 +28,14 @@ MAX_BYTES = 2**20  # of a larger object, the time of a request is in its bytes
 PORTS = {"http": 80, "https": 443}
 
 Listing = tuple[dict[str, tuple[int, str]], bool]  # size and ETag by key; whether there are more
+
+
+class Answer(NamedTuple):
+    """An answer of the store."""
+
+    status: int
+    headers: HTTPMessage
+    body: bytes
 
 
 class SignedRequests:
@@ -52,7 +60,7 @@ class SignedRequests:
         )
         answer = self._send("GET", self._path.rstrip("/") or "/", query, {})
         if answer is not None:
-            return parse_listing(answer.data)
+            return parse_listing(answer.body)
         page = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, StartAfter=start_after, MaxKeys=most)
         found = {each["Key"]: (int(each["Size"]), str(each["ETag"])) for each in page.get("Contents", ())}
         return found, bool(page.get("IsTruncated"))
@@ -97,8 +105,8 @@ class SignedRequests:
         return pool
 
     def _send(
-        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes = b""
-    ) -> BaseHTTPResponse | None:
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes | None = None
+    ) -> Answer | None:
         """Return the answer 200, or None for any other end."""
         try:
             signer = self.client._request_signer
@@ -109,13 +117,43 @@ class SignedRequests:
             headers = sign(
                 method, path, query, {**headers, "host": self._host}, credentials, signer.region_name, sha256=sha256
             )
+            if not all(value.isascii() and value.isprintable() for value in headers.values()):
+                return None
             target = f"{path}?{query}" if query else path
-            answer = self._connections.urlopen(
-                method, target, body if method == "PUT" else None, headers, retries=False, assert_same_host=False
-            )
+            answer = exchange(self._connections, method, target, headers, body)
         except (BotoCoreError, HTTPError, HTTPException, OSError):
             return None
         return answer if answer.status == 200 else None
+
+
+def exchange(
+    connections: HTTPConnectionPool, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+) -> Answer:
+    """Send a request in one piece on one of the connections, and read the answer.
+
+    urllib3's own `urlopen` takes three times the processor time. headers: printable ASCII.
+    """
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    if body is not None:
+        lines.append(f"content-length: {len(body)}\r\n")
+    head = f"{method} {target} HTTP/1.1\r\naccept-encoding: identity\r\n{''.join(lines)}\r\n"
+    connection: Any = connections._get_conn()
+    try:
+        if connection.sock is None:
+            connection.connect()
+        connection.sock.settimeout(connections.timeout.read_timeout)
+        connection.sock.sendall(head.encode() + (body or b""))
+        with HTTPResponse(connection.sock, method=method) as response:
+            response.begin()
+            answer = Answer(response.status, response.headers, response.read())
+        if response.will_close:
+            connection.close()
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        connections._put_conn(connection)
+    return answer
 
 
 def parse_listing(body: bytes) -> Listing:
