@@ -53,6 +53,15 @@ class TenantEndings(Table):
     bytes: Mapped[int] = mapped_column(BigInteger)
 
 
+class TenantRows(Table):
+    """Bytes that planning has stored for a tenant on `day`, the last day on which one of its jobs was planned."""
+
+    __tablename__ = "tenant_rows"
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[date]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+
+
 class Queue(Table):
     """A named line of work. Nothing is claimed from a paused queue."""
 

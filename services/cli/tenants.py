@@ -42,7 +42,11 @@ MaxOpenBytes = Annotated[
 ]
 MaxDailyBytes = Annotated[
     int | None,
-    typer.Option(min=0, max=2**63 - 1, help="The limit of bytes that its new jobs take in Postgres in a day (UTC)."),
+    typer.Option(
+        min=0,
+        max=2**63 - 1,
+        help="The limit of bytes that its new jobs and their images take in Postgres in a day (UTC).",
+    ),
 ]
 MaxJobImages = Annotated[int | None, typer.Option(min=1, max=10_000_000, help="The limit of images in one job.")]
 MaxConnections = Annotated[

@@ -77,10 +77,7 @@ def plan_job(
             release = _find_release(connection, job)
         checked = _check(database, store, lease, job, release, progress)
     except (RegistryError, RequestError) as error:
-        reason = leases.printable(str(error))
-        with database.begin() as connection:
-            planning.reject_job(connection, lease, reason)
-        return reason
+        return _reject(database, lease, error)
     except JobStopped as stopped:
         return str(stopped)
     try:
@@ -88,9 +85,18 @@ def plan_job(
             _end_dry_run(database, lease, job, checked, progress)
         else:
             _plan_batches(database, lease, job, checked, progress)
+    except planning.TooManyRows as error:
+        return _reject(database, lease, error)
     except JobStopped as stopped:
         return str(stopped)
     return None
+
+
+def _reject(database: Database, lease: Lease, error: Exception) -> str:
+    reason = leases.printable(str(error))
+    with database.begin() as connection:
+        planning.reject_job(connection, lease, reason)
+    return reason
 
 
 def _find_release(connection: Connection, job: SubmittedJob) -> ReleaseRow:

@@ -5,12 +5,16 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from psycopg.errors import CheckViolation
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
+from services.database.messages import describe_refusal
 from services.job_queue import jobs
 from services.job_queue.leases import Lease, complete, lease_lost, storable
 from services.job_queue.plan import Plan
 from services.job_queue.states import JobState, WorkState
+from training.errors import DarkroomError
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,10 @@ def _end_unplanned(connection: Connection, lease: Lease, state: JobState, reason
     )  # fmt: skip
 
 
+class TooManyRows(DarkroomError):
+    """With this job, its tenant would have stored more bytes than it may in a day."""
+
+
 class JobMustStop(Exception):
     """The job was cancelled, its deadline has passed or it has ended, so no more of it is planned."""
 
@@ -123,7 +131,7 @@ def record_batch(
 
     release_id, digest: of the release. new_plan: the job's plan, with the first batch of its first revision. total:
     images of the job. The last batch ends planning, and opens finalizing if everything that was planned has ended.
-    Raises LeaseLost, and JobMustStop.
+    Raises LeaseLost, JobMustStop, and with the first batch of a job TooManyRows.
     """
     errors = [{"item": item, "error": storable(error)} for item, error in batch.errors.items()]
     shards = [asdict(shard) for shard in batch.shards]
@@ -140,7 +148,13 @@ def record_batch(
         "errors": json.dumps(errors),
     }
     columns = {f"shard_{name}": [shard[name] for shard in shards] for name in Shard.__dataclass_fields__}
-    match connection.scalar(RECORD_BATCH, {**values, **columns}):
+    try:
+        outcome = connection.scalar(RECORD_BATCH, {**values, **columns})
+    except IntegrityError as error:
+        if not isinstance(error.orig, CheckViolation) or error.orig.diag.constraint_name:
+            raise
+        raise TooManyRows(describe_refusal(error)) from None
+    match outcome:
         case "lost":
             raise lease_lost(lease)
         case "stopping":

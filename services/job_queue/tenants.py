@@ -15,7 +15,8 @@ class Tenant:
     """A tenant with its share, quotas, retention and the queues, releases and key prefixes that it may use.
 
     head_start: how far it may be ahead of others' turns, in network evaluations. max_open_bytes: of requests.
-    max_daily_bytes: of requests and, for each job, 1 KiB more; None before schema 0040, which has no such limit.
+    max_daily_bytes: of requests, 1 KiB more for each job, and 512 bytes for each of its images; None before schema
+    0040, which has no such limit.
     """
 
     name: str

@@ -3,12 +3,12 @@
 A cause is a context: it begins with the fault and ends with the remedy. It yields what goes on meanwhile, if anything.
 """
 
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 
+from tests.chaos.faults import block_folder
 from tests.chaos.proxied import Proxies
 from tests.chaos.proxy import NetworkFault, Proxy
 from tests.support.http import free_port, scrape_metrics
@@ -206,9 +206,11 @@ def work_lost(service: Service) -> Iterator[Callable[[], object]]:
 @contextmanager
 def release_not_held(service: Service) -> Iterator[None]:
     """The cache cannot be written when a worker needs a release."""
-    with service.without("worker"):
-        shutil.rmtree(service.cache, ignore_errors=True)
-        service.cache.write_text("no folder can be made here")
+    with service.without("worker"):  # which forgets what it has loaded
+        pass
+    while "serves queues" not in service.running["worker"].log.read_text():
+        time.sleep(0.1)
+    block_folder(service.cache)
     service.submit()
     try:
         yield

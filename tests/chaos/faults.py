@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import redis
 
@@ -66,6 +67,17 @@ POISON = (
     {"request": '{"items": "\\u0001", "steps": -1e308}'},
     {"request": '{"input_uri": "inputs/poison/../../secret"}'},
 )
+
+
+def block_folder(folder: Path) -> None:
+    """Put a file in the place of a folder, which a process may make again meanwhile."""
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.write_text("no folder can be made here")
+            return
+        except IsADirectoryError:
+            continue
 
 
 class Chaos:
@@ -171,8 +183,7 @@ class Chaos:
     def full_disk(self) -> None:
         """Start a worker while its release cache cannot be written."""
         worker = self.draw.choice(self.workers)
-        shutil.rmtree(self.cache, ignore_errors=True)
-        self.cache.write_text("no folder can be made here")
+        block_folder(self.cache)
         worker.signal(signal.SIGKILL)
         self.pause(4, 8)
         self.cache.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.support.job_queue import fetch_value
 from tests.support.stack import Process, Stack
 from tests.support.tenants import Tenant, administrator, end_open_jobs, make_tenant
 
@@ -86,6 +87,44 @@ def test_bytes_of_a_day_are_counted_whatever_becomes_of_the_jobs(
         # A day later.
         owner.execute("UPDATE tenant_submissions SET day = day - 1 WHERE tenant = 'daily'")
     tenant.wait(tenant.submit())
+
+
+def test_rows_of_items_that_are_set_aside_count_in_the_bytes_of_a_day(
+    stack: Stack, service: tuple[Process, Process]
+) -> None:
+    """Such items cost no GPU time, so nothing else would bound them."""
+    tenant = make_tenant(stack, "aside", max_daily_bytes=200_000)
+    lines = b'{"class_label": 99}\n' * 3
+    stack.store().put("inputs/aside/bad.jsonl", lines, content_type="application/jsonl")
+    many = {"input_uri": "inputs/aside/bad.jsonl", "images_per_item": 100}
+    first = tenant.submit(many)
+    assert tenant.wait(first).failed == 300
+    second = tenant.submit(many)
+    row = tenant.wait(second)
+    assert (row.state, row.total) == ("rejected", 0)
+    assert row.reason.startswith("with the rows of this job's images, ")
+    assert 'tenant "aside" would have stored more than its 200000 bytes of jobs today. Submit again' in row.reason
+    assert tenant.outputs(second) == []
+    assert tenant.wait(tenant.submit()).state == "succeeded", "a small job fits"
+    with administrator(stack) as owner:
+        stored = "SELECT sum(pg_column_size(outputs)) FROM outputs JOIN jobs ON jobs.id = job_id WHERE tenant = 'aside'"
+        counted = "SELECT bytes FROM tenant_rows WHERE tenant = 'aside'"
+        assert 302 * 512 < fetch_value(owner, counted) > 2 * fetch_value(owner, stored)
+        owner.execute("UPDATE tenants SET max_daily_bytes = 100000 WHERE name = 'aside'")
+    for refused in (
+        "SELECT retry_job(%s)",
+        "INSERT INTO jobs (model, request) SELECT model, request FROM jobs WHERE id = %s",
+    ):
+        with (
+            tenant.connect() as connection,
+            pytest.raises(psycopg.errors.InsufficientResources, match="bytes of jobs today"),
+        ):
+            connection.execute(refused, (first,))
+    with administrator(stack) as owner:  # A day later.
+        owner.execute("UPDATE tenant_rows SET day = day - 1 WHERE tenant = 'aside'")
+    with tenant.connect() as connection:
+        connection.execute("SELECT retry_job(%s)", (first,))
+    assert tenant.wait(first).failed == 300
 
 
 def test_the_counters_follow_ends_cancels_retries_and_deletions(

@@ -246,7 +246,7 @@ def test_requests_of_a_deleted_job_go(stack: Stack, engine: Engine) -> None:
     [
         ("[]", "changes: [] is not allowed; permitted: a JSON object with one or more of deadline, paused"),
         ("{}", "changes: {} is not allowed"),
-        ('{"state": "succeeded"}', "changes: state is not a known field"),
+        ('{"state": "succeeded"}', "changes: state is not a known field; permitted: deadline, paused, priority, tags"),
         ('{"priority": 101}', "priority: 101 is not allowed; permitted: an integer from -100 to 100"),
         ('{"priority": 1.5}', "priority: 1.5 is not allowed"),
         ('{"priority": "1"}', 'priority: "1" is not allowed'),
