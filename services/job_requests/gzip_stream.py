@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from services.job_requests.strict_json import RequestError
 
 GZIP = b"\x1f\x8b"
+SLICE = 2**14  # bytes that are read at once
 PIECE = 2**20  # bytes that are unpacked at once, at most
 FREE = 256 * 2**20  # unpacked bytes that any file may have
 RATIO = 100  # unpacked bytes for each packed one, beyond them
@@ -19,8 +20,8 @@ def gunzip(name: str, chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
     """
     most, unpacked = max(FREE, RATIO * size), 0
     decoder = None
-    for chunk in chunks:
-        data = chunk
+    # zlib copies what follows a member: of small slices, however many members a file has.
+    for data in (chunk[start : start + SLICE] for chunk in chunks for start in range(0, len(chunk), SLICE)):
         while data or decoder is not None:
             if decoder is None:
                 data = data.lstrip(b"\0")  # padding between members

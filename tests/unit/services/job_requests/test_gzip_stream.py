@@ -25,6 +25,7 @@ def test_members_are_unpacked_one_after_another_however_the_stream_is_cut(monkey
     monkeypatch.setattr(gzip_stream, "PIECE", 100)
     draw = random.Random(0)
     for _ in range(200):
+        monkeypatch.setattr(gzip_stream, "SLICE", draw.choice([1, 10, 64, 1_000]))
         members = [draw.randbytes(draw.choice([0, 1, 99, 100, 101, 700])) * draw.choice([1, 5]) for _ in range(3)]
         padding = bytes(draw.choice([0, 1, 20]))
         body = b"".join(gzip.compress(member) + padding for member in members)
