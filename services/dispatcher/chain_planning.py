@@ -48,7 +48,7 @@ def stage_work(
     later = []
     for release, entry in zip(stages[1:], plan.get("then", ()), strict=True):
         spec = entry_spec(entry)
-        own = Extent(images * spec.growth, evaluations_in_turn(spec))
+        own = Extent(images * spec.growth, evaluations_in_turn(spec), float(spec.growth != 1))
         later.append(StageWork(release, images * image_cost(spec), spec.decoder, own))
     rest = total - sum(one.evaluations for one in later)
     return [StageWork(first, rest, plan.get("decoder", DECODER), extent), *later]

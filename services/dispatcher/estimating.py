@@ -22,11 +22,13 @@ NOT_SERVED = "no worker serves the queue now, so the time is unknown"
 class Extent:
     """The images of a stage. area: the sum of theirs, in areas of the release's own size.
 
-    depth: the most evaluations that one of them takes, one after the other.
+    depth: the most evaluations that one of them takes, one after the other. resized: the share of the area that is of
+    images of other sizes.
     """
 
     area: float
     depth: int
+    resized: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,24 @@ class StageWork:
 
     def seconds(self, cost: Cost) -> float:
         """Return the device's seconds of all of its images, in full batches."""
-        return self.evaluations * cost.seconds + self.extent.area * cost.image_seconds
+        seconds = self.evaluations * cost.seconds + self.extent.area * cost.image_seconds
+        if cost.resized_seconds is None:
+            return seconds
+        resized = self.extent.resized
+        return (1 - resized) * seconds + resized * self.evaluations * cost.resized_seconds
 
 
 def sum_items(items: Iterable[PlannedItem], per_item: int) -> tuple[dict[str, Any], Extent]:
     """Return the images and evaluations of items, how many of them are not valid, and the first mistakes."""
     valid = invalid = evaluations = depth = 0
-    area = 0.0
+    area = resized = 0.0
     mistakes: list[str] = []
     for item in items:
         if item.error is None:
             valid += 1
             evaluations += item.cost.evaluations * per_item
             area += item.cost.area * per_item
+            resized += item.cost.area * per_item * (item.cost.area != 1)
             depth = max(depth, item.cost.depth)
         else:
             invalid += 1
@@ -63,7 +70,7 @@ def sum_items(items: Iterable[PlannedItem], per_item: int) -> tuple[dict[str, An
         "invalid_items": invalid,
         "mistakes": mistakes,
     }
-    return found, Extent(area, depth)
+    return found, Extent(area, depth, resized / area if area else 0.0)
 
 
 def estimate(

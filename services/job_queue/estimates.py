@@ -19,12 +19,14 @@ FULL_JOB, MEASURED_IMAGES = 16, 64  # images of a job that is measured, and how 
 class Cost:
     """What a release has cost: the device's seconds of an evaluation, and those of an image besides, such as decoding.
 
-    bytes: of an image; None if it has only made images of earlier stages of chains.
+    bytes: of an image; None if it has only made images of earlier stages of chains. resized_seconds: those of an
+    evaluation of images of other sizes, decoding included; None if it has made none.
     """
 
     seconds: float
     image_seconds: float
     bytes: float | None
+    resized_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,18 @@ def read_cost(connection: Connection, release_id: int, queue: str, decoder: str 
 
     Images count that were made with this decoder on the profiles that serve a queue now. Where there are none, those
     with the other decoder count, and where no profile is served now, all. What an image takes besides its evaluations
-    is known if large jobs have had images of different numbers of evaluations, by the line of least squares.
+    is known if large jobs have had images of different numbers of evaluations, by the line of least squares. Images of
+    other sizes have profiles of their own on the same machines: with fewer rows, and not compiled.
     """
     counted = connection.execute(USED, {"release": release_id, "queue": queue, "decoder": decoder}).one()
     if counted.seconds is None:
         return None
     line = connection.execute(MEASURED, {"release": release_id, "profiles": counted.profiles}).one()
+    resized = connection.scalar(RESIZED, {"release": release_id, "queue": queue})
     if line.slope is None:
-        return Cost(counted.seconds, 0.0, counted.bytes)
+        return Cost(counted.seconds, 0.0, counted.bytes, resized)
     seconds = min(max(line.slope, 0.0), line.seconds / line.evaluations)  # neither part can be negative
-    return Cost(seconds, line.seconds - seconds * line.evaluations, counted.bytes)
+    return Cost(seconds, line.seconds - seconds * line.evaluations, counted.bytes, resized)
 
 
 SERVING = f"""kind = 'worker' AND stopped_at IS NULL AND heartbeat_at > now() - interval '{ALIVE_S} seconds'
@@ -68,6 +72,13 @@ USED = text(f"""
     SELECT sum(gpu_seconds) / nullif(sum(evaluations), 0)::float8 AS seconds,
         CAST(sum(bytes) / nullif(sum(images), 0) AS float8) AS bytes, array_agg(DISTINCT profile) AS profiles
     FROM counted WHERE nearness = (SELECT max(nearness) FROM counted)
+""")
+
+MACHINE = "regexp_replace(profile, '/(eager|compiled[^/]*)/[0-9+]+rows.*$', '')"
+RESIZED = text(f"""
+    WITH {SERVED} SELECT sum(gpu_seconds) / nullif(sum(evaluations), 0)::float8 FROM usage_counts
+    WHERE release_id = :release AND gpu_seconds > 0 AND day > CAST(now() AT TIME ZONE 'UTC' AS date) - {DAYS}
+        AND NOT {IS_SERVED} AND {MACHINE} IN (SELECT {MACHINE} FROM served)
 """)
 
 # In the first images of the latest jobs that have filled the rows: others pay for rows that are idle.

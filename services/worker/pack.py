@@ -88,7 +88,7 @@ class Pack(Generic[Owner]):
         self._decoder: Decoder[Owner] = Decoder(model, self._decode_latents, shape, self.decode_rows, execution.device)
         self._steps = 0
         self._row_seconds = 0.0  # the sum over all steps of the time that one row took
-        self._joined_at: dict[Run, float] = {}  # by that clock
+        self._joined_at: dict[Run, tuple[float, int]] = {}  # by that clock and by `_steps`
 
     @property
     def busy(self) -> bool:
@@ -187,7 +187,8 @@ class Pack(Generic[Owner]):
         for run in self.batch.finished:
             owner, request = self._images.pop(run)
             rows = self.batch.total_rows_of(run)
-            seconds = (self._row_seconds - self._joined_at.pop(run)) * rows / max(len(run.trajectory), 1)
+            since, step = self._joined_at.pop(run)  # it takes no rows in steps in which it waits for them
+            seconds = (self._row_seconds - since) * rows / (self._steps - step)
             self._finished.append(Finished(owner, request, self.batch.leave(run), self._steps, rows, seconds))
         developed = self._decode()
         failed, self._failed = self._failed, []
@@ -219,7 +220,7 @@ class Pack(Generic[Owner]):
                 self._fail(run, f"its image cannot be used: {summarise(problem)}")
             else:
                 self.batch.join(run)
-                self._joined_at[run] = self._row_seconds
+                self._joined_at[run] = self._row_seconds, self._steps
 
     def _embed_waiting(self) -> None:
         """Embed the conditions of the oldest waiting images, as many as there may be in the batch."""

@@ -141,6 +141,29 @@ def test_the_end_counts_steps_one_after_the_other_and_other_work_by_its_own_cost
     assert seconds_between(beside) == 500  # shared with 2500 s of the other release
 
 
+@pytest.mark.usefixtures("dispatcher", "measured")
+def test_images_of_other_sizes_have_the_cost_of_their_own_rows(tenant: Tenant, engine: Engine) -> None:
+    """They share the network among fewer rows, and are not compiled."""
+    own = f"{PROFILE}/torch/float32/compiled-0123456789ab/32+4+1rows"
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE workers SET profile = :own WHERE profile = :old"), {"own": own, "old": PROFILE})
+        for profile, seconds in (
+            (f"{own}#01234567", 500),
+            (f"{PROFILE}/torch/float32/eager/8+1+1rows#01234567", 600),
+            ("cpu/of-another-machine/torch/float32/eager/8+1+1rows#01234567", 5_000),
+        ):
+            connection.execute(
+                text("INSERT INTO usage_counts SELECT day, tenant, release_id, :profile, 0, 100, 1000, :seconds, 40000 "
+                     "FROM usage_counts WHERE tenant = 'nobody' AND profile = 'another'"),
+                {"profile": profile, "seconds": seconds},
+            )  # fmt: skip
+    assert estimate(tenant, REQUEST).estimate["gpu_seconds"] == pytest.approx(250)
+    large = estimate(tenant, {**REQUEST, "size": [64, 64]}).estimate
+    assert (large["evaluations"], large["gpu_seconds"]) == (2_000, pytest.approx(1_200))
+    both = {**REQUEST, "items": [{"class_label": 1}, {"class_label": 1, "size": [64, 64]}]}
+    assert estimate(tenant, both).estimate["gpu_seconds"] == pytest.approx(250 + 1_200)
+
+
 def seconds_between(found: Any) -> float:
     """Return how long an estimate says that a job takes."""
     began, ended = (datetime.fromisoformat(found[name]) for name in ("starts_at", "ends_at"))

@@ -32,7 +32,9 @@ def test_lines_that_are_not_valid_are_counted_and_the_first_are_told() -> None:
         for number in range(40)
     ]
     found, extent = sum_items(lines, per_item=3)
-    assert (extent.area, extent.depth) == (90.0, 38)
+    assert (extent.area, extent.depth, extent.resized) == (90.0, 38, 1.0)
+    own = [PlannedItem(0, ItemCost(4, 1.0, 1)), PlannedItem(1, ItemCost(12, 3.0, 1))]
+    assert sum_items(own, per_item=3)[1].resized == 0.75
     assert (found["images"], found["evaluations"], found["invalid_items"]) == (60, 240, 20)
     assert found["mistakes"][0] == "line 1: bad"
     assert len(found["mistakes"]) == 10

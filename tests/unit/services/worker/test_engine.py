@@ -3,7 +3,9 @@
 import random
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from services.job_requests.image_spec import ImageSpec, image_cost
+from services.worker import pack
 from services.worker.engine import Engine
 from services.worker.images import Developed
 from tests.support.images import as_base64, image_file
@@ -95,6 +98,21 @@ def test_each_image_knows_what_it_took(engine: Engine[object]) -> None:
     seconds = [one.seconds for one in done if isinstance(one, Developed)]
     assert min(seconds) > 0
     assert 0.5 * took < sum(seconds) <= took
+
+
+def test_images_that_wait_for_rows_are_not_charged_for_it(tiny_release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image has one row, and two while it is guided. So more images join than have rows later, and some wait."""
+    clock = SimpleNamespace(perf_counter=count().__next__)  # a step takes a second
+    monkeypatch.setattr(pack, "time", clock)
+    engine = Engine[object](tiny_release, rows=8, device="cpu")
+    for seed in range(32):
+        spec = ImageSpec(seed, 0, seed, 15, "ddim", 2.0, guidance_interval=(0.2, 0.7))
+        add(engine, "owner", Image(spec, {"class_label": 3}))
+    steps, seconds = 0, 0.0
+    while engine.busy:
+        steps += bool(engine.pack.batch.runs or engine.pack.waiting)
+        seconds += sum(one.seconds for one in engine.step() if isinstance(one, Developed))
+    assert 0.9 * steps < seconds < 1.1 * steps
 
 
 def test_images_that_join_midway_change_nothing(engine: Engine[object]) -> None:
