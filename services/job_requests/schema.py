@@ -182,7 +182,8 @@ def plan_request(request: Any, conditions: JsonSchema, limits: Limits) -> Plan:
     if len(given) > 1:
         mistakes.insert(0, f"{given[0]}: given together with {given[1]}; give only one of them")
     elif not given:
-        mistakes.insert(0, "items: missing; give items or input_uri, or interpolate")
+        of_them = f" of {', '.join(conditions['required'])}" if conditions.get("required") else ""
+        mistakes.insert(0, f"items: missing; give items or input_uri, or interpolate, or a grid{of_them}")
     if "grid" in request and "input_uri" in request:
         mistakes.insert(0, "grid: given together with input_uri; permitted: with items or interpolate")
     if not mistakes:

@@ -116,7 +116,7 @@ def test_a_grid_of_a_billion_is_refused_before_it_is_made() -> None:
             {"interpolate": {"from": {**ITEM, "low_resolution": "A" * 10_000}, "to": {"seed": 1}, "frames": 999}},
             "interpolate: its items have 10044945 bytes of JSON; permitted: at most 4194304. Give images as objects",
         ),
-        ({"grid": {"seed": [1]}}, "items: missing; give items or input_uri, or interpolate"),
+        ({"grid": {"seed": [1]}}, "items: missing; give items or input_uri, or interpolate, or a grid of class_label"),
         (
             {"items": [ITEM], "grid": {}},
             "grid: {} is not allowed; permitted: a JSON object with at least one and at most 4",
