@@ -2,13 +2,17 @@
 
     python -m tests.benchmarks.console [--images 100000] [--jobs 10000] [--tenants 20] [--rounds 100]
 
-Requests are made one after another over HTTP, to a console and a Postgres on this machine. `first image` and `scroll`
-are measured in Chromium: until the first image of a gallery is drawn, and until the images of the next screen are.
+Requests are made one after another over HTTP, to a console and a Postgres on this machine. Half of the jobs of its
+tenant are newer than the large one. A search follows "Older ones" until it has found an image of it. `first image` and
+`scroll` are measured in Chromium: until the first image of a gallery is drawn, and until the images of the next screen
+are.
 """
 
 import argparse
+import html
 import os
 import random
+import re
 import statistics
 import time
 import uuid
@@ -26,9 +30,11 @@ from tests.support.console import console_settings, make_job
 from tests.support.stack import Stack, fresh_stack
 from tests.support.tenants import make_tenant
 
+OLDER = re.compile(r'<a rel="next" href="([^"]+)"')
 COPY_JOBS = """
     INSERT INTO jobs (id, tenant, model, request, plan, state, total, succeeded, failed, started_at, finished_at)
-    SELECT uuidv7(), :tenant, model, request, plan, state, total, 0, 0, now(), now()
+    SELECT uuidv7(random() * interval '2 days' - interval '1 day'), :tenant, model, request, plan, state, total, 0, 0,
+        now(), now()
     FROM jobs CROSS JOIN generate_series(1, :count) WHERE id = :job
 """
 
@@ -58,7 +64,7 @@ def main() -> None:
 def fill(stack: Stack, images: int, jobs: int, tenants: int) -> uuid.UUID:
     """Add a job of many images, and many jobs of each tenant's share. Returns the large job."""
     items = [{"class_label": number % 10, "caption": f"a drawing, number {number}"} for number in range(1_000)]
-    job = make_job(stack, images, items=items, pictures=200, size=256)
+    job = make_job(stack, images, items=items, pictures=200, size=256, failures=[images // 2, images - 9])
     names = ["default", *(f"tenant-{number}" for number in range(1, tenants))]
     for name in names[1:]:
         make_tenant(stack, name)
@@ -92,9 +98,18 @@ def measure_requests(client: httpx.Client, job: uuid.UUID, images: int, rounds: 
         taken = []
         for _ in range(rounds):
             path, began = address(), time.perf_counter()
-            client.get(path).raise_for_status()
+            ask(client, path, job)
             taken.append((time.perf_counter() - began) * 1000)
         print_row(name, taken)
+
+
+def ask(client: httpx.Client, path: str, job: uuid.UUID) -> None:
+    """Open a page; of a search, all pages until one has an image of the job."""
+    page = client.get(path).raise_for_status().text
+    while path.startswith("/recall") and f'id="found-{job}' not in page:
+        following = OLDER.search(page)
+        assert following, f"{path} finds no image of {job}"
+        page = client.get(html.unescape(following[1])).raise_for_status().text
 
 
 def measure_browser(address: str, links: SignInLinks, job: uuid.UUID, rounds: int = 20) -> None:

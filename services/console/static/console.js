@@ -29,7 +29,8 @@ document.addEventListener("keydown", (event) => {
 // In a list or grid with data-moves, the arrow keys move the focus between its links, as they are seen.
 function move(event) {
   const links = [...document.querySelectorAll("[data-moves] a")];
-  const here = links.indexOf(document.activeElement);
+  const focused = document.activeElement;
+  const here = links.indexOf(focused === document.body ? document.querySelector(":target a") : focused);
   const next = nextLink(links, here, event.key);
   if (next === undefined) return;
   event.preventDefault();

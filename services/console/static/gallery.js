@@ -82,6 +82,13 @@ document.addEventListener("fresh", async () => {
   }
 });
 
+// -- back from an image to its place --
+
+gallery?.addEventListener("click", ({ target }) => {
+  const image = target.closest("li");
+  if (image) history.replaceState(null, "", `${image.parentElement.dataset.page}#${image.id}`);
+});
+
 if (gallery) {
   for (const grid of gallery.querySelectorAll(".grid")) far.observe(grid);
   const link = nextLink(document);

@@ -111,6 +111,23 @@ def test_a_form_is_not_lost_with_its_session(page: Any, console: Any) -> None:
     page.wait_for_selector(".estimate:has-text('1 image')")
 
 
+def test_back_from_an_image_leads_to_its_place(stack: Stack, page: Any) -> None:
+    job = make_job(stack, 3_000, tenant=TENANT, pictures=1)
+    page.goto(f"/jobs/{job}")
+    while page.query_selector("#image-700") is None:
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        page.wait_for_timeout(100)
+    page.click("#image-700 a")
+    page.wait_for_selector("h1:has-text('image 700')")
+    page.go_back()
+    page.wait_for_selector("#image-700")
+    box = page.locator("#image-700").bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] < page.viewport_size["height"]
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.closest('li').id") == "image-701"
+
+
 def test_long_names_fit_a_telephone(stack: Stack, page: Any, console: Any) -> None:
     name = "n" * 150
     job = make_job(stack, 2, tenant=TENANT, pictures=1, model=name, failures=[1])
