@@ -16,6 +16,7 @@ name up to the first dot: cat.txt belongs to cat.left.png too. It may also share
 
 import json
 import posixpath
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -46,6 +47,7 @@ from training.data.own_images.records import (
     unused_fields,
 )
 
+ANSWERS = re.compile(r"(sample|example)[-_ ]?submission", re.IGNORECASE)
 LONGEST_SIDECAR = 1 << 20  # bytes; a longer file does not describe a single image
 
 Role = Literal["image", "map", "mask", "sidecar", "metadata", "other"]
@@ -92,6 +94,9 @@ class Annotations:
 
     def add_metadata(self, name: str, data: bytes, origin: str) -> None:
         """Read a table. Raises DataError naming the row."""
+        if ANSWERS.match(posixpath.basename(name)):
+            self.unread[name] = "is a form for answers to a competition, whose labels mean nothing"
+            return
         before = len(self.listed)
         try:
             of_file: dict[str, str] = {}

@@ -22,7 +22,6 @@ class Zips(Source):
     complete_metadata = True
 
     def __init__(self, url: str, paths: Sequence[Path], tables: Mapping[str, Path]) -> None:
-        self.tables = tables
         self.listing: list[tuple[str, Path, zipfile.ZipInfo]] = []
         statuses = [(path, path.stat()) for path in tables.values()]
         entries = [Entry(str(path), status.st_size, str(status.st_mtime_ns)) for path, status in statuses]
@@ -37,6 +36,8 @@ class Zips(Source):
             self.listing += [(name, path, info) for name, info in named if not is_hidden_path(name)]
         self.listing.sort(key=lambda one: (not is_table(one[0]), str(one[1]), one[0]))
         super().__init__(url, entries)
+        inside = {name for name, _, _ in self.listing}
+        self.tables = {name: path for name, path in tables.items() if name not in inside}  # often extracted from them
         self.total = sum(info.compress_size for _, _, info in self.listing)
 
     @property

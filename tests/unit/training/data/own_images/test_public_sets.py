@@ -196,3 +196,21 @@ def test_a_test_folder_is_held_out_where_a_table_speaks_of_training_alone(make: 
     made = make(files | {"train.csv": b"id,label\n0,cat\n1,dog\n"})
     assert [record["name"] for record in made.records] == ["train/0.png", "train/1.png", "test/2.png", "test/3.png"]
     assert made.description.train_count == 2
+
+
+def test_a_form_for_the_answers_of_a_competition_has_no_labels(tmp_path: Path) -> None:
+    forms = {"train.csv": b"id,label\n0,cat\n1,dog\n", "sample_submission.csv": b"id,label\n2,emu\n3,emu\n"}
+    found = inspected(tmp_path, PICTURES | forms)
+    assert found.classes == {"cat": 1, "dog": 1}
+    assert found.tables["sample_submission.csv"].startswith("is a form for answers to a competition")
+
+
+def test_a_table_that_was_taken_out_of_its_zip_is_read_once(tmp_path: Path, make: Callable[..., ImageSet]) -> None:
+    table = b"image,label\n0.png,cat\n1.png,dog\n"
+    (pets := tmp_path / "pets").mkdir()
+    with zipfile.ZipFile(pets / "pictures.zip", "w") as file:
+        for name, data in {"0.png": noise_png(0), "1.png": noise_png(1), "labels.csv": table}.items():
+            file.writestr(name, data)
+    (pets / "labels.csv").write_bytes(table)
+    assert make(str(pets)).description.classes == ("cat", "dog")
+    assert inspect(str(pets), 100).tables == {"labels.csv": "2 rows"}
