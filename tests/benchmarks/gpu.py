@@ -61,10 +61,10 @@ PARTS = {
     "out of memory": Part("gpu_memory:out_of_memory", PREPARED_S, is_timed=False),
     "limits": Part("gpu_parts:limits", 30, compiles=False),
     "networks": Part("gpu_parts:networks", 90),
-    "service": Part("gpu_service:service", 90),
+    "service": Part("gpu_service:service", 150),  # with 90 to compile if there is no compile cache yet
+    "second stage": Part("gpu_training:second_stage", 120),
     "engine": Part("gpu_parts:engine_step", 60),
     "decode": Part("gpu_service:decode", 60),
-    "second stage": Part("gpu_training:second_stage", 120),
     "first stage": Part("gpu_training:first_stage", 90),
 }
 

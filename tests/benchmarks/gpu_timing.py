@@ -14,10 +14,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PROFILE = "bf16-compiled" if DEVICE.type == "cuda" else "bf16"
 KINDS = {  # of kernels, by words in their names; the first that fits
     "triton reductions": ("triton_red", "triton_per"),
-    "triton passes": ("triton_poi", "triton_tem", "triton_"),
-    "convolutions": ("fprop", "dgrad", "wgrad", "conv"),
+    "triton passes": ("triton_",),
+    "copies": ("memcpy", "memset", "copy", "nchwtonhwc", "nhwctonchw", "convert", "transpose"),
+    "convolutions": ("fprop", "dgrad", "wgrad", "conv", "cudnn"),
     "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "gemv", "splitk"),
-    "copies": ("memcpy", "memset", "copy", "nchwtonhwc", "nhwctonchw"),
 }
 REHEARSED = DEVICE.type == "cpu"  # where no number counts
 

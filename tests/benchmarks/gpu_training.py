@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.gpu_parts import LDM4, SMALLEST
+from tests.benchmarks.gpu_parts import LDM4, SMALLEST, operations_a_row
 from tests.benchmarks.gpu_timing import DEVICE, Report, median_seconds, prepares
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
 from training.model.conditioners import Conditioners
@@ -84,13 +84,16 @@ def second_stage(smallest: bool, report: Report) -> None:
         "dropped": torch.zeros(rows, dtype=torch.bool),
     }  # fmt: skip
     step = step_of(recipe, lambda: recipe.loss(batch, drawn))
+    operations = 3 * rows * operations_a_row(unet, side)
     if not prepares():
         report(f"second stage, eager, {rows} rows, samples/s", rows / median_seconds(step, 5))
         report(f"diffusers, eager, {rows} rows, samples/s", rows / median_seconds(theirs(False), 5))
     if DEVICE.type == "cuda":
         unet.compile(dynamic=False)
         torch.cuda.reset_peak_memory_stats()
-        report(f"second stage, compiled, {rows} rows, samples/s", rows / median_seconds(step, 5))
+        seconds = median_seconds(step, 5)
+        report(f"second stage, compiled, {rows} rows, samples/s", rows / seconds)
+        report("second stage, compiled, TFLOP/s", operations / seconds / 1e12)
         report("second stage, compiled, GiB at most", torch.cuda.max_memory_allocated() / 2**30)
         report(f"diffusers, compiled, {rows} rows, samples/s", rows / median_seconds(theirs(True), 5))
 
