@@ -29,6 +29,8 @@ def describe_file_error(error: Exception) -> str | None:
         return f"the disk is full ({error}); make room and run the same command again"
     if not isinstance(error, OSError) or not isinstance(error.filename, str | os.PathLike):
         return None
+    if error.errno == errno.ENOENT and not os.path.isdir(folder := os.path.dirname(os.path.abspath(error.filename))):
+        return f"the folder {folder} does not exist; if it was deleted meanwhile, run the same command again"
     is_file_for_a_folder = error.errno == errno.EEXIST and os.path.isfile(error.filename)
     if not is_file_for_a_folder and error.errno not in UNUSABLE:
         return None

@@ -49,3 +49,11 @@ def test_a_full_disk_and_other_errors_are_told_apart(tmp_path: Path) -> None:
         ValueError("x"),
     ):
         assert describe_file_error(bug) is None
+
+
+def test_a_folder_that_was_deleted_meanwhile_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        (tmp_path / "run" / "losses.csv").open("a")
+    assert describe_file_error(caught.value) == (
+        f"the folder {tmp_path}/run does not exist; if it was deleted meanwhile, run the same command again"
+    )
