@@ -1,5 +1,6 @@
 """A tenant sees how far its job is, and why it waits."""
 
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -56,20 +57,19 @@ def test_each_reason_to_wait_is_told(stack: Stack, engine: Engine) -> None:
     forget_processes(engine)
 
 
-def test_work_whose_attempts_fail_says_why_and_when_it_is_repeated(stack: Stack, engine: Engine) -> None:
+def test_a_failed_attempt_says_when_it_is_repeated_and_not_its_error(stack: Stack, engine: Engine) -> None:
     forget_processes(engine)
     register(engine, ProcessKind.DISPATCHER)
     register(engine, ProcessKind.WORKER)
     job = stack.submit(REQUEST)
     delayed = text("""
-        UPDATE work SET state = 'delayed', run_after = now() + interval '1 hour', error = E'S3 does not answer\\nat all'
+        UPDATE work SET state = 'delayed', run_after = now() + interval '1 hour', error = 's3.internal does not answer'
         WHERE job_id = :id RETURNING date_trunc('second', run_after)
     """)
     with engine.begin() as connection:
         connection.execute(delayed, {"id": job})
     reason = str(progress(stack, job).waits_because)
-    assert reason.startswith("an attempt failed, and is repeated at 20"), reason
-    assert reason.endswith(": S3 does not answer")
+    assert re.fullmatch(r"an attempt failed, and is repeated at 20[-0-9]+ [:0-9]+\+00", reason), reason
     with engine.begin() as connection:  # other work of the job is ready
         copied = "INSERT INTO work (job_id, kind, start, stop, queue, tenant, priority, rank, cost, state)"
         chosen = "SELECT job_id, 'sample', 0, 1, queue, tenant, priority, rank, 1, 'ready' FROM work WHERE job_id = :id"
