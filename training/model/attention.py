@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 WIDE = 256  # the widest heads that the fused kernels of a GPU take
+LARGE = 80  # exponents of 2 between -LARGE and LARGE, and sums of such powers, neither overflow nor vanish in float32
 NARROW = 8  # heads up to this width are too thin for the fused kernel on a CPU
 BLOCK = 2**17  # scores in one thread's block: half a megabyte, which stays in its cache
 
@@ -36,6 +37,7 @@ class NarrowAttention(torch.autograd.Function):
     Scores are stored transposed, keys by queries, in blocks that stay in the cache, so that every product is wide. A
     row of ones appended to the keys or values makes one product compute what would need a pass of its own: the
     softmax's denominator, and in the backward pass its shift and the diagonal term (Dao et al. 2022, algorithm 4).
+    The softmax is shifted by its largest score only where scores could otherwise overflow or vanish.
     In the shapes below P is rows times heads, and queries are in B blocks of W.
     """
 
@@ -49,14 +51,16 @@ class NarrowAttention(torch.autograd.Function):
         )  # [B, P, d, W], scaled for exp2 in place of exp
         k, v_t = k.flatten(0, 1), transpose(append_ones(v))  # [P, M, d], [P, d + 1, M]
         out = q.new_empty(len(q_t), len(k), d + 1, width)  # the last row is the softmax's denominator
-        shift = q.new_empty(len(q_t), len(k), 1, width)
+        large = k.abs().amax(1)[:, None] @ q_t.abs() > LARGE  # [B, P, 1, W]: no score of a query exceeds this bound
+        shifted, shift = large.flatten(2).any(2).tolist(), torch.zeros_like(q_t[:, :, :1])
         scores = q.new_empty(depth, m, width)
         for p in slices(len(k), depth):
             for b in range(len(q_t)):
                 torch.bmm(k[p], q_t[b, p], out=scores)
-                torch.amax(scores, 1, keepdim=True, out=shift[b, p])
-                scores.sub_(shift[b, p]).exp2_()
-                torch.bmm(v_t[p], scores, out=out[b, p])
+                if any(shifted[b][p]):
+                    shift[b, p] = scores.amax(1, keepdim=True).where(large[b, p], 0)
+                    scores.sub_(shift[b, p])
+                torch.bmm(v_t[p], scores.exp2_(), out=out[b, p])
         values, total = out[:, :, :d] / out[:, :, d:], out[:, :, d:]
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(q_t, k, v, values, shift + total.log2())
@@ -68,7 +72,7 @@ class NarrowAttention(torch.autograd.Function):
         """Return the gradients of q, k and v from that of the result, [R, heads, N, d]."""
         q_t, k, v, values, log_total = ctx.saved_tensors
         rows, d, (_, m, _), width = gradient.shape[:2], gradient.shape[3], k.shape, q_t.shape[3]
-        depth, _ = block_sizes(len(k), gradient.shape[2], m)
+        depth = largest_divisor(len(k), max(1, torch.get_num_threads() * BLOCK // (m * width)))  # of two arrays
         k1, v1, k_t = F.pad(k, (0, 1), value=1.0), append_ones(v), transpose(k)
         q1_t = torch.cat([q_t, -log_total], dim=2)  # [B, P, d + 1, W]
         g_t = split_blocks(gradient, width)  # [B, P, d, W]

@@ -41,9 +41,23 @@ def test_large_scores_neither_overflow_nor_vanish() -> None:
     torch.testing.assert_close(found, F.scaled_dot_product_attention(100 * q, 100 * k, v), rtol=1e-3, atol=1e-3)
 
 
-def test_a_row_does_not_depend_on_the_others() -> None:
-    q, k, v = (part.detach() for part in inputs(256, 256, 8))
+@pytest.mark.parametrize("scale", [1, 100])  # with 100, most scores of the first row need a shift and none of the other
+def test_a_row_does_not_depend_on_the_others(scale: float) -> None:
+    q, k, v = (part.detach() for part in inputs(64, 64, 8))
+    q = q * torch.tensor([scale, 1.0]).view(2, 1, 1, 1)
     assert torch.equal(attend(q, k, v)[1], attend(q.flip(0), k.flip(0), v.flip(0))[0])
+    same = attend(*(part[1:].expand(2, -1, -1, -1) for part in (q, k, v)))
+    assert torch.equal(attend(q, k, v)[1], same[0])
+
+
+def test_the_gradient_of_large_scores_is_that_of_the_fused_kernel() -> None:
+    q, k, v = inputs(64, 48, 8)
+    scale = torch.tensor([30.0, 1.0]).view(2, 1, 1, 1)
+    upstream = torch.randn(q.shape, generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad(attend(scale * q, k, v), (q, k, v), upstream)
+    expected = torch.autograd.grad(F.scaled_dot_product_attention(scale * q, k, v), (q, k, v), upstream)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
 def test_wide_heads_use_the_fused_kernel() -> None:
