@@ -22,8 +22,8 @@ from services.storage.streaming import StreamedObject
 class LineSource(Protocol):
     """What has the lines of an input."""
 
-    def lines(self) -> Iterator[Line]:
-        """Yield all lines."""
+    def lines(self, *, tick: Callable[[], None]) -> Iterator[Line]:
+        """Yield all lines. tick: called for each piece that was read."""
         ...
 
 

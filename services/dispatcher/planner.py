@@ -209,7 +209,7 @@ def _read_lines(checked: CheckedJob, planned_to: int, progress: "_Progress") -> 
     check_stages = check_of(plan, checked.stages)
     ids, names = SeenIds(checked.total // plan["images_per_item"]), ImageNames(plan, checked.total)
     first_line, later = planned_to // plan["images_per_item"], sum(costs_of(plan))
-    for line in checked.source.lines():
+    for line in checked.source.lines(tick=progress):
         progress()
         cost, error = NO_COST, None
         try:

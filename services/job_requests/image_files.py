@@ -24,6 +24,8 @@ from services.job_requests.image_rules import ANY_IMAGE, ImageRule
 MAX_BYTES = 16 * 2**20  # of a file
 MAX_PIXELS = 4096 * 4096  # a PNG of a few hundred bytes may unpack to gigabytes
 MAX_SCANS = 64  # of a JPEG file; each of 30 bytes may go over all pixels again, and encoders write about ten
+MAX_PROFILES = 64  # of a PNG file; each of 1 KB may unpack to a megabyte, and encoders write one
+MAX_READS = 100_000  # of parts of a file; Pillow reads a chunk or a segment by four at most, and keeps some of them
 FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow reads dozens more, and starts programs for some
 COLOURS = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes by number of channels
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -85,6 +87,25 @@ def decode_image(image: str | bytes, rule: ImageRule = ANY_IMAGE) -> NDArray[Any
         return _labels(opened, rule) if rule.meaning == "labels" else _colours(opened, rule)
 
 
+class _TooManyParts(ValueError):
+    """A file has more parts than any encoder writes."""
+
+
+class _CountedFile(io.BytesIO):
+    """A file in memory that may be read MAX_READS times, since a file of 16 MiB may have millions of empty parts."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise _TooManyParts(
+                f"a file of so many chunks or segments that it takes more than {MAX_READS} reads is not allowed; "
+                f"permitted: at most {MAX_READS} reads"
+            )
+        return super().read(size)
+
+
 @contextmanager
 def _open(image: str | bytes, rule: ImageRule) -> Iterator[Image.Image]:
     body = decode_base64(image) if isinstance(image, str) else image
@@ -93,9 +114,13 @@ def _open(image: str | bytes, rule: ImageRule) -> Iterator[Image.Image]:
     # Within a scan, these two bytes never follow each other.
     if body.startswith(b"\xff\xd8") and (scans := body.count(b"\xff\xda")) > MAX_SCANS:
         raise ValueError(f"a JPEG file of {scans} scans is not allowed; permitted: at most {MAX_SCANS} scans")
+    if body.startswith(b"\x89PNG") and (profiles := body.count(b"iCCP")) > MAX_PROFILES:
+        raise ValueError(
+            f"a PNG file of {profiles} profiles is not allowed; permitted: at most {MAX_PROFILES} profiles"
+        )
     with _pillow_errors(body), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is lower than Pillow's limit
-        opened = Image.open(io.BytesIO(body), formats=FORMATS)
+        opened = Image.open(_CountedFile(body), formats=FORMATS)
     with opened:
         width, height = opened.size
         if width * height > MAX_PIXELS:
@@ -112,7 +137,7 @@ def _pillow_errors(body: bytes = b"") -> Iterator[None]:
     """Raise ValueError for whatever Pillow raises: almost any exception, for a broken file."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, _TooManyParts):
         raise
     except Image.DecompressionBombError as error:
         count = re.sub(r"\D*(\d+) pixels.*", r"\1", str(error), count=1)

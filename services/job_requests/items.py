@@ -51,17 +51,27 @@ def split_lines(chunks: Iterator[bytes], *, number: int = 0, start: int = 0) -> 
 
     The last line needs no newline.
     """
-    kept, length = b"", 0  # of the present line; the bytes of one that is too long are counted and not kept
+    kept, length = bytearray(), 0  # of the present line; the bytes of one that is too long are counted and not kept
     for chunk in chunks:
         parts = chunk.split(b"\n")
         for part in parts[:-1]:
             length += len(part)
-            yield Line(number, start, start + length, kept + part if length <= MAX_LINE else None)
-            number, start, kept, length = number + 1, start + length + 1, b"", 0
+            yield Line(number, start, start + length, bytes(kept) + part if length <= MAX_LINE else None)
+            number, start, kept, length = number + 1, start + length + 1, bytearray(), 0
         length += len(parts[-1])
-        kept = kept + parts[-1] if length <= MAX_LINE else b""
+        if length <= MAX_LINE:
+            kept += parts[-1]
+        else:
+            kept.clear()
     if length:
-        yield Line(number, start, start + length, kept if length <= MAX_LINE else None)
+        yield Line(number, start, start + length, bytes(kept) if length <= MAX_LINE else None)
+
+
+def call_for_each(chunks: Iterable[bytes], tick: Callable[[], None]) -> Iterator[bytes]:
+    """Yield the chunks; `tick` is called for each."""
+    for chunk in chunks:
+        tick()
+        yield chunk
 
 
 class InputObject:
@@ -85,13 +95,16 @@ class InputObject:
             return False
         return b"".join(self.store.stream(self.key, etag=self.etag, stop=len(mark), chunk=CHUNK)) == mark
 
-    def lines(self, number: int = 0, start: int = 0, stop: int | None = None) -> Iterator[Line]:
+    def lines(
+        self, number: int = 0, start: int = 0, stop: int | None = None, tick: Callable[[], None] = lambda: None
+    ) -> Iterator[Line]:
         """Yield the lines in bytes [start, stop); the first one is line `number`.
 
-        Raises ObjectStoreError if the object was replaced or removed.
+        tick: called for each chunk that was read, since one line may be all of the object. Raises ObjectStoreError if
+        the object was replaced or removed.
         """
         body = self.store.stream(self.key, etag=self.etag, start=start, stop=stop, chunk=CHUNK)
-        return split_lines(body, number=number, start=start)
+        return split_lines(call_for_each(body, tick), number=number, start=start)
 
     def count(self, limit: int, tick: Callable[[], None]) -> int:
         """Return how many lines the object has, at most `limit` + 1.

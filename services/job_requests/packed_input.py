@@ -7,7 +7,7 @@ from itertools import chain, islice
 
 from services.errors import quote
 from services.job_requests.gzip_stream import GZIP, gunzip
-from services.job_requests.items import CHUNK, MAX_INPUT, Line, refuse_compressed, split_lines
+from services.job_requests.items import CHUNK, MAX_INPUT, Line, call_for_each, refuse_compressed, split_lines
 from services.job_requests.strict_json import RequestError
 from services.storage.object_store import ObjectStore
 
@@ -34,15 +34,16 @@ class PartLines:
 def list_parts(store: ObjectStore, prefix: str) -> list[InputPart]:
     """Return the objects under a prefix that ends in a slash, in the order of their keys; empty ones have no lines.
 
-    Raises RequestError for none, and for more than MAX_OBJECTS.
+    Raises RequestError for none, and for more than MAX_OBJECTS, empty ones included.
     """
     pages = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=prefix)
     listed = (InputPart(one["Key"], one["ETag"], one["Size"]) for page in pages for one in page.get("Contents", ()))
-    parts = list(islice((part for part in listed if part.size), MAX_OBJECTS + 1))
+    found = list(islice(listed, MAX_OBJECTS + 1))  # empty ones count, since millions of them take minutes to list
+    if len(found) > MAX_OBJECTS:
+        raise RequestError(f"input_uri: {quote(prefix)} has more objects than permitted: {MAX_OBJECTS}")
+    parts = [part for part in found if part.size]
     if not parts:
         raise RequestError(f"input_uri: there is no object under {quote(prefix)}, or the service may not list it")
-    if len(parts) > MAX_OBJECTS:
-        raise RequestError(f"input_uri: {quote(prefix)} has more objects than permitted: {MAX_OBJECTS}")
     return sorted(parts, key=lambda part: part.key.encode())
 
 
@@ -55,9 +56,10 @@ class PackedInput:
     def __init__(self, store: ObjectStore, parts: Sequence[InputPart]) -> None:
         self._store, self.parts = store, parts
 
-    def lines(self) -> Iterator[Line]:
-        """Yield the lines of all objects; their places are those in the whole stream."""
-        return split_lines(piece for part in self.parts for piece in self._read(part))
+    def lines(self, *, tick: Callable[[], None] = lambda: None) -> Iterator[Line]:
+        """Yield the lines of all objects; their places are those in the whole stream. tick: called for each piece."""
+        pieces = (piece for part in self.parts for piece in self._read(part))
+        return split_lines(call_for_each(pieces, tick))
 
     def copy(self, write: Callable[[bytes], None], limit: int, tick: Callable[[], None]) -> tuple[int, list[PartLines]]:
         """Write the whole stream. Returns how many lines it has, at most `limit` + 1, and where each object begins.
@@ -68,8 +70,7 @@ class PackedInput:
         starts = []
         for part in self.parts:
             starts.append(PartLines(part.key, lines))
-            for piece in self._read(part):
-                tick()
+            for piece in call_for_each(self._read(part), tick):
                 lines, size = lines + piece.count(b"\n"), size + len(piece)
                 if lines > limit:
                     return limit + 1, starts

@@ -124,12 +124,17 @@ def test_images_that_cannot_be_decoded_fail_alone(stack: Stack, attacker: Tenant
                 assert output.error is None
 
 
-def text_bomb() -> bytes:
-    """Return a small PNG with a compressed text of 200 MB."""
-    text = b"k\0\0" + zlib.compress(bytes(200_000_000), 9)
-    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+def with_chunks(name: bytes, content: bytes, count: int = 1) -> bytes:
+    """Return a small PNG with chunks before its pixels."""
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
     body = image_file(PIXELS)
-    return body[:33] + chunk + body[33:]
+    return body[:33] + chunk * count + body[33:]
+
+
+def with_segments(segment: bytes, count: int) -> bytes:
+    """Return a small JPEG file with segments before its pixels."""
+    body = image_file(PIXELS, "JPEG")
+    return body[:2] + segment * count + body[2:]
 
 
 def odd_files() -> dict[str, tuple[bytes, str]]:
@@ -152,7 +157,15 @@ def odd_files() -> dict[str, tuple[bytes, str]]:
         "one column": (image_file(Image.new("RGB", (1, 4096))), ""),
         "one row": (image_file(Image.new("L", (16_000_000, 1))), ""),
         "a bomb": (decompression_bomb(30_000), "pixels is not allowed; permitted: at most 16777216 pixels"),
-        "a text bomb": (text_bomb(), unreadable),
+        "a text bomb": (with_chunks(b"zTXt", b"k\0\0" + zlib.compress(bytes(200_000_000), 9)), unreadable),
+        "profiles": (
+            with_chunks(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2**20)), 500),
+            "a PNG file of 500 profiles is not allowed; permitted: at most 64 profiles",
+        ),
+        "a profile": (with_chunks(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2**20))), SAME),
+        "chunks": (with_chunks(b"abCd", b"", 150_000), "permitted: at most 100000 reads"),
+        "segments": (with_segments(b"\xff\xe5\0\2", 400_000), "permitted: at most 100000 reads"),
+        "fill bytes": (with_segments(b"\xff", 1_000_000), "permitted: at most 100000 reads"),
         "animated gif": (image_file(frames[0], "GIF", **animated), unreadable),
         "tiff": (image_file(image, "TIFF"), unreadable),
         "svg": (b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>', unreadable),
