@@ -26,10 +26,14 @@ def run_here(
     """
     environment = {**os.environ, ROOT_VARIABLE: str(stack_root())}  # absolute, because stages run in other folders
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        display = Display(progress, expected)
-        local.run(variant, arguments, stack_root() / "pipeline", environment=environment, on_event=display.show)
-        display.end_stage()
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            display = Display(progress, expected)
+            local.run(variant, arguments, stack_root() / "pipeline", environment=environment, on_event=display.show)
+            display.end_stage()
+    except KeyboardInterrupt:
+        console.print("Interrupted. Run the same command again to resume.")
+        raise
 
 
 class Display:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
     began: when the command began, as time.monotonic(). has_registry: whether published first stages are considered.
     """
     from services.cli.stack import start_if_local
+    from services.local_stack.state import stack_root
     from training.data.image_set import DataError
     from training.data.own_images.inspection import inspect
     from training.data.own_images.prepare import Settings, source_stamp
@@ -63,7 +65,9 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
     earlier = plans.Plan.read(folder)
     if earlier is not None and earlier.fits(options, stamp) and plans.are_written(folder, earlier):
         typer.echo(f"Continuing with the plan in {folder}/. Delete that folder to make a new plan.")
-        return earlier
+        edited = replace(earlier, seconds=seconds_of_files(earlier, folder))
+        line("Ends", describe_end(edited) + "; earlier if stages were completed before")
+        return edited
     if earlier is not None and plans.are_edited(folder):
         raise CommandError(
             f"{folder}/ holds experiment files that you edited, for other options or pictures; "
@@ -91,8 +95,7 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
         published = choose_published(options.first_stage, inspection, size)
     machine = Machine(device(), read, start, lambda: time.monotonic() - began)
     made, experiments = plans.make(found, inspection, options, stamp, machine, published)
-    folder.mkdir(parents=True, exist_ok=True)
-    plans.check_disk(folder, made, found.images)
+    plans.check_disk(stack_root(), made, found.images)
     plans.write(folder, made, experiments)
     describe_plan(made, folder, found, published)
     return made
@@ -142,7 +145,6 @@ def describe_pictures(inspection: "Inspection", found: "Survey") -> None:
 
 def describe_plan(plan: "Plan", folder: Path, found: "Survey", published: "Published | Base | None") -> None:
     """Print what will be done, and when it ends."""
-    from kfp_pipelines.commands.expected_end import ExpectedEnd
     from training.data.aspect_buckets import bucket_sizes
     from training.planning.survey import describe_no_condition
 
@@ -163,8 +165,27 @@ def describe_plan(plan: "Plan", folder: Path, found: "Survey", published: "Publi
     line("", f"evaluate {plan.samples:,} samples, publish, and point {plan.options.name}@{plan.options.alias} at it")
     files = "diffusion.yaml; edit it" if published is not None else "autoencoder.yaml and diffusion.yaml; edit them"
     line("Files", f"{folder}/{files} and run the same command again")
-    end = ExpectedEnd(plan.seconds)
-    line("Ends", f"in {plan.total / 60:.0f} minutes, {end.announce().removeprefix('ends ')}")
+    line("Ends", describe_end(plan))
+
+
+def seconds_of_files(plan: "Plan", folder: Path) -> dict[str, float]:
+    """Return what each stage should take with the steps that the files state now. Raises ExperimentError."""
+    from training.experiments import compose
+    from training.planning.plan import AUTOENCODER, DIFFUSION
+
+    seconds = dict(plan.seconds)
+    if "train-autoencoder" in seconds:
+        seconds["train-autoencoder"] *= compose.load(str(folder / AUTOENCODER)).steps / plan.first_steps
+    steps = compose.load(str(folder / DIFFUSION), ["autoencoder=x"]).steps
+    seconds["train-diffusion"] *= steps / plan.second_steps
+    return seconds
+
+
+def describe_end(plan: "Plan") -> str:
+    """Return when a run of the whole plan ends."""
+    from kfp_pipelines.commands.expected_end import ExpectedEnd
+
+    return f"in {plan.total / 60:.0f} minutes, {ExpectedEnd(plan.seconds).announce().removeprefix('ends ')}"
 
 
 def describe_stages(plan: "Plan", found: "Survey", published: "Published | Base | None") -> "Sequence[str]":

@@ -262,10 +262,10 @@ def are_edited(folder: Path) -> bool:
 
 
 def check_disk(folder: Path, plan: Plan, images: int) -> None:
-    """Raise PlanError unless the disk of a folder has room for the arrays and the checkpoints."""
+    """Raise PlanError unless the disk of a folder, which need not exist, has room for the arrays and checkpoints."""
     pixels = images * plan.size**2 * plan.channels
     needed = COPIES * 2 * pixels + CHECKPOINT_BYTES * plan.weights + FREE_BYTES  # latents are no larger than pixels
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
     if free < needed:
         raise PlanError(
             f"the disk of {folder} has {free / 1e9:.2g} GB free; this training needs {needed / 1e9:.2g} GB. Make room, "

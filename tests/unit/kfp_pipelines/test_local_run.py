@@ -11,6 +11,8 @@ from rich.progress import Progress
 from kfp_pipelines import events
 from kfp_pipelines.commands.expected_end import ExpectedEnd, describe_margin
 from kfp_pipelines.commands.local_run import Display
+from kfp_pipelines.commands.planning import seconds_of_files
+from training.planning.plan import Options, Plan
 
 EXPECTED = {"prepare-data": 30.0, "train-autoencoder": 300.0, "train-diffusion": 600.0, "publish": 5.0}
 TOTAL = sum(EXPECTED.values())
@@ -120,3 +122,15 @@ def test_an_end_that_moves_is_announced_again_once(wait):
     assert out.getvalue().count("now ends about") == 1
     assert "give or take" in out.getvalue()
     assert "train-autoencoder" not in out.getvalue()
+
+
+def test_the_end_follows_the_steps_of_edited_files(tmp_path):
+    (tmp_path / "autoencoder.yaml").write_text("defaults: [digits_autoencoder, _self_]\nsteps: 40\n")
+    (tmp_path / "diffusion.yaml").write_text("defaults: [digits_diffusion, _self_]\nsteps: 600\n")
+    seconds = {"prepare-data": 30.0, "train-autoencoder": 300.0, "train-diffusion": 600.0}
+    plan = Plan(Options("digits", "x", 20), "stamp", 16, 1, "class", 0.05, 400, 1200, 64, 1_000_000, seconds)
+    assert seconds_of_files(plan, tmp_path) == {
+        "prepare-data": 30.0,
+        "train-autoencoder": pytest.approx(30),
+        "train-diffusion": pytest.approx(300),
+    }

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,14 @@ from pathlib import Path
 from kfp_pipelines.running import local
 local.run("full", json.loads(sys.argv[2]), Path(sys.argv[1]), environment=os.environ,
           on_event=lambda event: print(event, flush=True))
+"""
+SHOWN = """
+import json, sys
+from rich.console import Console
+from kfp_pipelines.commands.local_run import run_here
+from services.cli.failures import exit_on_error
+with exit_on_error():
+    run_here("full", json.loads(sys.argv[1]), Console())
 """
 DEADLINE_S = 240.0
 OVERRIDES = ["steps=1000000", "batch_size=1", "model.channels=32", "model.multipliers=[1]", "model.res_blocks=1",
@@ -79,3 +90,30 @@ def test_a_killed_command_leaves_no_process_and_resumes(pictures: Path, tmp_path
     (step,) = saved_steps(checkpoints)  # it was told to stop: nothing else saves in the first thousand minutes
     assert step < 1_000_000
     run_and_kill(command, second, lambda: f"resuming from step {step} of 1000000" in second.read_text())
+
+
+def test_ctrl_c_says_how_to_resume(pictures: Path, tmp_path: Path) -> None:
+    arguments = {
+        "data": "images", "data_overrides": [f"data.root={pictures}", "data.image_size=8", "data.held_out=0"],
+        "autoencoder_experiment": "digits_autoencoder", "autoencoder_overrides": OVERRIDES,
+        "checkpoints": str(tmp_path / "checkpoints"),
+    }  # fmt: skip
+    root = tmp_path / "stack"
+    command = [sys.executable, "-c", SHOWN, json.dumps(arguments)]
+    process = subprocess.Popen(
+        command, env={**os.environ, "DARKROOM_ROOT": str(root)}, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + DEADLINE_S
+        while not any(root.glob("pipeline/*/prepare-data")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        output, _ = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert output.strip().endswith("Interrupted. Run the same command again to resume.")
+    assert "Traceback" not in output

@@ -81,6 +81,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(made, tm
     with pytest.raises(PlanError, match=r"the disk of .* GB free; this training needs .* GB"):
         plans.check_disk(tmp_path, plan, 10**9)
     plans.check_disk(tmp_path, made[0], 24)
+    plans.check_disk(tmp_path / "stack" / "not yet there", made[0], 24)
 
 
 def test_a_published_first_stage_leaves_its_time_to_the_second(pictures, made, tmp_path):
