@@ -1,5 +1,7 @@
 """Multi-head attention of tokens: to each other, and to a context."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,7 +58,7 @@ class CrossAttention(nn.Module):
     """Multi-head attention of tokens to a context (Rombach et al. 2022, section 3.3).
 
     Keys and values depend on the context alone. The U-Net therefore computes those of all its layers in one product,
-    once per sampling run; `columns` selects the ones of this layer.
+    once per sampling run; those of this layer stand at `index`.
     """
 
     def __init__(self, width: int, *, heads: int, context_width: int) -> None:
@@ -66,11 +68,11 @@ class CrossAttention(nn.Module):
         self.key = nn.Linear(context_width, width, bias=False)
         self.value = nn.Linear(context_width, width, bias=False)
         self.out = nn.Linear(width, width)
-        self.columns = slice(0, 2 * width)
+        self.index = 0
 
-    def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
-        """Attend: x [R, N, width], keys_values [R, M, all layers' keys and values] -> [R, N, width]."""
-        k, v = keys_values[..., self.columns].chunk(2, dim=2)
+    def forward(self, x: Tensor, keys_values: Sequence[Tensor]) -> Tensor:
+        """Attend: x [R, N, width], each layer's keys and values [R, M, 2 width] -> [R, N, width]."""
+        k, v = keys_values[self.index].chunk(2, dim=2)
         if v.shape[1] == 1 and not torch.is_grad_enabled():  # the softmax over one key is 1, whatever the query
             return torch.as_tensor(self.out(v[:, 0])[:, None]).expand_as(x)
         q, k, v = (split_heads(part, self.heads) for part in (self.query(x), k, v))

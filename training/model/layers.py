@@ -5,6 +5,7 @@ can be loaded: group norm over 32 groups, nearest-neighbour upsampling, GEGLU wi
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -223,8 +224,8 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, dropout=dropout)
 
-    def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
-        """Transform x [R, N, width], with keys_values [R, M, all layers' keys and values] -> [R, N, width]."""
+    def forward(self, x: Tensor, keys_values: Sequence[Tensor]) -> Tensor:
+        """Transform x [R, N, width], with each layer's keys and values [R, M, 2 width] -> [R, N, width]."""
         x = x + self.self_attention(self.norm1(x))
         x = x + self.cross_attention(self.norm2(x), keys_values)
         return torch.as_tensor(x + self.feed_forward(self.norm3(x)))
@@ -251,8 +252,8 @@ class SpatialTransformer(nn.Module):
         )
         self.project_out = zero_init(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, keys_values: Tensor) -> Tensor:
-        """Transform x [R, C, H, W], with keys_values [R, M, all layers' keys and values] -> [R, C, H, W]."""
+    def forward(self, x: Tensor, keys_values: Sequence[Tensor]) -> Tensor:
+        """Transform x [R, C, H, W], with each layer's keys and values [R, M, 2 width] -> [R, C, H, W]."""
         h = self.project_in(map_to_tokens(self.norm(x)))  # [R, HW, C]
         for block in self.blocks:
             h = block(h, keys_values)

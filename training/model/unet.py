@@ -80,8 +80,8 @@ class Stage(nn.Module):
         super().__init__()
         self.block, self.attention, self.resample = block, attention, resample
 
-    def forward(self, h: Tensor, embedding: Tensor, keys_values: Tensor | None) -> Tensor:
-        """Transform h [R, C, h, w] with an embedding [R, E] and the cross-attentions' keys_values: [R, C', h', w']."""
+    def forward(self, h: Tensor, embedding: Tensor, keys_values: Sequence[Tensor]) -> Tensor:
+        """Transform h [R, C, h, w] with an embedding [R, E] and each cross-attention's keys_values: [R, C', h', w']."""
         if self.block is not None:
             h = self.block(h, embedding)
         if isinstance(self.attention, SpatialTransformer):
@@ -144,10 +144,10 @@ class UNet(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(channels, c.out_channels, 3, padding=1))
         self.gradient_checkpointing = False  # recompute activations in the backward pass to save memory
 
-        column = 0
-        for layer in self.cross_attentions():
-            layer.columns = slice(column, column + 2 * layer.width)
-            column += 2 * layer.width
+        self.widths: list[int] = []  # of each cross-attention's keys and values
+        for i, layer in enumerate(self.cross_attentions()):
+            layer.index = i
+            self.widths.append(2 * layer.width)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # attention reads such maps without a copy
 
     def forward(
@@ -176,14 +176,15 @@ class UNet(nn.Module):
         if self.config.coordinates:
             x = torch.cat([x, coordinates(x)], dim=1)
         h = self.conv_in(x.contiguous(memory_format=torch.channels_last))
+        parts = () if keys_values is None else torch.split(keys_values, self.widths, dim=2)
         skips = [h]
         for stage in self.down:
-            h = self._run(stage, h, embedding, keys_values)
+            h = self._run(stage, h, embedding, parts)
             skips.append(h)
         for stage in self.middle:
-            h = self._run(stage, h, embedding, keys_values)
+            h = self._run(stage, h, embedding, parts)
         for stage in self.up:
-            h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding, keys_values)
+            h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding, parts)
         return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
 
     def keys_values(self, context: Tensor) -> Tensor:
@@ -198,7 +199,7 @@ class UNet(nn.Module):
         """Return all cross-attentions, in the order of the packed keys and values."""
         return [module for module in self.modules() if isinstance(module, CrossAttention)]
 
-    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, keys_values: Tensor | None) -> Tensor:
+    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, keys_values: Sequence[Tensor]) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return torch.as_tensor(checkpoint(stage, h, embedding, keys_values, use_reentrant=False))
         return torch.as_tensor(stage(h, embedding, keys_values))

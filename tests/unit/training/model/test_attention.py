@@ -93,7 +93,7 @@ def test_one_key_is_attended_without_its_query() -> None:
     torch.manual_seed(0)
     layer = CrossAttention(64, heads=2, context_width=16)
     x, keys_values = torch.randn(3, 32, 64), torch.randn(3, 1, 128)
-    expected = layer(x, keys_values)
+    expected = layer(x, [keys_values])
     with torch.no_grad():
-        found = layer(torch.full_like(x, float("nan")), keys_values)
+        found = layer(torch.full_like(x, float("nan")), [keys_values])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

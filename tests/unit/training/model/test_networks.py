@@ -89,10 +89,11 @@ def test_precomputed_keys_and_values_give_the_same_result() -> None:
     unet, x, context = cross_attention_unet(), torch.randn(2, 2, 8, 8), torch.randn(2, 5, 16)
     t = torch.tensor([3, 700])
     kept = unet.keys_values(context)
+    parts = kept.split(unet.widths, dim=2)
     layers = unet.cross_attentions()
     assert kept.shape == (2, 5, sum(2 * layer.width for layer in layers))
     for layer in layers:
-        torch.testing.assert_close(kept[..., layer.columns], torch.cat([layer.key(context), layer.value(context)], -1))
+        torch.testing.assert_close(parts[layer.index], torch.cat([layer.key(context), layer.value(context)], -1))
     assert torch.equal(unet(x, t, keys_values=kept), unet(x, t, context))
 
 
