@@ -48,6 +48,7 @@ class HeldShard:
     unsettled: set[int] = field(init=False)  # indices
     stage: Stage | None = None  # of a chain
     revision: int = 1  # of the job
+    storing: int = 0  # its images that the store has not accepted yet
 
     @property
     def is_intermediate(self) -> bool:

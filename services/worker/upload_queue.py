@@ -77,6 +77,7 @@ class UploadQueue:
             if not self._room.wait_for(lambda: self._has_room(upload), timeout_s):
                 return False
             self._count_in(upload, 1)
+            upload.shard.storing += 1
             self._tenants.setdefault(upload.tenant, TenantUploads()).ready.append(upload)
             self._work.notify()
             return True
@@ -97,6 +98,7 @@ class UploadQueue:
         """Note that the store has accepted an upload. It ends once it is checked that the store keeps it."""
         with self._lock:  # the thread that calls this takes the next one, so no other need wake
             self._checking[upload] = self._under_way.pop(upload)
+            upload.shard.storing -= 1
 
     @property
     def is_storing(self) -> bool:
@@ -106,7 +108,9 @@ class UploadQueue:
     def finish(self, upload: Upload, *, stored: bool) -> None:
         """End an upload: it is stored, or it is given up."""
         with self._lock:
-            (self._checking if upload in self._checking else self._under_way).pop(upload)
+            if self._checking.pop(upload, None) is None:
+                del self._under_way[upload]
+                upload.shard.storing -= 1
             if stored:
                 self._tenants[upload.tenant].stored_at = time.monotonic()
             self._count_in(upload, -1)
@@ -116,6 +120,7 @@ class UploadQueue:
         with self._lock:
             upload.is_doubtful = True
             del self._checking[upload]
+            upload.shard.storing += 1
             self._tenants[upload.tenant].ready.append(upload)
             self._work.notify()
 
@@ -158,6 +163,7 @@ class UploadQueue:
                 for uploads in (tenant.ready, tenant.delayed):
                     for upload in [upload for upload in uploads if upload.shard not in self.shards]:
                         uploads.remove(upload)
+                        upload.shard.storing -= 1
                         self._count_in(upload, -1)
 
     def hurry(self) -> None:

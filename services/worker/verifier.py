@@ -17,7 +17,8 @@ log = logging.getLogger("darkroom.uploader")
 
 MOST_TOGETHER = 256  # images of one check
 GATHER_S = 0.02  # for which a check waits for images that are being stored
-LOOK_S = 0.005  # how often it looks whether they are
+SHARD_S = 0.2  # for which it waits if every shard that it checks has such images: no shard ends later for it
+LOOK_S = 0.005  # how often it looks whether there are
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,14 @@ class Verifier:
     def _take(self) -> list[Written] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._written or self._stopping)
-            until = time.monotonic() + GATHER_S
-            while self._is_more_coming() and len(self._written) < MOST_TOGETHER and time.monotonic() < until:
+            began = time.monotonic()
+            while len(self._written) < MOST_TOGETHER and time.monotonic() - began < self._gather_s():
                 self._changed.wait(LOOK_S)
             group, self._written = self._written[:MOST_TOGETHER], self._written[MOST_TOGETHER:]
             return group or None
+
+    def _gather_s(self) -> float:
+        """Return for how many seconds to wait for more images."""
+        if not self._is_more_coming():
+            return 0.0
+        return SHARD_S if all(one.upload.shard.storing for one in self._written) else GATHER_S

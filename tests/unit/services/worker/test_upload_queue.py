@@ -147,6 +147,7 @@ def test_what_the_store_has_accepted_occupies_no_thread_until_it_is_checked(
     assert first is not None
     queue.accept(first)
     assert queue.is_storing
+    assert shard.storing == AT_ONCE
     last = queue.take()
     assert last is not None
     queue.accept(last)
@@ -154,7 +155,11 @@ def test_what_the_store_has_accepted_occupies_no_thread_until_it_is_checked(
         assert upload is not None
         queue.accept(upload)
     assert not queue.is_storing
+    assert shard.storing == 0
     queue.check_again(first)
     assert queue.is_storing
+    assert shard.storing == 1
     assert queue.take() is first
     assert first.is_doubtful
+    queue.finish(first, stored=False)
+    assert shard.storing == 0
