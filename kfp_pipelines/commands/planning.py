@@ -88,6 +88,7 @@ def prepare_plan(options: "Options", folder: Path, began: float, *, has_registry
     else:
         choose_condition(found, options.condition)
         size = max(candidate_sizes(found, device(), options.size))
+    folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after a minute of measuring
     start = measure_start()
     check_start(start, options.minutes, time.monotonic() - began)
     if options.base is None and has_registry and size > PIXELS:

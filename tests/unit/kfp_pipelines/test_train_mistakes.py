@@ -25,6 +25,7 @@ from tests.support.commands import call_darkroom
         (["many", "--from", "./one"], "one: not a release, release.json is missing"),
         (["many", "--from", "nowhere/release"], "--from: 'nowhere/release' is neither a release folder nor a name"),
         (["s3://bucket/prefix/", "--submit", "--from", "./one"], "--from: a cluster cannot read "),
+        (["many", "--name", "taken", "--minutes", "0.01"], "experiments/taken cannot be used (File exists)"),
         (["many", "--submit"], "permitted with --submit: s3://BUCKET/PREFIX/"),
         (
             ["many", "--minutes", "0.01"],
@@ -40,6 +41,8 @@ def test_a_mistake_is_told_before_anything_starts(
         for number in range(count):
             pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
             Image.fromarray(pixels).resize((32, 32)).save(tmp_path / folder / f"{number}.png")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "taken").touch()
     monkeypatch.chdir(tmp_path)
     name = [] if "--name" in arguments else ["--name", "shoes"]
     done = call_darkroom(capsys, tmp_path / "stack", "train", *arguments, *name)
