@@ -6,12 +6,13 @@ import re
 from typing import Any
 
 from services.errors import quote, quote_name
-from services.job_requests.messages import MAX_DEPTH
+from services.job_requests.messages import MAX_DEPTH, depth_exceeds
 from training.errors import DarkroomError
 
 LARGEST = "1.7976931348623157e308"  # a double
 MAX_DIGITS = 309  # of an integer; a double has no more
 MAX_INTEGER = int(1.7976931348623157e308)
+TOO_DEEP = f"nested too deeply; permitted: at most {MAX_DEPTH} levels"
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # NUL, and halves of a character: Postgres has neither
 ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
@@ -30,7 +31,7 @@ def parse_json(text: str | bytes) -> Any:
         decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
         value = json.loads(decoded, parse_constant=_refuse_constant, parse_int=_parse_int, parse_float=_parse_float)
     except RecursionError:
-        raise RequestError(f"nested too deeply; permitted: at most {MAX_DEPTH} levels") from None
+        raise RequestError(TOO_DEEP) from None
     except UnicodeDecodeError as error:
         raise RequestError(f"not JSON: byte {error.start + 1} is not UTF-8") from None
     except ValueError as error:
@@ -64,6 +65,8 @@ def _check_strings(value: Any) -> None:
     while parts:
         field, part = parts.pop()
         if isinstance(part, str) and UNSTORABLE.search(part):
+            if depth_exceeds(value, MAX_DEPTH):  # the name of the field would be as long as the way to it
+                raise RequestError(TOO_DEEP)
             where = f"{field.lstrip('.')}: " if field else ""
             raise RequestError(f"{where}{quote(part)} is not allowed; permitted: text without NUL and lone surrogates")
         if isinstance(part, dict):

@@ -45,6 +45,7 @@ INPUTS: dict[str, tuple[bytes, str, str]] = {
     "mark": (b'\xef\xbb\xbf{"class_label":1,"steps":1}', "succeeded", ""),
     "crlf": (b'{"class_label":1,"steps":1}\r\n{"class_label":2,"steps":1}\r\n', "succeeded", ""),
     "deep": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "failed", "line 1: nested too deeply; permitted: at most 32"),
+    "deep-half": (b'{"a":' * 900 + b'"\\ud800"' + b"}" * 900, "failed", "line 1: nested too deeply; permitted: at"),
 }
 
 
