@@ -17,7 +17,8 @@ BLOCK = 2**17  # scores in one thread's block: half a megabyte, which stays in i
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return the attention of q [R, heads, N, d] to k and v [R, heads, M, d]: [R, heads, N, d]."""
-    if q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[3] <= NARROW:
+    is_narrow = q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[3] <= NARROW
+    if is_narrow and not torch.compiler.is_compiling():  # its blocks depend on the threads and on the scores
         return torch.as_tensor(NarrowAttention.apply(q, k, v))  # type: ignore[no-untyped-call]  # untyped in torch
     if q.device.type == "cuda" and q.shape[3] > WIDE:
         return attend_by_products(q, k, v)

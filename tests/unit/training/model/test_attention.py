@@ -97,3 +97,10 @@ def test_one_key_is_attended_without_its_query() -> None:
     with torch.no_grad():
         found = layer(torch.full_like(x, float("nan")), [keys_values])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_narrow_heads_are_compiled_as_one_graph() -> None:
+    q, k, v = torch.randn(3, 2, 2, 16, 8).unbind()
+    with torch.no_grad():
+        compiled = torch.compile(attend, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(q, k, v), attend(q, k, v))
