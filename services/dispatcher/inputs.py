@@ -3,7 +3,7 @@
 {prefix}/{job_id}/input-7.jsonl    the lines of all objects; 7 is the token of the lease under which it was written
 {prefix}/{job_id}/input-7.json     which object each line is from, if there are several
 
-Workers read single lines of it by their bytes, which a gzip file does not allow.
+Workers read single lines of it by their bytes, which gzip and Parquet files do not allow.
 """
 
 import json
@@ -15,6 +15,7 @@ from services.job_queue.plan import InputReference
 from services.job_requests.gzip_stream import GZIP
 from services.job_requests.items import InputObject, Line
 from services.job_requests.packed_input import InputPart, LineNames, PackedInput, PartLines, list_parts
+from services.job_requests.parquet_stream import PARQUET
 from services.storage.object_store import ObjectStore
 from services.storage.streaming import StreamedObject
 
@@ -51,7 +52,7 @@ def open_input(store: ObjectStore, key: str, target: str | None, limit: int, tic
         packed = PackedInput(store, list_parts(store, key))
     else:
         plain = InputObject.open(store, key)
-        if not plain.starts_with(GZIP):
+        if not plain.starts_with(GZIP, PARQUET):
             return OpenInput({"key": key, "etag": plain.etag}, plain, plain.count(limit, tick), LineNames())
         packed = PackedInput(store, [InputPart(key, plain.etag, plain.size)])
     if target is None:

@@ -18,7 +18,7 @@ def gunzip(name: str, chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
 
     name: of the file, for messages. Raises RequestError for a file that is damaged, ends early or unpacks to too much.
     """
-    most, unpacked = max(FREE, RATIO * size), 0
+    unpacked = 0
     decoder = None
     # zlib copies what follows a member: of small slices, however many members a file has.
     for data in (chunk[start : start + SLICE] for chunk in chunks for start in range(0, len(chunk), SLICE)):
@@ -34,11 +34,7 @@ def gunzip(name: str, chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
             except zlib.error as error:
                 raise RequestError(f"input_uri: {name} is a damaged gzip file ({error}); upload it again") from None
             unpacked += len(piece)
-            if unpacked > most:
-                raise RequestError(
-                    f"input_uri: {name} has {size} bytes and unpacks to more than {most}; permitted: {FREE}, "
-                    f"or {RATIO} times its own size"
-                )
+            check_unpacked(name, size, unpacked)
             yield piece
             data = decoder.unconsumed_tail
             if decoder.eof:
@@ -47,3 +43,13 @@ def gunzip(name: str, chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
                 break
     if decoder is not None:
         raise RequestError(f"input_uri: {name} is a gzip file that ends early; upload it again")
+
+
+def check_unpacked(name: str, size: int, unpacked: int) -> None:
+    """Raise RequestError if a file of `size` bytes may not unpack to this many."""
+    most = max(FREE, RATIO * size)
+    if unpacked > most:
+        raise RequestError(
+            f"input_uri: {name} has {size} bytes and unpacks to more than {most}; permitted: {FREE}, "
+            f"or {RATIO} times its own size"
+        )

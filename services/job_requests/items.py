@@ -32,7 +32,8 @@ COMPRESSED = {  # what is refused, by its first bytes
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
     b"\x28\xb5\x2f\xfd": "a zstd file",
-    b"PAR1": "a Parquet file",
+    b"PAR1": "a Parquet file within a gzip file",
+    b"PARE": "a Parquet file with an encrypted footer",
 }
 
 
@@ -89,11 +90,11 @@ class InputObject:
             raise RequestError(f"input_uri: {store.uri(key)} does not exist, or the service may not read it")
         return cls(store, key, head["ETag"], head["ContentLength"])
 
-    def starts_with(self, mark: bytes) -> bool:
-        """Return whether the object begins with these bytes."""
-        if self.size < len(mark):
-            return False
-        return b"".join(self.store.stream(self.key, etag=self.etag, stop=len(mark), chunk=CHUNK)) == mark
+    def starts_with(self, *marks: bytes) -> bool:
+        """Return whether the object begins with one of these."""
+        stop = min(self.size, max(map(len, marks)))
+        first = b"".join(self.store.stream(self.key, etag=self.etag, stop=stop, chunk=CHUNK)) if stop else b""
+        return first.startswith(marks)
 
     def lines(
         self, number: int = 0, start: int = 0, stop: int | None = None, tick: Callable[[], None] = lambda: None
@@ -131,7 +132,9 @@ def refuse_compressed(key: str, start: bytes) -> None:
     """Raise RequestError if what begins with these bytes is compressed in a way that nothing unpacks."""
     for mark, what in COMPRESSED.items():
         if start.startswith(mark):
-            raise RequestError(f"input_uri: {quote(key)} is {what}; permitted: lines of JSON in UTF-8, plain or gzip")
+            raise RequestError(
+                f"input_uri: {quote(key)} is {what}; permitted: lines of JSON in UTF-8, plain or gzip, or Parquet"
+            )
 
 
 def count_lines(chunks: Iterable[bytes]) -> Iterator[int]:

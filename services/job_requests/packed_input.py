@@ -1,13 +1,15 @@
-"""Inputs that are not one plain object: gzip files, and all objects under a prefix, read as one stream of lines."""
+"""Inputs that are not one plain object: gzip and Parquet files, and prefixes of objects, as one stream of lines."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 
 from services.errors import quote
 from services.job_requests.gzip_stream import GZIP, gunzip
 from services.job_requests.items import CHUNK, MAX_INPUT, Line, call_for_each, refuse_compressed, split_lines
+from services.job_requests.parquet_stream import PARQUET, read_parquet
 from services.job_requests.strict_json import RequestError
 from services.storage.object_store import ObjectStore
 
@@ -48,7 +50,7 @@ def list_parts(store: ObjectStore, prefix: str) -> list[InputPart]:
 
 
 class PackedInput:
-    """The objects of an input, plain or gzip, one after another. Each begins a line.
+    """The objects of an input, plain, gzip or Parquet, one after another. Each begins a line.
 
     A reading names the ETags: an object that is replaced meanwhile ends it with ObjectStoreError.
     """
@@ -70,22 +72,26 @@ class PackedInput:
         starts = []
         for part in self.parts:
             starts.append(PartLines(part.key, lines))
-            for piece in call_for_each(self._read(part), tick):
-                lines, size = lines + piece.count(b"\n"), size + len(piece)
-                if lines > limit:
-                    return limit + 1, starts
-                if size > MAX_INPUT:
-                    raise RequestError(f"input_uri: {quote(part.key)} ends beyond the bytes permitted: {MAX_INPUT}")
-                write(piece)
+            with closing(self._read(part)) as pieces:
+                for piece in call_for_each(pieces, tick):
+                    lines, size = lines + piece.count(b"\n"), size + len(piece)
+                    if lines > limit:
+                        return limit + 1, starts
+                    if size > MAX_INPUT:
+                        raise RequestError(f"input_uri: {quote(part.key)} ends beyond the bytes permitted: {MAX_INPUT}")
+                    write(piece)
         if not lines:
             raise RequestError(f"input_uri: {quote(self.parts[0].key)} has no lines; give one item a line")
         return lines, starts
 
-    def _read(self, part: InputPart) -> Iterator[bytes]:
+    def _read(self, part: InputPart) -> Generator[bytes]:
         """Yield the lines of an object, unpacked, the last one with its newline."""
         chunks = self._store.stream(part.key, etag=part.etag, chunk=CHUNK)
         first = next(chunks, b"")
         chunks = chain([first], chunks)
+        if first.startswith(PARQUET):
+            yield from read_parquet(quote(part.key), chunks, part.size)
+            return
         if first.startswith(GZIP):
             chunks = gunzip(quote(part.key), chunks, part.size)
             first = next(chunks, b"")

@@ -129,11 +129,13 @@ def zipped() -> bytes:
         (gzip.compress(b"{}", mtime=0), "a gzip file within a gzip file"),
         (zipped(), "a ZIP archive"),
         (bz2.compress(b"{}"), "a bzip2 file"),
+        (b"PARE" + bytes(99), "a Parquet file with an encrypted footer"),
     ],
 )
 def test_an_input_that_is_compressed_is_named_as_such(body: bytes, what: str) -> None:
     """Nobody would see it from the error of its first line, and nothing unpacks it. A gzip file is unpacked once."""
     with pytest.raises(RequestError) as error:
         items.refuse_compressed("inputs/a/x", body)
-    assert str(error.value) == f"input_uri: 'inputs/a/x' is {what}; permitted: lines of JSON in UTF-8, plain or gzip"
+    permitted = "lines of JSON in UTF-8, plain or gzip, or Parquet"
+    assert str(error.value) == f"input_uri: 'inputs/a/x' is {what}; permitted: {permitted}"
     items.refuse_compressed("inputs/a/x", b'{"class_label": 1}')
