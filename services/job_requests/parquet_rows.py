@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 REFUSED = 3  # the exit code
 MEMORY = 384 * 2**20  # bytes that reading may take, beyond those of the libraries
-CPU_S = 600  # of the processor
+CPU_S = 180  # of the processor
 FILE_BYTES = 2**16  # that it may write to a file
 BATCH_BYTES = 4 * 2**20  # of rows that are held at once, unless one row is larger
 BATCH_ROWS = 1_000

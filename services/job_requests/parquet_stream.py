@@ -20,7 +20,7 @@ from services.job_requests.strict_json import RequestError
 
 PARQUET = b"PAR1"
 MAX_PARQUET = 512 * 2**20  # bytes of a file: a pod of the dispatcher has 2 GiB for temporary files
-LIMIT_S = 600.0  # how long this process waits for the other one
+LIMIT_S = 120.0  # how long this process waits for the other one
 TICK_S = 1.0
 PIECE = 2**20  # bytes that are read at once
 KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR")  # of the environment; the rest may be secret

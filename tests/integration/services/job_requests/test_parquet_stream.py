@@ -70,7 +70,7 @@ def test_the_process_has_no_secrets_and_its_limits(monkeypatch: pytest.MonkeyPat
             pass
         assert not [name for name in process.environ() if name.startswith(("DARKROOM", "AWS"))]
         assert process.rlimit(psutil.RLIMIT_AS)[0] < 4 * 2**30
-        assert process.rlimit(psutil.RLIMIT_CPU)[0] == 600
+        assert process.rlimit(psutil.RLIMIT_CPU)[0] == 180
         assert process.rlimit(psutil.RLIMIT_FSIZE)[0] == 2**16
         assert not [one for one in process.open_files() if "(deleted)" not in one.path]
     assert not process.is_running()
