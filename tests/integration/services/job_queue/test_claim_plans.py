@@ -113,6 +113,7 @@ def test_a_claim_reads_only_what_it_claims(
 
 def test_beginning_a_shard_is_planned_once(stack: Stack, engine: Engine, worker_id: uuid.UUID) -> None:
     """Among a thousand jobs; to plan it takes Postgres longer than to do it."""
+    empty_queue(engine)
     submit_planned(stack, engine, worker_id)
     (lease, *_) = claim(engine, worker_id)
     with engine.begin() as connection:
@@ -120,7 +121,8 @@ def test_beginning_a_shard_is_planned_once(stack: Stack, engine: Engine, worker_
             text("INSERT INTO jobs (tenant, model, request, run_after) "
                  "SELECT 'default', 'tiny', '{}', '2100-01-01' FROM generate_series(1, 1000)")
         )  # fmt: skip
-        connection.execute(text("ANALYZE jobs"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM (ANALYZE, FULL) jobs"))  # as in a database of its own
     url = engine.url.render_as_string(hide_password=False)
     prepared = connections.autocommit(connections.prepare_statements(connections.connect(url)))
     with prepared.connect() as connection:
@@ -129,3 +131,4 @@ def test_beginning_a_shard_is_planned_once(stack: Stack, engine: Engine, worker_
         query = "SELECT generic_plans FROM pg_prepared_statements WHERE statement LIKE '%begun%'"
         assert connection.scalar(text(query))
     prepared.dispose()
+    empty_queue(engine)
