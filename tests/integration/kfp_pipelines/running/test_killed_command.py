@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,7 @@ def test_ctrl_c_says_how_to_resume(pictures: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command, env={**os.environ, "DARKROOM_ROOT": str(root)}, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # else ignored in the background
     )  # fmt: skip
     try:
         end = time.monotonic() + DEADLINE_S
@@ -113,7 +115,8 @@ def test_ctrl_c_says_how_to_resume(pictures: Path, tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         output, _ = process.communicate(timeout=DEADLINE_S)
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert output.strip().endswith("Interrupted. Run the same command again to resume.")
     assert "Traceback" not in output
