@@ -65,8 +65,8 @@ def row_lines(source: BinaryIO) -> Iterator[bytes]:
             columns = [_values(batch.column(name), converts[name]) for name in names]
             count += batch.num_rows
             for number in range(batch.num_rows):
-                row = {name: column[number] for name, column in zip(names, columns, strict=True)}
-                item = {name: value for name, value in row.items() if value is not None}
+                row = zip(names, (column[number] for column in columns), strict=True)
+                item = {name: value for name, value in row if value is not None}
                 # Halves of characters from JSON in a text stay escaped, and are refused in their line alone.
                 yield json.dumps(item, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         if count != facts.num_rows:
@@ -101,9 +101,8 @@ def _converter(column: str, kind: Any) -> Convert:
 
     if types.is_dictionary(kind):
         return _converter(column, kind.value_type)
-    if _is_text(kind) or types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
-        return _same
-    if types.is_null(kind):
+    same = (types.is_boolean, types.is_integer, types.is_floating, types.is_null)
+    if _is_text(kind) or any(is_kind(kind) for is_kind in same):
         return _same
     if types.is_decimal(kind):
         return lambda value: int(value) if value == int(value) else float(value)
