@@ -22,11 +22,10 @@ from typing import Any
 import httpx
 from sqlalchemy import text
 
-from services.console.app import make_app
 from services.console.sign_in import SignInLinks
 from services.console.viewer import Viewer
-from tests.support.browser import open_browser, served
-from tests.support.console import console_settings, make_job
+from tests.support.browser import open_browser, served_console
+from tests.support.console import make_job
 from tests.support.stack import Stack, fresh_stack
 from tests.support.tenants import make_tenant
 
@@ -49,9 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     with fresh_stack() as stack:
         job = fill(stack, options.images, options.jobs, options.tenants)
-        links = SignInLinks()
-        app = make_app(console_settings(stack), stack.engine("console"), stack.store(), links)
-        with served(app) as address:
+        with served_console(stack) as (address, links):
             link = f"{address}/sign-in?token={links.issue(Viewer('ada', 'default'))}"
             with httpx.Client(base_url=address, follow_redirects=True, timeout=60) as client:
                 client.get(link).raise_for_status()

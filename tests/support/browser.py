@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp
 
+from services.console.app import make_app
 from services.console.server import Server
+from services.console.sign_in import SignInLinks
+from tests.support.console import console_settings
+from tests.support.stack import Stack
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -48,3 +52,11 @@ def served(app: ASGIApp, port: int = 0, **options: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+@contextmanager
+def served_console(stack: Stack) -> Iterator[tuple[str, SignInLinks]]:
+    """Serve the console of a stack. Yields its address, and what issues links that sign in."""
+    links = SignInLinks()
+    with served(make_app(console_settings(stack), stack.engine("console"), stack.store(), links)) as address:
+        yield address, links

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from services.console.app import make_app
 from services.console.sign_in import SignInLinks
 from services.console.viewer import Viewer
 from tests.integration.services.console.test_outages import no_postgres
-from tests.support.browser import open_browser, served
-from tests.support.console import console_settings, make_job
+from tests.support.browser import served_console
+from tests.support.console import make_job
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
 
@@ -22,18 +21,10 @@ SLOW_MS = 60_000
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def console(stack: Stack) -> Iterator[tuple[str, SignInLinks]]:
     make_tenant(stack, TENANT)
-    links = SignInLinks()
-    app = make_app(console_settings(stack), stack.engine("console"), stack.store(), links)
-    with served(app) as address:
-        yield address, links
+    with served_console(stack) as opened:
+        yield opened
 
 
 @pytest.fixture
