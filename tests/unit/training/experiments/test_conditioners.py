@@ -112,6 +112,14 @@ def refused(message: str) -> Any:
     return pytest.raises(ExperimentError, match=f"^{message}$")
 
 
+def save_release(folder: Path, built: Any) -> str:
+    """Save a release with these conditioners, called base. Returns its folder."""
+    unet = UNetConfig(in_channels=LATENT, out_channels=LATENT, channels=32, multipliers=(1,), context_width=16)
+    model = LatentDiffusion(Autoencoder(FIRST_STAGE), UNet(unet), built, Diffusion(DiffusionConfig()))
+    save_diffusion(folder / "release", model, name="base", image_size=SIDE)
+    return str(folder / "release")
+
+
 # -- what is built ---------------------------------------------------------------------------------
 
 
@@ -120,13 +128,11 @@ def test_captions_keep_the_vocabulary_of_the_release_whose_weights_are_loaded(
 ) -> None:
     config = configured({"field": CONDITIONS["text"]})
     first = conditioners.build(config, images, FIRST_STAGE)
-    unet = UNetConfig(in_channels=LATENT, out_channels=LATENT, channels=32, multipliers=(1,), context_width=16)
-    model = LatentDiffusion(Autoencoder(FIRST_STAGE), UNet(unet), first, Diffusion(DiffusionConfig()))
-    save_diffusion(tmp_path / "release", model, name="base", image_size=SIDE)
+    base = save_release(tmp_path, first)
     others = written(
         tmp_path / "others", [{"name": str(row), "text": f"zebras by lakes {row}"} for row in range(COUNT)]
     )
-    tuned = conditioners.build(replace(config, initial=str(tmp_path / "release")), others, FIRST_STAGE)
+    tuned = conditioners.build(replace(config, initial=base), others, FIRST_STAGE)
     anew = conditioners.build(config, others, FIRST_STAGE)
     vocabularies = [one.by_field()["field"].assets() for one in (first, tuned, anew)]
     assert vocabularies[0] == vocabularies[1] != vocabularies[2]
@@ -140,10 +146,8 @@ def test_the_release_whose_weights_are_loaded_has_the_classes_of_the_images(
 
     config = configured({"field": CONDITIONS["class"]})
     first = conditioners.build(config, of("cat", "dog"), FIRST_STAGE)
-    unet = UNetConfig(in_channels=LATENT, out_channels=LATENT, channels=32, multipliers=(1,), context_width=16)
-    model = LatentDiffusion(Autoencoder(FIRST_STAGE), UNet(unet), first, Diffusion(DiffusionConfig()))
-    save_diffusion(tmp_path / "release", model, name="base", image_size=SIDE)
-    tuned = replace(config, initial=str(tmp_path / "release"))
+    base = save_release(tmp_path, first)
+    tuned = replace(config, initial=base)
     conditioners.build(tuned, of("cat", "dog"), FIRST_STAGE)
     with refused("initial: field: class 0 of the images is 'ant'; of the release base, 'cat'"):
         conditioners.build(tuned, of("ant", "cat"), FIRST_STAGE)
