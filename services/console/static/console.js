@@ -76,7 +76,7 @@ const problem = document.querySelector("[data-retry]");
 if (problem) {
   const retry = async () => {
     try {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(30_000) });
       if (answer.status !== 503) return location.reload();
     } catch { /* the console itself is away */ }
     setTimeout(retry, problem.dataset.retry * 1000);

@@ -2,10 +2,11 @@
 // emptied, so that the memory of the browser stays bounded. Without this script, the links lead from page to page.
 
 const NEAR = "1500px", FAR = "6000px";
+const PATIENCE = 30_000; // ms for an answer: one that was lost on the way never comes
 const gallery = document.querySelector(".gallery");
 
 async function load(address) {
-  const answer = await fetch(address, { headers: { Accept: "text/html" } });
+  const answer = await fetch(address, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(PATIENCE) });
   if (!answer.ok) throw answer;
   return new DOMParser().parseFromString(await answer.text(), "text/html");
 }
@@ -20,9 +21,10 @@ const nextLink = (page) => page.querySelector('main a[rel="next"]')?.closest("na
 
 // -- further pages --
 
-const end = new IntersectionObserver(async ([entry]) => {
-  if (!entry.isIntersecting) return;
-  const link = entry.target;
+// A busy browser reports several changes at once: the last one is how it is.
+const end = new IntersectionObserver(async (entries) => {
+  const { target: link, isIntersecting } = entries.at(-1);
+  if (!isIntersecting || !link.isConnected) return;
   end.unobserve(link);
   try {
     const page = await load(link.querySelector("a").href);
@@ -42,7 +44,8 @@ const end = new IntersectionObserver(async ([entry]) => {
 // -- pages that are far away --
 
 const far = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) isIntersecting ? fill(target) : empty(target);
+  const last = new Map(entries.map(({ target, isIntersecting }) => [target, isIntersecting]));
+  for (const [target, isNear] of last) isNear ? fill(target) : empty(target);
 }, { rootMargin: FAR });
 
 function empty(grid) {

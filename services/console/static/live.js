@@ -9,7 +9,7 @@ const notice = document.querySelector("#notice");
 let news, heardAt, isStale = false, isWaiting = false, hasEnded = false;
 
 async function refresh() {
-  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  const answer = await fetch(location.href, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(30_000) });
   if (answer.status === 401 || answer.status === 404) return end(answer.status);
   if (!answer.ok) throw new Error(answer.statusText);
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");

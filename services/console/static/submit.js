@@ -19,7 +19,7 @@ for (const select of document.querySelectorAll("[data-submits]")) {
 async function send(event) {
   event.preventDefault();
   const { target: form, submitter } = event;
-  const answer = await fetch("/submit", { headers: { Accept: "text/html" } }).catch(() => undefined);
+  const answer = await fetch("/submit", { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(30_000) }).catch(() => undefined);
   if (!answer?.ok) {
     document.querySelector("#notice").textContent = answer?.status === 401
       ? "Your session has ended. Sign in in another tab, then send this again."

@@ -1,6 +1,7 @@
 """Pages that stay open: on a slow server, after the end of their session, and while a form is filled in."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,33 @@ SLOWLY = """
         window.most = Math.max(window.most, window.now);
         await new Promise((resolve) => setTimeout(resolve, 1500));
         try { return await asked(...given); } finally { window.now -= 1; }
+    };
+"""
+# A busy browser gathers what an observer has seen, and reports all of it later.
+LATE = """
+    window.IntersectionObserver = class extends IntersectionObserver {
+        constructor(report, options) {
+            let seen = [];
+            super((entries) => {
+                if (!seen.length) setTimeout(() => { const all = seen; seen = []; report(all, this); }, 400);
+                seen.push(...entries);
+            }, options);
+        }
+    };
+"""
+# The first answer never comes. Waiting for it ends after 1 s.
+LOST = """
+    const asked = window.fetch;
+    let isFirst = true;
+    AbortSignal.timeout = () => {
+        const control = new AbortController();
+        setTimeout(() => control.abort(), 1000);
+        return control.signal;
+    };
+    window.fetch = (address, options) => {
+        if (!isFirst || !String(address).includes("/jobs/")) return asked(address, options);
+        isFirst = false;
+        return new Promise((_, fail) => options.signal?.addEventListener("abort", () => fail(new Error("aborted"))));
     };
 """
 
@@ -102,12 +130,33 @@ def test_a_form_is_not_lost_with_its_session(page: Any, console: Any) -> None:
     page.wait_for_selector(".estimate:has-text('1 image')")
 
 
+def scroll_to(page: Any, selector: str) -> None:
+    """Scroll to the end again and again until this is there; the page's own script adds it."""
+    end_at = time.monotonic() + 90
+    while page.query_selector(selector) is None:
+        assert time.monotonic() < end_at, page.inner_text("main")[-200:]
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        page.wait_for_timeout(100)
+
+
+def test_a_gallery_goes_on_where_the_browser_reports_late(stack: Stack, page: Any) -> None:
+    job = make_job(stack, 3_000, tenant=TENANT, pictures=1)
+    page.add_init_script(LATE)
+    page.goto(f"/jobs/{job}")
+    scroll_to(page, "#image-700")
+
+
+def test_a_gallery_asks_again_for_a_page_that_never_came(stack: Stack, page: Any) -> None:
+    job = make_job(stack, 3_000, tenant=TENANT, pictures=1)
+    page.add_init_script(LOST)
+    page.goto(f"/jobs/{job}")
+    scroll_to(page, "#image-130")
+
+
 def test_back_from_an_image_leads_to_its_place(stack: Stack, page: Any) -> None:
     job = make_job(stack, 3_000, tenant=TENANT, pictures=1)
     page.goto(f"/jobs/{job}")
-    while page.query_selector("#image-700") is None:
-        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-        page.wait_for_timeout(100)
+    scroll_to(page, "#image-700")
     page.click("#image-700 a")
     page.wait_for_selector("h1:has-text('image 700')")
     page.go_back()

@@ -6,7 +6,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,20 @@ def write(columns: dict[str, Any], **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+opened = list[Iterator[bytes]]()
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """One file is read at a time: a test that fails gives its turn back."""
+    yield
+    while opened:
+        opened.pop().close()  # type: ignore[attr-defined]
+
+
 def read(body: bytes) -> Iterator[bytes]:
-    return read_parquet("'x.parquet'", iter([body]), len(body))
+    opened.append(read_parquet("'x.parquet'", iter([body]), len(body)))
+    return opened[-1]
 
 
 def refusal_of(pieces: Iterator[bytes]) -> str:
@@ -51,8 +63,9 @@ def child(pieces: Iterator[bytes]) -> psutil.Process:
     while True:
         next(pieces)
         for one in psutil.Process().children():
-            if CODE in one.cmdline():
-                return one
+            with suppress(psutil.Error):  # of another test, and ended
+                if CODE in one.cmdline():
+                    return one
 
 
 def repeated(values: Any, count: int) -> pa.Array:
