@@ -92,9 +92,16 @@ def test_a_queue_that_was_not_granted_is_refused_and_not_listed(stack: Stack, at
 @pytest.mark.parametrize(
     ("statement", "answer"),
     [
-        ("SELECT submit_job(NULL)", "job: not a JSON object"),
-        ("SELECT submit_jobs(NULL)", "jobs: not a JSON array"),
-        ("SELECT submit_jobs('{}')", "jobs: not a JSON array"),
+        ("SELECT submit_job(NULL)", "job: NULL is not allowed; permitted: a JSON object"),
+        ("SELECT submit_job('null')", "job: null is not allowed; permitted: a JSON object"),
+        ("SELECT submit_jobs(NULL)", "jobs: NULL is not allowed; permitted: a JSON array of objects"),
+        ("SELECT submit_jobs('{}')", "jobs: {} is not allowed; permitted: a JSON array of objects"),
+        ("SELECT checked_tags(NULL)", "tags: NULL is not allowed; permitted: a list of at most 16 texts"),
+        ("SELECT checked_tags(ARRAY[NULL])", "tags: NULL is not allowed; permitted: text of 1 to 100 characters"),
+        (
+            "INSERT INTO jobs (model, request, queue) VALUES ('m', '{}', NULL)",
+            "queue: NULL is not allowed; permitted: the",
+        ),
         ("SELECT submit_jobs('[null]')", r"jobs\[0\]: a JSON null is not allowed; permitted: a JSON object"),
         ('SELECT submit_jobs(\'[{"model": "m", "request": {}}, []]\')', r"jobs\[1\]: a JSON array is not allowed"),
         ("SELECT submit_jobs('[{\"request\": {}}]')", "model: NULL is not allowed"),

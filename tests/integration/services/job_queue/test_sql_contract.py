@@ -170,8 +170,11 @@ def test_submit_job_inserts_and_returns_the_same_job_for_the_same_key(client: ps
 @pytest.mark.parametrize(
     ("job", "complaint"),
     [
-        ("[1]", "job: not a JSON object"),
-        ('{"model": "m", "request": {}, "tenant": "other", "state": "x"}', "job: state, tenant is not a known field"),
+        ("[1]", r"job: \[1\] is not allowed; permitted: a JSON object"),
+        (
+            '{"model": "m", "request": {}, "tenant": "other", "state": "x"}',
+            "job: state, tenant is not a known field; permitted: model, request",
+        ),
         ('{"request": {}}', "model: NULL is not allowed"),
         ('{"model": "m"}', "request: NULL is not allowed; permitted: a JSON object"),
         ('{"model": "m", "request": {}, "priority": "x"}', 'priority: "x" is not allowed; permitted: an integer'),
