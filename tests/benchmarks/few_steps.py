@@ -1,10 +1,10 @@
 """Distilled releases beside their teacher: `python -m tests.benchmarks.few_steps TEACHER DATA OUTPUT STUDENT ...`.
 
 Every row of the table has the same requests and seeds. Differences are those to the teacher in the first number of
---teacher-steps, and of each further student to the first one with as many evaluations, with paired bootstrap intervals
-that hold for a row's figures together. Writes `fewstep.png`: the teacher above each student in 8, 4, 2 and 1
-evaluations. The teacher has one condition, a class. Samples are kept in OUTPUT, so the same command goes on where it
-ended, and students may be added.
+--teacher-steps, then those of students to its other numbers, and of each further student to the first one with as many
+evaluations, with paired bootstrap intervals that hold for a row's figures together. Writes `fewstep.png`: the teacher
+above each student in 8, 4, 2 and 1 evaluations. Samples are kept in OUTPUT, so the same command goes on where it ended,
+and students may be added.
 """
 
 import argparse
@@ -20,31 +20,34 @@ from training.data import image_set
 from training.data.conditions import types_of
 from training.data.image_set import ImageSet
 from training.data.rows import spread
-from training.evaluation import networks, second_stage
-from training.evaluation.against import judge
+from training.evaluation import networks, obedience, second_stage
+from training.evaluation.against import comparable_rows, conditions_of
 from training.evaluation.networks import MOST_REAL, Weights, compute_features
 from training.evaluation.second_stage import EvaluationRequests, Sampling
 from training.metrics import paired
 from training.model import release
 from training.model.latent_diffusion import load_diffusion
+from training.model.pixels import to_bytes, to_unit
+from training.model.release import Release
 from training.previews import contact_sheet
+from training.previews.samples import describe_request, draw_condition
 
 SHOWN = 20  # columns of the sheet
 STUDENT_STEPS = (8, 4, 2, 1)
 
 
 class Images(NamedTuple):
-    """What is compared of a set of images: features [N, D], and whether each obeys its request [N]."""
+    """What is compared of a set of images: features [N, D], and how well each obeys its request [N], by its name."""
 
     features: Tensor
-    obeyed: Tensor
+    obeyed: dict[str, Tensor]
 
 
 class Real(NamedTuple):
-    """The real images: features [M, D], and the classes of requests [N] and of them [M]."""
+    """The real images: features [M, D], and the classes of requests [N] and of them [M], if requests are classes."""
 
     features: Tensor
-    classes: tuple[Tensor, Tensor]
+    classes: tuple[Tensor, Tensor] | None
 
 
 def main() -> None:
@@ -86,35 +89,59 @@ def measure(
 ) -> None:
     """Print the table, and write the sheet. drawn: the samples of each release in a number of steps."""
     taught = release.read(options.teacher)
-    _, obeys = judge(taught, images, requested)
-    assert obeys is not None
+    judged = obedience.find(types_of(taught), images, requested)
     features = networks.load(Weights(), images, options.data, options.output).features
-    rows = spread(images.rows("train"), MOST_REAL)
-    (field,) = types_of(taught)
-    labels = torch.tensor([request[field] for request in requested.requests]), torch.as_tensor(images.labels(rows))
-    real = Real(compute_features(features, images, rows), labels)
+    rows = spread(comparable_rows(taught, images), MOST_REAL)
+    real = Real(compute_features(features, images, rows), conditions_of(taught, images, requested, rows))
     found = {
-        way: Images(features.features(samples), torch.as_tensor(obeys(samples)).double())
+        way: Images(features.features(samples), {judged.name: judged.measure(samples)} if judged else {})
         for way, samples in drawn.items()
     }
+    guided = 2 if options.guidance != 1 else 1
     reference = options.teacher, options.teacher_steps[0]
     for way, one in found.items():
         folder, steps = way
-        print(f"{folder}, {steps} steps, {steps * (2 if folder == options.teacher else 1)} rows an image")
+        print(f"{folder}, {steps} steps, {steps * (guided if folder == options.teacher else 1)} rows an image")
         tell(one, found[reference], real)
+    for other in options.teacher_steps[1:]:
+        for folder in options.students:
+            for steps in STUDENT_STEPS:
+                print(f"{folder}, {steps} steps, beside the teacher's {other}")
+                tell(found[folder, steps], found[options.teacher, other], real)
     first, *others = options.students
     for folder in others:
         for steps in STUDENT_STEPS:
             print(f"{folder} beside {first}, {steps} steps")
             tell(found[folder, steps], found[first, steps], real)
-    shown = [samples for way, samples in drawn.items() if way == reference or way[0] != options.teacher]
-    columns = spread(range(options.images), SHOWN)
-    contact_sheet.save(options.output / "fewstep.png", torch.cat([one[columns] for one in shown]), columns=SHOWN)
+    draw_sheet(taught, requested, drawn, images, options)
+
+
+def draw_sheet(
+    taught: Release,
+    requested: EvaluationRequests,
+    drawn: dict[tuple[Path, int], Tensor],
+    images: ImageSet,
+    options: Namespace,
+) -> None:
+    """Write the sheet, with the conditions above and the images that they describe below."""
+    columns, types = spread(range(options.images), SHOWN), types_of(taught)
+    shown = [samples[columns] for samples in drawn.values()]
+    captions = list[str]()
+    if requested.rows is not None:
+        described = [(requested.requests[column], images.pixels([requested.rows[column]])) for column in columns]
+        pictures = [draw_condition(request, types, to_bytes(original)[0]) for request, original in described]
+        if all(picture is not None for picture in pictures):
+            shown.insert(0, to_unit(torch.from_numpy(np.stack([one for one in pictures if one is not None]))))
+        shown.append(torch.cat([original for _, original in described]))
+        captions = [describe_request(request, types, ()) for request, _ in described]
+    contact_sheet.save(
+        options.output / "fewstep.png", torch.cat(shown), columns=SHOWN, captions=captions if any(captions) else ()
+    )
 
 
 def tell(one: Images, other: Images, real: Real) -> None:
     """Print the figures of images, and their differences to those of others."""
-    obeyed = {"obeyed": (one.obeyed, other.obeyed)}
+    obeyed = {name: (values, other.obeyed[name]) for name, values in one.obeyed.items()}
     for each in paired.compare(one.features, other.features, real.features, real.classes, obeyed):
         interval = f"{each.first - each.second:+.4f} ({each.low:+.4f} to {each.high:+.4f})"
         print(f"  {each.name.replace('_', ' '):28} {each.first:8.4f}  {interval}  {each.verdict}", flush=True)

@@ -1,9 +1,8 @@
 """Compares two diffusion releases by images of the same requests and seeds: `--against`."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.data import shapes
 from training.data.conditions import types_of
 from training.data.image_set import ImageSet
 from training.data.rows import spread
 from training.errors import DarkroomError
-from training.evaluation.agreement import find_judge
+from training.evaluation import obedience
 from training.evaluation.networks import MOST_REAL, Networks, compute_features
 from training.evaluation.second_stage import (
     COLUMNS,
@@ -26,13 +24,11 @@ from training.evaluation.second_stage import (
     complete_sampling,
     generate,
 )
-from training.metrics import conditions, paired, targets
+from training.metrics import paired, targets
 from training.metrics.paired import Difference
 from training.model.latent_diffusion import load_diffusion
 from training.model.release import Release
 from training.previews import contact_sheet
-
-Obeys = Callable[[Tensor], list[bool] | Tensor]
 
 
 class ComparisonError(DarkroomError):
@@ -70,22 +66,23 @@ def compare(
     the images of both, the release's above the other's. Raises ValueError for fewer than 32 images.
     """
     requested = build_requests(descriptions[0], images, samplings[0].images)
-    name, obeys = judge(descriptions[0], images, requested)
-    features, obedience, shown = [], [], []
+    judged = obedience.find(types_of(descriptions[0]), images, requested)
+    features, obeyed, shown = list[Tensor](), list[Tensor](), list[Tensor]()
     used = [complete_sampling(*pair) for pair in zip(samplings, descriptions, strict=True)]
     for path, description, sampling in zip((release, other), descriptions, used, strict=True):
         model, _ = load_diffusion(path)
         samples = generate(model, description, requested.requests, sampling)
         features.append(networks.features.features(samples))
-        obedience.append(torch.as_tensor(obeys(samples)).double() if obeys else None)
+        if judged:
+            obeyed.append(judged.measure(samples))
         shown.append(samples[spread(range(len(samples)), COLUMNS)])
     rows = spread(comparable_rows(descriptions[0], images), MOST_REAL)
     found = paired.compare(
         features[0],
         features[1],
         compute_features(networks.features, images, rows),
-        _conditions(descriptions[0], images, requested, rows),
-        {name: (obedience[0], obedience[1])} if obedience[0] is not None and obedience[1] is not None else None,
+        conditions_of(descriptions[0], images, requested, rows),
+        {judged.name: (obeyed[0], obeyed[1])} if judged else None,
     )
     output.mkdir(parents=True, exist_ok=True)
     contact_sheet.save(output / "comparison.png", torch.cat(shown), columns=len(shown[0]))
@@ -119,26 +116,7 @@ def figure(difference: Difference) -> dict[str, Any]:
     }
 
 
-def judge(description: Release, images: ImageSet, requested: EvaluationRequests) -> tuple[str, Obeys | None]:
-    """Return what tells whether each sample obeys its request, and the name of its figure; None where nothing can."""
-    has_shapes = images.description.box_classes == shapes.CLASSES
-    for field, kind in types_of(description).items():
-        values = [request[field] for request in requested.requests]
-        if kind == "class" and has_shapes:
-            return "class_accuracy", partial(conditions.match_classes, labels=values)
-        if kind == "class":
-            found = find_judge(images)
-            return "class_accuracy", found and partial(_are_classes, found[0], torch.tensor(values))
-        if kind in ("text", "frozen_text") and has_shapes:
-            return "caption_accuracy", partial(conditions.match_captions, captions=values)
-    return "", None
-
-
-def _are_classes(predict: Callable[[Tensor], Tensor], wanted: Tensor, samples: Tensor) -> Tensor:
-    return predict(samples) == wanted
-
-
-def _conditions(
+def conditions_of(
     description: Release, images: ImageSet, requested: EvaluationRequests, rows: list[int]
 ) -> tuple[Tensor, Tensor] | None:
     """Return the class of each request and of each real image, or None for other conditions."""

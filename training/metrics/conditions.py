@@ -4,7 +4,7 @@ For images of the built-in set `shapes`, [R, 3, S, S] in [-1, 1]. The values of 
 bound for a model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,17 @@ def box_overlap(images: Tensor, layouts: Sequence[Layout]) -> float:
 
     A missing shape counts as 0, and so does each extra one.
     """
-    values: list[float] = []
+    return mean([value for values in _overlaps(images, layouts) for value in values])
+
+
+def overlap_boxes(images: Tensor, layouts: Sequence[Layout]) -> list[float]:
+    """Return the mean of `box_overlap` within each image; 1 for one that shows nothing as requested."""
+    return [mean(values) if values else 1.0 for values in _overlaps(images, layouts)]
+
+
+def _overlaps(images: Tensor, layouts: Sequence[Layout]) -> Iterator[list[float]]:
     for image, layout in zip(to_bytes(images), layouts, strict=True):
+        values: list[float] = []
         seen = list(shapes.read_back(image).shapes)
         for wanted in layout:
             candidates = [one for one in seen if one.name == shapes.CLASSES[wanted["class"]]]
@@ -55,8 +64,7 @@ def box_overlap(images: Tensor, layouts: Sequence[Layout]) -> float:
             values.append(0.0 if found is None else intersection_over_union(found.box, wanted["box"]))
             if found is not None:
                 seen.remove(found)
-        values += [0.0] * len(seen)
-    return mean(values)
+        yield values + [0.0] * len(seen)
 
 
 def map_overlap(images: Tensor, maps: NDArray[np.uint8]) -> float:
@@ -69,6 +77,12 @@ def map_overlap(images: Tensor, maps: NDArray[np.uint8]) -> float:
     both = np.array([((seen == c) & (maps == c)).sum() for c in classes])
     either = np.array([((seen == c) | (maps == c)).sum() for c in classes])
     return float((both[either > 0] / either[either > 0]).mean())
+
+
+def agree_with_maps(images: Tensor, maps: NDArray[np.uint8]) -> list[float]:
+    """Return the share of the pixels of each image whose class is that of the requested map, [R, S, S]."""
+    pairs = zip(to_bytes(images), maps, strict=True)
+    return [float((shapes.semantic_map(image) == wanted).mean()) for image, wanted in pairs]
 
 
 def intersection_over_union(a: Box, b: Box) -> float:
