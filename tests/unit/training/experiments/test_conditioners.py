@@ -1,115 +1,26 @@
-"""An experiment's conditioners are built for what the image set has, and what does not fit is named."""
+"""An experiment's conditioners are built for what the image set has."""
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from training.data import image_set
+from tests.support.conditioned import CONDITIONS, COUNT, FIRST_STAGE, LATENT, MAPS, SIDE, Configured, refused, written
 from training.data.batches import row_generator
 from training.data.image_set import ImageSet
 from training.data.rows import read_image
-from training.experiments import compose, conditioners
-from training.experiments.conditions import (
-    ClassCondition,
-    Condition,
-    FrozenTextCondition,
-    LayoutCondition,
-    LayoutMapCondition,
-    LowResolutionCondition,
-    MaskedImageCondition,
-    SemanticMapCondition,
-    TextCondition,
-)
-from training.experiments.schema import DegradationConfig, DiffusionExperiment, ExperimentError
-from training.model.autoencoder import Autoencoder, AutoencoderConfig
+from training.experiments import conditioners
+from training.experiments.conditions import FrozenTextCondition
+from training.experiments.schema import DiffusionExperiment
+from training.model.autoencoder import Autoencoder
 from training.model.conditioners import Conditioner, Conditioners
 from training.model.conditioners.frozen_text import FrozenTextConditioner
 from training.model.conditioners.text import TextConditioner
 from training.model.diffusion import Diffusion, DiffusionConfig
 from training.model.latent_diffusion import LatentDiffusion, save_diffusion
 from training.model.unet import UNet, UNetConfig
-
-COUNT, SIDE, LATENT = 12, 16, 2
-FIRST_STAGE = AutoencoderConfig(image_channels=1, latent_channels=LATENT, multipliers=(1, 2))
-TRANSFORMER: dict[str, Any] = {"width": 16, "depth": 1, "heads": 1, "head_width": 8}
-CONDITIONS: dict[str, Condition] = {
-    "class": ClassCondition("class", 16),
-    "text": TextCondition("text", length=8, vocabulary=60, **TRANSFORMER),
-    "layout": LayoutCondition("layout", objects=2, vocabulary=64, **TRANSFORMER),
-    "layout_map": LayoutMapCondition("layout_map", channels=5, objects=2),
-    "semantic_map": SemanticMapCondition("semantic_map", channels=3, stages=1),
-    "low_resolution": LowResolutionCondition("low_resolution", channels=1),
-    "masked_image": MaskedImageCondition("masked_image", factor=2, channels=1),
-}
-MAPS = {
-    "layout_map": 5,
-    "semantic_map": 3,
-    "low_resolution": 1,
-    "masked_image": LATENT + 1,
-}  # channels beside the latent's
-
-
-def written(folder: Path, records: list[dict[str, Any]] | None = None, **changes: Any) -> ImageSet:
-    """A set of 10 training images and 2 held-out ones that tells everything, or what it is told to."""
-    everything = [
-        {
-            "name": str(row), "label": row % 3, "text": f"a picture of {row}",
-            "boxes": [{"class": row % 4, "box": [0.0, 0.0, 0.5, 1.0]}] * 3,
-        }
-        for row in range(COUNT)
-    ]  # fmt: skip
-    rng = np.random.default_rng(0)
-    arguments: dict[str, Any] = {
-        "images": rng.integers(0, 256, (COUNT, SIDE, SIDE, 1), dtype=np.uint8),
-        "maps": rng.integers(0, 5, (COUNT, SIDE, SIDE), dtype=np.uint8),
-        "masks": np.full((COUNT, SIDE, SIDE), 255, np.uint8),
-        "classes": ["a", "b", "c"], "box_classes": ["d", "e", "f", "g"], "map_classes": ["h", "i", "j", "k", "l"],
-        **changes,
-    }  # fmt: skip
-    return image_set.write(folder, name="all", records=records or everything, train_count=10, **arguments)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    return written(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def base() -> DiffusionExperiment:
-    config = compose.load("digits_diffusion", ["autoencoder=somewhere"])
-    assert isinstance(config, DiffusionExperiment)
-    return config
-
-
-Configured = Callable[..., DiffusionExperiment]
-
-
-@pytest.fixture
-def configured(base: DiffusionExperiment) -> Configured:
-    """An experiment with these conditioners, over a U-Net that fits them unless it is told otherwise."""
-
-    def configure(
-        conditioners: dict[str, Condition], unet: dict[str, Any] | None = None, **data: Any
-    ) -> DiffusionExperiment:
-        maps = sum(MAPS.get(one.type, 0) for one in conditioners.values())
-        tokens = any(one.type not in MAPS for one in conditioners.values())
-        fitting = {
-            "in_channels": LATENT + maps, "out_channels": LATENT, "context_width": 16 if tokens else None,
-            **(unet or {}),
-        }  # fmt: skip
-        model = replace(base.model, conditioners=conditioners, unet=replace(base.model.unet, **fitting))
-        return replace(base, model=model, data=replace(base.data, **data))
-
-    return configure
-
-
-def refused(message: str) -> Any:
-    return pytest.raises(ExperimentError, match=f"^{message}$")
 
 
 def save_release(folder: Path, built: Any) -> str:
@@ -259,131 +170,6 @@ def test_a_folder_without_an_encoder_is_told(images: ImageSet, tmp_path: Path, c
     one = FrozenTextCondition("frozen_text", str(tmp_path / "nothing"), width=16)
     with refused(r"model\.conditioners\.caption: .*nothing: is not a folder"):
         conditioners.build(configured({"caption": one}), images, FIRST_STAGE)
-
-
-# -- what the set lacks ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["class", "text", "layout", "layout_map", "semantic_map"])
-def test_a_set_that_tells_nothing_is_refused(kind: str, tmp_path: Path, configured: Configured) -> None:
-    bare = written(tmp_path, [{"name": str(row)} for row in range(COUNT)], maps=None, masks=None)
-    message = (
-        rf"model\.conditioners\.field: {kind}; no image of the set has a value for it; see docs/training\.md for the .*"
-    )
-    with refused(message):
-        conditioners.build(configured({"field": CONDITIONS[kind]}), bare, FIRST_STAGE)
-
-
-def test_given_masks_must_be_given(images: ImageSet, tmp_path: Path, configured: Configured) -> None:
-    bare, one = written(tmp_path, masks=None), {"field": CONDITIONS["masked_image"]}
-    with refused(r"model\.conditioners\.field: masked_image; no image of the set has a value for it; .*"):
-        conditioners.build(configured(one, masks="given"), bare, FIRST_STAGE)
-    conditioners.build(configured(one, masks="wide"), bare, FIRST_STAGE)
-    conditioners.build(configured(one, masks="given"), images, FIRST_STAGE)
-
-
-def test_a_few_images_may_lack_a_value_and_more_are_counted(tmp_path: Path, configured: Configured) -> None:
-    records = [{"name": str(row), **({} if row in (2, 5, 11) else {"text": "a cat"})} for row in range(COUNT)]
-    some, one = written(tmp_path, records), {"caption": CONDITIONS["text"]}
-    conditioners.build(configured(one, max_bad=0.2), some, FIRST_STAGE)
-    message = (
-        r"model\.conditioners\.caption: 2 of 10 training images have no value for it \(20\.0 %, "
-        r"permitted: data\.max_bad=15 %\)\. Complete metadata\.jsonl, or raise data\.max_bad to train on them .*"
-    )
-    with refused(message):
-        conditioners.build(configured(one, max_bad=0.15), some, FIRST_STAGE)
-
-
-@pytest.mark.parametrize("kind", ["low_resolution", "masked_image"])
-def test_conditions_that_are_images_have_the_set_s_channels(
-    kind: str, images: ImageSet, configured: Configured
-) -> None:
-    one: Any = CONDITIONS[kind]
-    with refused(r"model\.conditioners\.field\.channels: 3; the images have 1"):
-        conditioners.build(configured({"field": replace(one, channels=3)}), images, FIRST_STAGE)
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "message"),
-    [
-        ("text", {"length": 2}, "length: 2 is not allowed; permitted: at least 3 with this tokenizer"),
-        ("layout", {"vocabulary": 4}, "classes: 4 is not allowed; permitted: from 1 to 3 with this vocabulary"),
-    ],
-)
-def test_what_a_conditioner_refuses_is_told_of_its_field(
-    kind: str, changes: dict[str, Any], message: str, images: ImageSet, configured: Configured
-) -> None:
-    one: Any = CONDITIONS[kind]
-    with refused(rf"model\.conditioners\.field: {message}"):
-        conditioners.build(configured({"field": replace(one, **changes)}), images, FIRST_STAGE)
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "data", "message"),
-    [
-        ("masked_image", {"factor": 4}, {}, r"model\.conditioners\.field\.factor: 4; the autoencoder's is 2"),
-        (
-            "semantic_map",
-            {"stages": 0},
-            {},
-            r"model\.conditioners\.field\.stages: 0; the autoencoder halves images 1 .*",
-        ),
-        ("masked_image", {}, {"crop": 8}, r"data\.masks: mixed; holes need images of at least 16 pixels .* 8"),
-        (
-            "low_resolution",
-            {},
-            {"degradation": DegradationConfig("bicubic", 3)},
-            r"data\.degradation\.scale: 3; permitted: divisors of the images' side, 16",
-        ),
-    ],
-)
-def test_conditions_fit_the_images_and_their_latents(
-    kind: str, changes: dict[str, Any], data: dict[str, Any], message: str, images: ImageSet, configured: Configured
-) -> None:
-    one: Any = CONDITIONS[kind]
-    conditioners.build(configured({"field": one}), images, FIRST_STAGE)
-    with refused(message):
-        conditioners.build(configured({"field": replace(one, **changes)}, **data), images, FIRST_STAGE)
-
-
-# -- what the U-Net takes --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kinds", "unet", "message"),
-    [
-        (["class"], {"context_width": 32}, r"model\.conditioners\.class\.width: 16; model\.unet\.context_width is 32"),
-        (
-            ["text"],
-            {"context_width": None},
-            r"model\.conditioners\.text\.width: 16; model\.unet\.context_width .*",
-        ),
-        (
-            [],
-            {"context_width": 16},
-            r"model\.unet\.context_width: is set, but no conditioner uses cross-attention; permitted: null",
-        ),
-        (["semantic_map"], {"context_width": 16}, r"model\.unet\.context_width: is set, but no conditioner uses .*"),
-        (["class"], {"out_channels": 3}, r"model\.unet\.out_channels: 3; the latents have 2 channels"),
-        (["class"], {"in_channels": 3}, r"model\.unet\.in_channels: 3; the latents and .* have 2 \+ 0 channels"),
-        (["semantic_map"], {"in_channels": 2}, r"model\.unet\.in_channels: 2; the latents and .* have 2 \+ 3 channels"),
-        (["low_resolution"], {"in_channels": 2}, r"model\.unet\.in_channels: 2; .* have 2 \+ 1 channels"),
-        (["masked_image"], {"in_channels": 2}, r"model\.unet\.in_channels: 2; .* have 2 \+ 3 channels"),
-        (["masked_image", "low_resolution", "class"], {"in_channels": 7}, r"model\.unet\.in_channels: 7; .* 2 \+ 4 .*"),
-    ],
-)
-def test_what_enters_the_unet_must_fit(
-    kinds: list[str], unet: dict[str, Any], message: str, images: ImageSet, configured: Configured
-) -> None:
-    with refused(message):
-        conditioners.build(configured({kind: CONDITIONS[kind] for kind in kinds}, unet), images, FIRST_STAGE)
-
-
-def test_tokens_for_the_time_embedding_have_its_width(images: ImageSet, configured: Configured) -> None:
-    one = ClassCondition("class", 256, entry="time_embedding")  # of a U-Net with 64 channels
-    conditioners.build(configured({"label": one}, {"context_width": None}), images, FIRST_STAGE)
-    with refused(r"model\.conditioners\.label\.width: 64; permitted: 256, 4 x channels"):
-        conditioners.build(configured({"label": replace(one, width=64)}, {"context_width": None}), images, FIRST_STAGE)
 
 
 # -- requests --------------------------------------------------------------------------------------
