@@ -37,7 +37,7 @@ from training.data.own_images.source import Source
 from training.data.own_images.sources import open_source
 
 REPORT, STAMP = "report.json", "source.json"
-VERSION = 4  # to be raised when the same images would make another set
+VERSION = 5  # to be raised when the same images would make another set
 UNWRITABLE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST")}
 
 

@@ -9,8 +9,6 @@ dataset.json       {"labels": [["cat.png", 0], ...]}, as StyleGAN's tools write
 instances.json     {"images": [...], "annotations": [...], "categories": [...]}, as COCO's
 """
 
-import csv
-import io
 import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,13 +16,12 @@ from typing import Any
 
 from training.data.image_set import DataError
 from training.data.own_images import parquet
+from training.data.own_images.csv_tables import read_csv
 from training.data.own_images.names import is_image, is_metadata
 from training.data.own_images.records import FILE_FIELDS, decode_text, file_field, parse_object
 
 Row = tuple[str, Mapping[str, Any]]  # the place, for messages, and the fields; the image is in "file_name"
-SEPARATORS = ",;\t|"
 COLUMNS_SHOWN = 12
-FIELD_LIMIT = 1 << 24  # characters of a CSV's field
 
 
 class NoImagesError(DataError):
@@ -37,7 +34,7 @@ def read_table(name: str, data: bytes, origin: str) -> Iterator[Row]:
     if ending in (".jsonl", ".ndjson"):
         return name_images(read_lines(data, origin), is_metadata(name))
     if ending in (".csv", ".tsv", ".txt"):
-        return name_images(read_csv(data, origin), False)
+        return name_images(read_csv(name, data, origin), False)
     if ending == ".parquet":
         rows = enumerate(parquet.read_table(data, origin), 1)
         return name_images(((f"{origin}: row {number}", row) for number, row in rows), False)
@@ -68,33 +65,6 @@ def read_lines(data: bytes, origin: str) -> Iterator[Row]:
     for number, line in enumerate(decode_text(data, origin).split("\n"), 1):
         if line.strip():
             yield f"{origin}:{number}", parse_object(line, f"{origin}:{number}")
-
-
-def read_csv(data: bytes, origin: str) -> Iterator[Row]:
-    """Yield the rows of a CSV. Without a header, the first column is the image, the second its label or text."""
-    text = decode_text(data, origin)
-    if text.startswith("sep="):  # as Excel writes and reads it
-        text = text.partition("\n")[2]
-    first = text.partition("\n")[0]
-    separator = max(SEPARATORS, key=first.count)
-    if separator not in first and is_image(first.partition(" ")[0]):
-        separator = " "
-    csv.field_size_limit(FIELD_LIMIT)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    header: list[str] | None = None
-    try:
-        for line in lines:
-            if not any(cell.strip() for cell in line):
-                continue
-            if header is None:
-                if len(line) <= 2 and is_image(line[0].strip()):
-                    header = ["file_name", "text" if "caption" in origin.lower() else "label"]
-                else:
-                    header = [cell.strip() for cell in line]
-                    continue
-            yield f"{origin}:{lines.line_num}", dict(zip(header, line, strict=False))
-    except csv.Error as error:
-        raise DataError(f"data.root: {origin}:{lines.line_num} is not CSV ({error})") from None
 
 
 def read_json(name: str, data: bytes, origin: str) -> Iterator[Row]:
