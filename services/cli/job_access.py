@@ -101,8 +101,9 @@ def wait_for_job(engine: "Engine", job_id: str, *, show_progress: bool = True) -
             with engine.connect() as connection:
                 job = _check_found(clients.find_progress(connection, identifier), job_id)
             progress.update(
-                bar, description=job.state, total=job.total or None, completed=job.settled, note=_expected_end(job)
-            )
+                bar, description=job.state, total=job.total or None, completed=job.settled, note=_expected_end(job),
+                visible=bool(job.total) or not job.has_ended,
+            )  # fmt: skip
             if job.has_ended:
                 return find_job(engine, job_id)
             if job.waits_because != reason:

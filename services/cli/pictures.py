@@ -124,7 +124,8 @@ def table(summary: dict[str, Any]) -> "Table":
         add("classes alike", len(names), f"{', '.join(map(repr, names))} differ in upper case or spaces alone")
     if held := summary["classes_held_out"]:
         add("classes held out", len(held), f"never trained on: {', '.join(held[:FIRST])}")
-    add("with a caption", summary["with_text"], " | ".join(text[:60] for text in summary["texts"][:FIRST]))
+    texts = [" ".join(text.split())[:60] for text in summary["texts"][:FIRST]]
+    add("with a caption", summary["with_text"], " | ".join(texts))
     splits = summary["splits"]
     add("held out", splits.get("held_out", ""), "by the user's split" if splits else "a share, chosen by name")
     for name, what in summary["tables"].items():

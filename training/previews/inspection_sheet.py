@@ -3,11 +3,15 @@
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from training.data.own_images.inspection import Inspection
 from training.data.own_images.looks import THUMBNAIL, Look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS, ROWS = 12, 6
 CLASSES = 20  # bars, the most frequent
@@ -32,18 +36,26 @@ def save(path: Path, found: Inspection) -> None:
     if high - low < SPREAD:  # a bar alone would fill the whole width
         sides.set_xlim((low + high - SPREAD) / 2, (low + high + SPREAD) / 2)
     sides.set(title="shorter side, pixels", ylabel="images looked at")
-    bars = figure.add_subplot(grid[0, 1])
-    names = [name for name, _ in Counter(found.classes).most_common(CLASSES)]
-    bars.barh([plain(name) for name in names], [found.classes[name] for name in names], color="#4878a8")
-    bars.invert_yaxis()
-    more = f", the most frequent {CLASSES} of {len(found.classes):,}" if len(found.classes) > CLASSES else ""
-    bars.set(title=f"images of each class{more}" if names else "no labels")
+    draw_classes(figure.add_subplot(grid[0, 1]), found)
     shown = choose(found)
     sheet = figure.add_subplot(grid[1, :])
     sheet.imshow(tile(shown))
     sheet.set_axis_off()
     figure.suptitle(f"{plain(found.source)}: {found.images:,} images, {len(found.looks):,} looked at", parse_math=False)
     figure.savefig(path, dpi=100)
+
+
+def draw_classes(bars: "Axes", found: Inspection) -> None:
+    """Draw a bar for each of the most frequent classes; only a title without labels."""
+    names = [name for name, _ in Counter(found.classes).most_common(CLASSES)]
+    if not names:
+        bars.set(title="no labels")
+        bars.set_axis_off()
+        return
+    bars.barh([plain(name) for name in names], [found.classes[name] for name in names], color="#4878a8")
+    bars.invert_yaxis()
+    more = f", the most frequent {CLASSES} of {len(found.classes):,}" if len(found.classes) > CLASSES else ""
+    bars.set(title=f"images of each class{more}")
 
 
 def plain(text: str) -> str:

@@ -140,6 +140,7 @@ def test_a_rejected_job_exits_3_and_says_why(stack: Stack, darkroom: Darkroom, d
     watched = darkroom("jobs", "watch", str(job_id))
     assert watched.returncode == 3
     assert "items[0].class_label: 99 is not allowed; permitted: an integer from 0 to 9" in watched.stdout
+    assert "0/?" not in watched.stderr, "a bar of images that were never planned"
     refused(
         darkroom("jobs", "outputs", str(job_id), "--archives"),
         "has no archives: it is rejected; a job has them at its end",

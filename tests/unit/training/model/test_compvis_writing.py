@@ -1,5 +1,6 @@
 """Releases in the authors' layout are read again as the same models."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from training.model.release import Release
 from training.model.unet import UNet, UNetConfig
 
 FIRST = {"image_channels": 3, "latent_channels": 3, "channels": 32, "multipliers": (1, 2), "res_blocks": 1}
+PIXELS = asdict(AutoencoderConfig(regularisation="identity", image_channels=3, latent_channels=3))
 DENOISER = {"in_channels": 3, "out_channels": 3, "channels": 32, "multipliers": (1, 2), "res_blocks": 1,
             "attention_factors": (2,), "head_width": 16}  # fmt: skip
 
@@ -68,6 +70,7 @@ def layout(crops: bool = True, groups: bool = True) -> LayoutConditioner:
          {"regularisation": "vq", "codebook_size": 32, "middle_attention": False}, {"schedule": "cosine"}, {}),
         ({"class_label": ClassConditioner(5, 24)}, {"context_width": 24, "transformer_depth": 2}, {}, {}, {}),
         ({"class_label": ClassConditioner(5, 128, "time_embedding")}, {}, {}, {"parameterisation": "x0"}, {}),
+        ({"class_label": ClassConditioner(5, 24)}, {"context_width": 24}, PIXELS, {}, {}),
         ({"caption": text()}, {"context_width": 24}, {}, {}, {}),
         ({"ids": TokenIdsConditioner(11, 4, 24, 1)}, {"context_width": 24}, {}, {},
          {"token_ids": True, "null_trained": True}),

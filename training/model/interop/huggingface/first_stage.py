@@ -30,7 +30,8 @@ def autoencoder_component(model: Autoencoder, *, image_size: int) -> Component:
     if c.regularisation not in CLASSES:
         permitted = ", ".join(CLASSES)
         raise ExportError(
-            f"autoencoder.regularisation: {c.regularisation!r} cannot be exported; permitted: {permitted}"
+            f"autoencoder.regularisation: {c.regularisation!r} cannot be exported; permitted: {permitted}, because "
+            "diffusers has no first stage for models of pixels; darkroom export compvis writes such models"
         )
     if c.regularisation == "kl" and c.encoder_channels != c.latent_channels:
         raise ExportError(

@@ -132,6 +132,15 @@ def test_the_sheet_is_a_picture_with_any_name_and_class(tmp_path: Path) -> None:
         assert image.size == (1200, 950)
 
 
+@pytest.mark.parametrize(("names", "labelled"), [("cat/{}.png dog/{}.png", True), ("{}.png", False)])
+def test_the_sheet_has_an_axis_of_classes_only_if_there_are_labels(names: str, labelled: bool, tmp_path: Path) -> None:
+    found = inspected(tmp_path, {name.format(n): noise_png(n) for n in range(3) for name in names.split()})
+    inspection_sheet.save(tmp_path / "sheet.png", found)
+    with Image.open(tmp_path / "sheet.png") as image:
+        place = np.asarray(image.convert("L"))[60:280, 620:]  # below the title, beside the histogram of sizes
+    assert (place < 128).any() == labelled
+
+
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty"):
         inspect(str(tmp_path), 10)
