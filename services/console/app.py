@@ -12,6 +12,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from services.console.api.app import make_api
 from services.console.directory import Directory
+from services.console.heads import Heads
 from services.console.limits import Limits
 from services.console.pages import PAGES
 from services.console.pages.session import may_sign_in, sign_in_path
@@ -55,6 +56,7 @@ def make_app(settings: ConsoleSettings, database: Engine, store: ObjectStore, li
                 same_site="lax",
                 https_only=bool(settings.console_hosts),
             ),
+            Middleware(Heads),
         ],
     )
     app.state.parts = parts

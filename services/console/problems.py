@@ -14,6 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from services.console.heads import is_head_answered
 from services.console.thumbnails import NotShown
 from services.console.viewer import NotSignedIn, ProviderAway, SignInRefused
 from services.database.faults import is_outage
@@ -118,10 +119,11 @@ def _refused_request(request: Request, error: HTTPException) -> Problem:
 
 def _methods(request: Request) -> list[str]:
     """Return the methods that the address of a request permits."""
-    return [
+    permitted = {
         method for method in METHODS
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
-    ]  # fmt: skip
+    } or {"GET"}  # fmt: skip  # a file, which has no route
+    return sorted(permitted | ({"HEAD"} if "GET" in permitted and is_head_answered(request.scope) else set()))
 
 
 def _refused_values(request: Request, error: RequestValidationError) -> Problem:

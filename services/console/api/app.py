@@ -4,13 +4,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.middleware import Middleware
 
 from services.console.api import checks, jobs, outputs, pairs, recall, releases
-from services.console.api.heads import Heads
 from services.console.parts import Parts
 from services.console.problems import EXPECTED, describe_problem
 
+ROUTERS = (jobs.router, outputs.router, pairs.router, recall.router, checks.router, releases.router)
 DESCRIPTION = """
 Submit jobs of latent diffusion models, follow them and read their images. A request carries a token of a tenant:
 `Authorization: Bearer darkroom_...`. Errors are `application/problem+json`; their `detail` has the words of the
@@ -44,11 +43,10 @@ def make_api(parts: Parts, version: str) -> FastAPI:
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # behind a proxy, the address would begin with http
-        middleware=[Middleware(Heads)],
         responses={status: PROBLEM for status in (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)},
     )
     api.state.parts = parts
-    for router in (jobs.router, outputs.router, pairs.router, recall.router, checks.router, releases.router):
+    for router in ROUTERS:
         api.include_router(router)
     for kind in (*EXPECTED, Exception):
         api.add_exception_handler(kind, answer_problem)

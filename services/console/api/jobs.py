@@ -84,7 +84,7 @@ def list_jobs(
     return JobList(jobs=jobs, next=str(jobs[-1].id) if len(found) > limit else None)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id:uuid}")  # and not /jobs/batch, which then answers 405
 def show_job(call: Reading, job_id: uuid.UUID) -> JobInFull:
     """Show a job."""
     with call.database() as connection:
@@ -124,7 +124,7 @@ def act_on_many(call: Submitting, bulk: Bulk) -> BulkDone:
     return BulkDone(jobs=done)
 
 
-@router.patch("/{job_id}", status_code=202)
+@router.patch("/{job_id:uuid}", status_code=202)
 def change_job(call: Submitting, job_id: uuid.UUID, changes: Changes) -> Changed:
     """Ask that a job change: its priority, whether it is paused, its tags, its deadline."""
     with call.database() as connection:

@@ -1,10 +1,9 @@
 """The errors of a job's images by reason, and actions on the job: cancel, retry, pause, resume and priority."""
 
 import uuid
-from typing import Annotated
+from functools import partial
 
 from fastapi import APIRouter
-from fastapi import Path as PathParameter
 from fastapi.responses import Response
 
 from services.console.bulk import Action, act
@@ -27,9 +26,12 @@ def show_errors(page: Page, job_id: uuid.UUID) -> Response:
     return page.render("errors.html", job=job, reasons=reasons, looked_at=LOOKED_AT)
 
 
-@router.post("/jobs/{job_id}/{action}")
-def change_job(page: Page, form: Form, job_id: uuid.UUID, action: Annotated[Action, PathParameter()]) -> Response:
+def change_job(action: Action, page: Page, form: Form, job_id: uuid.UUID) -> Response:
     """Cancel, retry, pause or resume a job, or change its priority."""
     with page.database() as connection:
         act(connection, action, [job_id], priority=str(form.get("priority", "")))
     return page.go_to(f"/jobs/{job_id}")
+
+
+for action in Action:  # an address each: a parameter would stand for the page /jobs/ID/errors as well
+    router.post(f"/jobs/{{job_id}}/{action}")(partial(change_job, action))

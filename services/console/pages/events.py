@@ -1,7 +1,11 @@
-"""News of jobs as server-sent events: a browser that loses the connection comes back and gets the present state."""
+"""News of jobs as server-sent events: a browser that loses the connection comes back and gets the present state.
+
+A stream ends after a minute, and the browser opens the next: so it does not outlive a session that has ended meanwhile.
+"""
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Collection
 from dataclasses import asdict
@@ -21,6 +25,7 @@ router = APIRouter()
 MOST_JOBS = 64
 RETRY_MS = 3_000
 LEAST_PAUSE_S = 0.5  # between two events of one job
+LASTS_S = 60.0  # a stream; then the browser asks for another one, with the session that it has then
 
 
 @router.get("/events")
@@ -36,11 +41,11 @@ async def send_events(
 
 
 async def _events(page: PageRequest, subscriber: Subscriber) -> AsyncIterator[str]:
-    news, sent = page.parts.news, dict[uuid.UUID, viewing.JobCounts]()
+    news, sent, ends_at = page.parts.news, dict[uuid.UUID, viewing.JobCounts](), time.monotonic() + LASTS_S
     try:
         yield f"retry: {RETRY_MS}\n\n"
-        while True:
-            changed = await subscriber.wait(news.pause_s)
+        while (left_s := ends_at - time.monotonic()) > 0:
+            changed = await subscriber.wait(min(news.pause_s, left_s))
             try:
                 lines = await run_in_threadpool(_read, page, changed or subscriber.jobs)
             except SQLAlchemyError:
@@ -53,6 +58,7 @@ async def _events(page: PageRequest, subscriber: Subscriber) -> AsyncIterator[st
             await asyncio.sleep(LEAST_PAUSE_S)
     finally:
         news.leave(subscriber)
+    yield "event: again\ndata: -\n\n"
 
 
 def _read(page: PageRequest, jobs: Collection[uuid.UUID]) -> list[viewing.JobCounts]:

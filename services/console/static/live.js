@@ -61,6 +61,7 @@ function open() {
   news = new EventSource(`/events?${new URLSearchParams(jobs.map((id) => ["job", id]))}`);
   news.addEventListener("open", hear);
   news.addEventListener("still-here", hear);
+  news.addEventListener("again", open); // in time: a session that has ended opens no other
   news.addEventListener("job", ({ data }) => {
     hear();
     const { id, state, revision, total, succeeded, failed } = JSON.parse(data);

@@ -38,8 +38,8 @@ def test_what_the_framework_refuses_is_refused_in_words(api: TestClient) -> None
     assert_problem(api.get("/api/v1/nothing"), 404, "/api/v1/nothing")
     assert_problem(api.get("/api/v1/jobs/", follow_redirects=False), 404, "/api/v1/jobs/")
     answer = api.put("/api/v1/jobs")
-    assert_problem(answer, 405, "PUT: not allowed here; permitted: GET, POST.")
-    assert answer.headers["allow"] == "GET, POST"
+    assert_problem(answer, 405, "PUT: not allowed here; permitted: GET, HEAD, POST.")
+    assert answer.headers["allow"] == "GET, HEAD, POST"
     jobs = "/api/v1/jobs"
     assert_problem(api.post(jobs, content=b"{", headers=JSON), 422, "body: not JSON", "at character 1")
     assert_problem(api.post(jobs, content=b"{}", headers={"Content-Type": "text/plain"}), 415,

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from services.console.live import Full, News
+from services.console.pages import events
 from services.job_queue import viewing
 from tests.support.browser import served
 from tests.support.console import make_job, open_console
@@ -41,7 +42,7 @@ def settle(stack: Stack, job: uuid.UUID, count: int) -> None:
         connection.execute(text("UPDATE jobs SET succeeded = :n WHERE id = :id"), {"n": count, "id": job})
 
 
-def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+def told(answer: httpx.Response) -> Iterator[dict[str, Any]]:
     kind = ""
     for line in answer.iter_lines():
         if line.startswith("event: "):
@@ -54,7 +55,7 @@ def test_changes_arrive_and_go_on_after_postgres_ends_the_connection(stack: Stac
     job, (_, client) = running_job(stack), console
     with client.stream("GET", "/events", params={"job": str(job)}) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
-        news = events(answer)
+        news = told(answer)
         assert next(news) == {
             "id": str(job), "state": "running", "revision": 1, "total": 100, "succeeded": 0, "failed": 0
         }  # fmt: skip
@@ -76,7 +77,7 @@ def test_others_jobs_are_no_news(stack: Stack, console: Any) -> None:
     make_tenant(stack, "secretive")
     theirs, own = running_job(stack, tenant="secretive"), running_job(stack)
     with console[1].stream("GET", "/events", params={"job": [str(theirs), str(own)]}) as answer:
-        news = events(answer)
+        news = told(answer)
         assert next(news)["id"] == str(own)
         settle(stack, theirs, 5)
         settle(stack, own, 5)
@@ -124,3 +125,15 @@ def test_subscribers_are_bounded_and_ignore_what_is_no_id(stack: Stack) -> None:
 def test_too_many_jobs_are_refused(stack: Stack) -> None:
     answer = open_console(stack).get("/events", params={"job": [str(uuid.uuid4())] * 65})
     assert answer.status_code == 422
+
+
+def test_a_stream_ends_so_that_it_does_not_outlive_its_session(
+    stack: Stack, console: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "LASTS_S", 1.0)
+    job, (_, client) = running_job(stack), console
+    with client.stream("GET", "/events", params={"job": str(job)}) as answer:
+        lines = list(itertools.islice(answer.iter_lines(), 30))
+    assert lines[-3:] == ["event: again", "data: -", ""]
+    client.cookies.clear()
+    assert client.get("/events", params={"job": str(job)}).status_code == 401

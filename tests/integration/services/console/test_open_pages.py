@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from services.console.pages import events
 from services.console.sign_in import SignInLinks
 from services.console.viewer import Viewer
 from tests.support.browser import served_console
@@ -114,6 +115,33 @@ def test_an_open_page_says_that_its_session_has_ended_and_asks_no_more(
     settle(stack, job, 3)
     page.wait_for_timeout(3_000)
     assert [one for one in asked if ".webp" not in one] == []
+
+
+# Counts the streams of events, and keeps what the page tells its viewer.
+STREAMS = """
+    window.opened = 0;
+    window.notices = [];
+    window.EventSource = class extends EventSource { constructor(address) { super(address); window.opened += 1; } };
+    addEventListener("DOMContentLoaded", () => {
+        const notice = document.querySelector("#notice");
+        new MutationObserver(() => window.notices.push(notice.textContent)).observe(notice, { childList: true });
+    });
+"""
+
+
+def test_a_stream_of_events_goes_on_without_a_word_until_its_session_ends(
+    stack: Stack, page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "LASTS_S", 1.0)
+    job = make_job(stack, 9, tenant=TENANT, pictures=1, state="running", succeeded=1, finished_at=None)
+    page.add_init_script(STREAMS)
+    page.goto(f"/jobs/{job}")
+    page.wait_for_function("() => window.opened >= 3")
+    assert "".join(page.evaluate("window.notices")) == ""
+    settle(stack, job, 2)
+    page.wait_for_selector("#head >> text=2 of 9")
+    page.context.clear_cookies()
+    page.wait_for_selector("#notice:has-text('Your session has ended')")
 
 
 def test_a_form_is_not_lost_with_its_session(page: Any, console: Any) -> None:
