@@ -27,6 +27,7 @@ from services.job_requests.output_options import ARCHIVE_MIB, ARCHIVES
 from services.storage.object_store import ObjectStore
 from services.storage.streaming import StreamedObject, marked_size
 from services.storage.tar import END
+from services.storage.transient import is_transient
 
 MAX_IMAGES = 10_000  # of an archive: their rows are held
 READS = 8  # images that are read at the same time
@@ -92,7 +93,7 @@ def write_archives(
     """Write images of a job, by index, to archives. Yields each archive when it is stored; see `ArchiveWriter`."""
     options = plan.get("output", {})
     limit = int(options.get("archive_mib", ARCHIVE_MIB)) * 2**20
-    open_items = partial(EchoReader, store, plan, archived_fields)
+    open_items = partial(EchoReader, store, plan, tick, archived_fields)
     writer = ArchiveWriter(store, prefix, options.get("archive", ARCHIVES[0]), open_items, tick)
     for archive in cut_archives(images, open_items(), limit):
         yield writer.write(archive)
@@ -166,12 +167,15 @@ class ArchiveWriter:
 
     def _read_image(self, image: Output) -> bytes | None:
         """Return the file of an image, or None if it was removed or replaced."""
+        assert image.key is not None
         try:
             answer = self._store.client.get_object(Bucket=self._store.bucket, Key=image.key)
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return None
-            raise
+            if is_transient(error):
+                raise
+            raise self._store.refusal(image.key, error) from None
         with closing(answer["Body"]) as content:
             if answer["ContentLength"] != image.bytes:
                 return None

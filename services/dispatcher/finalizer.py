@@ -12,11 +12,10 @@ Images are read page by page in short transactions, and nothing is written to S3
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import Any
 
-from botocore.exceptions import ClientError
 from sqlalchemy import Engine as Database
 
 from services.dispatcher.archives import archive_revision, write_archives
@@ -31,10 +30,10 @@ from services.job_requests.items import EchoReader, limit_echo
 from services.storage.layout import job_prefix
 from services.storage.object_store import ObjectStore
 from services.storage.streaming import StreamedObject
-from services.storage.transient import is_transient
 
 PAGE = 10_000  # images of one transaction
-EXTEND_S = 30.0  # after which the lease is extended while archives are written
+EXTEND_S = 30.0  # after which the lease is extended while an input is read or archives are written
+MAX_MANIFEST = 16 * 2**20  # bytes of an earlier manifest, which another program may have replaced
 
 
 def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callable[[], None] = lambda: None) -> JobState:
@@ -42,7 +41,8 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
 
     A retry after a crash writes the same bytes. A later revision adds listings of the images that no listing names.
     A manifest replaces only the one that was there when the images were read: a process that froze in between does not
-    replace the manifest of a later revision. tick: called after each page. Raises LeaseLost.
+    replace the manifest of a later revision. tick: called after each page of images and each piece of an input. Raises
+    LeaseLost.
     """
     with database.begin() as connection:
         job = jobs.find_finalizing_job(connection, lease.job_id)
@@ -57,7 +57,8 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
     earlier = _earlier_manifest(store, job)
     listed = max(map(listing_revision, earlier["outputs"]), default=0)
     errors = f"{prefix}/errors{mark and '-' + mark[:-1]}.jsonl"
-    counts, echo = ErrorCounts(), EchoReader(store, plan)
+    keep = _keep_lease(database, lease, tick)
+    counts, echo = ErrorCounts(), EchoReader(store, plan, keep)
     with ExitStack() as stack:
         files = stack.enter_context(ListingFiles(store, f"{prefix}/outputs-{mark}"))
         failed = stack.enter_context(StreamedObject(store, errors, content_type=CONTENT_TYPE))
@@ -74,16 +75,14 @@ def finalize(database: Database, store: ObjectStore, lease: Lease, tick: Callabl
         objects["stages"] = [{"model": one.model, "digest": one.digest} for one in stages]
     if "archive" in plan.get("output", {}):
         new = (image for revision, image in _read_images(database, lease, job, tick) if image.key and revision > listed)
-        keep = _keep_lease(database, lease, tick)
         written = list(write_archives(store, plan, f"{prefix}/archive-{mark}", new, keep))
         objects["archives"] = [*earlier["archives"], *map(asdict, written)]
         if missing := sum(archive.missing for archive in written):
             problems.append(f"its archives lack {missing} images that were removed or replaced before it ended")
     manifest = _manifest(job, objects).encode()
     # A request whose answer was lost is repeated, and then finds the manifest that it has stored.
-    if (
-        not store.put_if_unchanged(key, manifest, etag=found, content_type="application/json")
-        and store.get(key) != manifest
+    if not store.put_if_unchanged(key, manifest, etag=found, content_type="application/json") and not _is_stored(
+        store, key, manifest
     ):
         raise lease_lost(lease)
     store.check_size(key, len(manifest))
@@ -123,7 +122,7 @@ def _read_images(
 
 
 def _keep_lease(database: Database, lease: Lease, tick: Callable[[], None]) -> Callable[[], None]:
-    """Return a function to call often that also extends the lease, since a page of large images takes long to copy."""
+    """Return a function to call often that also extends the lease, since a page of large images or lines takes long."""
     extended_at = time.monotonic()
 
     def keep() -> None:
@@ -140,20 +139,26 @@ def _keep_lease(database: Database, lease: Lease, tick: Callable[[], None]) -> C
 def _earlier_manifest(store: ObjectStore, job: FinalizingJob) -> dict[str, list[Any]]:
     """Return the listings of stored images and the archives that the manifest of an earlier revision names.
 
-    There are none if the manifest was removed: all images are then listed again. Those of this revision are of an
-    attempt that was interrupted.
+    There are none if the manifest was removed, or replaced by what is no manifest: all images are then listed again.
+    Those of this revision are of an attempt that was interrupted.
     """
-    named: dict[str, Any] = {}
     if job.manifest_key is not None:
-        try:
-            named = json.loads(store.get(job.manifest_key))
-        except ClientError as error:
-            if is_transient(error):
-                raise
-    return {
-        "outputs": [key for key in named.get("outputs", ()) if 0 < listing_revision(key) < job.revision],
-        "archives": [one for one in named.get("archives", ()) if 0 < archive_revision(one["key"]) < job.revision],
-    }
+        with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            named = json.loads(store.get_at_most(job.manifest_key, MAX_MANIFEST))
+            return {
+                "outputs": [key for key in named["outputs"] if 0 < listing_revision(key) < job.revision],
+                "archives": [
+                    one for one in named.get("archives", ()) if 0 < archive_revision(one["key"]) < job.revision
+                ],
+            }
+    return {"outputs": [], "archives": []}
+
+
+def _is_stored(store: ObjectStore, key: str, manifest: bytes) -> bool:
+    try:
+        return store.get_at_most(key, len(manifest)) == manifest
+    except ValueError:
+        return False
 
 
 def _line(image: Output, echo: Item, **fields: Any) -> dict[str, Any]:

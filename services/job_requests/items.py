@@ -20,7 +20,7 @@ from services.job_requests.messages import MAX_DEPTH, JsonSchema, depth_exceeds,
 from services.job_requests.sampling_fields import sampling_mistakes
 from services.job_requests.schema import MAX_METADATA, Limits, check_metadata, item_schema
 from services.job_requests.strict_json import RequestError, parse_json
-from services.storage.object_store import ObjectStore, ObjectStoreError
+from services.storage.object_store import ObjectReplaced, ObjectStore
 
 MAX_LINE = 4 * 2**20  # bytes, the limit of a whole request in the table
 MAX_INPUT = 16 * 2**30  # bytes of the object
@@ -102,7 +102,7 @@ class InputObject:
         """Yield the lines in bytes [start, stop); the first one is line `number`.
 
         tick: called for each chunk that was read, since one line may be all of the object. Raises ObjectStoreError if
-        the object was replaced or removed.
+        the object was replaced or removed, or may not be read.
         """
         body = self.store.stream(self.key, etag=self.etag, start=start, stop=stop, chunk=CHUNK)
         return split_lines(call_for_each(body, tick), number=number, start=start)
@@ -213,16 +213,19 @@ def archived_fields(item: Item) -> Item:
 class EchoReader:
     """Reads the echoed fields of items. Call it with numbers in ascending order: it reads an input object once.
 
-    pick: which fields. problem: why the object can no longer be read. Its items then have no fields.
+    tick: called for each piece that was read. pick: which fields. problem: that the object was replaced or removed. Its
+    items then have no fields. Raises ObjectStoreError if it may not be read.
     """
 
-    def __init__(self, store: ObjectStore, plan: Plan, pick: Callable[[Item], Item] = echo_fields) -> None:
+    def __init__(
+        self, store: ObjectStore, plan: Plan, tick: Callable[[], None], pick: Callable[[Item], Item] = echo_fields
+    ) -> None:
         self.problem: str | None = None
         self._pick = pick
         self._items = plan.get("items", ())
         self._lines: Iterator[Line] | None = None
         if "input" in plan:
-            self._lines = InputObject(store, plan["input"]["key"], plan["input"]["etag"]).lines()
+            self._lines = InputObject(store, plan["input"]["key"], plan["input"]["etag"]).lines(tick=tick)
         self._latest, self._fields = -1, Item()
 
     def __call__(self, number: int) -> Item:
@@ -232,7 +235,7 @@ class EchoReader:
         while self._latest < number and self.problem is None:
             try:
                 line = next(self._lines)
-            except ObjectStoreError as error:  # before the first line: a read that has begun is of the pinned version
+            except ObjectReplaced as error:  # before the first line: a read that has begun is of the pinned version
                 self.problem = str(error)
                 break
             self._latest = line.number

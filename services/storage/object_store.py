@@ -34,6 +34,10 @@ class ObjectStoreError(DarkroomError):
     """S3 refuses a request. The message names the bucket and what to check."""
 
 
+class ObjectReplaced(ObjectStoreError):
+    """The version of an object that was to be read was replaced or removed."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """The object that a key holds now, which an earlier writer may have written.
@@ -171,6 +175,11 @@ class ObjectStore:
         if head is None or head["ContentLength"] != size:
             raise self._not_kept(key, size)
 
+    def refusal(self, key: str, error: ClientError) -> ObjectStoreError:
+        """Return what to say of an object that the store does not return, and will not without a change."""
+        code = error.response["Error"]["Code"]
+        return ObjectStoreError(f"the store refuses to return {self.uri(key)} ({code}); let the service read it")
+
     def _not_kept(self, key: str, size: int) -> ObjectStoreError:
         return ObjectStoreError(
             f"{self.uri(key)}: the store accepted {size} bytes and does not return them; check the store, "
@@ -258,7 +267,10 @@ class ObjectStore:
         return str(head["ETag"]) if (head := self.head(key)) else None
 
     def stream(self, key: str, *, etag: str, start: int = 0, stop: int | None = None, chunk: int) -> Iterator[bytes]:
-        """Yield bytes [start, stop) of the version with this ETag. Raises ObjectStoreError if it was replaced."""
+        """Yield bytes [start, stop) of the version with this ETag.
+
+        Raises ObjectReplaced if it was replaced or removed, and ObjectStoreError if it may not be read.
+        """
         if stop is not None and stop <= start:
             return
         until = "" if stop is None else str(stop - 1)
@@ -266,9 +278,11 @@ class ObjectStore:
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key, IfMatch=etag, **arguments)
         except ClientError as error:
+            if is_transient(error):
+                raise
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 412):
-                raise ObjectStoreError(f"{self.uri(key)} was replaced or removed after the job was planned") from None
-            raise
+                raise ObjectReplaced(f"{self.uri(key)} was replaced or removed after the job was planned") from None
+            raise self.refusal(key, error) from None
         yield from answer["Body"].iter_chunks(chunk)
 
     def keys(self, prefix: str, *, before: datetime | None = None, direct: bool = False) -> Iterator[str]:

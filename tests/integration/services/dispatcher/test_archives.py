@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 from PIL import Image
 from sqlalchemy import Engine, text
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -21,6 +20,7 @@ from services.job_queue.leases import Lease
 from services.job_queue.outputs import Output, list_outputs
 from services.job_queue.states import WorkState
 from services.storage import streaming
+from services.storage.object_store import ObjectStoreError
 from tests.support.freezing import freeze_in
 from tests.support.job_queue import call_function, claim, settle
 from tests.support.s3_proxy import S3Proxy, s3_proxy
@@ -195,7 +195,8 @@ def test_images_that_may_not_be_read_now_are_not_taken_for_gone(
     is_denied = S3Proxy(
         refuse=lambda request: 403 if request.method == "GET" and "00000020.png" in request.path else None
     )
-    with s3_proxy(stack.settings("dispatcher"), is_denied) as store, pytest.raises(ClientError, match="refused"):
+    words = r"the store refuses to return s3://.*00000020.png \(Refused\); let the service read it"
+    with s3_proxy(stack.settings("dispatcher"), is_denied) as store, pytest.raises(ObjectStoreError, match=words):
         finalizer.finalize(engine, store, finalize)
     assert list(stack.store().keys(f"outputs/default/{job_id}/archive-")) == []
     assert finalizer.finalize(engine, stack.store(), finalize) == "succeeded"

@@ -62,9 +62,19 @@ def test_images_of_a_revision_without_a_manifest_are_listed_by_the_next(
     assert stack.job(job_id).reason is None
 
 
-@pytest.mark.parametrize("manifest", ["stored", "removed"])
+NO_MANIFESTS = [
+    b"",
+    b"[]",
+    b'{"outputs": 5}',
+    b'{"outputs": [5]}',
+    b'{"outputs": [], "archives": [{}]}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("manifest", ["stored", "removed", *NO_MANIFESTS, bytes(17 * MIB)], ids=range(9))
 def test_each_image_is_listed_once_over_three_revisions(
-    stack: Stack, engine: Engine, worker_id: uuid.UUID, manifest: str
+    stack: Stack, engine: Engine, worker_id: uuid.UUID, manifest: str | bytes
 ) -> None:
     """The first revision is listed, the second is not, and the third lists what the first did not."""
     job_id = submit_planned(stack, engine, worker_id)
@@ -74,6 +84,8 @@ def test_each_image_is_listed_once_over_three_revisions(
     give_up(engine, retry(stack, engine, worker_id, job_id))
     if manifest == "removed":
         stack.store().delete([stack.job(job_id).manifest_key])
+    elif isinstance(manifest, bytes):  # who may write to the bucket has replaced it
+        stack.store().put(stack.job(job_id).manifest_key, manifest, content_type="")
     assert finalizer.finalize(engine, stack.store(), retry(stack, engine, worker_id, job_id)) == "succeeded"
     assert listed(stack, job_id) == list(range(40))
 
