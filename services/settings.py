@@ -153,7 +153,7 @@ class Settings(StoreSettings, DatabaseSettings):
     rows: int = Field(32, ge=2, le=1024, description="rows of the network's batch in a denoising step")
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower)] = "auto"
     profile: Annotated[Literal["auto", "fp32", "fp32-compiled", "bf16", "bf16-compiled"], BeforeValidator(_lower)] = (
-        Field("auto", description="precision, and whether steps are compiled; auto: bf16-compiled on a GPU, else fp32")
+        Field("auto", description="precision, and whether steps are compiled; auto: the fastest on a GPU, else fp32")
     )
     compile_limit_s: float = Field(
         900.0, gt=0, description="seconds that compiling the networks of a release may take; see compile_late"

@@ -79,6 +79,12 @@ IMAGES = Counter("darkroom_images", "Settled images.", ["outcome"], registry=WOR
 PROFILE_SHRINKS = Counter(
     "darkroom_profile_shrinks", "Times that the device ran out of memory and rows were halved.", registry=WORKER
 )
+PROFILE_FALLBACKS = Counter(
+    "darkroom_profile_fallbacks",
+    "Times that auto continued with a slower profile, by the profile that could not be used.",
+    ["profile"],
+    registry=WORKER,
+)
 COMPILE_CACHE = Counter(
     "darkroom_compile_cache", "Compile caches that were loaded, made or not used.", ["outcome"], registry=WORKER
 )

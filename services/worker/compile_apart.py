@@ -11,18 +11,19 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from services.worker.compiled_files import pack
 from services.worker.device_faults import OutOfMemory, UnstableProfile
-from training.errors import DarkroomError, first_line
+from training.errors import first_line
 
 ENDED = "the process that compiled it ended"
 
 
-class TooLate(DarkroomError):
+class TooLate(UnstableProfile):
     """Compiling took longer than it may."""
 
 
@@ -81,7 +82,9 @@ def _raise(output: str, code: int, profile: str) -> None:
         kind, problem, part = "", f"{ENDED} with code {code}", None
     if kind == OutOfMemory.__name__:
         raise OutOfMemory(problem, part)
-    raise UnstableProfile(f"profile {profile}: it cannot be compiled: {problem}" if not kind else problem)
+    if kind != UnstableProfile.__name__:
+        problem = f"profile {profile}: it cannot be compiled: {f'{kind}: ' if kind else ''}{problem}"
+    raise UnstableProfile(problem)
 
 
 def main() -> None:
@@ -103,7 +106,9 @@ def main() -> None:
         if saved is None:
             raise UnstableProfile("torch saved nothing of what it compiled")
         out.write_bytes(pack(saved[0], Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])))
-    except (OutOfMemory, UnstableProfile) as error:
+    except Exception as error:
+        if not isinstance(error, OutOfMemory | UnstableProfile):
+            traceback.print_exc()
         part = getattr(error, "part", None)
         print(json.dumps({"kind": type(error).__name__, "problem": first_line(error), "part": part}), flush=True)
         os._exit(1)

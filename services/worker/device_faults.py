@@ -8,6 +8,8 @@ import torch
 
 from training.errors import DarkroomError, first_line
 
+TOO_LARGE = "It needs a worker with more memory, or DARKROOM_PROFILE=bf16, which takes half"
+
 Part = Literal["the network", "the decoder"]
 
 # In the messages of errors that are no torch.OutOfMemoryError: those of torch on a CPU, of cuBLAS and cuDNN, which have
@@ -38,7 +40,7 @@ class DeviceFault(DarkroomError):
 
 
 class UnstableProfile(DarkroomError):
-    """The bits of a row depend on its place or on the other rows, so nothing may be served with this profile."""
+    """Nothing may be served with this profile: it fails its self-test, or its networks cannot be compiled."""
 
 
 @contextmanager
@@ -71,7 +73,7 @@ def _count_refusals() -> int:
     global _seen  # as the allocator, it belongs to the process
     before = _seen
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        _seen = torch.cuda.memory_stats().get("num_ooms", 0)
+        _seen = torch.cuda.memory_stats_as_nested_dict().get("num_ooms", 0)  # in no order, so that it takes no time
     return _seen - before
 
 

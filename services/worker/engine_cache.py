@@ -16,10 +16,11 @@ from services.observability import metrics
 from services.registry.release_cache import ReleaseCache
 from services.settings import Settings
 from services.storage.object_store import ObjectStore
+from services.worker.compile_apart import TooLate
 from services.worker.compile_cache import CompileCache
-from services.worker.device_faults import OutOfMemory, Part
+from services.worker.device_faults import OutOfMemory, Part, UnstableProfile
 from services.worker.engine import Engine
-from services.worker.execution import choose_device
+from services.worker.execution import Execution, choose_device
 from services.worker.held_shards import HeldShard
 from services.worker.pack import DECODE_ROWS
 from services.worker.precompile import Precompiler, count_compiled
@@ -56,6 +57,7 @@ class EngineCache:
         self._precompiler = Precompiler(CompileCache(store), settings)
         self._files = ReleaseCache(store, settings.cache_dir, settings.cache_gb, settings.cache_seed)
         self._sizes: dict[str, Sizes] = {}  # by digest, of the releases that were loaded before
+        self._profiles: dict[str, list[str]] = {}  # by digest, fastest first: those that have not failed
         self._engines: OrderedDict[str, Engine[HeldShard]] = OrderedDict()
 
     def get(self, manifest: Mapping[str, Any]) -> Engine[HeldShard]:
@@ -99,10 +101,28 @@ class EngineCache:
         return self._make_room(engine.release.digest, error)
 
     def _build(self, folder: Path, manifest: Mapping[str, Any]) -> Engine[HeldShard]:
+        """Build an engine in the fastest profile that can be used. What failed once is not tried again."""
+        device, precision = choose_device(self.settings.device), parse(manifest).serve.precision
+        permitted = [one.setting for one in Execution.permitted(self.settings.profile, device, precision)]
+        profiles = self._profiles.setdefault(manifest["digest"], permitted)
+        while True:
+            try:
+                return self._build_in(profiles[0], folder, manifest)
+            except TooLate:
+                raise
+            except UnstableProfile as error:
+                if len(profiles) == 1:
+                    raise
+                problem = str(error)  # the frames of `error` keep the model in memory
+            metrics.PROFILE_FALLBACKS.labels(profiles.pop(0)).inc()
+            log.warning("release %s: %s; auto tries %s instead", manifest["name"], problem, profiles[0])
+            free_memory()
+
+    def _build_in(self, profile: str, folder: Path, manifest: Mapping[str, Any]) -> Engine[HeldShard]:
         settings, rule = self.settings, parse(manifest).serve
         rows, decode = min(settings.rows, rule.rows or settings.rows), DECODE_ROWS[choose_device(settings.device).type]
         sizes = self._sizes.setdefault(manifest["digest"], Sizes(rows, decode))
-        choice = self._precompiler.choose(folder, parse(manifest), sizes.rows, sizes.decode)
+        choice = self._precompiler.choose(folder, parse(manifest), profile, sizes.rows, sizes.decode)
         build = partial(
             Engine[HeldShard], folder, rows=sizes.rows, decode=sizes.decode, device=settings.device,
             profile=choice.profile,
@@ -134,9 +154,7 @@ class EngineCache:
         else:
             log.error("%s; the number of rows cannot be reduced further", problem)
             return False
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         return True
 
     def _unload_for(self, size: int) -> None:
@@ -148,3 +166,10 @@ class EngineCache:
 
     def _loaded_bytes(self) -> int:
         return sum(engine.weight_bytes for engine in self._engines.values())
+
+
+def free_memory() -> None:
+    """Return to the device what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

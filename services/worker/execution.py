@@ -20,6 +20,9 @@ from training.model.latent_diffusion import LatentDiffusion
 from training.model.light_decoder import LatentDecoder
 from training.model.release import DecoderName
 
+# What "auto" means on each type of device, fastest first: the next one is for where one cannot be used.
+AUTO = {"cuda": ("bf16-compiled", "bf16", "fp32"), "cpu": ("fp32",)}
+
 # Networks that one process may compile, by release and rows. After torch's 8 a step would fail, and a decoder would run
 # eagerly without a word.
 COMPILED = 1024
@@ -40,14 +43,25 @@ class Execution:
 
     @classmethod
     def choose(cls, profile: str, device: torch.device, precision: str | None = None) -> "Execution":
-        """Return the execution for a value of DARKROOM_PROFILE.
+        """Return the execution for a value of DARKROOM_PROFILE, the fastest for "auto".
 
-        "auto" is bf16-compiled on a GPU and fp32 on a CPU. precision: that a release asks for, "fp32" or None.
+        precision: that a release asks for, "fp32" or None.
         """
-        if profile == "auto":
-            profile = "bf16-compiled" if device.type == "cuda" else "fp32"
-        dtype, _, compiled = profile.partition("-")
-        return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision or dtype], bool(compiled))
+        return cls.permitted(profile, device, precision)[0]
+
+    @classmethod
+    def permitted(cls, profile: str, device: torch.device, precision: str | None = None) -> list["Execution"]:
+        """Return all executions for a value of DARKROOM_PROFILE, fastest first. Only "auto" has several."""
+        dtypes, found = {"fp32": torch.float32, "bf16": torch.bfloat16}, []
+        for name in AUTO[device.type] if profile == "auto" else (profile,):
+            dtype, _, compiled = name.partition("-")
+            found.append(cls(device, dtypes[precision or dtype], bool(compiled)))
+        return list(dict.fromkeys(found))
+
+    @property
+    def setting(self) -> str:
+        """The value of DARKROOM_PROFILE that always means this execution."""
+        return f"{self.precision}-compiled" if self.compiled else self.precision
 
     @property
     def precision(self) -> str:

@@ -20,7 +20,7 @@ from services.worker import self_test
 from services.worker.beginnings import BeginningEncoder
 from services.worker.conditions import ConditionEmbedder, each
 from services.worker.decoder import Decoded, Decoder
-from services.worker.device_faults import check_refusals, concerns_device, named_faults
+from services.worker.device_faults import check_refusals, named_faults
 from services.worker.execution import Execution
 from services.worker.images import Developed, Failed, Finished, ImageRequest, Owner
 from services.worker.large_images import decode_in_tiles, is_large
@@ -195,18 +195,14 @@ class Pack(Generic[Owner]):
         return [*failed, *developed]
 
     def _test(self) -> None:
-        """Raise UnstableProfile if the bits of a row depend on its position or on the other rows."""
-        test = self_test.SelfTest(self.model, self.shape, self.profile)
-        try:
+        """Raise UnstableProfile if the profile cannot be used; see `SelfTest`."""
+        test = self_test.SelfTest(self.model, self.shape, self._execution, self.profile)
+        with test.named_failures():
             test.check_step(self._execution.take_step(), self.embedder.null, self.rows)
             check_refusals("the network")
             with named_faults("the decoder"):
                 test.check_decoder(self._decode_latents, self.decode_rows)
             check_refusals("the decoder")
-        except RuntimeError as error:  # of the compiler, such as a missing one
-            if not self._execution.compiled or concerns_device(error):
-                raise
-            raise test.failure(f"it cannot be compiled: {summarise(error)}") from None
 
     def _join(self) -> None:
         """Let the oldest waiting images into the batch."""

@@ -1,4 +1,4 @@
-"""Decides with which profile a release is loaded: with a compile cache of all workers, or eagerly if there is none."""
+"""Loads the compile cache of a release, which all workers share, before its engine compiles the networks."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -35,39 +35,36 @@ class Precompiler:
     def __init__(self, caches: CompileCache, settings: Settings) -> None:
         self._caches, self._settings = caches, settings
 
-    def choose(self, folder: Path, release: Release, rows: int, decode: int) -> Choice:
-        """Return how to load a release with so many rows; see `Engine`.
+    def choose(self, folder: Path, release: Release, profile: str, rows: int, decode: int) -> Choice:
+        """Return how to load a release in a profile with so many rows; see `Engine`.
 
-        If compiling takes longer than DARKROOM_COMPILE_LIMIT_S, that is eagerly, or an error, as
-        DARKROOM_COMPILE_LATE says. If the networks cannot be compiled, "auto" is eagerly, and others are an error.
-        Raises OutOfMemory, UnstableProfile, and errors of S3.
+        If compiling takes longer than DARKROOM_COMPILE_LIMIT_S, that is eagerly, or TooLate, as DARKROOM_COMPILE_LATE
+        says. Raises OutOfMemory, UnstableProfile if the networks cannot be compiled, and errors of S3.
         """
         settings, device = self._settings, choose_device(self._settings.device)
-        execution = Execution.choose(settings.profile, device, release.serve.precision)
+        execution = Execution.choose(profile, device, release.serve.precision)
         if not execution.compiled:
-            return Choice(settings.profile)
+            return Choice(profile)
         rows = min(rows, release.serve.rows or rows)
         parts = rows_of_parts(rows, decode, device.type)
         key = key_of(release, execution.name(*parts), *parts)
-        networks = Networks(str(folder), rows, decode, settings.device, settings.profile)
+        networks = Networks(str(folder), rows, decode, settings.device, profile)
         try:
             cache = self._caches.get(key, lambda: compile_apart(networks, settings.compile_limit_s))
         except TooLate as error:
             metrics.COMPILE_CACHE.labels("late").inc()
             if settings.compile_late == "fail":
-                raise UnstableProfile(
+                raise TooLate(
                     f"profile {execution.name(*parts)}: {error}; raise DARKROOM_COMPILE_LIMIT_S, set "
                     f"DARKROOM_COMPILE_LATE to eager, or set DARKROOM_PROFILE to {execution.precision}"
                 ) from None
             problem = f"profile {execution.name(*parts)}: {error}"
-        except UnstableProfile as error:
-            if settings.profile != "auto":
-                raise
+        except UnstableProfile:
             metrics.COMPILE_CACHE.labels("failed").inc()
-            problem = str(error)
+            raise
         else:
             load(cache)
-            return Choice(settings.profile, cache.sha256)
+            return Choice(profile, cache.sha256)
         eager = replace(execution, compiled=False).name(*parts)
         log.warning("%s; release %s is served as %s", problem, release.name, eager)
         return Choice(execution.precision)

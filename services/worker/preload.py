@@ -9,6 +9,7 @@ from sqlalchemy import Engine as Database
 from services.database.connections import brief
 from services.process.watchdog import Watchdog
 from services.registry import releases
+from services.worker.device_faults import DeviceFault
 from services.worker.engine_cache import EngineCache
 
 log = logging.getLogger("darkroom.preload")
@@ -28,7 +29,7 @@ class Preload:
         self._next_try = 0.0
 
     def load_pending(self, watchdog: Watchdog) -> None:
-        """Try to load every pending release, at most once in RETRY_INTERVAL_S. Logs errors and raises none."""
+        """Try to load every pending release, at most once in RETRY_INTERVAL_S. Logs errors, raises only DeviceFault."""
         if not self.pending or time.monotonic() < self._next_try:
             return
         for reference in list(self.pending):
@@ -38,6 +39,8 @@ class Preload:
                     manifest = releases.find(connection, reference).manifest
                 self.engines.get(manifest)
                 del self.pending[reference]
+            except DeviceFault:
+                raise
             except Exception as error:
                 self.pending[reference] = brief(error)
                 log.warning("%s cannot be loaded: %s", reference, brief(error))

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, TypeGuard
 
@@ -27,7 +27,7 @@ from services.settings import Settings
 from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
 from services.worker.claimer import Claimer
-from services.worker.device_faults import DeviceFault, OutOfMemory, UnstableProfile
+from services.worker.device_faults import TOO_LARGE, DeviceFault, OutOfMemory, UnstableProfile
 from services.worker.engine import Engine
 from services.worker.engine_cache import EngineCache
 from services.worker.held_shards import HeldShard, HeldShards
@@ -43,7 +43,6 @@ log = logging.getLogger("darkroom.worker")
 PAUSE_AFTER_ERROR_S = 2.0
 MAX_FAILURES = 10  # rounds in a row that fail for a reason that does not pass; the process then exits
 EXIT_DEVICE = 71  # EX_OSERR of sysexits.h
-TOO_LARGE = "It needs a worker with more memory, or DARKROOM_PROFILE=bf16, which takes half"
 
 
 class SamplingLoop:
@@ -108,6 +107,8 @@ class SamplingLoop:
             try:
                 self._work()
                 failures = 0
+            except DeviceFault as error:
+                self._exit([], error)
             except Exception as error:
                 if not is_transient(error):
                     failures += 1
@@ -181,8 +182,6 @@ class SamplingLoop:
         except Exception as error:
             self._reject(shard, f"{problem}: {describe(error)}", error)
 
-    # -- starting shards -----------------------------------------------------------------------
-
     def _start_waiting(self) -> None:
         """Start the waiting shard if it may run now: load its release, or isolate it as a suspect."""
         shard = self._waiting
@@ -208,6 +207,8 @@ class SamplingLoop:
             self._claimer.claims.begin_slice(time.monotonic() - self._waiting_since)
         except LeaseLost:
             self.shards.drop_lost(shard)
+        except DeviceFault as error:
+            self._exit([shard], error)
         except (CacheError, UnstableProfile, OSError) as error:
             self._leave_to_others(shard, error)
         except Exception as error:
@@ -258,13 +259,12 @@ class SamplingLoop:
         except OutOfMemory as error:
             return self._recover(engine, error)
         except DeviceFault as error:
-            self._exit(engine, error)
+            self._exit(engine.owners(), error)
         except Exception as error:  # a failing step counts against the shards in it, never against the process
             log.exception("a step failed")
             for shard in engine.owners():
                 self.shards.record_loss(shard, f"{type(error).__name__}: {error}")
-            self._remove_ended()
-            return
+            return self._remove_ended()
         self._claimer.note_step(time.monotonic() - began)
         for image in images:
             if isinstance(image, Failed):
@@ -288,11 +288,11 @@ class SamplingLoop:
             else:
                 self.shards.record_loss(shard, f"out of memory with {engine.rows} rows: {error}. {TOO_LARGE}")
 
-    def _exit(self, engine: Engine[HeldShard], error: DeviceFault) -> NoReturn:
+    def _exit(self, lost: Sequence[HeldShard], error: DeviceFault) -> NoReturn:
         """End the process after recording the losses, so that no other process waits for its heartbeat to go stale."""
         log.critical("the device failed: %s; this process exits", error)
         self._claimer.stop()  # a claim under way could take what is returned now
-        for shard in engine.owners():
+        for shard in lost:
             self.shards.record_loss(shard, f"the device failed: {error}")
         self._uploader.stop(self.settings.drain_s)
         self.heartbeat.stop()

@@ -130,6 +130,16 @@ def test_caches_of_a_worker_are_on_a_writable_volume(name: str) -> None:
 
 
 @every
+def test_a_worker_starts_as_many_compilers_as_it_has_processors(name: str) -> None:
+    """torch counts the cores of the node, and the pod has no memory for so many processes."""
+    for pod in workers(name):
+        (entry,) = [entry for entry in pod.main["env"] if entry["name"] == "TORCHINDUCTOR_COMPILE_THREADS"]
+        limits = pod.main["resources"].get("limits", {})
+        expected = "limits.cpu" if "cpu" in limits else "requests.cpu"
+        assert entry["valueFrom"]["resourceFieldRef"] == {"resource": expected}
+
+
+@every
 def test_long_running_pods_have_the_three_probes(name: str) -> None:
     paths = {"startupProbe": "/startupz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
     for pod in pods(name):
@@ -232,7 +242,8 @@ def test_the_trial_needs_no_gpu() -> None:
 
 
 def secret_keys(container: dict[str, Any]) -> dict[str, str]:
-    return {one["name"]: one["valueFrom"]["secretKeyRef"]["key"] for one in container["env"] if "valueFrom" in one}
+    sources = {one["name"]: one.get("valueFrom", {}) for one in container["env"]}
+    return {name: source["secretKeyRef"]["key"] for name, source in sources.items() if "secretKeyRef" in source}
 
 
 def workers(name: str) -> list[PodTemplate]:

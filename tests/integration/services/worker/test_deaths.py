@@ -116,6 +116,31 @@ def test_a_worker_whose_device_fails_exits_and_another_resumes(stack: Stack, dis
         assert stack.wait(job_id).state == "succeeded"
 
 
+BROKEN_AT_LOAD = """
+import torch
+from services.worker.self_test import SelfTest
+def broken(self, *given):
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+SelfTest.check_step = broken
+"""
+
+
+@pytest.mark.parametrize("preloads", [False, True])
+def test_a_worker_whose_device_fails_while_it_loads_a_release_exits(
+    stack: Stack, dispatcher: Process, preloads: bool
+) -> None:
+    """CUDA refuses every call afterwards, so the process could only fail all further work."""
+    others = {"DARKROOM_PRELOAD": '["tiny"]'} if preloads else {}
+    with stack.process("worker", first=BROKEN_AT_LOAD, **QUICK, **others) as sick:
+        if not preloads:
+            job_id = stack.submit({"items": [{"class_label": 1}], "steps": 2})
+        assert sick.child.wait(60) == 71
+    assert "the device failed: CUDA error: an illegal memory access" in sick.log.read_text()
+    if not preloads:
+        (work,) = sampling_work(stack, job_id)
+        assert (work.state, work.attempts, work.losses) == ("ready", 0, 1)
+
+
 # Items are read slowly, so that a shard is being read while the engine of another runs out of memory.
 LITTLE_MEMORY = """
 import time, torch

@@ -45,7 +45,7 @@ def test_memory_that_cudnn_was_refused_is_an_error_though_cudnn_goes_on(monkeypa
     refused = {"num_ooms": 0}
     monkeypatch.setattr(device_faults, "_seen", 0)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "memory_stats", lambda: refused)
+    monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda: refused)
     check_refusals("the network")
     refused["num_ooms"] += 2
     with pytest.raises(OutOfMemory, match="took another algorithm") as raised:

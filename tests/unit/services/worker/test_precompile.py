@@ -75,7 +75,7 @@ def test_compiling_that_takes_too_long_leaves_the_release_unserved(
     monkeypatch.setattr(precompile, "compile_apart", late)
     chooser = Precompiler(Caches(), settings(tmp_path, PROFILE="bf16-compiled", COMPILE_LIMIT_S="7"))
     with pytest.raises(UnstableProfile, match=r"^profile cpu/.*compiled.* in 7 s; raise DARKROOM_COMPILE_LIMIT_S, set"):
-        chooser.choose(tiny_release, read(tiny_release), 8, 4)
+        chooser.choose(tiny_release, read(tiny_release), "bf16-compiled", 8, 4)
 
 
 def test_or_the_worker_serves_it_eagerly_within_a_profile_of_its_own_and_says_so(
@@ -84,7 +84,7 @@ def test_or_the_worker_serves_it_eagerly_within_a_profile_of_its_own_and_says_so
     monkeypatch.setattr(precompile, "compile_apart", late)
     before = metrics.COMPILE_CACHE.labels("late")._value.get()
     given = settings(tmp_path, PROFILE="bf16-compiled", COMPILE_LATE="eager")
-    choice = Precompiler(Caches(), given).choose(tiny_release, read(tiny_release), 8, 4)
+    choice = Precompiler(Caches(), given).choose(tiny_release, read(tiny_release), "bf16-compiled", 8, 4)
     assert choice == Choice("bf16")
     engine = Engine[object](tiny_release, rows=8, decode=4, device="cpu", profile=choice.profile)
     assert f"is served as {engine.profile}" in caplog.text
@@ -95,27 +95,20 @@ def unable(networks: Networks, limit_s: float) -> bytes:
     raise UnstableProfile(f"profile {networks.profile}: it cannot be compiled: there is no compiler")
 
 
-def test_auto_is_served_eagerly_where_nothing_can_be_compiled_and_says_so(
-    tiny_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_networks_that_cannot_be_compiled_are_an_error_and_counted(
+    tiny_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A compiled profile that is asked for by name is refused there."""
     monkeypatch.setattr(precompile, "compile_apart", unable)
-    monkeypatch.setattr(precompile, "choose_device", lambda device: torch.device("cuda"))
-    monkeypatch.setattr(Execution, "name", lambda self, *rows: f"{self.precision}-{self.compiled}")
     before = metrics.COMPILE_CACHE.labels("failed")._value.get()
-    chooser = Precompiler(Caches(), settings(tmp_path))
-    assert chooser.choose(tiny_release, read(tiny_release), 8, 4) == Choice("bf16")
-    assert "there is no compiler; release tiny is served as bf16-False" in caplog.text
-    assert metrics.COMPILE_CACHE.labels("failed")._value.get() == before + 1
     with pytest.raises(UnstableProfile, match="there is no compiler"):
-        Precompiler(Caches(), settings(tmp_path, PROFILE="bf16-compiled")).choose(
-            tiny_release, read(tiny_release), 8, 4
-        )
+        Precompiler(Caches(), settings(tmp_path)).choose(tiny_release, read(tiny_release), "bf16-compiled", 8, 4)
+    assert metrics.COMPILE_CACHE.labels("failed")._value.get() == before + 1
 
 
 def test_an_eager_profile_needs_no_cache(tiny_release: Path, tmp_path: Path) -> None:
     caches = Caches()
-    assert Precompiler(caches, settings(tmp_path)).choose(tiny_release, read(tiny_release), 8, 4) == Choice("auto")
+    chooser = Precompiler(caches, settings(tmp_path))
+    assert chooser.choose(tiny_release, read(tiny_release), "bf16", 8, 4) == Choice("bf16")
     assert not caches.keys
 
 
@@ -143,9 +136,10 @@ def test_a_process_that_compiles_is_ended_when_its_time_is_over(tmp_path: Path) 
     [
         ('print(\'{"kind": "OutOfMemory", "problem": "2 GiB", "part": "the decoder"}\'); sys.exit(1)', OutOfMemory),
         ('print(\'{"kind": "UnstableProfile", "problem": "other bits", "part": null}\'); sys.exit(1)', UnstableProfile),
+        ('print(\'{"kind": "InductorError", "problem": "no gcc", "part": null}\'); sys.exit(1)', UnstableProfile),
         ("sys.exit(9)", UnstableProfile),
     ],
-    ids=["memory", "unstable", "killed"],
+    ids=["memory", "unstable", "compiler", "killed"],
 )
 def test_what_ends_compiling_is_told(said: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     popen = subprocess.Popen
@@ -153,7 +147,8 @@ def test_what_ends_compiling_is_told(said: str, error: type[Exception], monkeypa
         subprocess, "Popen", lambda command, **how: popen([sys.executable, "-c", f"import sys; {said}"], **how)
     )
     with pytest.raises(
-        error, match=r"2 GiB|other bits|it cannot be compiled: the process that compiled it ended with"
+        error,
+        match=r"2 GiB|other bits|cannot be compiled: (InductorError: no gcc|the process that compiled it ended with)",
     ) as told:
         compile_apart(Networks("folder", 4, 4, "cpu", "fp32-compiled"), 600)
     assert getattr(told.value, "part", "the decoder") == "the decoder"
