@@ -19,6 +19,7 @@ CAPTION_ENDINGS = (".txt", ".caption")
 SIDECAR_ENDINGS = (*CAPTION_ENDINGS, ".cls", ".json")
 MAP_ENDING, MASK_ENDING = ".map.png", ".mask.png"
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+ARCHIVE_ENDINGS = (*TAR_ENDINGS, ".zip")
 METADATA = "metadata.jsonl"
 LINE_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 TABLE_ENDINGS = (*LINE_TABLES, ".json", ".parquet")

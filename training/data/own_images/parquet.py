@@ -3,16 +3,25 @@
 import io
 import json
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from training.data.image_set import DataError
-from training.data.own_images.records import LABEL_FIELDS
+from training.data.own_images.layout import folder_labels
+from training.data.own_images.names import SPLIT_FOLDERS
+from training.data.own_images.records import LABEL_FIELDS, Label, plain_name
 from training.data.own_images.source import Entry, Member, Source, Wanted, splits_of_files
 
 ROWS = 64  # read at once
-IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "bytes", "image_bytes", "data")
+SPLITS = "|".join(SPLIT_FOLDERS)
+SHARD = re.compile(rf"(?P<config>(?:.*/)?(?:[^/]*[-_.])?)(?P<split>{SPLITS})-\d{{5}}-of-\d{{5}}\.parquet")  # of the Hub
+CONVERTED = re.compile(rf"(?P<config>(?:.*/)?)(?P<split>{SPLITS})/\d{{4}}\.parquet")  # as the Hub converts data sets
+PARTITION = re.compile(r"([^/=]+)=([^/]*)")  # a folder of Hive
+IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
+BYTES_COLUMNS = ("bytes", "image_bytes", "data")
 
 
 class Parquet(Source):
@@ -24,18 +33,51 @@ class Parquet(Source):
 
     def __init__(self, url: str, paths: Sequence[Path], root: Path) -> None:
         self.root, self.paths = root, sorted(paths)
+        check_configurations([path.relative_to(root).as_posix() for path in self.paths], url)
         statuses = [(path, path.stat()) for path in self.paths]
         super().__init__(url, [Entry(str(path), s.st_size, str(s.st_mtime_ns)) for path, s in statuses])
 
     def members(self, wanted: Wanted) -> Iterator[Member]:
         """See Source."""
         names = [path.relative_to(self.root).as_posix() for path in self.paths]
+        labels = labels_of_folders(names)
         for path, name, split in zip(self.paths, names, splits_of_files(names), strict=True):
             stem = name.removesuffix(".parquet")
             for row, (image, ending, record) in enumerate(read_rows(path)):
                 record = {"split": split, **record} if split else record
+                if name in labels and not any(plain_name(field) in LABEL_FIELDS for field in record):
+                    record["label"] = labels[name]
                 yield Member(f"{stem}/{row:06}{ending}", image, f"{path}: row {row}", record=record)
             self.position += path.stat().st_size
+
+
+def check_configurations(names: Sequence[str], url: str) -> None:
+    """Raise DataError if files of one split belong to several configurations of a data set of the Hub."""
+    found: dict[str, dict[str, None]] = {}
+    for name in names:
+        if match := SHARD.fullmatch(name) or CONVERTED.fullmatch(name):
+            found.setdefault(match["split"], {})[match["config"]] = None
+    for split, configs in found.items():
+        if len(configs) > 1:
+            one, other = list(configs)[:2]
+            pattern = f"{one}*.parquet" if not one.endswith("/") else one
+            raise DataError(
+                f"data.root: {url} holds {len(configs)} configurations of a data set of the Hub, {one or '.'} and "
+                f"{other or '.'} for example, which both have {split}; give one of them: {posixpath.join(url, pattern)}"
+            )
+
+
+def labels_of_folders(names: Sequence[str]) -> dict[str, Label]:
+    """Return the labels that the folders of files mean: of Hive's partitions, label=cat for example, else by name."""
+    partitions = {name: dict(PARTITION.findall(posixpath.dirname(name))) for name in names}
+    labels: dict[str, Label] = {
+        name: value
+        for name, values in partitions.items()
+        for field, value in values.items()
+        if plain_name(field) in LABEL_FIELDS
+    }
+    plain = {re.sub(rf"{PARTITION.pattern}/", "", name): name for name in names}
+    return labels or {plain[name]: label for name, label in folder_labels(plain).items()}
 
 
 def is_parquet(name: str) -> bool:
@@ -56,20 +98,24 @@ def read_rows(path: Path) -> Iterator[tuple[bytes, str, dict[str, Any]]]:
     file = open_file(path, str(path))
     column = find_image_column(file.schema_arrow)
     if column is None:
-        raise DataError(
-            f"data.root: {path} holds no images: its columns are {', '.join(file.schema_arrow.names)}; an image is "
-            f"bytes, or {{bytes, path}} as the Hugging Face Hub writes it, in a column such as image"
-        )
+        raise DataError(f"data.root: {path} holds no images: {describe_columns(file.schema_arrow)}")
     classes = class_labels(file.schema_arrow)
     import pyarrow as pa
 
+    read = False
     try:
         for batch in file.iter_batches(batch_size=ROWS):
             for row in batch.to_pylist():
                 cell = row.pop(column)
                 image = cell.get("bytes") if isinstance(cell, Mapping) else cell
                 hint = str(cell.get("path") or "") if isinstance(cell, Mapping) else ""
-                fields = {name: None if isinstance(value, bytes | Mapping) else value for name, value in row.items()}
+                if image is None and hint and not read:
+                    raise DataError(
+                        f"data.root: {path} holds the paths of images ({hint}) and not their bytes; write the bytes "
+                        "too, or call it metadata.parquet, with a column file_name, next to the images"
+                    )
+                read = True
+                fields = dict(describe_cell(name, value) for name, value in row.items())
                 yield image or b"", posixpath.splitext(hint)[1].lower(), name_classes(fields, classes)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"data.root: {path} is damaged ({' '.join(str(error).split())[:200]}); copy it again") from None
@@ -90,13 +136,31 @@ def open_file(file: Path | io.BytesIO, path: str) -> Any:
 
 
 def find_image_column(schema: Any) -> str | None:
-    """Return the name of the column that holds images, or None: {bytes, path} first, then bytes by name."""
+    """Return the column that holds images, or None: by its name, else the first of {bytes, path}, else of bytes."""
     import pyarrow as pa
 
     structs = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
     binary = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
-    named = [name for name in IMAGE_COLUMNS if name in structs] or structs
-    return next(iter(named or [name for name in IMAGE_COLUMNS if name in binary] or binary[:1]), None)
+    named = (name for name in IMAGE_COLUMNS if name in structs or name in binary)
+    return next(chain(named, structs, (name for name in BYTES_COLUMNS if name in binary), binary), None)
+
+
+def describe_columns(schema: Any) -> str:
+    """Return why none of the columns holds images."""
+    import pyarrow as pa
+
+    told = f"its columns are {', '.join(schema.names)}; "
+    lists = [f.name for f in schema if pa.types.is_list(f.type) or pa.types.is_large_list(f.type)]
+    if named := [name for name in lists if find_image_column(pa.schema([(name, schema.field(name).type.value_type)]))]:
+        return f"{told}{named[0]} holds lists of images; write a row for each image"
+    return f"{told}an image is bytes, or {{bytes, path}} as the Hugging Face Hub writes it, in a column such as image"
+
+
+def describe_cell(name: str, value: Any) -> tuple[str, Any]:
+    """Return a field and its value; of bytes and objects, which are not read, a field that says so."""
+    if isinstance(value, bytes) or (isinstance(value, Mapping) and "bytes" in value):
+        return f"{name} (bytes)", None
+    return (f"{name} (an object)", None) if isinstance(value, Mapping) else (name, value)
 
 
 def class_labels(schema: Any) -> dict[str, list[str]]:

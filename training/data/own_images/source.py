@@ -4,15 +4,18 @@ In every source, the name of a file is its path below the folder or in the archi
 """
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.own_images.names import SPLIT_FOLDERS, split_of_file
+from training.data.own_images.names import ARCHIVE_ENDINGS, SPLIT_FOLDERS, split_of_file
 
 HEAD = 32  # bytes
+PART = re.compile(r"[-_ .(]*\d+\)?")  # the number of a part, and of a copy
+SYNSET = re.compile(r"n\d{8}")  # a class of ImageNet
 
 Wanted = Callable[[str], bool]
 
@@ -83,3 +86,35 @@ def splits_of_files(paths: Sequence[str]) -> list[str | None]:
         of_folder = next((SPLIT_FOLDERS[folder] for folder in folders if folder in SPLIT_FOLDERS), None)
         found.append(split_of_file(path) or of_folder)
     return found if {"train", "held_out"} <= set(found) else [None] * len(paths)
+
+
+def folders_of_archives(paths: Sequence[str], pictures: Callable[[], Sequence[Sequence[str]]]) -> list[str]:
+    """Return what the names in each archive begin with: its split, or its name if each archive is a class.
+
+    Each is a class if their names differ in more than numbers, and no picture in them is in a folder.
+    pictures: returns names of pictures in each archive.
+    """
+    if any(splits := splits_of_files(paths)):
+        return [f"{split}/" if split else "" for split in splits]
+    stems = [stem_of_archive(path) for path in paths]
+    if not are_classes(stems):
+        return [""] * len(paths)
+    inside = pictures()
+    holding = [stem for stem, names in zip(stems, inside, strict=True) if names]
+    if not are_classes(holding) or any("/" in name for names in inside for name in names):
+        return [""] * len(paths)
+    return [f"{stem}/" for stem in stems]
+
+
+def stem_of_archive(path: str) -> str:
+    """Return the name of an archive without folders and ending."""
+    name = os.path.basename(path)
+    ending = max((one for one in ARCHIVE_ENDINGS if name.lower().endswith(one)), key=len, default="")
+    return name[: len(name) - len(ending)]
+
+
+def are_classes(stems: Sequence[str]) -> bool:
+    """Return whether archives of these names may be classes, and not parts of one set."""
+    return len({PART.sub("", stem) for stem in stems}) > 1 or (
+        len(set(stems)) > 1 and all(map(SYNSET.fullmatch, stems))
+    )

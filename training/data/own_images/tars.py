@@ -4,15 +4,18 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from training.data.image_set import DataError
 from training.data.own_images import object_storage
-from training.data.own_images.names import METADATA, clean, is_hidden_path, is_metadata, is_tar
-from training.data.own_images.source import Entry, Member, Source, Wanted, splits_of_files
+from training.data.own_images.names import METADATA, clean, is_hidden_path, is_image, is_metadata, is_tar
+from training.data.own_images.source import Entry, Member, Source, Wanted, folders_of_archives
+
+PEEKED = 32  # files of a tar among which its first picture is looked for
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,27 @@ def disk_tars(url: str, paths: Sequence[Path], tables: Sequence[Path] = ()) -> T
         for path in (*metadata, *paths)
         for status in [path.stat()]
     ]
-    splits = splits_of_files(list(map(str, paths)))
-    archives = [
-        Archive(str(path), partial(open_file, path), f"{split}/" if split else "")
-        for path, split in zip(paths, splits, strict=True)
-    ]
+    archives = add_folders([Archive(str(path), partial(open_file, path)) for path in paths])
     return Tars(url, entries, archives, [Archive(str(path), partial(open_file, path)) for path in metadata])
+
+
+def add_folders(archives: Sequence[Archive]) -> list[Archive]:
+    """Return archives with the folders that their names mean, if they are splits or classes."""
+    folders = folders_of_archives([one.url for one in archives], lambda: list(map(first_picture, archives)))
+    return [replace(one, prefix=folder) for one, folder in zip(archives, folders, strict=True)]
+
+
+def first_picture(archive: Archive) -> list[str]:
+    """Return the name of the first picture of a tar; none if it is not among the first files, or the tar is damaged."""
+    stream = archive.open()
+    try:
+        with tarfile.open(mode="r|*", fileobj=stream) as tar:
+            names = (clean(info.name) for info in islice(tar, PEEKED) if info.isreg())
+            return list(islice((name for name in names if is_image(name) and not is_hidden_path(name)), 1))
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError):
+        return []
+    finally:
+        stream.close()
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -146,17 +164,12 @@ def bucket_tars(url: str) -> Tars:
         if not tars:
             raise DataError(f"data.root: there is no tar under s3://{bucket}/{prefix}")
 
-    def archives(objects: Sequence[dict[str, Any] | None], splits: bool) -> list[Archive]:
-        present = [entry for entry in objects if entry]
-        found = splits_of_files([entry["Key"] for entry in present]) if splits else [None] * len(present)
+    def archives(objects: Sequence[dict[str, Any] | None]) -> list[Archive]:
         return [
-            Archive(
-                f"s3://{bucket}/{entry['Key']}",
-                partial(object_storage.ObjectStream, client, bucket, entry),
-                f"{split}/" if split else "",
-            )
-            for entry, split in zip(present, found, strict=True)
+            Archive(f"s3://{bucket}/{entry['Key']}", partial(object_storage.ObjectStream, client, bucket, entry))
+            for entry in objects
+            if entry
         ]
 
     entries = [Entry(entry["Key"], entry["Size"], entry["ETag"]) for entry in (*metadata, *tars) if entry]
-    return Tars(url, entries, archives(tars, True), archives(metadata, False))
+    return Tars(url, entries, add_folders(archives(tars)), archives(metadata))

@@ -7,14 +7,14 @@ from itertools import chain
 from pathlib import Path
 
 from training.data.image_set import DataError
-from training.data.own_images.names import clean, is_hidden_path, is_table
-from training.data.own_images.source import Entry, Member, Source, Wanted, splits_of_files
+from training.data.own_images.names import clean, is_hidden_path, is_image, is_table
+from training.data.own_images.source import Entry, Member, Source, Wanted, folders_of_archives
 
 LARGEST = 1 << 30  # bytes of a member; a zip of megabytes can claim more and exhaust memory
 
 
 class Zips(Source):
-    """The members of zips, the tables first. The names of a zip that is one of several splits begin with its split.
+    """The members of zips, the tables first. Where zips are splits or classes, names begin with that of the zip.
 
     tables: those next to the zips, by their names.
     """
@@ -22,18 +22,16 @@ class Zips(Source):
     complete_metadata = True
 
     def __init__(self, url: str, paths: Sequence[Path], tables: Mapping[str, Path]) -> None:
-        self.listing: list[tuple[str, Path, zipfile.ZipInfo]] = []
-        statuses = [(path, path.stat()) for path in tables.values()]
+        statuses = [(path, path.stat()) for path in (*tables.values(), *paths)]
         entries = [Entry(str(path), status.st_size, str(status.st_mtime_ns)) for path, status in statuses]
-        for path, split in zip(paths, splits_of_files(list(map(str, paths))), strict=True):
-            status = path.stat()
-            entries.append(Entry(str(path), status.st_size, str(status.st_mtime_ns)))
-            prefix = f"{split}/" if split else ""
-            with open_zip(path) as archive:
-                named = [
-                    (prefix + clean(slashes(info.filename)), info) for info in archive.infolist() if not info.is_dir()
-                ]
-            self.listing += [(name, path, info) for name, info in named if not is_hidden_path(name)]
+        listings = [list_zip(path) for path in paths]
+        pictures = [[name for name, _ in listing if is_image(name)] for listing in listings]
+        folders = folders_of_archives(list(map(str, paths)), lambda: pictures)
+        self.listing = [
+            (folder + name, path, info)
+            for path, folder, listing in zip(paths, folders, listings, strict=True)
+            for name, info in listing
+        ]
         self.listing.sort(key=lambda one: (not is_table(one[0]), str(one[1]), one[0]))
         super().__init__(url, entries)
         inside = {name for name, _, _ in self.listing}
@@ -74,6 +72,13 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise DataError(f"data.root: {path} cannot be read ({error.strerror})") from None
     except zipfile.BadZipFile as error:
         raise DataError(f"data.root: {path} is not a complete zip ({error}); it is damaged, copy it again") from None
+
+
+def list_zip(path: Path) -> list[tuple[str, zipfile.ZipInfo]]:
+    """Return the files of a zip that are not hidden, with their names. Raises DataError."""
+    with open_zip(path) as archive:
+        named = [(clean(slashes(info.filename)), info) for info in archive.infolist() if not info.is_dir()]
+    return [(name, info) for name, info in named if not is_hidden_path(name)]
 
 
 def slashes(name: str) -> str:
