@@ -2,7 +2,7 @@
 # make test           run the tests against real Postgres, Valkey, S3 and processes
 # make test-long      run the other tests: the demo, whole trainings, killed and frozen processes, large sizes
 # make chaos          inject two hundred random faults, and run all tests of hostile clients, requests and deaths; takes an hour
-# make gpu            check and measure what a GPU does with Darkroom, in at most seven minutes; without a GPU it does nothing
+# make gpu            check and measure what a GPU does with Darkroom, in at most eight minutes; without a GPU it does nothing
 # make model          look at a million states of the model of the queue; takes minutes
 # make check          run ruff, mypy, import contracts, the licence check, hadolint, and checkov on the rendered chart
 # make licenses       write the table in docs/licenses.md

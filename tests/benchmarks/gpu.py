@@ -3,13 +3,16 @@
 Each part runs in a process of its own with a time limit, and each number is kept as soon as it is measured, so that a
 part that fails or hangs loses neither the others nor what it measured before. The parts that measure no time run first
 and at once, and beside them the others compile their networks, which they find compiled when their turn comes. Writes
-gpu.json and gpu.md, a table, into FOLDER after each part. Without a GPU it says so and ends with 0.
+gpu.json and gpu.md, a table, into FOLDER after each part. What a part that fails printed last, with its traceback, is
+printed at once and kept in gpu.json. A part that measures no time and failed is run again at the end, alone, because
+beside the others it may have had too little memory or time. Without a GPU it says so and ends with 0.
 
 It needs the packages of darkroom[worker] and darkroom[training] and diffusers, and torch 2.11 or newer; no database and
 no cluster. --smallest: rehearse all parts with tiny sizes on whatever device there is, also a CPU. --only: some parts.
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import signal
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -27,10 +31,12 @@ from typing import Any
 
 PREPARES = "DARKROOM_GPU_PREPARES"  # set where a part only compiles what it will measure, beside other parts
 SHARED = "DARKROOM_GPU_SHARED"  # a folder for what a part prepares
-TOTAL_S = 410  # of all parts together
+TOTAL_S = 480  # of all parts together
 PREPARED_S = 200  # for the parts that run at once
 MARK = "measured: "  # begins a line with a number in the output of a part
-TRACE_LINES = 15
+TRACE_LINES = 80
+STACKS_S = 3  # before its limit a part that hangs prints where its threads are
+LEAST_S = 20  # that is worth starting a part for
 WHAT_PREPARING_SAYS = ("seconds", "error", "trace")
 
 
@@ -82,6 +88,7 @@ def device_name() -> str:
 def run_part(name: str, limit_s: float, smallest: bool, **environment: str) -> dict[str, Any]:
     """Run a part in another process. Returns what it measured, and under "error" and "trace" why there is no more."""
     command = [sys.executable, "-m", "tests.benchmarks.gpu", "--part", name, *(["--smallest"] if smallest else [])]
+    command += ["--until", str(time.time() + limit_s)]
     begun = time.monotonic()
     with (
         tempfile.TemporaryFile("w+", errors="replace") as output,
@@ -89,8 +96,9 @@ def run_part(name: str, limit_s: float, smallest: bool, **environment: str) -> d
     ):
         # Its own processes, such as a compiler's, may outlive it: they write to files, which do not wait for an end.
         process = subprocess.Popen(
-            command, stdout=output, stderr=log, start_new_session=True, env={**os.environ, **environment}
-        )
+            command, stdout=output, stderr=log, start_new_session=True,
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", **environment},
+        )  # fmt: skip
         try:
             code = process.wait(limit_s)
             problem = f"exit code {code}" if code else None
@@ -110,12 +118,24 @@ def run_part(name: str, limit_s: float, smallest: bool, **environment: str) -> d
         return found
 
 
+def try_part(name: str, limit_s: float, smallest: bool, **environment: str) -> dict[str, Any]:
+    """Do what `run_part` does. If the machine cannot even start the part, that is its error. Prints what went wrong."""
+    try:
+        found = run_part(name, limit_s, smallest, **environment)
+    except Exception as error:
+        trace = traceback.format_exc().splitlines()
+        found = {"seconds": 0.0, "error": f"{type(error).__name__}: {error}", "trace": trace}
+    if "error" in found:
+        print("\n".join([f"{name}: {found['error']}", *(f"    {line}" for line in found["trace"])]), flush=True)
+    return found
+
+
 def run_all(names: Sequence[str], smallest: bool, keep: Callable[[str, dict[str, Any]], None]) -> None:
     """Run parts: those without times at once, while the others compile, and then the others one by one."""
     import torch
 
     end = time.monotonic() + TOTAL_S
-    compiles = torch.cuda.is_available()
+    compiles, failed = torch.cuda.is_available(), list[str]()
     with tempfile.TemporaryDirectory(prefix="darkroom-gpu-", ignore_cleanup_errors=True) as folder:
         shared = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", SHARED: folder}
         with ThreadPoolExecutor(len(PARTS)) as pool:
@@ -124,20 +144,23 @@ def run_all(names: Sequence[str], smallest: bool, keep: Callable[[str, dict[str,
                 part, preparing = PARTS[name], {} if not PARTS[name].is_timed else {PREPARES: "1"}
                 if not part.is_timed or (compiles and part.compiles):
                     limit = min(PREPARED_S, part.limit_s) if not part.is_timed else PREPARED_S
-                    begun[pool.submit(run_part, name, limit, smallest, **shared, **preparing)] = name
+                    begun[pool.submit(try_part, name, limit, smallest, **shared, **preparing)] = name
             for done in as_completed(begun):
                 name, found = begun[done], done.result()
+                print(f"{name}: {found['seconds']} s", flush=True)
                 if PARTS[name].is_timed:
                     found = {f"preparing, {key}": value for key, value in found.items() if key in WHAT_PREPARING_SAYS}
-                print(
-                    f"{name}: {found['seconds'] if 'seconds' in found else found['preparing, seconds']} s", flush=True
-                )
+                elif "error" in found:
+                    failed.append(name)
                 keep(name, found)
-        for name in names:
-            if PARTS[name].is_timed:
-                print(f"{name} ...", flush=True)
-                limit = min(PARTS[name].limit_s, end - time.monotonic())
-                keep(name, run_part(name, limit, smallest, **shared) if limit > 0 else {"error": "no time is left"})
+        for name in (*(name for name in names if PARTS[name].is_timed), *failed):
+            print(f"{name} ...", flush=True)
+            left = end - time.monotonic()
+            found = {"error": "no time is left"}
+            if left >= LEAST_S:
+                found = try_part(name, min(PARTS[name].limit_s, left), smallest, **shared)
+            again = "alone, " if name in failed else ""
+            keep(name, {f"{again}{key}": value for key, value in found.items()})
 
 
 def read_numbers(lines: Iterable[str]) -> dict[str, Any]:
@@ -169,10 +192,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smallest", action="store_true")
     parser.add_argument("--part", choices=sorted(PARTS), help="run this part in this process")
+    parser.add_argument("--until", type=float, default=float("inf"), help="when this process will be ended")
     parser.add_argument("--only", choices=sorted(PARTS), nargs="+", default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
     options = parser.parse_args(arguments)
     if options.part:
+        if options.until < float("inf"):
+            faulthandler.dump_traceback_later(max(0.1, options.until - STACKS_S - time.time()))
         PARTS[options.part].load()(options.smallest, report)
         return
     import torch

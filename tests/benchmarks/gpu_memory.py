@@ -48,11 +48,11 @@ def out_of_memory(smallest: bool, report: Report) -> None:
 
 @contextmanager
 def little_memory(folder: Path, rows: int) -> Iterator[None]:
-    """Leave memory for an engine that has more than 2 rows and fewer than `rows`."""
+    """Leave memory for an engine that has more than 2 rows, and clearly fewer than half of `rows`."""
     if DEVICE.type == "cuda":
         few, many = needed_bytes(folder, 2), needed_bytes(folder, rows)
         total = torch.cuda.get_device_properties(DEVICE).total_memory
-        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (few + many) / 2) / total)
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + few + (many - few) * 3 / 8) / total)
         try:
             yield
         finally:

@@ -45,6 +45,7 @@ def run_file(path: Path, environment: dict[str, str]) -> tuple[str, str]:
         # Without the project's configuration and fixtures, which need packages of the whole service.
         command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", f"-c{os.devnull}", "--rootdir=."]
         command += ["--import-mode=importlib", "--confcutdir=tests/gpu", "--durations=0", str(path)]
+        command += ["-o", f"faulthandler_timeout={LIMIT_S - 20}"]  # prints where a test that hangs is
     try:
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S, env=environment

@@ -4,6 +4,7 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +55,42 @@ def test_what_was_measured_before_a_failure_is_kept(end: str, monkeypatch: pytes
         assert "Traceback" in found["trace"][0]
     else:
         assert found["error"] == "not finished in 20 s"
+
+
+def run_first(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let the processes of parts run this code first."""
+    popen, code = subprocess.Popen, f"import time; from tests.benchmarks import gpu, gpu_parts; {code}; gpu.main()"
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **how: popen([command[0], "-c", code, *command[3:]], **how)
+    )
+
+
+def test_a_failure_is_printed_with_its_traceback_and_a_part_without_times_is_run_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail_to_start(name: str, *given: Any, **environment: Any) -> dict[str, Any]:
+        if name == "networks":
+            raise MemoryError("no process can be started")
+        begun.append(name)
+        return real(name, *given, **environment)
+
+    begun: list[str] = []
+    real = gpu.run_part
+    monkeypatch.setattr(gpu, "run_part", fail_to_start)
+    run_first(monkeypatch, "del gpu_parts.same_bytes")
+    gpu.main(["--smallest", "--out", str(tmp_path), "--only", "bytes", "networks", "limits"])
+    printed, parts = capsys.readouterr().out, json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert begun == ["bytes", "limits", "bytes"]
+    assert "    Traceback (most recent call last):" in printed
+    assert "networks: MemoryError: no process can be started" in printed
+    assert parts["networks"]["error"] == "MemoryError: no process can be started"
+    for key in ("error", "alone, error"):
+        assert parts["bytes"][key].startswith("exit code 1: AttributeError:")
+    assert parts["limits"]["bf16 256^3 matrix product, TFLOP/s"] > 0
+
+
+def test_a_part_that_hangs_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_first(monkeypatch, "gpu_parts.limits = lambda *given: time.sleep(600)")
+    found = gpu.run_part("limits", 60, True)
+    assert found["error"] == "not finished in 60 s"
+    assert any("in <lambda>" in line for line in found["trace"])
