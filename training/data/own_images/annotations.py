@@ -30,6 +30,7 @@ from training.data.own_images.names import (
     MASK_ENDING,
     SIDECAR_ENDINGS,
     is_metadata,
+    is_split_list,
     is_table,
     split_of_file,
 )
@@ -67,6 +68,7 @@ class Annotations:
         self.unread: dict[str, str] = {}  # tables that name no images, with the reason
         self.sidecars: dict[str, tuple[bytes, str]] = {}  # content and origin, by name
         self.too_long: list[str] = []  # sidecars that describe more than an image
+        self.unused_beside: dict[str, None] = {}  # the fields of .json files of which nothing is read
         self.boxes_beside: set[str] = set()  # images with boxes as YOLO's programs write them, which are not read
         self.planes: dict[str, Role] = {}  # the maps and masks that metadata names
 
@@ -97,6 +99,8 @@ class Annotations:
         if ANSWERS.match(posixpath.basename(name)):
             self.unread[name] = "is a form for answers to a competition, whose labels mean nothing"
             return
+        if is_split_list(name) and len(data) <= LONGEST_SIDECAR:
+            self.add_sidecar(name, data, origin)
         before = len(self.listed)
         try:
             of_file: dict[str, str] = {}
@@ -172,15 +176,24 @@ class Annotations:
         self._drop_unmatched(images)
 
     def _drop_unmatched(self, images: Collection[str]) -> None:
-        """Drop the tables none of whose images is there: they describe something else. Metadata has to be right."""
+        """Drop the tables none of whose images is there: they describe something else. Metadata has to be right.
+
+        The lists of splits may list others too: people keep a part of a set.
+        """
         for table, names in list(self.tables.items()):
-            if not names or is_metadata(table) or any(name in images for name in names):
+            here = any(name in images for name in names)
+            if not names or is_metadata(table) or (here and not is_split_list(table)):
                 continue
-            self.unread[table] = f"none of its {len(names):,} images is here; the first: {names[0]}"
-            del self.tables[table]
-            self.notes.pop(table, None)
+            dropped = [name for name in names if name not in images]
+            if here:
+                self.tables[table] = [name for name in names if name in images]
+            else:
+                del self.tables[table]
+                self.notes.pop(table, None)
+                if not is_caption(table, images):
+                    self.unread[table] = f"none of its {len(names):,} images is here; the first: {names[0]}"
             kept = {name for others in self.tables.values() for name in others}
-            for name in names:
+            for name in dropped:
                 if name not in kept:
                     self.listed.pop(name, None)
 
@@ -190,6 +203,7 @@ class Annotations:
         if found := self._find_sidecar(image, ".json", self.sidecars):
             data, origin = self.sidecars[found]
             raw = parse_object(decode_text(data, origin), origin)
+            self.unused_beside |= dict.fromkeys(unused_fields(raw))
             annotation = merge(annotation, parse_annotation(raw, origin, posixpath.dirname(image)))
         captions = [self._content(image, ending) for ending in CAPTION_ENDINGS]
         if any(text and BOX_LINES.fullmatch(text) for text in captions):
@@ -213,10 +227,15 @@ class Annotations:
 
     def alone(self, images: Iterable[str], names: Iterable[str] = ()) -> list[str]:
         """Return the sidecars that belong to no image. names: sidecars that were not added."""
-        of_one = {*self.sidecars, *names}
+        of_one = {*self.sidecars, *names} - self.tables.keys() - self.unread.keys()
         stems = {posixpath.splitext(name)[0] for name in of_one}
         stems &= {stem for image in images for stem in sidecar_stems(image) if stem in stems} if stems else set()
         return sorted([*self.too_long, *(name for name in of_one if posixpath.splitext(name)[0] not in stems)])
+
+
+def is_caption(table: str, images: Collection[str]) -> bool:
+    """Return whether a file that may list a split is the caption of an image, such as test.txt of test.png."""
+    return is_split_list(table) and any(posixpath.splitext(table)[0] + ending in images for ending in IMAGE_ENDINGS)
 
 
 def sidecar_stems(image: str) -> tuple[str, ...]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from training.data.image_set import DataError
+from training.data.own_images import layout
+from training.data.own_images.advice import advise
 from training.data.own_images.annotations import class_names
 from training.data.own_images.decoding import BadImageError, Problem, share_box
 from training.data.own_images.gathering import Gathered, StoredImage
-from training.data.own_images.layout import folder_labels, folder_splits
+from training.data.own_images.layout import folder_splits
 from training.data.own_images.names import IMAGE_ENDINGS, UNREADABLE_ENDINGS
 from training.data.own_images.planes import find_planes
 from training.data.own_images.records import Annotation, Label
@@ -127,8 +129,7 @@ def unsupported_images(gathered: Gathered, names: set[str]) -> dict[str, Problem
 
 def describe_unsupported(ending: str) -> str:
     """Return why images with this ending are not read."""
-    hint = "; pip install pillow-heif to read it" if ending in (".heic", ".heif") else ""
-    return f"ends in {ending}; images are {', '.join(IMAGE_ENDINGS)}{hint}"
+    return f"ends in {ending}; images are {', '.join(IMAGE_ENDINGS)}; {advise(f'x{ending}')}"
 
 
 def missing_problem(name: str, gathered: Gathered) -> Problem:
@@ -186,20 +187,20 @@ def assemble(
 
 
 def add_folder_labels(gathered: Gathered, usable: dict[str, Usable]) -> dict[str, Usable]:
-    """Label the images by their folders if there are no other labels."""
-    labelled = any(one.annotation.label is not None for one in usable.values())
-    if labelled or not gathered.annotations.labels_by_folder:
+    """Label the images by their folders if there are no other labels, or those of some images are folders too."""
+    if not gathered.annotations.labels_by_folder:
         return usable
-    labels = folder_labels(usable)
+    given = {name: one.annotation.label for name, one in usable.items() if one.annotation.label is not None}
+    if len(given) == len(usable):
+        return usable
+    labels = layout.add_folder_labels(given, usable)
     return {
         name: replace(one, annotation=replace(one.annotation, label=labels.get(name))) for name, one in usable.items()
     }
 
 
 def add_folder_splits(usable: dict[str, Usable]) -> dict[str, Usable]:
-    """Split the images by folders such as train and test if records hold out none; train.csv often stands alone."""
-    if any(one.annotation.split == "held_out" for one in usable.values()):
-        return usable
+    """Split the images of whose split records say nothing by folders such as train and test."""
     splits, _ = folder_splits(usable)
     return {
         name: replace(one, annotation=replace(one.annotation, split=one.annotation.split or splits.get(name)))

@@ -47,6 +47,12 @@ def read_csv(name: str, data: bytes, origin: str) -> Iterator[tuple[str, Mapping
         raise DataError(f"data.root: {origin}:{lines.line_num} is not CSV ({error})") from None
 
 
+def find_cells(data: bytes, origin: str) -> list[str]:
+    """Return the cells of the first line. Raises DataError."""
+    first = decode_text(data, origin).partition("\n")[0]
+    return [cell.strip() for cell in first.split(find_separator(first))]
+
+
 def find_separator(first: str) -> str:
     """Return what separates the columns of the first line: first of all, what makes its first cell an image's name."""
 
@@ -65,8 +71,11 @@ def find_header(first: Sequence[str], separator: str, name: str, origin: str) ->
     """
     if not is_image(first[0].strip()):
         return [cell.strip() for cell in first]
-    if "caption" in posixpath.basename(name).lower():
+    file = posixpath.basename(name).lower()
+    if "caption" in file:
         return ["file_name", "text"]
+    if "partition" in file:  # of CelebA
+        return ["file_name", "partition"]
     numbers = [NUMBER.fullmatch(cell.strip()) is not None for cell in first[1:]]
     if len(first) <= 2 or (all(numbers[1:]) and not numbers[0]) or (separator == " " and not any(numbers)):
         return ["file_name", "label", *[""] * sum(numbers[1:])]

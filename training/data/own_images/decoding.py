@@ -22,11 +22,19 @@ from training.errors import DarkroomError
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 MAGIC = re.compile(
     rb"\x89PNG\r\n|\xff\xd8\xff|RIFF....WEBP|BM|II\*\0|MM\0\*|GIF8[79]a|....ftyp(avif|avis|heic|heix|mif1|msf1)"
-    rb"|\0\0\0\x0cjP  |P[1-6]\s",
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|P[1-6]\s",
     re.DOTALL,
 )  # the first bytes of these formats
-HEIC = re.compile(rb"....ftyp(heic|heix|mif1|msf1)", re.DOTALL)
-PAGE = re.compile(rb"\s*<(!doctype html|html)\b", re.IGNORECASE)
+OTHER_FILES = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), kind, reason)
+    for pattern, kind, reason in (
+        (rb"....ftyp(heic|heix|mif1|msf1)", "unsupported", "is HEIC, which needs pillow-heif: pip install pillow-heif"),
+        (rb"\xff\x0a|\0\0\0\x0cJXL ", "unsupported", "is JPEG XL: convert it to PNG"),
+        (rb"\s*(<\?xml.{0,400})?<svg|8BPS|%PDF", "unsupported", "is SVG, PSD or PDF: convert it to PNG"),
+        (rb"version https://git-lfs", "a pointer of Git LFS", "is a pointer of Git LFS: run git lfs pull"),
+        (rb"\s*<(!doctype html|html)\b", "a web page", "is a web page, perhaps of an error: download it again"),
+    )
+)  # first bytes, and what to do
 MAX_PIXELS = 178_000_000  # a file of a few kilobytes can claim more and exhaust memory
 KEPT_AREA = 0.25  # share of an object's area that must be in the crop to keep it
 TOLERANCE = 1.0  # pixels that a box may extend beyond its image, because labelling tools round
@@ -207,14 +215,9 @@ def open_image(data: bytes, permitted: tuple[str, ...], kind: str | None = None)
     except (Image.DecompressionBombError, MemoryError):
         raise BadImageError(kind or "huge", f"has more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        if HEIC.match(data):
-            raise BadImageError(
-                kind or "unsupported", "is HEIC, which needs pillow-heif: pip install pillow-heif"
-            ) from None
-        if data.startswith(b"version https://git-lfs"):
-            raise BadImageError(kind or "a pointer of Git LFS", "is a pointer of Git LFS: run git lfs pull") from None
-        if PAGE.match(data):
-            raise BadImageError(kind or "a web page", "is a web page, perhaps of an error: download it again") from None
+        for pattern, what, reason in OTHER_FILES:
+            if pattern.match(data):
+                raise BadImageError(kind or what, reason) from None
         raise BadImageError(kind or "not a picture", f"is none of {', '.join(permitted)}") from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
         reason = str(error) or type(error).__name__

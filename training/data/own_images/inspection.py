@@ -4,13 +4,14 @@ import posixpath
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from training.data.image_set import DataError
 from training.data.own_images import decoding
 from training.data.own_images.advice import advise
 from training.data.own_images.annotations import Annotations, class_names, sidecar_stems
 from training.data.own_images.gathering import UNIQUE
-from training.data.own_images.layout import folder_labels, folder_splits
+from training.data.own_images.layout import add_folder_labels, folder_splits
 from training.data.own_images.looks import Look, look_closely
 from training.data.own_images.names import CAPTION_ENDINGS, is_image, is_metadata, may_be_image
 from training.data.own_images.planes import find_planes
@@ -19,6 +20,7 @@ from training.data.own_images.source import Member, Source
 from training.data.own_images.sources import open_source
 
 FIRST = 5  # names and captions that are shown
+NAMED = 12  # fields that are shown
 PLANE = "a mask or map of another picture, by its name"
 
 
@@ -145,6 +147,8 @@ def inspect(url: str, count: int) -> Inspection:
     seen = [one for one in reader.looks if one.name in used]
     told = read_annotations(found, annotations, [one.name for one in seen])
     found.looks = [one for one in seen if one.name in told]
+    if annotations.unused_beside:
+        found.tables[".json files beside images"] = f"not used: {shorten(annotations.unused_beside)}"
     unreadable = {name: f"cannot be used: {reason}" for name, reason in reader.unreadable.items()}
     found.bad |= {name: reason for name, reason in unreadable.items() if name in used}
     labels = describe_labels(found, annotations, names, told)
@@ -154,6 +158,12 @@ def inspect(url: str, count: int) -> Inspection:
     if not (found.images or found.left_out or found.tables):
         raise DataError(f"data.root: {url} is empty")
     return found
+
+
+def shorten(names: Collection[str]) -> str:
+    """Return names, of which only the first if there are many."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(islice(names, NAMED)) + more
 
 
 def describe_tables(annotations: Annotations, images: Collection[str], complete: bool) -> dict[str, str]:
@@ -188,14 +198,14 @@ def describe_labels(
     Raises DataError if some are numbers and some are names.
     """
     of_rows = {name: one.label for name, one in annotations.listed.items() if one.label is not None}
-    labels = {name: of_rows[name] for name in names if name in of_rows}
-    found.labels_from = "tables"
-    if not labels:
-        found.labels_from = f"files beside the {len(found.looks):,} images looked at"
-        labels = {name: one.label for name, one in told.items() if one.label is not None}
-    if not labels and annotations.labels_by_folder:
-        found.labels_from = "folders"
-        labels = dict(folder_labels(names))
+    of_rows = {name: of_rows[name] for name in names if name in of_rows}
+    beside = {} if of_rows else {name: one.label for name, one in told.items() if one.label is not None}
+    labels: Mapping[str, Label] = of_rows or beside
+    found.labels_from = "tables" if of_rows else f"files beside the {len(found.looks):,} images looked at"
+    if annotations.labels_by_folder and not beside and len(labels) < len(names):
+        labels = add_folder_labels(of_rows, names)
+        if len(labels) > len(of_rows):
+            found.labels_from = "tables and folders" if of_rows else "folders"
     found.labels_from = found.labels_from if labels else "nothing"
     counts = Counter(map(str, labels.values()))
     found.classes = {
@@ -231,8 +241,7 @@ def describe_splits(
 ) -> None:
     """Tell how many images are for training and held out, as far as records or folders say, and of which classes."""
     splits = {name: one.split for name, one in annotations.listed.items() if one.split is not None}
-    if "held_out" not in splits.values():
-        splits = folder_splits(names)[0] | splits
+    splits = folder_splits(names)[0] | splits
     if "held_out" in splits.values():
         held = {name for name in names if splits.get(name) == "held_out"}
         found.splits = {"train": len(names) - len(held), "held_out": len(held)}

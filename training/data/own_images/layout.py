@@ -3,12 +3,14 @@
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from training.data.own_images.names import split_in_folder, split_of_folder
+from training.data.own_images.planes import find_planes
 from training.data.own_images.records import Label
 
 BOTH = {"train", "held_out"}
+IMAGES = re.compile(r"images?|imgs?|jpegimages", re.IGNORECASE)  # a folder that is no class
 REPEATS = re.compile(r"\d+_(\D.*)")  # as kohya's scripts call folders
 
 
@@ -54,17 +56,25 @@ def split_meanings(kinds: Iterable[str]) -> dict[str, tuple[str | None, str]]:
 def folder_labels(images: Iterable[str]) -> dict[str, Label]:
     """Return the label of each image: its folder at the first level with two or more folders that are not splits.
 
-    Images above that level have none. Folders below it do not count, nor do the repeats of kohya's folders: the label
-    of 10_cat is cat.
+    Images above that level have none, nor have those in a folder such as images. Folders below the level do not count,
+    nor do the repeats of kohya's folders: the label of 10_cat is cat.
     """
     _, folders = folder_splits(images)
     level = 0
     while kinds := {part[level] for part in folders.values() if len(part) > level}:
-        if len(kinds) > 1:
-            named = without_repeats(kinds)
-            return {name: named[part[level]] for name, part in folders.items() if len(part) > level}
+        classes = {kind for kind in kinds if not IMAGES.fullmatch(kind)}
+        if len(classes) > 1:
+            named = without_repeats(classes)
+            labels = {name: named.get(part[level]) for name, part in folders.items() if len(part) > level}
+            return {name: label for name, label in labels.items() if label is not None}
         level += 1
     return {}
+
+
+def add_folder_labels(labels: Mapping[str, Label], images: Iterable[str]) -> dict[str, Label]:
+    """Return the labels that are given, and those by folders if there are none, or all that are given are folders."""
+    of_folders = folder_labels(images)
+    return {**of_folders, **labels} if set(labels.values()) <= set(of_folders.values()) else dict(labels)
 
 
 def without_repeats(kinds: Collection[str]) -> dict[str, str]:
@@ -77,12 +87,14 @@ class Finder:
     """Finds the images of a source by the names that records give them.
 
     A name is the path relative to the record's file; else a path of which the first folders are missing here, for
-    example an absolute one; else a path without ending; else the name of a file that occurs once.
+    example an absolute one; else a path without ending; else a folder and a file, or a file, that occur once, also in
+    other cases. Masks and maps of others are found by their whole names only.
     """
 
     def __init__(self, images: Collection[str]) -> None:
         self.images = images
         self.by_key: dict[str, str | None] | None = None  # without folders or ending; None for several
+        self.by_folded: dict[str, str | None] = {}
 
     def find(self, name: str) -> str | None:
         """Return the image of this name, or None."""
@@ -94,10 +106,19 @@ class Finder:
                 return shorter
         if self.by_key is None:
             self.by_key = {}
-            for image in self.images:
+            for image in {*self.images} - find_planes(self.images):
                 stem = posixpath.splitext(image)[0]
-                for key in {"/" + stem, posixpath.basename(image), posixpath.basename(stem)}:
+                for key in {"/" + stem, *ends(image), *ends(stem)}:
                     self.by_key[key] = image if self.by_key.get(key, image) == image else None
-        base = posixpath.basename(name)
-        keys = ("/" + name, "/" + posixpath.splitext(name)[0], base)
-        return next((found for key in keys if (found := self.by_key.get(key))), None)
+                key = posixpath.basename(image).casefold()
+                self.by_folded[key] = image if self.by_folded.get(key, image) == image else None
+        stem = posixpath.splitext(name)[0]
+        keys = ("/" + name, "/" + stem, *ends(name), ends(stem)[0])
+        found = next((found for key in keys if (found := self.by_key.get(key))), None)
+        return found or self.by_folded.get(posixpath.basename(name).casefold())
+
+
+def ends(path: str) -> tuple[str, str]:
+    """Return the last folder and the file of a path, and the file alone."""
+    parts = path.rsplit("/", 2)
+    return "/".join(parts[-2:]), parts[-1]

@@ -8,11 +8,12 @@ from importlib.util import find_spec
 
 IMAGE_ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
-    *(".jfif", ".jpe", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".apng"),
-    *((".heic", ".heif") if find_spec("pillow_heif") else ()),
+    *(".jfif", ".jpe", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".apng"),
+    *((".heic", ".heif", ".hif") if find_spec("pillow_heif") else ()),
 )
 UNREADABLE_ENDINGS = (
-    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".eps", ".exr", ".hdr", ".xcf"),
+    *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".psd", ".tga", ".ico", ".eps", ".exr", ".hdr", ".xcf"),
+    *(".dds", ".pcx", ".qoi"),
     *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"),
 )  # of images that are not read, unless a plugin adds them to IMAGE_ENDINGS
 CAPTION_ENDINGS = (".txt", ".caption")
@@ -28,7 +29,7 @@ JSON_TABLE = re.compile(
     r"|(captions|instances)_(train|val|test|default)\d*|meta_(cap|clean|lat|tag)"
 )
 
-TEXT_TABLE = re.compile(r"(labels|captions|annotations)\.txt")
+TEXT_TABLE = re.compile(r"(.*[-_])?(labels|captions|annotations)\.txt|list_eval_partition\.txt")
 SPLITS = {
     "train": "train",
     "held_out": "held_out",
@@ -41,6 +42,7 @@ SPLITS = {
 }  # what records may say
 SPLIT_FOLDERS = {**SPLITS, "dev": "held_out", "eval": "held_out", "evaluation": "held_out", "holdout": "held_out"}
 SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})[-_. ]?(images?|imgs?|pictures|set|data|split|\d+|a|b)?")
+SPLIT_LIST = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})[-_ ]?(list|set|split|images|files)?\.txt")
 SPLIT_IN_FILE = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])")
 HIDDEN = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"),
@@ -62,9 +64,14 @@ def may_be_image(name: str) -> bool:
 def is_table(name: str) -> bool:
     """Return whether a file of this name may describe images, one per line or entry."""
     if not name.lower().endswith(TABLE_ENDINGS):
-        return TEXT_TABLE.fullmatch(posixpath.basename(name).lower()) is not None
+        return TEXT_TABLE.fullmatch(posixpath.basename(name).lower()) is not None or is_split_list(name)
     stem, ending = posixpath.splitext(posixpath.basename(name).lower())
     return ending in LINE_TABLES or (ending == ".json" and JSON_TABLE.fullmatch(stem) is not None) or is_metadata(name)
+
+
+def is_split_list(name: str) -> bool:
+    """Return whether a file of this name may list the images of a split: train.txt, or a caption of train.png."""
+    return SPLIT_LIST.fullmatch(posixpath.basename(name).lower()) is not None
 
 
 def is_metadata(name: str) -> bool:

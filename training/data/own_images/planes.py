@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 
 WORDS = r"masks?|gt|groundtruths?|ground[-_ ]truths?|mattes?|segmentations?"
-SUFFIX = re.compile(rf"(.+?)[-_ ]({WORDS}|seg)([-_ ]?\d+)?", re.IGNORECASE)
+SUFFIX = re.compile(rf"(.+?)[-_ .]({WORDS}|seg|depth|canny)([-_ ]?\d+)?", re.IGNORECASE)
 PLANE_FOLDER = re.compile(
     rf"(.+[-_ ])?({WORDS}|annotations?|labels?|segmentation(class|object)|trimaps?)([-_ ].+)?", re.IGNORECASE
 )

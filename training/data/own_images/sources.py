@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.data.image_set import DataError
+from training.data.own_images.advice import advise_file
 from training.data.own_images.buckets import open_bucket
 from training.data.own_images.folder import Folder
 from training.data.own_images.idx import Idx, is_idx
@@ -34,7 +35,7 @@ def open_source(source: str) -> Source:
     if path.is_file():
         found = open_archives(source, [path], path.parent)
         if found is None:
-            raise DataError(f"data.root: {path} is neither a folder nor {PERMITTED}")
+            raise DataError(f"data.root: {path} is neither a folder nor {PERMITTED}{advise_file(path.name)}")
         return found
     if glob.has_magic(source):
         paths = sorted(Path(file) for file in glob.glob(str(path), recursive=True))

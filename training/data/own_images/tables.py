@@ -16,9 +16,10 @@ from typing import Any
 
 from training.data.image_set import DataError
 from training.data.own_images import parquet
-from training.data.own_images.csv_tables import read_csv
-from training.data.own_images.names import is_image, is_metadata
+from training.data.own_images.csv_tables import find_cells, read_csv
+from training.data.own_images.names import is_image, is_metadata, is_split_list
 from training.data.own_images.records import FILE_FIELDS, decode_text, file_field, parse_object
+from training.data.own_images.split_lists import read_split_list
 
 Row = tuple[str, Mapping[str, Any]]  # the place, for messages, and the fields; the image is in "file_name"
 COLUMNS_SHOWN = 12
@@ -33,6 +34,8 @@ def read_table(name: str, data: bytes, origin: str) -> Iterator[Row]:
     ending = posixpath.splitext(name.lower())[1]
     if ending in (".jsonl", ".ndjson"):
         return name_images(read_lines(data, origin), is_metadata(name))
+    if is_split_list(name) and file_field(find_cells(data, origin)) is None:
+        return read_split_list(data, origin)
     if ending in (".csv", ".tsv", ".txt"):
         return name_images(read_csv(name, data, origin), False)
     if ending == ".parquet":
@@ -101,7 +104,9 @@ def mapping_rows(document: Mapping[str, Any], field: str, origin: str) -> Iterat
         raise NoImagesError("does not map images to captions or labels")
     for image, value in document.items():
         if isinstance(value, dict):
-            yield f"{origin}: {image}", {**value, "file_name": image}
+            own_field = None if is_image(image) else file_field(value)  # VIA's keys are names and sizes of files
+            own = value.get(own_field) if own_field else None
+            yield f"{origin}: {image}", {**value, "file_name": own if isinstance(own, str) and is_image(own) else image}
         else:
             yield f"{origin}: {image}", {"file_name": image, field if isinstance(value, str | list) else "label": value}
 

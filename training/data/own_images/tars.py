@@ -48,9 +48,10 @@ class Tars(Source):
                 with tarfile.open(mode="r|*", fileobj=stream, tarinfo=CheckedHeader) as tar:  # type: ignore[call-overload]  # not in the stub
                     yield from stream_members(tar, archive, wanted)
             except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-                raise DataError(
-                    f"data.root: {archive.url} is not a complete tar ({error}); it is damaged, copy it again"
-                ) from None
+                what = (
+                    "; it is a zip: call it .zip" if stream.head.startswith(b"PK") else "; it is damaged, copy it again"
+                )
+                raise DataError(f"data.root: {archive.url} is not a complete tar ({error}){what}") from None
             finally:
                 stream.close()
 
@@ -63,11 +64,13 @@ class CountingStream:
 
     def __init__(self, stream: Any, source: Source) -> None:
         self.stream, self.source = stream, source
+        self.head = b""
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes."""
         data: bytes = self.stream.read(size)
         self.source.position += len(data)
+        self.head = self.head or data[:4]
         return data
 
     def close(self) -> None:

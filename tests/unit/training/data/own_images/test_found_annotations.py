@@ -155,6 +155,8 @@ PAIRED: dict[str, tuple[str, str]] = {
     "folders in classes": ("cat/images/{n}.png", "cat/masks/{n}.png"),
     "folders of splits": ("images/training/{n}.png", "annotations/training/{n}.png"),
     "both": ("train/{n}.png", "train_masks/{n}_mask.png"),
+    "WebDataset": ("{n}.png", "{n}.seg.png"),
+    "depths": ("{n}.png", "{n}.depth.png"),
 }
 
 

@@ -348,13 +348,20 @@ def test_long_captions_are_cut_and_counted(make: Callable[..., ImageSet]) -> Non
 
 def test_images_of_other_endings_are_read(make: Callable[..., ImageSet]) -> None:
     files = {}
-    for name, form in (("0.jfif", "JPEG"), ("1.avif", "AVIF"), ("2.jpg", "AVIF"), ("3", "JPEG"), ("4.pgm", "PPM")):
+    for name, form in (
+        ("0.jfif", "JPEG"),
+        ("1.avif", "AVIF"),
+        ("2.jpg", "AVIF"),
+        ("3", "JPEG"),
+        ("4.pgm", "PPM"),
+        ("5.j2k", "JPEG2000"),
+    ):
         file = io.BytesIO()
         Image.new("RGB", (8, 8), (9, 9, 9)).save(file, form)
         files[name] = file.getvalue()
-    assert make(files).description.count == 5
+    assert make(files).description.count == 6
     if find_spec("pillow_heif") is None:
-        message = preparation_error(make, files | {"5.heic": b"?"})
+        message = preparation_error(make, files | {"6.heic": b"?"})
         assert "pip install pillow-heif to read it" in message
 
 

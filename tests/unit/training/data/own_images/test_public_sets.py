@@ -113,6 +113,8 @@ def test_archives_with_the_same_names_are_told_what_to_do(tmp_path: Path, make: 
         ("x.tar.zst", ".zst", "an archive: unpack it, and give the folder"),
         ("clip.mov", ".mov", "a video: write its frames, ffmpeg -i VIDEO -r 1 %06d.png"),
         ("scan.nii.gz", ".gz", "scans: convert them to PNG"),
+        ("pets.zip.001", ".001", "a part of an archive: join the parts, unpack them, and give the folder"),
+        ("a.jxl", ".jxl", "convert it to PNG"),
     ],
 )  # fmt: skip
 def test_sets_in_other_formats_are_told_what_to_do(
@@ -137,6 +139,14 @@ def test_pointers_of_git_lfs_and_web_pages_are_told(make: Callable[..., ImageSet
     bad = read_report(made)["bad"]
     assert bad["a pointer of Git LFS"]["first"][0]["reason"] == "is a pointer of Git LFS: run git lfs pull"
     assert bad["a web page"]["first"][0]["name"] == "y.jpg"
+
+
+def test_other_formats_under_the_name_of_a_picture_are_told(make: Callable[..., ImageSet]) -> None:
+    files = {"jxl.jpg": b"\xff\x0a.", "svg.png": b'<?xml version="1.0"?>\n<svg width="9">', "pdf.jpg": b"%PDF-1.7"}
+    bad = read_report(make(PICTURES | files, max_bad=0.8))["bad"]
+    assert [one["reason"] for one in bad["unsupported"]["first"]] == [
+        "is JPEG XL: convert it to PNG", *["is SVG, PSD or PDF: convert it to PNG"] * 2
+    ]  # fmt: skip
 
 
 def test_twelve_bits_that_are_stored_as_sixteen_are_odd(tmp_path: Path) -> None:

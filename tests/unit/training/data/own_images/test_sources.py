@@ -144,6 +144,12 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     assert "no tar matches" in refused(tmp_path / "*.tar")
     file = folder(tmp_path / "one", {"a.rar": b""}) / "a.rar"
     assert "a.rar is neither a folder nor a tar (.tar, .tar.gz, .tgz, .tar.bz2," in refused(file)
+    assert refused(file).endswith("; an archive: unpack it, and give the folder")
+    for name in ("a.png", "metadata.csv"):
+        assert refused(folder(tmp_path / "alone", {name: b""}) / name).endswith("; give its folder")
+    zipped = folder(tmp_path / "named", {"a.tar": b"PK\3\4" + bytes(1024)}) / "a.tar"
+    with pytest.raises(DataError, match=r"it is a zip: call it \.zip"):
+        list(open_source(str(zipped)).members(lambda _: True))
     tar(tmp_path / "both/x.tar", {})
     folder(tmp_path / "both", {"a.png": b""})
     assert "holds both tars (x.tar) and images (a.png)" in refused(tmp_path / "both")
