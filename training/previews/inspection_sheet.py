@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COLUMNS, ROWS = 12, 6
 CLASSES = 20  # bars, the most frequent
+GAP = 4  # pixels between images
 SPREAD = 10  # pixels that the histogram of sizes shows at least
 
 
@@ -32,7 +33,8 @@ def save(path: Path, found: Inspection) -> None:
     low, high = min(shorter), max(shorter)
     edges = np.linspace(low - 0.5, high + 0.5, min(30, high - low + 1) + 1)
     sides.hist(shorter, bins=edges.tolist(), color="#4878a8")
-    sides.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in (sides.xaxis, sides.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     if high - low < SPREAD:  # a bar alone would fill the whole width
         sides.set_xlim((low + high - SPREAD) / 2, (low + high + SPREAD) / 2)
     sides.set(title="shorter side, pixels", ylabel="images looked at")
@@ -40,6 +42,7 @@ def save(path: Path, found: Inspection) -> None:
     shown = choose(found)
     sheet = figure.add_subplot(grid[1, :])
     sheet.imshow(tile(shown))
+    sheet.set_anchor("N")
     sheet.set_axis_off()
     figure.suptitle(f"{plain(found.source)}: {found.images:,} images, {len(found.looks):,} looked at", parse_math=False)
     figure.savefig(path, dpi=100)
@@ -47,6 +50,8 @@ def save(path: Path, found: Inspection) -> None:
 
 def draw_classes(bars: "Axes", found: Inspection) -> None:
     """Draw a bar for each of the most frequent classes; only a title without labels."""
+    from matplotlib.ticker import MaxNLocator
+
     names = [name for name, _ in Counter(found.classes).most_common(CLASSES)]
     if not names:
         bars.set(title="no labels")
@@ -54,6 +59,7 @@ def draw_classes(bars: "Axes", found: Inspection) -> None:
         return
     bars.barh([plain(name) for name in names], [found.classes[name] for name in names], color="#4878a8")
     bars.invert_yaxis()
+    bars.xaxis.set_major_locator(MaxNLocator(integer=True))
     more = f", the most frequent {CLASSES} of {len(found.classes):,}" if len(found.classes) > CLASSES else ""
     bars.set(title=f"images of each class{more}")
 
@@ -83,10 +89,10 @@ def choose(found: Inspection) -> list[Look]:
 
 
 def tile(looks: list[Look]) -> np.ndarray:
-    """Return thumbnails row by row: [height, width, 3] uint8."""
-    rows = max(1, -(-len(looks) // COLUMNS))
-    sheet = np.full((rows * THUMBNAIL, COLUMNS * THUMBNAIL, 3), 255, np.uint8)
+    """Return thumbnails row by row, with white between them: [height, width, 3] uint8."""
+    rows, side = max(1, -(-len(looks) // COLUMNS)), THUMBNAIL + GAP
+    sheet = np.full((rows * side, COLUMNS * side, 3), 255, np.uint8)
     for i, one in enumerate(looks):
-        top, left = i // COLUMNS * THUMBNAIL, i % COLUMNS * THUMBNAIL
+        top, left = i // COLUMNS * side, i % COLUMNS * side
         sheet[top : top + THUMBNAIL, left : left + THUMBNAIL] = one.thumbnail
     return sheet

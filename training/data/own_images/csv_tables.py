@@ -8,12 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from training.data.image_set import DataError
 from training.data.own_images.names import is_image
-from training.data.own_images.records import TEXT_FIELDS, decode_text, file_field, plain_name
+from training.data.own_images.records import (
+    LABEL_FIELDS,
+    OTHER_FIELDS,
+    SPLIT_FIELDS,
+    TEXT_FIELDS,
+    decode_text,
+    file_field,
+    plain_name,
+)
 
 SEPARATORS = ",;\t|"
 FIELD_LIMIT = 1 << 24  # characters of a field
 ESCAPED_QUOTE = re.compile(r'\\"(?![",;\t|\r\n]|$)')  # a quote that cannot end its field
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
+READ = {*TEXT_FIELDS, *LABEL_FIELDS, *SPLIT_FIELDS, *OTHER_FIELDS}  # fields besides the image
 QUOTE = "\0"  # in place of an escaped quote while the text is split
 
 
@@ -93,7 +102,7 @@ def fit(cells: Sequence[str], header: Sequence[str], separator: str, where: str)
     for cell in cells:
         if any(is_image(line.partition(separator)[0].strip(' "')) for line in cell.split("\n")[1:]):
             raise DataError(f"data.root: {where}: a quote does not end: {cell[:40]!r}; write it twice, in quotes")
-    if not any(cell.strip() for cell in cells[len(header) :]):
+    if not any(cell.strip() for cell in cells[len(header) :]) or not READ.intersection(map(plain_name, header)):
         return cells
     if separator == " " or plain_name(header[-1]) in TEXT_FIELDS:
         return [*cells[: len(header) - 1], separator.join(cells[len(header) - 1 :])]

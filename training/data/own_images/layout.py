@@ -5,12 +5,13 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
-from training.data.own_images.names import split_in_folder, split_of_folder
+from training.data.own_images.names import PART, split_in_folder, split_of_folder
 from training.data.own_images.planes import find_planes
 from training.data.own_images.records import Label
 
 BOTH = {"train", "held_out"}
 IMAGES = re.compile(r"images?|imgs?|jpegimages", re.IGNORECASE)  # a folder that is no class
+PARTS = re.compile(r"(.*[-_ ])?(images?|imgs?|pictures|photos|part|batch|chunk|shard|fold)", re.IGNORECASE)  # of a set
 REPEATS = re.compile(r"\d+_(\D.*)")  # as kohya's scripts call folders
 
 
@@ -56,19 +57,26 @@ def split_meanings(kinds: Iterable[str]) -> dict[str, tuple[str | None, str]]:
 def folder_labels(images: Iterable[str]) -> dict[str, Label]:
     """Return the label of each image: its folder at the first level with two or more folders that are not splits.
 
-    Images above that level have none, nor have those in a folder such as images. Folders below the level do not count,
+    Images above that level have none, nor have those in a folder such as images. A level of part_1, part_2 and so on
+    does not count. Folders below the level do not count,
     nor do the repeats of kohya's folders: the label of 10_cat is cat.
     """
     _, folders = folder_splits(images)
     level = 0
     while kinds := {part[level] for part in folders.values() if len(part) > level}:
         classes = {kind for kind in kinds if not IMAGES.fullmatch(kind)}
-        if len(classes) > 1:
+        if len(classes) > 1 and not are_parts(classes):
             named = without_repeats(classes)
             labels = {name: named.get(part[level]) for name, part in folders.items() if len(part) > level}
             return {name: label for name, label in labels.items() if label is not None}
         level += 1
     return {}
+
+
+def are_parts(folders: Collection[str]) -> bool:
+    """Return whether folders are parts of a set by their names, which differ in numbers alone: images_001."""
+    names = {PART.sub("", folder) for folder in folders}
+    return len(names) == 1 and PARTS.fullmatch(names.pop()) is not None
 
 
 def add_folder_labels(labels: Mapping[str, Label], images: Iterable[str]) -> dict[str, Label]:

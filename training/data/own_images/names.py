@@ -42,6 +42,7 @@ SPLITS = {
 }  # what records may say
 SPLIT_FOLDERS = {**SPLITS, "dev": "held_out", "eval": "held_out", "evaluation": "held_out", "holdout": "held_out"}
 SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})[-_. ]?(images?|imgs?|pictures|set|data|split|\d+|a|b)?")
+PART = re.compile(r"[-_ .(]*\d+\)?")  # the number of a part, and of a copy
 SPLIT_LIST = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})[-_ ]?(list|set|split|images|files)?\.txt")
 SPLIT_IN_FILE = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])")
 HIDDEN = {

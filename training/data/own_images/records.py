@@ -13,17 +13,19 @@ from training.data.own_images.names import SPLITS, clean, split_of_word
 
 FILE_FIELDS = (
     *("file_name", "filename", "file", "image", "img", "path", "image_path", "file_path", "filepath", "image_file"),
-    *("image_name", "filepaths", "filenames", "image_id", "id"),
+    *("image_name", "filepaths", "filenames", "image_filename", "image_file_name", "imagename", "img_name", "img_path"),
+    *("image_index", "image_id", "imageid", "id"),
 )
 TEXT_FIELDS = ("text", "caption", "prompt", "description", "captions", "alt_text", "sentence", "comment", "tags")
 LABEL_FIELDS = (
-    *("label", "class", "class_name", "label_name", "category", "class_label", "labels"),
+    *("label", "class", "class_name", "label_name", "classname", "category", "class_label", "labels"),
     *("target", "species", "breed", "class_id", "classid"),
 )
 SPLIT_FIELDS = ("split", "data_set", "subset", "partition")
-LABEL_WORDS = ("class_name", "label_name")  # of a label that another field has as a number
+LABEL_WORDS = ("class_name", "label_name", "classname")  # of a label that another field has as a number
 PARTITIONS = {"0": "train", "1": "validation", "2": "test"}  # of a field called partition, as CelebA has it
 OTHER_FIELDS = ("boxes", "map", "mask")
+WHOLE = re.compile(r"^(-?\d+)\.0$")
 BOX_LINES = re.compile(r"(\d+([ \t]+-?\d*\.?\d+(e-?\d+)?){4,}\s*)+", re.IGNORECASE)  # as YOLO's programs write
 MARKS = (  # the longer first
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -164,7 +166,7 @@ def text_field(raw: Mapping[str, Any], field: str, where: str) -> str | None:
 def label_of(value: Any, where: str, field: str) -> Label | None:
     """Return a label, a name or a number. Raises DataError."""
     if isinstance(value, str):
-        return check_unicode(value, where).strip() or None
+        return WHOLE.sub(r"\1", check_unicode(value, where).strip()) or None
     if isinstance(value, float) and value.is_integer():  # as pandas writes whole numbers where some are missing
         return int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.own_images.names import ARCHIVE_ENDINGS, SPLIT_FOLDERS, split_of_file
+from training.data.own_images.names import ARCHIVE_ENDINGS, PART, SPLIT_FOLDERS, split_of_file
 
 HEAD = 32  # bytes
-PART = re.compile(r"[-_ .(]*\d+\)?")  # the number of a part, and of a copy
 SYNSET = re.compile(r"n\d{8}")  # a class of ImageNet
 
 Wanted = Callable[[str], bool]
@@ -91,7 +90,7 @@ def splits_of_files(paths: Sequence[str]) -> list[str | None]:
 def folders_of_archives(paths: Sequence[str], pictures: Callable[[], Sequence[Sequence[str]]]) -> list[str]:
     """Return what the names in each archive begin with: its split, or its name if each archive is a class.
 
-    Each is a class if their names differ in more than numbers, and no picture in them is in a folder.
+    Each is a class if their names differ in more than numbers, and no picture is in a folder of another name.
     pictures: returns names of pictures in each archive.
     """
     if any(splits := splits_of_files(paths)):
@@ -101,9 +100,10 @@ def folders_of_archives(paths: Sequence[str], pictures: Callable[[], Sequence[Se
         return [""] * len(paths)
     inside = pictures()
     holding = [stem for stem, names in zip(stems, inside, strict=True) if names]
-    if not are_classes(holding) or any("/" in name for names in inside for name in names):
+    outer = [{name.partition("/")[0] for name in names if "/" in name} for names in inside]
+    if not are_classes(holding) or any(found - {stem} for stem, found in zip(stems, outer, strict=True)):
         return [""] * len(paths)
-    return [f"{stem}/" for stem in stems]
+    return ["" if found else f"{stem}/" for stem, found in zip(stems, outer, strict=True)]
 
 
 def stem_of_archive(path: str) -> str:

@@ -49,6 +49,8 @@ def test_captions_hold_quotes_and_separators(form: str, make: Callable[..., Imag
         ("0.png golden retriever\n1.png pug\n", ["golden retriever", "pug"]),
         ("0.png\tn0144\t0\t32\t44.5\t62\n1.png\tn0145\t1\t2\t3\t4\n", ["n0144", "n0145"]),
         ("image,label,\n0.png,cat,\n1.png,dog,,\n", ["cat", "dog"]),
+        ("Image Index,Label\n0.png,1.0\n1.png,2.0\n", ["1", "2"]),
+        ("Filename,Label,ClassName\n0.png,0,Forest\n1.png,1,River\n", ["Forest", "River"]),
     ],
 )
 def test_labels_of_several_words_and_before_numbers(
@@ -82,5 +84,6 @@ def test_a_table_without_a_header_is_told_and_a_row_that_is_too_long_refuses_the
 ) -> None:
     boxes = make(PICTURES | {"annotations.csv": b"0.png,1,1,5,5,cat\n"})
     assert "no header" in json.dumps(read_report(boxes)["tables_not_read"])
+    assert len(make(PICTURES | {"styles.csv": b"id,season,name\n0,Fall,Check, Navy Shirt\n"}).records) == 2
     rows = b"file,caption,label\n0.png,a,cat\n1.png,b, c,dog\n"
     assert "x.csv:3 has 4 columns" in preparation_error(make, PICTURES | {"x.csv": rows})

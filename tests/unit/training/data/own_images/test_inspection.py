@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.own_images import Files, json_lines, noise_png, write_folder, write_tars
+from tests.support.own_images import Files, json_lines, noise_png, plane_png, write_folder, write_tars
 from training.data.image_set import DataError
 from training.data.own_images import decoding, looks
 from training.data.own_images.inspection import Inspection, inspect
@@ -139,6 +139,13 @@ def test_the_sheet_has_an_axis_of_classes_only_if_there_are_labels(names: str, l
     with Image.open(tmp_path / "sheet.png") as image:
         place = np.asarray(image.convert("L"))[60:280, 620:]  # below the title, beside the histogram of sizes
     assert (place < 128).any() == labelled
+
+
+def test_there_is_white_between_the_images_of_a_sheet(tmp_path: Path) -> None:
+    files = {f"{n}.png": plane_png(np.full((8, 8), 10 + n)) for n in range(13)}
+    white = (inspection_sheet.tile(inspected(tmp_path, files).looks) == 255).all(axis=2)
+    columns, rows = white.all(axis=0), white.all(axis=1)
+    assert (np.flatnonzero(np.diff(columns)).size, np.flatnonzero(np.diff(rows)).size) == (23, 3)
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:

@@ -109,6 +109,15 @@ def test_a_folder_named_images_is_no_class(make: Callable[..., ImageSet]) -> Non
     assert make(deeper).description.classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("parts", ["images_00{}", "HAM10000_images_part_{}", "fold{}", "Batch ({})"])
+def test_folders_that_are_parts_of_a_set_are_no_classes(parts: str, make: Callable[..., ImageSet]) -> None:
+    one, two = parts.format(1), parts.format(2)
+    assert make(pictures(one + "/{n}.png", 0) | pictures(two + "/{n}.png", 1)).description.classes == ()
+    inner = pictures(one + "/cat/{n}.png", 0) | pictures(two + "/dog/{n}.png", 1)
+    assert make(inner).description.classes == ("cat", "dog")
+    assert make(pictures("1/{n}.png", 0) | pictures("2/{n}.png", 1)).description.classes == ("1", "2")
+
+
 def test_names_in_tables_differ_in_case_or_in_their_first_folders(make: Callable[..., ImageSet]) -> None:
     files = pictures("IMG_{n}.PNG", 0) | {"labels.csv": b"file,label\nimg_0.png,cat\n"}
     assert labels_of(make(files)) == {"IMG_0.PNG": "cat"}
