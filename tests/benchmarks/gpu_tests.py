@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 from tests.benchmarks.gpu_timing import Report
 
 FOLDER = Path(__file__).parents[1] / "gpu"
-LIMIT_S = 190
+LIMIT_S = 180
 DONE = re.compile(r"^(?:\S+::(\S+) )?(PASSED|FAILED|SKIPPED)", re.MULTILINE)
 
 
@@ -25,16 +26,18 @@ def run(smallest: bool, report: Report) -> None:
     """Count the tests that pass, fail and are skipped. Raises SystemExit if one fails. smallest: rehearse on a CPU."""
     environment = {**os.environ, **({"DARKROOM_REHEARSE_GPU": "1"} if smallest else {})}
     files = sorted(FOLDER.glob("test_*.py"))
+    problems, states = list[str](), Counter[str]()
     with ThreadPoolExecutor(len(files)) as pool:
-        outcomes = list(pool.map(lambda path: run_file(path, environment), files))
-    problems = [problem for _, problem in outcomes if problem]
-    output = "\n".join(text for text, _ in outcomes)
-    states = [state for _, state in DONE.findall(output)]
-    for state in ("PASSED", "SKIPPED"):
-        if state in states:
-            report(f"tests {state.lower()}", states.count(state))
+        for done in as_completed([pool.submit(run_file, path, environment) for path in files]):
+            output, problem = done.result()
+            states.update(state for _, state in DONE.findall(output))
+            for state in ("PASSED", "SKIPPED"):
+                if states[state]:
+                    report(f"tests {state.lower()}", states[state])
+            if problem:
+                problems.append(problem)
+                print(output, file=sys.stderr, flush=True)
     if problems:
-        print(output, file=sys.stderr)
         raise SystemExit("; ".join(problems)[:600])
 
 

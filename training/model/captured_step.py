@@ -68,8 +68,10 @@ class CapturedStep:
                 take_step()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # Threads that prepare requests pin memory meanwhile, which would end a capture that watches all threads.
-        with original_error(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        # Threads that prepare requests pin memory meanwhile, which would end a capture that watches all threads. A
+        # capture that fails leaves its stream the current one, so the present one is set again.
+        capture = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
+        with original_error(), torch.cuda.stream(torch.cuda.current_stream()), capture:
             self._outputs = take_step()
 
 

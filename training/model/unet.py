@@ -16,6 +16,7 @@ from training.model.layers import (
     SpatialAttention,
     SpatialTransformer,
     Upsample,
+    concatenate,
     group_norm,
     zero_init,
 )
@@ -184,7 +185,7 @@ class UNet(nn.Module):
         for stage in self.middle:
             h = self._run(stage, h, embedding, parts)
         for stage in self.up:
-            h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding, parts)
+            h = self._run(stage, concatenate(h, skips.pop()), embedding, parts)
         return torch.as_tensor(self.conv_out(F.silu(self.norm_out(h))))
 
     def keys_values(self, context: Tensor) -> Tensor:
