@@ -1,6 +1,6 @@
 """Plans the distillation of a release: its images, its experiment file, and the steps that fit into a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from torch import Tensor
 
 from training.data import built_in, image_set
 from training.data.batches import row_generator
@@ -151,11 +152,17 @@ def measure_step(config: DistillationExperiment, images: ImageSet) -> float:
         chosen, [row_generator(0, 0, i) for i in range(len(chosen))]
     )
     shape = (len(chosen), *recipe.latent_shape(batch))
-    drawn = {
-        "posterior": torch.zeros(shape, device=device), "eps": torch.randn(shape, device=device),
-        "share": torch.zeros(len(chosen), device=device), "scale": torch.full((len(chosen),), 2.0, device=device),
-        "grid": torch.arange(len(chosen), device=device) % recipe.grids.count,
-    }  # fmt: skip
+    drawn = draw(shape, recipe.grids.count, device)
     moments = torch.stack([drawn["eps"], drawn["posterior"]], dim=1)
     given: Mapping[str, Any] = {"moments": moments, "requests": batch["requests"]}
     return time_steps(recipe, device, lambda: recipe.loss(dict(given), drawn))
+
+
+def draw(shape: Sequence[int], grids: int, device: str) -> dict[str, Tensor]:
+    """Return what a step of (R, C, h, w) latents draws: on the device, but for the grids, which are on the CPU."""
+    rows = shape[0]
+    return {
+        "posterior": torch.zeros(shape, device=device), "eps": torch.randn(shape, device=device),
+        "share": torch.zeros(rows, device=device), "scale": torch.full((rows,), 2.0, device=device),
+        "grid": torch.arange(rows) % grids,
+    }  # fmt: skip

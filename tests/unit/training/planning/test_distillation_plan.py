@@ -67,3 +67,11 @@ def test_a_teacher_without_lineage_has_the_images_that_it_makes(bars_root: Path,
     config = plans.load(path)
     assert (config.data.name, config.data.image_size, config.data.channels) == ("images", 16, 1)
     assert config.optimiser.learning_rate == plans.RATE
+
+
+def test_on_a_gpu_the_grids_of_a_measured_step_stay_on_the_host_as_in_training() -> None:
+    """The recipe chooses rows by them, and pins them: CUDA refuses to pin its own memory."""
+    drawn = plans.draw((6, 2, 8, 8), 4, "meta")  # instead of a GPU
+    assert {name for name, values in drawn.items() if values.device.type == "cpu"} == {"grid"}
+    assert drawn["grid"].tolist() == [0, 1, 2, 3, 0, 1]
+    assert {len(values) for values in drawn.values()} == {6}
