@@ -13,6 +13,7 @@ from training.model.release import DecoderName
 from training.model.solvers import SOLVERS
 
 MAX_STEPS = 1_000
+TIMESTEPS = "timesteps"  # the field of a release's rules: those of its training, the most steps of a sampling
 MAX_GUIDANCE = 50
 SPACINGS = (
     "ays", "beta", "exponential", "karras", "lcm", "leading", "leading_exact", "linspace", "shifted",
@@ -41,7 +42,7 @@ def sampling_schema(conditions: JsonSchema) -> dict[str, Any]:
     """
     guided = conditions.get("guided", True)
     fields = {
-        "steps": {"type": "integer", "minimum": 1, "maximum": MAX_STEPS},
+        "steps": {"type": "integer", "minimum": 1, "maximum": min(MAX_STEPS, conditions.get(TIMESTEPS, MAX_STEPS))},
         "solver": {"enum": sorted(SOLVERS)},
         "spacing": {"enum": list(SPACINGS)},
         "eta": SHARE,

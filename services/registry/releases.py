@@ -18,14 +18,14 @@ from services.errors import quote
 from services.job_queue.release_use import releases_in_use
 from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.image_rules import add_image_rules
-from services.job_requests.sampling_fields import LIGHT
+from services.job_requests.sampling_fields import LIGHT, TIMESTEPS
 from services.job_requests.schema import OWN_DEFAULTS, default_mistakes
 from services.registry import blobs, weights
 from services.registry.locks import keep_blobs, lock_names
 from services.storage.object_store import ObjectStore, ObjectStoreError
 from training.errors import DarkroomError
 from training.model import release as release_format
-from training.model.release import Release, Serve
+from training.model.release import ITEM_FIELDS, Release, Serve
 
 NAME = re.compile("[a-z][a-z0-9_-]{0,62}")
 REFERENCE = re.compile(rf"(?P<name>{NAME.pattern})(@((?P<version>[1-9][0-9]{{0,8}})|(?P<alias>[a-z][a-z_-]{{0,62}})))?")
@@ -167,24 +167,26 @@ def request_rules(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a request to a release may contain.
 
     That is the JSON Schema of its conditions, with what their images must be, whether it can be `guided`, whether it
-    has a light decoder, its canvas and its own defaults.
+    has a light decoder, its timesteps, its canvas and its own defaults.
     """
     release = release_format.parse(manifest)
     rules = add_image_rules(release.conditions, release.architecture, release.latent_shape)
-    own = {"guided": release.guided, LIGHT: release.has_light_decoder, CANVAS: Canvas.of(release)}
-    return {**rules, **own, OWN_DEFAULTS: release.sampling}
+    own = {"guided": release.guided, LIGHT: release.has_light_decoder, TIMESTEPS: release.timesteps}
+    return {**rules, **own, CANVAS: Canvas.of(release), OWN_DEFAULTS: release.sampling}
 
 
 # -- publishing --------------------------------------------------------------------------------
 
 
 def read_folder(folder: Path, serve: Serve, sampling: Mapping[str, Any]) -> Release:
-    """Return the release of a folder as `publish` stores it. Raises ReleaseError, and RegistryError for a default."""
+    """Return the release of a folder as `publish` stores it. Raises ReleaseError and RegistryError."""
     release = release_format.read(folder).with_rule(serve).with_sampling(sampling)
     if release.sampling and release.kind != "diffusion":
         raise RegistryError(f"release: an {release.kind} has no defaults of requests; permitted: diffusion releases")
     if release.sampling and (mistakes := default_mistakes(release.sampling, request_rules(release.to_json()))):
         raise RegistryError("\n".join(mistakes))
+    if taken := sorted(ITEM_FIELDS & release.conditions.get("properties", {}).keys()):
+        raise RegistryError(f"release: {taken[0]} is a field of all requests; permitted: another name of the condition")
     return release
 
 

@@ -16,7 +16,7 @@ from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
 from training.recipes.autoencoder import AutoencoderRecipe
 from training.recipes.diffusion import DiffusionRecipe
-from training.recipes.equivariance import draw_turn
+from training.recipes.equivariance import Turn
 from training.recipes.losses import AutoencoderLossConfig
 from training.recipes.optimiser import OptimiserConfig
 from training.recipes.recipe import Recipe
@@ -51,7 +51,7 @@ def first_stage(smallest: bool, report: Report) -> None:
     loss = AutoencoderLossConfig(adversarial_weight=0.0)
     recipe = AutoencoderRecipe(model, loss, OPTIMISER, steps=1000, seed=0, batch_size=rows).to(DEVICE)
     images = torch.rand(rows, 3, side, side, device=DEVICE) * 2 - 1
-    noise, turn = torch.randn_like(images), draw_turn(0, 0.0, images, model)
+    noise, turn = torch.randn_like(images), Turn()
     if config.regularisation == "kl":
         noise = torch.randn_like(model.posterior(images).mean)
     step = step_of(recipe, lambda: recipe.reconstruct(images, noise, turn, None)[0]["objective"])

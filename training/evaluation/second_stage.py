@@ -100,8 +100,11 @@ def score(
 
 
 def complete_sampling(sampling: Sampling, description: Release) -> Sampling:
-    """Return the sampling with what its defaults stand for. Raises ValueError for what a distilled release forbids."""
+    """Return the sampling with what its defaults stand for. Raises ValueError for what the release forbids."""
     distilled = description.distilled
+    if sampling.steps > description.timesteps:
+        raise ValueError(f"steps: {sampling.steps} is not allowed for {description.name}; permitted: 1 to "
+                         f"{description.timesteps}, its timesteps")  # fmt: skip
     if distilled is None:
         usual = GUIDANCE if description.guided else 1.0
         return replace(sampling, guidance=usual if sampling.guidance is None else sampling.guidance)

@@ -5,14 +5,17 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from training.errors import DarkroomError
+from training.experiments.attention import check_heads
 from training.experiments.conditions import Condition, Positive
 from training.model.autoencoder import AutoencoderConfig
+from training.model.conditioners.names import check_name
 from training.model.diffusion import DiffusionConfig
 from training.model.unet import UNetConfig
 from training.recipes.distillation_loss import DistillationLossConfig
@@ -60,6 +63,12 @@ class DataConfig:
     degradation: DegradationConfig
     masks: Literal["narrow", "medium", "wide", "boxes", "mixed", "given"]
     workers: Annotated[int, Field(ge=0)]
+
+    def whole_size(self, unit: int) -> str:
+        """Return the field that makes the sides of images multiples of `unit` pixels, such as data.image_size=32."""
+        if self.crop is None:
+            return f"data.image_size={-(-self.image_size // unit) * unit}"
+        return f"data.crop={max(1, self.crop // unit) * unit}"
 
 
 @dataclass(frozen=True)
@@ -226,6 +235,9 @@ def check(experiment: Experiment) -> None:
     if experiment.held_out.patience is not None and experiment.held_out.every_steps is None:
         raise ExperimentError(f"held_out.patience: {experiment.held_out.patience} is not allowed without "
                               "held_out.every_steps; permitted: null")  # fmt: skip
+    convert_errors("model.unet", lambda: check_heads(experiment.model.unet))
+    for field in experiment.model.conditioners:
+        convert_errors("model.conditioners", partial(check_name, field))
     gamma = experiment.loss.min_snr_gamma
     if gamma is not None and experiment.loss.norm != "l2":
         raise ExperimentError(

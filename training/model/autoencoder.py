@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from training.model.layers import NORM_GROUPS, Downsample, ResidualBlock, SpatialAttention, Upsample, group_norm
 from training.model.quantiser import Quantisation, VectorQuantiser
+from training.model.ranges import check_at_least, check_share
 
 EPS = 1e-6
+LEAST = {"image_channels": 1, "latent_channels": 1, "channels": 1, "multipliers": 1, "res_blocks": 0, "z_channels": 1}
 
 Regularisation = Literal["kl", "vq", "identity"]
 
@@ -46,6 +48,8 @@ class AutoencoderConfig:
         levels = len(self.multipliers)
         if not levels:
             raise ValueError("multipliers: none; permitted: one for each level, at least one")
+        check_at_least(self, LEAST)
+        check_share(self, "dropout")
         if wrong := [i for i in self.attention_levels if not 0 <= i < levels]:
             raise ValueError(f"attention_levels: {wrong[0]} is not allowed; permitted: 0 to {levels - 1}")
         if self.regularisation == "identity" and self.latent_channels != self.image_channels:

@@ -18,6 +18,8 @@ from training.model.solver_table import Level
 
 Schedule = Literal["scaled_linear", "linear", "cosine", "flow"]
 Parameterisation = Literal["eps", "x0", "v", "flow"]
+LEAST_TIMESTEPS = 20  # previews and requests take up to 20 steps by default
+LEAST_ALPHA = 1e-12  # at the last timestep; far below it, dividing by alpha overflows
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class DiffusionConfig:
         for field, permitted in (("schedule", get_args(Schedule)), ("parameterisation", get_args(Parameterisation))):
             if getattr(self, field) not in permitted:
                 raise ValueError(f"{field}: {getattr(self, field)!r} is not known; permitted: {', '.join(permitted)}")
-        if self.timesteps < 3:  # spacings interpolate between at least two timesteps that are not pure noise
-            raise ValueError(f"timesteps: {self.timesteps} is not allowed; permitted: at least 3")
+        if self.timesteps < LEAST_TIMESTEPS:
+            raise ValueError(f"timesteps: {self.timesteps} is not allowed; permitted: at least {LEAST_TIMESTEPS}")
         if not 0 < self.beta_start <= self.beta_end < 1:
             given = f"{self.beta_start}, {self.beta_end}"
             raise ValueError(f"beta_start, beta_end: {given} are not allowed; permitted: 0 < start <= end < 1")
@@ -56,6 +58,12 @@ class DiffusionConfig:
             raise ValueError(
                 "parameterisation: 'eps' is not allowed with zero_terminal_snr, because the noise of pure noise "
                 "says nothing about the data; permitted: v, x0"
+            )
+        if not flow and math.sqrt(torch.prod(1 - betas(self)).item()) < LEAST_ALPHA:
+            given = f"{self.beta_start}, {self.beta_end}"
+            raise ValueError(
+                f"beta_start, beta_end: {given} are not allowed with {self.timesteps} timesteps, because nothing of "
+                "the data is left long before the last one; permitted: smaller ones"
             )
 
     @property

@@ -288,7 +288,7 @@ def read_assets(folder: Path, description: release.Release) -> dict[str, dict[st
     """Return the files of each conditioner by field, which `save_diffusion` wrote as FIELD.NAME."""
     assets: dict[str, dict[str, bytes]] = {}
     for field in description.architecture["conditioners"]:
-        for path in folder.glob(f"{field}.*"):
-            if path.suffix != ".safetensors":  # a field may have the name of a weights file
+        for path in folder.glob(f"{field}.*"):  # a field may have the name of another file, such as the card
+            if path.suffix != ".safetensors" and path.name.endswith(release.WEIGHTS_SUFFIXES):
                 assets.setdefault(field, {})[path.name.removeprefix(f"{field}.")] = path.read_bytes()
     return assets

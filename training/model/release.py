@@ -20,6 +20,12 @@ MANIFEST = "release.json"
 AUTOENCODER_FILE = "autoencoder.safetensors"
 WEIGHTS_SUFFIXES = (".safetensors", ".tokenizer.json")  # a vocabulary determines the model as much as its weights
 DISTILLED = "distilled"  # in the conditions: see `Distilled`
+USUAL_TIMESTEPS = 1000
+# What an item of a request says besides its conditions, none of which can have such a name
+ITEM_FIELDS = frozenset({
+    "decoder", "eta", "guidance_interval", "guidance_rescale", "guidance_scale", "id", "image", "mask", "metadata",
+    "negative", "seed", "size", "solver", "spacing", "steps", "strength", "toward", "variations",
+})  # fmt: skip
 LIGHT_DECODER = "light_decoder"  # in the architecture, the lineage and the metrics of releases that have one
 MOST_LOSS = 0.3  # dB of PSNR against real images, for a light decoder that is the default
 Kind = Literal["autoencoder", "diffusion"]
@@ -126,6 +132,11 @@ class Release:
         The digest covers it, as part of the conditions. Versions that do not know it cannot build the U-Net either.
         """
         return Distilled.of(self.conditions[DISTILLED]) if DISTILLED in self.conditions else None
+
+    @property
+    def timesteps(self) -> int:
+        """The timesteps that the model was trained with, which no sampling has more steps than."""
+        return int(self.architecture.get("diffusion", {}).get("timesteps", USUAL_TIMESTEPS))
 
     @property
     def serve(self) -> Serve:

@@ -21,7 +21,14 @@ from training.model.layers import (
     zero_init,
 )
 from training.model.number_embedding import NUMBERS, NumberEmbedding
+from training.model.ranges import check_at_least, check_share
 from training.model.timestep_embedding import sinusoidal_embedding
+from training.model.unet_stage import Stage
+
+LEAST = {
+    "in_channels": 1, "out_channels": 1, "channels": 2, "multipliers": 1, "res_blocks": 0, "transformer_depth": 1,
+    "context_width": 1, "heads": 1, "head_width": 1, "norm_groups": 1, "norm_eps": 0, "frequency_shift": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,18 @@ class UNetConfig:
     numbers: Sequence[str] = ()  # told for each row, of `number_embedding.NUMBERS`; distilled networks have them
 
     def __post_init__(self) -> None:
+        if not self.multipliers:
+            raise ValueError("multipliers: none; permitted: one for each level, at least one")
+        check_at_least(self, LEAST)
+        check_share(self, "dropout")
+        if self.frequency_shift >= (half := self.channels // 2):
+            raise ValueError(f"frequency_shift: {self.frequency_shift} is not allowed; permitted: less than {half}, "
+                             "half of channels")  # fmt: skip
+        if self.context_width is not None and not self.attends:
+            raise ValueError(
+                f"context_width: {self.context_width} is not allowed, because no level attends to a context; "
+                "permitted: null, or middle_attention, or a level in attention_factors"
+            )
         if self.level_heads is not None and len(self.level_heads) != len(self.multipliers):
             raise ValueError(
                 f"level_heads: {len(self.level_heads)} levels; permitted: {len(self.multipliers)}, as multipliers"
@@ -64,36 +83,19 @@ class UNetConfig:
         if len(set(self.numbers)) < len(self.numbers):
             raise ValueError(f"numbers: {', '.join(self.numbers)}; permitted: each name once")
 
+    @property
+    def attends(self) -> bool:
+        """Whether there is any attention."""
+        return self.middle_attention or any(
+            2**level in self.attention_factors for level in range(len(self.multipliers))
+        )
+
 
 # Fields that older versions do not know. A release names them only if it uses them, so that older versions can read it.
 LATER_FIELDS: dict[str, Any] = {
     "coordinates": False, "level_heads": None, "middle_attention": True, "norm_eps": 1e-5, "norm_groups": 32,
     "frequency_shift": 0.0, "asymmetric_downsampling": False, "numbers": [],
 }  # fmt: skip
-
-
-class Stage(nn.Module):
-    """A residual block, attention if the level has any, and resampling at the end of a level; each is optional."""
-
-    def __init__(
-        self, block: nn.Module | None = None, attention: nn.Module | None = None, resample: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.block, self.attention, self.resample = block, attention, resample
-
-    def forward(self, h: Tensor, embedding: Tensor, keys_values: Sequence[Tensor]) -> Tensor:
-        """Transform h [R, C, h, w] with an embedding [R, E] and each cross-attention's keys_values: [R, C', h', w']."""
-        if self.block is not None:
-            h = self.block(h, embedding)
-        if isinstance(self.attention, SpatialTransformer):
-            h = self.attention(h, keys_values)
-        elif self.attention is not None:
-            h = self.attention(h)
-        if isinstance(self.resample, ResidualBlock):
-            h = self.resample(h, embedding)
-        elif self.resample is not None:
-            h = self.resample(h)
-        return h
 
 
 class UNet(nn.Module):

@@ -20,7 +20,7 @@ from training.model.latent_diffusion import LatentDiffusion
 from training.model.unet import UNet
 from training.recipes.autoencoder import AutoencoderRecipe
 from training.recipes.diffusion import DiffusionRecipe
-from training.recipes.equivariance import draw_turn
+from training.recipes.equivariance import Turn
 from training.recipes.recipe import Recipe
 
 REPEATS = 3  # of what is measured, after one that is not counted
@@ -84,7 +84,7 @@ def time_first_stage(model: Autoencoder, config: AutoencoderExperiment, images: 
         model, config.loss, config.optimiser, steps=config.steps, seed=0, batch_size=config.batch_size
     ).to(device)
     batch = images.pixels(range(config.batch_size)).to(device)
-    turn = draw_turn(0, 0.0, batch, model)
+    turn = Turn()
     noise = torch.randn_like(model.posterior(batch).mean if config.model.regularisation == "kl" else batch)
     return time_steps(recipe, device, lambda: recipe.reconstruct(batch, noise, turn, None)[0]["objective"])
 

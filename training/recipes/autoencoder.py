@@ -12,7 +12,7 @@ from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import load_autoencoder
 from training.recipes import optimiser
 from training.recipes.codebook import CodebookRestarts
-from training.recipes.discriminator import PatchDiscriminator, hinge
+from training.recipes.discriminator import PatchDiscriminator, hinge, smallest_image
 from training.recipes.equivariance import Turn, draw_turn
 from training.recipes.losses import AutoencoderLossConfig, ReconstructionLoss, adaptive_weight, r1_penalty
 from training.recipes.optimiser import OptimiserConfig
@@ -65,7 +65,10 @@ class AutoencoderRecipe(Recipe):
         """Take one step of each network on images [R, C, H, W] in [-1, 1]."""
         optimisers = self.optimiser_list()
         noise = self.noise(batch["image"], draws)
-        turn = draw_turn(mix_seeds(self.seed, self.step), self.config.equivariance, batch["image"], self.autoencoder)
+        turn = draw_turn(
+            mix_seeds(self.seed, self.step), self.config.equivariance, batch["image"], self.autoencoder,
+            smallest=smallest_image(self.config.adversarial_layers),
+        )  # fmt: skip
         adversary = self.discriminator if self.step >= self.config.adversarial_start else None
         if adversary is not None:
             adversary.requires_grad_(False)

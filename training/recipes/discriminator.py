@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-SMALLEST_IMAGE = 24  # side in pixels, which three layers reduce to a single patch
+SMALLEST_PATCHES = 3  # a side before the last two convolutions, which reduce it to a single patch
+
+
+def smallest_image(layers: int) -> int:
+    """Return the shortest side in pixels of images that a discriminator of so many layers can judge."""
+    return SMALLEST_PATCHES << layers
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.model.autoencoder import Autoencoder
-from training.recipes.discriminator import SMALLEST_IMAGE
 
 SMALLEST_SHARE = 0.25  # of a side after reduction
 
@@ -39,8 +38,11 @@ class Turn:
         return F.interpolate(x, size=size, mode="bilinear", antialias=True)
 
 
-def draw_turn(seed: int, probability: float, images: Tensor, autoencoder: Autoencoder) -> Turn:
-    """Draw a turn with this probability, else none. It is the same for all images of a step."""
+def draw_turn(seed: int, probability: float, images: Tensor, autoencoder: Autoencoder, *, smallest: int) -> Turn:
+    """Draw a turn with this probability, else none. It is the same for all images of a step.
+
+    smallest: the shortest side in pixels to which images may be reduced.
+    """
     generator = np.random.default_rng(seed)
     if generator.random() >= probability:
         return Turn()
@@ -49,7 +51,7 @@ def draw_turn(seed: int, probability: float, images: Tensor, autoencoder: Autoen
     height, width = images.shape[2] // f, images.shape[3] // f
     if quarters % 2:
         height, width = width, height
-    least = max(SMALLEST_SHARE, SMALLEST_IMAGE / min(images.shape[2:]))
+    least = max(SMALLEST_SHARE, smallest / min(images.shape[2:]))
     share = float(generator.uniform(min(least, 1.0), 1.0))
     side = (max(1, round(height * share)), max(1, round(width * share)))
     return Turn(quarters, None if side == (height, width) else side, f)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from training.data.aspect_buckets import bucket_sizes
 from training.data.image_set import ImageSet
 from training.data.rows import crop_centres
 from training.experiments.schema import AutoencoderExperiment, ExperimentError, convert_errors
@@ -15,7 +16,7 @@ from training.model.autoencoder import Autoencoder
 from training.model.latent_diffusion import save_autoencoder
 from training.previews import samples
 from training.recipes.autoencoder import AutoencoderRecipe
-from training.recipes.discriminator import SMALLEST_IMAGE
+from training.recipes.discriminator import smallest_image
 from training.recipes.latent_scale import measure_on_training_images
 from training.runs import card
 from training.runs.callbacks import Previews
@@ -87,7 +88,7 @@ def check(config: AutoencoderExperiment) -> None:
     if size % config.model.factor:
         raise ExperimentError(
             f"model.multipliers: make latents 1/{config.model.factor} of {size} pixels, which is not whole; "
-            f"set data.image_size={-(-size // config.model.factor) * config.model.factor}, for example"
+            f"set {config.data.whole_size(config.model.factor)}, for example"
         )
     step = config.data.bucket_step
     if step is not None and step % config.model.factor:
@@ -95,13 +96,15 @@ def check(config: AutoencoderExperiment) -> None:
             f"data.bucket_step: {step} is not allowed; permitted: multiples of {config.model.factor}, by which "
             "model.multipliers reduce images"
         )
-    if config.loss.adversarial_weight > 0 and size < SMALLEST_IMAGE:
+    shortest = size if step is None else min(min(sides) for sides in bucket_sizes(size, step))
+    layers = config.loss.adversarial_layers
+    if config.loss.adversarial_weight > 0 and shortest < smallest_image(layers):
         raise ExperimentError(
-            f"loss.adversarial_weight: the discriminator needs images of at least {SMALLEST_IMAGE} pixels; "
-            f"these have {size}"
+            f"loss.adversarial_layers: {layers} is not allowed with images of {shortest} pixels a side; the "
+            f"discriminator needs {smallest_image(layers)} for it"
         )
     if (side := size // config.model.factor) % 2 and side > 1:
         print(
             f"note: the latents have {side}x{side} pixels, an odd number, which a U-Net cannot halve; "
-            f"data.image_size={(side + 1) * config.model.factor} makes it even"
+            f"{config.data.whole_size(2 * config.model.factor)} makes it even"
         )

@@ -143,6 +143,7 @@ def check(config: DiffusionExperiment) -> None:
     if first_stage.kind != "autoencoder":
         return  # loading it tells
     size = config.data.crop or config.data.image_size
+    cut = "data.image_size" if config.data.crop is None else "data.crop"
     factor = first_stage.image_shape[1] // first_stage.latent_shape[1]
     if config.data.channels != first_stage.image_shape[0]:
         raise ExperimentError(
@@ -151,7 +152,7 @@ def check(config: DiffusionExperiment) -> None:
         )
     if size % factor:
         raise ExperimentError(
-            f"data.image_size: {size} is not allowed; permitted: multiples of {factor}, as the autoencoder "
+            f"{cut}: {size} is not allowed; permitted: multiples of {factor}, as the autoencoder "
             f"{config.autoencoder} needs"
         )
     halvings = len(config.model.unet.multipliers) - 1
@@ -159,7 +160,7 @@ def check(config: DiffusionExperiment) -> None:
         whole = factor * 2**halvings
         raise ExperimentError(
             f"model.unet.multipliers: {side}x{side} latents cannot be halved {halvings} times; "
-            f"set data.image_size={-(-size // whole) * whole}, here and in the first stage"
+            f"set {config.data.whole_size(whole)}" + ("" if config.data.crop else ", here and in the first stage")
         )
     step, unit = config.data.bucket_step, factor * 2**halvings
     if step is not None and step % unit:

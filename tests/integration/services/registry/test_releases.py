@@ -26,6 +26,16 @@ def test_publishing_again_changes_nothing_and_other_content_is_the_next_version(
     assert publish(stack, first) == ("versions", 1)
 
 
+def test_a_condition_with_the_name_of_a_field_of_all_requests_is_not_published(stack: Stack, tmp_path: Path) -> None:
+    conditioners = {"image": {"type": "low_resolution", "channels": 1}}
+    folder = make_tiny_release(tmp_path / "clash", name="clash", conditioners=conditioners, in_channels=3)
+    with (
+        pytest.raises(RegistryError, match="release: image is a field of all requests; permitted: another name of the"),
+        stack.engine("publisher").begin() as connection,
+    ):
+        releases.publish(connection, stack.store(), folder)
+
+
 def test_concurrent_publishers_get_different_versions(stack: Stack, tmp_path: Path) -> None:
     folders = [make_tiny_release(tmp_path / str(seed), seed=seed, name="racing") for seed in range(4)]
     versions: list[int] = []

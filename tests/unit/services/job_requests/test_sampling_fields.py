@@ -6,8 +6,10 @@ import pytest
 
 from services.job_requests.canvas import CANVAS, Canvas
 from services.job_requests.image_spec import image_cost, image_spec
-from services.job_requests.schema import Limits, plan_request
+from services.job_requests.schema import Limits, item_schema, plan_request, published_schema
 from services.job_requests.strict_json import RequestError
+from services.registry.releases import request_rules
+from training.model.release import ITEM_FIELDS, Release
 
 CONDITIONS: dict[str, Any] = {
     "type": "object",
@@ -100,6 +102,21 @@ def test_a_release_that_cannot_be_guided_has_nothing_to_lead_away_from() -> None
     assert refusal({"items": [{"negative": {}}]}, unconditional) == (
         "items[0].negative: {} is not allowed; permitted: nothing; this release has no conditions to lead away from"
     )
+
+
+def test_the_names_that_no_condition_can_have_are_the_fields_of_every_item() -> None:
+    assert item_schema({CANVAS: CONDITIONS[CANVAS]})["properties"].keys() == ITEM_FIELDS
+
+
+def test_no_sampling_has_more_steps_than_the_training_had_timesteps() -> None:
+    architecture = {"unet": {"multipliers": [1]}, "diffusion": {"timesteps": 100}}
+    release = Release("digits", "diffusion", architecture, (1, 32, 32), (2, 8, 8), {})
+    rules = request_rules(release.to_json())
+    assert plan_request({"items": [{"steps": 100}]}, rules, LIMITS)["items"] == [{"steps": 100}]
+    line = "steps: 101 is not allowed; permitted: an integer from 1 to 100"
+    assert refusal({"items": [{}], "steps": 101}, rules) == line
+    assert refusal({"items": [{"steps": 101}]}, rules) == f"items[0].{line}"
+    assert published_schema(rules)["properties"]["steps"]["maximum"] == 100
 
 
 def test_an_image_costs_its_area() -> None:

@@ -1,6 +1,7 @@
 """How a release is sampled for an evaluation: as asked, else as the service samples it."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,13 @@ def test_without_a_guidance_it_is_that_of_the_service() -> None:
 
 def test_a_guidance_of_0_is_the_null_condition_alone() -> None:
     assert complete_sampling(Sampling(guidance=0), PLAIN) == Sampling(guidance=0)
+
+
+def test_no_sampling_has_more_steps_than_the_training_had_timesteps() -> None:
+    hundred = replace(PLAIN, architecture={"diffusion": {"timesteps": 100}})
+    assert complete_sampling(Sampling(steps=100), hundred).steps == 100
+    with pytest.raises(ValueError, match="steps: 101 is not allowed for digits; permitted: 1 to 100, its timesteps"):
+        complete_sampling(Sampling(steps=101), hundred)
 
 
 @pytest.mark.parametrize("guidance", [-1.0, math.inf, math.nan])

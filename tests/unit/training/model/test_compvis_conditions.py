@@ -33,6 +33,8 @@ RESCALER = {
         ({"context_dim": 16}, BERT, "caption", True, "caption", "text"),
         ({"context_dim": 16}, BERT, "coordinates_bbox", False, "coordinates_bbox", "token_ids"),
         ({"in_channels": 6}, RESCALER, "segmentation", False, "segmentation", "semantic_map"),
+        ({"context_dim": 16}, BERT, "items", True, "caption", "text"),  # a name of torch's
+        ({"in_channels": 6}, RESCALER, "image", False, "semantic_map", "semantic_map"),  # a field of all requests
         ({"in_channels": 6}, {"target": "torch.nn.Identity"}, "LR_image", False, "low_resolution", "low_resolution"),
         ({"in_channels": 7}, "__is_first_stage__", "masked_image", False, "masked_image", "masked_image"),
     ],

@@ -42,6 +42,11 @@ def classes(n: int) -> dict[str, Any]:
     return {"target": "ldm.modules.encoders.modules.ClassEmbedder", "params": {"embed_dim": 16, "n_classes": n}}
 
 
+@pytest.mark.parametrize(("key", "field"), [("label", "label"), ("seed", "class_label"), ("keys", "class_label")])
+def test_a_condition_keeps_its_name_unless_no_condition_can_have_it(tmp_path: Path, key: str, field: str) -> None:
+    assert list(convert(write_model(tmp_path, classes(3), key=key)).conditions["properties"]) == [field]
+
+
 @pytest.mark.parametrize(
     ("embedder", "params", "options", "guided", "last"),
     [

@@ -146,7 +146,15 @@ def test_timesteps_just_before_pure_noise_are_pure_noise(config: DiffusionConfig
         ({"zero_terminal_snr": True}, "'eps' is not allowed with zero_terminal_snr"),
         ({"schedule": "flow", "parameterisation": "flow", "zero_terminal_snr": True}, "zero_terminal_snr: true"),
         ({"beta_start": 0.5, "beta_end": 0.1}, "beta_start, beta_end: 0.5, 0.1 are not allowed"),
-        ({"timesteps": 2}, "timesteps: 2 is not allowed; permitted: at least 3"),
+        ({"timesteps": 19}, "timesteps: 19 is not allowed; permitted: at least 20"),
+        (
+            {"beta_start": 0.5, "beta_end": 0.9},
+            "beta_start, beta_end: 0.5, 0.9 are not allowed with 1000 timesteps, because nothing of the data is left",
+        ),
+        (
+            {"beta_start": 0.5, "beta_end": 0.9, "parameterisation": "v", "zero_terminal_snr": True},
+            "nothing of the data",
+        ),
     ],
 )
 def test_invalid_schedules_are_refused_by_field(fields: dict[str, Any], message: str) -> None:

@@ -48,6 +48,12 @@ def test_a_saved_release_is_loaded_unchanged(folder: Path, latent_diffusion: Lat
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
+def test_a_condition_may_have_the_name_of_a_file(folder: Path, latent_diffusion: LatentDiffusion) -> None:
+    latent_diffusion.conditioners = Conditioners({"card": latent_diffusion.conditioners["class_label"]})
+    save_diffusion(folder, latent_diffusion, name="tiny", image_size=16)
+    assert list(load_diffusion(folder)[0].conditioners) == ["card"]
+
+
 def test_loading_draws_no_random_weights(folder: Path) -> None:
     state = torch.get_rng_state()
     load_diffusion(folder)

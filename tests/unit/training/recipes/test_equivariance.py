@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.model.autoencoder import Autoencoder, AutoencoderConfig
-from training.recipes.discriminator import SMALLEST_IMAGE
+from training.recipes.discriminator import PatchDiscriminator, smallest_image
 from training.recipes.equivariance import SMALLEST_SHARE, Turn, draw_turn
 
 SEEDS = range(300)
@@ -23,9 +23,11 @@ def images(height: int, width: int | None = None) -> Tensor:
     return torch.zeros(1, 3, height, width or height)
 
 
-def turns(factor: int, height: int, width: int | None = None, probability: float = 1.0) -> list[Turn]:
+def turns(
+    factor: int, height: int, width: int | None = None, probability: float = 1.0, smallest: int = 24
+) -> list[Turn]:
     autoencoder, shown = of_factor(factor), images(height, width)
-    return [draw_turn(seed, probability, shown, autoencoder) for seed in SEEDS]
+    return [draw_turn(seed, probability, shown, autoencoder, smallest=smallest) for seed in SEEDS]
 
 
 def encode(x: Tensor) -> Tensor:
@@ -90,11 +92,13 @@ def test_all_quarters_and_sizes_are_drawn() -> None:
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
 @pytest.mark.parametrize("height", [32, 48, 64, 96, 128, 256])
-def test_no_image_is_too_small_for_the_discriminator(factor: int, height: int) -> None:
-    for turn in turns(factor, height):
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_no_image_is_too_small_for_the_discriminator(factor: int, height: int, layers: int) -> None:
+    smallest = smallest_image(layers)
+    for turn in turns(factor, height, smallest=smallest):
         assert turn.factor == factor or turn == Turn()
         if turn.side is not None:
-            assert min(turn.side) * factor >= max(SMALLEST_IMAGE, SMALLEST_SHARE * height - factor / 2)
+            assert min(turn.side) * factor >= max(smallest, SMALLEST_SHARE * height - factor / 2)
             assert max(turn.side) * factor < height
 
 
@@ -114,3 +118,12 @@ def test_turns_are_as_frequent_as_is_asked(probability: float) -> None:
 def test_a_turn_is_a_function_of_its_seed() -> None:
     assert turns(4, 64) == turns(4, 64)
     assert len(set(turns(4, 64))) > 20
+
+
+@pytest.mark.parametrize("layers", range(1, 6))
+def test_the_discriminator_judges_the_smallest_image_and_none_that_is_smaller(layers: int) -> None:
+    judge = PatchDiscriminator(channels=1, layers=layers)
+    side = smallest_image(layers)
+    assert judge(torch.zeros(2, 3, side, side)).shape == (2, 1, 1, 1)
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        judge(torch.zeros(2, 3, side - 1, side - 1))

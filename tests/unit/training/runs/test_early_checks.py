@@ -29,6 +29,27 @@ def first_stage(tmp_path: Path) -> Path:
         ("emoji_text", ["data.image_size=30"], "data.image_size: 30 is not allowed; permitted: multiples of 4, as the"),
         ("emoji_text", ["data.channels=3"], "data.channels: 3; the autoencoder"),
         ("emoji_autoencoder", ["data.image_size=30"], "1/4 of 30 pixels, which is not whole; set data.image_size=32"),
+        ("emoji_text", ["data.image_size=32", "encode_each_step=true", "data.crop=20"], "; set data.crop=16"),
+        (
+            "emoji_text",
+            ["data.image_size=32", "encode_each_step=true", "data.crop=18"],
+            "data.crop: 18 is not allowed;",
+        ),
+        (
+            "emoji_autoencoder",
+            ["data.image_size=32", "data.crop=25"],
+            "of 25 pixels, which is not whole; set data.crop=24",
+        ),
+        (
+            "emoji_autoencoder",
+            ["data.image_size=32", "loss.adversarial_weight=0.5", "loss.adversarial_layers=4"],
+            "loss.adversarial_layers: 4 is not allowed with images of 32 pixels a side; the discriminator needs 48",
+        ),
+        (
+            "emoji_autoencoder",
+            ["data.image_size=24", "data.bucket_step=8", "loss.adversarial_weight=0.5"],
+            "loss.adversarial_layers: 3 is not allowed with images of 16 pixels a side; the discriminator needs 24",
+        ),
         ("digits_autoencoder", ["data=images", "data.image_size=28"], "model.image_channels: 1; the images have 3"),
     ],
 )

@@ -11,6 +11,7 @@ from training.model.autoencoder import Autoencoder
 from training.model.conditioners import ClassConditioner, Conditioner
 from training.model.conditioners.low_resolution import LowResolutionConditioner
 from training.model.conditioners.masked_image import MaskedImageConditioner
+from training.model.conditioners.names import is_permitted
 from training.model.interop.compvis.conditioners import table_of_classes
 from training.model.interop.compvis.embedder_options import TEXT_TOWERS, embedder_options
 from training.model.interop.compvis.null import null_class
@@ -25,8 +26,9 @@ TRANSFORMERS = ("BERTEmbedder", "TransformerEmbedder")
 EMBEDDERS = (*TRANSFORMERS, "ClassEmbedder", "SpatialRescaler", *TEXT_TOWERS)
 UNCONDITIONAL = "__is_unconditional__"
 LABELS = "label_emb.weight"  # in the U-Net
-# Their names of fields that are formats of files, and ours
-FIELDS = {"txt": "caption", "jpg": "image"}
+# Our names for those that are formats of files, and for those that no condition can have, by the embedder
+FIELDS = {"txt": "caption"}
+USUAL = {"ClassEmbedder": "class_label", "SpatialRescaler": "semantic_map", "Identity": "class_label"}
 
 
 def make_conditioners(
@@ -59,7 +61,7 @@ def make_conditioners(
         given = embedder_options(kind, config, field, params, options)
         embedder = make_embedder(kind, config, state, given)
         masked = MaskedImageConditioner(first_stage.config.factor, image_channels, style="stable_diffusion")
-        field = "layout" if "classes" in given else FIELDS.get(field, field)
+        field = "layout" if "classes" in given else usual_name(field, kind)
         if entry == "hybrid" and embedder.entry == "cross_attention" and concatenated == latent + 1:
             return {field: embedder, "masked_image": masked}
         if entry != {"concat": "concat", "cross_attention": "crossattn"}[embedder.entry]:
@@ -71,7 +73,7 @@ def make_conditioners(
     if kind == "unconditional" and labels is None:
         return {}
     if entry == "adm" and kind == "Identity" and labels is not None:
-        return {field: make_class_conditioner(labels, null_class(params, len(labels), options))}
+        return {usual_name(field, kind): make_class_conditioner(labels, null_class(params, len(labels), options))}
     if entry == "concat" and kind == "first stage" and concatenated == latent + 1:
         return {"masked_image": MaskedImageConditioner(first_stage.config.factor, image_channels)}
     if entry == "concat" and kind == "Identity" and concatenated == image_channels:
@@ -80,6 +82,12 @@ def make_conditioners(
         f"{combination} cannot be read; permitted: an embedder, a masked image (latent + 1), a raw image, "
         "labels (Identity, adm, num_classes)"
     )
+
+
+def usual_name(field: str, kind: str) -> str:
+    """Return our name for their field. kind: of its `cond_stage_config`."""
+    field = FIELDS.get(field, field)
+    return field if is_permitted(field) else USUAL.get(kind, "caption")
 
 
 def make_embedder(
