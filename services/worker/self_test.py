@@ -44,7 +44,8 @@ class SelfTest:
         ticket = self._ticket(rows)
         coefficients = self._random(rows, COLUMNS).abs() + 0.5
         coefficients[:, 0] *= 100  # t
-        parts = [None if part is None else part + self._random(rows, *part.shape).to(part) for part in null]
+        near = [None if part is None else part + self._random(rows, *part.shape).to(part) for part in null]
+        parts = [None if part is None else part.contiguous() for part in near]  # as `Seats` has them
 
         def step(
             take_step: TakeStep, ticket: Tensor, state: Tensor, coefficients: Tensor, noise: Tensor, *conditions: Any

@@ -2,7 +2,8 @@
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,17 @@ import torch
 from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 
+from services.job_requests.image_spec import ImageSpec
 from services.worker.device_faults import UnstableProfile
 from services.worker.engine import Engine
 from services.worker.execution import Execution
 from tests.support.compiling import QUICK
-from tests.support.releases import make_small_release
+from tests.support.releases import (
+    make_distilled_release,
+    make_map_release,
+    make_small_release,
+    make_tiny_release,
+)
 from tests.support.thoroughness import THOROUGH
 from tests.unit.services.worker.test_engine import ODD, Image, develop, image
 
@@ -109,6 +116,20 @@ def test_bf16_keeps_its_bytes_alone_in_company_and_once_compiled_anew(
 def test_no_mix_of_requests_compiles_again(compiled: Engine[object]) -> None:
     others: list[Image] = [image(7, steps=1), image(8, guidance=0.0), image(9, solver="heun", guidance=5.0)]
     develop(compiled, [*others, *MIX])
+
+
+@pytest.mark.parametrize("make", [make_tiny_release, make_map_release, make_distilled_release])
+def test_the_first_image_compiles_nothing_that_the_self_test_did_not(
+    make: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a compile cache would lack it: the first step of each worker would take a minute, and have its own bytes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # which compiles nothing
+    engine = Engine[object](make(tmp_path / "release"), rows=4, device="cpu", profile="fp32-compiled")
+    conditions: dict[str, Any] = {"semantic_map": None} if make is make_map_release else {"class_label": 1}
+    solvers = ["shortcut"] if make is make_distilled_release else ["ddim", "ddpm"]
+    with dynamo.patch(error_on_recompile=True):
+        develop(engine, [Image(ImageSpec(i, 0, i, 4, solver, 2.0), conditions) for i, solver in enumerate(solvers)])
+    torch._dynamo.reset()
 
 
 def test_a_profile_that_cannot_be_compiled_serves_nothing(
