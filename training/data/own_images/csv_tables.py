@@ -100,7 +100,7 @@ def fit(cells: Sequence[str], header: Sequence[str], separator: str, where: str)
     Raises DataError for other rows that are longer than the header, and for a quote that takes in the next rows.
     """
     for cell in cells:
-        if any(is_image(line.partition(separator)[0].strip(' "')) for line in cell.split("\n")[1:]):
+        if "\n" in cell and any(is_image(line.partition(separator)[0].strip(' "')) for line in cell.split("\n")[1:]):
             raise DataError(f"data.root: {where}: a quote does not end: {cell[:40]!r}; write it twice, in quotes")
     if not any(cell.strip() for cell in cells[len(header) :]) or not READ.intersection(map(plain_name, header)):
         return cells

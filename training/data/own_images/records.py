@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from training.data.image_set import DataError
@@ -128,6 +129,7 @@ def rename_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+@lru_cache(maxsize=4096)
 def plain_name(field: str) -> str:
     """Return the name of a field in lower case, with _ for spaces and hyphens."""
     return re.sub(r"[\s-]+", "_", field.strip().lower())

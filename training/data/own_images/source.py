@@ -90,7 +90,8 @@ def splits_of_files(paths: Sequence[str]) -> list[str | None]:
 def folders_of_archives(paths: Sequence[str], pictures: Callable[[], Sequence[Sequence[str]]]) -> list[str]:
     """Return what the names in each archive begin with: its split, or its name if each archive is a class.
 
-    Each is a class if their names differ in more than numbers, and no picture is in a folder of another name.
+    Each is a class if their names differ in more than numbers, and no picture is in a folder of another name. Those
+    whose names differ in a number alone are parts of one class.
     pictures: returns names of pictures in each archive.
     """
     if any(splits := splits_of_files(paths)):
@@ -100,10 +101,12 @@ def folders_of_archives(paths: Sequence[str], pictures: Callable[[], Sequence[Se
         return [""] * len(paths)
     inside = pictures()
     holding = [stem for stem, names in zip(stems, inside, strict=True) if names]
+    plain = [PART.sub("", stem) for stem in stems]
+    classes = stems if len(set(plain)) in (1, len(plain)) else plain
     outer = [{name.partition("/")[0] for name in names if "/" in name} for names in inside]
-    if not are_classes(holding) or any(found - {stem} for stem, found in zip(stems, outer, strict=True)):
+    if not are_classes(holding) or any(found - {name} for name, found in zip(classes, outer, strict=True)):
         return [""] * len(paths)
-    return ["" if found else f"{stem}/" for stem, found in zip(stems, outer, strict=True)]
+    return ["" if found else f"{name}/" for name, found in zip(classes, outer, strict=True)]
 
 
 def stem_of_archive(path: str) -> str:

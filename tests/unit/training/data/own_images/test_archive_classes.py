@@ -47,6 +47,10 @@ CLASSES: dict[str, tuple[Archives, list[str]]] = {
     ),
     "folders inside": ({"one": pictures("cat/{}.png"), "two": pictures("dog/{}.png", 2)}, ["cat", "dog"]),
     "a folder of its name in one": ({"cat": pictures("cat/{}.png"), "dog": pictures("{}.png", 2)}, ["cat", "dog"]),
+    "classes in parts": (
+        {"cat-000": pictures("{}.png"), "cat-001": pictures("{}.png", 2), "dog-000": pictures("{}.png", 4)},
+        ["cat", "dog"],
+    ),
     "parts": ({"pets-001": pictures("{}.png"), "pets-002": pictures("{}.png", 2)}, []),
     "a copy and a part": ({"pets": pictures("{}.png"), "pets (1)": pictures("{}.png", 2)}, []),
     "pictures and tables": ({"pets": pictures("{}.png"), "annotations": {"README": b"nothing"}}, []),
