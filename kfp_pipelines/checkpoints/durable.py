@@ -21,7 +21,8 @@ from torch import Tensor
 
 from kfp_pipelines.checkpoints.writer_lock import WriterLock
 from kfp_pipelines.events import Message, emit
-from services.storage.object_store import ObjectStore, ObjectStoreError
+from services.storage.errors import ObjectStoreError
+from services.storage.object_store import ObjectStore
 from services.storage.transient import is_transient
 from training.data.locks import lock_folder
 from training.runs.checkpoints import (

@@ -24,7 +24,9 @@ from services.job_queue.outputs import Output
 from services.job_queue.plan import Item, Plan
 from services.job_requests.items import EchoReader, archived_fields
 from services.job_requests.output_options import ARCHIVE_MIB, ARCHIVES
+from services.storage.errors import refusal
 from services.storage.object_store import ObjectStore
+from services.storage.reading import read_pieces
 from services.storage.streaming import StreamedObject, marked_size
 from services.storage.tar import END
 from services.storage.transient import is_transient
@@ -175,9 +177,9 @@ class ArchiveWriter:
                 return None
             if is_transient(error):
                 raise
-            raise self._store.refusal(image.key, error) from None
-        with closing(answer["Body"]) as content:
+            raise refusal(self._store.uri(image.key), error) from None
+        with closing(answer["Body"]):
             if answer["ContentLength"] != image.bytes:
                 return None
-            body = bytes(content.read())
+            body = b"".join(read_pieces(answer, image.key, 2**20))
         return body if hashlib.sha256(body).hexdigest() == image.sha256 else None

@@ -35,7 +35,8 @@ def _first_ready(condition: str) -> str:
     """Return a FROM clause and more: the first `count` ready shards of a queue, read in the order of an index."""
     return f"""
         FROM work WHERE work.queue = :queue AND work.state = 'ready' AND work.kind = 'sample'
-            AND work.rank >= :lowest_rank AND {condition} AND NOT (SELECT paused FROM queues WHERE name = :queue)
+            AND work.rank >= :lowest_rank AND {condition} AND work.tenant <> ALL(CAST(:without_tenants AS text[]))
+            AND NOT (SELECT paused FROM queues WHERE name = :queue)
         ORDER BY work.rank, work.id LIMIT :count"""
 
 
@@ -142,6 +143,7 @@ def claim_sampling(
     images: int = MANY,
     release: str | None = None,
     without: Sequence[str] = (),
+    without_tenants: Sequence[str] = (),
     lowest_rank: float = -math.inf,
     clock: float = -math.inf,
 ) -> list[ClaimedShard]:
@@ -151,10 +153,11 @@ def claim_sampling(
     else runs in this process.
 
     release: claim only shards of this release, given by its digest. without: claim none of these releases.
-    lowest_rank: do not look at shards of a lower rank. clock: the virtual time that the process knows.
+    without_tenants: claim none of these tenants. lowest_rank: do not look at shards of a lower rank. clock: the virtual
+    time that the process knows.
     """
     values = {"worker": worker, "count": count, "images": images, "release": release, "without": list(without),
-              "lowest_rank": lowest_rank, "clock": clock}  # fmt: skip
+              "without_tenants": list(without_tenants), "lowest_rank": lowest_rank, "clock": clock}  # fmt: skip
     claim, push_back = CLAIM_SAMPLING, PUSH_BACK
     if release is not None:
         claim, push_back = CLAIM_SAMPLING_OF_RELEASE, PUSH_BACK_OF_RELEASE

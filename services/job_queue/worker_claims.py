@@ -66,12 +66,13 @@ class WorkerClaims:
         count: int = 1,
         images: int = MANY,
         without: Sequence[str] = (),
+        without_tenants: Sequence[str] = (),
     ) -> list[ClaimedShard]:
         """Claim the shard whose turn it is, or within the slice of the loaded release up to `count` shards of it.
 
-        release: the digest of the loaded release. images, without: as for `claim_sampling`.
+        release: the digest of the loaded release. images, without, without_tenants: as for `claim_sampling`.
         """
-        statement = partial(claim_sampling, connection, worker)
+        statement = partial(claim_sampling, connection, worker, without_tenants=without_tenants)
         if release is not None and self._now() < self._slice_ends:
             of_release = partial(statement, release=release, count=count, images=images)
             if shards := self._claim(connection, release, of_release):

@@ -20,7 +20,8 @@ from services.job_requests.messages import MAX_DEPTH, JsonSchema, depth_exceeds,
 from services.job_requests.sampling_fields import sampling_mistakes
 from services.job_requests.schema import MAX_METADATA, Limits, check_metadata, item_schema
 from services.job_requests.strict_json import RequestError, parse_json
-from services.storage.object_store import ObjectReplaced, ObjectStore
+from services.storage.errors import ObjectReplaced
+from services.storage.object_store import ObjectStore
 
 MAX_LINE = 4 * 2**20  # bytes, the limit of a whole request in the table
 MAX_INPUT = 16 * 2**30  # bytes of the object

@@ -22,7 +22,8 @@ from services.job_requests.sampling_fields import LIGHT, TIMESTEPS
 from services.job_requests.schema import OWN_DEFAULTS, default_mistakes
 from services.registry import blobs, weights
 from services.registry.locks import keep_blobs, lock_names
-from services.storage.object_store import ObjectStore, ObjectStoreError
+from services.storage.errors import ObjectStoreError
+from services.storage.object_store import ObjectStore
 from training.errors import DarkroomError
 from training.model import release as release_format
 from training.model.release import ITEM_FIELDS, Release, Serve

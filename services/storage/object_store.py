@@ -19,23 +19,16 @@ from services.settings import StoreSettings
 from services.storage.content import PART_BYTES, Content, digest_of, recorded_sha256
 from services.storage.deletion import abort_uploads, delete_objects
 from services.storage.error_counts import count_errors
+from services.storage.errors import ObjectReplaced, ObjectStoreError, refusal
+from services.storage.reading import read_pieces
 from services.storage.signed_requests import SignedRequests
 from services.storage.transient import is_transient
 from services.storage.uri import ObjectUri
-from training.errors import DarkroomError
 
 ATTEMPTS = 5  # at writing an object that others write or that the store does not keep
 READ_BYTES = 2**20
 BINARY = "application/octet-stream"
 LARGEST_KEPT_BYTES = 2**28  # of an object that an earlier writer may have written; no image is larger
-
-
-class ObjectStoreError(DarkroomError):
-    """S3 refuses a request. The message names the bucket and what to check."""
-
-
-class ObjectReplaced(ObjectStoreError):
-    """The version of an object that was to be read was replaced or removed."""
 
 
 @dataclass(frozen=True)
@@ -175,11 +168,6 @@ class ObjectStore:
         if head is None or head["ContentLength"] != size:
             raise self._not_kept(key, size)
 
-    def refusal(self, key: str, error: ClientError) -> ObjectStoreError:
-        """Return what to say of an object that the store does not return, and will not without a change."""
-        code = error.response["Error"]["Code"]
-        return ObjectStoreError(f"the store refuses to return {self.uri(key)} ({code}); let the service read it")
-
     def _not_kept(self, key: str, size: int) -> ObjectStoreError:
         return ObjectStoreError(
             f"{self.uri(key)}: the store accepted {size} bytes and does not return them; check the store, "
@@ -243,12 +231,12 @@ class ObjectStore:
             if is_transient(error):
                 raise
             raise ValueError(f"{self.uri(key)} does not exist, or the service may not read it") from None
-        with answer["Body"] as body:
+        with closing(answer["Body"]):
             if not_after is not None and answer["LastModified"] > not_after:
                 raise ValueError(f"{self.uri(key)} was replaced after the job was planned; submit the job again")
             if answer["ContentLength"] > limit:
                 raise ValueError(f"{self.uri(key)}: {answer['ContentLength']} bytes; permitted: at most {limit}")
-            return bytes(body.read())
+            return b"".join(read_pieces(answer, self.uri(key), READ_BYTES))
 
     def now(self) -> datetime:
         """Return the time by the store's clock, in whole seconds, as `LastModified` of its objects."""
@@ -282,8 +270,8 @@ class ObjectStore:
                 raise
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 412):
                 raise ObjectReplaced(f"{self.uri(key)} was replaced or removed after the job was planned") from None
-            raise self.refusal(key, error) from None
-        yield from answer["Body"].iter_chunks(chunk)
+            raise refusal(self.uri(key), error) from None
+        yield from read_pieces(answer, self.uri(key), chunk)
 
     def keys(self, prefix: str, *, before: datetime | None = None, direct: bool = False) -> Iterator[str]:
         """Yield the keys under a prefix, only of objects last written before `before` if that is given.

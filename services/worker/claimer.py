@@ -76,17 +76,20 @@ class Claimer:
         """Note how long a step of the engine took."""
         self._step_s += STEP_WEIGHT * (seconds - self._step_s)
 
-    def start(self, engine: Engine[HeldShard] | None, fetching: int, without: Sequence[str]) -> None:
+    def start(
+        self, engine: Engine[HeldShard] | None, fetching: int, without: Sequence[str], without_tenants: Sequence[str]
+    ) -> None:
         """Start to claim and hold shards whose turn it is, preferably of the engine's release, if it has room for them.
 
         Nothing starts while a claim is under way, nor soon after one that found nothing unless work was announced.
-        fetching: images that are not in the engine yet. without: digests of releases of which nothing is claimed.
+        fetching: images that are not in the engine yet. without, without_tenants: digests of releases and names of
+        tenants of which nothing is claimed.
         """
         if self.busy or not (self._is_announced or time.monotonic() >= self._look_at):
             return
         if (images := self._room(engine) - fetching) > 0:
             release = engine.release.digest if engine is not None else None
-            self._claim = self._pool.submit(self._run, release, without, images)
+            self._claim = self._pool.submit(self._run, release, without, without_tenants, images)
             self._claim.add_done_callback(lambda _: self._on_ready())
 
     def take(self) -> list[Claimed]:
@@ -106,13 +109,16 @@ class Claimer:
             return self._rows
         return engine.room_after(min(math.ceil(CLAIM_AHEAD_S / max(self._step_s, 1e-4)), MOST_STEPS_AHEAD))
 
-    def _run(self, release: str | None, without: Sequence[str], images: int) -> list[Claimed]:
+    def _run(
+        self, release: str | None, without: Sequence[str], without_tenants: Sequence[str], images: int
+    ) -> list[Claimed]:
         began = time.monotonic()
         self._is_announced = False
         with self.database.connect() as connection:
             found = self.claims.claim(
-                connection, self.heartbeat.id, release=release, without=without, count=MOST_SHARDS, images=images
-            )
+                connection, self.heartbeat.id, release=release, without=without, without_tenants=without_tenants,
+                count=MOST_SHARDS, images=images,
+            )  # fmt: skip
         now = time.monotonic()
         self._look_at = now if found else now + min(LOOK_RATIO * (now - began), LONGEST_LOOK_S)
         shards = [HeldShard(lease) for lease in found]

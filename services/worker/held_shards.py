@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Database
 
-from services.database.connections import autocommit, brief
+from services.database.connections import autocommit, brief, describe
 from services.job_queue import jobs, leases, outputs, stopping
 from services.job_queue.leases import Lease, LeaseLost
 from services.job_queue.outputs import Outcome, Output, Settling
@@ -163,6 +163,18 @@ class HeldShards:
             return False
         self.fail_attempt(shard, message)
         return True
+
+    def reject_unread(self, shard: HeldShard, error: Exception) -> None:
+        """Fail an attempt of a shard whose items cannot be read, unless S3 is to blame.
+
+        Then the shard lets others pass for a few seconds: its objects alone may be slow or broken.
+        """
+        message = f"its items cannot be read: {describe(error)}"
+        if is_transient(error) or isinstance(error, OSError):
+            log.warning("work %d: %s", shard.lease.id, message, extra=logs.lease_fields(shard.lease))
+            self.postpone(shard, message)
+        else:
+            self.reject(shard, message, error)
 
     def record_loss(self, shard: HeldShard, error: str) -> None:
         """Record that a step with this shard's images failed, which counts as the loss of the process."""

@@ -1,6 +1,7 @@
 """Reads the items of the next shards from S3, and prepares their images, while the engine samples the present ones."""
 
-from collections import deque
+import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from services.worker.held_shards import HeldShard
 from services.worker.images import ImageRequest
 from training.errors import summarise
 
-CAPACITY = 2  # shards that are read at the same time
+CAPACITY = 2  # shards that are read at the same time, of those that are not late; and of one tenant
+LATE_S = 2.0  # after which a shard that is still read keeps no other tenant's waiting
+MOST = 16  # shards that are read or wait, late ones included, after which no more are claimed
 
 
 @dataclass
@@ -32,19 +35,32 @@ class PrefetchedShard:
     error: Exception | None = None
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """A shard that is being read, or waits for a thread of its tenant. since: when it was added."""
+
+    shard: HeldShard
+    result: Future[PrefetchedShard]
+    since: float
+
+    @property
+    def is_late(self) -> bool:
+        return not self.result.done() and time.monotonic() - self.since > LATE_S
+
+
 class Prefetcher:
     """Reads the items of shards and prepares their images in a few threads.
 
-    No more than CAPACITY images of conditions are decoded at the same time. A shard that takes long, because its images
-    are large or S3 is slow, does not delay one that was added after it.
+    No more than CAPACITY images of a tenant's conditions are decoded at the same time. A shard that takes long, because
+    its images are large or S3 is slow, does not delay one that was added after it, unless it is of the same tenant.
 
     One thread alone may call `add` and `take`. on_ready: called in another thread when a shard has been read.
     """
 
     def __init__(self, store: ObjectStore, on_ready: Callable[[], None]) -> None:
         self.store, self._on_ready = store, on_ready
-        self._pool = ThreadPoolExecutor(CAPACITY, thread_name_prefix="prefetch")
-        self._shards: deque[tuple[HeldShard, Future[PrefetchedShard]]] = deque()
+        self._pools: dict[str, ThreadPoolExecutor] = {}  # by tenant
+        self._shards: list[_Reading] = []
 
     @property
     def busy(self) -> bool:
@@ -53,31 +69,46 @@ class Prefetcher:
 
     @property
     def images(self) -> int:
-        """How many images the shards have that are being read or wait to be taken."""
-        return sum(len(shard.unsettled) for shard, _ in self._shards)
+        """How many images the shards have that are being read or wait to be taken, but for late ones."""
+        return sum(len(one.shard.unsettled) for one in self._shards if not one.is_late)
 
     @property
     def has_room(self) -> bool:
         """Whether another shard may be added."""
-        return len(self._shards) < CAPACITY
+        return len(self._shards) < MOST and sum(not one.is_late for one in self._shards) < CAPACITY
+
+    def slow_tenants(self) -> list[str]:
+        """Return the tenants whose shards are late, as many as are read at the same time."""
+        late = Counter(one.shard.lease.tenant for one in self._shards if one.is_late)
+        return [tenant for tenant, count in late.items() if count >= CAPACITY]
 
     def add(self, shard: HeldShard, engine: Engine[HeldShard]) -> None:
         """Start to read a shard's items, whose images `engine` will sample."""
-        future = self._pool.submit(self._fetch, shard, engine)
-        self._shards.append((shard, future))
+        tenant = shard.lease.tenant
+        if tenant not in self._pools:
+            self._pools[tenant] = ThreadPoolExecutor(CAPACITY, thread_name_prefix="prefetch")
+        future = self._pools[tenant].submit(self._fetch, shard, engine)
+        self._shards.append(_Reading(shard, future, time.monotonic()))
         future.add_done_callback(lambda _: self._on_ready())
 
     def take(self) -> PrefetchedShard | None:
         """Return a shard that has been read, or None if there is none."""
-        for entry in self._shards:
-            if entry[1].done():
-                self._shards.remove(entry)
-                return entry[1].result()
+        for one in self._shards:
+            if one.result.done():
+                self._shards.remove(one)
+                self._end_unused()
+                return one.result.result()
         return None
 
     def stop(self) -> None:
         """Start no more reads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _end_unused(self) -> None:
+        """End the threads of tenants that have no shard here."""
+        for tenant in self._pools.keys() - {one.shard.lease.tenant for one in self._shards}:
+            self._pools.pop(tenant).shutdown(wait=False)
 
     def _fetch(self, shard: HeldShard, engine: Engine[HeldShard]) -> PrefetchedShard:
         prefetched = PrefetchedShard(shard)

@@ -147,10 +147,10 @@ class SamplingLoop:
 
     def _start_claim(self) -> None:
         """Start to claim shards if steps that begin soon have rows for them."""
-        is_alone = self._isolated is not None and self._isolated in self.shards
-        is_due = time.monotonic() >= self._next_claim
-        if self._waiting is None and is_due and self._prefetcher.has_room and not is_alone:
-            self._claimer.start(self._engine, self._prefetcher.images, self.backoff.paused())
+        is_free = self._waiting is None and (self._isolated is None or self._isolated not in self.shards)
+        if is_free and time.monotonic() >= self._next_claim and self._prefetcher.has_room:
+            fetching, slow = self._prefetcher.images, self._prefetcher.slow_tenants()
+            self._claimer.start(self._engine, fetching, self.backoff.paused(), slow)
 
     def _take_claimed(self) -> None:
         """Start to read the items of the shards that were claimed."""
@@ -221,7 +221,7 @@ class SamplingLoop:
         while (prefetched := self._prefetcher.take()) is not None:
             shard = prefetched.shard
             if prefetched.error is not None:
-                self._reject(shard, f"its items cannot be read: {describe(prefetched.error)}", prefetched.error)
+                self.shards.reject_unread(shard, prefetched.error)
             elif shard not in self.shards:  # it was stopped while it was read
                 continue
             elif self._engine is None:  # the engine ran out of memory in the meantime

@@ -2,8 +2,9 @@
 
 import http.client
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,12 +34,15 @@ class S3Proxy:
     """What the proxy does, and what it saw.
 
     refuse: returns the status with which a request is refused, or None to forward it. accepted: called with each
-    request that the server has answered. rename: changes the name of a header of an answer.
+    request that the server has answered. rename: changes the name of a header of an answer. trickles: whether the body
+    of an answer comes byte by byte now, ten in a second. cuts: whether the connection ends in the middle of the body.
     """
 
     refuse: Callable[[Request], int | None] = lambda request: None
     accepted: Callable[[Request], None] = lambda request: None
     rename: Callable[[str], str] = str
+    trickles: Callable[[Request], bool] = lambda request: False
+    cuts: Callable[[Request], bool] = lambda request: False
     requests: list[Request] = field(default_factory=list)
 
 
@@ -70,11 +74,14 @@ def s3_proxy(settings: StoreSettings, proxy: S3Proxy) -> Iterator[ObjectStore]:
             server.close()
             if answer.status < 300:
                 proxy.accepted(request)
-            self._send(answer.status, names, content)
+            with suppress(OSError):  # the client has closed the connection
+                self._send(answer.status, names, content, request)
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _answer
 
-        def _send(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        def _send(
+            self, status: int, headers: list[tuple[str, str]], body: bytes, request: Request | None = None
+        ) -> None:
             self.send_response_only(status)
             names = {name.lower() for name, _ in headers}
             for name, value in headers:
@@ -84,6 +91,12 @@ def s3_proxy(settings: StoreSettings, proxy: S3Proxy) -> Iterator[ObjectStore]:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
+                while body and request is not None and proxy.trickles(request):
+                    self.wfile.write(body[:1])
+                    body = body[1:]
+                    time.sleep(0.1)
+                if request is not None and proxy.cuts(request):
+                    body, self.close_connection = body[: len(body) // 2], True
                 self.wfile.write(body)
 
         def log_message(self, *arguments: Any) -> None:

@@ -20,7 +20,7 @@ from services.job_queue.leases import Lease
 from services.job_queue.outputs import Output, list_outputs
 from services.job_queue.states import WorkState
 from services.storage import streaming
-from services.storage.object_store import ObjectStoreError
+from services.storage.errors import ObjectStoreError
 from tests.support.freezing import freeze_in
 from tests.support.job_queue import call_function, claim, settle
 from tests.support.s3_proxy import S3Proxy, s3_proxy

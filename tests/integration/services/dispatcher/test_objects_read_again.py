@@ -12,7 +12,7 @@ from services.dispatcher.attempts import describe_failure
 from services.job_queue.leases import Lease
 from services.job_queue.outputs import Output
 from services.job_requests.items import CHUNK
-from services.storage.object_store import ObjectStoreError
+from services.storage.errors import ObjectStoreError
 from tests.support.job_queue import claim, settle
 from tests.support.s3_proxy import Request, S3Proxy, s3_proxy
 from tests.support.stack import Stack

@@ -98,7 +98,8 @@ def test_a_claim_reads_only_what_it_claims(
     with million.begin() as connection:
         worker_id = processes.register(connection, ProcessKind.WORKER)
     values = {"queue": "default", "worker": worker_id, "count": 1, "release": "r7", "without": [], "images": 1,
-              "lowest_rank": -math.inf, "clock": -math.inf, "each": 4, "is_idle": True, "waits": True}  # fmt: skip
+              "without_tenants": [], "lowest_rank": -math.inf, "clock": -math.inf, "each": 4, "is_idle": True,
+              "waits": True}  # fmt: skip
     with million.connect() as connection:
         found = explained(connection, statement.text, values)
         connection.rollback()

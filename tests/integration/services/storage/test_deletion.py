@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.storage.object_store import ObjectStoreError
+from services.storage.errors import ObjectStoreError
 from tests.support.s3_proxy import Request, S3Proxy, s3_proxy
 from tests.support.stack import Process, Stack
 

@@ -7,8 +7,9 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from services.storage.content import PART_BYTES, Content
+from services.storage.errors import ObjectStoreError
 from services.storage.listing import find_kept
-from services.storage.object_store import ObjectStore, ObjectStoreError, Stored
+from services.storage.object_store import ObjectStore, Stored
 from services.storage.transient import is_transient
 from tests.support.s3_proxy import Request, S3Proxy, s3_proxy
 from tests.support.stack import Stack
