@@ -83,6 +83,7 @@ def summarise(found: "Inspection") -> dict[str, Any]:
         "square": sum(one.size[0] == one.size[1] for one in found.looks),
         "labels_from": found.labels_from,
         "classes": found.classes,
+        "name_groups": found.name_groups,
         "splits": found.splits,
         "with_text": found.with_text,
         "texts": found.texts,
@@ -120,6 +121,10 @@ def table(summary: dict[str, Any]) -> "Table":
     listed = ", ".join(f"{name} {count:,}" for name, count in list(classes.items())[:20])
     add("classes", len(classes), f"from {summary['labels_from']}: {listed}" + (", ..." if len(classes) > 20 else "")
         if classes else "no labels")  # fmt: skip
+    if groups := summary["name_groups"]:
+        words = ", ".join(f"{name} {count:,}" for name, count in list(groups.items())[:FIRST])
+        more = ", ..." if len(groups) > FIRST else ""
+        add("names begin with", len(groups), f"{words}{more}; in folders of these names they would be classes")
     for names in summary["classes_alike"]:
         add("classes alike", len(names), f"{', '.join(map(repr, names))} differ in upper case or spaces alone")
     if held := summary["classes_held_out"]:

@@ -13,6 +13,7 @@ from training.data.own_images.annotations import Annotations, class_names, sidec
 from training.data.own_images.gathering import UNIQUE
 from training.data.own_images.layout import add_folder_labels, folder_splits
 from training.data.own_images.looks import Look, look_closely
+from training.data.own_images.name_groups import name_groups
 from training.data.own_images.names import CAPTION_ENDINGS, is_image, is_metadata, may_be_image
 from training.data.own_images.planes import find_planes
 from training.data.own_images.records import Annotation, Label, parse_annotation, unused_fields
@@ -34,6 +35,7 @@ class Inspection:
     complete: bool = True  # whether all files were listed; a stream is read only as far as images are looked at
     labels_from: str = "nothing"
     classes: dict[str, int] = field(default_factory=dict)
+    name_groups: dict[str, int] = field(default_factory=dict)  # words that names begin with, if there are no classes
     splits: dict[str, int] = field(default_factory=dict)
     untrained: list[str] = field(default_factory=list)  # classes all of whose images are held out by the user's split
     held_out: set[str] = field(default_factory=set)  # of the images in `looks`, by the user's split
@@ -152,6 +154,7 @@ def inspect(url: str, count: int) -> Inspection:
     unreadable = {name: f"cannot be used: {reason}" for name, reason in reader.unreadable.items()}
     found.bad |= {name: reason for name, reason in unreadable.items() if name in used}
     labels = describe_labels(found, annotations, names, told)
+    found.name_groups = {} if labels else name_groups(names)
     describe_texts(found, reader, names, told)
     describe_splits(found, annotations, names, labels)
     found.left_out = left_out(reader, unreadable | found.bad, names, planes)

@@ -148,6 +148,27 @@ def test_there_is_white_between_the_images_of_a_sheet(tmp_path: Path) -> None:
     assert (np.flatnonzero(np.diff(columns)).size, np.flatnonzero(np.diff(rows)).size) == (23, 3)
 
 
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        ("cat.0 cat.1 dog.0 dog.1", {"cat": 2, "dog": 2}),
+        ("american_bulldog_1 american_bulldog_22 Abyssinian_1 Abyssinian_2", {"Abyssinian": 2, "american_bulldog": 2}),
+        ("mug-(1) mug-(2) red2cup_1 red2cup_2", {"mug": 2, "red2cup": 2}),
+        ("IMG_0001 IMG_0002", {}),
+        ("a1 b1 c1 d1", {}),
+        ("001 002 1_2 1_3", {}),
+        ("boot shoe sandal", {}),
+    ],
+)
+def test_words_that_names_begin_with_are_told_if_there_are_no_labels(
+    names: str, groups: dict[str, int], tmp_path: Path
+) -> None:
+    files = {f"{name}.png": noise_png(n) for n, name in enumerate(names.split())}
+    assert inspected(tmp_path, files).name_groups == groups
+    folders = {f"{n % 2}/{name}": data for n, (name, data) in enumerate(files.items())}
+    assert inspect(write_folder(tmp_path / "classes", folders), 100).name_groups == {}
+
+
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty"):
         inspect(str(tmp_path), 10)
