@@ -60,19 +60,11 @@ def channels_last(x: Tensor) -> Tensor:
 def concatenate(first: Tensor, second: Tensor) -> Tensor:
     """Join the channels of two maps: [R, C, H, W], [R, C', H, W] -> [R, C + C', H, W].
 
-    Compiled, what `torch.cat` and a sum return may be in any memory format, and is copied before a matrix product. With
-    the channels as the last dimension it is channels-last.
+    Compiled, they are joined as the last dimension, which takes fewer passes over them.
     """
     if not torch.compiler.is_compiling():
         return torch.cat([first, second], dim=1)
     return torch.cat([first.permute(0, 2, 3, 1), second.permute(0, 2, 3, 1)], dim=3).permute(0, 3, 1, 2)
-
-
-def add(first: Tensor, second: Tensor) -> Tensor:
-    """Return the sum of two maps [R, C, H, W]; see `concatenate`."""
-    if not torch.compiler.is_compiling():
-        return first + second
-    return (first.permute(0, 2, 3, 1) + second.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def zero_init(module: nn.Module) -> nn.Module:
@@ -135,7 +127,7 @@ class ResidualBlock(nn.Module):
         else:
             h = self.norm2(h + shift)
         h = self.conv2(self.dropout(F.silu(h)))
-        return add(self.skip(x), h)
+        return torch.as_tensor(self.skip(x) + h)
 
     def _resample(self, x: Tensor) -> Tensor:
         if self.resample == "down":
@@ -204,7 +196,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: [R, C, H, W] -> [R, C, H, W]."""
-        return add(x, tokens_to_map(self.attention(map_to_tokens(self.norm(x))), like=x))
+        return x + tokens_to_map(self.attention(map_to_tokens(self.norm(x))), like=x)
 
 
 class FeedForward(nn.Module):
@@ -275,4 +267,4 @@ class SpatialTransformer(nn.Module):
         h = self.project_in(map_to_tokens(self.norm(x)))  # [R, HW, C]
         for block in self.blocks:
             h = block(h, keys_values)
-        return add(x, tokens_to_map(self.project_out(h), like=x))
+        return x + tokens_to_map(self.project_out(h), like=x)
