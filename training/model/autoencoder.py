@@ -117,6 +117,9 @@ class Encoder(nn.Module):
     """Maps pixels to moments, finest level first."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
+        if not config.res_blocks and any(multiplier != 1 for multiplier in config.multipliers):
+            multipliers = list(config.multipliers)  # only blocks change the number of channels
+            raise ValueError(f"res_blocks: 0 is not allowed with the multipliers {multipliers}; permitted: at least 1")
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
         self.conv_in = nn.Conv2d(config.image_channels, config.channels, 3, padding=1)

@@ -65,6 +65,10 @@ class UNetConfig:
         if not self.multipliers:
             raise ValueError("multipliers: none; permitted: one for each level, at least one")
         check_at_least(self, LEAST)
+        if not self.res_blocks and self.middle_attention and self.multipliers[-1] != 1:
+            multipliers = list(self.multipliers)  # only blocks change the number of channels
+            raise ValueError(f"res_blocks: 0 is not allowed with middle_attention and the multipliers {multipliers}; "
+                             "permitted: at least 1")  # fmt: skip
         check_share(self, "dropout")
         if self.frequency_shift >= (half := self.channels // 2):
             raise ValueError(f"frequency_shift: {self.frequency_shift} is not allowed; permitted: less than {half}, "

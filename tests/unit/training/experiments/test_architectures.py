@@ -22,6 +22,11 @@ FIRST, SECOND = "shapes_autoencoder", "shapes_class"
         (SECOND, "multipliers=[]", "model.unet.multipliers: none; permitted: one for each level, at least one"),
         (SECOND, "multipliers=[1,-1]", "model.unet.multipliers: -1 is not allowed; permitted: at least 1"),
         (SECOND, "res_blocks=-1", "model.unet.res_blocks: -1 is not allowed; permitted: at least 0"),
+        (
+            SECOND,
+            "res_blocks=0",
+            "model.unet.res_blocks: 0 is not allowed with middle_attention and the multipliers [1, 2];",
+        ),
         (SECOND, "transformer_depth=0", "model.unet.transformer_depth: 0 is not allowed; permitted: at least 1"),
         (SECOND, "norm_groups=0", "model.unet.norm_groups: 0 is not allowed; permitted: at least 1"),
         (SECOND, "norm_eps=-1", "model.unet.norm_eps: -1.0 is not allowed; permitted: at least 0"),
@@ -65,6 +70,7 @@ def test_a_context_that_no_level_attends_to() -> None:
         ["head_width=48", "heads=2"],  # which then has no effect
         ["head_width=48", "level_heads=[1,2]"],
         ["head_width=64", "multipliers=[1,2]", "attention_factors=[2]"],
+        ["res_blocks=0", "middle_attention=false", "attention_factors=[2]"],
         ["attention_factors=[2,16]"],  # there is no such level, as in configurations that have fewer than the default
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.model.autoencoder import Autoencoder, AutoencoderConfig
+from training.model.autoencoder import Autoencoder, AutoencoderConfig, Decoder
 from training.model.quantiser import VectorQuantiser
 
 
@@ -157,3 +157,11 @@ def test_the_codebook_is_searched_in_float32_under_autocast() -> None:
         expected = quantiser(z).indices
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(quantiser(z).indices, expected)
+
+
+def test_an_encoder_without_blocks_cannot_change_the_channels() -> None:
+    config = AutoencoderConfig(channels=32, multipliers=(1, 2), res_blocks=0)
+    with pytest.raises(ValueError, match=r"res_blocks: 0 is not allowed with the multipliers \[1, 2\]; permitted: at"):
+        Autoencoder(config)
+    Autoencoder(AutoencoderConfig(channels=32, multipliers=(1, 1), res_blocks=0))
+    Decoder(config)  # which has one block more
