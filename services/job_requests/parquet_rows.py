@@ -23,6 +23,7 @@ REFUSED = 3  # the exit code
 MEMORY = 384 * 2**20  # bytes that reading may take, beyond those of the libraries
 CPU_S = 180  # of the processor
 FILE_BYTES = 2**16  # that it may write to a file
+OPEN_FILES = 16  # sockets included
 BATCH_BYTES = 4 * 2**20  # of rows that are held at once, unless one row is larger
 BATCH_ROWS = 1_000
 METADATA = "metadata"  # the field that may be text with JSON
@@ -30,7 +31,7 @@ INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without
 PICTURE = {"bytes", "path"}  # the fields of an image as Hugging Face's `datasets` writes it
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 1_000, "ns": 1}
-DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+DEATH_SIGNAL, NO_NEW_PRIVILEGES = 1, 38  # PR_SET_PDEATHSIG and PR_SET_NO_NEW_PRIVS of prctl(2)
 PERMITTED = (
     "booleans, integers, floats, decimals, text, binary data, dates, timestamps, and lists, structs and maps of them"
 )
@@ -182,17 +183,21 @@ def _write_time(nanoseconds: int, zone: bool) -> str:
 
 def main() -> None:
     """Write the rows of the file in the standard input."""
-    ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     with suppress(OSError):  # a sandbox may not have it
         Path("/proc/self/oom_score_adj").write_text("1000")  # ended before the process that started it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
     import pyarrow as pa
     import pyarrow.parquet  # its memory is that of the libraries
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # it reads without further threads
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

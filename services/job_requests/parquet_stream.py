@@ -4,6 +4,7 @@ The file is copied to a temporary file without a name, which is the only thing t
 at a time, so that the memory and the disk that they take are those of one.
 """
 
+import ctypes
 import os
 import select
 import subprocess
@@ -24,6 +25,7 @@ LIMIT_S = 120.0  # how long this process waits for the other one
 TICK_S = 1.0
 PIECE = 2**20  # bytes that are read at once
 KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR")  # of the environment; the rest may be secret
+DUMPABLE = 4  # PR_SET_DUMPABLE of prctl(2)
 CODE = "services.job_requests.parquet_rows"
 ADVICE = (
     "permitted: one that is read within the limits of memory and time; write it again, in smaller row groups or files"
@@ -56,9 +58,16 @@ def read_parquet(name: str, chunks: Iterator[bytes], size: int) -> Iterator[byte
         _turn.release()
 
 
+def hide_memory() -> None:
+    """Close the memory and the environment of this process, which have secrets, to other processes of its user."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DUMPABLE, 0, 0, 0, 0)
+
+
 def _read_apart(name: str, copy: IO[bytes], said: IO[bytes], size: int) -> Iterator[bytes]:
     environment = {key: os.environ[key] for key in KEPT if key in os.environ}
     environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve memory, which counts
+    hide_memory()
     process = subprocess.Popen(
         [sys.executable, "-m", CODE], stdin=copy, stdout=subprocess.PIPE, stderr=said, env=environment,
         start_new_session=True,

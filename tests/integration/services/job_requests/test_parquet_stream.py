@@ -90,8 +90,43 @@ def test_the_process_has_no_secrets_and_its_limits(monkeypatch: pytest.MonkeyPat
         assert process.rlimit(psutil.RLIMIT_AS)[0] < 4 * 2**30
         assert process.rlimit(psutil.RLIMIT_CPU)[0] == 180
         assert process.rlimit(psutil.RLIMIT_FSIZE)[0] == 2**16
+        assert process.rlimit(psutil.RLIMIT_NOFILE) == (16, 16)
+        assert process.rlimit(psutil.RLIMIT_NPROC) == (0, 0)
+        assert "NoNewPrivs:\t1" in Path(f"/proc/{process.pid}/status").read_text()
         assert not [one for one in process.open_files() if "(deleted)" not in one.path]
     assert not process.is_running()
+
+
+# A child of the same user looks at its parent, before and after the parent hides.
+LOOKING = """
+import ctypes, os
+from services.job_requests.parquet_stream import hide_memory
+
+def is_open():
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    try:
+        open(f"/proc/{os.getppid()}/environ").read()
+        open(f"/proc/{os.getppid()}/mem", "rb").close()
+    except PermissionError:
+        os._exit(1)
+    os._exit(0)
+
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # another user may be looked at, as at the start of a program
+print(is_open())
+hide_memory()
+print(is_open())
+"""
+
+
+def test_the_memory_of_the_dispatcher_is_closed_to_the_process() -> None:
+    answer = subprocess.run([sys.executable, "-c", LOOKING], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["True", "False"]
 
 
 def test_a_process_that_is_killed_rejects_the_input_and_the_next_one_is_read() -> None:
