@@ -5,6 +5,7 @@ submitted that would be rejected for its words.
 """
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ MOST_CLASSES = 2_000  # that a list in the form shows; more are given by file
 SETTINGS = ("images_per_item", "seed", "steps", "guidance_scale", "solver", "format", "spacing", "decoder")
 OF_THE_JOB = ("tags", "priority")  # beside its request
 TEXTS = ("lines", "file", "more", *OF_THE_JOB, *SETTINGS)
-EMPTY: Mapping[str, Any] = {"chosen": [], **dict.fromkeys(TEXTS, "")}
+EMPTY: Mapping[str, Any] = {"chosen": [], "unread": "", **dict.fromkeys(TEXTS, "")}
 MAKES_ITEMS = {"interpolate", "grid"}  # fields of a request that need no items beside them
 MOST_TAGS, LONGEST_TAG = 16, 100  # characters; the database permits no more
 NUMBERS = ("images_per_item", "seed", "steps", "guidance_scale")
@@ -75,11 +76,14 @@ def draft(connection: Connection, fields: Mapping[str, Any], release: ReleaseRow
     """Make and check the request of a form.
 
     fields: `chosen` (a list), `lines` and `file`, of which the last that is not empty gives the items, SETTINGS, `more`
-    settings as a JSON object, and those of OF_THE_JOB. connection: of the viewer. bucket: of the service.
+    settings as a JSON object, those of OF_THE_JOB, and `unread`: why a file could not be read. connection: of the
+    viewer. bucket: of the service.
     """
     rules = request_rules(release.manifest)
     control = find_control(rules)
     columns, errors = read_columns(fields)
+    if fields["unread"]:
+        return Draft(fields, {}, columns, errors={**errors, "items": [fields["unread"]]})
     request: dict[str, Any] = {}
     try:
         request |= _read_more(fields["more"], rules)
@@ -100,6 +104,12 @@ def draft(connection: Connection, fields: Mapping[str, Any], release: ReleaseRow
         return Draft(fields, request, columns, check_request(connection, release, request, bucket))
     except RequestError as error:
         return Draft(fields, request, columns, errors=_by_field(str(error).splitlines()))
+
+
+def name_draft(draft: Draft, release: ReleaseRow, queue: str) -> str:
+    """Return a digest of the job that a draft makes: of its release, its request, its columns and its queue."""
+    made = (release.name, release.version, queue, draft.request, draft.columns)
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def fill_in(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,13 +44,16 @@ def compare_releases(page: Page, a: Reference = "", b: Reference = "") -> Respon
     return page.render(
         "compare.html", references=[*dict.fromkeys([a, b, *references])], names=(a, b), releases=releases,
         figures=figures, changes=changes, control=submission.find_control(request_rules(releases[0].manifest)),
-        defaults={"seed": SEED, "images_per_item": IMAGES_PER_ITEM},
+        defaults={"seed": SEED, "images_per_item": IMAGES_PER_ITEM}, key=uuid.uuid4(),
     )  # fmt: skip
 
 
 @router.post("/compare")
 def sample_both(page: Page, form: Form) -> Response:
-    """Submit one request to both releases, with the same seed, and show the images side by side."""
+    """Submit one request to both releases, with the same seed, and show the images side by side.
+
+    A form that is sent twice submits one job to each.
+    """
     names = [str(form.get(name, "")) for name in ("a", "b")]
     fields = {**submission.EMPTY, "chosen": [str(one) for one in form.getlist("chosen")]}
     fields |= {name: str(form.get(name, "")) for name in ("lines", "seed", "images_per_item")}
@@ -63,7 +66,9 @@ def sample_both(page: Page, form: Form) -> Response:
             if draft.checked is None:
                 mistakes = "; ".join(line for lines in draft.errors.values() for line in lines)
                 raise HTTPException(422, f"{name}: {mistakes}")
-            made.append(clients.submit_job(connection, {"model": name, "request": draft.request}))
+            key = f"{form.get('key', '')}.{len(made)}.{submission.name_draft(draft, release, '')}"
+            job = {"model": name, "request": draft.request, "idempotency_key": key}
+            made.append(clients.submit_job(connection, job))
     return page.go_to(f"/compare/jobs?a={made[0]}&b={made[1]}")
 
 

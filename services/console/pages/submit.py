@@ -31,7 +31,7 @@ CHOICES = {name: FIELDS[name]["enum"] for name in ("solver", "spacing", "decoder
 
 @dataclass(frozen=True)
 class Target:
-    """What a job has besides its request. key: of the form, so that a form that is sent twice submits one job."""
+    """What a job has besides its request. key: of the form: what is sent twice, as it was, is one job."""
 
     model: str
     queue: str
@@ -67,24 +67,37 @@ def show_form(
 
 @router.post("/submit")
 def submit(page: Page, form: Form) -> Response:
-    """Check a request, or submit it if it is valid and the user submits it."""
+    """Check a request, or submit it if it is the one that was checked, which the button names."""
     fields = {**submission.EMPTY, **{name: str(form[name]) for name in submission.TEXTS if name in form}}
     fields["chosen"] = [str(one) for one in form.getlist("chosen")]
     upload = form.get("upload")
     if isinstance(upload, UploadFile) and upload.filename:
-        fields["file"] = upload.file.read().decode("utf-8", "replace")
+        try:
+            fields["file"] = upload.file.read().decode()
+        except UnicodeDecodeError as error:
+            fields["unread"] = f"file: not UTF-8 from byte {error.start} on; save it as UTF-8"
     target = Target(*(str(form.get(name, "")) for name in ("model", "queue", "key")))
     with page.database() as connection:
         release = viewing.find_reference(connection, target.model) or page.missing(f"Release {quote(target.model)}")
         draft = submission.draft(connection, fields, release, page.parts.store.bucket)
-        if draft.checked is None or "submit" not in form:
-            return _show(page, connection, target, draft)
-        job = {"model": target.model, "queue": target.queue, "idempotency_key": target.key, "request": draft.request}
+        name = submission.name_draft(draft, release, target.queue)
+        if draft.checked is None or form.get("submit") != name:
+            return _show(page, connection, target, draft, name=name, has_changed="submit" in form)
+        key = f"{target.key}.{name}"
+        job = {"model": target.model, "queue": target.queue, "idempotency_key": key, "request": draft.request}
         job_id = clients.submit_job(connection, {**job, **draft.columns})
     return page.go_to(f"/jobs/{job_id}")
 
 
-def _show(page: PageRequest, connection: Connection, target: Target, draft: submission.Draft) -> Response:
+def _show(
+    page: PageRequest,
+    connection: Connection,
+    target: Target,
+    draft: submission.Draft,
+    *,
+    name: str = "",
+    has_changed: bool = False,
+) -> Response:
     references = viewing.list_references(connection)
     release = viewing.find_reference(connection, target.model) if target.model else None
     if target.model and release is None:
@@ -97,5 +110,5 @@ def _show(page: PageRequest, connection: Connection, target: Target, draft: subm
         "submit.html", target=target, references=references, release=release, draft=draft, choices=CHOICES,
         control=rules and submission.find_control(rules), rules=rules,
         defaults=DEFAULTS if rules is None else defaults_of(rules),
-        queues=list_permitted_queues(connection), seconds=seconds,
+        queues=list_permitted_queues(connection), seconds=seconds, name=name, has_changed=has_changed,
     )  # fmt: skip

@@ -34,8 +34,11 @@ def test_both_releases_are_asked_for_the_same_images(stack: Stack) -> None:
     with releases_called(stack, "compared-both", 2):
         console = open_console(stack, "compares")
         page = "/compare?a=compared-both@1&b=compared-both@2"
-        answer = send_form(console, page, "/compare", chosen=["1", "3"], images_per_item="2", seed="")
+        hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', console.get(page).text))
+        fields = {**hidden, "chosen": ["1", "3"], "images_per_item": "2", "seed": ""}
+        answer, again = (console.post("/compare", data=fields) for _ in range(2))  # a double click
         assert answer.url.path == "/compare/jobs"
+        assert answer.url == again.url
         assert "No pair is made yet" in answer.text
         with stack.engine("migrator").begin() as connection:
             query = text("SELECT model, request FROM jobs WHERE tenant = 'compares' ORDER BY id")

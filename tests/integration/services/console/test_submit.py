@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from starlette.testclient import TestClient
 
 from services.console.submission import find_control, read_table
 from services.job_requests.strict_json import RequestError
@@ -32,6 +33,13 @@ def jobs_of(stack: Stack, model: str) -> list[Any]:
         return list(connection.execute(query, {"model": model}))
 
 
+def submit_checked(console: TestClient, checked: Any, **fields: Any) -> Any:
+    """Press the button of a form that was checked, as it is or with other fields. Returns the answer."""
+    hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', checked.text))
+    (pressed,) = re.findall(r'name="submit" value="([^"]+)"', checked.text)
+    return console.post("/submit", data={**hidden, "submit": pressed, **fields})
+
+
 def test_classes_are_chosen_by_name_and_one_form_submits_one_job(stack: Stack) -> None:
     make_tenant(stack, "form-tenant")
     with releases_called(stack, "form-named", conditions=NAMED):
@@ -42,14 +50,53 @@ def test_classes_are_chosen_by_name_and_one_form_submits_one_job(stack: Stack) -
         checked = send_form(console, FORM, "/submit", **fields)
         assert "<strong>6 images</strong> of 2 items" in checked.text
         assert jobs_of(stack, "form-named@1") == []
-        hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', checked.text))
-        pages = [console.post("/submit", data={**hidden, **fields, "submit": "1"}).url.path for _ in range(2)]
+        pages = [submit_checked(console, checked, **fields).url.path for _ in range(2)]
         (job,) = jobs_of(stack, "form-named@1")
         assert pages[0] == pages[1]
         assert pages[0].startswith("/jobs/")
         items = [{"class_label": "owl"}, {"class_label": "<fox>"}]
         assert job.tenant == "form-tenant"
         assert job.request == {"items": items, "images_per_item": 3, "seed": 7, "steps": 10}
+
+
+def test_what_is_submitted_is_what_was_checked(stack: Stack) -> None:
+    make_tenant(stack, "form-tenant")
+    with releases_called(stack, "form-shown", conditions=NAMED):
+        console = open_console(stack, "form-tenant")
+        checked = send_form(console, "/submit?model=form-shown@1", "/submit", chosen=["owl"])
+        many = {"chosen": ["owl"], "images_per_item": "900"}  # typed afterwards; Enter presses the first button
+        changed = submit_checked(console, checked, **many)
+        assert "has changed since it was checked" in changed.text
+        assert "<strong>900 images</strong>" in changed.text
+        assert jobs_of(stack, "form-shown@1") == []
+        assert submit_checked(console, changed, **many).url.path.startswith("/jobs/")
+        assert len(jobs_of(stack, "form-shown@1")) == 1
+
+
+def test_a_form_to_which_one_goes_back_submits_another_job_if_it_is_changed(stack: Stack) -> None:
+    make_tenant(stack, "form-tenant")
+    with releases_called(stack, "form-back", conditions=NAMED):
+        console = open_console(stack, "form-tenant")
+        first = send_form(console, "/submit?model=form-back@1", "/submit", chosen=["owl"], seed="1")
+        submit_checked(console, first, chosen=["owl"], seed="1")
+        second = submit_checked(console, first, chosen=["owl"], seed="2")
+        submit_checked(console, second, chosen=["owl"], seed="2")
+        submit_checked(console, first, chosen=["owl"], seed="1")
+        assert [job.request["seed"] for job in jobs_of(stack, "form-back@1")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "file", ["class_label,caption\nowl,caf\xe9\n".encode("cp1252"), "class_label\nowl\n".encode("utf-16")]
+)
+def test_a_file_that_is_not_utf_8_is_refused(stack: Stack, file: bytes) -> None:
+    make_tenant(stack, "form-tenant")
+    with releases_called(stack, "form-coded", conditions=NAMED):
+        console = open_console(stack, "form-tenant")
+        token = re.findall(r'name="csrf" value="([^"]+)"', console.get("/submit?model=form-coded@1").text)[0]
+        fields = {"csrf": token, "model": "form-coded@1", "chosen": "owl"}
+        answer = console.post("/submit", data=fields, files={"upload": ("items.csv", file)})
+        (said,) = re.findall(r'id="error-items-1">([^<]*)<', answer.text)
+        assert said.startswith("file: not UTF-8 from byte")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +158,8 @@ def test_a_release_with_a_light_decoder_has_a_field_for_it(stack: Stack) -> None
     light = {**own.manifest["architecture"], "light_decoder": {}}
     with releases_called(stack, "form-light", conditions=NAMED, architecture=light):
         console = open_console(stack, "form-tenant")
-        send_form(console, "/submit?model=form-light@1", "/submit", chosen=["owl"], decoder="light", submit="1")
+        fields = {"chosen": ["owl"], "decoder": "light"}
+        submit_checked(console, send_form(console, "/submit?model=form-light@1", "/submit", **fields), **fields)
         assert jobs_of(stack, "form-light@1")[0].request["decoder"] == "light"
 
 
