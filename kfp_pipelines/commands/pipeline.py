@@ -142,7 +142,7 @@ def schedule(
     as_json: AsJson = False,
 ) -> None:
     """Upload a pipeline to Kubeflow and run it on a schedule, one run at a time."""
-    from kfp_pipelines.running.cluster import check_cron
+    from kfp_pipelines.running.cron import check_cron
 
     check_cron(cron)
     target = upload(variant, parameters or [], profiles, profile or [], fresh_data=True)

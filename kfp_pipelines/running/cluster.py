@@ -109,7 +109,7 @@ class Cluster:
     def schedule(self, uploaded: Uploaded, arguments: Mapping[str, Any], experiment: str, cron: str) -> str:
         """Run on a schedule, one run at a time, without catching up on missed runs. Returns the schedule's id.
 
-        cron: see `check_cron`; in UTC.
+        cron: see `cron.check_cron`; in UTC.
         """
         with self._translate_errors("schedule on"):
             recurring = self.client.create_recurring_run(
@@ -163,12 +163,6 @@ class Cluster:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = str(getattr(error, "reason", error))
             raise ClusterError(f"{at} does not answer ({reason}); check DARKROOM_KFP_HOST and the network") from None
-
-
-def check_cron(cron: str) -> None:
-    """Raise ClusterError unless it has six fields, seconds first, such as `0 0 3 * * *`."""
-    if len(cron.split()) != 6:
-        raise ClusterError(f"cron: {cron!r} is not allowed; permitted: six fields, seconds first: 0 0 3 * * *")
 
 
 def check_image(image: str) -> None:

@@ -162,9 +162,11 @@ def test_an_image_without_its_digest_is_refused(server: FakeKubeflow, monkeypatc
     assert server.requests == []
 
 
-def test_a_cron_of_five_fields_is_refused(server: FakeKubeflow) -> None:
+def test_a_cron_of_five_fields_or_out_of_range_is_refused(server: FakeKubeflow) -> None:
     done = darkroom("schedule", "0 3 * * *")
     assert "cron: '0 3 * * *' is not allowed; permitted: six fields, seconds first" in str(done.exception)
+    done = darkroom("schedule", "0 0 25 * * *")
+    assert "cron: '0 0 25 * * *' is not allowed: hour '25'; permitted: 0 to 23" in str(done.exception)
     assert server.requests == []
 
 
