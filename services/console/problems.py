@@ -142,7 +142,7 @@ def _database_problem(request: Request, error: DBAPIError) -> Problem:
     if not state and isinstance(error, DataError):  # the driver refuses a value before it sends it
         return Problem(422, NO_TEXT)
     if state not in STATUSES and (is_outage(error) or not state):
-        return Problem(503, "Postgres does not answer. The page comes back by itself.", RETRY)
+        return Problem(503, "Postgres does not answer.", RETRY)
     status = STATUSES.get(state) or (422 if state.startswith(CLIENT_ERRORS) else None)
     if status is None:
         return _unexpected(request, error)

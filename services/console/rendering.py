@@ -98,7 +98,7 @@ def show_duration(seconds: float) -> str:
 
 def show_number(value: float) -> str:
     """Return a number with commas between thousands, and at most three digits of a fraction."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if abs(value) < 1_000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def show_size(count: int) -> str:

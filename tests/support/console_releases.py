@@ -70,3 +70,10 @@ def send_form(console: TestClient, page: str, action: str, /, **fields: Any) -> 
     assert match, f"{page} has no form that leads to {action}"
     hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', match[0]))
     return console.post(action, data={**hidden, **fields})
+
+
+def submit_checked(console: TestClient, checked: Any, **fields: Any) -> Any:
+    """Press the button of a form that was checked, as it is or with other fields. Returns the answer."""
+    hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', checked.text))
+    (pressed,) = re.findall(r'name="submit" value="([^"]+)"', checked.text)
+    return console.post("/submit", data={**hidden, "submit": pressed, **fields})

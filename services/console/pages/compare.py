@@ -58,7 +58,7 @@ def sample_both(page: Page, form: Form) -> Response:
     fields = {**submission.EMPTY, "chosen": [str(one) for one in form.getlist("chosen")]}
     fields |= {name: str(form.get(name, "")) for name in ("lines", "seed", "images_per_item")}
     fields["seed"] = fields["seed"] or SEED
-    made = []
+    made: list[uuid.UUID] = []
     with page.database() as connection:
         for name in names:
             release = viewing.find_reference(connection, name) or page.missing(f"Release {quote(name)}")

@@ -56,8 +56,10 @@ def show_gallery(
     label: Words = "",
     after: Annotated[Number | None, EMPTY_IS_NONE] = None,
     before: Number | None = None,
+    start: Annotated[Number | None, EMPTY_IS_NONE] = None,
 ) -> Response:
-    """Show the images of a job."""
+    """Show the images of a job. start: the first one to show."""
+    after = after if start is None else start - 1
     with page.database() as connection:
         job = clients.find_summary(connection, job_id) or page.missing(f"Job {job_id}")
         classes = find_classes(connection, job_id)

@@ -17,6 +17,7 @@ if (keys) {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || isOff(event.key)) return;
   const target = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+  if (target?.matches("button") && event.repeat) return; // a key that is held does one thing once
   if (target) {
     event.preventDefault();
     if (target.matches("input, textarea")) target.focus();

@@ -67,23 +67,30 @@ async function fill(grid) {
 
 // -- images that were just made --
 
-document.addEventListener("fresh", async () => {
-  const last = [...gallery.querySelectorAll(".grid")].at(-1);
-  const page = await load(last.dataset.page).catch(() => undefined); // the next event tries again
+const isSeen = (grid) => grid.getBoundingClientRect().bottom > 0 && grid.getBoundingClientRect().top < innerHeight;
+const numberOf = (image) => Number(image.id.split("-")[1]);
+
+// Workers end out of order: images come between those that are seen, too, and not only after the last one.
+document.addEventListener("fresh", () => {
+  const grids = [...gallery.querySelectorAll(".grid")];
+  for (const grid of grids) if (grid === grids.at(-1) || isSeen(grid)) complete(grid);
+});
+
+async function complete(grid) {
+  const page = await load(grid.dataset.page).catch(() => undefined); // the next event tries again
   if (!page?.querySelector(".grid li")) return;
   document.querySelector(".empty")?.remove();
   for (const image of [...page.querySelectorAll(".grid li")]) {
     if (document.getElementById(image.id)) continue;
-    const number = Number(image.id.split("-")[1]);
-    const later = [...last.children].find((other) => Number(other.id.split("-")[1]) > number);
-    last.insertBefore(image, later ?? null);
+    const later = [...grid.children].find((other) => numberOf(other) > numberOf(image));
+    grid.insertBefore(image, later ?? null);
   }
   const link = nextLink(page);
-  if (link && !nextLink(document)) {
+  if (link && !nextLink(document) && grid === gallery.lastElementChild) {
     gallery.after(link);
     end.observe(link);
   }
-});
+}
 
 // -- back from an image to its place --
 

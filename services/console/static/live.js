@@ -6,6 +6,7 @@ const PAUSE_MS = 700, RETRY_MS = 5_000, REOPEN_MS = 30_000;
 const SILENT_MS = 60_000; // the server says something every 15 s; less means a connection that died, as in a sleep
 const known = new Map([...document.querySelectorAll("[data-shown]")].map((part) => [part.dataset.live, part.dataset.shown]));
 const notice = document.querySelector("#notice");
+const INTERRUPTED = "Live updates are interrupted. Trying again.";
 let news, heardAt, isStale = false, isWaiting = false, hasEnded = false;
 
 async function refresh() {
@@ -15,10 +16,24 @@ async function refresh() {
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of document.querySelectorAll("[data-live][id]")) {
     const replacement = fresh.getElementById(part.id);
-    if (replacement && !part.contains(document.activeElement)) part.replaceWith(replacement);
+    if (replacement) replace(part, replacement);
   }
   document.dispatchEvent(new CustomEvent("fresh", { detail: fresh }));
   if (!watched().length) close();
+}
+
+// The focus stays where it is, on the link or the button that does the same. What is typed stays until it is left.
+function replace(part, replacement) {
+  const focused = document.activeElement;
+  if (!part.contains(focused)) return part.replaceWith(replacement);
+  if (focused.matches("input")) {
+    focused.onblur = () => refreshIn(0);
+    return;
+  }
+  const does = (one) => one.href ?? one.form?.action;
+  const same = [...replacement.querySelectorAll("a, button")].find((one) => does(one) === does(focused));
+  part.replaceWith(replacement);
+  same?.focus({ preventScroll: true });
 }
 
 // One at a time: a slow server is not asked again before it has answered.
@@ -45,7 +60,7 @@ const watched = () => [...new Set([...document.querySelectorAll("[data-live]")].
 
 function hear() {
   heardAt = Date.now();
-  notice.textContent = "";
+  if (notice.textContent === INTERRUPTED) notice.textContent = "";
 }
 
 function close() {
@@ -71,7 +86,7 @@ function open() {
     if (isNew) refreshIn(PAUSE_MS);
   });
   news.addEventListener("error", ({ target }) => {
-    notice.textContent = "Live updates are interrupted. Trying again.";
+    notice.textContent ||= INTERRUPTED;
     if (target.readyState !== EventSource.CLOSED) return;
     refreshIn(0); // which says why: there may be too many pages, or no session
     setTimeout(() => target === news && open(), REOPEN_MS);

@@ -89,7 +89,7 @@ def test_a_job_to_compare_with_is_chosen_among_those_of_as_many_images(stack: St
         assert links == [f"{address}&b={jobs[1]}"]
         assert "compared-with@2" in page
         both = console.get(links[0]).text
-        assert re.findall(r"compared-with@[12](?=</a></strong>)", both) == ["compared-with@1", "compared-with@2"]
+        assert re.findall(r"compared-with@[12](?=</bdi></a></strong>)", both) == ["compared-with@1", "compared-with@2"]
         assert both.count(">identical<") == 3
         assert "data-live" not in both
         with stack.engine("migrator").begin() as connection:

@@ -68,6 +68,8 @@ def test_a_gallery_is_paged_by_index(stack: Stack) -> None:
     assert indices(console.get(f"/jobs/{job}?item=2").text) == list(range(200, 300))
     assert indices(console.get(f"/jobs/{job}?seed=19").text) == [12]
     assert indices(console.get(f"/jobs/{job}?after=298&failed=&item=&seed=").text) == [299]
+    assert indices(console.get(f"/jobs/{job}?start=298&failed=&item=&seed=").text) == [298, 299]
+    assert 'name="start"' in console.get(f"/jobs/{job}").text  # "From image" is that image, too
     assert "class_label: cannot be used" in first
 
 

@@ -158,6 +158,31 @@ def test_a_form_is_not_lost_with_its_session(page: Any, console: Any) -> None:
     page.wait_for_selector(".estimate:has-text('1 image')")
 
 
+DROP = """([name, bytes]) => {
+    const given = new DataTransfer();
+    given.items.add(new File([new Uint8Array(bytes)], name));
+    const area = document.querySelector("[data-drop]");
+    area.dispatchEvent(new DragEvent("drop", { dataTransfer: given, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_a_file_that_the_server_would_refuse_is_not_sent(page: Any) -> None:
+    page.goto("/submit?model=tiny@production")
+    page.click("text=Items from JSON Lines or CSV")
+    page.fill("textarea[name=file]", "typed for an hour")
+    page.evaluate(DROP, ["items.csv", list("caption\ncafé\n".encode("cp1252"))])
+    page.wait_for_selector("#notice:has-text('not UTF-8')")
+    assert page.input_value("textarea[name=file]") == "typed for an hour"
+    page.evaluate(DROP, ["items.csv", list("caption\ncafé\n".encode())])
+    page.wait_for_selector("#notice", state="hidden")
+    assert page.input_value("textarea[name=file]") == "caption\ncafé\n"
+    large = {"name": "items.jsonl", "mimeType": "text/plain", "buffer": b" " * 17_000_000}
+    page.set_input_files("input[name=upload]", large)
+    page.click("text=Check >> nth=0")
+    page.wait_for_selector("#notice:has-text('larger than 16 MB')")
+    assert page.input_value("textarea[name=file]") == "caption\ncafé\n"
+
+
 def scroll_to(page: Any, selector: str) -> None:
     """Scroll to the end again and again until this is there; the page's own script adds it."""
     end_at = time.monotonic() + 90

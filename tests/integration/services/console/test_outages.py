@@ -1,5 +1,6 @@
 """Postgres or S3 away: pages say so, and work again when it is back."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,17 +29,23 @@ def no_postgres(stack: Stack) -> Iterator[None]:
 
 def test_pages_without_postgres_say_so_and_come_back(stack: Stack) -> None:
     job, console = make_job(stack, 1), open_console(stack)
-    assert console.get(f"/jobs/{job}").status_code == 200
+    page = console.get(f"/jobs/{job}")
+    assert page.status_code == 200
+    (token,) = set(re.findall(r'name="csrf" value="([^"]+)"', page.text))
     with no_postgres(stack):
         for path in ("/jobs", f"/jobs/{job}", f"/jobs/{job}/images/0"):
             answer = console.get(path)
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
             assert "Postgres does not answer" in answer.text
             assert 'data-retry="5"' in answer.text
+        form = console.post(f"/jobs/{job}/pause", data={"csrf": token})
+        assert (form.status_code, "Go back and send the form again" in form.text) == (503, True)
+        assert f'href="/jobs/{job}/pause"' not in form.text  # to open it is no form
+        assert "data-retry" not in form.text
         assert console.get("/readyz").status_code == 503
         assert console.get("/healthz").status_code == 200
         api = console.get("/api/v1/jobs", headers={"Authorization": "Bearer x", "Accept": "application/json"})
-        assert (api.status_code, api.json()["status"]) == (503, 503)
+        assert (api.status_code, api.json()["detail"]) == (503, "Postgres does not answer.")
     assert console.get(f"/jobs/{job}").status_code == 200
     assert console.get("/readyz").json() == {"ok": True, "reasons": []}
 

@@ -13,7 +13,7 @@ from services.job_queue import recall
 from services.job_queue.seeds import find_ranges_of_seed
 from services.job_requests.image_spec import image_spec
 from tests.support.console import make_job, open_console
-from tests.support.console_releases import releases_called, send_form
+from tests.support.console_releases import releases_called, send_form, submit_checked
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
 
@@ -201,7 +201,7 @@ def test_an_image_is_made_again_with_its_seed_release_and_settings(stack: Stack)
         for link, more in zip(links, ({}, {"variations": 0.3, "images_per_item": 8}), strict=True):
             form = console.get(link).text
             assert "recall-maker@1" in form
-            answer = send_form(console, link, "/submit", submit="1", **fields_of(form))
+            answer = submit_checked(console, send_form(console, link, "/submit", **fields_of(form)), **fields_of(form))
             assert answer.url.path.startswith("/jobs/"), answer.text
             row = submitted(stack, "recall-again")
             assert (row.model, row.tags, row.request) == ("recall-maker@1", ["a", "b"], {**expected, **more})
@@ -220,7 +220,8 @@ def test_all_images_of_a_job_are_made_again_with_one_thing_changed(stack: Stack)
         assert f'href="{link}"' in console.get(f"/jobs/{job}").text
         form = fields_of(console.get(link).text)
         assert (form["seed"], form["steps"], form["tags"]) == ("7", "30", "a")
-        send_form(console, link, "/submit", submit="1", **form | {"steps": "40"})
+        form |= {"steps": "40"}
+        submit_checked(console, send_form(console, link, "/submit", **form), **form)
         row = submitted(stack, "recall-again")
         assert (row.model, row.request) == (
             "recall-all-again@1", {"items": items, "images_per_item": 2, "seed": 7, "steps": 40}
@@ -244,7 +245,7 @@ def test_an_image_between_two_seeds_is_not_varied_and_a_chain_names_its_releases
         page = console.get(f"/jobs/{job}/images/1").text
         assert "Make this again" in page
         assert "With variations" not in page
-        assert "<dd>recall-walk@1, then recall-walk@1</dd>" in page
+        assert "<dd><bdi>recall-walk@1</bdi>, then <bdi>recall-walk@1</bdi></dd>" in page
         form = console.get(f"/submit?job={job}&image=1&varied=true").text
         assert "variations" not in fields_of(form)["more"]
 
@@ -264,7 +265,8 @@ def test_tags_priority_and_further_settings_are_given_in_the_form(stack: Stack) 
     with releases_called(stack, "recall-form", conditions=NAMED):
         console, page = open_console(stack, "recall-form"), "/submit?model=recall-form@1"
         fields = {"chosen": ["owl"], "tags": " red, blue,red ,", "priority": "-3", "more": '{"guidance_rescale": 0.7}'}
-        assert send_form(console, page, "/submit", **fields, submit="1").url.path.startswith("/jobs/")
+        checked = send_form(console, page, "/submit", **fields)
+        assert submit_checked(console, checked, **fields).url.path.startswith("/jobs/")
         row = submitted(stack, "recall-form")
         assert (row.tags, row.priority, row.request["guidance_rescale"]) == (["blue", "red"], -3, 0.7)
         for wrong, field, words in (

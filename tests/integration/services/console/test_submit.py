@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from starlette.testclient import TestClient
 
 from services.console.submission import find_control, read_table
 from services.job_requests.strict_json import RequestError
 from tests.support.console import open_console
-from tests.support.console_releases import releases_called, send_form
+from tests.support.console_releases import releases_called, send_form, submit_checked
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
 
@@ -31,13 +30,6 @@ def jobs_of(stack: Stack, model: str) -> list[Any]:
     with stack.engine("migrator").begin() as connection:
         query = text("SELECT tenant, request, idempotency_key FROM jobs WHERE model = :model ORDER BY id")
         return list(connection.execute(query, {"model": model}))
-
-
-def submit_checked(console: TestClient, checked: Any, **fields: Any) -> Any:
-    """Press the button of a form that was checked, as it is or with other fields. Returns the answer."""
-    hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', checked.text))
-    (pressed,) = re.findall(r'name="submit" value="([^"]+)"', checked.text)
-    return console.post("/submit", data={**hidden, "submit": pressed, **fields})
 
 
 def test_classes_are_chosen_by_name_and_one_form_submits_one_job(stack: Stack) -> None:
