@@ -76,6 +76,9 @@ def test_what_no_pod_may_have_is_refused(given: dict[str, Any], message: str) ->
         ({"workerDefaults": {"resources": {"limits": {"memory": 12}}}}, "limits.memory 12 is less than 1Mi"),
         ({"retention": {"schedule": "0 24 * * *"}}, 'retention.schedule: "0 24 * * *" is not a cron schedule, because'),
         ({"retention": {"schedule": "0 3 * * 7"}}, 'because "7" is no weekday'),
+        ({"retention": {"schedule": "30-08 3 * * *"}}, 'because "30-08" is no minute'),
+        ({"retention": {"schedule": "0 3 * nov-FEB *"}}, 'because "nov-FEB" is no month'),
+        ({"retention": {"schedule": "0 3 * * 0-1,fri-mon"}}, 'because "0-1,fri-mon" is no weekday'),
         (
             {"workerDefaults": {"cache": {"warm": {"schedule": "*/0 * * * *"}}}},
             'workerPools.default.cache.warm.schedule: "*/0 * * * *" is not a cron schedule, because "*/0" is no minute',
@@ -133,7 +136,7 @@ def test_what_a_pod_may_have_is_rendered(given: dict[str, Any]) -> None:
     assert wrong_with_pods(objects) == []
 
 
-@pytest.mark.parametrize("schedule", ["@daily", "@every 6h", "0-30/5 23 1,15 jan-mar MON-fri", "05 4 ? * 0"])
+@pytest.mark.parametrize("schedule", ["@daily", "@every 1h30m", "0-30/5 08-9 1,15 jan-mar MON-fri", "05 4 ? * 0"])
 def test_schedules_of_kubernetes_are_accepted(schedule: str) -> None:
     assert f'schedule: "{schedule}"' in render({"retention": {"schedule": schedule}}).stdout
 

@@ -13,9 +13,17 @@
 {{- if not (hasPrefix "@" $schedule) -}}
 {{- $names := list "minute" "hour" "day" "month" "weekday" -}}
 {{- $units := list "[0-5]?[0-9]" "[01]?[0-9]|2[0-3]" "0?[1-9]|[12][0-9]|3[01]" "0?[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec" "[0-6]|sun|mon|tue|wed|thu|fri|sat" -}}
+{{- $numbers := dict "jan" 1 "feb" 2 "mar" 3 "apr" 4 "may" 5 "jun" 6 "jul" 7 "aug" 8 "sep" 9 "oct" 10 "nov" 11 "dec" 12 "mon" 1 "tue" 2 "wed" 3 "thu" 4 "fri" 5 "sat" 6 -}}
 {{- range $i, $field := regexSplit " +" $schedule -1 -}}
 {{- $one := printf "([*?]|(%s)(-(%s))?)(/[1-9][0-9]*)?" (index $units $i) (index $units $i) -}}
-{{- if not (regexMatch (printf "(?i)^%s(,%s)*$" $one $one) $field) }}
+{{- $isWrong := not (regexMatch (printf "(?i)^%s(,%s)*$" $one $one) $field) -}}
+{{- range regexFindAll "[0-9a-z]+-[0-9a-z]+" (lower $field) -1 -}}
+{{- $ends := splitList "-" . -}}
+{{- $first := get $numbers (first $ends) | default (first $ends | atoi) -}}
+{{- $last := get $numbers (last $ends) | default (last $ends | atoi) -}}
+{{- if gt $first $last }}{{ $isWrong = true }}{{ end -}}
+{{- end -}}
+{{- if $isWrong }}
 {{ $path }}: {{ quote $schedule }} is not a cron schedule, because {{ quote $field }} is no {{ index $names $i }}; permitted: minute, hour, day, month and weekday, such as "17 3 * * *"
 {{- end -}}
 {{- end -}}
