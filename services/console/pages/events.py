@@ -25,6 +25,7 @@ router = APIRouter()
 MOST_JOBS = 64
 RETRY_MS = 3_000
 LEAST_PAUSE_S = 0.5  # between two events of one job
+UNBUFFERED = {"X-Accel-Buffering": "no"}  # nginx would keep events until it has some kilobytes
 LASTS_S = 60.0  # a stream; then the browser asks for another one, with the session that it has then
 
 
@@ -37,7 +38,7 @@ async def send_events(
         subscriber = page.parts.news.subscribe(job)
     except Full:
         raise HTTPException(503, "Too many pages are open. Reload this one later.", {"Retry-After": "30"}) from None
-    return StreamingResponse(_events(page, subscriber), media_type="text/event-stream")
+    return StreamingResponse(_events(page, subscriber), headers=UNBUFFERED, media_type="text/event-stream")
 
 
 async def _events(page: PageRequest, subscriber: Subscriber) -> AsyncIterator[str]:

@@ -55,6 +55,7 @@ def test_changes_arrive_and_go_on_after_postgres_ends_the_connection(stack: Stac
     job, (_, client) = running_job(stack), console
     with client.stream("GET", "/events", params={"job": str(job)}) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["x-accel-buffering"] == "no"  # a proxy would keep them
         news = told(answer)
         assert next(news) == {
             "id": str(job), "state": "running", "revision": 1, "total": 100, "succeeded": 0, "failed": 0
