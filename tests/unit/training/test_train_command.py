@@ -227,7 +227,7 @@ def test_evaluation_is_the_same_every_time(
         ),
         (
             ["experiment=digits_autoencoder", *SMALL, "loss.adversarial_weight=1"],
-            "loss.adversarial_weight: the discriminator needs images of at least 24 pixels; these have 16",
+            "loss.adversarial_layers: 3 is not allowed with images of 16 pixels a side; the discriminator needs 24",
         ),
         (["experiment=digits_autoencoder", "data.root={first}"], "holds no image set"),
         (
