@@ -86,6 +86,7 @@ def test_every_metric_follows_the_naming_rules_and_is_documented() -> None:
             "operation",
             "outcome",
             "precision",
+            "profile",
             "queue",
             "reason",
             "release",
