@@ -16,6 +16,8 @@ from tests.support.console import make_job
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
 
+pytestmark = pytest.mark.long
+
 TENANT = "staying"
 SLOW_MS = 60_000
 # Counts how often the page at this address is asked for, and how often at once. Each answer takes 1.5 s.

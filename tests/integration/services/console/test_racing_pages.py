@@ -14,6 +14,8 @@ from tests.support.console import make_job
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
 
+pytestmark = pytest.mark.long
+
 TENANT = "racing"
 # The first rating is sent a second later than it was asked for.
 SLOW_FIRST = """

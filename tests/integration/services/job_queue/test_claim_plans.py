@@ -17,6 +17,8 @@ from services.job_queue.states import ProcessKind
 from tests.support.job_queue import REQUEST, claim, empty_queue, submit_planned
 from tests.support.stack import Stack
 
+pytestmark = pytest.mark.long
+
 PARAMETER = r"(?<!:):([a-z_]+)"
 TYPES = {bool: "boolean", int: "integer", float: "float8", str: "unknown", list: "unknown", uuid.UUID: "uuid"}
 CUSTOM_PLANS = 5  # after which Postgres may choose another

@@ -43,6 +43,7 @@ def root() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.long
 def test_every_command_works(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     darkroom: Darkroom = partial(run_darkroom, root, timeout=120, **SHELL)
     for _ in range(2):
