@@ -127,6 +127,7 @@ def serve(app: Celery, worker: Service, *, concurrency: int = 1) -> None:
         def stop(self, parent: Any) -> None:
             metrics.BROKER_UP.set(0)
 
+    metrics.BROKER_UP.set(0)  # until Celery has a connection: the broker may have gone since it was looked for
     app.steps["worker"].add(EngineStep)
     app.steps["consumer"].add(BrokerStep)
     signals.setup_logging.connect(_leave_logging, weak=False)
@@ -142,6 +143,7 @@ def serve(app: Celery, worker: Service, *, concurrency: int = 1) -> None:
         concurrency=concurrency,
         without_gossip=True,
         without_mingle=True,
+        without_heartbeat=True,  # it is sent again and again while the broker is away, which keeps SIGTERM waiting
         quiet=True,
         loglevel=logging.INFO,
     ).start()

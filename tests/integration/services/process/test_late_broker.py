@@ -76,6 +76,26 @@ def test_a_broker_that_comes_later(stack: Stack, ports: tuple[int, int], broker_
         proxy.close()
 
 
+def test_a_broker_that_is_lost_as_soon_as_it_answers(stack: Stack) -> None:
+    state = read(stack.root)
+    assert state is not None
+    proxy, port = Proxy(state.broker_port), free_port()
+    url = state.broker_url.replace(f":{state.broker_port}/", f":{proxy.port}/")
+    try:
+        with stack.process("worker", DARKROOM_BROKER_URL=url, DARKROOM_METRICS_PORT=str(port)) as worker:
+            worker.wait_for("serves queues")
+            for delay in range(12):
+                proxy.set("pass")
+                wait_for_broker(port, 1)
+                time.sleep(delay / 500)
+                proxy.set("reset")
+                wait_for_broker(port, 0)
+            worker.child.terminate()
+            assert worker.child.wait(20) == 0
+    finally:
+        proxy.close()
+
+
 def test_a_process_stops_while_its_broker_is_away(stack: Stack, variables: dict[str, str]) -> None:
     for name in ("dispatcher", "worker"):
         with stack.process(name, **variables) as process:
