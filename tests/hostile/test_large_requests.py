@@ -1,5 +1,7 @@
 """Requests as large as permitted, of many small values, from several tenants at once: memory stays bounded."""
 
+import pytest
+
 from tests.support.processes import peak_memory_mib
 from tests.support.stack import Stack
 from tests.support.tenants import QUICK, end_open_jobs, make_tenant
@@ -9,6 +11,7 @@ LARGE = {"steps": 1, "items": [ITEM] * 10_000}  # 4 MiB, of which parsing makes 
 PERMITTED_MIB = 400
 
 
+@pytest.mark.long
 def test_large_requests_are_planned_within_the_permitted_memory(stack: Stack) -> None:
     tenants = [make_tenant(stack, f"large{number}") for number in range(2)]
     small = make_tenant(stack, "small")

@@ -311,6 +311,7 @@ def test_bf16_trains_fp32_weights_close_to_those_of_fp32(first_stage: Path, bars
     assert losses["bf16"] != losses["fp32"]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # in the compiler
 def test_a_compiled_run_learns_what_an_eager_one_does(
     first_stage: Path, bars_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

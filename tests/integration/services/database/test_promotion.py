@@ -4,6 +4,7 @@ import threading
 import time
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, text
 
 from services.database import connections
@@ -41,6 +42,7 @@ def read(engine: Engine) -> list[Any]:
         return list(connection.execute(RECORDED))
 
 
+@pytest.mark.long
 def test_a_promotion_loses_no_image_and_records_none_twice() -> None:
     with fresh_stack() as stack, replica(stack) as port:
         engine = connections.connect(parse_database_url(with_failover(stack.engine("worker").url, port)))

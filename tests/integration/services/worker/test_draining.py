@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from sqlalchemy import text
 
 from tests.support.job_requests import LONG
@@ -16,6 +17,7 @@ def attempts_and_losses(stack: Stack, job_id: object) -> tuple[int, int]:
     return row.attempts, row.losses
 
 
+@pytest.mark.long
 def test_a_stopped_worker_drains_and_returns_the_rest_to_the_queue(stack: Stack, dispatcher: Process) -> None:
     with stack.process("worker", DARKROOM_DRAIN_S="0.5") as leaving:
         job_id = stack.submit(LONG)

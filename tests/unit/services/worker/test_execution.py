@@ -146,6 +146,7 @@ def test_joined_projections_give_the_same_bytes(tiny_release: Path, monkeypatch:
     assert apart.weight_bytes == joined.weight_bytes
 
 
+@pytest.mark.long
 def test_a_process_compiles_more_networks_than_torch_does_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

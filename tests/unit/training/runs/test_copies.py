@@ -62,6 +62,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_run_that_knows_its_images_by_heart_ends(
     four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
