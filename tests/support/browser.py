@@ -15,9 +15,11 @@ from starlette.types import ASGIApp
 from services.console.app import make_app
 from services.console.server import Server
 from services.console.sign_in import SignInLinks
+from services.console.viewer import Viewer
 from tests.support.console import console_settings
 from tests.support.stack import Stack
 
+TIMEOUT_MS = 60_000
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -60,3 +62,34 @@ def served_console(stack: Stack) -> Iterator[tuple[str, SignInLinks]]:
     links = SignInLinks()
     with served(make_app(console_settings(stack), stack.engine("console"), stack.store(), links)) as address:
         yield address, links
+
+
+@contextmanager
+def signed_in_tab(browser: Any, console: tuple[str, SignInLinks], viewer: Viewer, **options: Any) -> Iterator[Any]:
+    """A tab of the console whose user has signed in. options: of the browser's context.
+
+    It fails the test for errors of scripts and for what the policy forbids.
+    """
+    context = browser.new_context(base_url=console[0], **options)
+    context.set_default_timeout(TIMEOUT_MS)
+    tab, errors = context.new_page(), list[str]()
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("console", lambda message: errors.append(message.text) if "Security Policy" in message.text else None)
+    sign_in(tab, console, viewer)
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def sign_in(tab: Any, console: tuple[str, SignInLinks], viewer: Viewer) -> None:
+    """Sign in in a tab, with a new link."""
+    tab.goto("/sign-in?token=" + console[1].issue(viewer))
+
+
+def scroll_to(page: Any, selector: str) -> None:
+    """Scroll to the end again and again until this is there; the page's own script adds it."""
+    end_at = time.monotonic() + 90
+    while page.query_selector(selector) is None:
+        assert time.monotonic() < end_at, page.inner_text("main")[-200:]
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        page.wait_for_timeout(100)

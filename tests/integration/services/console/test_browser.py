@@ -11,13 +11,12 @@ from sqlalchemy import text
 from services.console.sign_in import SignInLinks
 from services.console.viewer import Viewer
 from tests.integration.services.console.test_outages import no_postgres
-from tests.support.browser import served_console
+from tests.support.browser import served_console, signed_in_tab
 from tests.support.console import make_job
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
 
 TENANT = "browsing"
-SLOW_MS = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +28,8 @@ def console(stack: Stack) -> Iterator[tuple[str, SignInLinks]]:
 
 @pytest.fixture
 def page(browser: Any, console: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A tab that has signed in. It fails the test for errors of scripts and for what the policy forbids."""
-    address, links = console
-    context = browser.new_context(base_url=address, **getattr(request, "param", {}))
-    context.set_default_timeout(SLOW_MS)
-    tab, errors = context.new_page(), list[str]()
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.on("console", lambda message: errors.append(message.text) if "Security Policy" in message.text else None)
-    tab.goto("/sign-in?token=" + links.issue(Viewer("ada", TENANT)))
-    yield tab
-    context.close()
-    assert errors == []
+    with signed_in_tab(browser, console, Viewer("ada", TENANT), **getattr(request, "param", {})) as tab:
+        yield tab
 
 
 def test_a_gallery_scrolls_through_a_large_job(stack: Stack, page: Any) -> None:

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from services.console.sign_in import SignInLinks
 from services.console.viewer import Viewer
-from tests.support.browser import served_console
+from tests.support.browser import served_console, signed_in_tab
 from tests.support.console import make_job
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
@@ -37,17 +36,8 @@ TURNED = """() => {
 @pytest.fixture(scope="module")
 def page(stack: Stack, browser: Any) -> Iterator[Any]:
     make_tenant(stack, TENANT)
-    with served_console(stack) as (address, links):
-        context = browser.new_context(base_url=address)
-        context.set_default_timeout(60_000)
-        tab = context.new_page()
-        sign_in(tab, links)
+    with served_console(stack) as console, signed_in_tab(browser, console, Viewer(TURNS, TENANT)) as tab:
         yield tab
-        context.close()
-
-
-def sign_in(tab: Any, links: SignInLinks) -> None:
-    tab.goto("/sign-in?token=" + links.issue(Viewer(TURNS, TENANT)))
 
 
 def test_no_text_is_turned_by_the_name_beside_it(stack: Stack, page: Any) -> None:

@@ -1,7 +1,6 @@
 """Pages that stay open: on a slow server, after the end of their session, and while a form is filled in."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from sqlalchemy import text
 from services.console.pages import events
 from services.console.sign_in import SignInLinks
 from services.console.viewer import Viewer
-from tests.support.browser import served_console
+from tests.support.browser import scroll_to, served_console, sign_in, signed_in_tab
 from tests.support.console import make_job
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
@@ -19,7 +18,6 @@ from tests.support.tenants import make_tenant
 pytestmark = pytest.mark.long
 
 TENANT = "staying"
-SLOW_MS = 60_000
 # Counts how often the page at this address is asked for, and how often at once. Each answer takes 1.5 s.
 SLOWLY = """
     const asked = window.fetch;
@@ -70,16 +68,8 @@ def console(stack: Stack) -> Iterator[tuple[str, SignInLinks]]:
 
 @pytest.fixture
 def page(browser: Any, console: Any) -> Iterator[Any]:
-    context = browser.new_context(base_url=console[0])
-    context.set_default_timeout(SLOW_MS)
-    tab = context.new_page()
-    sign_in(tab, console)
-    yield tab
-    context.close()
-
-
-def sign_in(tab: Any, console: tuple[str, SignInLinks], name: str = "ada") -> None:
-    tab.goto("/sign-in?token=" + console[1].issue(Viewer(name, TENANT)))
+    with signed_in_tab(browser, console, Viewer("ada", TENANT)) as tab:
+        yield tab
 
 
 def settle(stack: Stack, job: Any, succeeded: int) -> None:
@@ -155,7 +145,7 @@ def test_a_form_is_not_lost_with_its_session(page: Any, console: Any) -> None:
     page.click("text=Check >> nth=0")
     page.wait_for_selector("#notice:has-text('Sign in in another tab')")
     assert page.input_value("textarea[name=file]") == item
-    sign_in(page.context.new_page(), console)
+    sign_in(page.context.new_page(), console, Viewer("ada", TENANT))
     page.click("text=Check >> nth=0")
     page.wait_for_selector(".estimate:has-text('1 image')")
 
@@ -183,15 +173,6 @@ def test_a_file_that_the_server_would_refuse_is_not_sent(page: Any) -> None:
     page.click("text=Check >> nth=0")
     page.wait_for_selector("#notice:has-text('larger than 16 MB')")
     assert page.input_value("textarea[name=file]") == "caption\ncafé\n"
-
-
-def scroll_to(page: Any, selector: str) -> None:
-    """Scroll to the end again and again until this is there; the page's own script adds it."""
-    end_at = time.monotonic() + 90
-    while page.query_selector(selector) is None:
-        assert time.monotonic() < end_at, page.inner_text("main")[-200:]
-        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-        page.wait_for_timeout(100)
 
 
 def test_a_gallery_goes_on_where_the_browser_reports_late(stack: Stack, page: Any) -> None:
@@ -227,7 +208,7 @@ def test_long_names_fit_a_telephone(stack: Stack, page: Any, console: Any) -> No
     name = "n" * 150
     job = make_job(stack, 2, tenant=TENANT, pictures=1, model=name, failures=[1])
     page.set_viewport_size({"width": 360, "height": 640})
-    sign_in(page, console, name)
+    sign_in(page, console, Viewer(name, TENANT))
     for path in ("/jobs", f"/jobs/{job}", f"/jobs/{job}/images/0", f"/jobs/{job}/errors", f"/compare/jobs?a={job}"):
         page.goto(path)
         width = page.evaluate("document.documentElement.scrollWidth")

@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from services.console.viewer import Viewer
-from tests.integration.services.console.test_open_pages import scroll_to
-from tests.support.browser import served_console
+from tests.support.browser import scroll_to, served_console, signed_in_tab
 from tests.support.console import make_job
 from tests.support.stack import Stack
 from tests.support.tenants import make_tenant
@@ -42,14 +41,8 @@ def address(stack: Stack) -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, address: Any) -> Iterator[Any]:
-    context = browser.new_context(base_url=address[0])
-    context.set_default_timeout(60_000)
-    tab, errors = context.new_page(), list[str]()
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.goto("/sign-in?token=" + address[1].issue(Viewer("ada", TENANT)))
-    yield tab
-    context.close()
-    assert errors == []
+    with signed_in_tab(browser, address, Viewer("ada", TENANT)) as tab:
+        yield tab
 
 
 def running_job(stack: Stack, count: int = 9) -> uuid.UUID:
